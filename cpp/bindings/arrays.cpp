@@ -1,0 +1,214 @@
+#include "bindings/arrays.hpp"
+
+#include <algorithm>
+#include <limits>
+#include <optional>
+#include <utility>
+
+namespace schuss::bindings {
+namespace {
+
+std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
+
+std::string type_name(py::handle object) { return py::type::handle_of(object).attr("__name__").cast<std::string>(); }
+
+[[noreturn]] void refuse_object(py::handle object, const Name& name, const std::string& why) {
+    throw py::type_error(name.text() + " is a " + type_name(object) + why +
+                         ", expected a NumPy array, or an object that shows its memory by "
+                         "__dlpack__ or the buffer protocol");
+}
+
+/// numpy.shares_memory, which is exact, within a bound on the work; an answer that would take
+/// longer is nullopt.
+std::optional<bool> share_memory(const py::array& a, const py::array& b) {
+    constexpr int work = 1'000'000;
+    const py::module_ numpy = py::module_::import("numpy");
+    try {
+        return numpy.attr("shares_memory")(a, b, py::arg("max_work") = work).cast<bool>();
+    } catch (py::error_already_set& error) {
+        if (!error.matches(numpy.attr("exceptions").attr("TooHardError"))) throw;
+        return std::nullopt;
+    }
+}
+
+/// Whether the strides alone show that no two elements meet: each axis, from the least stride to
+/// the greatest, steps over all that lies within it.
+bool plainly_distinct(const py::array& array) {
+    std::vector<std::pair<std::size_t, std::size_t>> axes;  // stride, size
+    for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+        if (array.shape(i) == 0) return true;
+        if (array.shape(i) == 1) continue;
+        const py::ssize_t stride = array.strides(i);
+        axes.emplace_back(static_cast<std::size_t>(stride < 0 ? -stride : stride),
+                          static_cast<std::size_t>(array.shape(i)));
+    }
+    std::sort(axes.begin(), axes.end());
+    auto extent = static_cast<std::size_t>(array.itemsize());
+    for (const auto& [stride, size] : axes) {
+        if (stride < extent) return false;
+        extent += stride * (size - 1);
+    }
+    return true;
+}
+
+/// Whether two elements of the array share memory: the element at the start of an axis, with all
+/// that lies within it, against the rest of that axis, for each axis in turn.
+bool elements_overlap(const py::array& array) {
+    if (plainly_distinct(array)) return false;
+    const py::ssize_t ndim = array.ndim();
+    for (py::ssize_t axis = 0; axis < ndim; ++axis) {
+        if (array.shape(axis) == 1) continue;
+        py::tuple first(static_cast<std::size_t>(ndim)), rest(static_cast<std::size_t>(ndim));
+        for (py::ssize_t i = 0; i < ndim; ++i) {
+            const auto place = static_cast<std::size_t>(i);
+            const py::object all = py::slice(std::nullopt, std::nullopt, std::nullopt);
+            const py::object one = py::slice(0, 1, 1);
+            first[place] = i <= axis ? one : all;
+            rest[place] = i < axis ? one : i == axis ? py::slice(1, std::nullopt, 1) : all;
+        }
+        const py::array a = array[first], b = array[rest];
+        if (share_memory(a, b).value_or(true)) return true;
+    }
+    return false;
+}
+
+[[noreturn]] void refuse_sharing(const Name& name, const std::string& other, bool certain) {
+    throw py::value_error(name.text() +
+                          (certain ? " shares memory with " : " may share memory with ") + other +
+                          ", expected memory of its own");
+}
+
+bool same_elements(const py::array& a, const py::array& b) {
+    return a.data() == b.data() && a.ndim() == b.ndim() &&
+           std::equal(a.shape(), a.shape() + a.ndim(), b.shape()) &&
+           std::equal(a.strides(), a.strides() + a.ndim(), b.strides());
+}
+
+}  // namespace
+
+bool is_array_like(py::handle object) {
+    return py::isinstance<py::array>(object) || PyObject_CheckBuffer(object.ptr()) != 0 ||
+           py::hasattr(object, "__dlpack__");
+}
+
+py::array as_array(py::handle object, const Name& name) {
+    if (py::isinstance<py::array>(object)) return py::reinterpret_borrow<py::array>(object);
+    if (!is_array_like(object)) refuse_object(object, name, "");
+    const py::module_ numpy = py::module_::import("numpy");
+    try {
+        if (py::hasattr(object, "__dlpack__")) return numpy.attr("from_dlpack")(object);
+        const auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(object.ptr()));
+        if (!view) throw py::error_already_set();
+        return numpy.attr("asarray")(view);
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_Exception)) throw;
+        refuse_object(object, name, " that does not show its memory (" + text(error.value()) + ")");
+    }
+}
+
+numbers::Number number_of(const py::array& array, const Name& name) {
+    const py::dtype dtype = array.dtype();
+    const auto refuse = [&](const char* expected) {
+        throw py::type_error(name.text() + " has dtype " + text(dtype) + ", expected " + expected);
+    };
+    const bool is_float32 = dtype.kind() == 'f' && dtype.itemsize() == 4;
+    const bool is_float64 = dtype.kind() == 'f' && dtype.itemsize() == 8;
+    if (!is_float32 && !is_float64) refuse("float32 or float64");
+    if (dtype.byteorder() != '=') refuse("native byte order");
+    return is_float32 ? numbers::Number::float32 : numbers::Number::float64;
+}
+
+std::vector<std::size_t> shape_of(const py::array& array) {
+    std::vector<std::size_t> shape;
+    for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+        shape.push_back(static_cast<std::size_t>(array.shape(i)));
+    }
+    return shape;
+}
+
+void check_like(const py::array& array, const Name& name, const py::array& parameter,
+                const std::string& parameter_name) {
+    const auto expect = [&](const char* what) {
+        const std::string was = text(array.attr(what)), expected = text(parameter.attr(what));
+        return name.text() + " has " + what + " " + was + ", expected " + expected + " (the " +
+               what + " of " + parameter_name + ")";
+    };
+    if (!array.dtype().equal(parameter.dtype())) throw py::type_error(expect("dtype"));
+    if (shape_of(array) != shape_of(parameter)) throw py::value_error(expect("shape"));
+}
+
+void check_writable(const py::array& array, const Name& name) {
+    if (!array.writeable()) {
+        throw py::value_error(name.text() + " is read-only, expected a writeable array");
+    }
+    if (elements_overlap(array)) {
+        throw py::value_error(name.text() +
+                              " has elements that overlap in memory (a broadcast view?), expected "
+                              "each element in a place of its own");
+    }
+}
+
+Bounds bounds_of(const py::array& array) {
+    const auto data = reinterpret_cast<std::size_t>(array.data());
+    if (array.size() == 0) return {data, data};
+    Bounds bounds{data, data + static_cast<std::size_t>(array.itemsize())};
+    for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+        const py::ssize_t reach = (array.shape(i) - 1) * array.strides(i);
+        (reach < 0 ? bounds.begin : bounds.end) += static_cast<std::size_t>(reach);
+    }
+    return bounds;
+}
+
+WrittenMemory::Entry WrittenMemory::entry(py::array array, std::string argument) {
+    const Bounds bounds = bounds_of(array);
+    return {std::move(array), std::move(argument), bounds};
+}
+
+WrittenMemory::WrittenMemory(const std::string& call, std::vector<Entry> entries) {
+    std::erase_if(entries, [](const Entry& e) { return e.bounds.begin == e.bounds.end; });
+    // Stable, so that of two equal arrays the message names the later one first.
+    std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+        return a.bounds.begin < b.bounds.begin;
+    });
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+        const Entry& entry = entries[i];
+        for (std::size_t j = i + 1; j < entries.size(); ++j) {
+            const Entry& next = entries[j];
+            if (!entry.bounds.meets(next.bounds)) break;
+            if (same_elements(entry.array, next.array)) {
+                throw py::value_error(call + ": " + next.argument + " is the same array as " +
+                                      entry.argument + ", expected each array once");
+            }
+            const auto shared = share_memory(entry.array, next.array);
+            if (shared.value_or(true)) {
+                refuse_sharing({call, next.argument}, entry.argument, shared.has_value());
+            }
+        }
+        if (!covered_.empty() && covered_.back().end > entry.bounds.begin) {
+            covered_.back().end = std::max(covered_.back().end, entry.bounds.end);
+        } else {
+            covered_.push_back(entry.bounds);
+        }
+    }
+    entries_ = std::move(entries);
+}
+
+void WrittenMemory::check_apart(const py::array& array, const Bounds& bounds, const Name& name,
+                                Bounds& gap) const {
+    // The first covered range that ends past the array's beginning.
+    const auto next =
+        std::upper_bound(covered_.begin(), covered_.end(), bounds.begin,
+                         [](std::size_t begin, const Bounds& range) { return begin < range.end; });
+    if (next == covered_.end() || bounds.end <= next->begin) {
+        gap.begin = next == covered_.begin() ? 0 : std::prev(next)->end;
+        gap.end = next == covered_.end() ? std::numeric_limits<std::size_t>::max() : next->begin;
+        return;
+    }
+    for (const Entry& entry : entries_) {
+        if (!entry.bounds.meets(bounds)) continue;
+        const auto shared = share_memory(array, entry.array);
+        if (shared.value_or(true)) refuse_sharing(name, entry.argument, shared.has_value());
+    }
+}
+
+}  // namespace schuss::bindings

@@ -1,0 +1,109 @@
+#include "bindings/parameter.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace schuss::bindings {
+namespace {
+
+std::byte* address(const py::array& array) {
+    return static_cast<std::byte*>(const_cast<void*>(array.data()));
+}
+
+bool is_aligned(const py::array& array) {
+    return reinterpret_cast<std::size_t>(array.data()) %
+               static_cast<std::size_t>(array.itemsize()) ==
+           0;
+}
+
+bool has_shape(const py::array& array, const std::vector<std::size_t>& shape) {
+    return static_cast<std::size_t>(array.ndim()) == shape.size() &&
+           std::equal(shape.begin(), shape.end(), array.shape(), [](std::size_t a, py::ssize_t b) {
+               return a == static_cast<std::size_t>(b);
+           });
+}
+
+}  // namespace
+
+Parameter::Parameter(py::handle object, const Name& name)
+    : name_(name.argument),
+      array_(as_array(object, name)),
+      number_(number_of(array_, name)),
+      shape_(shape_of(array_)),
+      data_(address(array_)) {
+    check_writable(array_, name);
+}
+
+void Parameter::set_states(std::vector<py::array> states, const std::string& call,
+                           const std::vector<std::string>& names) {
+    for (std::size_t i = 0; i < states.size(); ++i) {
+        const Name name{call, names[i]};
+        check_like(states[i], name, array_, name_);
+        check_writable(states[i], name);
+    }
+    states_ = std::move(states);
+    state_names_ = names;
+    laid_out_ = false;
+}
+
+void Parameter::append_written(std::vector<WrittenMemory::Entry>& out) const {
+    out.push_back(WrittenMemory::entry(array_, name_));
+    for (std::size_t i = 0; i < states_.size(); ++i) {
+        out.push_back(WrittenMemory::entry(states_[i], state_names_[i]));
+    }
+}
+
+void Parameter::check_unchanged(const std::string& call) const {
+    if (array_.data() != data_ || !has_shape(array_, shape_)) {
+        throw py::value_error(call + ": " + name_ +
+                              " was resized or reshaped since the optimizer was made, expected the "
+                              "same memory and shape");
+    }
+    if (!array_.writeable()) {
+        throw py::value_error(call + ": " + name_ + " is read-only, expected a writeable array");
+    }
+}
+
+bool Parameter::take_like_the_last(const py::array& gradient, engine::Item& item) const {
+    const auto first = reinterpret_cast<std::size_t>(gradient.data());
+    if (!laid_out_ || gradient.dtype().ptr() != last_dtype_.ptr() ||
+        !has_shape(gradient, shape_) ||
+        !std::equal(last_strides_.begin(), last_strides_.end(), gradient.strides()) ||
+        is_aligned(gradient) != last_aligned_ || first - before_ < gap_.begin ||
+        first + after_ > gap_.end) {
+        return false;
+    }
+    item.data[rules::gradient_operand] =
+        address(gradient) + item.layout.offset(rules::gradient_operand);
+    return true;
+}
+
+void Parameter::take(const py::array& gradient, const Name& name, const WrittenMemory& written,
+                     engine::Item& item) {
+    check_like(gradient, name, array_, name_);
+    const Bounds bounds = bounds_of(gradient);
+    Bounds gap{1, 0};
+    written.check_apart(gradient, bounds, name, gap);
+
+    std::vector<const py::array*> arrays = {&array_, &gradient};
+    for (const py::array& state : states_) arrays.push_back(&state);
+    std::vector<engine::Operand> operands;
+    for (const py::array* array : arrays) operands.push_back({address(*array), array->strides()});
+    item.number = number_;
+    item.layout = engine::Layout(shape_, operands, numbers::size_of(number_),
+                                 engine::tile_elements());
+    for (std::size_t k = 0; k < arrays.size(); ++k) {
+        item.data[k] = address(*arrays[k]) + item.layout.offset(k);
+    }
+
+    const auto first = reinterpret_cast<std::size_t>(gradient.data());
+    last_dtype_ = gradient.dtype();
+    last_strides_.assign(gradient.strides(), gradient.strides() + gradient.ndim());
+    last_aligned_ = is_aligned(gradient);
+    before_ = first - bounds.begin;
+    after_ = bounds.end - first;
+    gap_ = gap;
+    laid_out_ = true;
+}
+
+}  // namespace schuss::bindings

@@ -1,0 +1,44 @@
+// The instruction set in use, and the floating-point mode of a step.
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+
+#include "bindings/register.hpp"
+#include "engine/cpu.hpp"
+#include "engine/subnormals.hpp"
+
+namespace schuss::bindings {
+namespace {
+
+namespace py = pybind11;
+
+/// The mode of a step as a context manager: the reference computes under it too.
+class SubnormalsAreZero {
+  public:
+    void enter() { mode_.emplace(); }
+    void exit(const py::args&) { mode_.reset(); }
+
+  private:
+    std::optional<engine::SubnormalsAreZero> mode_;
+};
+
+}  // namespace
+
+void register_processor(py::module_& module) {
+    module.def("simd", [] { return std::string(engine::level().name); });
+    module.def("set_simd", &engine::use_level, py::arg("level"));
+    module.def("available_simd", [] {
+        std::vector<std::string> names;
+        for (const sweep::Level* level : engine::available_levels()) names.push_back(level->name);
+        return names;
+    });
+    py::class_<SubnormalsAreZero>(module, "subnormals_are_zero")
+        .def(py::init<>())
+        .def("__enter__", &SubnormalsAreZero::enter)
+        .def("__exit__", &SubnormalsAreZero::exit);
+}
+
+}  // namespace schuss::bindings

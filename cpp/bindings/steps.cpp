@@ -1,0 +1,232 @@
+// A step as Python calls it: with arrays that a Plan holds, or with arrays given each time.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/parameter.hpp"
+#include "bindings/register.hpp"
+#include "bindings/tree.hpp"
+#include "engine/cpu.hpp"
+#include "engine/plan.hpp"
+#include "rules/book.hpp"
+
+namespace schuss::bindings {
+namespace {
+
+using Hyperparameters = std::map<std::string, double>;
+
+/// A rule with the values of its hyperparameters. Their ranges are Python's to check.
+class Formula {
+  public:
+    Formula(const std::string& rule, const std::string& decay, const Hyperparameters& values)
+        : index_(rules::find(rule)), decay_(decay_of(decay)) {
+        weight_decay_ = values.at("weight_decay");
+        for (const auto name : entry().hyperparameters) {
+            values_.push_back(values.at(std::string(name)));
+        }
+    }
+
+    const rules::Entry& entry() const { return rules::book()[index_]; }
+    void set_lr(double lr) { values_[0] = lr; }
+
+    void run(engine::Plan& plan, std::int64_t t) const {
+        const engine::Coefficients coefficients(rules::coefficients(
+            entry(), values_.data(), weight_decay_, static_cast<double>(t)));
+        plan.run(engine::level().rules[index_], decay_, coefficients);
+    }
+
+  private:
+    static rules::Decay decay_of(const std::string& name) {
+        static const std::map<std::string, rules::Decay> kinds = {
+            {"none", rules::Decay::none},
+            {"coupled", rules::Decay::coupled},
+            {"decoupled", rules::Decay::decoupled},
+        };
+        return kinds.at(name);
+    }
+
+    std::size_t index_;
+    rules::Decay decay_;
+    double weight_decay_;
+    std::vector<double> values_;
+};
+
+/// Parameters in the user's structure, their states, and the number of steps made with them.
+class Plan {
+  public:
+    Plan(const std::string& call, py::handle params)
+        : call_(call), step_call_(call + ".step"), tree_(params, call, "params") {
+        for (std::size_t i = 0; i < tree_.size(); ++i) {
+            parameters_.emplace_back(tree_.leaves()[i], Name{call, tree_.name("params", i)});
+        }
+        written_ = written_memory();
+        plan_.items.resize(tree_.size());
+    }
+
+    py::list arrays() const {
+        py::list result;
+        for (const Parameter& parameter : parameters_) result.append(parameter.array());
+        return result;
+    }
+
+    py::object unflatten(const py::list& leaves) const { return tree_.unflatten(leaves); }
+
+    py::list flatten(py::handle other, const std::string& call, const std::string& argument) const {
+        std::vector<py::object> leaves;
+        tree_.flatten(other, call, argument, leaves);
+        py::list result;
+        for (std::size_t i = 0; i < leaves.size(); ++i) {
+            const Name name{call, tree_.name(argument, i)};
+            py::array array = as_array(leaves[i], name);
+            check_like(array, name, parameters_[i].array(), tree_.name("params", i));
+            result.append(std::move(array));
+        }
+        return result;
+    }
+
+    /// states: for each state of the rule, in its order, an array a parameter.
+    void bind(const std::string& rule, const std::vector<std::vector<py::array>>& states) {
+        const auto& names = rules::book()[rules::find(rule)].states;
+        for (std::size_t i = 0; i < parameters_.size(); ++i) {
+            std::vector<py::array> arrays;
+            std::vector<std::string> arguments;
+            for (std::size_t k = 0; k < names.size(); ++k) {
+                arrays.push_back(states.at(k).at(i));
+                arguments.push_back(tree_.name("state['" + std::string(names[k]) + "']", i));
+            }
+            parameters_[i].set_states(std::move(arrays), call_, arguments);
+        }
+        written_ = written_memory();
+        rule_ = rule;
+        formula_.reset();
+    }
+
+    void set_hyperparameters(const std::string& decay, const Hyperparameters& values) {
+        formula_.emplace(rule_, decay, values);
+    }
+
+    std::int64_t steps() const { return steps_; }
+    void set_steps(std::int64_t steps) { steps_ = steps; }
+
+    void step(py::handle grads, double lr) {
+        const Turn turn(*this);
+        tree_.check_unchanged(step_call_, "params");
+        tree_.flatten(grads, step_call_, "grads", gradients_);
+        for (std::size_t i = 0; i < parameters_.size(); ++i) {
+            parameters_[i].check_unchanged(step_call_);
+            take_gradient(i);
+        }
+        formula_.value().set_lr(lr);
+        formula_->run(plan_, steps_ + 1);
+        ++steps_;
+    }
+
+  private:
+    /// One step at a time: a structure that steps the optimizer while it is read, or another
+    /// thread, finds it busy. Lets go of the gradients in the end.
+    class Turn {
+      public:
+        explicit Turn(Plan& plan) : plan_(plan) {
+            if (plan.busy_) {
+                throw std::runtime_error(plan.step_call_ +
+                                         ": another step of this optimizer is under way");
+            }
+            plan.busy_ = true;
+        }
+        ~Turn() {
+            plan_.gradients_.clear();
+            plan_.busy_ = false;
+        }
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+
+      private:
+        Plan& plan_;
+    };
+
+    WrittenMemory written_memory() const {
+        std::vector<WrittenMemory::Entry> entries;
+        for (const Parameter& parameter : parameters_) parameter.append_written(entries);
+        return {call_, std::move(entries)};
+    }
+
+    void take_gradient(std::size_t i) {
+        py::object& gradient = gradients_[i];
+        const auto name = [&] { return Name{step_call_, tree_.name("grads", i)}; };
+        if (!py::isinstance<py::array>(gradient)) gradient = as_array(gradient, name());
+        const auto& array = static_cast<const py::array&>(gradient);
+        if (parameters_[i].take_like_the_last(array, plan_.items[i])) return;
+        parameters_[i].take(array, name(), written_, plan_.items[i]);
+    }
+
+    std::string call_, step_call_;
+    Tree tree_;
+    std::vector<Parameter> parameters_;
+    WrittenMemory written_;
+    std::string rule_;
+    std::optional<Formula> formula_;
+    engine::Plan plan_;
+    std::vector<py::object> gradients_;  // of the step under way
+    std::int64_t steps_ = 0;
+    bool busy_ = false;
+};
+
+/// One step of one parameter, with states that the caller keeps.
+void update(const std::string& call, const std::string& rule, const std::string& decay,
+            const Hyperparameters& values, std::int64_t t, py::handle param, py::handle grad,
+            const py::args& states) {
+    const Formula formula(rule, decay, values);
+    Parameter parameter(param, {call, "param"});
+    std::vector<py::array> arrays;
+    std::vector<std::string> names;
+    for (const auto name : formula.entry().states) {
+        names.emplace_back(name);
+        arrays.push_back(as_array(states[arrays.size()], {call, names.back()}));
+    }
+    parameter.set_states(std::move(arrays), call, names);
+    std::vector<WrittenMemory::Entry> entries;
+    parameter.append_written(entries);
+    const WrittenMemory written(call, std::move(entries));
+
+    engine::Plan plan;
+    plan.items.resize(1);
+    const Name name{call, "grad"};
+    const py::array gradient = as_array(grad, name);
+    parameter.take(gradient, name, written, plan.items[0]);
+    formula.run(plan, t);
+}
+
+std::vector<std::string> state_names(const std::string& rule) {
+    const auto& names = rules::book()[rules::find(rule)].states;
+    return {names.begin(), names.end()};
+}
+
+}  // namespace
+
+void register_steps(py::module_& module) {
+    py::class_<Plan>(module, "Plan")
+        .def(py::init<const std::string&, py::handle>(), py::arg("call"), py::arg("params"))
+        .def_property_readonly("arrays", &Plan::arrays)
+        .def("unflatten", &Plan::unflatten, py::arg("leaves"))
+        .def("flatten", &Plan::flatten, py::arg("other"), py::arg("call"), py::arg("argument"))
+        .def("bind", &Plan::bind, py::arg("rule"), py::arg("states"))
+        .def("set_hyperparameters", &Plan::set_hyperparameters, py::arg("decay"),
+             py::arg("values"))
+        .def_property("steps", &Plan::steps, &Plan::set_steps)
+        .def("step", &Plan::step, py::arg("grads"), py::arg("lr"));
+    module.def("update", &update, py::arg("call"), py::arg("rule"), py::arg("decay"),
+               py::arg("values"), py::arg("t"), py::arg("param"), py::arg("grad"));
+    module.def("states", &state_names, py::arg("rule"));
+    module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));
+}
+
+}  // namespace schuss::bindings

@@ -1,0 +1,194 @@
+#include "bindings/tree.hpp"
+
+#include <utility>
+
+#include "bindings/arrays.hpp"
+
+namespace schuss::bindings {
+namespace {
+
+bool is_instance_of(py::handle object, const char* abstract_class) {
+    const py::object type = py::module_::import("collections.abc").attr(abstract_class);
+    return py::isinstance(object, type);
+}
+
+bool is_mapping(py::handle object) {
+    return PyDict_CheckExact(object.ptr()) || is_instance_of(object, "Mapping");
+}
+
+bool is_sequence(py::handle object) {
+    if (PyList_CheckExact(object.ptr()) || PyTuple_CheckExact(object.ptr())) return true;
+    return !py::isinstance<py::str>(object) && is_instance_of(object, "Sequence");
+}
+
+py::list list_of(py::handle iterable) {
+    return py::list(py::reinterpret_borrow<py::object>(iterable));
+}
+
+/// Nesting is bounded as it is for Python's own calls: a list that holds itself raises.
+class Recursion {
+  public:
+    Recursion() {
+        if (Py_EnterRecursiveCall(" in a structure of arrays") != 0) throw py::error_already_set();
+    }
+    ~Recursion() { Py_LeaveRecursiveCall(); }
+    Recursion(const Recursion&) = delete;
+    Recursion& operator=(const Recursion&) = delete;
+};
+
+std::string subscript(py::handle key) {
+    return "[" + py::repr(key).cast<std::string>() + "]";
+}
+
+std::string kind_of(py::handle object) {
+    return "a " + py::type::handle_of(object).attr("__name__").cast<std::string>();
+}
+
+}  // namespace
+
+Tree::Tree(py::handle structure, const std::string& call, const std::string& argument) {
+    root_ = take_apart(structure, call, argument, "");
+    if (leaves_.empty()) {
+        throw py::value_error(call + ": " + argument + " holds no array, expected at least one");
+    }
+}
+
+Tree::Node Tree::take_apart(py::handle structure, const std::string& call,
+                            const std::string& argument, std::string path) {
+    const Recursion guard;
+    Node node;
+    node.path = path;
+    if (is_array_like(structure)) {
+        leaves_.push_back(py::reinterpret_borrow<py::object>(structure));
+        paths_.push_back(std::move(path));
+        return node;
+    }
+    const auto descend = [&](py::handle key, py::object child, bool replaceable,
+                             py::ssize_t index) {
+        std::string child_path = path + subscript(key);
+        node.children.push_back(take_apart(child, call, argument, child_path));
+        if (!replaceable) return;
+        slots_.push_back({py::reinterpret_borrow<py::object>(structure),
+                          py::reinterpret_borrow<py::object>(key), index, std::move(child),
+                          std::move(child_path)});
+    };
+    if (is_mapping(structure)) {
+        node.kind = Node::Kind::mapping;
+        for (const py::handle key : list_of(structure)) {
+            node.keys.push_back(py::reinterpret_borrow<py::object>(key));
+            descend(key, structure[key], PyDict_CheckExact(structure.ptr()), -1);
+        }
+    } else if (is_sequence(structure)) {
+        node.kind = py::isinstance<py::tuple>(structure) ? Node::Kind::tuple : Node::Kind::list;
+        const py::list items = list_of(structure);
+        for (std::size_t i = 0; i < items.size(); ++i) {
+            descend(py::int_(i), items[i], PyList_CheckExact(structure.ptr()),
+                    static_cast<py::ssize_t>(i));
+        }
+    } else {
+        throw py::type_error(call + ": " + argument + path + " is " + kind_of(structure) +
+                             ", expected an array, or a sequence or mapping of arrays");
+    }
+    return node;
+}
+
+void Tree::flatten(py::handle other, const std::string& call, const std::string& argument,
+                   std::vector<py::object>& out) const {
+    flatten(root_, other, call, argument, out);
+}
+
+void Tree::flatten(const Node& node, py::handle other, const std::string& call,
+                   const std::string& argument, std::vector<py::object>& out) const {
+    if (node.kind == Node::Kind::leaf) {
+        out.push_back(py::reinterpret_borrow<py::object>(other));
+        return;
+    }
+    const auto refuse = [&](const std::string& was, const std::string& expected) {
+        throw py::value_error(call + ": " + argument + node.path + " " + was + ", expected " +
+                              expected + " (the structure of params" + node.path + ")");
+    };
+    const bool mapping = node.kind == Node::Kind::mapping;
+    if (is_array_like(other) || !(mapping ? is_mapping(other) : is_sequence(other))) {
+        refuse("is " + kind_of(other), mapping ? "a mapping" : "a sequence");
+    }
+    const auto size = static_cast<std::size_t>(PyObject_Size(other.ptr()));
+    if (!mapping) {
+        if (size != node.children.size()) {
+            refuse("has length " + std::to_string(size), std::to_string(node.children.size()));
+        }
+        const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(other.ptr(), ""));
+        if (!items) throw py::error_already_set();
+        for (std::size_t i = 0; i < size; ++i) {
+            if (static_cast<py::ssize_t>(i) >= PySequence_Fast_GET_SIZE(items.ptr())) {
+                refuse("changed its length", "it to stay as it is");
+            }
+            flatten(node.children[i],
+                    PySequence_Fast_GET_ITEM(items.ptr(), static_cast<py::ssize_t>(i)), call,
+                    argument, out);
+        }
+        return;
+    }
+    for (std::size_t i = 0; i < node.keys.size(); ++i) {
+        const py::object& key = node.keys[i];
+        py::object child;
+        if (PyDict_CheckExact(other.ptr())) {
+            child = py::reinterpret_borrow<py::object>(
+                PyDict_GetItemWithError(other.ptr(), key.ptr()));
+            if (!child && PyErr_Occurred() != nullptr) throw py::error_already_set();
+        } else if (other.contains(key)) {
+            child = other[key];
+        }
+        if (!child) refuse("has no key " + py::repr(key).cast<std::string>(), "it");
+        flatten(node.children[i], child, call, argument, out);
+    }
+    if (size == node.keys.size()) return;
+    for (const py::handle key : list_of(other)) {
+        bool known = false;
+        for (const py::object& expected : node.keys) known = known || expected.equal(key);
+        if (!known) {
+            refuse("has the key " + py::repr(key).cast<std::string>(),
+                   "no other keys than those of params");
+        }
+    }
+}
+
+void Tree::check_unchanged(const std::string& call, const std::string& argument) const {
+    for (const Slot& slot : slots_) {
+        PyObject* now = nullptr;
+        if (slot.index < 0) {
+            now = PyDict_GetItemWithError(slot.container.ptr(), slot.key.ptr());
+            if (now == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+        } else if (slot.index < PyList_GET_SIZE(slot.container.ptr())) {
+            now = PyList_GET_ITEM(slot.container.ptr(), slot.index);
+        }
+        if (now == slot.object.ptr()) continue;
+        const std::string name = argument + slot.path;
+        throw py::value_error(call + ": " + name +
+                              " was replaced since the optimizer was made, expected the same " +
+                              "object (to give it new values, write " + name + "[...] = values)");
+    }
+}
+
+py::object Tree::unflatten(const py::list& leaves) const {
+    std::size_t next = 0;
+    return unflatten(root_, leaves, next);
+}
+
+py::object Tree::unflatten(const Node& node, const py::list& leaves, std::size_t& next) const {
+    if (node.kind == Node::Kind::leaf) return leaves[next++];
+    py::dict mapping;
+    py::list sequence;
+    for (std::size_t i = 0; i < node.children.size(); ++i) {
+        py::object child = unflatten(node.children[i], leaves, next);
+        if (node.kind == Node::Kind::mapping) {
+            mapping[node.keys[i]] = std::move(child);
+        } else {
+            sequence.append(std::move(child));
+        }
+    }
+    if (node.kind == Node::Kind::mapping) return mapping;
+    if (node.kind == Node::Kind::tuple) return py::tuple(sequence);
+    return sequence;
+}
+
+}  // namespace schuss::bindings

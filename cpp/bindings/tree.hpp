@@ -1,0 +1,72 @@
+// The structure in which parameters come: one array, or sequences and mappings of them, nested.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+namespace schuss::bindings {
+
+namespace py = pybind11;
+
+class Tree {
+  public:
+    /// Takes the structure apart. TypeError for what is neither array, sequence nor mapping;
+    /// ValueError if it holds no array at all.
+    Tree(py::handle structure, const std::string& call, const std::string& argument);
+
+    std::size_t size() const { return leaves_.size(); }
+
+    /// The arrays, in order.
+    const std::vector<py::object>& leaves() const { return leaves_; }
+
+    /// A leaf as messages call it: "grads['W1'][0]" for the argument "grads".
+    std::string name(const std::string& argument, std::size_t leaf) const {
+        return argument + paths_[leaf];
+    }
+
+    /// The leaves of another structure of the same form, appended to out. ValueError if its form is
+    /// another.
+    void flatten(py::handle other, const std::string& call, const std::string& argument,
+                 std::vector<py::object>& out) const;
+
+    /// ValueError if a dict or list of the structure no longer holds the array it held: whoever
+    /// replaced it expects the new array to be updated, and it would not be.
+    void check_unchanged(const std::string& call, const std::string& argument) const;
+
+    /// The leaves in the form of the structure: dicts, lists and tuples.
+    py::object unflatten(const py::list& leaves) const;
+
+  private:
+    struct Node {
+        enum class Kind { leaf, mapping, list, tuple };
+        Kind kind = Kind::leaf;
+        std::string path;
+        std::vector<py::object> keys;  // of a mapping
+        std::vector<Node> children;
+    };
+
+    /// A place in a dict or list of the user's, and what stood there.
+    struct Slot {
+        py::object container;
+        py::object key;
+        py::ssize_t index;
+        py::object object;
+        std::string path;
+    };
+
+    Node take_apart(py::handle structure, const std::string& call, const std::string& argument,
+                    std::string path);
+    void flatten(const Node& node, py::handle other, const std::string& call,
+                 const std::string& argument, std::vector<py::object>& out) const;
+    py::object unflatten(const Node& node, const py::list& leaves, std::size_t& next) const;
+
+    std::vector<py::object> leaves_;
+    std::vector<std::string> paths_;
+    std::vector<Slot> slots_;
+    Node root_;
+};
+
+}  // namespace schuss::bindings

@@ -1,0 +1,29 @@
+// Copies between an array, laid out as its user likes, and the dense scratch of a tile.
+#pragma once
+
+#include <cstddef>
+
+namespace schuss::engine {
+
+inline constexpr std::size_t cache_line = 64;
+
+/// As many as a NumPy array can have.
+inline constexpr std::size_t max_axes = 64;
+
+/// One axis of a copy, with the strides of both sides in bytes.
+struct CopyAxis {
+    std::size_t size;
+    std::ptrdiff_t from, to;
+};
+
+/// The axes of a copy. Of fixed size: a sweep that has begun must not run out of memory.
+struct CopyAxes {
+    CopyAxis at[max_axes];
+    std::size_t count = 0;
+};
+
+/// Copies a box of elements of 4 or 8 bytes, which need not be aligned. Puts the axes into the
+/// order that suits it.
+void copy_box(CopyAxes& axes, std::size_t item_size, const std::byte* from, std::byte* to) noexcept;
+
+}  // namespace schuss::engine

@@ -1,0 +1,117 @@
+#include "engine/cpu.hpp"
+
+#include <atomic>
+#include <cstdint>
+#include <stdexcept>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(_M_X64)
+#include <intrin.h>
+#endif
+
+namespace schuss::sweep {
+#define SCHUSS_LEVEL(name) extern const Level level_##name;
+#include "levels.def"
+}  // namespace schuss::sweep
+
+namespace schuss::engine {
+namespace {
+
+// In the order of CMakeLists.txt: from the least to the best.
+const sweep::Level* const built_levels[] = {
+#define SCHUSS_LEVEL(name) &sweep::level_##name,
+#include "levels.def"
+};
+
+#if defined(__x86_64__) || defined(_M_X64)
+
+struct Registers {
+    std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+#if defined(__x86_64__)
+Registers cpuid(std::uint32_t leaf) {
+    Registers r;
+    __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);  // all zero past the last leaf
+    return r;
+}
+
+std::uint64_t saved_states() {
+    std::uint32_t low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return std::uint64_t{high} << 32 | low;
+}
+#else
+Registers cpuid(std::uint32_t leaf) {
+    int last[4];
+    __cpuid(last, 0);
+    if (leaf > static_cast<std::uint32_t>(last[0])) return {};
+    int r[4];
+    __cpuidex(r, static_cast<int>(leaf), 0);
+    return {static_cast<std::uint32_t>(r[0]), static_cast<std::uint32_t>(r[1]),
+            static_cast<std::uint32_t>(r[2]), static_cast<std::uint32_t>(r[3])};
+}
+
+std::uint64_t saved_states() { return _xgetbv(0); }
+#endif
+
+/// A bit for each feature that the processor has and whose registers the operating system saves.
+std::uint64_t detect_features() {
+    constexpr std::uint32_t osxsave = 1u << 27;
+    const std::uint64_t saved = (cpuid(1).ecx & osxsave) != 0 ? saved_states() : 0;
+    std::uint64_t features = 0;
+#define SCHUSS_FEATURE(name, macro, leaf, reg, bit, state)                      \
+    if ((cpuid(leaf).reg >> (bit) & 1) != 0 && (saved & (state)) == (state)) { \
+        features |= std::uint64_t{1} << unsigned(sweep::Feature::name);         \
+    }
+#include "sweep/features.def"
+    return features;
+}
+
+#else
+
+/// Elsewhere there is the baseline alone, and the compiler vouches for it.
+std::uint64_t detect_features() { return ~std::uint64_t{0}; }
+
+#endif
+
+bool runs_here(const sweep::Level& level) {
+    static const std::uint64_t features = detect_features();
+    return (level.features & ~features) == 0;
+}
+
+std::atomic<const sweep::Level*>& in_use() {
+    static std::atomic<const sweep::Level*> level = available_levels().back();
+    return level;
+}
+
+}  // namespace
+
+std::vector<const sweep::Level*> available_levels() {
+    std::vector<const sweep::Level*> result;
+    for (const sweep::Level* level : built_levels) {
+        if (runs_here(*level)) result.push_back(level);
+    }
+    return result;
+}
+
+const sweep::Level& level() { return *in_use().load(std::memory_order_relaxed); }
+
+void use_level(std::string_view name) {
+    std::string names;
+    for (const sweep::Level* candidate : available_levels()) {
+        if (name == candidate->name) {
+            in_use().store(candidate, std::memory_order_relaxed);
+            return;
+        }
+        names += (names.empty() ? "" : ", ") + std::string(candidate->name);
+    }
+    bool built = false;
+    for (const sweep::Level* candidate : built_levels) built = built || name == candidate->name;
+    throw std::invalid_argument(
+        (built ? "this processor has no '" : "there is no instruction set level '") +
+        std::string(name) + "'; available: " + names);
+}
+
+}  // namespace schuss::engine

@@ -1,0 +1,44 @@
+// While a sweep runs, subnormal numbers are zero: a moment that decays to nothing must not slow
+// training down by the hundredfold cost of subnormal arithmetic.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__x86_64__) || defined(_M_X64)
+#include <xmmintrin.h>
+#elif !defined(__aarch64__)
+#error "schuss runs on x86-64 and 64-bit Arm"
+#endif
+
+namespace schuss::engine {
+
+/// Sets this thread's floating-point mode (round to nearest, no traps, subnormals are zero as
+/// operands and as results) and restores the caller's, sticky flags included, when it goes.
+class SubnormalsAreZero {
+  public:
+    SubnormalsAreZero() : callers_(mode()) { set_mode(sweeping); }
+    ~SubnormalsAreZero() { set_mode(callers_); }
+    SubnormalsAreZero(const SubnormalsAreZero&) = delete;
+    SubnormalsAreZero& operator=(const SubnormalsAreZero&) = delete;
+
+  private:
+#if defined(__aarch64__)
+    using Mode = std::uint64_t;
+    static constexpr Mode sweeping = Mode{1} << 24;  // FPCR: FZ
+    static Mode mode() {
+        Mode value;
+        __asm__ volatile("mrs %0, fpcr" : "=r"(value));
+        return value;
+    }
+    static void set_mode(Mode value) { __asm__ volatile("msr fpcr, %0" : : "r"(value) : "memory"); }
+#else
+    using Mode = unsigned;
+    static constexpr Mode sweeping = 0x1f80 | 0x8000 | 0x0040;  // MXCSR: all masked, FTZ, DAZ
+    static Mode mode() { return _mm_getcsr(); }
+    static void set_mode(Mode value) { _mm_setcsr(value); }
+#endif
+
+    Mode callers_;
+};
+
+}  // namespace schuss::engine

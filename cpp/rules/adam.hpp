@@ -1,0 +1,44 @@
+// Adam (Kingma & Ba, 2015, algorithm 1 in the order of its section 2: the corrections are folded
+// into the coefficients); AMSGrad (Reddi et al., 2018) divides by the largest v so far.
+#pragma once
+
+template <bool amsgrad>
+struct Adam {
+    static constexpr Names states = amsgrad ? Names{"m", "v", "v_max"} : Names{"m", "v"};
+    static constexpr Names hyperparameters{"lr",  "beta1",    "beta2",
+                                           "eps", "eps_root", "bias_correction"};
+    struct Hyper {
+        double lr, beta1, beta2, eps, eps_root, bias_correction;
+    };
+
+    template <typename T>
+    struct Coefficients {
+        T beta1, rest1, beta2, rest2, rate, correction, eps_root, eps;
+    };
+
+    static Coefficients<double> coefficients(const Hyper& h, double t) {
+        const bool corrected = h.bias_correction != 0;
+        const double first = corrected ? 1 - ::pow(h.beta1, t) : 1;
+        const double second = corrected ? 1 - ::pow(h.beta2, t) : 1;
+        return {h.beta1,      1 - h.beta1, h.beta2,    1 - h.beta2,
+                h.lr / first, 1 / second,  h.eps_root, h.eps};
+    }
+
+    template <typename T>
+    static void update(T& p, T g, T& m, T& v, T& v_max, const Coefficients<T>& c) {
+        m = c.beta1 * m + c.rest1 * g;
+        v = c.beta2 * v + c.rest2 * (g * g);
+        T second_moment = v;
+        if constexpr (amsgrad) {
+            v_max = v_max >= v || v_max != v_max ? v_max : v;  // NaN stays NaN
+            second_moment = v_max;
+        }
+        p = p - c.rate * m / (square_root(second_moment * c.correction + c.eps_root) + c.eps);
+    }
+
+    template <typename T>
+    static void update(T& p, T g, T& m, T& v, const Coefficients<T>& c) {
+        T absent = 0;
+        update(p, g, m, v, absent, c);
+    }
+};

@@ -1,0 +1,31 @@
+// The yardstick of the benchmarks: the memory traffic of a rule with as many states, and additions
+// only. No update of these arrays can be faster than this loop.
+#pragma once
+
+template <int count>
+struct Additions {
+    static constexpr Names states = count == 1 ? Names{"first"} : Names{"first", "second"};
+    static constexpr Names hyperparameters{"lr"};
+    struct Hyper {
+        double lr;
+    };
+
+    template <typename T>
+    struct Coefficients {
+        T lr;
+    };
+
+    static Coefficients<double> coefficients(const Hyper& h, double) { return {h.lr}; }
+
+    template <typename T>
+    static void update(T& p, T g, T& first, const Coefficients<T>&) {
+        first = first + g;
+        p = p + g;
+    }
+
+    template <typename T>
+    static void update(T& p, T g, T& first, T& second, const Coefficients<T>& c) {
+        second = second + g;
+        update(p, g, first, c);
+    }
+};

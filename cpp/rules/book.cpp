@@ -1,0 +1,66 @@
+#include "rules/book.hpp"
+
+#include <math.h>
+
+#include <cstring>
+#include <stdexcept>
+#include <string>
+
+namespace schuss::rules {
+namespace {
+
+#include "rules/arithmetic.hpp"
+#include "rules/decay.hpp"
+#define SCHUSS_RULE(name, ...)
+#include "rules/rules.def"
+
+using Decays = WeightDecay::Coefficients<double>;
+
+std::vector<std::string_view> list(const Names& names) {
+    std::vector<std::string_view> result;
+    for (const char* const* name = names.at; *name != nullptr; ++name) result.emplace_back(*name);
+    return result;
+}
+
+template <class Rule>
+void fill(const double* hyperparameters, double t, Coefficients& coefficients) {
+    typename Rule::Hyper hyper;
+    std::memcpy(&hyper, hyperparameters, sizeof hyper);
+    const auto values = Rule::coefficients(hyper, t);
+    static_assert(sizeof(Decays) + sizeof values <= sizeof(Coefficients));
+    std::memcpy(coefficients.data() + sizeof(Decays) / sizeof(double), &values, sizeof values);
+}
+
+template <class Rule>
+Entry entry(const char* name) {
+    return {name, list(Rule::states), list(Rule::hyperparameters), &fill<Rule>};
+}
+
+}  // namespace
+
+const std::vector<Entry>& book() {
+    static const std::vector<Entry> entries = {
+#define SCHUSS_RULE(name, ...) entry<__VA_ARGS__>(#name),
+#include "rules/rules.def"
+    };
+    return entries;
+}
+
+std::size_t find(std::string_view name) {
+    for (std::size_t i = 0; i < book().size(); ++i) {
+        if (name == book()[i].name) return i;
+    }
+    throw std::invalid_argument("no rule is called " + std::string(name));
+}
+
+Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
+                          double t) {
+    Coefficients result = {};
+    // Every rule's first hyperparameter is lr.
+    const Decays decay = WeightDecay::coefficients(weight_decay, hyperparameters[0]);
+    std::memcpy(result.data(), &decay, sizeof decay);
+    rule.fill(hyperparameters, t, result);
+    return result;
+}
+
+}  // namespace schuss::rules

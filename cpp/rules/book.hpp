@@ -1,0 +1,34 @@
+// What the rest of the library may know of every rule: its names, and its coefficients for a step.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <string_view>
+#include <vector>
+
+#include "rules/rule.hpp"
+
+namespace schuss::rules {
+
+/// The coefficients of one step, in double, as they are laid out for the loop: weight decay's
+/// first, then the rule's.
+using Coefficients = std::array<double, 16>;
+
+/// One entry of rules.def. Its place in the book is its place in every level's table.
+struct Entry {
+    std::string_view name;
+    std::vector<std::string_view> states;
+    std::vector<std::string_view> hyperparameters;
+    void (*fill)(const double* hyperparameters, double t, Coefficients& coefficients);
+};
+
+const std::vector<Entry>& book();
+
+/// The index of a rule in the book; throws std::invalid_argument if there is none.
+std::size_t find(std::string_view name);
+
+/// hyperparameters: in the order of the entry's names, among them lr.
+Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
+                          double t);
+
+}  // namespace schuss::rules

@@ -1,0 +1,20 @@
+// Weight decay, before the rule: coupled adds weight_decay*p to the gradient (an L2 cost);
+// decoupled shrinks the parameter (Loshchilov & Hutter, 2019, algorithm 2).
+#pragma once
+
+struct WeightDecay {
+    template <typename T>
+    struct Coefficients {
+        T weight_decay, keep;
+    };
+
+    static Coefficients<double> coefficients(double weight_decay, double lr) {
+        return {weight_decay, 1 - lr * weight_decay};
+    }
+
+    template <Decay decay, typename T>
+    static void apply(T& p, T& g, const Coefficients<T>& c) {
+        if constexpr (decay == Decay::coupled) g = g + c.weight_decay * p;
+        if constexpr (decay == Decay::decoupled) p = p * c.keep;
+    }
+};

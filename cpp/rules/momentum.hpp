@@ -1,0 +1,28 @@
+// Momentum (Polyak, 1964), as an exponential average of the gradients (dampening = beta) or in the
+// classical form (dampening = 0); Nesterov's form looks one step of the velocity ahead.
+#pragma once
+
+template <bool nesterov>
+struct Momentum {
+    static constexpr Names states{"velocity"};
+    static constexpr Names hyperparameters{"lr", "beta", "dampening", "bias_correction"};
+    struct Hyper {
+        double lr, beta, dampening, bias_correction;
+    };
+
+    template <typename T>
+    struct Coefficients {
+        T beta, gain, rate;
+    };
+
+    static Coefficients<double> coefficients(const Hyper& h, double t) {
+        const double correction = h.bias_correction != 0 ? 1 / (1 - ::pow(h.beta, t)) : 1;
+        return {h.beta, 1 - h.dampening, h.lr * correction};
+    }
+
+    template <typename T>
+    static void update(T& p, T g, T& v, const Coefficients<T>& c) {
+        v = c.beta * v + c.gain * g;
+        p = p - c.rate * (nesterov ? c.gain * g + c.beta * v : v);
+    }
+};

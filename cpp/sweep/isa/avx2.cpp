@@ -1,0 +1,2 @@
+#define SCHUSS_LEVEL avx2
+#include "sweep/level-inl.hpp"

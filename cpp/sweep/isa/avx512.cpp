@@ -1,0 +1,2 @@
+#define SCHUSS_LEVEL avx512
+#include "sweep/level-inl.hpp"

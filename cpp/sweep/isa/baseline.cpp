@@ -1,0 +1,2 @@
+#define SCHUSS_LEVEL baseline
+#include "sweep/level-inl.hpp"

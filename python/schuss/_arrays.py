@@ -1,0 +1,27 @@
+"""What may stand where an array is expected, for type checkers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, Union
+
+import numpy as np
+import numpy.typing as npt
+
+
+class SupportsDLPack(Protocol):
+    """An object that shows its memory by the DLPack protocol."""
+
+    def __dlpack__(self) -> object:
+        """Return a capsule with the memory."""
+
+
+class SupportsBuffer(Protocol):
+    """An object that shows its memory by the buffer protocol."""
+
+    def __buffer__(self, flags: int, /) -> memoryview:
+        """Return a view of the memory."""
+
+
+Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+ArrayLike: TypeAlias = npt.NDArray[Any] | SupportsDLPack | SupportsBuffer
+ArrayTree: TypeAlias = Union[ArrayLike, Sequence["ArrayTree"], Mapping[Any, "ArrayTree"]]
+"""One array, or sequences and mappings of them, nested as the user likes."""

@@ -1,0 +1,126 @@
+"""The NumPy twin: the same functions as `schuss.kernels`, written as formulas.
+
+These are what the kernels are, bit for bit: each operation on arrays rounds on its own, in the
+order written here; the scalars in parentheses are computed in double precision and rounded once to
+the arrays' dtype. Subnormal numbers count as zero, as they do in the kernels. The one freedom is
+what IEEE 754 leaves open: a NaN's sign and payload.
+
+They are slow, allocate, and check nothing: for reading, and for testing.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from schuss._core import subnormals_are_zero
+
+__all__ = ["adam", "momentum", "rmsprop", "sgd"]
+
+_Float = TypeVar("_Float", np.float32, np.float64)
+
+
+def sgd(
+    param: npt.NDArray[_Float],
+    grad: npt.NDArray[_Float],
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+) -> None:
+    """Take one step of gradient descent; see `schuss.kernels.sgd`."""
+    p, g = param, grad
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        if weight_decay:
+            g = g + weight_decay * p
+        p[...] = p - lr * g
+
+
+def momentum(
+    param: npt.NDArray[_Float],
+    grad: npt.NDArray[_Float],
+    velocity: npt.NDArray[_Float],
+    *,
+    lr: float,
+    beta: float = 0.9,
+    dampening: float | None = None,
+    nesterov: bool = False,
+    step: int | None = None,
+    weight_decay: float = 0.0,
+) -> None:
+    """Take one step of momentum; see `schuss.kernels.momentum`."""
+    p, g, v = param, grad, velocity
+    if dampening is None:
+        dampening = beta
+    correction = 1 if step is None else 1 / (1 - beta**step)
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        if weight_decay:
+            g = g + weight_decay * p
+        v[...] = beta * v + (1 - dampening) * g
+        d = (1 - dampening) * g + beta * v if nesterov else v
+        p[...] = p - (lr * correction) * d
+
+
+def rmsprop(
+    param: npt.NDArray[_Float],
+    grad: npt.NDArray[_Float],
+    square_average: npt.NDArray[_Float],
+    *,
+    lr: float,
+    beta: float = 0.9,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    weight_decay: float = 0.0,
+    mean: npt.NDArray[_Float] | None = None,
+    buffer: npt.NDArray[_Float] | None = None,
+    momentum: float = 0.0,
+) -> None:
+    """Take one step of RMSprop; see `schuss.kernels.rmsprop`."""
+    p, g, s, a, b = param, grad, square_average, mean, buffer
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        if weight_decay:
+            g = g + weight_decay * p
+        s[...] = beta * s + (1 - beta) * (g * g)
+        variance: npt.NDArray[_Float] = s
+        if a is not None:
+            a[...] = beta * a + (1 - beta) * g
+            variance = np.maximum(s - a * a, 0)
+        if b is not None:
+            b[...] = momentum * b + g / (np.sqrt(variance + eps_root) + eps)
+            p[...] = p - lr * b
+        else:
+            p[...] = p - lr * g / (np.sqrt(variance + eps_root) + eps)
+
+
+def adam(
+    param: npt.NDArray[_Float],
+    grad: npt.NDArray[_Float],
+    m: npt.NDArray[_Float],
+    v: npt.NDArray[_Float],
+    *,
+    step: int | None,
+    lr: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    eps_root: float = 0.0,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    v_max: npt.NDArray[_Float] | None = None,
+) -> None:
+    """Take one step of Adam; see `schuss.kernels.adam`."""
+    p, g = param, grad
+    correction1 = 1 if step is None else 1 - beta1**step
+    correction2 = 1 if step is None else 1 - beta2**step
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        if decoupled:
+            p[...] = p * (1 - lr * weight_decay)
+        elif weight_decay:
+            g = g + weight_decay * p
+        m[...] = beta1 * m + (1 - beta1) * g
+        v[...] = beta2 * v + (1 - beta2) * (g * g)
+        v_hat = v
+        if v_max is not None:
+            # numpy.maximum, but for the sign of zero, which that leaves to chance.
+            v_max[...] = np.where((v_max >= v) | np.isnan(v_max), v_max, v)
+            v_hat = v_max
+        p[...] = p - (lr / correction1) * m / (np.sqrt(v_hat * (1 / correction2) + eps_root) + eps)
