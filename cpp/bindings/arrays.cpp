@@ -8,9 +8,13 @@
 namespace schuss::bindings {
 namespace {
 
-std::string text(py::handle object) { return py::str(object).cast<std::string>(); }
+std::string text(py::handle object) {
+    return py::str(object).cast<std::string>();
+}
 
-std::string type_name(py::handle object) { return py::type::handle_of(object).attr("__name__").cast<std::string>(); }
+std::string type_name(py::handle object) {
+    return py::type::handle_of(object).attr("__name__").cast<std::string>();
+}
 
 [[noreturn]] void refuse_object(py::handle object, const Name& name, const std::string& why) {
     throw py::type_error(name.text() + " is a " + type_name(object) + why +

@@ -23,6 +23,11 @@ struct Name {
     std::string text() const { return call + ": " + argument; }
 };
 
+/// An array's fields as they lie in memory, without a call or a count of references.
+inline const py::detail::PyArray_Proxy& fields(const py::array& array) {
+    return *py::detail::array_proxy(array.ptr());
+}
+
 /// Whether the object is an array or exports its memory without a copy.
 bool is_array_like(py::handle object);
 

@@ -7,18 +7,13 @@ namespace schuss::bindings {
 namespace {
 
 std::byte* address(const py::array& array) {
-    return static_cast<std::byte*>(const_cast<void*>(array.data()));
-}
-
-bool is_aligned(const py::array& array) {
-    return reinterpret_cast<std::size_t>(array.data()) %
-               static_cast<std::size_t>(array.itemsize()) ==
-           0;
+    return reinterpret_cast<std::byte*>(fields(array).data);
 }
 
 bool has_shape(const py::array& array, const std::vector<std::size_t>& shape) {
-    return static_cast<std::size_t>(array.ndim()) == shape.size() &&
-           std::equal(shape.begin(), shape.end(), array.shape(), [](std::size_t a, py::ssize_t b) {
+    const auto& f = fields(array);
+    return static_cast<std::size_t>(f.nd) == shape.size() &&
+           std::equal(shape.begin(), shape.end(), f.dimensions, [](std::size_t a, py::ssize_t b) {
                return a == static_cast<std::size_t>(b);
            });
 }
@@ -43,7 +38,7 @@ void Parameter::set_states(std::vector<py::array> states, const std::string& cal
     }
     states_ = std::move(states);
     state_names_ = names;
-    laid_out_ = false;
+    last_.dtype = py::object();
 }
 
 void Parameter::append_written(std::vector<WrittenMemory::Entry>& out) const {
@@ -54,7 +49,7 @@ void Parameter::append_written(std::vector<WrittenMemory::Entry>& out) const {
 }
 
 void Parameter::check_unchanged(const std::string& call) const {
-    if (array_.data() != data_ || !has_shape(array_, shape_)) {
+    if (address(array_) != data_ || !has_shape(array_, shape_)) {
         throw py::value_error(call + ": " + name_ +
                               " was resized or reshaped since the optimizer was made, expected the "
                               "same memory and shape");
@@ -65,12 +60,12 @@ void Parameter::check_unchanged(const std::string& call) const {
 }
 
 bool Parameter::take_like_the_last(const py::array& gradient, engine::Item& item) const {
-    const auto first = reinterpret_cast<std::size_t>(gradient.data());
-    if (!laid_out_ || gradient.dtype().ptr() != last_dtype_.ptr() ||
-        !has_shape(gradient, shape_) ||
-        !std::equal(last_strides_.begin(), last_strides_.end(), gradient.strides()) ||
-        is_aligned(gradient) != last_aligned_ || first - before_ < gap_.begin ||
-        first + after_ > gap_.end) {
+    const auto& f = fields(gradient);
+    const auto first = reinterpret_cast<std::size_t>(f.data);
+    if (f.descr != last_.dtype.ptr() || !has_shape(gradient, shape_) ||
+        !std::equal(last_.strides.begin(), last_.strides.end(), f.strides) ||
+        first % numbers::size_of(number_) != last_.misalignment ||
+        first - last_.before < last_.gap.begin || first + last_.after > last_.gap.end) {
         return false;
     }
     item.data[rules::gradient_operand] =
@@ -90,20 +85,19 @@ void Parameter::take(const py::array& gradient, const Name& name, const WrittenM
     std::vector<engine::Operand> operands;
     for (const py::array* array : arrays) operands.push_back({address(*array), array->strides()});
     item.number = number_;
-    item.layout = engine::Layout(shape_, operands, numbers::size_of(number_),
-                                 engine::tile_elements());
+    item.layout =
+        engine::Layout(shape_, operands, numbers::size_of(number_), engine::tile_elements());
     for (std::size_t k = 0; k < arrays.size(); ++k) {
         item.data[k] = address(*arrays[k]) + item.layout.offset(k);
     }
 
     const auto first = reinterpret_cast<std::size_t>(gradient.data());
-    last_dtype_ = gradient.dtype();
-    last_strides_.assign(gradient.strides(), gradient.strides() + gradient.ndim());
-    last_aligned_ = is_aligned(gradient);
-    before_ = first - bounds.begin;
-    after_ = bounds.end - first;
-    gap_ = gap;
-    laid_out_ = true;
+    last_ = {gradient.dtype(),
+             first % numbers::size_of(number_),
+             first - bounds.begin,
+             bounds.end - first,
+             gap,
+             {gradient.strides(), gradient.strides() + gradient.ndim()}};
 }
 
 }  // namespace schuss::bindings

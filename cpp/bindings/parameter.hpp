@@ -46,13 +46,15 @@ class Parameter {
     std::vector<py::array> states_;
     std::vector<std::string> state_names_;
 
-    // The last gradient: what its layout was made for, and what was found out about its memory.
-    bool laid_out_ = false;
-    py::object last_dtype_;
-    std::vector<py::ssize_t> last_strides_;
-    bool last_aligned_ = true;
-    std::size_t before_ = 0, after_ = 0;  // how far it reaches to both sides of its first element
-    Bounds gap_{1, 0};                    // around it, where nothing is written; none yet
+    /// What the last gradient was found to be.
+    struct Gradient {
+        py::object dtype;  // none yet
+        std::size_t misalignment;
+        std::size_t before, after;  // how far it reaches to both sides of its first element
+        Bounds gap;                 // around it, where nothing is written
+        std::vector<py::ssize_t> strides;
+    };
+    Gradient last_;
 };
 
 }  // namespace schuss::bindings

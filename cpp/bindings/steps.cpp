@@ -5,7 +5,6 @@
 #include <pybind11/stl.h>
 
 #include <cstdint>
-#include <map>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -22,16 +21,14 @@
 namespace schuss::bindings {
 namespace {
 
-using Hyperparameters = std::map<std::string, double>;
-
 /// A rule with the values of its hyperparameters. Their ranges are Python's to check.
 class Formula {
   public:
-    Formula(const std::string& rule, const std::string& decay, const Hyperparameters& values)
+    Formula(const std::string& rule, const std::string& decay, const py::dict& values)
         : index_(rules::find(rule)), decay_(decay_of(decay)) {
-        weight_decay_ = values.at("weight_decay");
+        weight_decay_ = values["weight_decay"].cast<double>();
         for (const auto name : entry().hyperparameters) {
-            values_.push_back(values.at(std::string(name)));
+            values_.push_back(values[name.data()].cast<double>());
         }
     }
 
@@ -39,19 +36,17 @@ class Formula {
     void set_lr(double lr) { values_[0] = lr; }
 
     void run(engine::Plan& plan, std::int64_t t) const {
-        const engine::Coefficients coefficients(rules::coefficients(
-            entry(), values_.data(), weight_decay_, static_cast<double>(t)));
+        const engine::Coefficients coefficients(
+            rules::coefficients(entry(), values_.data(), weight_decay_, static_cast<double>(t)));
         plan.run(engine::level().rules[index_], decay_, coefficients);
     }
 
   private:
     static rules::Decay decay_of(const std::string& name) {
-        static const std::map<std::string, rules::Decay> kinds = {
-            {"none", rules::Decay::none},
-            {"coupled", rules::Decay::coupled},
-            {"decoupled", rules::Decay::decoupled},
-        };
-        return kinds.at(name);
+        if (name == "none") return rules::Decay::none;
+        if (name == "coupled") return rules::Decay::coupled;
+        if (name == "decoupled") return rules::Decay::decoupled;
+        throw std::invalid_argument("no weight decay is called " + name);
     }
 
     std::size_t index_;
@@ -110,7 +105,7 @@ class Plan {
         formula_.reset();
     }
 
-    void set_hyperparameters(const std::string& decay, const Hyperparameters& values) {
+    void set_hyperparameters(const std::string& decay, const py::dict& values) {
         formula_.emplace(rule_, decay, values);
     }
 
@@ -182,7 +177,7 @@ class Plan {
 
 /// One step of one parameter, with states that the caller keeps.
 void update(const std::string& call, const std::string& rule, const std::string& decay,
-            const Hyperparameters& values, std::int64_t t, py::handle param, py::handle grad,
+            const py::dict& values, std::int64_t t, py::handle param, py::handle grad,
             const py::args& states) {
     const Formula formula(rule, decay, values);
     Parameter parameter(param, {call, "param"});
@@ -219,8 +214,7 @@ void register_steps(py::module_& module) {
         .def("unflatten", &Plan::unflatten, py::arg("leaves"))
         .def("flatten", &Plan::flatten, py::arg("other"), py::arg("call"), py::arg("argument"))
         .def("bind", &Plan::bind, py::arg("rule"), py::arg("states"))
-        .def("set_hyperparameters", &Plan::set_hyperparameters, py::arg("decay"),
-             py::arg("values"))
+        .def("set_hyperparameters", &Plan::set_hyperparameters, py::arg("decay"), py::arg("values"))
         .def_property("steps", &Plan::steps, &Plan::set_steps)
         .def("step", &Plan::step, py::arg("grads"), py::arg("lr"));
     module.def("update", &update, py::arg("call"), py::arg("rule"), py::arg("decay"),

@@ -132,8 +132,8 @@ void Tree::flatten(const Node& node, py::handle other, const std::string& call,
         const py::object& key = node.keys[i];
         py::object child;
         if (PyDict_CheckExact(other.ptr())) {
-            child = py::reinterpret_borrow<py::object>(
-                PyDict_GetItemWithError(other.ptr(), key.ptr()));
+            child =
+                py::reinterpret_borrow<py::object>(PyDict_GetItemWithError(other.ptr(), key.ptr()));
             if (!child && PyErr_Occurred() != nullptr) throw py::error_already_set();
         } else if (other.contains(key)) {
             child = other[key];

@@ -30,8 +30,8 @@ void additions(int repeats, const py::array& param, const py::array& grad, const
         operands.push_back(const_cast<void*>(array.data()));
     }
     const std::size_t rule = rules::find("additions_" + std::to_string(states.size()));
-    const auto kernel = engine::level().rules[rule].of(rules::Decay::none,
-                                                       number_of(param, {call, "param"}));
+    const auto kernel =
+        engine::level().rules[rule].of(rules::Decay::none, number_of(param, {call, "param"}));
     const engine::Coefficients coefficients{rules::Coefficients{}};
     const void* const values = coefficients.as(number_of(param, {call, "param"}));
     const auto size = static_cast<std::size_t>(param.size());

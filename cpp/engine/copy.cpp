@@ -147,8 +147,8 @@ void copy(const CopyAxis* axes, std::size_t count, const std::byte* from, std::b
 
 /// Puts the axis with the least stride on one side last among the first count of them.
 void move_least_last(CopyAxes& axes, std::size_t count, std::ptrdiff_t CopyAxis::* stride) {
-    const auto least = std::min_element(
-        axes.at, axes.at + count, [stride](const CopyAxis& a, const CopyAxis& b) {
+    const auto least =
+        std::min_element(axes.at, axes.at + count, [stride](const CopyAxis& a, const CopyAxis& b) {
             const bool a_short = a.size < shortest_loop, b_short = b.size < shortest_loop;
             if (a_short != b_short) return b_short;
             return magnitude(a.*stride) < magnitude(b.*stride);

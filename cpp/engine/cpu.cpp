@@ -53,7 +53,9 @@ Registers cpuid(std::uint32_t leaf) {
             static_cast<std::uint32_t>(r[2]), static_cast<std::uint32_t>(r[3])};
 }
 
-std::uint64_t saved_states() { return _xgetbv(0); }
+std::uint64_t saved_states() {
+    return _xgetbv(0);
+}
 #endif
 
 /// A bit for each feature that the processor has and whose registers the operating system saves.
@@ -61,9 +63,9 @@ std::uint64_t detect_features() {
     constexpr std::uint32_t osxsave = 1u << 27;
     const std::uint64_t saved = (cpuid(1).ecx & osxsave) != 0 ? saved_states() : 0;
     std::uint64_t features = 0;
-#define SCHUSS_FEATURE(name, macro, leaf, reg, bit, state)                      \
+#define SCHUSS_FEATURE(name, macro, leaf, reg, bit, state)                     \
     if ((cpuid(leaf).reg >> (bit) & 1) != 0 && (saved & (state)) == (state)) { \
-        features |= std::uint64_t{1} << unsigned(sweep::Feature::name);         \
+        features |= std::uint64_t{1} << unsigned(sweep::Feature::name);        \
     }
 #include "sweep/features.def"
     return features;
@@ -72,7 +74,9 @@ std::uint64_t detect_features() {
 #else
 
 /// Elsewhere there is the baseline alone, and the compiler vouches for it.
-std::uint64_t detect_features() { return ~std::uint64_t{0}; }
+std::uint64_t detect_features() {
+    return ~std::uint64_t{0};
+}
 
 #endif
 
@@ -96,7 +100,9 @@ std::vector<const sweep::Level*> available_levels() {
     return result;
 }
 
-const sweep::Level& level() { return *in_use().load(std::memory_order_relaxed); }
+const sweep::Level& level() {
+    return *in_use().load(std::memory_order_relaxed);
+}
 
 void use_level(std::string_view name) {
     std::string names;

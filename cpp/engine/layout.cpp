@@ -21,7 +21,9 @@ constexpr std::size_t shortest_row = 64;
 // lines in a row, so that memory is read as it comes.
 constexpr std::size_t crossing_run = 64;
 
-std::size_t round_up(std::size_t n, std::size_t unit) { return (n + unit - 1) / unit * unit; }
+std::size_t round_up(std::size_t n, std::size_t unit) {
+    return (n + unit - 1) / unit * unit;
+}
 
 std::size_t magnitude(std::ptrdiff_t stride) {
     return stride < 0 ? std::size_t{0} - static_cast<std::size_t>(stride)
@@ -30,11 +32,13 @@ std::size_t magnitude(std::ptrdiff_t stride) {
 
 }  // namespace
 
-std::size_t tile_elements() { return elements_per_tile.load(std::memory_order_relaxed); }
+std::size_t tile_elements() {
+    return elements_per_tile.load(std::memory_order_relaxed);
+}
 
-void set_tile_elements(std::size_t elements) {
+std::size_t set_tile_elements(std::size_t elements) {
     if (elements == 0) throw std::invalid_argument("a tile has at least one element");
-    elements_per_tile.store(elements, std::memory_order_relaxed);
+    return elements_per_tile.exchange(elements, std::memory_order_relaxed);
 }
 
 void Scratch::Free::operator()(std::byte* bytes) const {
@@ -63,17 +67,15 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         }
         axes_.push_back(axis);
     }
-    std::stable_sort(axes_.begin(), axes_.end(), [](const Axis& a, const Axis& b) {
-        return a.strides[0] > b.strides[0];
-    });
+    std::stable_sort(axes_.begin(), axes_.end(),
+                     [](const Axis& a, const Axis& b) { return a.strides[0] > b.strides[0]; });
     for (std::size_t outer = axes_.size(); outer-- > 1;) {  // merge axis outer into outer - 1
         Axis& inner = axes_[outer];
         Axis& before = axes_[outer - 1];
-        const bool runs_on = std::equal(
-            before.strides, before.strides + operands_, inner.strides,
-            [&inner](std::ptrdiff_t a, std::ptrdiff_t b) {
-                return a == b * static_cast<std::ptrdiff_t>(inner.size);
-            });
+        const bool runs_on = std::equal(before.strides, before.strides + operands_, inner.strides,
+                                        [&inner](std::ptrdiff_t a, std::ptrdiff_t b) {
+                                            return a == b * static_cast<std::ptrdiff_t>(inner.size);
+                                        });
         if (!runs_on) continue;
         inner.size *= before.size;
         axes_.erase(axes_.begin() + static_cast<std::ptrdiff_t>(outer) - 1);
@@ -137,8 +139,8 @@ Layout::Access Layout::access(std::size_t operand, bool aligned) const {
     for (std::size_t i = axes_.size(); i-- > 0;) {
         const Axis& axis = axes_[i];
         if (axis.box == 1) continue;
-        whole = whole && inner_complete &&
-                axis.strides[operand] == static_cast<std::ptrdiff_t>(dense);
+        whole =
+            whole && inner_complete && axis.strides[operand] == static_cast<std::ptrdiff_t>(dense);
         inner_complete = inner_complete && axis.box == axis.size;
         dense *= axis.box;
     }

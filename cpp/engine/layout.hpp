@@ -20,8 +20,9 @@ namespace schuss::engine {
 /// and that the copies of a strided tile stay in the second-level cache.
 std::size_t tile_elements();
 
-/// Another size for the plans made from now on. No bit of a step depends on it.
-void set_tile_elements(std::size_t elements);
+/// Another size for the layouts made from now on; returns the one before. No bit of a step depends
+/// on it.
+std::size_t set_tile_elements(std::size_t elements);
 
 /// Space for the copies of one tile, reused from tile to tile.
 class Scratch {

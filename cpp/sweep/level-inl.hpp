@@ -87,10 +87,9 @@ constexpr Kernels table[] = {
 
 // A feature's macro expands to 1 where the compiler may use it, and to itself where not.
 constexpr std::uint64_t compiled_features = 0
-#define SCHUSS_FEATURE(name, macro, ...)          \
-    | (SCHUSS_EXPANDED_TEXT(macro)[0] == '1'      \
-           ? std::uint64_t{1} << unsigned(Feature::name) \
-           : std::uint64_t{0})
+#define SCHUSS_FEATURE(name, macro, ...)                                                   \
+    | (SCHUSS_EXPANDED_TEXT(macro)[0] == '1' ? std::uint64_t{1} << unsigned(Feature::name) \
+                                             : std::uint64_t{0})
 #include "sweep/features.def"
     ;
 

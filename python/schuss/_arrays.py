@@ -1,9 +1,8 @@
 """What may stand where an array is expected, for type checkers."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, Union
+from typing import Any, Protocol, TypeAlias
 
-import numpy as np
 import numpy.typing as npt
 
 
@@ -21,7 +20,7 @@ class SupportsBuffer(Protocol):
         """Return a view of the memory."""
 
 
-Array: TypeAlias = npt.NDArray[np.float32] | npt.NDArray[np.float64]
-ArrayLike: TypeAlias = npt.NDArray[Any] | SupportsDLPack | SupportsBuffer
-ArrayTree: TypeAlias = Union[ArrayLike, Sequence["ArrayTree"], Mapping[Any, "ArrayTree"]]
+Array: TypeAlias = npt.NDArray[Any]
+ArrayLike: TypeAlias = Array | SupportsDLPack | SupportsBuffer
+ArrayTree: TypeAlias = ArrayLike | Sequence["ArrayTree"] | Mapping[Any, "ArrayTree"]
 """One array, or sequences and mappings of them, nested as the user likes."""

@@ -51,12 +51,18 @@ def number(call: str, name: str, value: object) -> float:
 
 def numbers(call: str, **values: object) -> dict[str, float]:
     """Return hyperparameters as floats within their ranges; see `number`."""
-    return {name: number(call, name, value) for name, value in values.items()}
+    for name, value in values.items():
+        low, high = _RANGES[name]
+        if type(value) is not float or not low <= value < high:
+            values[name] = number(call, name, value)
+    return values  # type: ignore[return-value]  # each is a float now
 
 
 def flag(call: str, name: str, value: object) -> bool:
     """Return a switch as a bool, or raise TypeError if it is none."""
-    if isinstance(value, bool | np.bool_):
+    if value is True or value is False:
+        return value
+    if isinstance(value, np.bool_):
         return bool(value)
     raise TypeError(f"{call}: {name} is {value!r}, expected True or False")
 

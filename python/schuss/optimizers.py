@@ -240,7 +240,9 @@ def _check_keys(call: str, name: str, mapping: object, expected: tuple[str, ...]
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{call}: {name} is a {type(mapping).__name__}, expected a mapping")
     if set(mapping) != set(expected):
-        raise ValueError(f"{call}: {name} has the keys {sorted(mapping)}, expected {list(expected)}")
+        raise ValueError(
+            f"{call}: {name} has the keys {sorted(mapping)}, expected {list(expected)}"
+        )
 
 
 class SGD(Optimizer):
