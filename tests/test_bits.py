@@ -59,7 +59,7 @@ def test_every_size_and_offset_gives_the_twins_bits(case: Case, dtype: Any) -> N
 @every_dtype
 def test_several_tiles_of_the_shipped_size_give_the_twins_bits(case: Case, dtype: Any) -> None:
     rng = np.random.default_rng(2)
-    param, *gradients = numbers(rng, (3, 2 * 65536 + 33), dtype)
+    param, *gradients = numbers(rng, (3, 3 * 16384 + 33), dtype)
     assert_same_steps(case, param, gradients, param.copy())
 
 
@@ -111,6 +111,19 @@ def test_large_arrays_with_gradients_across_them_give_the_twins_bits(
         twin = run(case, reference, values.copy(), [gradient])
         for a, b in zip(fused, twin, strict=True):
             assert same_bits(a, b), gradient_layout
+
+
+@every_case
+@every_dtype
+def test_any_values_in_the_state_give_the_twins_bits(case: Case, dtype: Any) -> None:
+    param, *gradients = numbers(np.random.default_rng(8), (3, 300), dtype)
+    results = []
+    for module, p in ((kernels, param.copy()), (reference, param.copy())):
+        rng = np.random.default_rng(9)
+        state = lambda like, rng=rng: numbers(rng, like.shape, dtype)  # noqa: E731
+        results.append(list(run(case, module, p, gradients, state)))
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
 
 
 @every_case

@@ -22,6 +22,18 @@ std::string type_name(py::handle object) {
                          "__dlpack__ or the buffer protocol");
 }
 
+/// The memory that the object shows by DLPack. Only a refusal to know the argument `copy`, which
+/// came late to the protocol, excuses asking without it.
+py::object from_dlpack(py::handle object) {
+    const py::object from_dlpack = py::module_::import("numpy").attr("from_dlpack");
+    try {
+        return from_dlpack(object, py::arg("copy") = false);
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_TypeError)) throw;
+        return from_dlpack(object);
+    }
+}
+
 /// numpy.shares_memory, which is exact, within a bound on the work; an answer that would take
 /// longer is nullopt.
 std::optional<bool> share_memory(const py::array& a, const py::array& b) {
@@ -91,6 +103,11 @@ bool same_elements(const py::array& a, const py::array& b) {
 }  // namespace
 
 bool is_array_like(py::handle object) {
+    // The common containers first: to look for an attribute that is not there is slow.
+    if (PyList_CheckExact(object.ptr()) || PyTuple_CheckExact(object.ptr()) ||
+        PyDict_CheckExact(object.ptr())) {
+        return false;
+    }
     return py::isinstance<py::array>(object) || PyObject_CheckBuffer(object.ptr()) != 0 ||
            py::hasattr(object, "__dlpack__");
 }
@@ -100,7 +117,7 @@ py::array as_array(py::handle object, const Name& name) {
     if (!is_array_like(object)) refuse_object(object, name, "");
     const py::module_ numpy = py::module_::import("numpy");
     try {
-        if (py::hasattr(object, "__dlpack__")) return numpy.attr("from_dlpack")(object);
+        if (py::hasattr(object, "__dlpack__")) return from_dlpack(object);
         const auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(object.ptr()));
         if (!view) throw py::error_already_set();
         return numpy.attr("asarray")(view);
@@ -118,7 +135,7 @@ numbers::Number number_of(const py::array& array, const Name& name) {
     const bool is_float32 = dtype.kind() == 'f' && dtype.itemsize() == 4;
     const bool is_float64 = dtype.kind() == 'f' && dtype.itemsize() == 8;
     if (!is_float32 && !is_float64) refuse("float32 or float64");
-    if (dtype.byteorder() != '=') refuse("native byte order");
+    if (!dtype.attr("isnative").cast<bool>()) refuse("native byte order");
     return is_float32 ? numbers::Number::float32 : numbers::Number::float64;
 }
 

@@ -25,6 +25,8 @@ Parameter::Parameter(py::handle object, const Name& name)
       array_(as_array(object, name)),
       number_(number_of(array_, name)),
       shape_(shape_of(array_)),
+      strides_(array_.strides(), array_.strides() + array_.ndim()),
+      dtype_(array_.dtype()),
       data_(address(array_)) {
     check_writable(array_, name);
 }
@@ -49,10 +51,12 @@ void Parameter::append_written(std::vector<WrittenMemory::Entry>& out) const {
 }
 
 void Parameter::check_unchanged(const std::string& call) const {
-    if (address(array_) != data_ || !has_shape(array_, shape_)) {
+    const auto& f = fields(array_);
+    if (address(array_) != data_ || f.descr != dtype_.ptr() || !has_shape(array_, shape_) ||
+        !std::equal(strides_.begin(), strides_.end(), f.strides)) {
         throw py::value_error(call + ": " + name_ +
-                              " was resized or reshaped since the optimizer was made, expected the "
-                              "same memory and shape");
+                              " was resized, reshaped or seen as another dtype since the optimizer "
+                              "was made, expected the same memory, shape, strides and dtype");
     }
     if (!array_.writeable()) {
         throw py::value_error(call + ": " + name_ + " is read-only, expected a writeable array");

@@ -26,7 +26,8 @@ class Parameter {
     /// The arrays that an update writes, with the names they have in messages.
     void append_written(std::vector<WrittenMemory::Entry>& out) const;
 
-    /// Whether the parameter's array is as it was: resizing or freezing it in place is an error.
+    /// ValueError unless the array is as it was: it may not be resized, seen as another, or frozen
+    /// in place.
     void check_unchanged(const std::string& call) const;
 
     /// Whether the gradient differs from the last one at most in where it lies, and lies where
@@ -42,6 +43,8 @@ class Parameter {
     py::array array_;
     numbers::Number number_;
     std::vector<std::size_t> shape_;
+    std::vector<py::ssize_t> strides_;
+    py::object dtype_;
     std::byte* data_;
     std::vector<py::array> states_;
     std::vector<std::string> state_names_;

@@ -63,7 +63,7 @@ class Plan {
         for (std::size_t i = 0; i < tree_.size(); ++i) {
             parameters_.emplace_back(tree_.leaves()[i], Name{call, tree_.name("params", i)});
         }
-        written_ = written_memory();
+        written_ = written_memory(parameters_);
         plan_.items.resize(tree_.size());
     }
 
@@ -90,35 +90,50 @@ class Plan {
 
     /// states: for each state of the rule, in its order, an array a parameter.
     void bind(const std::string& rule, const std::vector<std::vector<py::array>>& states) {
+        const Turn turn(*this);
         const auto& names = rules::book()[rules::find(rule)].states;
-        for (std::size_t i = 0; i < parameters_.size(); ++i) {
+        std::vector<Parameter> parameters = parameters_;
+        for (std::size_t i = 0; i < parameters.size(); ++i) {
             std::vector<py::array> arrays;
             std::vector<std::string> arguments;
             for (std::size_t k = 0; k < names.size(); ++k) {
                 arrays.push_back(states.at(k).at(i));
                 arguments.push_back(tree_.name("state['" + std::string(names[k]) + "']", i));
             }
-            parameters_[i].set_states(std::move(arrays), call_, arguments);
+            parameters[i].set_states(std::move(arrays), call_, arguments);
         }
-        written_ = written_memory();
+        written_ = written_memory(parameters);
+        parameters_ = std::move(parameters);
         rule_ = rule;
         formula_.reset();
     }
 
     void set_hyperparameters(const std::string& decay, const py::dict& values) {
-        formula_.emplace(rule_, decay, values);
+        const Turn turn(*this);
+        formula_ = Formula(rule_, decay, values);
     }
 
     std::int64_t steps() const { return steps_; }
-    void set_steps(std::int64_t steps) { steps_ = steps; }
+    void set_steps(std::int64_t steps) {
+        const Turn turn(*this);
+        steps_ = steps;
+    }
 
     void step(py::handle grads, double lr) {
         const Turn turn(*this);
         tree_.check_unchanged(step_call_, "params");
         tree_.flatten(grads, step_call_, "grads", gradients_);
+        // First all that may run code of the user's, then the checks that this could undo.
+        for (std::size_t i = 0; i < gradients_.size(); ++i) {
+            if (py::isinstance<py::array>(gradients_[i])) continue;
+            gradients_[i] = as_array(gradients_[i], {step_call_, tree_.name("grads", i)});
+        }
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             parameters_[i].check_unchanged(step_call_);
-            take_gradient(i);
+            const auto& gradient = static_cast<const py::array&>(gradients_[i]);
+            if (parameters_[i].take_like_the_last(gradient, plan_.items[i])) continue;
+            const Name name{step_call_, tree_.name("grads", i)};
+            parameters_[i].take(gradient, name, written_, plan_.items[i]);
         }
         formula_.value().set_lr(lr);
         formula_->run(plan_, steps_ + 1);
@@ -126,8 +141,8 @@ class Plan {
     }
 
   private:
-    /// One step at a time: a structure that steps the optimizer while it is read, or another
-    /// thread, finds it busy. Lets go of the gradients in the end.
+    /// One call at a time: gradients that use the optimizer while they are read, or another thread,
+    /// find it busy. Lets go of the gradients in the end.
     class Turn {
       public:
         explicit Turn(Plan& plan) : plan_(plan) {
@@ -148,19 +163,10 @@ class Plan {
         Plan& plan_;
     };
 
-    WrittenMemory written_memory() const {
+    WrittenMemory written_memory(const std::vector<Parameter>& parameters) const {
         std::vector<WrittenMemory::Entry> entries;
-        for (const Parameter& parameter : parameters_) parameter.append_written(entries);
+        for (const Parameter& parameter : parameters) parameter.append_written(entries);
         return {call_, std::move(entries)};
-    }
-
-    void take_gradient(std::size_t i) {
-        py::object& gradient = gradients_[i];
-        const auto name = [&] { return Name{step_call_, tree_.name("grads", i)}; };
-        if (!py::isinstance<py::array>(gradient)) gradient = as_array(gradient, name());
-        const auto& array = static_cast<const py::array&>(gradient);
-        if (parameters_[i].take_like_the_last(array, plan_.items[i])) return;
-        parameters_[i].take(array, name(), written_, plan_.items[i]);
     }
 
     std::string call_, step_call_;
@@ -180,13 +186,17 @@ void update(const std::string& call, const std::string& rule, const std::string&
             const py::dict& values, std::int64_t t, py::handle param, py::handle grad,
             const py::args& states) {
     const Formula formula(rule, decay, values);
-    Parameter parameter(param, {call, "param"});
+    const Name name{call, "grad"};
+    // First all that may run code of the user's, then the checks that this could undo.
+    const py::array gradient = as_array(grad, name);
+    const py::array array = as_array(param, {call, "param"});
     std::vector<py::array> arrays;
     std::vector<std::string> names;
-    for (const auto name : formula.entry().states) {
-        names.emplace_back(name);
+    for (const auto state : formula.entry().states) {
+        names.emplace_back(state);
         arrays.push_back(as_array(states[arrays.size()], {call, names.back()}));
     }
+    Parameter parameter(array, {call, "param"});
     parameter.set_states(std::move(arrays), call, names);
     std::vector<WrittenMemory::Entry> entries;
     parameter.append_written(entries);
@@ -194,8 +204,6 @@ void update(const std::string& call, const std::string& rule, const std::string&
 
     engine::Plan plan;
     plan.items.resize(1);
-    const Name name{call, "grad"};
-    const py::array gradient = as_array(grad, name);
     parameter.take(gradient, name, written, plan.items[0]);
     formula.run(plan, t);
 }

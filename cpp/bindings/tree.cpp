@@ -21,6 +21,10 @@ bool is_sequence(py::handle object) {
     return !py::isinstance<py::str>(object) && is_instance_of(object, "Sequence");
 }
 
+bool is_container(py::handle object) {
+    return is_mapping(object) || is_sequence(object);
+}
+
 py::list list_of(py::handle iterable) {
     return py::list(py::reinterpret_borrow<py::object>(iterable));
 }
@@ -99,17 +103,22 @@ void Tree::flatten(py::handle other, const std::string& call, const std::string&
 
 void Tree::flatten(const Node& node, py::handle other, const std::string& call,
                    const std::string& argument, std::vector<py::object>& out) const {
-    if (node.kind == Node::Kind::leaf) {
-        out.push_back(py::reinterpret_borrow<py::object>(other));
-        return;
-    }
     const auto refuse = [&](const std::string& was, const std::string& expected) {
         throw py::value_error(call + ": " + argument + node.path + " " + was + ", expected " +
                               expected + " (the structure of params" + node.path + ")");
     };
+    if (node.kind == Node::Kind::leaf) {
+        if (!is_array_like(other) && is_container(other))
+            refuse("is " + kind_of(other), "an array");
+        out.push_back(py::reinterpret_borrow<py::object>(other));
+        return;
+    }
     const bool mapping = node.kind == Node::Kind::mapping;
-    if (is_array_like(other) || !(mapping ? is_mapping(other) : is_sequence(other))) {
-        refuse("is " + kind_of(other), mapping ? "a mapping" : "a sequence");
+    if (!(mapping ? is_mapping(other) : is_sequence(other)) || is_array_like(other)) {
+        const std::string expected = mapping ? "a mapping" : "a sequence";
+        if (is_array_like(other) || is_container(other)) refuse("is " + kind_of(other), expected);
+        throw py::type_error(call + ": " + argument + node.path + " is " + kind_of(other) +
+                             ", expected " + expected + " of arrays");
     }
     const auto size = static_cast<std::size_t>(PyObject_Size(other.ptr()));
     if (!mapping) {

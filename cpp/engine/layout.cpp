@@ -12,7 +12,7 @@
 namespace schuss::engine {
 namespace {
 
-std::atomic<std::size_t> elements_per_tile = 65536;
+std::atomic<std::size_t> elements_per_tile = 16384;
 
 // A row shorter than this costs more in calls of the kernel than in a copy.
 constexpr std::size_t shortest_row = 64;
@@ -20,6 +20,9 @@ constexpr std::size_t shortest_row = 64;
 // How far a box reaches along the fast axis of an operand that lies across the others: a few cache
 // lines in a row, so that memory is read as it comes.
 constexpr std::size_t crossing_run = 64;
+
+// Such a box is larger than other tiles, so that the others have rows of some length in it.
+constexpr std::size_t crossing_tiles = 4;
 
 std::size_t round_up(std::size_t n, std::size_t unit) {
     return (n + unit - 1) / unit * unit;
@@ -58,17 +61,21 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         if (shape[i] == 0) return;
         if (shape[i] == 1) continue;
         Axis axis{shape[i], 1, {}};
-        const bool turned = operands[0].strides[i] < 0;
+        std::size_t forward = 0, backward = 0;
         for (std::size_t k = 0; k < operands_; ++k) {
             axis.strides[k] = operands[k].strides[i];
-            if (!turned) continue;
+            forward += axis.strides[k] > 0;
+            backward += axis.strides[k] < 0;
+        }
+        for (std::size_t k = 0; backward > forward && k < operands_; ++k) {
             offsets_[k] += static_cast<std::ptrdiff_t>(axis.size - 1) * axis.strides[k];
             axis.strides[k] = -axis.strides[k];
         }
         axes_.push_back(axis);
     }
-    std::stable_sort(axes_.begin(), axes_.end(),
-                     [](const Axis& a, const Axis& b) { return a.strides[0] > b.strides[0]; });
+    std::stable_sort(axes_.begin(), axes_.end(), [](const Axis& a, const Axis& b) {
+        return magnitude(a.strides[0]) > magnitude(b.strides[0]);
+    });
     for (std::size_t outer = axes_.size(); outer-- > 1;) {  // merge axis outer into outer - 1
         Axis& inner = axes_[outer];
         Axis& before = axes_[outer - 1];
@@ -118,13 +125,17 @@ std::size_t Layout::fast_axis(std::size_t operand) const {
 }
 
 void Layout::size_boxes(std::size_t tile_elements) {
-    std::size_t room = std::max<std::size_t>(tile_elements, 1);
+    bool crossing = false;
+    for (std::size_t k = 0; k < operands_; ++k) {
+        crossing = crossing || fast_axis(k) != axes_.size() - 1;
+    }
+    std::size_t room = crossing ? crossing_tiles * tile_elements : tile_elements;
     const auto reach = [&room](Axis& axis, std::size_t most) {
         const std::size_t box = std::min({axis.size, most, axis.box * room});
         room = room * axis.box / box;
         axis.box = box;
     };
-    for (std::size_t k = 0; k < operands_; ++k) {
+    for (std::size_t k = 0; crossing && k < operands_; ++k) {
         Axis& axis = axes_[fast_axis(k)];
         if (axis.box == 1) reach(axis, crossing_run);
     }

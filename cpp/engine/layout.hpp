@@ -1,10 +1,11 @@
 // How arrays of one shape, each with strides of its own, are walked together: as a range of tiles.
 //
 // Elements of an update are independent, so the order of the walk is free. The axes are sorted by
-// the first operand's strides, turned where these are negative, and merged where they run on in
-// every operand. What is then one contiguous axis is flat, and a tile is a piece of it. Otherwise a
-// tile is a box of axes, sized so that it runs along the fast axis of each operand; operands that
-// the loop cannot take as they lie are copied into the box's dense order, and back if written.
+// the first operand's strides, turned where most operands run backwards, and merged where they run
+// on in every operand. What is then one contiguous axis is flat, and a tile is a piece of it.
+// Otherwise a tile is a box of axes, sized so that it runs along the fast axis of each operand;
+// operands that the loop cannot take as they lie are copied into the box's dense order, and back if
+// written.
 #pragma once
 
 #include <cstddef>

@@ -2,7 +2,8 @@
 
 import operator
 from collections.abc import Callable
-from typing import Any, SupportsFloat, TypeAlias, TypeVar
+from numbers import Real
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -38,10 +39,14 @@ def number(call: str, name: str, value: object) -> float:
         If it is out of range or not finite.
     """
     if type(value) is not float:
-        if not isinstance(value, SupportsFloat) or (isinstance(value, np.ndarray) and value.ndim):
-            kind = type(value).__name__
-            raise TypeError(f"{call}: {name} is a {kind}, expected a number")
-        value = float(value)
+        if isinstance(value, np.ndarray) and value.ndim == 0:
+            value = value.item()
+        if not isinstance(value, Real):
+            raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a number")
+        try:
+            value = float(value)
+        except OverflowError:
+            value = np.inf
     low, high = _RANGES[name]
     if not low <= value < high:
         expected = f"a number in [{low:g}, {high:g})" if high < np.inf else "a finite number >= 0"

@@ -1,11 +1,12 @@
 """Mini-batches: one pass over the examples, shuffled and cut into pieces."""
 
-import operator
 from collections.abc import Iterator
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from schuss._hyperparameters import count, flag
 
 __all__ = ["MiniBatches", "minibatches"]
 
@@ -22,14 +23,14 @@ class MiniBatches(Generic[_Batch]):
         *,
         batch_size: int | None = 64,
         shuffle: bool = True,
-        rng: np.random.Generator | int | None = None,
+        rng: "np.random.Generator | int | None" = None,
         axis: int = 0,
         drop_last: bool = False,
     ) -> None:
         self._x = np.asanyarray(x)
         self._y = None if y is None else np.asanyarray(y)
         self._axes = [_axis_of(self._x, "x", axis)]
-        self.examples = self._x.shape[self._axes[0]]
+        self.examples: int = self._x.shape[self._axes[0]]
         if self._y is not None:
             # One label an example, whether the examples lie in rows or in columns.
             self._axes.append(0 if self._y.ndim == 1 else _axis_of(self._y, "y", axis))
@@ -40,12 +41,12 @@ class MiniBatches(Generic[_Batch]):
                 )
         if self.examples == 0:
             raise ValueError("minibatches: x has no examples, expected at least one")
-        size = self.examples if batch_size is None else operator.index(batch_size)
-        if size < 1:
-            raise ValueError(f"minibatches: batch_size is {size}, expected at least 1")
-        self.batch_size = min(size, self.examples)
-        self.shuffle = shuffle
-        self.drop_last = drop_last
+        self.batch_size: int = self.examples
+        if batch_size is not None:
+            size = count("minibatches", "batch_size", batch_size, least=1)
+            self.batch_size = min(size, self.examples)
+        self.shuffle = flag("minibatches", "shuffle", shuffle)
+        self.drop_last = flag("minibatches", "drop_last", drop_last)
         self._rng = np.random.default_rng(rng)
 
     def __len__(self) -> int:
@@ -73,6 +74,7 @@ class MiniBatches(Generic[_Batch]):
 
 
 def _axis_of(array: npt.NDArray[Any], name: str, axis: int) -> int:
+    axis = count("minibatches", "axis", axis, least=-(2**63))
     if not -array.ndim <= axis < array.ndim:
         raise ValueError(
             f"minibatches: axis is {axis}, expected an axis of {name}, which has {array.ndim}"
@@ -86,7 +88,7 @@ def minibatches(
     *,
     batch_size: int | None = 64,
     shuffle: bool = True,
-    rng: np.random.Generator | int | None = None,
+    rng: "np.random.Generator | int | None" = None,
     axis: int = 0,
     drop_last: bool = False,
 ) -> MiniBatches[Any]:
@@ -119,7 +121,7 @@ def minibatches(
     Raises
     ------
     TypeError
-        If `batch_size` is no integer.
+        If `batch_size` or `axis` is no integer; if `shuffle` or `drop_last` is no bool.
     ValueError
         If `x` and `y` differ in their number of examples, if there are none, if `axis` is out of
         range or `batch_size` below 1.

@@ -193,8 +193,8 @@ def rmsprop(
     if buffer is None and values["momentum"] != 0:
         raise ValueError(f"{call}: momentum is {momentum!r} without buffer, expected both")
     rule = rmsprop_rule(centered=mean is not None, buffered=buffer is not None)
-    states = [state for state in (square_average, mean, buffer) if state is not None]
-    _core.update(call, rule, _coupled(values), values, 1, param, grad, *states)
+    optional = (state for state in (mean, buffer) if state is not None)
+    _core.update(call, rule, _coupled(values), values, 1, param, grad, square_average, *optional)
 
 
 def adam(

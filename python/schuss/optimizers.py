@@ -1,12 +1,12 @@
 """Optimizers: parameters in any structure, state that they keep, one fused step for all of them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
 
 from schuss import _core, kernels
-from schuss._arrays import ArrayTree
+from schuss._arrays import Array, ArrayTree
 from schuss._hyperparameters import Schedule, count, flag, number, optional, rate
 
 __all__ = ["SGD", "Adam", "AdamW", "Momentum", "Optimizer", "RMSprop"]
@@ -73,8 +73,12 @@ class Optimizer:
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state by name, each in the structure of `params`; the arrays are those in use."""
-        return {name: self._plan.unflatten(leaves) for name, leaves in self._leaves.items()}
+        """The state by name, each in the structure of `params`: views of the arrays in use."""
+        # Views, so that whoever resizes, freezes or reshapes them does it to nobody else.
+        return {
+            name: self._plan.unflatten([array[...] for array in leaves])
+            for name, leaves in self._leaves.items()
+        }
 
     @property
     def steps(self) -> int:
@@ -152,8 +156,13 @@ class Optimizer:
         hyperparameters = self._checked(call, hyperparameters)
         rule = self._rule_for(hyperparameters)
         _check_keys(call, "state_dict['state']", state_dict["state"], tuple(_core.states(rule)))
+        # Of our own state copies, lest it be overwritten before it is read.
+        own = {id(_owner(array)) for leaves in self._leaves.values() for array in leaves}
         values = {
-            name: self._plan.flatten(tree, call, f"state_dict['state'][{name!r}]")
+            name: [
+                array.copy() if id(_owner(array)) in own else array
+                for array in self._plan.flatten(tree, call, f"state_dict['state'][{name!r}]")
+            ]
             for name, tree in state_dict["state"].items()
         }
         self._apply(hyperparameters)
@@ -184,6 +193,13 @@ class Optimizer:
             "leaves": self._leaves,
             "steps": self.steps,
         }
+
+    def __copy__(self) -> Self:
+        """Return an optimizer of the same parameters, with state of its own."""
+        copy = type(self).__new__(type(self))
+        leaves = {name: [array.copy("K") for array in own] for name, own in self._leaves.items()}
+        copy.__setstate__(self.__getstate__() | {"leaves": leaves})
+        return copy
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the optimizer around the parameters of the pickle or the copy."""
@@ -225,7 +241,7 @@ class Optimizer:
         rule = self._rule_for(hyperparameters)
         if rule != self._rule:
             leaves = {
-                name: self._leaves.get(name) or [np.zeros_like(p) for p in self._plan.arrays]
+                name: self._leaves.get(name) or [_zeros_along(p) for p in self._plan.arrays]
                 for name in _core.states(rule)
             }
             self._plan.bind(rule, list(leaves.values()))
@@ -236,13 +252,23 @@ class Optimizer:
         self._hyperparameters = hyperparameters
 
 
+def _zeros_along(param: Array) -> Array:
+    """Return zeros that lie in memory as the parameter does, so that a step runs straight on."""
+    zeros: Array = np.zeros_like(param, subok=False)
+    backwards: Any = (*(slice(None, None, -1 if s < 0 else 1) for s in param.strides), ...)
+    along: Array = zeros[backwards]
+    return along
+
+
+def _owner(array: Array) -> object:
+    return array if array.base is None else array.base
+
+
 def _check_keys(call: str, name: str, mapping: object, expected: tuple[str, ...]) -> None:
     if not isinstance(mapping, Mapping):
         raise TypeError(f"{call}: {name} is a {type(mapping).__name__}, expected a mapping")
     if set(mapping) != set(expected):
-        raise ValueError(
-            f"{call}: {name} has the keys {sorted(mapping)}, expected {list(expected)}"
-        )
+        raise ValueError(f"{call}: {name} has the keys {list(mapping)}, expected {list(expected)}")
 
 
 class SGD(Optimizer):

@@ -1,11 +1,11 @@
 """The NumPy twin: the same functions as `schuss.kernels`, written as formulas.
 
 These are what the kernels are, bit for bit: each operation on arrays rounds on its own, in the
-order written here; the scalars in parentheses are computed in double precision and rounded once to
-the arrays' dtype. Subnormal numbers count as zero, as they do in the kernels. The one freedom is
-what IEEE 754 leaves open: a NaN's sign and payload.
+order written here. What depends on hyperparameters alone is computed in double precision and
+rounded once to the arrays' dtype. Subnormal numbers count as zero, as they do in the kernels. The
+one freedom is what IEEE 754 leaves open: a NaN's sign and payload.
 
-They are slow, allocate, and check nothing: for reading, and for testing.
+They are slow, allocate, and do not check their arrays: for reading, and for testing.
 """
 
 from typing import TypeVar
@@ -29,8 +29,10 @@ def sgd(
 ) -> None:
     """Take one step of gradient descent; see `schuss.kernels.sgd`."""
     p, g = param, grad
+    lr, weight_decay = _floats(lr, weight_decay)
+    decays = weight_decay != 0
     with subnormals_are_zero(), np.errstate(all="ignore"):
-        if weight_decay:
+        if decays:
             g = g + weight_decay * p
         p[...] = p - lr * g
 
@@ -49,15 +51,16 @@ def momentum(
 ) -> None:
     """Take one step of momentum; see `schuss.kernels.momentum`."""
     p, g, v = param, grad, velocity
-    if dampening is None:
-        dampening = beta
-    correction = 1 if step is None else 1 / (1 - beta**step)
+    lr, beta, weight_decay = _floats(lr, beta, weight_decay)
+    gain = 1 - (beta if dampening is None else float(dampening))
+    rate = lr * (1 if step is None else 1 / (1 - beta**step))
+    decays = weight_decay != 0
     with subnormals_are_zero(), np.errstate(all="ignore"):
-        if weight_decay:
+        if decays:
             g = g + weight_decay * p
-        v[...] = beta * v + (1 - dampening) * g
-        d = (1 - dampening) * g + beta * v if nesterov else v
-        p[...] = p - (lr * correction) * d
+        v[...] = beta * v + gain * g
+        d = gain * g + beta * v if nesterov else v
+        p[...] = p - rate * d
 
 
 def rmsprop(
@@ -76,13 +79,18 @@ def rmsprop(
 ) -> None:
     """Take one step of RMSprop; see `schuss.kernels.rmsprop`."""
     p, g, s, a, b = param, grad, square_average, mean, buffer
+    lr, beta, eps, eps_root, weight_decay, momentum = _floats(
+        lr, beta, eps, eps_root, weight_decay, momentum
+    )
+    rest = 1 - beta
+    decays = weight_decay != 0
     with subnormals_are_zero(), np.errstate(all="ignore"):
-        if weight_decay:
+        if decays:
             g = g + weight_decay * p
-        s[...] = beta * s + (1 - beta) * (g * g)
+        s[...] = beta * s + rest * (g * g)
         variance: npt.NDArray[_Float] = s
         if a is not None:
-            a[...] = beta * a + (1 - beta) * g
+            a[...] = beta * a + rest * g
             variance = np.maximum(s - a * a, 0)
         if b is not None:
             b[...] = momentum * b + g / (np.sqrt(variance + eps_root) + eps)
@@ -109,18 +117,28 @@ def adam(
 ) -> None:
     """Take one step of Adam; see `schuss.kernels.adam`."""
     p, g = param, grad
-    correction1 = 1 if step is None else 1 - beta1**step
-    correction2 = 1 if step is None else 1 - beta2**step
+    lr, beta1, beta2, eps, eps_root, weight_decay = _floats(
+        lr, beta1, beta2, eps, eps_root, weight_decay
+    )
+    rest1, rest2, keep = 1 - beta1, 1 - beta2, 1 - lr * weight_decay
+    rate = lr if step is None else lr / (1 - beta1**step)
+    correction = 1.0 if step is None else 1 / (1 - beta2**step)
+    decays = weight_decay != 0
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decoupled:
-            p[...] = p * (1 - lr * weight_decay)
-        elif weight_decay:
+            p[...] = p * keep
+        elif decays:
             g = g + weight_decay * p
-        m[...] = beta1 * m + (1 - beta1) * g
-        v[...] = beta2 * v + (1 - beta2) * (g * g)
+        m[...] = beta1 * m + rest1 * g
+        v[...] = beta2 * v + rest2 * (g * g)
         v_hat = v
         if v_max is not None:
             # numpy.maximum, but for the sign of zero, which that leaves to chance.
             v_max[...] = np.where((v_max >= v) | np.isnan(v_max), v_max, v)
             v_hat = v_max
-        p[...] = p - (lr / correction1) * m / (np.sqrt(v_hat * (1 / correction2) + eps_root) + eps)
+        p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps)
+
+
+def _floats(*values: float) -> tuple[float, ...]:
+    # NumPy would compute with the arrays' dtype for Python's floats alone.
+    return tuple(map(float, values))

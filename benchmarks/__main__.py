@@ -1,0 +1,76 @@
+"""Run benchmarks and print their tables."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.harness import Rounds
+from benchmarks.report import FOOTNOTE, environment, markdown_table, rich_table
+from benchmarks.suite import BENCHMARKS, Settings
+
+FILE_WIDTH = 160
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _sizes(text: str) -> list[int]:
+    return [_positive(size) for size in text.split(",")]
+
+
+def _parser() -> argparse.ArgumentParser:
+    summary = "; ".join(f"{name}: {run.__doc__}" for name, run in BENCHMARKS.items())
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, epilog=summary)
+    add = parser.add_argument
+    names = [*BENCHMARKS, "all"]
+    add("names", nargs="*", choices=names, default="all", metavar="name", help=", ".join(names))
+    add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+    add("--markdown", action="store_true", help="print Markdown tables")
+    add("--rounds", type=_positive, metavar="N", help="default: as many as some seconds allow")
+    add(
+        "--sizes",
+        type=_sizes,
+        metavar="N,...",
+        help="elements an array; for layout, rows and columns",
+    )
+    add("--quick", action="store_true", help="--sizes 64 --rounds 3, unless given")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the benchmarks that the command line names."""
+    options = _parser().parse_args(arguments)
+    count = options.rounds or (3 if options.quick else None)
+    settings = Settings(
+        sizes=options.sizes or ([64] if options.quick else []),
+        rounds=Rounds(least=count, most=count) if count else Rounds(),
+    )
+    machine = environment()
+    console = Console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    for name, value in machine.items():
+        print(f"{'- ' * options.markdown}{name}: {value}")
+    results = {}
+    for name in BENCHMARKS if "all" in options.names else options.names:
+        results[name] = BENCHMARKS[name](settings)
+        title = f"{name}: {BENCHMARKS[name].__doc__}"
+        if options.markdown:
+            print(f"\n{markdown_table(title, results[name])}")
+        else:
+            console.print("", rich_table(title, results[name]))
+    print(f"\n{FOOTNOTE}")
+    if options.json:
+        figures = {"environment": machine, "benchmarks": results}
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

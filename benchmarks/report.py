@@ -1,0 +1,106 @@
+"""What was measured, and on what: for people and for programs."""
+
+import datetime
+import math
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+import schuss
+from benchmarks.harness import Record
+
+FOOTNOTE = """\
+Contenders take turns in one process. Times are medians over rounds; shares of the limit and ratios
+("vs schuss": so many times its time) are medians over the ratios within a round. The limit is a
+compiled loop that reads and writes the same arrays and only adds."""
+
+
+def environment() -> dict[str, str]:
+    """Return what the figures depend on."""
+    config = schuss.show_config("dicts")
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "processor": _processor(),
+        "cores": str(_cores()),
+        **{name: config[name] for name in ("simd", "schuss", "numpy", "python")},
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def three_digits(value: float) -> str:
+    """Return a positive number with at least three significant digits.
+
+    >>> three_digits(0.61234), three_digits(204_123.4)
+    ('0.612', '204,123')
+    """
+    decimals = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f"{value:,.{max(decimals, 0)}f}"
+
+
+COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
+    "microseconds": ("µs", three_digits),
+    "milliseconds": ("ms", three_digits),
+    "quartiles": ("quartiles", lambda pair: " - ".join(map(three_digits, pair))),
+    "gigabytes_per_second": ("GB/s", three_digits),
+    "share_of_limit": ("of limit", "{:.1%}".format),
+}
+TEXTS = frozenset({"rule", "dtype", "param", "grad", "contender"})
+
+
+def _cells(record: Record) -> dict[str, str]:
+    return {
+        **{
+            name: value if name in TEXTS else f"{value:,}" for name, value in record["case"].items()
+        },
+        "contender": record["contender"],
+        **{title: show(record[key]) for key, (title, show) in COLUMNS.items() if key in record},
+        **{f"vs {rival}": f"{ratio:.2f}" for rival, ratio in record.get("times", {}).items()},
+    }
+
+
+def _without_repetition(records: Sequence[Record]) -> list[dict[str, str]]:
+    """Return the lines of a table, each case named only in the first of its lines."""
+    lines = [_cells(record) for record in records]
+    for (before, now), line in zip(pairwise(records), lines[1:], strict=True):
+        if before["case"] == now["case"]:
+            line |= dict.fromkeys(now["case"], "")
+    return lines
+
+
+def rich_table(title: str, records: Sequence[Record]) -> Table:
+    """Return a table for a terminal, with a section for each case."""
+    table = Table(title=title, title_justify="left")
+    lines = _without_repetition(records)
+    for name in lines[0]:
+        table.add_column(name, justify="left" if name in TEXTS else "right")
+    for line in lines:
+        first, *_ = line.values()
+        if first and records[0]["case"]:
+            table.add_section()
+        table.add_row(*line.values())
+    return table
+
+
+def markdown_table(title: str, records: Sequence[Record]) -> str:
+    """Return a table as GitHub's Markdown writes it."""
+    lines = _without_repetition(records)
+    rules = ["---" if name in TEXTS else "---:" for name in lines[0]]
+    rows = ([*lines[0]], rules, *(line.values() for line in lines))
+    return "\n".join([f"### {title}\n", *(f"| {' | '.join(row)} |" for row in rows)])

@@ -1,0 +1,145 @@
+"""The benchmarks: which problems, in which sizes, posed to whom."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import product
+from typing import get_args
+
+from rich.console import Console
+from rich.progress import track
+
+from benchmarks.contenders import ADAM, CONTENDERS, RULES, SCHUSS, YARDSTICKS
+from benchmarks.harness import (
+    Array,
+    Case,
+    DType,
+    Problem,
+    Record,
+    Rounds,
+    Rule,
+    Run,
+    Yardstick,
+    compare,
+    interleave,
+    ordinary,
+    repeated,
+    summary,
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user may choose."""
+
+    sizes: Sequence[int] = ()
+    rounds: Rounds = field(default_factory=Rounds)
+
+
+def step(settings: Settings) -> list[Record]:
+    """One step of one array."""
+    sizes = settings.sizes or (1_024, 65_536, 1_048_576, 16_777_216, 67_108_864)
+
+    def pose(rule: Rule, dtype: DType, size: int) -> Problem:
+        return Problem(rule, [ordinary(size, dtype=dtype)], [ordinary(size, dtype=dtype)])
+
+    cases = [
+        Case(
+            {"rule": rule.name, "dtype": dtype, "size": size},
+            rule,
+            partial(pose, rule, dtype),
+            size,
+        )
+        for rule, dtype, size in product(RULES, get_args(DType), sizes)
+    ]
+    return _compare_all("step", cases, settings)
+
+
+def many(settings: Settings) -> list[Record]:
+    """One step of 1,000 arrays: Adam, float32."""
+
+    def pose(size: int) -> Problem:
+        return Problem(ADAM, *([ordinary(size) for _ in range(1_000)] for _ in range(2)))
+
+    cases = [
+        Case({"arrays": 1_000, "size": size}, ADAM, pose, size)
+        for size in settings.sizes or (1_000,)
+    ]
+    return _compare_all("many", cases, settings)
+
+
+LAYOUTS: dict[str, Callable[[int], Array]] = {
+    "C": lambda n: ordinary(n, n),
+    "transposed": lambda n: ordinary(n, n).T,
+    "every second column": lambda n: ordinary(n, 2 * n)[:, ::2],
+    "3 columns": lambda n: ordinary(n * n // 3 + 1, 3),
+    "3 columns of 4": lambda n: ordinary(n * n // 3 + 1, 4)[:, :3],
+}
+
+
+def layout(settings: Settings) -> list[Record]:
+    """One step of a square matrix, laid out in several ways: Adam, float32."""
+    pairs = (
+        ("C", "C"),
+        ("C", "transposed"),
+        ("transposed", "transposed"),
+        ("every second column", "C"),
+        ("3 columns of 4", "3 columns"),
+    )
+
+    def pose(param: str, grad: str, n: int) -> Problem:
+        return Problem(ADAM, [LAYOUTS[param](n)], [LAYOUTS[grad](n)])
+
+    def equal_layouts(problem: Problem) -> Run:
+        copies = ([a.copy(order="C") for a in arrays] for arrays in (problem.params, problem.grads))
+        return repeated(SCHUSS.prepare(Problem(problem.rule, *copies)))
+
+    cases = [
+        Case({"n": n, "param": param, "grad": grad}, ADAM, partial(pose, param, grad), n)
+        for n in settings.sizes or (4_096,)
+        for param, grad in pairs
+    ]
+    return _compare_all("layout", cases, settings, {**YARDSTICKS, "equal layouts": equal_layouts})
+
+
+def startup(settings: Settings) -> list[Record]:
+    """The import, each time in a fresh process."""
+    program = "from time import perf_counter as t; s = t(); import {}; print(t() - s)"
+
+    def seconds_of(module: str) -> float:
+        command = [sys.executable, "-c", program.format(module)]
+        return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    modules = ("numpy", "schuss")
+    measures = {f"import {module}": partial(seconds_of, module) for module in modules}
+    times = interleave(measures, settings.rounds)
+    times["schuss beyond numpy"] = times["import schuss"] - times["import numpy"]
+    return [
+        {"case": {}, "contender": name, **summary(seconds, "milliseconds")}
+        for name, seconds in times.items()
+    ]
+
+
+BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
+    "step": step,
+    "many": many,
+    "layout": layout,
+    "startup": startup,
+}
+
+
+def _compare_all(
+    name: str,
+    cases: Sequence[Case],
+    settings: Settings,
+    yardsticks: Mapping[str, Yardstick] = YARDSTICKS,
+) -> list[Record]:
+    console = Console(stderr=True)
+    progress = track(cases, name, console=console, transient=True, disable=not console.is_terminal)
+    return [
+        record
+        for case in progress
+        for record in compare(case, CONTENDERS, yardsticks, settings.rounds)
+    ]

@@ -1,0 +1,7 @@
+"""``python -m schuss``."""
+
+import sys
+
+from schuss.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1151 @@
+"""What is refused, with which words, and that nothing is changed then; and what is not refused."""
+
+import array
+import ctypes
+import inspect
+import pickle
+import subprocess
+import sys
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import as_strided, sliding_window_view
+
+import schuss
+from schuss import kernels, reference
+
+Arrays = dict[str, Any]
+
+# Each kernel with its state and what it needs beside arrays.
+KERNELS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "sgd": ((), {"lr": 0.1}),
+    "momentum": (("velocity",), {"lr": 0.1}),
+    "rmsprop": (("square_average", "mean", "buffer"), {"lr": 0.1, "momentum": 0.5}),
+    "adam": (("m", "v", "v_max"), {"step": 3}),
+}
+ARGUMENTS = [
+    (kernel, argument)
+    for kernel, (states, _) in KERNELS.items()
+    for argument in ("param", "grad", *states)
+]
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "SGD": {},
+    "Momentum": {"nesterov": True},
+    "RMSprop": {"centered": True, "momentum": 0.5},
+    "Adam": {"amsgrad": True},
+    "AdamW": {},
+}
+WITH_STATE = [name for name in OPTIMIZERS if name != "SGD"]
+
+NO_ARRAYS: dict[str, Callable[[], object]] = {
+    "None": lambda: None,
+    "float": lambda: 1.5,
+    "str": lambda: "weights",
+    "set": lambda: {1.5},
+    "generator": lambda: (x for x in [1.5]),
+}
+OTHER_DTYPES: list[Any] = [
+    np.int32,
+    np.int64,
+    np.float16,
+    np.complex64,
+    np.longdouble,
+    object,
+    bool,
+]
+FOREIGN = np.dtype(np.float32).newbyteorder("S")
+
+FRACTIONS = {"beta", "beta1", "beta2", "dampening", "momentum"}
+FLAGS = {"nesterov", "bias_correction", "centered", "amsgrad", "decoupled"}
+NOT_A_NUMBER: list[object] = [
+    "0.1",
+    b"0.1",
+    np.str_("0.1"),
+    np.bytes_(b"0.1"),
+    1j,
+    np.complex128(0.1),
+    [0.1],
+    np.array([0.1]),
+    np.array("0.1"),
+    np.array(None),
+    Decimal("sNaN"),
+    None,
+]
+OUT_OF_RANGE: list[object] = [np.nan, np.inf, -np.inf, -0.1, np.float32(-1), 10**400]
+
+
+def kernel_arrays(kernel: str) -> Arrays:
+    rng = np.random.default_rng(1)
+    names = ("param", "grad", *KERNELS[kernel][0])
+    return {name: rng.uniform(0.5, 1, (3, 2)).astype(np.float32) for name in names}
+
+
+def call_kernel(kernel: str, arrays: Arrays, **options: Any) -> None:
+    getattr(kernels, kernel)(**arrays, **(KERNELS[kernel][1] | options))
+
+
+def make_params() -> dict[str, Any]:
+    return {
+        "W1": np.ones((3, 2), np.float32),
+        "layers": [np.full((2, 2), 0.5), np.full(4, -1, np.float32)],
+    }
+
+
+def make_grads() -> dict[str, Any]:
+    return {
+        "W1": np.full((3, 2), 0.25, np.float32),
+        "layers": [np.full((2, 2), -2.0), np.full(4, 0.125, np.float32)],
+    }
+
+
+def make_optimizer(name: str, params: Any, **options: Any) -> Any:
+    return getattr(schuss, name)(params, **(OPTIMIZERS[name] | options))
+
+
+def leaves(tree: Any) -> list[Any]:
+    if isinstance(tree, dict):
+        return [leaf for child in tree.values() for leaf in leaves(child)]
+    if isinstance(tree, list | tuple):
+        return [leaf for child in tree for leaf in leaves(child)]
+    return [tree]
+
+
+def contents(tree: Any) -> list[bytes | None]:
+    return [leaf.tobytes() if hasattr(leaf, "tobytes") else None for leaf in leaves(tree)]
+
+
+@contextmanager
+def refusal(error: type[Exception], *words: str, keeps: Any) -> Iterator[None]:
+    """Expect an error whose message holds all the words, and no array changed."""
+    before = contents(keeps)
+    with pytest.raises(error) as caught:
+        yield
+    for word in words:
+        assert word in str(caught.value)
+    assert contents(keeps) == before
+
+
+@contextmanager
+def refused_by(
+    optimizer: Any, error: type[Exception], *words: str, keeps: Any = ()
+) -> Iterator[None]:
+    """Expect an error after which the optimizer and its parameters are as before."""
+    steps, knows = optimizer.steps, pickle.dumps(optimizer.state_dict())
+    with refusal(error, *words, keeps=[list(keeps), optimizer.params, optimizer.state]):
+        yield
+    assert optimizer.steps == steps
+    assert pickle.dumps(optimizer.state_dict()) == knows
+
+
+def replaced(tree: dict[str, Any], path: str, value: object) -> dict[str, Any]:
+    """Return the tree with the array at `path` ("W1", "layers/0", "layers/1") replaced."""
+    key, _, index = path.partition("/")
+    if index:
+        tree[key][int(index)] = value
+    else:
+        tree[key] = value
+    return tree
+
+
+def subscripts(path: str) -> str:
+    key, _, index = path.partition("/")
+    return f"['{key}']" + (f"[{index}]" if index else "")
+
+
+PATHS = ["W1", "layers/0", "layers/1"]
+
+
+def check_in_a_child(script: str) -> None:
+    """Run a script that might bring the interpreter down."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# Kernels.
+
+
+@pytest.mark.parametrize(("kernel", "argument"), ARGUMENTS)
+def test_a_kernel_refuses_what_is_no_array(kernel: str, argument: str) -> None:
+    for what in NO_ARRAYS:
+        if what == "None" and argument in ("mean", "buffer", "v_max"):
+            continue
+        arrays = kernel_arrays(kernel) | {argument: NO_ARRAYS[what]()}
+        words = f"kernels.{kernel}: {argument} is a {what}"
+        with refusal(
+            TypeError, words.replace("None", "NoneType"), "expected a NumPy", keeps=arrays
+        ):
+            call_kernel(kernel, arrays)
+
+
+@pytest.mark.parametrize(("kernel", "argument"), ARGUMENTS)
+def test_a_kernel_refuses_a_list(kernel: str, argument: str) -> None:
+    arrays = kernel_arrays(kernel)
+    arrays[argument] = [arrays[argument]]
+    words = f"kernels.{kernel}: {argument} is a list, expected a NumPy array"
+    with refusal(TypeError, words, keeps=arrays):
+        call_kernel(kernel, arrays)
+
+
+@pytest.mark.parametrize(("kernel", "argument"), ARGUMENTS)
+def test_a_kernel_refuses_another_dtype(kernel: str, argument: str) -> None:
+    for dtype in [*OTHER_DTYPES, FOREIGN, np.float64]:
+        if argument == "param" and dtype is np.float64:
+            continue
+        arrays = kernel_arrays(kernel)
+        arrays[argument] = arrays[argument].astype(dtype)
+        expected = "float32 or float64" if dtype != FOREIGN else "native byte order"
+        if argument != "param":
+            expected = "float32 (the dtype of param)"
+        words = f"kernels.{kernel}: {argument} has dtype {np.dtype(dtype)}, expected {expected}"
+        with refusal(TypeError, words, keeps=arrays):
+            call_kernel(kernel, arrays)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_of_float64_refuses_float32(kernel: str) -> None:
+    arrays = {name: a.astype(np.float64) for name, a in kernel_arrays(kernel).items()}
+    arrays["grad"] = arrays["grad"].astype(np.float32)
+    with refusal(TypeError, "grad has dtype float32, expected float64", keeps=arrays):
+        call_kernel(kernel, arrays)
+
+
+@pytest.mark.parametrize(("kernel", "argument"), [a for a in ARGUMENTS if a[1] != "param"])
+def test_a_kernel_refuses_another_shape(kernel: str, argument: str) -> None:
+    for shape in [(2, 3), (6,), (3, 2, 1), (1, 2), (), (3, 0)]:
+        arrays = kernel_arrays(kernel) | {argument: np.ones(shape, np.float32)}
+        words = (
+            f"kernels.{kernel}: {argument} has shape {shape}, expected (3, 2) (the shape of param)"
+        )
+        with refusal(ValueError, words, keeps=arrays):
+            call_kernel(kernel, arrays)
+
+
+@pytest.mark.parametrize(("kernel", "argument"), [a for a in ARGUMENTS if a[1] != "grad"])
+def test_a_kernel_refuses_to_write_to_read_only_memory(kernel: str, argument: str) -> None:
+    arrays = kernel_arrays(kernel)
+    arrays[argument].flags.writeable = False
+    words = f"kernels.{kernel}: {argument} is read-only, expected a writeable array"
+    with refusal(ValueError, words, keeps=arrays):
+        call_kernel(kernel, arrays)
+
+
+def overlapping() -> dict[str, Any]:
+    """Return writeable arrays of shape (3, 2) in which some elements are the same memory."""
+    memory = np.ones(16, np.float32)
+    return {
+        "one element": as_strided(memory, (3, 2), (0, 0)),
+        "rows repeat": as_strided(memory, (3, 2), (0, 4)),
+        "windows": sliding_window_view(memory[:4], 2, writeable=True),
+        "windows backwards": as_strided(memory[8:], (3, 2), (-4, -4)),
+        "half elements": as_strided(memory, (3, 2), (8, 2)),
+        "axes meet once": as_strided(memory, (3, 2), (4, 8)),
+    }
+
+
+@pytest.mark.parametrize(("kernel", "argument"), [a for a in ARGUMENTS if a[1] != "grad"])
+@pytest.mark.parametrize("how", overlapping())
+def test_a_kernel_refuses_elements_that_overlap(kernel: str, argument: str, how: str) -> None:
+    arrays = kernel_arrays(kernel) | {argument: overlapping()[how]}
+    words = (f"kernels.{kernel}: {argument} has elements that overlap", "expected each element")
+    with refusal(ValueError, *words, keeps=arrays):
+        call_kernel(kernel, arrays)
+
+
+PAIRS = [
+    (kernel, *pair)
+    for kernel, (states, _) in KERNELS.items()
+    for pair in combinations(("param", "grad", *states), 2)
+]
+
+
+@pytest.mark.parametrize(("kernel", "first", "second"), PAIRS)
+@pytest.mark.parametrize("how", ["same", "equal", "reversed", "shifted", "one element"])
+def test_a_kernel_refuses_memory_that_two_arguments_share(
+    kernel: str, first: str, second: str, how: str
+) -> None:
+    arrays = kernel_arrays(kernel)
+    memory = np.linspace(0.5, 1, 12, dtype=np.float32)
+    a = memory[:6].reshape(3, 2)
+    arrays[first] = a
+    arrays[second] = {
+        "same": a,
+        "equal": a[...],
+        "reversed": a[::-1],
+        "shifted": memory[2:8].reshape(3, 2),
+        "one element": memory[5:11].reshape(3, 2),
+    }[how]
+    with refusal(ValueError, f"kernels.{kernel}: ", first, second, "expected", keeps=arrays):
+        call_kernel(kernel, arrays)
+
+
+def keywords(function: Callable[..., Any], *, but: tuple[str, ...]) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name not in but]
+
+
+KERNEL_NUMBERS = [
+    (kernel, name)
+    for kernel, (states, _) in KERNELS.items()
+    for name in keywords(getattr(kernels, kernel), but=("param", "grad", "step", *states, *FLAGS))
+]
+
+
+def not_numbers_for(name: str) -> list[object]:
+    return [bad for bad in NOT_A_NUMBER if not (name == "dampening" and bad is None)]
+
+
+def out_of_range_for(name: str) -> list[object]:
+    return [*OUT_OF_RANGE, 1.0, 1.5, np.float64(1)] if name in FRACTIONS else OUT_OF_RANGE
+
+
+@pytest.mark.parametrize(("kernel", "name"), KERNEL_NUMBERS)
+def test_a_kernel_refuses_what_is_no_number(kernel: str, name: str) -> None:
+    arrays = kernel_arrays(kernel)
+    for bad in not_numbers_for(name):
+        with refusal(TypeError, f"kernels.{kernel}: {name} is ", "expected", keeps=arrays):
+            call_kernel(kernel, arrays, **{name: bad})
+
+
+@pytest.mark.parametrize(("kernel", "name"), KERNEL_NUMBERS)
+def test_a_kernel_refuses_numbers_out_of_range(kernel: str, name: str) -> None:
+    arrays = kernel_arrays(kernel)
+    for bad in out_of_range_for(name):
+        with refusal(ValueError, f"kernels.{kernel}: {name} is ", "expected", keeps=arrays):
+            call_kernel(kernel, arrays, **{name: bad})
+
+
+@pytest.mark.parametrize(("kernel", "name"), [("momentum", "nesterov"), ("adam", "decoupled")])
+@pytest.mark.parametrize("bad", [None, 1, 0.0, "yes", np.array([True, False])])
+def test_a_kernel_refuses_what_is_no_switch(kernel: str, name: str, bad: object) -> None:
+    arrays = kernel_arrays(kernel)
+    words = f"kernels.{kernel}: {name} is {bad!r}, expected True or False"
+    with refusal(TypeError, words, keeps=arrays):
+        call_kernel(kernel, arrays, **{name: bad})
+
+
+@pytest.mark.parametrize("kernel", ["momentum", "adam"])
+@pytest.mark.parametrize(
+    ("bad", "error"),
+    [(0, ValueError), (-1, ValueError), (1.0, TypeError), ("1", TypeError), (np.nan, TypeError)],
+)
+def test_a_kernel_counts_steps_from_one(kernel: str, bad: object, error: type[Exception]) -> None:
+    arrays = kernel_arrays(kernel)
+    with refusal(error, f"kernels.{kernel}: step is ", "expected an integer", keeps=arrays):
+        call_kernel(kernel, arrays, step=bad)
+
+
+def test_rmsprop_refuses_momentum_without_a_buffer() -> None:
+    arrays = kernel_arrays("rmsprop")
+    del arrays["buffer"]
+    with refusal(ValueError, "kernels.rmsprop: momentum is 0.5 without buffer", keeps=arrays):
+        call_kernel("rmsprop", arrays)
+
+
+# Optimizers: parameters.
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("path", PATHS)
+def test_an_optimizer_refuses_parameters_that_are_no_arrays(name: str, path: str) -> None:
+    for what in NO_ARRAYS:
+        params = replaced(make_params(), path, NO_ARRAYS[what]())
+        words = f"{name}: params{subscripts(path)} is a {what}".replace("None", "NoneType")
+        with refusal(TypeError, words, "expected an array", keeps=params):
+            make_optimizer(name, params)
+
+
+def test_an_optimizer_refuses_no_structure_at_all() -> None:
+    for what in NO_ARRAYS:
+        words = f"Adam: params is a {what}".replace("None", "NoneType")
+        with refusal(TypeError, words, "expected an array", keeps=()):
+            schuss.Adam(NO_ARRAYS[what]())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("empty", [[], (), {}, [[]], {"layers": []}])
+def test_an_optimizer_refuses_to_have_no_parameters(empty: Any) -> None:
+    with pytest.raises(ValueError, match="Adam: params holds no array, expected at least one"):
+        schuss.Adam(empty)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("path", PATHS)
+def test_an_optimizer_refuses_parameters_of_another_dtype(name: str, path: str) -> None:
+    for dtype in [*OTHER_DTYPES, FOREIGN]:
+        params = replaced(make_params(), path, np.ones(3, dtype))
+        expected = "float32 or float64" if dtype != FOREIGN else "native byte order"
+        where = f"{name}: params{subscripts(path)}"
+        words = f"{where} has dtype {np.dtype(dtype)}, expected {expected}"
+        with refusal(TypeError, words, keeps=params):
+            make_optimizer(name, params)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("path", PATHS)
+def test_an_optimizer_refuses_parameters_that_are_read_only(name: str, path: str) -> None:
+    frozen = np.ones(3)
+    frozen.flags.writeable = False
+    params = replaced(make_params(), path, frozen)
+    words = f"{name}: params{subscripts(path)} is read-only, expected a writeable array"
+    with refusal(ValueError, words, keeps=params):
+        make_optimizer(name, params)
+
+
+@pytest.mark.parametrize("how", overlapping())
+def test_an_optimizer_refuses_parameters_with_elements_that_overlap(how: str) -> None:
+    params = replaced(make_params(), "layers/1", overlapping()[how])
+    with refusal(ValueError, "Adam: params['layers'][1] has elements that overlap", keeps=params):
+        schuss.Adam(params)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_refuses_the_same_parameter_twice(name: str) -> None:
+    params = make_params()
+    params["layers"][1] = params["W1"]
+    words = (f"{name}: ", "params['layers'][1]", "same array as params['W1']", "expected")
+    with refusal(ValueError, *words, keeps=params):
+        make_optimizer(name, params)
+
+
+@pytest.mark.parametrize("view", [np.s_[1:], np.s_[::-1], np.s_[2], np.s_[:, 1], np.s_[...]])
+def test_an_optimizer_refuses_parameters_that_share_memory(view: Any) -> None:
+    params = make_params()
+    params["layers"][1] = params["W1"][view]
+    words = ("Adam: ", "params['layers'][1]", "params['W1']", "expected")
+    with refusal(ValueError, *words, keeps=params):
+        schuss.Adam(params)
+
+
+def test_every_shared_pair_among_many_parameters_is_found() -> None:
+    # The widest view begins first and reaches over parameters that meet neither their neighbours.
+    memory = np.ones(100)
+    apart = [memory[i : i + 1] for i in range(1, 99, 2)]
+    schuss.SGD([memory[0:100:2], *apart])
+    words = ("SGD: ", "shares memory with", "params[0]")
+    with refusal(ValueError, *words, keeps=[memory]):
+        schuss.SGD([memory[0:99:2], *apart, memory[98:]])
+
+
+# Optimizers: gradients.
+
+
+@pytest.fixture(params=[0, 1], ids=["fresh", "after a step"])
+def optimizers(request: pytest.FixtureRequest) -> Callable[[str], Any]:
+    """Return a function that makes an optimizer, before its first step or after it."""
+
+    def make(name: str) -> Any:
+        optimizer = make_optimizer(name, make_params())
+        for _ in range(request.param):
+            optimizer.step(make_grads())
+        return optimizer
+
+    return make
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_step_refuses_gradients_that_are_no_arrays(
+    optimizers: Callable[[str], Any], name: str, path: str
+) -> None:
+    for what in NO_ARRAYS:
+        optimizer, grads = optimizers(name), make_grads()
+        replaced(grads, path, NO_ARRAYS[what]())
+        words = f"{name}.step: grads{subscripts(path)} is a {what}".replace("None", "NoneType")
+        with refused_by(optimizer, TypeError, words, "expected", keeps=[grads]):
+            optimizer.step(grads)
+
+
+def test_a_step_refuses_no_gradients_at_all() -> None:
+    for what in NO_ARRAYS:
+        words = f"Adam.step: grads is a {what}".replace("None", "NoneType")
+        for params in (np.ones(3), [np.ones(3)], {"W": np.ones(3)}):
+            optimizer = schuss.Adam(params)
+            with refused_by(optimizer, TypeError, words, "expected"):
+                optimizer.step(NO_ARRAYS[what]())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_step_refuses_gradients_of_another_dtype(
+    optimizers: Callable[[str], Any], name: str, path: str
+) -> None:
+    for dtype in [*OTHER_DTYPES, FOREIGN, np.float32, np.float64]:
+        optimizer, grads = optimizers(name), make_grads()
+        good = leaves(grads)[PATHS.index(path)]
+        if good.dtype == dtype:
+            continue
+        replaced(grads, path, good.astype(dtype))
+        where = subscripts(path)
+        words = (
+            f"{name}.step: grads{where} has dtype {np.dtype(dtype)}, "
+            f"expected {good.dtype} (the dtype of params{where})"
+        )
+        with refused_by(optimizer, TypeError, words, keeps=[grads]):
+            optimizer.step(grads)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_step_refuses_gradients_of_another_shape(
+    optimizers: Callable[[str], Any], name: str, path: str
+) -> None:
+    for shape in [(2, 3), (1, 4), (), (0,), (4, 1)]:
+        optimizer, grads = optimizers(name), make_grads()
+        good = leaves(grads)[PATHS.index(path)]
+        replaced(grads, path, np.ones(shape, good.dtype))
+        where = subscripts(path)
+        words = (
+            f"{name}.step: grads{where} has shape {shape}, "
+            f"expected {good.shape} (the shape of params{where})"
+        )
+        with refused_by(optimizer, ValueError, words, keeps=[grads]):
+            optimizer.step(grads)
+
+
+def other_structures() -> dict[str, tuple[Any, str]]:
+    """Return gradients in another structure than the parameters, and what the message names."""
+    w1, (w2, b2) = (make_grads()[key] for key in ("W1", "layers"))
+    return {
+        "an array": (w1, "grads is a ndarray"),
+        "a sequence": ([w1, [w2, b2]], "grads is a list"),
+        "nothing": ({}, "grads has no key 'W1'"),
+        "missing key": ({"W1": w1}, "grads has no key 'layers'"),
+        "other key": ({"W2": w1, "layers": [w2, b2]}, "grads has no key 'W1'"),
+        "extra key": (
+            {"W1": w1, "layers": [w2, b2], "b1": b2},
+            "grads has the key 'b1'",
+        ),
+        "too short": ({"W1": w1, "layers": [w2]}, "grads['layers'] has length 1, expected 2"),
+        "too long": (
+            {"W1": w1, "layers": [w2, b2, b2]},
+            "grads['layers'] has length 3, expected 2",
+        ),
+        "mapping for sequence": (
+            {"W1": w1, "layers": {0: w2, 1: b2}},
+            "grads['layers'] is a dict, expected a sequence",
+        ),
+        "array for sequence": (
+            {"W1": w1, "layers": np.ones((2, 4))},
+            "grads['layers'] is a ndarray, expected a sequence",
+        ),
+        "too deep, list": ({"W1": [w1], "layers": [w2, b2]}, "grads['W1'] is a list"),
+        "too deep, dict": ({"W1": w1, "layers": [w2, {"b": b2}]}, "grads['layers'][1] is a dict"),
+    }
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("how", other_structures())
+def test_a_step_refuses_gradients_in_another_structure(
+    optimizers: Callable[[str], Any], name: str, how: str
+) -> None:
+    optimizer = optimizers(name)
+    grads, words = other_structures()[how]
+    with refused_by(optimizer, ValueError, f"{name}.step: {words}", "expected", keeps=[grads]):
+        optimizer.step(grads)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("view", [np.s_[...], np.s_[::-1]])
+@pytest.mark.parametrize("owner", ["W1", "layers/1"])
+def test_a_step_refuses_gradients_in_a_parameters_memory(
+    optimizers: Callable[[str], Any], name: str, view: Any, owner: str
+) -> None:
+    optimizer, grads = optimizers(name), make_grads()
+    memory = leaves(optimizer.params)[PATHS.index(owner)].reshape(-1)
+    grads["layers"][1] = memory[:4][view]
+    words = (
+        f"{name}.step: grads['layers'][1] shares memory with params{subscripts(owner)}, expected"
+    )
+    with refused_by(optimizer, ValueError, words):
+        optimizer.step(grads)
+
+
+@pytest.mark.parametrize("name", WITH_STATE)
+@pytest.mark.parametrize("owner", ["W1", "layers/1"])
+def test_a_step_refuses_gradients_in_the_states_memory(
+    optimizers: Callable[[str], Any], name: str, owner: str
+) -> None:
+    optimizer = optimizers(name)
+    for state, tree in optimizer.state.items():
+        memory = leaves(tree)[PATHS.index(owner)].reshape(-1)
+        grads = replaced(make_grads(), "layers/1", memory[:4])
+        words = (
+            f"{name}.step: grads['layers'][1] shares memory with "
+            f"state['{state}']{subscripts(owner)}, expected"
+        )
+        with refused_by(optimizer, ValueError, words):
+            optimizer.step(grads)
+
+
+def test_a_gradient_that_comes_to_share_memory_later_is_refused() -> None:
+    memory = np.ones(12)
+    optimizer = schuss.SGD(memory[4:8])
+    for apart in (memory[:4], memory[8:], memory[:4]):
+        optimizer.step(apart)
+    for shared in (memory[1:5], memory[7:11], memory[4:8], memory[3:7]):
+        with refused_by(optimizer, ValueError, "SGD.step: grads shares memory with params"):
+            optimizer.step(shared)
+
+
+# Optimizers: what changes under their hands.
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_step_refuses_a_parameter_that_was_frozen(
+    optimizers: Callable[[str], Any], name: str, path: str
+) -> None:
+    optimizer = optimizers(name)
+    leaves(optimizer.params)[PATHS.index(path)].flags.writeable = False
+    words = f"{name}.step: params{subscripts(path)} is read-only, expected a writeable array"
+    with refused_by(optimizer, ValueError, words):
+        optimizer.step(make_grads())
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("path", PATHS)
+def test_a_step_refuses_a_parameter_that_was_replaced(
+    optimizers: Callable[[str], Any], name: str, path: str
+) -> None:
+    optimizer = optimizers(name)
+    old = leaves(optimizer.params)[PATHS.index(path)]
+    replaced(optimizer.params, path, old.copy())
+    words = f"{name}.step: params{subscripts(path)} was replaced since the optimizer was made"
+    with refused_by(optimizer, ValueError, words, "expected", keeps=[old]):
+        optimizer.step(make_grads())
+    replaced(optimizer.params, path, old)
+    optimizer.step(make_grads())
+
+
+def test_a_step_refuses_parameters_that_were_taken_out() -> None:
+    ways: list[Callable[[dict[str, Any]], object]] = [
+        lambda params: params.pop("W1"),
+        lambda params: params["layers"].pop(),
+        lambda params: params.pop("layers"),
+    ]
+    for take_out in ways:
+        params = make_params()
+        optimizer = schuss.Adam(params)
+        held = leaves(params)
+        take_out(params)
+        before = contents(held)
+        with pytest.raises(ValueError, match=r"Adam\.step: params\[.* was replaced .*expected"):
+            optimizer.step(make_grads())
+        assert contents(held) == before
+        assert optimizer.steps == 0
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (6,), (1,), (100_000,)])
+def test_a_step_refuses_a_parameter_that_was_resized(
+    optimizers: Callable[[str], Any], shape: tuple[int, ...]
+) -> None:
+    optimizer = optimizers("Adam")
+    optimizer.params["W1"].resize(shape, refcheck=False)
+    words = ("Adam.step: params['W1']", "expected")
+    with refused_by(optimizer, ValueError, *words):
+        optimizer.step(make_grads())
+
+
+@pytest.mark.parametrize("attribute", ["strides", "dtype"])
+def test_a_step_refuses_a_parameter_that_was_reinterpreted(attribute: str) -> None:
+    param = np.ones(6)[:3]
+    optimizer = schuss.SGD(param)
+    optimizer.step(np.ones(3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        setattr(param, attribute, {"strides": (0,), "dtype": np.int64}[attribute])
+    before = param.tobytes()
+    with pytest.raises((ValueError, TypeError), match=r"SGD\.step: params .*expected"):
+        optimizer.step(np.ones(3))
+    assert param.tobytes() == before
+    assert optimizer.steps == 1
+
+
+def test_the_state_that_users_see_cannot_be_resized_or_frozen_under_the_optimizer() -> None:
+    check_in_a_child(
+        """
+        import copy, numpy as np, schuss
+        n = 1_000_000
+        for how in (lambda optimizer: optimizer, copy.copy, copy.deepcopy):
+            optimizer, grad = how(schuss.Adam(np.ones(n))), np.ones(n)
+            for size in (10, 3 * n):
+                try:
+                    optimizer.state["v"].resize(size, refcheck=False)
+                except ValueError:
+                    pass
+                else:
+                    raise AssertionError("resized")
+            optimizer.state["v"].setflags(write=False)
+            optimizer.step(grad)
+            np.testing.assert_allclose(optimizer.state["v"], 0.001)
+        """
+    )
+
+
+class Actor:
+    """A gradient that does something else while its memory is asked for."""
+
+    def __init__(self, array: Any, act: Callable[[], object]) -> None:
+        self.array, self.act = array, act
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, **keywords: Any) -> Any:
+        self.act()
+        return self.array.__dlpack__(**keywords)
+
+
+def test_a_gradient_cannot_make_another_step_while_it_is_read() -> None:
+    optimizer = schuss.Adam(make_params())
+    grads = make_grads()
+    grads["layers"][1] = Actor(grads["layers"][1], lambda: optimizer.step(make_grads()))
+    with refused_by(optimizer, Exception, "under way"):
+        optimizer.step(grads)
+    optimizer.step(make_grads())
+    assert optimizer.steps == 1
+
+
+EXPORTER = """
+    import numpy as np, schuss
+
+    class Actor:
+        def __init__(self, array, act):
+            self.array, self.act = array, act
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+        def __dlpack__(self, **keywords):
+            self.act()
+            return self.array.__dlpack__(**keywords)
+
+    n = 1_000_000
+"""
+
+
+def test_a_gradient_cannot_change_the_rule_while_it_is_read() -> None:
+    check_in_a_child(
+        EXPORTER
+        + """
+    for steps in (0, 1):
+        params = [np.ones(n), np.ones(3)]
+        optimizer = schuss.Adam(params, amsgrad=True)
+        for _ in range(steps):
+            optimizer.step([np.ones(n), np.ones(3)])
+        act = lambda: setattr(optimizer, "amsgrad", False)
+        before = [param.tobytes() for param in params]
+        try:
+            optimizer.step([np.ones(n), Actor(np.ones(3), act)])
+        except Exception as error:
+            assert "under way" in str(error), error
+        else:
+            raise AssertionError("not refused")
+        assert [param.tobytes() for param in params] == before
+        assert optimizer.amsgrad and optimizer.steps == steps
+        """
+    )
+
+
+def test_a_gradient_cannot_move_a_parameter_while_it_is_read() -> None:
+    check_in_a_child(
+        EXPORTER
+        + """
+    for size in (5, 2 * n):
+        params = [np.ones(n), np.ones(3)]
+        optimizer = schuss.SGD(params)
+        act = lambda: params[0].resize(size, refcheck=False)
+        try:
+            optimizer.step([np.ones(n), Actor(np.ones(3), act)])
+        except ValueError as error:
+            assert "SGD.step: params[0]" in str(error), error
+        else:
+            raise AssertionError("not refused")
+        assert optimizer.steps == 0 and (params[1] == 1).all() and (params[0][:5] == 1).all()
+
+        param = np.ones(n)
+        act = lambda: param.resize(size, refcheck=False)
+        try:
+            schuss.kernels.sgd(param, Actor(np.ones(n), act), lr=0.1)
+        except ValueError as error:
+            assert "kernels.sgd: " in str(error), error
+        else:
+            raise AssertionError("not refused")
+        """
+    )
+
+
+# Structures without an end.
+
+
+def test_structures_that_hold_themselves_are_refused() -> None:
+    in_list: list[Any] = [np.ones(3)]
+    in_list.append(in_list)
+    in_dict: dict[str, Any] = {"W": np.ones(3)}
+    in_dict["self"] = in_dict
+    deep: list[Any] = [np.ones(3)]
+    for _ in range(20_000):
+        deep = [deep]
+    for endless in (in_list, in_dict, deep):
+        with pytest.raises((RecursionError, ValueError)):
+            schuss.Adam(endless)
+    while deep and isinstance(deep[0], list):  # so that it ends without recursion, too
+        deep = deep[0]
+
+
+def test_gradients_that_hold_themselves_are_refused() -> None:
+    optimizer = schuss.Adam(make_params())
+    endless: dict[str, Any] = {"W1": make_grads()["W1"]}
+    endless["layers"] = [endless, endless]
+    with refused_by(optimizer, ValueError, "Adam.step: grads['layers'][0] is a dict"):
+        optimizer.step(endless)
+
+
+# Optimizers: hyperparameters.
+
+HYPERPARAMETERS = [
+    (name, hyperparameter)
+    for name in OPTIMIZERS
+    for hyperparameter in keywords(getattr(schuss, name), but=("params",))
+]
+SWITCHES = [(name, h) for name, h in HYPERPARAMETERS if h in FLAGS]
+NUMBERS = [(name, h) for name, h in HYPERPARAMETERS if h not in FLAGS]
+
+
+def refused_hyperparameter(name: str, hyperparameter: str, bad: object, error: Any) -> None:
+    """Expect refusal by the constructor, by assignment and by load_state_dict."""
+    words = f"{hyperparameter} is ", "expected"
+    params = make_params()
+    with refusal(error, f"{name}: ", *words, keeps=params):
+        make_optimizer(name, params, **{hyperparameter: bad})
+    optimizer = make_optimizer(name, params)
+    optimizer.step(make_grads())
+    with refused_by(optimizer, error, f"{name}", *words):
+        setattr(optimizer, hyperparameter, bad)
+    saved = optimizer.state_dict()
+    saved["hyperparameters"][hyperparameter] = bad
+    with refused_by(optimizer, error, f"{name}.load_state_dict: ", *words):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize(("name", "hyperparameter"), NUMBERS)
+def test_an_optimizer_refuses_what_is_no_number(name: str, hyperparameter: str) -> None:
+    for bad in not_numbers_for(hyperparameter):
+        refused_hyperparameter(name, hyperparameter, bad, TypeError)
+
+
+@pytest.mark.parametrize(("name", "hyperparameter"), NUMBERS)
+def test_an_optimizer_refuses_numbers_out_of_range(name: str, hyperparameter: str) -> None:
+    for bad in out_of_range_for(hyperparameter):
+        refused_hyperparameter(name, hyperparameter, bad, ValueError)
+
+
+@pytest.mark.parametrize(("name", "hyperparameter"), SWITCHES)
+def test_an_optimizer_refuses_what_is_no_switch(name: str, hyperparameter: str) -> None:
+    for bad in (None, 1, 0.0, "yes", np.array([True, False])):
+        refused_hyperparameter(name, hyperparameter, bad, TypeError)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_refuses_hyperparameters_that_it_does_not_have(name: str) -> None:
+    with pytest.raises(TypeError, match="learning_rate"):
+        make_optimizer(name, make_params(), learning_rate=0.1)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_refuses_a_schedule_that_gives_no_rate(name: str) -> None:
+    cases: list[tuple[Any, type[Exception]]] = [
+        *((bad, TypeError) for bad in NOT_A_NUMBER),
+        *((bad, ValueError) for bad in OUT_OF_RANGE),
+    ]
+    rates = iter([0.1, *(bad for bad, _ in cases), 0.1])
+    optimizer = make_optimizer(name, make_params(), lr=0.1)
+    optimizer.step(make_grads())
+    for bad, error in cases:
+        optimizer.lr = lambda t, bad=bad: bad
+        before = contents([optimizer.params, optimizer.state])
+        with pytest.raises(error, match=rf"{name}\.step: lr is .*expected"):
+            optimizer.step(make_grads())
+        assert contents([optimizer.params, optimizer.state]) == before
+        assert optimizer.steps == 1
+    optimizer.lr = lambda t: next(rates)
+    optimizer.step(make_grads())
+    assert optimizer.steps == 2
+
+
+def test_an_error_inside_a_schedule_changes_nothing() -> None:
+    optimizer = schuss.Adam(make_params(), lr=lambda t: {1: 0.1}[t])
+    optimizer.step(make_grads())
+    before = contents([optimizer.params, optimizer.state])
+    with pytest.raises(KeyError):
+        optimizer.step(make_grads())
+    assert contents([optimizer.params, optimizer.state]) == before
+    assert optimizer.steps == 1
+
+
+# Optimizers: saved states.
+
+
+def saved_states() -> dict[str, tuple[Callable[[dict[str, Any]], Any], Any, str]]:
+    """Return changes to a saved state of Adam, and how they are refused."""
+
+    def put(*path: Any, value: Any) -> Callable[[dict[str, Any]], Any]:
+        def change(saved: dict[str, Any]) -> Any:
+            inner: Any = saved
+            for key in path[:-1]:
+                inner = inner[key]
+            inner[path[-1]] = value
+            return saved
+
+        return change
+
+    def drop(*path: Any) -> Callable[[dict[str, Any]], Any]:
+        def change(saved: dict[str, Any]) -> Any:
+            inner: Any = saved
+            for key in path[:-1]:
+                inner = inner[key]
+            del inner[path[-1]]
+            return saved
+
+        return change
+
+    at = "state_dict['state']['v']"
+    long, other = np.ones(5, np.float32), np.ones(4)
+    foreign = np.ones(4, FOREIGN)
+    bad = ("state", "v", "layers", 1)
+    return {
+        "None": (lambda saved: None, TypeError, "state_dict is a NoneType"),
+        "a list": (lambda saved: [saved], TypeError, "state_dict is a list"),
+        "empty": (lambda saved: {}, ValueError, "state_dict has the keys []"),
+        "without steps": (drop("steps"), ValueError, "state_dict has the keys"),
+        "more keys": (put("rng", value=0), ValueError, "state_dict has the keys"),
+        "keys of two types": (put(7, value=0), ValueError, "state_dict has the keys"),
+        "class": (put("optimizer", value="SGD"), ValueError, "['optimizer'] is 'SGD'"),
+        "class with the same state": (
+            put("optimizer", value="AdamW"),
+            ValueError,
+            "['optimizer'] is 'AdamW', expected 'Adam'",
+        ),
+        "negative steps": (put("steps", value=-1), ValueError, "['steps'] is -1"),
+        "half steps": (put("steps", value=1.5), TypeError, "['steps'] is a float"),
+        "no steps": (put("steps", value=None), TypeError, "['steps'] is a NoneType"),
+        "endless steps": (put("steps", value=2**63), ValueError, "['steps'] is 92233720"),
+        "no hyperparameters": (put("hyperparameters", value=None), TypeError, "parameters'] is"),
+        "without beta1": (drop("hyperparameters", "beta1"), ValueError, "s'] has the keys"),
+        "with beta": (put("hyperparameters", "beta", value=0.9), ValueError, "s'] has the keys"),
+        "no state": (put("state", value=None), TypeError, "state_dict['state'] is a NoneType"),
+        "without v": (drop("state", "v"), ValueError, "state_dict['state'] has the keys"),
+        "with v_max": (put("state", "w", value=1), ValueError, "state_dict['state'] has the keys"),
+        "amsgrad alone": (
+            put("hyperparameters", "amsgrad", value=False),
+            ValueError,
+            "state_dict['state'] has the keys",
+        ),
+        "without a key": (drop("state", "v", "W1"), ValueError, f"{at} has no key 'W1'"),
+        "too short": (drop("state", "v", "layers", 1), ValueError, f"{at}['layers'] has length 1"),
+        "no array": (put(*bad, value=1.5), TypeError, f"{at}['layers'][1] is a float"),
+        "shape": (put(*bad, value=long), ValueError, f"{at}['layers'][1] has shape (5,), expected"),
+        "dtype": (put(*bad, value=other), TypeError, f"{at}['layers'][1] has dtype float64, exp"),
+        "byte order": (put(*bad, value=foreign), TypeError, f"{at}['layers'][1] has dtype >f4"),
+    }
+
+
+@pytest.mark.parametrize("how", saved_states())
+def test_an_optimizer_refuses_a_state_that_is_not_its_own(how: str) -> None:
+    if how == "byte order" and sys.byteorder == "big":
+        pytest.skip("the message is spelled for little endian")
+    optimizer = make_optimizer("Adam", make_params())
+    optimizer.step(make_grads())
+    saved = optimizer.state_dict()
+    optimizer.step(make_grads())
+    optimizer.lr = 0.5
+    change, error, words = saved_states()[how]
+    saved = change(saved)
+    with refused_by(optimizer, error, "Adam.load_state_dict: ", words, "expected"):
+        optimizer.load_state_dict(saved)
+
+
+# What is not refused.
+
+
+class Exporter:
+    """Shows the memory of an array by the DLPack protocol and by nothing else."""
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, **keywords: Any) -> Any:
+        return self.array.__dlpack__(**keywords)
+
+
+class Copier(Exporter):
+    """Has no memory to show, only copies of it."""
+
+    def __dlpack__(self, *, copy: bool | None = None, **keywords: Any) -> Any:
+        if copy is False:
+            raise BufferError("only copies")
+        return self.array.copy().__dlpack__(**keywords)
+
+
+def expect_adam(param: Any, grad: Any, m: Any, v: Any, seen: Any = None) -> None:
+    """Step by the kernel; `seen`, NumPy's view of param's memory, must get the reference's bits."""
+    seen = param if seen is None else seen
+    arrays = [np.array(a) for a in (seen, getattr(grad, "array", grad), m, v)]
+    reference.adam(*arrays, step=1, weight_decay=0.1)
+    kernels.adam(param, grad, m, v, step=1, weight_decay=0.1)
+    for got, expected in zip((seen, m, v), (arrays[0], *arrays[2:]), strict=True):
+        assert got.tobytes() == expected.tobytes()
+
+
+def expect_step(param: Any, grad: Any, seen: Any = None) -> None:
+    """The same with an optimizer and with state of its own, after the kernel."""
+    seen = param if seen is None else seen
+    expect_adam(param, grad, np.zeros(seen.shape, seen.dtype), np.zeros_like(seen), seen)
+    expected, gradient = np.array(seen), np.array(getattr(grad, "array", grad))
+    optimizer = schuss.SGD([param], lr=0.25)
+    for _ in range(2):
+        reference.sgd(expected, gradient, lr=0.25)
+        optimizer.step([grad])
+        assert seen.tobytes() == expected.tobytes()
+    assert optimizer.steps == 2
+
+
+def ramp(*shape: int, dtype: Any = np.float64) -> Any:
+    return np.linspace(-1, 2, int(np.prod(shape))).astype(dtype).reshape(shape)
+
+
+def test_interleaved_views_are_not_taken_for_overlapping() -> None:
+    memory = ramp(40)
+    expect_step(memory[::2], memory[1::2])
+    expect_step(memory[39:0:-2], memory[::2])
+    matrix = ramp(5, 4)
+    expect_adam(*(matrix[:, i] for i in (0, 1)), *(abs(ramp(5, 2)).T))
+    square = abs(ramp(6, 6))
+    expect_adam(square[:3, :3], square[:3, 3:], square[3:, :3], square[3:, 3:])
+    optimizer = schuss.Adam([square[::2, 0], square[1::2, 0], square[:, 1]])
+    optimizer.step([square[::2, 2], square[::2, 3], square[:, 4]])
+
+
+def test_sharing_is_judged_by_elements_not_by_bounds() -> None:
+    # Steps of 2 and 3 within one buffer: they meet only where an index is a multiple of both.
+    memory = ramp(64)
+    expect_step(memory[0:12:3], memory[1:3].repeat(2))
+    apart = as_strided(memory[1:], (2, 2), (6 * 8, 3 * 8))  # 1 4 7 10
+    meets = as_strided(memory, (2, 2), (5 * 8, 2 * 8))  # 0 2 5 7
+    misses = as_strided(memory, (2, 2), (6 * 8, 2 * 8))  # 0 2 6 8
+    expect_step(apart, misses)
+    with refusal(ValueError, "kernels.sgd: grad shares memory with param", keeps=[memory]):
+        kernels.sgd(apart, meets, lr=0.1)
+
+
+def test_overlapping_strides_without_overlapping_elements_are_fine() -> None:
+    # 0 3 6 | 2 5 8: each axis steps within the other's reach, no two elements meet.
+    expect_step(as_strided(ramp(20), (2, 3), (2 * 8, 3 * 8)), ramp(2, 3))
+
+
+def test_gradients_may_be_read_only_repeated_or_shared() -> None:
+    expect_step(ramp(3, 2), np.broadcast_to(ramp(2), (3, 2)))
+    expect_step(ramp(3, 2), np.broadcast_to(1.5, (3, 2)))
+    expect_step(ramp(3, 2), sliding_window_view(ramp(4), 2))
+    frozen = ramp(3, 2)
+    frozen.flags.writeable = False
+    expect_step(ramp(3, 2), frozen)
+    params, expected, shared = [ramp(4), ramp(4) + 1], [ramp(4), ramp(4) + 1], ramp(4)
+    schuss.SGD(params, lr=0.5).step([shared, shared])
+    for param, twin in zip(params, expected, strict=True):
+        reference.sgd(twin, shared, lr=0.5)
+        assert param.tobytes() == twin.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_arrays_without_axes_and_without_elements_are_fine(dtype: Any) -> None:
+    expect_step(np.array(1.5, dtype), np.array(-0.5, dtype))
+    expect_step(np.array(1.5, dtype), dtype(-0.5))
+    for shape in ((0,), (3, 0), (0, 3), (2, 0, 5)):
+        expect_step(np.empty(shape, dtype), np.empty(shape, dtype))
+    expect_step(np.empty((0, 3), dtype).T, np.broadcast_to(dtype(1), (3, 0)))
+
+
+def test_empty_arrays_share_no_memory() -> None:
+    memory = ramp(8)
+    optimizer = schuss.Adam([memory, memory[:0], memory[4:4], memory[:0]])
+    optimizer.step([ramp(8), memory[:0], memory[2:2], ramp(0)])
+    assert optimizer.steps == 1
+
+
+def test_a_python_number_is_no_gradient_even_without_axes() -> None:
+    optimizer = schuss.SGD(np.array(1.5))
+    with refused_by(optimizer, TypeError, "SGD.step: grads is a float, expected"):
+        optimizer.step(0.5)  # type: ignore[arg-type]
+
+
+def test_buffers_are_updated_in_place() -> None:
+    numbers = array.array("f", [1, 2, 3])
+    expect_step(numbers, np.ones(3, np.float32), np.asarray(numbers))
+    assert numbers[0] < 1
+    expect_step(ramp(3), array.array("d", [1, 2, 3]))
+    doubles = ramp(3, 2)
+    expect_step(memoryview(doubles), memoryview(ramp(3, 2)), doubles)
+
+
+def test_ctypes_arrays_are_updated_in_place() -> None:
+    fields = (ctypes.c_float * 4)(1, 2, 3, 4)
+    expect_step(fields, np.ones(4, np.float32), np.asarray(fields))
+    assert fields[0] < 1
+
+
+def test_dlpack_exporters_are_updated_in_place() -> None:
+    for seen in (ramp(3, 2), ramp(3, 2, dtype=np.float32), ramp(6, 4)[::2, ::-1]):
+        expect_step(Exporter(seen), Exporter(ramp(*seen.shape, dtype=seen.dtype)), seen)
+
+
+def test_an_exporter_of_copies_is_never_updated_in_secret() -> None:
+    seen = ramp(3)
+    words = "is a Copier that does not show its memory"
+    with refusal(TypeError, f"kernels.sgd: param {words}", keeps=[seen]):
+        kernels.sgd(Copier(seen), ramp(3), lr=0.1)
+    with refusal(TypeError, f"kernels.momentum: velocity {words}", keeps=[seen]):
+        kernels.momentum(seen, ramp(3), Copier(ramp(3)), lr=0.1)
+    with refusal(TypeError, f"SGD: params['W'] {words}", keeps=[seen]):
+        schuss.SGD({"W": Copier(seen)})
+
+
+def test_memory_mapped_files_are_updated_in_place(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    seen = np.memmap(file, np.float32, "w+", shape=(4, 3))
+    seen[...] = ramp(4, 3, dtype=np.float32)
+    expect_step(seen, np.ones((4, 3), np.float32))
+    seen.flush()
+    assert np.fromfile(file, np.float32).tobytes() == seen.tobytes()
+
+
+def test_subclasses_of_ndarray_are_updated_in_place() -> None:
+    class Tagged(np.ndarray[Any, Any]):
+        pass
+
+    expect_step(ramp(3, 2).view(Tagged), ramp(3, 2).view(Tagged))
+    expect_step(ramp(3, 2).T.view(np.matrix), ramp(2, 3).view(np.matrix))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_unaligned_arrays_are_updated_in_place(dtype: Any) -> None:
+    size = np.dtype(dtype).itemsize
+    for offset in (1, 2, 3):
+        unaligned = np.frombuffer(bytearray(size * 5 + offset), dtype, offset=offset)
+        unaligned[:] = ramp(5)
+        assert not unaligned.flags.aligned
+        gradient = np.frombuffer(b"x" + ramp(5, dtype=dtype).tobytes(), dtype, offset=1)
+        expect_step(unaligned, gradient)
+    fields = [("kind", "u1"), *((name, dtype) for name in ("p", "g", "m", "v"))]
+    records = np.ones(7, np.dtype(fields))
+    expect_adam(*(records[name] for name in ("p", "g", "m", "v")))
+    assert (records["kind"] == 1).all()
