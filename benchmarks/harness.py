@@ -61,7 +61,9 @@ class Problem:
     """For each parameter its state arrays: for contenders that do not bring their own."""
 
     def __post_init__(self) -> None:
-        states = [[np.zeros_like(p) for _ in range(self.rule.states)] for p in self.params]
+        # Placed in memory as schuss places its own: the limit is to have no handicap.
+        by_name = self.rule.optimizer(list(self.params)).state.values()
+        states = list(zip(*by_name, strict=True))
         object.__setattr__(self, "states", states)
 
     @property

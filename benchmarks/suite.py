@@ -106,16 +106,18 @@ def layout(settings: Settings) -> list[Record]:
 
 def startup(settings: Settings) -> list[Record]:
     """The import, each time in a fresh process."""
-    program = "from time import perf_counter as t; s = t(); import {}; print(t() - s)"
+    clocked = "from time import perf_counter as t; s = t(); import {}; print(t() - s)"
+    programs = {
+        "import numpy": clocked.format("numpy"),
+        "import schuss, after numpy": f"import numpy; {clocked.format('schuss')}",
+    }
 
-    def seconds_of(module: str) -> float:
-        command = [sys.executable, "-c", program.format(module)]
+    def seconds_of(program: str) -> float:
+        command = [sys.executable, "-c", program]
         return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
-    modules = ("numpy", "schuss")
-    measures = {f"import {module}": partial(seconds_of, module) for module in modules}
+    measures = {name: partial(seconds_of, program) for name, program in programs.items()}
     times = interleave(measures, settings.rounds)
-    times["schuss beyond numpy"] = times["import schuss"] - times["import numpy"]
     return [
         {"case": {}, "contender": name, **summary(seconds, "milliseconds")}
         for name, seconds in times.items()

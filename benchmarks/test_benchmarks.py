@@ -261,9 +261,8 @@ def test_layout_compares_with_equal_layouts(tmp_path: Path) -> None:
 def test_startup_tells_what_schuss_adds_to_numpy(tmp_path: Path) -> None:
     records = records_of("startup", tmp_path)
     both = {record["contender"]: record["milliseconds"] for record in records}
-    assert list(both) == ["import numpy", "import schuss", "schuss beyond numpy"]
-    difference = both["import schuss"] - both["import numpy"]
-    assert both["schuss beyond numpy"] == pytest.approx(difference)
+    assert list(both) == ["import numpy", "import schuss, after numpy"]
+    assert all(milliseconds > 0 for milliseconds in both.values())
 
 
 @pytest.mark.parametrize("style", [[], ["--markdown"]])

@@ -733,6 +733,16 @@ def test_a_step_keeps_no_memory(name: str) -> None:
     assert alive() is None
 
 
+def test_a_container_that_came_to_hold_its_optimizer_is_collected() -> None:
+    params: dict[str, Any] = {"w": np.ones(3), "more": [np.ones(3)]}
+    params["optimizer"] = schuss.SGD(params)
+    params["optimizer"].step({"w": np.ones(3), "more": [np.ones(3)]})
+    optimizer = weakref.ref(params["optimizer"])
+    del params
+    gc.collect()
+    assert optimizer() is None
+
+
 @EVERY_VARIANT
 def test_optimizers_that_are_dropped_leave_nothing(name: str, options: dict[str, Any]) -> None:
     def use() -> list[weakref.ref[Any]]:

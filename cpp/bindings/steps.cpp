@@ -113,6 +113,8 @@ class Plan {
         formula_ = Formula(rule_, decay, values);
     }
 
+    Tree& tree() { return tree_; }
+
     std::int64_t steps() const { return steps_; }
     void set_steps(std::int64_t steps) {
         const Turn turn(*this);
@@ -213,10 +215,25 @@ std::vector<std::string> state_names(const std::string& rule) {
     return {names.begin(), names.end()};
 }
 
+/// Lets Python's collector see through a plan to the containers of the user's that it holds.
+void make_collectable(PyHeapTypeObject* heap_type) {
+    PyTypeObject& type = heap_type->ht_type;
+    type.tp_flags |= Py_TPFLAGS_HAVE_GC;
+    type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
+        Py_VISIT(Py_TYPE(self));
+        if (!py::detail::is_holder_constructed(self)) return 0;
+        return py::cast<Plan&>(py::handle(self)).tree().visit_containers(visit, arg);
+    };
+    type.tp_clear = [](PyObject* self) {
+        py::cast<Plan&>(py::handle(self)).tree().release_containers();
+        return 0;
+    };
+}
+
 }  // namespace
 
 void register_steps(py::module_& module) {
-    py::class_<Plan>(module, "Plan")
+    py::class_<Plan>(module, "Plan", py::custom_type_setup(make_collectable))
         .def(py::init<const std::string&, py::handle>(), py::arg("call"), py::arg("params"))
         .def_property_readonly("arrays", &Plan::arrays)
         .def("unflatten", &Plan::unflatten, py::arg("leaves"))

@@ -178,6 +178,11 @@ void Tree::check_unchanged(const std::string& call, const std::string& argument)
     }
 }
 
+int Tree::visit_containers(visitproc visit, void* arg) const {
+    for (const Slot& slot : slots_) Py_VISIT(slot.container.ptr());
+    return 0;
+}
+
 py::object Tree::unflatten(const py::list& leaves) const {
     std::size_t next = 0;
     return unflatten(root_, leaves, next);

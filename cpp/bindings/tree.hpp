@@ -36,6 +36,10 @@ class Tree {
     /// replaced it expects the new array to be updated, and it would not be.
     void check_unchanged(const std::string& call, const std::string& argument) const;
 
+    /// For Python's collector of cycles: a dict that held arrays may later hold the optimizer too.
+    int visit_containers(visitproc visit, void* arg) const;
+    void release_containers() { slots_.clear(); }
+
     /// The leaves in the form of the structure: dicts, lists and tuples.
     py::object unflatten(const py::list& leaves) const;
 

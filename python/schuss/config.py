@@ -1,7 +1,6 @@
 """What schuss runs on: the instruction set level, chosen when the library loads."""
 
 import os
-import platform
 from typing import Literal, overload
 
 import numpy as np
@@ -102,6 +101,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, str] |
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"show_config: mode is {mode!r}, expected 'stdout' or 'dicts'")
+    import platform  # takes longer to import than all of schuss
+
     config = {
         "schuss": _core.__version__,
         "simd": simd(),
