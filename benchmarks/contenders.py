@@ -1,5 +1,6 @@
 """Who takes part. A new contender is its step for each rule it knows, and a line in CONTENDERS."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -158,17 +159,16 @@ CONTENDERS = (SCHUSS, IN_PLACE, TEXTBOOK)
 
 
 def limit(problem: Problem) -> Run:
-    """Return additions over the problem's own arrays; if they are many or strided, over copies.
+    """Return additions over the problem's own arrays; if they are many or strided, over copies."""
 
-    No step that reads and writes these arrays can be faster.
-    """
-
-    def dense(*arrays: Array) -> Array:
+    def dense(arrays: Sequence[Array]) -> list[Array]:
         whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=None)
-        return np.ascontiguousarray(whole)
+        return [np.ascontiguousarray(whole)]
 
-    states = [dense(*leaves) for leaves in zip(*problem.states, strict=True)]
-    arrays = (dense(*problem.params), dense(*problem.grads), *states)
+    flat = problem
+    if any(len(a) > 1 or not a[0].flags.c_contiguous for a in (problem.params, problem.grads)):
+        flat = Problem(problem.rule, dense(problem.params), dense(problem.grads))
+    arrays = (*flat.params, *flat.grads, *flat.states[0])
     return lambda repeats: schuss._core.additions(repeats, *arrays)
 
 

@@ -99,6 +99,7 @@ class Case:
     rule: Rule
     pose: Callable[[int], Problem]
     size: int
+    check_size: int = CHECK_SIZE
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,7 @@ def compare(
     """
     entrants = [c for c in contenders if case.rule.name in c.steps]
     for contender in entrants:
-        check(contender, case.pose(CHECK_SIZE))
+        check(contender, case.pose(case.check_size))
     problem = case.pose(case.size)
     runs = {name: make(problem) for name, make in yardsticks.items()}
     runs |= {c.name: repeated(c.prepare(problem)) for c in entrants}

@@ -51,6 +51,7 @@ def step(settings: Settings) -> list[Record]:
             rule,
             partial(pose, rule, dtype),
             size,
+            check_size=min(size, 100_003),
         )
         for rule, dtype, size in product(RULES, get_args(DType), sizes)
     ]
@@ -97,7 +98,13 @@ def layout(settings: Settings) -> list[Record]:
         return repeated(SCHUSS.prepare(Problem(problem.rule, *copies)))
 
     cases = [
-        Case({"n": n, "param": param, "grad": grad}, ADAM, partial(pose, param, grad), n)
+        Case(
+            {"n": n, "param": param, "grad": grad},
+            ADAM,
+            partial(pose, param, grad),
+            n,
+            check_size=min(n, 301),
+        )
         for n in settings.sizes or (4_096,)
         for param, grad in pairs
     ]

@@ -81,7 +81,7 @@ def same_bits(a: Array, b: Array) -> bool:
     """Whether two arrays are equal bit for bit; any NaN equals any NaN."""
     integer = np.dtype(f"u{a.itemsize}")
     a, b = a.copy(order="C"), b.copy(order="C")
-    return a.dtype == b.dtype and bool(
+    return (a.dtype, a.shape) == (b.dtype, b.shape) and bool(
         np.all((a.view(integer) == b.view(integer)) | (np.isnan(a) & np.isnan(b)))
     )
 

@@ -36,7 +36,7 @@ def test_only_the_last_batch_may_be_smaller_and_drop_last_leaves_it_out(
     sizes = [len(batch) for batch in epoch(batch_size=batch_size)]
     assert sizes == [size] * (M // size) + [M % size] * (M % size > 0)
     whole = [len(batch) for batch in epoch(batch_size=batch_size, drop_last=True)]
-    assert whole == [size] * (M // size)
+    assert whole == [size] * (M // (batch_size or M))
 
 
 @pytest.mark.parametrize("drop_last", [False, True])

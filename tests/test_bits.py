@@ -34,6 +34,13 @@ def small_tiles() -> Iterator[None]:
     _core.set_tile_elements(before)
 
 
+@pytest.fixture
+def tiny_tiles() -> Iterator[None]:
+    before = _core.set_tile_elements(37)
+    yield
+    _core.set_tile_elements(before)
+
+
 def assert_same_steps(case: Case, param: Array, gradients: list[Array], twin: Array) -> None:
     fused = run(case, kernels, param, gradients)
     expected = run(case, reference, twin, gradients)
@@ -70,32 +77,43 @@ def test_several_tiles_of_the_shipped_size_give_the_twins_bits(case: Case, dtype
 def test_every_layout_of_parameter_and_gradient_gives_the_twins_bits(
     case: Case, dtype: Any, shape: tuple[int, ...], tile: int
 ) -> None:
+    before = _core.set_tile_elements(tile)
+    try:
+        assert_same_steps_in_every_layout(case, dtype, shape)
+    finally:
+        _core.set_tile_elements(before)
+
+
+@every_case
+@every_dtype
+@pytest.mark.parametrize("level", schuss.available_simd(), indirect=True)
+@pytest.mark.usefixtures("level", "small_tiles")
+def test_every_rule_gives_the_twins_bits_in_every_layout_at_every_level(
+    case: Case, dtype: Any
+) -> None:
+    assert_same_steps_in_every_layout(case, dtype, (21, 40))
+
+
+def assert_same_steps_in_every_layout(case: Case, dtype: Any, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
     values, *gradient_values = (numbers(rng, shape, dtype) for _ in range(3))
     layouts = LAYOUTS if shape else ["c", "unaligned", "packed fields"]
-    expected = list(run(case, reference, values.copy(), gradient_values))
-    before = _core.set_tile_elements(tile)
-    try:
+    broadcast = [np.broadcast_to(g[..., :1], shape) for g in gradient_values if shape]
+    for gradient_layout in [*layouts, "broadcast"]:
+        if gradient_layout == "broadcast":
+            gradients = broadcast
+        else:
+            gradients = [laid_out(g, gradient_layout) for g in gradient_values]
+        expected = list(run(case, reference, values.copy(), gradients))
         for param_layout in layouts:
-            for gradient_layout in [*layouts, "broadcast"]:
-                gradients, wanted = gradient_values, expected
-                if gradient_layout == "broadcast":
-                    gradients = [np.broadcast_to(g[..., :1], shape) for g in gradients if shape]
-                    wanted = list(run(case, reference, values.copy(), gradients))
-                else:
-                    gradients = [laid_out(g, gradient_layout) for g in gradients]
-                states = iter(layouts[::-1] * len(case.all_states))
-                fused = run(
-                    case,
-                    kernels,
-                    laid_out(values, param_layout),
-                    gradients,
-                    lambda p, states=states: laid_out(np.zeros_like(p), next(states)),  # type: ignore[misc]
-                )
-                for a, b in zip(fused, wanted, strict=True):
-                    assert same_bits(a, b), (param_layout, gradient_layout)
-    finally:
-        _core.set_tile_elements(before)
+            states = iter(layouts[::-1] * len(case.all_states))
+
+            def state(like: Array, states: Iterator[str] = states) -> Array:
+                return laid_out(np.zeros_like(like), next(states))
+
+            fused = run(case, kernels, laid_out(values, param_layout), gradients, state)
+            for a, b in zip(fused, expected, strict=True):
+                assert same_bits(a, b), (param_layout, gradient_layout)
 
 
 @pytest.mark.parametrize("case", CASES[::4], ids=str)
@@ -126,8 +144,35 @@ def test_any_values_in_the_state_give_the_twins_bits(case: Case, dtype: Any) -> 
         assert same_bits(a, b)
 
 
+@pytest.mark.parametrize("scalar", [np.float32, np.float64, float])
+def test_numpy_scalars_as_hyperparameters_give_the_twins_bits(scalar: Any) -> None:
+    param, *gradients = numbers(np.random.default_rng(10), (4, 300), np.float32)
+    twin, states = param.copy(), np.zeros((2, 4, 300), np.float32)
+    options: Any = {"lr": scalar(0.03), "weight_decay": scalar(0.1), "decoupled": True}
+    steps: Any = np.arange(1, 4)
+    for t, gradient in zip(steps, gradients, strict=True):
+        kernels.adam(param, gradient, *states[0, :2], step=t, **options)
+        reference.adam(twin, gradient, *states[1, :2], step=t, **options)
+        kernels.momentum(param, gradient, states[0, 2], step=t, lr=scalar(0.03))
+        reference.momentum(twin, gradient, states[1, 2], step=t, lr=scalar(0.03))
+        kernels.rmsprop(param, gradient, states[0, 3], lr=scalar(0.03), beta=scalar(0.7))
+        reference.rmsprop(twin, gradient, states[1, 3], lr=scalar(0.03), beta=scalar(0.7))
+    assert same_bits(param, twin)
+    assert same_bits(states[0], states[1])
+
+
+def test_a_rate_next_to_the_subnormals_gives_the_twins_bits() -> None:
+    rate = float(np.finfo(np.float32).tiny) * (1 - 2.0**-25)
+    param, twin = np.zeros((2, 1), np.float32)
+    kernels.sgd(param, np.full(1, 1e30, np.float32), lr=rate)
+    reference.sgd(twin, np.full(1, 1e30, np.float32), lr=rate)
+    assert same_bits(param, twin)
+    assert param != 0
+
+
 @every_case
 @every_dtype
+@pytest.mark.usefixtures("tiny_tiles")
 def test_cutting_an_array_changes_no_bit(case: Case, dtype: Any) -> None:
     rng = np.random.default_rng(5)
     size = 150

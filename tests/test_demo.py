@@ -264,7 +264,8 @@ sys.exit(cli.main(["demo"]))
     done = run_python("-c", code, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        f'schuss demo needs {missing}, which is missing: pip install "schuss[demo]"\n'
+        f"schuss demo needs {missing}, which is missing; from the checkout of schuss: "
+        'pip install ".[demo]"\n'
     )
 
 

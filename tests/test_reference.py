@@ -131,24 +131,14 @@ def test_coupled_decay_is_the_gradient_of_an_l2_cost() -> None:
 
 
 def test_decoupled_decay_shrinks_the_parameter_beside_adams_step() -> None:
-    w, plain = np.array([2.0]), np.array([2.0])
+    w, m, v = np.array([2.0]), np.zeros(1), np.zeros(1)
+    expected, first, second = 2.0, np.zeros(1), np.zeros(1)
     for t, g in enumerate(gradients((1,)), start=1):
-        step = plain.copy()
-        reference.adam(
-            w,
-            g,
-            m := np.zeros(1),
-            v := np.zeros(1),
-            step=t,
-            lr=0.1,
-            weight_decay=0.5,
-            decoupled=True,
-        )
-        reference.adam(step, g, np.zeros(1), np.zeros(1), step=t, lr=0.1)
-        plain = plain * (1 - 0.1 * 0.5) + (step - plain)
-        assert m != 0
-        assert v != 0
-        np.testing.assert_allclose(w, plain, rtol=1e-13, atol=1e-15)
+        reference.adam(w, g, m, v, step=t, lr=0.1, weight_decay=0.5, decoupled=True)
+        step = np.zeros(1)
+        reference.adam(step, g, first, second, step=t, lr=0.1)
+        expected = expected * (1 - 0.1 * 0.5) + step[0]
+        np.testing.assert_allclose(w, expected, rtol=1e-12, atol=1e-14)
 
 
 # PyTorch, where its formula is the same: 100 steps in float64.
@@ -240,3 +230,18 @@ def test_dampening_agrees_with_pytorch_from_an_equal_start() -> None:
         their_optimizer.step()
         optimizer.step(g)
     assert_close(param, theirs.detach().numpy(), ulps=8)
+
+
+def test_torch_tensors_on_the_cpu_are_updated_where_they_are() -> None:
+    torch = pytest.importorskip("torch")
+    tensor, twin = torch.ones(3, 2), np.ones((3, 2), np.float32)
+    params = {"w": tensor}
+    optimizer = schuss.Adam(params, lr=0.1)
+    moments = np.zeros((2, 3, 2), np.float32)
+    for t in (1, 2):
+        gradient = torch.full((3, 2), 0.5 * t)
+        optimizer.step({"w": gradient})
+        reference.adam(twin, gradient.numpy(), *moments, step=t, lr=0.1)
+    assert (tensor.numpy() == twin).all()
+    with pytest.raises(TypeError, match="detach"):
+        schuss.Adam(torch.ones(3, requires_grad=True))

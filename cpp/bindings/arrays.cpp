@@ -34,13 +34,23 @@ py::object from_dlpack(py::handle object) {
     }
 }
 
+/// The array as a plain ndarray: a subclass could answer for itself.
+py::array plain(const py::array& array) {
+    const auto& numpy = py::detail::npy_api::get();
+    auto* const view =
+        numpy.PyArray_View_(array.ptr(), nullptr, reinterpret_cast<PyObject*>(numpy.PyArray_Type_));
+    if (view == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::array>(view);
+}
+
 /// numpy.shares_memory, which is exact, within a bound on the work; an answer that would take
 /// longer is nullopt.
 std::optional<bool> share_memory(const py::array& a, const py::array& b) {
     constexpr int work = 1'000'000;
     const py::module_ numpy = py::module_::import("numpy");
     try {
-        return numpy.attr("shares_memory")(a, b, py::arg("max_work") = work).cast<bool>();
+        return numpy.attr("shares_memory")(plain(a), plain(b), py::arg("max_work") = work)
+            .cast<bool>();
     } catch (py::error_already_set& error) {
         if (!error.matches(numpy.attr("exceptions").attr("TooHardError"))) throw;
         return std::nullopt;
@@ -69,8 +79,9 @@ bool plainly_distinct(const py::array& array) {
 
 /// Whether two elements of the array share memory: the element at the start of an axis, with all
 /// that lies within it, against the rest of that axis, for each axis in turn.
-bool elements_overlap(const py::array& array) {
-    if (plainly_distinct(array)) return false;
+bool elements_overlap(const py::array& maybe_subclass) {
+    if (plainly_distinct(maybe_subclass)) return false;
+    const py::array array = plain(maybe_subclass);
     const py::ssize_t ndim = array.ndim();
     for (py::ssize_t axis = 0; axis < ndim; ++axis) {
         if (array.shape(axis) == 1) continue;

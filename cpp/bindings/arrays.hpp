@@ -77,6 +77,12 @@ class WrittenMemory {
 
     static Entry entry(py::array array, std::string argument);
 
+    /// For Python's collector of cycles.
+    int traverse(visitproc visit, void* arg) const {
+        for (const Entry& entry : entries_) Py_VISIT(entry.array.ptr());
+        return 0;
+    }
+
   private:
     std::vector<Entry> entries_;   // sorted by where they begin
     std::vector<Bounds> covered_;  // what they cover, as disjoint ranges

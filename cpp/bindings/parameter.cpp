@@ -63,13 +63,17 @@ void Parameter::check_unchanged(const std::string& call) const {
     }
 }
 
-bool Parameter::take_like_the_last(const py::array& gradient, engine::Item& item) const {
+bool Parameter::looks_like_the_last(const py::array& gradient) const {
     const auto& f = fields(gradient);
-    const auto first = reinterpret_cast<std::size_t>(f.data);
-    if (f.descr != last_.dtype.ptr() || !has_shape(gradient, shape_) ||
-        !std::equal(last_.strides.begin(), last_.strides.end(), f.strides) ||
-        first % numbers::size_of(number_) != last_.misalignment ||
-        first - last_.before < last_.gap.begin || first + last_.after > last_.gap.end) {
+    return f.descr == last_.dtype.ptr() && has_shape(gradient, shape_) &&
+           std::equal(last_.strides.begin(), last_.strides.end(), f.strides) &&
+           reinterpret_cast<std::size_t>(f.data) % numbers::size_of(number_) == last_.misalignment;
+}
+
+bool Parameter::take_like_the_last(const py::array& gradient, engine::Item& item) const {
+    const auto first = reinterpret_cast<std::size_t>(fields(gradient).data);
+    if (!looks_like_the_last(gradient) || first - last_.before < last_.gap.begin ||
+        first + last_.after > last_.gap.end) {
         return false;
     }
     item.data[rules::gradient_operand] =
@@ -77,8 +81,15 @@ bool Parameter::take_like_the_last(const py::array& gradient, engine::Item& item
     return true;
 }
 
+bool Parameter::lies_as_taken(const py::array& gradient, const engine::Item& item) const {
+    return looks_like_the_last(gradient) &&
+           item.data[rules::gradient_operand] ==
+               address(gradient) + item.layout.offset(rules::gradient_operand);
+}
+
 void Parameter::take(const py::array& gradient, const Name& name, const WrittenMemory& written,
                      engine::Item& item) {
+    last_.dtype = py::object();  // until all is known of this one
     check_like(gradient, name, array_, name_);
     const Bounds bounds = bounds_of(gradient);
     Bounds gap{1, 0};

@@ -34,6 +34,9 @@ class Parameter {
     /// nothing is written. Then it is placed in the item, and nothing is left to check.
     bool take_like_the_last(const py::array& gradient, engine::Item& item) const;
 
+    /// Whether the gradient still lies as it did when it was taken.
+    bool lies_as_taken(const py::array& gradient, const engine::Item& item) const;
+
     /// Checks a gradient whole, and lays the item out for it.
     void take(const py::array& gradient, const Name& name, const WrittenMemory& written,
               engine::Item& item);
@@ -52,11 +55,13 @@ class Parameter {
     /// What the last gradient was found to be.
     struct Gradient {
         py::object dtype;  // none yet
-        std::size_t misalignment;
-        std::size_t before, after;  // how far it reaches to both sides of its first element
-        Bounds gap;                 // around it, where nothing is written
+        std::size_t misalignment = 0;
+        std::size_t before = 0, after = 0;  // how far it reaches to both sides of its first element
+        Bounds gap{1, 0};                   // around it, where nothing is written
         std::vector<py::ssize_t> strides;
     };
+    bool looks_like_the_last(const py::array& gradient) const;
+
     Gradient last_;
 };
 

@@ -8,6 +8,7 @@
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -60,8 +61,9 @@ class Plan {
   public:
     Plan(const std::string& call, py::handle params)
         : call_(call), step_call_(call + ".step"), tree_(params, call, "params") {
-        for (std::size_t i = 0; i < tree_.size(); ++i) {
-            parameters_.emplace_back(tree_.leaves()[i], Name{call, tree_.name("params", i)});
+        const std::vector<py::object> leaves = tree_.take_leaves();
+        for (std::size_t i = 0; i < leaves.size(); ++i) {
+            parameters_.emplace_back(leaves[i], Name{call, tree_.name("params", i)});
         }
         written_ = written_memory(parameters_);
         plan_.items.resize(tree_.size());
@@ -113,30 +115,46 @@ class Plan {
         formula_ = Formula(rule_, decay, values);
     }
 
-    Tree& tree() { return tree_; }
+    /// For Python's collector of cycles: what is seen, and letting go of it.
+    int traverse(visitproc visit, void* arg) const {
+        for (const Parameter& parameter : parameters_) Py_VISIT(parameter.array().ptr());
+        if (const int result = written_.traverse(visit, arg); result != 0) return result;
+        return tree_.traverse(visit, arg);
+    }
+    void release() {
+        plan_.items.clear();
+        const auto gone = std::make_tuple(std::exchange(tree_, Tree()), std::move(parameters_),
+                                          std::exchange(written_, {}));
+        parameters_.clear();
+    }
 
     std::int64_t steps() const { return steps_; }
     void set_steps(std::int64_t steps) {
+        if (steps < 0 || steps > rules::most_steps) {
+            throw py::value_error(call_ + ": steps is out of range");
+        }
         const Turn turn(*this);
         steps_ = steps;
     }
 
     void step(py::handle grads, double lr) {
         const Turn turn(*this);
-        tree_.check_unchanged(step_call_, "params");
+        // First all that may run code of the user's, last the checks that this could undo.
         tree_.flatten(grads, step_call_, "grads", gradients_);
-        // First all that may run code of the user's, then the checks that this could undo.
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
             if (py::isinstance<py::array>(gradients_[i])) continue;
             gradients_[i] = as_array(gradients_[i], {step_call_, tree_.name("grads", i)});
         }
+        tree_.check_unchanged(step_call_, "params");
+        bool all_as_before = true;
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             parameters_[i].check_unchanged(step_call_);
-            const auto& gradient = static_cast<const py::array&>(gradients_[i]);
-            if (parameters_[i].take_like_the_last(gradient, plan_.items[i])) continue;
+            if (parameters_[i].take_like_the_last(gradient(i), plan_.items[i])) continue;
             const Name name{step_call_, tree_.name("grads", i)};
-            parameters_[i].take(gradient, name, written_, plan_.items[i]);
+            parameters_[i].take(gradient(i), name, written_, plan_.items[i]);
+            all_as_before = false;
         }
+        if (!all_as_before) check_nothing_moved();
         formula_.value().set_lr(lr);
         formula_->run(plan_, steps_ + 1);
         ++steps_;
@@ -165,6 +183,20 @@ class Plan {
         Plan& plan_;
     };
 
+    const py::array& gradient(std::size_t i) const {
+        return static_cast<const py::array&>(gradients_[i]);
+    }
+
+    /// What was checked may have been changed meanwhile by whatever the interpreter ran in between.
+    void check_nothing_moved() const {
+        for (std::size_t i = 0; i < parameters_.size(); ++i) {
+            parameters_[i].check_unchanged(step_call_);
+            if (parameters_[i].lies_as_taken(gradient(i), plan_.items[i])) continue;
+            throw py::value_error(step_call_ + ": " + tree_.name("grads", i) +
+                                  " was changed while it was read, expected it to stay as it is");
+        }
+    }
+
     WrittenMemory written_memory(const std::vector<Parameter>& parameters) const {
         std::vector<WrittenMemory::Entry> entries;
         for (const Parameter& parameter : parameters) parameter.append_written(entries);
@@ -188,6 +220,10 @@ void update(const std::string& call, const std::string& rule, const std::string&
             const py::dict& values, std::int64_t t, py::handle param, py::handle grad,
             const py::args& states) {
     const Formula formula(rule, decay, values);
+    if (states.size() != formula.entry().states.size()) {
+        throw py::type_error(call + ": a step of " + rule + " takes " +
+                             std::to_string(formula.entry().states.size()) + " states");
+    }
     const Name name{call, "grad"};
     // First all that may run code of the user's, then the checks that this could undo.
     const py::array gradient = as_array(grad, name);
@@ -207,6 +243,7 @@ void update(const std::string& call, const std::string& rule, const std::string&
     engine::Plan plan;
     plan.items.resize(1);
     parameter.take(gradient, name, written, plan.items[0]);
+    parameter.check_unchanged(call);
     formula.run(plan, t);
 }
 
@@ -215,17 +252,17 @@ std::vector<std::string> state_names(const std::string& rule) {
     return {names.begin(), names.end()};
 }
 
-/// Lets Python's collector see through a plan to the containers of the user's that it holds.
+/// Lets Python's collector see through a plan to the user's objects that it holds.
 void make_collectable(PyHeapTypeObject* heap_type) {
     PyTypeObject& type = heap_type->ht_type;
     type.tp_flags |= Py_TPFLAGS_HAVE_GC;
     type.tp_traverse = [](PyObject* self, visitproc visit, void* arg) {
         Py_VISIT(Py_TYPE(self));
         if (!py::detail::is_holder_constructed(self)) return 0;
-        return py::cast<Plan&>(py::handle(self)).tree().visit_containers(visit, arg);
+        return py::cast<const Plan&>(py::handle(self)).traverse(visit, arg);
     };
     type.tp_clear = [](PyObject* self) {
-        py::cast<Plan&>(py::handle(self)).tree().release_containers();
+        if (py::detail::is_holder_constructed(self)) py::cast<Plan&>(py::handle(self)).release();
         return 0;
     };
 }

@@ -80,13 +80,13 @@ Tree::Node Tree::take_apart(py::handle structure, const std::string& call,
         node.kind = Node::Kind::mapping;
         for (const py::handle key : list_of(structure)) {
             node.keys.push_back(py::reinterpret_borrow<py::object>(key));
-            descend(key, structure[key], PyDict_CheckExact(structure.ptr()), -1);
+            descend(key, structure[key], PyDict_Check(structure.ptr()) != 0, -1);
         }
     } else if (is_sequence(structure)) {
         node.kind = py::isinstance<py::tuple>(structure) ? Node::Kind::tuple : Node::Kind::list;
         const py::list items = list_of(structure);
         for (std::size_t i = 0; i < items.size(); ++i) {
-            descend(py::int_(i), items[i], PyList_CheckExact(structure.ptr()),
+            descend(py::int_(i), items[i], PyList_Check(structure.ptr()) != 0,
                     static_cast<py::ssize_t>(i));
         }
     } else {
@@ -120,7 +120,9 @@ void Tree::flatten(const Node& node, py::handle other, const std::string& call,
         throw py::type_error(call + ": " + argument + node.path + " is " + kind_of(other) +
                              ", expected " + expected + " of arrays");
     }
-    const auto size = static_cast<std::size_t>(PyObject_Size(other.ptr()));
+    const py::ssize_t length = PyObject_Size(other.ptr());
+    if (length < 0) throw py::error_already_set();
+    const auto size = static_cast<std::size_t>(length);
     if (!mapping) {
         if (size != node.children.size()) {
             refuse("has length " + std::to_string(size), std::to_string(node.children.size()));
@@ -131,9 +133,9 @@ void Tree::flatten(const Node& node, py::handle other, const std::string& call,
             if (static_cast<py::ssize_t>(i) >= PySequence_Fast_GET_SIZE(items.ptr())) {
                 refuse("changed its length", "it to stay as it is");
             }
-            flatten(node.children[i],
-                    PySequence_Fast_GET_ITEM(items.ptr(), static_cast<py::ssize_t>(i)), call,
-                    argument, out);
+            const auto child = py::reinterpret_borrow<py::object>(
+                PySequence_Fast_GET_ITEM(items.ptr(), static_cast<py::ssize_t>(i)));
+            flatten(node.children[i], child, call, argument, out);
         }
         return;
     }
@@ -178,8 +180,12 @@ void Tree::check_unchanged(const std::string& call, const std::string& argument)
     }
 }
 
-int Tree::visit_containers(visitproc visit, void* arg) const {
-    for (const Slot& slot : slots_) Py_VISIT(slot.container.ptr());
+int Tree::traverse(visitproc visit, void* arg) const {
+    for (const Slot& slot : slots_) {
+        Py_VISIT(slot.container.ptr());
+        Py_VISIT(slot.key.ptr());
+        Py_VISIT(slot.object.ptr());
+    }
     return 0;
 }
 

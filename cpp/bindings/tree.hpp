@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace schuss::bindings {
@@ -13,14 +14,16 @@ namespace py = pybind11;
 
 class Tree {
   public:
+    Tree() = default;
+
     /// Takes the structure apart. TypeError for what is neither array, sequence nor mapping;
     /// ValueError if it holds no array at all.
     Tree(py::handle structure, const std::string& call, const std::string& argument);
 
-    std::size_t size() const { return leaves_.size(); }
+    std::size_t size() const { return paths_.size(); }
 
-    /// The arrays, in order.
-    const std::vector<py::object>& leaves() const { return leaves_; }
+    /// The arrays, in order; the tree does not keep them.
+    std::vector<py::object> take_leaves() { return std::move(leaves_); }
 
     /// A leaf as messages call it: "grads['W1'][0]" for the argument "grads".
     std::string name(const std::string& argument, std::size_t leaf) const {
@@ -37,8 +40,7 @@ class Tree {
     void check_unchanged(const std::string& call, const std::string& argument) const;
 
     /// For Python's collector of cycles: a dict that held arrays may later hold the optimizer too.
-    int visit_containers(visitproc visit, void* arg) const;
-    void release_containers() { slots_.clear(); }
+    int traverse(visitproc visit, void* arg) const;
 
     /// The leaves in the form of the structure: dicts, lists and tuples.
     py::object unflatten(const py::list& leaves) const;

@@ -10,6 +10,7 @@
 #include "bindings/register.hpp"
 #include "engine/cpu.hpp"
 #include "engine/plan.hpp"
+#include "engine/subnormals.hpp"
 #include "rules/book.hpp"
 
 namespace schuss::bindings {
@@ -21,6 +22,7 @@ void additions(int repeats, const py::array& param, const py::array& grad, const
     const std::string call = "additions";
     std::vector<py::array> arrays = {param, grad};
     for (const py::handle state : states) arrays.push_back(as_array(state, {call, "state"}));
+    check_writable(param, {call, "param"});
     std::vector<void*> operands;
     for (const py::array& array : arrays) {
         check_like(array, {call, "array"}, param, "param");
@@ -34,6 +36,7 @@ void additions(int repeats, const py::array& param, const py::array& grad, const
         engine::level().rules[rule].of(rules::Decay::none, number_of(param, {call, "param"}));
     const engine::Coefficients coefficients{rules::Coefficients{}};
     const void* const values = coefficients.as(number_of(param, {call, "param"}));
+    const engine::SubnormalsAreZero mode;
     const auto size = static_cast<std::size_t>(param.size());
     for (int i = 0; i < repeats; ++i) kernel(operands.data(), size, values);
 }

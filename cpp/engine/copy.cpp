@@ -16,13 +16,10 @@ namespace {
 // An axis shorter than this is not worth an inner loop of its own.
 constexpr std::size_t shortest_loop = 8;
 
-std::size_t magnitude(std::ptrdiff_t stride) {
-    return static_cast<std::size_t>(stride < 0 ? -stride : stride);
-}
-
 void prefetch([[maybe_unused]] const std::byte* address) {
 #if defined(__GNUC__)
-    __builtin_prefetch(address);
+    constexpr int to_read = 0, second_level = 2;
+    __builtin_prefetch(address, to_read, second_level);
 #endif
 }
 

@@ -10,6 +10,12 @@ inline constexpr std::size_t cache_line = 64;
 /// As many as a NumPy array can have.
 inline constexpr std::size_t max_axes = 64;
 
+/// The size of a stride, whatever its direction.
+inline std::size_t magnitude(std::ptrdiff_t stride) {
+    const auto size = static_cast<std::size_t>(stride);
+    return stride < 0 ? std::size_t{0} - size : size;
+}
+
 /// One axis of a copy, with the strides of both sides in bytes.
 struct CopyAxis {
     std::size_t size;

@@ -6,8 +6,6 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#elif defined(_M_X64)
-#include <intrin.h>
 #endif
 
 namespace schuss::sweep {
@@ -24,13 +22,12 @@ const sweep::Level* const built_levels[] = {
 #include "levels.def"
 };
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 
 struct Registers {
     std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
 };
 
-#if defined(__x86_64__)
 Registers cpuid(std::uint32_t leaf) {
     Registers r;
     __get_cpuid_count(leaf, 0, &r.eax, &r.ebx, &r.ecx, &r.edx);  // all zero past the last leaf
@@ -42,21 +39,6 @@ std::uint64_t saved_states() {
     __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     return std::uint64_t{high} << 32 | low;
 }
-#else
-Registers cpuid(std::uint32_t leaf) {
-    int last[4];
-    __cpuid(last, 0);
-    if (leaf > static_cast<std::uint32_t>(last[0])) return {};
-    int r[4];
-    __cpuidex(r, static_cast<int>(leaf), 0);
-    return {static_cast<std::uint32_t>(r[0]), static_cast<std::uint32_t>(r[1]),
-            static_cast<std::uint32_t>(r[2]), static_cast<std::uint32_t>(r[3])};
-}
-
-std::uint64_t saved_states() {
-    return _xgetbv(0);
-}
-#endif
 
 /// A bit for each feature that the processor has and whose registers the operating system saves.
 std::uint64_t detect_features() {
@@ -96,6 +78,9 @@ std::vector<const sweep::Level*> available_levels() {
     std::vector<const sweep::Level*> result;
     for (const sweep::Level* level : built_levels) {
         if (runs_here(*level)) result.push_back(level);
+    }
+    if (result.empty()) {
+        throw std::runtime_error("schuss was built for another processor than this one");
     }
     return result;
 }

@@ -22,15 +22,10 @@ constexpr std::size_t shortest_row = 64;
 constexpr std::size_t crossing_run = 64;
 
 // Such a box is larger than other tiles, so that the others have rows of some length in it.
-constexpr std::size_t crossing_tiles = 4;
+constexpr std::size_t crossing_tiles = 2;
 
 std::size_t round_up(std::size_t n, std::size_t unit) {
     return (n + unit - 1) / unit * unit;
-}
-
-std::size_t magnitude(std::ptrdiff_t stride) {
-    return stride < 0 ? std::size_t{0} - static_cast<std::size_t>(stride)
-                      : static_cast<std::size_t>(stride);
 }
 
 }  // namespace
@@ -40,7 +35,9 @@ std::size_t tile_elements() {
 }
 
 std::size_t set_tile_elements(std::size_t elements) {
-    if (elements == 0) throw std::invalid_argument("a tile has at least one element");
+    if (elements == 0 || elements > std::size_t{1} << 32) {
+        throw std::invalid_argument("a tile has from 1 to 2**32 elements");
+    }
     return elements_per_tile.exchange(elements, std::memory_order_relaxed);
 }
 

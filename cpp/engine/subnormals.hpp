@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 #include <xmmintrin.h>
 #elif !defined(__aarch64__)
 #error "schuss runs on x86-64 and 64-bit Arm"
@@ -13,7 +13,7 @@
 namespace schuss::engine {
 
 /// Sets this thread's floating-point mode (round to nearest, no traps, subnormals are zero as
-/// operands and as results) and restores the caller's, sticky flags included, when it goes.
+/// operands and as results) and restores the caller's when it goes.
 class SubnormalsAreZero {
   public:
     SubnormalsAreZero() : callers_(mode()) { set_mode(sweeping); }

@@ -1,5 +1,5 @@
 // The yardstick of the benchmarks: the memory traffic of a rule with as many states, and additions
-// only. No update of these arrays can be faster than this loop.
+// only, by the same sweep.
 #pragma once
 
 template <int count>

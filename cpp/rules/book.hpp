@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <string_view>
 #include <vector>
 
@@ -13,6 +14,9 @@ namespace schuss::rules {
 /// The coefficients of one step, in double, as they are laid out for the loop: weight decay's
 /// first, then the rule's.
 using Coefficients = std::array<double, 16>;
+
+/// So many steps can be counted, exactly in double too.
+inline constexpr std::int64_t most_steps = std::int64_t{1} << 53;
 
 /// One entry of rules.def. Its place in the book is its place in every level's table.
 struct Entry {
@@ -27,7 +31,7 @@ const std::vector<Entry>& book();
 /// The index of a rule in the book; throws std::invalid_argument if there is none.
 std::size_t find(std::string_view name);
 
-/// hyperparameters: in the order of the entry's names, among them lr.
+/// hyperparameters: in the order of the entry's names, lr first.
 Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
                           double t);
 

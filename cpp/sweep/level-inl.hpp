@@ -13,10 +13,8 @@
 
 #if defined(__clang__)
 #define SCHUSS_NO_ALIASING _Pragma("clang loop vectorize(assume_safety)")
-#elif defined(__GNUC__)
-#define SCHUSS_NO_ALIASING _Pragma("GCC ivdep")
 #else
-#define SCHUSS_NO_ALIASING __pragma(loop(ivdep))
+#define SCHUSS_NO_ALIASING _Pragma("GCC ivdep")
 #endif
 
 namespace schuss::sweep {
@@ -39,7 +37,7 @@ struct Coefficients {
 };
 
 /// Body and tail are this one loop: the compiler makes both from it. It may, since the arrays never
-/// overlap (bindings/arrays sees to that), and it must be told so.
+/// overlap (the caller sees to that), and it must be told so.
 template <class Rule, Decay decay, typename T, typename... State>
 void loop(std::size_t count, const Coefficients<Rule, T>& c, T* p, const T* g, State*... state) {
     SCHUSS_NO_ALIASING

@@ -10,7 +10,8 @@
 namespace schuss::sweep {
 
 /// Updates count elements. operands: the parameter, the gradient, the states of the rule, each
-/// aligned and contiguous; coefficients: of the operands' type, as rules::coefficients lays them.
+/// aligned, contiguous, and apart from the others in memory; coefficients: of the operands' type,
+/// as rules::coefficients lays them.
 using Kernel = void (*)(void* const* operands, std::size_t count, const void* coefficients);
 
 /// The loops of one rule.

@@ -41,7 +41,7 @@ def number(call: str, name: str, value: object) -> float:
     if type(value) is not float:
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value.item()
-        if not isinstance(value, Real):
+        if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a number")
         try:
             value = float(value)
@@ -96,6 +96,6 @@ def count(call: str, name: str, value: object, *, least: int) -> int:
     except TypeError:
         kind = type(value).__name__
         raise TypeError(f"{call}: {name} is a {kind}, expected an integer") from None
-    if not least <= result < 2**63:
+    if not least <= result < 2**53:  # beyond, floating point cannot count
         raise ValueError(f"{call}: {name} is {result}, expected an integer >= {least}")
     return result

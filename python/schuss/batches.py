@@ -43,8 +43,7 @@ class MiniBatches(Generic[_Batch]):
             raise ValueError("minibatches: x has no examples, expected at least one")
         self.batch_size: int = self.examples
         if batch_size is not None:
-            size = count("minibatches", "batch_size", batch_size, least=1)
-            self.batch_size = min(size, self.examples)
+            self.batch_size = count("minibatches", "batch_size", batch_size, least=1)
         self.shuffle = flag("minibatches", "shuffle", shuffle)
         self.drop_last = flag("minibatches", "drop_last", drop_last)
         self._rng = np.random.default_rng(rng)

@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="train a network on handwritten digits with each optimizer",
         description="Train a network on scikit-learn's digits with SGD, Momentum, RMSprop and "
-        "Adam, with schuss and with NumPy; print a table and draw the cost curves.",
+        "Adam, and with their NumPy twins; print a table and draw the cost curves.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument(
@@ -61,7 +61,8 @@ def _demo(options: argparse.Namespace) -> int:
         from schuss import demo
     except ModuleNotFoundError as error:
         print(
-            f'schuss demo needs {error.name}, which is missing: pip install "schuss[demo]"',
+            f"schuss demo needs {error.name}, which is missing; from the checkout of schuss: "
+            f'pip install ".[demo]"',
             file=sys.stderr,
         )
         return 2
@@ -73,7 +74,7 @@ def _picture(text: str) -> Path:
     path = Path(text)
     if path.suffix.lower() not in PICTURES:
         raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(PICTURES)}")
-    if not os.access(path.parent, os.W_OK):
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"{str(path.parent)!r} is no directory to write to")
     return path
 

@@ -1,4 +1,4 @@
-"""The demo: a network learns handwritten digits with each optimizer, fused and in NumPy."""
+"""The demo: a network learns handwritten digits with each optimizer and with its NumPy twin."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -89,7 +89,7 @@ CONTENDERS = (
 
 
 class Twin:
-    """A contender as one writes it in NumPy: a formula for each array, and state kept by hand."""
+    """A contender by the formulas of `schuss.reference`, with state kept by hand."""
 
     def __init__(self, contender: Contender, params: Parameters) -> None:
         self._contender = contender
@@ -193,7 +193,7 @@ def compare(*, epochs: int, seed: int) -> list[Result]:
         for contender in CONTENDERS:
             bar.set_description(f"{contender.name}, schuss")
             fused = learn(partial(contender.fused, lr=contender.lr))
-            bar.set_description(f"{contender.name}, NumPy")
+            bar.set_description(f"{contender.name}, twin")
             twin = learn(partial(Twin, contender))
             training_accuracy = accuracy(fused.params, digits.x, digits.labels)
             test_accuracy = accuracy(fused.params, digits.x_test, digits.labels_test)
@@ -211,7 +211,7 @@ def table(results: list[Result]) -> Table:
         "Test\naccuracy",
         "\nSeconds",
         "Step with\nschuss",
-        "Step with\nNumPy",
+        "Step with\nthe twin",
     ):
         grid.add_column(heading, justify="right")
     for result in results:
@@ -285,9 +285,11 @@ def run(*, out: Path, epochs: int, seed: int) -> int:
     )
     differing = [result.contender.name for result in results if not result.same_bits]
     if differing:
-        console.print(f"schuss and NumPy ended with different parameters: {', '.join(differing)}.")
+        console.print(
+            f"schuss and its twin ended with different parameters: {', '.join(differing)}."
+        )
     else:
-        console.print("schuss and NumPy ended with the same parameters, to the last bit.")
+        console.print("schuss and its twin ended with the same parameters, to the last bit.")
     picture(results).savefig(out, dpi=150)
     console.print(f"The cost curves are in {out}", soft_wrap=True)
     return 1 if differing else 0

@@ -101,7 +101,8 @@ def momentum(
     ----------
     Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     Sutskever, Martens, Dahl & Hinton, "On the importance of initialization and momentum in deep
-    learning", 2013, eqs. 1-4.
+    learning", 2013, eqs. 1-4; Nesterov's form is written, as in PyTorch, for the point looked ahead
+    to.
 
     Examples
     --------
@@ -250,7 +251,8 @@ def adam(
     Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
     Reddi, Kale & Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2 (AMSGrad; here,
     as in PyTorch, with bias correction).
-    Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2 (AdamW).
+    Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2 (AdamW; as in
+    PyTorch, the learning rate multiplies the decay too).
 
     Examples
     --------

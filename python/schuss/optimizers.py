@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 
 from schuss import _core, kernels
 from schuss._arrays import Array, ArrayTree
@@ -156,19 +157,16 @@ class Optimizer:
         hyperparameters = self._checked(call, hyperparameters)
         rule = self._rule_for(hyperparameters)
         _check_keys(call, "state_dict['state']", state_dict["state"], tuple(_core.states(rule)))
-        # Of our own state copies, lest it be overwritten before it is read.
-        own = {id(_owner(array)) for leaves in self._leaves.values() for array in leaves}
+        # Copies: what is given may be the state itself, in other places.
         values = {
             name: [
-                array.copy() if id(_owner(array)) in own else array
+                array.copy()
                 for array in self._plan.flatten(tree, call, f"state_dict['state'][{name!r}]")
             ]
             for name, tree in state_dict["state"].items()
         }
         self._apply(hyperparameters)
-        for name, leaves in self._leaves.items():
-            for leaf, value in zip(leaves, values[name], strict=True):
-                np.copyto(leaf, value)
+        self._fill(values)
         self._plan.steps = steps
 
     def __repr__(self) -> str:
@@ -186,42 +184,45 @@ class Optimizer:
     # together with them is bound to the same copies.
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle or a copy needs."""
+        """Return what a pickle or a copy needs, attributes of a subclass included."""
         return {
             "params": self._params,
             "hyperparameters": self._hyperparameters,
             "leaves": self._leaves,
             "steps": self.steps,
+            "attributes": getattr(self, "__dict__", {}),
         }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Rebuild the optimizer around the parameters of the pickle or the copy."""
+        self._hold(state["params"], dict(state["hyperparameters"]))
+        self._fill(state["leaves"])
+        self._plan.steps = state["steps"]
+        for name, value in state["attributes"].items():
+            setattr(self, name, value)
 
     def __copy__(self) -> Self:
         """Return an optimizer of the same parameters, with state of its own."""
         copy = type(self).__new__(type(self))
-        leaves = {name: [array.copy("K") for array in own] for name, own in self._leaves.items()}
-        copy.__setstate__(self.__getstate__() | {"leaves": leaves})
+        copy.__setstate__(self.__getstate__())
         return copy
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Rebuild the optimizer around the parameters of the pickle or the copy."""
-        self._hold(state["params"], dict(state["hyperparameters"]), state["leaves"])
-        self._plan.steps = state["steps"]
 
     # How it works.
 
-    def _hold(
-        self,
-        params: ArrayTree,
-        hyperparameters: dict[str, Any],
-        leaves: dict[str, list[Any]] | None = None,
-    ) -> None:
+    def _hold(self, params: ArrayTree, hyperparameters: dict[str, Any]) -> None:
         call = type(self).__name__
         hyperparameters = self._checked(call, hyperparameters)
         self._rule_for(hyperparameters)
         self._plan = _core.Plan(call, params)
         self._params = params
         self._rule = ""
-        self._leaves: dict[str, list[Any]] = leaves or {}
+        self._leaves: dict[str, list[Array]] = {}
         self._apply(hyperparameters)
+
+    def _fill(self, values: dict[str, list[Array]]) -> None:
+        for name, leaves in self._leaves.items():
+            for leaf, value in zip(leaves, values[name], strict=True):
+                np.copyto(leaf, value)
 
     def _checked(self, call: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -255,7 +256,7 @@ class Optimizer:
 
 # A large array's states begin at other places of a 4 KB page than the array itself, 17 cache lines
 # apart: loads and stores at equal places of a page hold each other up (measured: 7 % of a step).
-_PAGE, _STAGGER, _LARGE = 4096, 17 * 64, 1 << 16
+_PAGE, _LINE, _STAGGER, _LARGE = 4096, 64, 17 * 64, 1 << 16
 
 
 def _zeros_along(param: Array, place: int) -> Array:
@@ -264,16 +265,14 @@ def _zeros_along(param: Array, place: int) -> Array:
     if like.nbytes < _LARGE:
         zeros: Array = np.zeros_like(like)
     else:
-        space = np.zeros(like.nbytes + _PAGE, np.uint8)
-        offset = (param.ctypes.data + _STAGGER * place - space.ctypes.data) % _PAGE
-        zeros = np.ndarray(like.shape, like.dtype, space[offset:], strides=like.strides)
+        shape, dtype, strides, size = like.shape, like.dtype, like.strides, like.nbytes
+        del like
+        space = np.zeros(size + _PAGE, np.uint8)
+        start = byte_bounds(param)[0] // _LINE * _LINE + _STAGGER * place
+        zeros = np.ndarray(shape, dtype, space[(start - space.ctypes.data) % _PAGE :], 0, strides)
     backwards: Any = (*(slice(None, None, -1 if s < 0 else 1) for s in param.strides), ...)
     along: Array = zeros[backwards]
     return along
-
-
-def _owner(array: Array) -> object:
-    return array if array.base is None else array.base
 
 
 def _check_keys(call: str, name: str, mapping: object, expected: tuple[str, ...]) -> None:
@@ -365,7 +364,8 @@ class Momentum(Optimizer):
     ----------
     Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     Sutskever, Martens, Dahl & Hinton, "On the importance of initialization and momentum in deep
-    learning", 2013, eqs. 1-4.
+    learning", 2013, eqs. 1-4; Nesterov's form is written, as in PyTorch, for the point looked ahead
+    to.
 
     Examples
     --------
@@ -606,7 +606,8 @@ class AdamW(Adam):
 
     References
     ----------
-    Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
+    Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2; as in PyTorch,
+    the learning rate multiplies the decay too.
 
     Examples
     --------

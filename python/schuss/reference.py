@@ -8,7 +8,7 @@ one freedom is what IEEE 754 leaves open: a NaN's sign and payload.
 They are slow, allocate, and do not check their arrays: for reading, and for testing.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ def sgd(
     p, g = param, grad
     lr, weight_decay = _floats(lr, weight_decay)
     decays = weight_decay != 0
+    lr, weight_decay = _cast(p, lr, weight_decay)
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
@@ -53,8 +54,9 @@ def momentum(
     p, g, v = param, grad, velocity
     lr, beta, weight_decay = _floats(lr, beta, weight_decay)
     gain = 1 - (beta if dampening is None else float(dampening))
-    rate = lr * (1 if step is None else 1 / (1 - beta**step))
+    rate = lr * (1 if step is None else 1 / (1 - beta ** int(step)))
     decays = weight_decay != 0
+    beta, gain, rate, weight_decay = _cast(p, beta, gain, rate, weight_decay)
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
@@ -79,11 +81,10 @@ def rmsprop(
 ) -> None:
     """Take one step of RMSprop; see `schuss.kernels.rmsprop`."""
     p, g, s, a, b = param, grad, square_average, mean, buffer
-    lr, beta, eps, eps_root, weight_decay, momentum = _floats(
-        lr, beta, eps, eps_root, weight_decay, momentum
-    )
-    rest = 1 - beta
+    beta, weight_decay = _floats(beta, weight_decay)
     decays = weight_decay != 0
+    rest, beta, lr, eps, eps_root = _cast(p, 1 - beta, beta, lr, eps, eps_root)
+    weight_decay, momentum = _cast(p, weight_decay, momentum)
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
@@ -117,13 +118,13 @@ def adam(
 ) -> None:
     """Take one step of Adam; see `schuss.kernels.adam`."""
     p, g = param, grad
-    lr, beta1, beta2, eps, eps_root, weight_decay = _floats(
-        lr, beta1, beta2, eps, eps_root, weight_decay
-    )
-    rest1, rest2, keep = 1 - beta1, 1 - beta2, 1 - lr * weight_decay
-    rate = lr if step is None else lr / (1 - beta1**step)
-    correction = 1.0 if step is None else 1 / (1 - beta2**step)
+    lr, beta1, beta2, weight_decay = _floats(lr, beta1, beta2, weight_decay)
+    rate = lr if step is None else lr / (1 - beta1 ** int(step))
+    correction = 1 if step is None else 1 / (1 - beta2 ** int(step))
     decays = weight_decay != 0
+    weight_decay, keep = _cast(p, weight_decay, 1 - lr * weight_decay)
+    rest1, beta1, rest2, beta2 = _cast(p, 1 - beta1, beta1, 1 - beta2, beta2)
+    rate, correction, eps, eps_root = _cast(p, rate, correction, eps, eps_root)
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decoupled:
             p[...] = p * keep
@@ -139,6 +140,12 @@ def adam(
         p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps)
 
 
-def _floats(*values: float) -> tuple[float, ...]:
-    # NumPy would compute with the arrays' dtype for Python's floats alone.
-    return tuple(map(float, values))
+def _floats(*values: float) -> list[float]:
+    # A NumPy scalar would compute with its own precision.
+    return [float(value) for value in values]
+
+
+def _cast(param: npt.NDArray[_Float], *values: float) -> Any:
+    # Outside the subnormal mode, which would take some of them for zero.
+    with np.errstate(all="ignore"):
+        return [param.dtype.type(float(value)) for value in values]
