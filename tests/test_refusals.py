@@ -8,9 +8,11 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -1149,3 +1151,55 @@ def test_unaligned_arrays_are_updated_in_place(dtype: Any) -> None:
     records = np.ones(7, np.dtype(fields))
     expect_adam(*(records[name] for name in ("p", "g", "m", "v")))
     assert (records["kind"] == 1).all()
+
+
+# Code of the user's that runs in the middle of a call.
+
+
+def test_a_gradient_that_empties_its_list_while_it_is_read_is_no_crash() -> None:
+    check_in_a_child(
+        """
+        import numpy as np, schuss
+        class Evil:
+            def __getattr__(self, name):
+                grads.clear()
+                self.junk = [bytearray(200) for _ in range(1000)]
+                raise AttributeError(name)
+        params = [np.zeros(4), np.zeros(4)]
+        optimizer = schuss.SGD(params)
+        grads = [Evil(), np.zeros(4)]
+        try:
+            optimizer.step(grads)
+        except (TypeError, ValueError):
+            pass
+        else:
+            raise AssertionError("not refused")
+        assert optimizer.steps == 0
+        """
+    )
+
+
+class Liar(np.ndarray[Any, Any]):
+    """An array that answers every question of NumPy's about it, and always with no."""
+
+    def __array_function__(self, *_: object, **__: object) -> Any:
+        return False
+
+
+def test_a_subclass_cannot_hide_that_it_shares_memory() -> None:
+    param = np.ones(4)
+    with refusal(ValueError, "SGD.step: grads shares memory with params", keeps=[param]):
+        schuss.SGD(param).step(param.view(Liar))
+    overlapping = as_strided(np.ones(4), (4,), (0,)).view(Liar)
+    with pytest.raises(ValueError, match="overlap"):
+        schuss.SGD(overlapping)
+
+
+@pytest.mark.parametrize("container", [OrderedDict, partial(defaultdict, None)])
+def test_a_parameter_replaced_in_any_dict_is_noticed(container: Any) -> None:
+    params = container({"W": np.ones(3)})
+    optimizer = schuss.SGD(params)
+    params["W"] = np.zeros(3)
+    with pytest.raises(ValueError, match=r"SGD.step: params\['W'\] was replaced"):
+        optimizer.step({"W": np.ones(3)})
+    assert optimizer.steps == 0
