@@ -634,6 +634,27 @@ def test_a_network_that_holds_its_optimizer_can_be_copied(how: str) -> None:
     assert twin.optimizer.params is twin.params
 
 
+class Tagged(schuss.Adam):
+    """A user's subclass, with an attribute of its own."""
+
+    tag = "none"
+
+
+@EVERY_COPY
+def test_a_copy_places_its_state_as_a_new_optimizer_does_and_keeps_attributes(how: str) -> None:
+    param = np.zeros((300, 400))[::-1]
+    optimizer = Tagged(param)
+    optimizer.tag = "mine"
+    copied = COPIES[how](optimizer)
+    assert copied.tag == "mine"
+    fresh = schuss.Adam(copied.params)
+    for name in ("m", "v"):
+        assert copied.state[name].strides == fresh.state[name].strides
+    ends = [copied.params, copied.state["m"], copied.state["v"]]
+    starts = [np.lib.array_utils.byte_bounds(array)[0] % 4096 // 64 for array in ends]
+    assert len(set(starts)) == 3
+
+
 def halve(t: int) -> float:
     return 0.5**t
 
