@@ -1,4 +1,4 @@
-// Many arrays as one range of tiles: what a step has to do, prepared once.
+// Many arrays, prepared once, and the run of a step over all their tiles.
 #pragma once
 
 #include <array>

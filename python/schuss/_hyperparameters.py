@@ -97,5 +97,6 @@ def count(call: str, name: str, value: object, *, least: int) -> int:
         kind = type(value).__name__
         raise TypeError(f"{call}: {name} is a {kind}, expected an integer") from None
     if not least <= result < 2**53:  # beyond, floating point cannot count
-        raise ValueError(f"{call}: {name} is {result}, expected an integer >= {least}")
+        most = " and < 2**53" if result >= least else ""
+        raise ValueError(f"{call}: {name} is {result}, expected an integer >= {least}{most}")
     return result
