@@ -6,12 +6,15 @@ from numbers import Real
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
-Schedule: TypeAlias = Callable[[int], float]
-"""A learning rate as a function of the step, counted from 1."""
+Rate: TypeAlias = float | Callable[[int], float]
+"""A learning rate: a number, or a schedule, that is, a function of the step counted from 1."""
 
 _FRACTION = (0.0, 1.0)
 _NON_NEGATIVE = (0.0, float("inf"))
+
+_AT_LEAST_ONE = (1.0, float("inf"))
 
 _RANGES = {
     "lr": _NON_NEGATIVE,
@@ -23,13 +26,39 @@ _RANGES = {
     "beta2": _FRACTION,
     "dampening": _FRACTION,
     "momentum": _FRACTION,
+    # Of schedules.
+    "t": _AT_LEAST_ONE,
+    **dict.fromkeys(("start", "end", "peak", "min_lr"), _NON_NEGATIVE),
+    **dict.fromkeys(("rate", "base", "k", "factor", "decay", "power"), _NON_NEGATIVE),
+    "threshold": _NON_NEGATIVE,
+    "rise": _FRACTION,
+    "shrink": _FRACTION,
+    "start_divisor": _AT_LEAST_ONE,
+    "end_divisor": _AT_LEAST_ONE,
+    # Of landscapes.
+    "condition": _AT_LEAST_ONE,
+    **dict.fromkeys(("a", "b"), _NON_NEGATIVE),
 }
 
 _T = TypeVar("_T")
 
 
-def number(call: str, name: str, value: object) -> float:
-    """Return a hyperparameter as a float within its range.
+def real(call: str, name: str, value: object) -> float:
+    """Return any real number as a float, NaN and infinities too, or raise TypeError."""
+    if type(value) is float:
+        return value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a number")
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")  # type: ignore[operator]
+
+
+def number(call: str, name: str, value: object, *, kind: str | None = None) -> float:
+    """Return a hyperparameter as a float within its range: that of `kind`, or else of its name.
 
     Raises
     ------
@@ -38,20 +67,14 @@ def number(call: str, name: str, value: object) -> float:
     ValueError
         If it is out of range or not finite.
     """
-    if type(value) is not float:
-        if isinstance(value, np.ndarray) and value.ndim == 0:
-            value = value.item()
-        if isinstance(value, bool) or not isinstance(value, Real):
-            raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a number")
-        try:
-            value = float(value)
-        except OverflowError:
-            value = np.inf
-    low, high = _RANGES[name]
-    if not low <= value < high:
-        expected = f"a number in [{low:g}, {high:g})" if high < np.inf else "a finite number >= 0"
-        raise ValueError(f"{call}: {name} is {value!r}, expected {expected}")
-    return value
+    result = real(call, name, value)
+    low, high = _RANGES[kind or name]
+    if not low <= result < high:
+        finite = f"a finite number >= {low:g}"
+        expected = f"a number in [{low:g}, {high:g})" if high < np.inf else finite
+        was = value if type(value) is int and value == result else result
+        raise ValueError(f"{call}: {name} is {was!r}, expected {expected}")
+    return result
 
 
 def numbers(call: str, **values: object) -> dict[str, float]:
@@ -72,12 +95,21 @@ def flag(call: str, name: str, value: object) -> bool:
     raise TypeError(f"{call}: {name} is {value!r}, expected True or False")
 
 
-def rate(call: str, name: str, value: Any) -> float | Schedule:
+def rate(call: str, name: str, value: Any) -> Rate:
     """Return a learning rate: a number within its range, or a schedule as it is."""
     if callable(value):
-        schedule: Schedule = value
+        schedule: Callable[[int], float] = value
         return schedule
-    return number(call, name, value)
+    return number(call, name, value, kind="lr")
+
+
+def choice(call: str, name: str, value: Any, *, among: tuple[str, ...]) -> str:
+    """Return a word that is one of those to choose among, or raise TypeError or ValueError."""
+    if isinstance(value, str) and value in among:
+        return value
+    error = ValueError if isinstance(value, str) else TypeError
+    expected = " or ".join(map(repr, among))
+    raise error(f"{call}: {name} is {value!r}, expected {expected}")
 
 
 def optional(check: Callable[[str, str, Any], _T]) -> Callable[[str, str, Any], _T | None]:
@@ -100,3 +132,13 @@ def count(call: str, name: str, value: object, *, least: int) -> int:
         most = " and < 2**53" if result >= least else ""
         raise ValueError(f"{call}: {name} is {result}, expected an integer >= {least}{most}")
     return result
+
+
+def axis_of(call: str, axis: object, array: npt.NDArray[Any], name: str) -> int:
+    """Return an axis of the array, counted from 0, or raise TypeError or ValueError."""
+    result = count(call, "axis", axis, least=-(2**63))
+    if not -array.ndim <= result < array.ndim:
+        raise ValueError(
+            f"{call}: axis is {result}, expected an axis of {name}, which has {array.ndim}"
+        )
+    return result % array.ndim

@@ -1,14 +1,14 @@
 """Optimizers: parameters in any structure, state that they keep, one fused step for all of them."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any, Generic, Self, TypeVar, overload
 
 import numpy as np
-from numpy.lib.array_utils import byte_bounds
 
 from schuss import _core, kernels
-from schuss._arrays import Array, ArrayTree
-from schuss._hyperparameters import Schedule, count, flag, number, optional, rate
+from schuss._arrays import Array, ArrayTree, zeros_along
+from schuss._hyperparameters import Rate, count, flag, number, optional, rate
 
 __all__ = ["SGD", "Adam", "AdamW", "Momentum", "Optimizer", "RMSprop"]
 
@@ -86,6 +86,14 @@ class Optimizer:
         """The number of steps made: t of the last one."""
         return self._plan.steps
 
+    @property
+    def lr_now(self) -> float:
+        """The learning rate in use: that of the last step, or of the first to come before any.
+
+        A number is itself, from the moment it is set; a schedule is asked for its value at `steps`.
+        """
+        return self._lr_at(max(self.steps, 1), "lr_now")
+
     def step(self, grads: ArrayTree) -> None:
         """Update all parameters in place, in one pass over memory.
 
@@ -110,7 +118,7 @@ class Optimizer:
         """
         lr = self._hyperparameters["lr"]
         if type(lr) is not float:
-            lr = number(f"{type(self).__name__}.step", "lr", lr(self._plan.steps + 1))
+            lr = self._lr_at(self._plan.steps + 1, "step")
         self._plan.step(grads, lr)
 
     def state_dict(self) -> dict[str, Any]:
@@ -119,13 +127,13 @@ class Optimizer:
         Returns
         -------
         dict
-            ``optimizer`` (the name of the class), ``steps``, ``hyperparameters`` (a schedule as it
-            is) and ``state`` (a copy of each array).
+            ``optimizer`` (the name of the class), ``steps``, ``hyperparameters`` (with a copy of a
+            schedule) and ``state`` (a copy of each array).
         """
         return {
             "optimizer": type(self).__name__,
             "steps": self.steps,
-            "hyperparameters": dict(self._hyperparameters),
+            "hyperparameters": _copies(self._hyperparameters),
             "state": {
                 name: self._plan.unflatten([array.copy(order="K") for array in leaves])
                 for name, leaves in self._leaves.items()
@@ -154,7 +162,7 @@ class Optimizer:
         _check_keys(
             call, "state_dict['hyperparameters']", hyperparameters, tuple(self._hyperparameters)
         )
-        hyperparameters = self._checked(call, hyperparameters)
+        hyperparameters = self._checked(call, _copies(hyperparameters))
         rule = self._rule_for(hyperparameters)
         _check_keys(call, "state_dict['state']", state_dict["state"], tuple(_core.states(rule)))
         # Copies: what is given may be the state itself, in other places.
@@ -195,7 +203,7 @@ class Optimizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the optimizer around the parameters of the pickle or the copy."""
-        self._hold(state["params"], dict(state["hyperparameters"]))
+        self._hold(state["params"], _copies(state["hyperparameters"]))
         self._fill(state["leaves"])
         self._plan.steps = state["steps"]
         for name, value in state["attributes"].items():
@@ -203,11 +211,15 @@ class Optimizer:
 
     def __copy__(self) -> Self:
         """Return an optimizer of the same parameters, with state of its own."""
-        copy = type(self).__new__(type(self))
-        copy.__setstate__(self.__getstate__())
-        return copy
+        other = type(self).__new__(type(self))
+        other.__setstate__(self.__getstate__())
+        return other
 
     # How it works.
+
+    def _lr_at(self, t: int, call: str) -> float:
+        lr = self._hyperparameters["lr"]
+        return number(f"{type(self).__name__}.{call}", "lr", lr(t) if callable(lr) else lr)
 
     def _hold(self, params: ArrayTree, hyperparameters: dict[str, Any]) -> None:
         call = type(self).__name__
@@ -243,7 +255,7 @@ class Optimizer:
         if rule != self._rule:
             leaves = {
                 name: self._leaves.get(name)
-                or [_zeros_along(param, place) for param in self._plan.arrays]
+                or [zeros_along(param, place) for param in self._plan.arrays]
                 for place, name in enumerate(_core.states(rule), start=1)
             }
             self._plan.bind(rule, list(leaves.values()))
@@ -254,25 +266,9 @@ class Optimizer:
         self._hyperparameters = hyperparameters
 
 
-# A large array's states begin at other places of a 4 KB page than the array itself, 17 cache lines
-# apart: loads and stores at equal places of a page hold each other up (measured: 7 % of a step).
-_PAGE, _LINE, _STAGGER, _LARGE = 4096, 64, 17 * 64, 1 << 16
-
-
-def _zeros_along(param: Array, place: int) -> Array:
-    """Return zeros laid out in memory as the parameter is, so that a step runs straight on."""
-    like = np.empty_like(param, subok=False)  # its pages are never touched
-    if like.nbytes < _LARGE:
-        zeros: Array = np.zeros_like(like)
-    else:
-        shape, dtype, strides, size = like.shape, like.dtype, like.strides, like.nbytes
-        del like
-        space = np.zeros(size + _PAGE, np.uint8)
-        start = byte_bounds(param)[0] // _LINE * _LINE + _STAGGER * place
-        zeros = np.ndarray(shape, dtype, space[(start - space.ctypes.data) % _PAGE :], 0, strides)
-    backwards: Any = (*(slice(None, None, -1 if s < 0 else 1) for s in param.strides), ...)
-    along: Array = zeros[backwards]
-    return along
+def _copies(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    # A schedule that is fed the cost changes: whoever resumes from a copy must not find it changed.
+    return {name: copy(value) for name, value in hyperparameters.items()}
 
 
 def _check_keys(call: str, name: str, mapping: object, expected: tuple[str, ...]) -> None:
@@ -319,9 +315,7 @@ class SGD(Optimizer):
 
     __slots__ = ()
 
-    def __init__(
-        self, params: ArrayTree, lr: float | Schedule = 0.01, *, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, params: ArrayTree, lr: Rate = 0.01, *, weight_decay: float = 0.0) -> None:
         super().__init__(params, lr=lr, weight_decay=weight_decay)
 
     def _rule_for(self, hyperparameters: dict[str, Any]) -> str:
@@ -387,7 +381,7 @@ class Momentum(Optimizer):
     def __init__(
         self,
         params: ArrayTree,
-        lr: float | Schedule = 0.01,
+        lr: Rate = 0.01,
         *,
         beta: float = 0.9,
         dampening: float | None = None,
@@ -474,7 +468,7 @@ class RMSprop(Optimizer):
     def __init__(
         self,
         params: ArrayTree,
-        lr: float | Schedule = 0.001,
+        lr: Rate = 0.001,
         *,
         beta: float = 0.9,
         eps: float = 1e-8,
@@ -563,7 +557,7 @@ class Adam(Optimizer):
     def __init__(
         self,
         params: ArrayTree,
-        lr: float | Schedule = 0.001,
+        lr: Rate = 0.001,
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
@@ -624,7 +618,7 @@ class AdamW(Adam):
     def __init__(
         self,
         params: ArrayTree,
-        lr: float | Schedule = 0.001,
+        lr: Rate = 0.001,
         *,
         beta1: float = 0.9,
         beta2: float = 0.999,
