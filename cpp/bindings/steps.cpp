@@ -34,7 +34,7 @@ class Formula {
     }
 
     const rules::Entry& entry() const { return rules::book()[index_]; }
-    void set_lr(double lr) { values_[0] = lr; }
+    void set_rate(double rate) { values_[0] = rate; }
 
     void run(engine::Plan& plan, std::int64_t t) const {
         const engine::Coefficients coefficients(
@@ -59,11 +59,17 @@ class Formula {
 /// Parameters in the user's structure, their states, and the number of steps made with them.
 class Plan {
   public:
-    Plan(const std::string& call, py::handle params)
-        : call_(call), step_call_(call + ".step"), tree_(params, call, "params") {
+    /// step, params, grads: what messages call the method and its arguments.
+    Plan(const std::string& call, py::handle parameters, const std::string& step,
+         const std::string& params, std::string grads)
+        : call_(call),
+          step_call_(call + "." + step),
+          params_(params),
+          grads_(std::move(grads)),
+          tree_(parameters, call, params) {
         const std::vector<py::object> leaves = tree_.take_leaves();
         for (std::size_t i = 0; i < leaves.size(); ++i) {
-            parameters_.emplace_back(leaves[i], Name{call, tree_.name("params", i)});
+            parameters_.emplace_back(leaves[i], Name{call, tree_.name(params_, i)});
         }
         written_ = written_memory(parameters_);
         plan_.items.resize(tree_.size());
@@ -84,7 +90,7 @@ class Plan {
         for (std::size_t i = 0; i < leaves.size(); ++i) {
             const Name name{call, tree_.name(argument, i)};
             py::array array = as_array(leaves[i], name);
-            check_like(array, name, parameters_[i].array(), tree_.name("params", i));
+            check_like(array, name, parameters_[i].array(), tree_.name(params_, i));
             result.append(std::move(array));
         }
         return result;
@@ -137,25 +143,25 @@ class Plan {
         steps_ = steps;
     }
 
-    void step(py::handle grads, double lr) {
+    void step(py::handle grads, double rate) {
         const Turn turn(*this);
         // First all that may run code of the user's, last the checks that this could undo.
-        tree_.flatten(grads, step_call_, "grads", gradients_);
+        tree_.flatten(grads, step_call_, grads_, gradients_);
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
             if (py::isinstance<py::array>(gradients_[i])) continue;
-            gradients_[i] = as_array(gradients_[i], {step_call_, tree_.name("grads", i)});
+            gradients_[i] = as_array(gradients_[i], {step_call_, tree_.name(grads_, i)});
         }
-        tree_.check_unchanged(step_call_, "params");
+        tree_.check_unchanged(step_call_);
         bool all_as_before = true;
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             parameters_[i].check_unchanged(step_call_);
             if (parameters_[i].take_like_the_last(gradient(i), plan_.items[i])) continue;
-            const Name name{step_call_, tree_.name("grads", i)};
+            const Name name{step_call_, tree_.name(grads_, i)};
             parameters_[i].take(gradient(i), name, written_, plan_.items[i]);
             all_as_before = false;
         }
         if (!all_as_before) check_nothing_moved();
-        formula_.value().set_lr(lr);
+        formula_.value().set_rate(rate);
         formula_->run(plan_, steps_ + 1);
         ++steps_;
     }
@@ -167,8 +173,7 @@ class Plan {
       public:
         explicit Turn(Plan& plan) : plan_(plan) {
             if (plan.busy_) {
-                throw std::runtime_error(plan.step_call_ +
-                                         ": another step of this optimizer is under way");
+                throw std::runtime_error(plan.step_call_ + ": another call of it is under way");
             }
             plan.busy_ = true;
         }
@@ -192,7 +197,7 @@ class Plan {
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             parameters_[i].check_unchanged(step_call_);
             if (parameters_[i].lies_as_taken(gradient(i), plan_.items[i])) continue;
-            throw py::value_error(step_call_ + ": " + tree_.name("grads", i) +
+            throw py::value_error(step_call_ + ": " + tree_.name(grads_, i) +
                                   " was changed while it was read, expected it to stay as it is");
         }
     }
@@ -203,7 +208,7 @@ class Plan {
         return {call_, std::move(entries)};
     }
 
-    std::string call_, step_call_;
+    std::string call_, step_call_, params_, grads_;
     Tree tree_;
     std::vector<Parameter> parameters_;
     WrittenMemory written_;
@@ -247,6 +252,17 @@ void update(const std::string& call, const std::string& rule, const std::string&
     formula.run(plan, t);
 }
 
+/// The structure with function(array) in the place of each array.
+py::object map_arrays(const py::function& function, py::handle structure, const std::string& call,
+                      const std::string& argument) {
+    Tree tree(structure, call, argument);
+    py::list results;
+    for (const py::object& leaf : tree.take_leaves()) {
+        results.append(function(as_array(leaf, {call, tree.name(argument, results.size())})));
+    }
+    return tree.unflatten(results);
+}
+
 std::vector<std::string> state_names(const std::string& rule) {
     const auto& names = rules::book()[rules::find(rule)].states;
     return {names.begin(), names.end()};
@@ -271,16 +287,21 @@ void make_collectable(PyHeapTypeObject* heap_type) {
 
 void register_steps(py::module_& module) {
     py::class_<Plan>(module, "Plan", py::custom_type_setup(make_collectable))
-        .def(py::init<const std::string&, py::handle>(), py::arg("call"), py::arg("params"))
+        .def(py::init<const std::string&, py::handle, const std::string&, const std::string&,
+                      std::string>(),
+             py::arg("call"), py::arg("parameters"), py::arg("step") = "step",
+             py::arg("params") = "params", py::arg("grads") = "grads")
         .def_property_readonly("arrays", &Plan::arrays)
         .def("unflatten", &Plan::unflatten, py::arg("leaves"))
         .def("flatten", &Plan::flatten, py::arg("other"), py::arg("call"), py::arg("argument"))
         .def("bind", &Plan::bind, py::arg("rule"), py::arg("states"))
         .def("set_hyperparameters", &Plan::set_hyperparameters, py::arg("decay"), py::arg("values"))
         .def_property("steps", &Plan::steps, &Plan::set_steps)
-        .def("step", &Plan::step, py::arg("grads"), py::arg("lr"));
+        .def("step", &Plan::step, py::arg("grads"), py::arg("rate"));
     module.def("update", &update, py::arg("call"), py::arg("rule"), py::arg("decay"),
                py::arg("values"), py::arg("t"), py::arg("param"), py::arg("grad"));
+    module.def("map_arrays", &map_arrays, py::arg("function"), py::arg("structure"),
+               py::arg("call"), py::arg("argument"));
     module.def("states", &state_names, py::arg("rule"));
     module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));
 }

@@ -50,7 +50,8 @@ std::string kind_of(py::handle object) {
 
 }  // namespace
 
-Tree::Tree(py::handle structure, const std::string& call, const std::string& argument) {
+Tree::Tree(py::handle structure, const std::string& call, const std::string& argument)
+    : argument_(argument) {
     root_ = take_apart(structure, call, argument, "");
     if (leaves_.empty()) {
         throw py::value_error(call + ": " + argument + " holds no array, expected at least one");
@@ -105,7 +106,7 @@ void Tree::flatten(const Node& node, py::handle other, const std::string& call,
                    const std::string& argument, std::vector<py::object>& out) const {
     const auto refuse = [&](const std::string& was, const std::string& expected) {
         throw py::value_error(call + ": " + argument + node.path + " " + was + ", expected " +
-                              expected + " (the structure of params" + node.path + ")");
+                              expected + " (the structure of " + argument_ + node.path + ")");
     };
     if (node.kind == Node::Kind::leaf) {
         if (!is_array_like(other) && is_container(other))
@@ -158,12 +159,12 @@ void Tree::flatten(const Node& node, py::handle other, const std::string& call,
         for (const py::object& expected : node.keys) known = known || expected.equal(key);
         if (!known) {
             refuse("has the key " + py::repr(key).cast<std::string>(),
-                   "no other keys than those of params");
+                   "no other keys than those of " + argument_);
         }
     }
 }
 
-void Tree::check_unchanged(const std::string& call, const std::string& argument) const {
+void Tree::check_unchanged(const std::string& call) const {
     for (const Slot& slot : slots_) {
         PyObject* now = nullptr;
         if (slot.index < 0) {
@@ -173,7 +174,7 @@ void Tree::check_unchanged(const std::string& call, const std::string& argument)
             now = PyList_GET_ITEM(slot.container.ptr(), slot.index);
         }
         if (now == slot.object.ptr()) continue;
-        const std::string name = argument + slot.path;
+        const std::string name = argument_ + slot.path;
         throw py::value_error(call + ": " + name +
                               " was replaced since the optimizer was made, expected the same " +
                               "object (to give it new values, write " + name + "[...] = values)");

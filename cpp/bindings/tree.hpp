@@ -37,7 +37,7 @@ class Tree {
 
     /// ValueError if a dict or list of the structure no longer holds the array it held: whoever
     /// replaced it expects the new array to be updated, and it would not be.
-    void check_unchanged(const std::string& call, const std::string& argument) const;
+    void check_unchanged(const std::string& call) const;
 
     /// For Python's collector of cycles: a dict that held arrays may later hold the optimizer too.
     int traverse(visitproc visit, void* arg) const;
@@ -69,6 +69,7 @@ class Tree {
                  const std::string& argument, std::vector<py::object>& out) const;
     py::object unflatten(const Node& node, const py::list& leaves, std::size_t& next) const;
 
+    std::string argument_;
     std::vector<py::object> leaves_;
     std::vector<std::string> paths_;
     std::vector<Slot> slots_;

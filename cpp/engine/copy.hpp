@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <vector>
 
 namespace schuss::engine {
 
@@ -21,6 +22,18 @@ struct CopyAxis {
     std::size_t size;
     std::ptrdiff_t from, to;
 };
+
+/// Calls visit(from, to) for each element of the axes, in C order.
+template <class Visit>
+void for_each(const std::vector<CopyAxis>& axes, const std::byte* from, std::byte* to,
+              const Visit& visit, std::size_t axis = 0) {
+    if (axis == axes.size()) return visit(from, to);
+    for (std::size_t i = 0; i < axes[axis].size; ++i) {
+        for_each(axes, from, to, visit, axis + 1);
+        from += axes[axis].from;
+        to += axes[axis].to;
+    }
+}
 
 /// The axes of a copy. Of fixed size: a sweep that has begun must not run out of memory.
 struct CopyAxes {

@@ -56,7 +56,7 @@ std::size_t find(std::string_view name) {
 Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
                           double t) {
     Coefficients result = {};
-    // Every rule's first hyperparameter is lr.
+    // The first hyperparameter of every rule that weight decay enters is lr.
     const Decays decay = WeightDecay::coefficients(weight_decay, hyperparameters[0]);
     std::memcpy(result.data(), &decay, sizeof decay);
     rule.fill(hyperparameters, t, result);

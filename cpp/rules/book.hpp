@@ -31,7 +31,7 @@ const std::vector<Entry>& book();
 /// The index of a rule in the book; throws std::invalid_argument if there is none.
 std::size_t find(std::string_view name);
 
-/// hyperparameters: in the order of the entry's names, lr first.
+/// hyperparameters: in the order of the entry's names.
 Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
                           double t);
 

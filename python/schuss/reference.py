@@ -8,6 +8,7 @@ one freedom is what IEEE 754 leaves open: a NaN's sign and payload.
 They are slow, allocate, and do not check their arrays: for reading, and for testing.
 """
 
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy.typing as npt
 
 from schuss._core import subnormals_are_zero
 
-__all__ = ["adam", "momentum", "rmsprop", "sgd"]
+__all__ = ["adam", "average", "ewma", "momentum", "rmsprop", "sgd"]
 
 _Float = TypeVar("_Float", np.float32, np.float64)
 
@@ -138,6 +139,35 @@ def adam(
             v_max[...] = np.where((v_max >= v) | np.isnan(v_max), v_max, v)
             v_hat = v_max
         p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps)
+
+
+def average(average: npt.NDArray[_Float], values: npt.NDArray[_Float], *, beta: float) -> None:
+    """Take values into an average of arrays; see `schuss.ExponentialAverage`."""
+    v, x = average, values
+    beta, gain = _cast(v, beta, 1 - float(beta))
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        v[...] = beta * v + gain * x
+
+
+def ewma(
+    values: npt.NDArray[_Float], beta: float, *, bias_correction: bool = True, axis: int = -1
+) -> npt.NDArray[_Float]:
+    """Average series along an axis; see `schuss.ewma`."""
+    x = np.moveaxis(values, axis, 0)
+    out = np.empty_like(values)
+    averages = np.moveaxis(out, axis, 0)
+    v = np.zeros_like(x[0])
+    for t in range(1, len(x) + 1):
+        average(v, x[t - 1], beta=beta)
+        (weight,) = _cast(v, weight_of(beta, t) if bias_correction else 1.0)
+        with subnormals_are_zero(), np.errstate(all="ignore"):
+            averages[t - 1] = v / weight
+    return out
+
+
+def weight_of(beta: float, t: float) -> float:
+    """Return the sum of the weights of t values, ``1 - beta**t``, exact for beta close to 1 too."""
+    return -math.expm1(t * math.log(beta)) if beta > 0 else 1.0
 
 
 def _floats(*values: float) -> list[float]:

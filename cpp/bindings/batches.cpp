@@ -1,0 +1,51 @@
+// The order of examples, and the copies that make mini-batches.
+
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <utility>
+
+#include "bindings/register.hpp"
+#include "engine/gather.hpp"
+#include "engine/shuffle.hpp"
+
+namespace schuss::bindings {
+namespace {
+
+namespace py = pybind11;
+
+py::array_t<std::int64_t> shuffled(std::size_t count, std::uint64_t seed) {
+    py::array_t<std::int64_t> order(static_cast<py::ssize_t>(count));
+    std::int64_t* const data = order.mutable_data();
+    const py::gil_scoped_release others_may_run;
+    engine::shuffle(data, count, seed);
+    return order;
+}
+
+/// Examples along the first axis of the array; out is dense, of as many examples as indices, and
+/// of the same dtype, without references to objects. All of which Python sees to.
+void gather(const py::array& array, const py::array_t<std::int64_t>& indices, py::array& out) {
+    engine::Examples examples{static_cast<const std::byte*>(array.data()),
+                              array.strides(0),
+                              static_cast<std::size_t>(array.itemsize()),
+                              {}};
+    for (py::ssize_t i = 1; i < array.ndim(); ++i) {
+        if (array.shape(i) == 0) return;
+        examples.axes.push_back({static_cast<std::size_t>(array.shape(i)), array.strides(i), 0});
+    }
+    auto* const to = static_cast<std::byte*>(out.mutable_data());
+    const std::int64_t* const chosen = indices.data();
+    const auto count = static_cast<std::size_t>(indices.size());
+    const py::gil_scoped_release others_may_run;
+    engine::gather(std::move(examples), chosen, count, to);
+}
+
+}  // namespace
+
+void register_batches(py::module_& module) {
+    module.def("shuffled", &shuffled, py::arg("count"), py::arg("seed"));
+    module.def("gather", &gather, py::arg("array"), py::arg("indices"), py::arg("out"));
+}
+
+}  // namespace schuss::bindings

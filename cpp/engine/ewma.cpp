@@ -1,0 +1,286 @@
+#include "engine/ewma.hpp"
+
+#include <math.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <utility>
+
+#include "engine/subnormals.hpp"
+
+namespace schuss::engine {
+namespace {
+
+template <typename T>
+T load(const std::byte* at) {
+    T value;
+    std::memcpy(&value, at, sizeof value);
+    return value;
+}
+
+template <typename T>
+void store(std::byte* at, T value) {
+    std::memcpy(at, &value, sizeof value);
+}
+
+template <typename T>
+bool same_bits(T a, T b) {
+    return std::memcmp(&a, &b, sizeof a) == 0;
+}
+
+/// One average after another: what all ways through an array have in common.
+template <typename T>
+struct Recurrence {
+    T beta, gain;
+    T operator()(T v, T x) const { return beta * v + gain * x; }
+};
+
+/// The divisors 1 - beta^t of the bias correction, a block of t at a time.
+template <typename T>
+class Weights {
+  public:
+    static constexpr std::size_t block = 1024;
+
+    Weights(double beta, bool bias_correction) : beta_(beta), corrected_(bias_correction) {}
+
+    /// Whether the divisors of t = first + 1 and of all later t are 1.
+    bool are_one(std::size_t first) const {
+        return !corrected_ ||
+               static_cast<T>(weight_of(beta_, static_cast<double>(first + 1))) == T{1};
+    }
+
+    /// The divisors of t = first + 1 ... first + block.
+    const T* from(std::size_t first) {
+        if (first != first_) {
+            for (std::size_t i = 0; i < block; ++i) {
+                at_[i] = static_cast<T>(weight_of(beta_, static_cast<double>(first + i + 1)));
+            }
+            first_ = first;
+        }
+        return at_;
+    }
+
+  private:
+    double beta_;
+    bool corrected_;
+    std::size_t first_ = std::numeric_limits<std::size_t>::max();
+    T at_[block];
+};
+
+/// One series: where it comes from, where its averages go, and the average so far.
+template <typename T>
+struct Line {
+    const std::byte* from;
+    std::byte* to;
+    T v = 0;
+
+    void advance(std::size_t steps, const CopyAxis& time) {
+        from += static_cast<std::ptrdiff_t>(steps) * time.from;
+        to += static_cast<std::ptrdiff_t>(steps) * time.to;
+    }
+};
+
+/// A single average waits for each product and each sum in turn, so a few run side by side.
+constexpr std::size_t lanes = 8;
+
+/// Averages `steps` values of each of `count` lines. output(lane, step, v) takes what comes out.
+template <std::size_t count, typename T, class Output>
+void run(Line<T>* lines, std::size_t steps, const CopyAxis& time, Recurrence<T> next,
+         Output output) {
+    Line<T> line[count];
+    std::copy_n(lines, count, line);
+    for (std::size_t i = 0; i < steps; ++i) {
+        for (std::size_t k = 0; k < count; ++k) {
+            line[k].v = next(line[k].v, load<T>(line[k].from));
+            output(line[k].to, i, line[k].v);
+            line[k].advance(1, time);
+        }
+    }
+    std::copy_n(line, count, lines);
+}
+
+/// As many lines as there are, up to `lanes`.
+template <typename T, class Output>
+void run(Line<T>* lines, std::size_t count, std::size_t steps, const CopyAxis& time,
+         Recurrence<T> next, Output output) {
+    std::size_t k = 0;
+    if (count == lanes) return run<lanes>(lines, steps, time, next, output);
+    for (; k + 4 <= count; k += 4) run<4>(lines + k, steps, time, next, output);
+    for (; k < count; ++k) run<1>(lines + k, steps, time, next, output);
+}
+
+template <typename T>
+void write(std::byte* to, std::size_t, T v) {
+    store(to, v);
+}
+
+/// How far back values still matter to the last bit, roughly.
+template <typename T>
+double memory_of(double beta) {
+    constexpr double digits = std::numeric_limits<T>::digits + 12;
+    return beta > 0 ? digits * ::log(2) / -::log(beta) : 1;
+}
+
+/// A long series as several lines, each begun a little early from zero: as the past is forgotten,
+/// it soon has the very bits of the whole. Where an end is not the next one's beginning, the next
+/// is mended until it is, so that the result is exact whatever the values are. `from` must not be
+/// written, as mending reads it again.
+template <typename T>
+void run_split(Line<T>& whole, std::size_t steps, std::size_t early, const CopyAxis& time,
+               Recurrence<T> next) {
+    // An odd number of cache lines, so that the lanes do not all fall into the same cache sets.
+    constexpr std::size_t elements = cache_line / sizeof(T);
+    const std::size_t part = (steps / lanes / elements - 1) / 2 * 2 * elements + elements;
+    Line<T> line[lanes];
+    for (std::size_t k = 0; k < lanes; ++k) {
+        line[k] = whole;
+        line[k].advance(k * part - (k > 0 ? early : 0), time);
+        if (k > 0) line[k].v = 0;
+    }
+    run(line + 1, lanes - 1, early, time, next, [](std::byte*, std::size_t, T) {});
+    T begun[lanes];
+    for (std::size_t k = 1; k < lanes; ++k) begun[k] = line[k].v;
+    run<lanes>(line, part, time, next, write<T>);
+
+    for (std::size_t k = 1; k < lanes; ++k) {
+        if (same_bits(line[k - 1].v, begun[k])) continue;
+        Line<T> mended = whole;
+        mended.advance(k * part, time);
+        mended.v = line[k - 1].v;
+        std::size_t i = 0;
+        for (; i < part; ++i) {
+            mended.v = next(mended.v, load<T>(mended.from));
+            if (same_bits(mended.v, load<T>(mended.to))) break;
+            store(mended.to, mended.v);
+            mended.advance(1, time);
+        }
+        if (i == part) line[k].v = mended.v;
+    }
+    whole.v = line[lanes - 1].v;
+    whole.advance(lanes * part, time);
+    run<1>(&whole, steps - lanes * part, time, next, write<T>);
+}
+
+/// Lines whose elements lie closer along the time than to each other.
+template <typename T>
+void run_lines(Line<T>* lines, std::size_t count, const CopyAxis& time, double beta,
+               Weights<T>& weights, Recurrence<T> next) {
+    std::size_t done = 0;
+    for (; done < time.size && !weights.are_one(done); done += weights.block) {
+        const T* const divisors = weights.from(done);
+        run(lines, count, std::min(weights.block, time.size - done), time, next,
+            [divisors](std::byte* to, std::size_t i, T v) { store(to, v / divisors[i]); });
+    }
+    if (done >= time.size) return;
+    const std::size_t rest = time.size - done;
+    const double early = memory_of<T>(beta);
+    const bool in_place = lines[0].from == lines[0].to;
+    const bool is_long = static_cast<double>(rest) >= 2 * lanes * (early + cache_line);
+    if (count < lanes && is_long && !in_place) {
+        for (std::size_t k = 0; k < count; ++k) {
+            run_split(lines[k], rest, static_cast<std::size_t>(early), time, next);
+        }
+    } else {
+        run(lines, count, rest, time, next, write<T>);
+    }
+}
+
+/// Series that lie side by side: `count` of them advance together, as many as fit the cache.
+template <typename T>
+struct Columns {
+    static constexpr std::size_t most = 1024;
+    T v[most];
+
+    template <class Divide>
+    void row(std::size_t count, const CopyAxis& across, const std::byte* from, std::byte* to,
+             Recurrence<T> next, Divide divide) {
+        if (across.from == sizeof(T) && across.to == sizeof(T)) {
+            for (std::size_t k = 0; k < count; ++k) {
+                v[k] = next(v[k], load<T>(from + k * sizeof(T)));
+                store(to + k * sizeof(T), divide(v[k]));
+            }
+            return;
+        }
+        for (std::size_t k = 0; k < count; ++k, from += across.from, to += across.to) {
+            v[k] = next(v[k], load<T>(from));
+            store(to, divide(v[k]));
+        }
+    }
+
+    void run(std::size_t count, const CopyAxis& across, const CopyAxis& time, const std::byte* from,
+             std::byte* to, Weights<T>& weights, Recurrence<T> next) {
+        std::fill_n(v, count, T{0});
+        bool corrected = true;
+        for (std::size_t t = 0; t < time.size; ++t, from += time.from, to += time.to) {
+            const std::size_t place = t % weights.block;
+            if (place == 0 && corrected) corrected = !weights.are_one(t);
+            if (corrected) {
+                const T divisor = weights.from(t - place)[place];
+                row(count, across, from, to, next, [divisor](T x) { return x / divisor; });
+            } else {
+                row(count, across, from, to, next, [](T x) { return x; });
+            }
+        }
+    }
+};
+
+template <typename T>
+void average(std::vector<CopyAxis> axes, const std::byte* from, std::byte* to, double beta,
+             bool bias_correction) {
+    const CopyAxis time = axes.back();
+    axes.pop_back();
+    std::erase_if(axes, [](const CopyAxis& axis) { return axis.size == 1; });
+    // In the order of memory, so that the last is the one along which series lie closest.
+    std::stable_sort(axes.begin(), axes.end(), [](const CopyAxis& a, const CopyAxis& b) {
+        return magnitude(a.from) > magnitude(b.from);
+    });
+    Weights<T> weights(beta, bias_correction);
+    const Recurrence<T> next{static_cast<T>(beta), static_cast<T>(1 - beta)};
+
+    if (!axes.empty() && magnitude(axes.back().from) < magnitude(time.from)) {
+        const CopyAxis across = axes.back();
+        axes.pop_back();
+        Columns<T> columns;
+        for_each(axes, from, to, [&](const std::byte* source, std::byte* target) {
+            for (std::size_t k = 0; k < across.size; k += columns.most) {
+                const auto first = static_cast<std::ptrdiff_t>(k);
+                columns.run(std::min(columns.most, across.size - k), across, time,
+                            source + first * across.from, target + first * across.to, weights,
+                            next);
+            }
+        });
+        return;
+    }
+    Line<T> lines[lanes];
+    std::size_t count = 0;
+    for_each(axes, from, to, [&](const std::byte* source, std::byte* target) {
+        lines[count++] = {source, target};
+        if (count < lanes) return;
+        run_lines(lines, count, time, beta, weights, next);
+        count = 0;
+    });
+    if (count > 0) run_lines(lines, count, time, beta, weights, next);
+}
+
+}  // namespace
+
+double weight_of(double beta, double t) {
+    return beta > 0 ? -::expm1(t * ::log(beta)) : 1;
+}
+
+void ewma(numbers::Number number, std::vector<CopyAxis> axes, const std::byte* from, std::byte* to,
+          double beta, bool bias_correction) {
+    for (const CopyAxis& axis : axes) {
+        if (axis.size == 0) return;
+    }
+    const SubnormalsAreZero mode;
+    switch (number) {
+        case numbers::Number::float32:
+            return average<float>(std::move(axes), from, to, beta, bias_correction);
+        case numbers::Number::float64:
+            return average<double>(std::move(axes), from, to, beta, bias_correction);
+    }
+}
+
+}  // namespace schuss::engine
