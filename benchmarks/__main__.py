@@ -7,9 +7,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from benchmarks.harness import Rounds
+from benchmarks.harness import Rounds, Settings
 from benchmarks.report import FOOTNOTE, environment, markdown_table, rich_table
-from benchmarks.suite import BENCHMARKS, Settings
+from benchmarks.suite import BENCHMARKS
 
 FILE_WIDTH = 160
 
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "--sizes",
         type=_sizes,
         metavar="N,...",
-        help="elements an array; for layout, rows and columns",
+        help="elements an array; for layout, rows and columns; for batches, examples",
     )
     add("--quick", action="store_true", help="--sizes 64 --rounds 3, unless given")
     return parser

@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from time import perf_counter
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
+from rich.progress import track
 
 import schuss
 
@@ -18,6 +20,10 @@ Run: TypeAlias = Callable[[int], None]
 """Makes as many steps as it is told."""
 Record: TypeAlias = dict[str, Any]
 """What one contender did on one problem: a line of a table."""
+Times: TypeAlias = Mapping[str, npt.NDArray[np.float64]]
+"""The seconds of each contender, by round."""
+
+_Case = TypeVar("_Case")
 
 CHECK_SIZE = 37
 CHECK_STEPS = 5
@@ -25,8 +31,11 @@ CHECK_ULPS = 32
 
 CLOCK_SECONDS = 0.002
 """A measurement lasts at least this long, so that the clock's own time vanishes in it."""
-COLD_SECONDS = 0.05
-"""What the caches held before matters nothing to a step as long as this."""
+COLD_SECONDS = 0.5
+"""What the caches held before, and memory that the system took back, matter nothing to a step as
+long as this."""
+SLOW_SECONDS, SLOW_ROUNDS = 2.0, 3
+"""Who takes so long takes part in the first rounds only: a benchmark is to end the same day."""
 
 
 class WrongResultError(Exception):
@@ -118,6 +127,14 @@ class Rounds:
             yield done
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What the user may choose."""
+
+    sizes: Sequence[int] = ()
+    rounds: Rounds = field(default_factory=Rounds)
+
+
 def ordinary(*shape: int, dtype: DType = "float32") -> Array:
     """Return values in [0.5, 1.5): however often added up or averaged, they stay ordinary numbers.
 
@@ -149,13 +166,20 @@ def check(contender: Contender, problem: Problem) -> None:
             rule.reference(param, grad, *states, **count, **rule.hyperparameters)
         step()
     for param, (expected, *_) in zip(problem.params, twins, strict=True):
-        tolerance = 0.0 if contender.exact else CHECK_ULPS * np.finfo(param.dtype).eps
-        if not np.allclose(param, expected, rtol=tolerance, atol=tolerance):
-            worst = np.max(np.abs(param - expected))
-            raise WrongResultError(
-                f"{contender.name}: {rule.name} on {param.dtype} is {worst:.3g} off the reference "
-                f"after {CHECK_STEPS} steps, expected at most {tolerance:.3g}"
-            )
+        what = f"{contender.name}: {rule.name} on {param.dtype}"
+        check_values(what, param, expected, exact=contender.exact)
+
+
+def check_values(
+    what: str, values: npt.NDArray[Any], expected: npt.NDArray[Any], *, exact: bool
+) -> None:
+    """Raise WrongResultError unless values are as expected: exactly, or within rounding."""
+    tolerance = 0.0 if exact else CHECK_ULPS * np.finfo(expected.dtype).eps
+    if not np.allclose(values, expected, rtol=tolerance, atol=tolerance):
+        worst = np.max(np.abs(values - expected))
+        raise WrongResultError(
+            f"{what} is {worst:.3g} off the reference, expected at most {tolerance:.3g}"
+        )
 
 
 def repeated(step: Step) -> Run:
@@ -192,9 +216,21 @@ class Stopwatch:
 def interleave(
     measures: Mapping[str, Callable[[], float]], rounds: Rounds
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Measure all in turn, round after round; return each one's seconds by round."""
-    times = [[measure() for measure in measures.values()] for _ in rounds]
-    return dict(zip(measures, np.array(times).T, strict=True))
+    """Measure all in turn, round after round; return each one's seconds by round.
+
+    Those who turn out to be slow drop out after the first rounds.
+    """
+    times: dict[str, list[float]] = {name: [] for name in measures}
+    for done in rounds:
+        for name, measure in measures.items():
+            if done < SLOW_ROUNDS or times[name][0] < SLOW_SECONDS:
+                times[name].append(measure())
+    return {name: np.array(seconds) for name, seconds in times.items()}
+
+
+def time_in_turn(runs: Mapping[str, Run], rounds: Rounds) -> Times:
+    """Return the seconds of one step of each, by round."""
+    return interleave({name: Stopwatch(run) for name, run in runs.items()}, rounds)
 
 
 def compare(
@@ -205,8 +241,7 @@ def compare(
 ) -> list[Record]:
     """Check the contenders who know the rule, time them next to the yardsticks, tell how each did.
 
-    Shares and ratios are to the yardsticks and to the first contender: medians over the ratios
-    within a round, so that what slows a whole round down cancels out.
+    Shares and ratios are to the yardsticks and to the first contender.
     """
     entrants = [c for c in contenders if case.rule.name in c.steps]
     for contender in entrants:
@@ -214,19 +249,34 @@ def compare(
     problem = case.pose(case.size)
     runs = {name: make(problem) for name, make in yardsticks.items()}
     runs |= {c.name: repeated(c.prepare(problem)) for c in entrants}
-    times = interleave({name: Stopwatch(run) for name, run in runs.items()}, rounds)
+    times = time_in_turn(runs, rounds)
     rivals = [name for name in (*yardsticks, entrants[0].name) if name != "limit"]
     return [
         {
-            "case": dict(case.labels),
-            "contender": name,
-            **summary(seconds, "microseconds"),
+            **line(case.labels, name, times, "microseconds", rivals),
             "gigabytes_per_second": problem.bytes_moved / float(np.median(seconds)) / 1e9,
-            "share_of_limit": float(np.median(times["limit"] / seconds)),
-            "times": {rival: float(np.median(seconds / times[rival])) for rival in rivals},
+            "share_of_limit": ratio(times["limit"], seconds),
         }
         for name, seconds in times.items()
     ]
+
+
+def line(
+    labels: Mapping[str, object], name: str, times: Times, unit: str, rivals: Sequence[str] = ()
+) -> Record:
+    """Return how one did in a case, by its own time and next to its rivals."""
+    return {
+        "case": dict(labels),
+        "contender": name,
+        **summary(times[name], unit),
+        "times": {rival: ratio(times[name], times[rival]) for rival in rivals},
+    }
+
+
+def ratio(seconds: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> float:
+    """Return the median over the ratios within a round: what slows a whole round cancels out."""
+    both = min(len(seconds), len(others))  # the slow are there in the first rounds only
+    return float(np.median(seconds[:both] / others[:both]))
 
 
 def summary(seconds: npt.NDArray[np.float64], unit: str) -> Record:
@@ -234,3 +284,10 @@ def summary(seconds: npt.NDArray[np.float64], unit: str) -> Record:
     scale = {"milliseconds": 1e3, "microseconds": 1e6}[unit]
     low, median, high = (np.quantile(seconds, [0.25, 0.5, 0.75]) * scale).tolist()
     return {unit: median, "quartiles": [low, high], "rounds": len(seconds)}
+
+
+def tracked(name: str, cases: Sequence[_Case]) -> Iterator[_Case]:
+    """Yield the cases, with a progress bar where someone looks on."""
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    yield from track(cases, name, console=console, transient=True, disable=quiet)

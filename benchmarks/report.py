@@ -5,6 +5,8 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,13 @@ from benchmarks.harness import Record
 
 FOOTNOTE = """\
 Contenders take turns in one process. Times are medians over rounds; shares of the limit and ratios
-("vs schuss": so many times its time) are medians over the ratios within a round. The limit is the
-same compiled loop with additions only, over as many arrays; rounding of the clock aside, a step
-cannot be faster. GB/s counts what one pass must move: NumPy's many passes move more."""
+("vs schuss": so many times its time) are medians over the ratios within a round. Who takes 2 s or
+more is there in the first 3 rounds only. The limit is the same compiled loop with additions only,
+over as many arrays; rounding of the clock aside, a step cannot be faster. GB/s counts what one pass
+must move: NumPy's many passes move more. A copy, and taking in an order that is ready, are only
+part of the work that they stand next to."""
+
+PEERS = ("pandas", "scipy", "torch")
 
 
 def environment() -> dict[str, str]:
@@ -29,6 +35,7 @@ def environment() -> dict[str, str]:
         "processor": _processor(),
         "cores": str(_cores()),
         **{name: config[name] for name in ("simd", "schuss", "numpy", "python")},
+        **{name: metadata.version(name) for name in PEERS if find_spec(name)},
     }
 
 
@@ -58,11 +65,12 @@ def three_digits(value: float) -> str:
 COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "microseconds": ("µs", three_digits),
     "milliseconds": ("ms", three_digits),
+    "microseconds_a_batch": ("µs a batch", three_digits),
     "quartiles": ("quartiles", lambda pair: " - ".join(map(three_digits, pair))),
     "gigabytes_per_second": ("GB/s", three_digits),
     "share_of_limit": ("of limit", "{:.1%}".format),
 }
-TEXTS = frozenset({"rule", "dtype", "param", "grad", "contender"})
+TEXTS = frozenset({"rule", "dtype", "param", "grad", "average", "layout", "contender"})
 
 
 def _cells(record: Record) -> dict[str, str]:

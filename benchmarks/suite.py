@@ -3,39 +3,29 @@
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from typing import get_args
 
-from rich.console import Console
-from rich.progress import track
-
 from benchmarks.contenders import ADAM, CONTENDERS, RULES, SCHUSS, YARDSTICKS
+from benchmarks.data import average, batches
 from benchmarks.harness import (
     Array,
     Case,
     DType,
     Problem,
     Record,
-    Rounds,
     Rule,
     Run,
+    Settings,
     Yardstick,
     compare,
     interleave,
+    line,
     ordinary,
     repeated,
-    summary,
+    tracked,
 )
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the user may choose."""
-
-    sizes: Sequence[int] = ()
-    rounds: Rounds = field(default_factory=Rounds)
 
 
 def step(settings: Settings) -> list[Record]:
@@ -125,16 +115,15 @@ def startup(settings: Settings) -> list[Record]:
 
     measures = {name: partial(seconds_of, program) for name, program in programs.items()}
     times = interleave(measures, settings.rounds)
-    return [
-        {"case": {}, "contender": name, **summary(seconds, "milliseconds")}
-        for name, seconds in times.items()
-    ]
+    return [line({}, name, times, "milliseconds") for name in times]
 
 
 BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "step": step,
     "many": many,
     "layout": layout,
+    "average": average,
+    "batches": batches,
     "startup": startup,
 }
 
@@ -145,10 +134,8 @@ def _compare_all(
     settings: Settings,
     yardsticks: Mapping[str, Yardstick] = YARDSTICKS,
 ) -> list[Record]:
-    console = Console(stderr=True)
-    progress = track(cases, name, console=console, transient=True, disable=not console.is_terminal)
     return [
         record
-        for case in progress
+        for case in tracked(name, cases)
         for record in compare(case, CONTENDERS, yardsticks, settings.rounds)
     ]

@@ -1,17 +1,21 @@
 """Each benchmark runs, says what it promises, and times nobody who is wrong; no clock is judged."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from benchmarks import harness
+from benchmarks import data, harness
 from benchmarks.__main__ import main
 from benchmarks.contenders import ADAM, CONTENDERS, RULES, SCHUSS, TEXTBOOK, YARDSTICKS, limit
+from benchmarks.data import AVERAGES, BY_COLUMNS, BY_ROWS, READY_ORDER, Examples, Peer, Series
 from benchmarks.harness import (
+    Array,
     Case,
     Contender,
     DType,
@@ -25,10 +29,11 @@ from benchmarks.harness import (
     check,
     compare,
     interleave,
+    line,
     ordinary,
     repeated,
 )
-from benchmarks.report import markdown_table
+from benchmarks.report import PEERS, markdown_table
 
 NAMES = ["limit", *(contender.name for contender in CONTENDERS)]
 QUICK = Rounds(least=1, most=1)
@@ -46,9 +51,8 @@ def adam_case() -> Case:
 def records_of(name: str, tmp_path: Path) -> list[dict[str, Any]]:
     main([name, "--quick", "--rounds", "1", "--json", str(tmp_path / "figures.json")])
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert {"processor", "cores", "simd", "schuss", "numpy", "python", "date"} == set(
-        figures["environment"]
-    )
+    basics = {"processor", "cores", "simd", "schuss", "numpy", "python", "date"}
+    assert basics | {name for name in PEERS if find_spec(name)} == set(figures["environment"])
     records: list[dict[str, Any]] = figures["benchmarks"][name]
     return records
 
@@ -121,6 +125,100 @@ def test_values_stay_ordinary_however_long_it_runs() -> None:
                 assert np.all(np.abs(array) > 1e-6)
 
 
+@pytest.mark.parametrize(
+    ("form", "peer"),
+    [(form, peer) for form, peers in AVERAGES.items() for peer in peers],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_every_peer_averages(form: str, peer: Peer[Series]) -> None:
+    pytest.importorskip(peer.package)
+    series = Series(ordinary(1_003, dtype="float64"), corrected=form == "bias-corrected")
+    series.check(peer.name, peer.prepare(series))
+
+
+@pytest.mark.parametrize(("name", "off"), [("pandas ewm", 1e-13), ("schuss", 3e-16)])
+def test_an_average_that_is_off_is_refused(name: str, off: float) -> None:
+    series = Series(ordinary(100, dtype="float64"), corrected=True)
+    exact = AVERAGES["bias-corrected"][0].prepare(series)
+    series.check(name, exact)
+    series.check("pandas ewm", lambda: exact() * (1 + 3e-16))
+    with pytest.raises(WrongResultError, match=f"{name}: the corrected average is "):
+        series.check(name, lambda: exact() * (1 + off))
+
+
+def test_an_average_without_correction_is_not_one_with() -> None:
+    bare, corrected = (Series(ordinary(100, dtype="float64"), form) for form in (False, True))
+    schuss, *_ = AVERAGES["bias-corrected"]
+    with pytest.raises(WrongResultError, match="peer: the bare average"):
+        bare.check("peer", schuss.prepare(corrected))
+
+
+@pytest.mark.parametrize("batch_size", [64, 1_000, 2_000])
+@pytest.mark.parametrize(
+    ("layout", "peer"),
+    [*(("rows", peer) for peer in BY_ROWS), *(("columns", peer) for peer in BY_COLUMNS)],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_every_peer_gives_epochs(layout: str, peer: Peer[Examples], batch_size: int) -> None:
+    pytest.importorskip(peer.package)
+    examples = data.examples_in(layout, 5, batch_size, 1_003)
+    examples.check(peer.name, peer.prepare(examples))
+
+
+def test_a_ready_order_gives_an_epoch_too() -> None:
+    examples = data.examples_in("columns", 5, 64, 1_003)
+    epoch = np.concatenate(list(READY_ORDER.prepare(examples)()), axis=1)
+    assert not np.array_equal(epoch, examples.x)
+    np.testing.assert_array_equal(np.sort(epoch, axis=1), examples.x)
+
+
+def _twice(order: npt.NDArray[np.int64], x: Array) -> list[Array]:
+    order[0] = order[1]
+    return [x[order[:6]], x[order[6:]]]
+
+
+def _torn(order: npt.NDArray[np.int64], x: Array) -> list[Array]:
+    torn = x[order]
+    torn[:2, 1] = torn[1::-1, 1]
+    return [torn[:6], torn[6:]]
+
+
+WRONG_EPOCHS: dict[str, Callable[[npt.NDArray[np.int64], Array], list[Array]]] = {
+    "peer: not all batches have 6 examples": lambda order, x: [x[order[:5]], x[order[5:]]],
+    "not all batches": lambda order, x: [x[order[:6]]],
+    "peer: an epoch does not hold each example once": _twice,
+    "does not hold each example once": _torn,
+    "peer: an epoch is not shuffled anew": lambda order, x: [x[:6], x[6:]],
+}
+
+
+@pytest.mark.parametrize("message", WRONG_EPOCHS)
+def test_an_epoch_that_is_not_shuffled_or_not_whole_is_refused(message: str) -> None:
+    examples = data.examples_in("rows", 3, 6, 10)
+    rng = np.random.default_rng(0)
+    with pytest.raises(WrongResultError, match=message):
+        examples.check("peer", lambda: WRONG_EPOCHS[message](rng.permutation(10), examples.x))
+
+
+def test_an_epoch_is_timed_to_its_end() -> None:
+    asked: list[int] = []
+
+    def epoch() -> Iterator[int]:
+        for batch in range(3):
+            asked.append(batch)
+            yield batch
+
+    data.examples_in("rows", 3, 6, 10).timed(epoch)()
+    assert asked == [0, 1, 2]
+
+
+def test_a_wrong_peer_is_refused_before_anyone_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "Stopwatch", lambda run: pytest.fail("timed"))
+    monkeypatch.setattr(data, "BY_ROWS", (*BY_COLUMNS, Peer("ready", READY_ORDER.prepare)))
+    with pytest.raises(WrongResultError, match="ready: an epoch is not shuffled anew"):
+        main(["batches", "--quick"])
+
+
 # The limit moves the same memory.
 
 
@@ -156,6 +254,20 @@ def test_everyone_is_measured_in_turn() -> None:
         "a": [1.0] * 3,
         "b": [2.0] * 3,
     }
+
+
+def test_the_slow_take_part_in_the_first_rounds_only() -> None:
+    measures = {"fast": lambda: 1.0, "slow": lambda: 100.0}
+    times = interleave(measures, Rounds(least=5, most=5))
+    assert {name: len(seconds) for name, seconds in times.items()} == {"fast": 5, "slow": 3}
+
+
+def test_the_slow_are_compared_within_the_rounds_they_were_in() -> None:
+    times = {"fast": np.array([1.0, 1.0, 2.0, 9.0, 9.0]), "slow": np.array([10.0, 10.0, 60.0])}
+    slow = line({}, "slow", times, "milliseconds", ["fast"])
+    assert slow["times"] == {"fast": 10.0}
+    assert slow["rounds"] == 3
+    assert line({}, "fast", times, "milliseconds", ["slow"])["times"] == {"slow": 0.1}
 
 
 @pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 2), (1e9, 5)])
@@ -256,6 +368,56 @@ def test_layout_compares_with_equal_layouts(tmp_path: Path) -> None:
     assert len(records) == len(cases) * (len(NAMES) + 1)
     for record in records:
         assert_compared(record, {"schuss", "equal layouts"})
+
+
+def installed(*peers: Peer[Any]) -> list[str]:
+    return [peer.name for peer in peers if find_spec(peer.package)]
+
+
+def test_average_compares_with_a_copy_and_the_installed_peers(tmp_path: Path) -> None:
+    records = records_of("average", tmp_path)
+    assert [(*record["case"].values(), record["contender"]) for record in records] == [
+        (form, 64, name)
+        for form, peers in AVERAGES.items()
+        for name in ("x.copy()", *installed(*peers))
+    ]
+    for record in records:
+        assert record["milliseconds"] > 0
+        assert set(record["times"]) == {"schuss"}
+
+
+def test_batches_cross_layouts_and_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    main(["batches", "--sizes", "100", "--rounds", "1", "--json", str(path)])
+    records = json.loads(path.read_text())["benchmarks"]["batches"]
+    assert [(*record["case"].values(), record["contender"]) for record in records] == [
+        *(("rows", 100, 64, batch, name) for batch in (64, 1_000) for name in installed(*BY_ROWS)),
+        *(
+            ("columns", 100, 64, batch, name)
+            for batch in (64, 1_000)
+            for name in installed(*BY_COLUMNS)
+        ),
+        ("rows", 100, 16, 1_000, "np.take, order ready"),
+        ("rows", 100, 16, 1_000, "schuss"),
+    ]
+    for record in records:
+        batches = {64: 2, 1_000: 1}[record["case"]["batch"]]
+        a_batch = record["milliseconds"] * 1e3 / batches
+        assert record["microseconds_a_batch"] == pytest.approx(a_batch)
+        assert set(record["times"]) == {"schuss"}
+
+
+def test_peers_that_are_not_installed_stay_out(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(data, "find_spec", lambda name: None if name in PEERS else True)
+    names = {
+        record["contender"]
+        for name in ("average", "batches")
+        for record in records_of(name, tmp_path)
+    }
+    assert "schuss" in names
+    assert not any(name.startswith(PEERS) for name in names)
 
 
 def test_startup_tells_what_schuss_adds_to_numpy(tmp_path: Path) -> None:
