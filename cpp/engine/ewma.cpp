@@ -50,10 +50,10 @@ class Weights {
                static_cast<T>(weight_of(beta_, static_cast<double>(first + 1))) == T{1};
     }
 
-    /// The divisors of t = first + 1 ... first + block.
-    const T* from(std::size_t first) {
+    /// The divisors of t = first + 1 ... first + count, at most a block.
+    const T* from(std::size_t first, std::size_t count) {
         if (first != first_) {
-            for (std::size_t i = 0; i < block; ++i) {
+            for (std::size_t i = 0; i < count; ++i) {
                 at_[i] = static_cast<T>(weight_of(beta_, static_cast<double>(first + i + 1)));
             }
             first_ = first;
@@ -81,22 +81,24 @@ struct Line {
     }
 };
 
-/// A single average waits for each product and each sum in turn, so a few run side by side.
-constexpr std::size_t lanes = 8;
+/// A single average waits for each product and each sum in turn, so a few run side by side: as many
+/// as have their addresses in registers.
+constexpr std::size_t lanes = 4;
 
-/// Averages `steps` values of each of `count` lines. output(lane, step, v) takes what comes out.
+/// Averages `steps` values of each of `count` lines. output(address, step, v) takes what comes out.
 template <std::size_t count, typename T, class Output>
 void run(Line<T>* lines, std::size_t steps, const CopyAxis& time, Recurrence<T> next,
          Output output) {
     Line<T> line[count];
     std::copy_n(lines, count, line);
-    for (std::size_t i = 0; i < steps; ++i) {
+    std::ptrdiff_t from = 0, to = 0;
+    for (std::size_t i = 0; i < steps; ++i, from += time.from, to += time.to) {
         for (std::size_t k = 0; k < count; ++k) {
-            line[k].v = next(line[k].v, load<T>(line[k].from));
-            output(line[k].to, i, line[k].v);
-            line[k].advance(1, time);
+            line[k].v = next(line[k].v, load<T>(line[k].from + from));
+            output(line[k].to + to, i, line[k].v);
         }
     }
+    for (Line<T>& each : line) each.advance(steps, time);
     std::copy_n(line, count, lines);
 }
 
@@ -104,10 +106,8 @@ void run(Line<T>* lines, std::size_t steps, const CopyAxis& time, Recurrence<T> 
 template <typename T, class Output>
 void run(Line<T>* lines, std::size_t count, std::size_t steps, const CopyAxis& time,
          Recurrence<T> next, Output output) {
-    std::size_t k = 0;
     if (count == lanes) return run<lanes>(lines, steps, time, next, output);
-    for (; k + 4 <= count; k += 4) run<4>(lines + k, steps, time, next, output);
-    for (; k < count; ++k) run<1>(lines + k, steps, time, next, output);
+    for (std::size_t k = 0; k < count; ++k) run<1>(lines + k, steps, time, next, output);
 }
 
 template <typename T>
@@ -138,7 +138,7 @@ void run_split(Line<T>& whole, std::size_t steps, std::size_t early, const CopyA
         line[k].advance(k * part - (k > 0 ? early : 0), time);
         if (k > 0) line[k].v = 0;
     }
-    run(line + 1, lanes - 1, early, time, next, [](std::byte*, std::size_t, T) {});
+    run<lanes - 1>(line + 1, early, time, next, [](std::byte*, std::size_t, T) {});
     T begun[lanes];
     for (std::size_t k = 1; k < lanes; ++k) begun[k] = line[k].v;
     run<lanes>(line, part, time, next, write<T>);
@@ -168,8 +168,9 @@ void run_lines(Line<T>* lines, std::size_t count, const CopyAxis& time, double b
                Weights<T>& weights, Recurrence<T> next) {
     std::size_t done = 0;
     for (; done < time.size && !weights.are_one(done); done += weights.block) {
-        const T* const divisors = weights.from(done);
-        run(lines, count, std::min(weights.block, time.size - done), time, next,
+        const std::size_t steps = std::min(weights.block, time.size - done);
+        const T* const divisors = weights.from(done, steps);
+        run(lines, count, steps, time, next,
             [divisors](std::byte* to, std::size_t i, T v) { store(to, v / divisors[i]); });
     }
     if (done >= time.size) return;
@@ -216,7 +217,9 @@ struct Columns {
             const std::size_t place = t % weights.block;
             if (place == 0 && corrected) corrected = !weights.are_one(t);
             if (corrected) {
-                const T divisor = weights.from(t - place)[place];
+                const std::size_t first = t - place;
+                const T divisor =
+                    weights.from(first, std::min(weights.block, time.size - first))[place];
                 row(count, across, from, to, next, [divisor](T x) { return x / divisor; });
             } else {
                 row(count, across, from, to, next, [](T x) { return x; });

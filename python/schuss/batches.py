@@ -1,7 +1,8 @@
 """Mini-batches: one pass over the examples, shuffled and cut into pieces."""
 
+import math
 from collections.abc import Iterator
-from itertools import cycle, islice
+from itertools import islice
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -45,7 +46,7 @@ class MiniBatches(Generic[_Batch]):
         indices: bool = False,
         memory: int | None = None,
         prefetch: int = 0,
-        reuse_buffers: bool = False,
+        reuse_buffers: bool = True,
     ) -> None:
         named = _named(x, y)
         self._single = y is None and not isinstance(x, tuple)
@@ -94,7 +95,9 @@ class MiniBatches(Generic[_Batch]):
             f"batch{'es' * (len(self) != 1)} of {self.batch_size:,}{self._chosen}, {order}>"
         )
 
-    def _size_of_batch(self, batch_size: object, memory: object) -> int:
+    def _size_of_batch(self, batch_size: object, memory: int | None) -> int:
+        if memory is not None:
+            memory = count("minibatches", "memory", memory, least=1)
         if batch_size is None:
             return self.examples
         if not isinstance(batch_size, str):
@@ -108,14 +111,13 @@ class MiniBatches(Generic[_Batch]):
             self._chosen = " (auto: so few are one batch)"
             return self.examples
         bytes_each = sum(source.array.nbytes for source in self._sources) // self.examples
-        limit = BATCH_MEMORY if memory is None else count("minibatches", "memory", memory, least=1)
-        if memory is not None and limit < SMALLEST * bytes_each:
+        if memory is not None and memory < SMALLEST * bytes_each:
             raise ValueError(
-                f"minibatches: memory is {limit} bytes, expected at least "
+                f"minibatches: memory is {memory} bytes, expected at least "
                 f"{SMALLEST * bytes_each}, the size of {SMALLEST} examples"
             )
         size = SMALLEST
-        while size < LARGEST and 2 * size * bytes_each <= limit:
+        while size < LARGEST and 2 * size * bytes_each <= (memory or BATCH_MEMORY):
             size *= 2
         self._chosen = f" (auto: {size * bytes_each:,} bytes)"
         return size
@@ -123,9 +125,8 @@ class MiniBatches(Generic[_Batch]):
     def _batches(self, seed: int | None) -> Iterator[Any]:
         """Yield the batches of an epoch, in the order that the seed decides."""
         order = None if seed is None else _core.shuffled(self.examples, seed)
-        keep = max(1, 2 * self._prefetch) if self._reuse_buffers else 0
         size, end = self.batch_size, len(self) * self.batch_size
-        cuts = [source.cuts(order, size, end, keep) for source in self._sources]
+        cuts = [source.cuts(order, size, end, self._reuse_buffers) for source in self._sources]
         for start, *parts in zip(range(0, end, size), *cuts, strict=True):
             if self._indices:
                 stop = min(start + size, self.examples)
@@ -142,24 +143,21 @@ class _Source:
         self.axis = axis_of("minibatches", axis, array, name)
         self.array = np.moveaxis(array, self.axis, 0)
         self.examples = len(self.array)
+        self._free: list[Array] = []  # memory of stages that nobody uses any more
 
     def cuts(
-        self, order: npt.NDArray[np.int64] | None, size: int, end: int, keep: int
+        self, order: npt.NDArray[np.int64] | None, size: int, end: int, reuse: bool
     ) -> Iterator[Array]:
-        """Yield the pieces of an epoch: views if there is no order, else copies.
-
-        With `keep`, so many pieces stay as they are before their memory is used again.
-        """
-        pieces = self._pieces(order, size, end, keep)
+        """Yield the pieces of an epoch: views if there is no order, else copies."""
+        pieces = self._pieces(order, size, min(end, self.examples), reuse)
         if self.axis == 0:
             return pieces
         axes = (*range(1, self.axis + 1), 0, *range(self.axis + 1, self.array.ndim))
         return (examples.transpose(axes) for examples in pieces)
 
     def _pieces(
-        self, order: npt.NDArray[np.int64] | None, size: int, end: int, keep: int
+        self, order: npt.NDArray[np.int64] | None, size: int, end: int, reuse: bool
     ) -> Iterator[Array]:
-        end = min(end, self.examples)
         if order is None:
             yield from (self.array[start : start + size] for start in range(0, end, size))
             return
@@ -169,24 +167,46 @@ class _Source:
             return
         at_once = COLUMNS_AT_ONCE if self._lies_in_columns() else ROWS_AT_ONCE
         examples = at_once * self.examples // max(self.array.nbytes, 1)
-        batches = max(min(max(examples // size, keep), -(-end // size)), 1)
-        stage = batches * size
-        # Whoever still uses the last of one stage is at most `keep` batches behind.
-        buffers = cycle([self._space(stage) for _ in range(min(keep, 2))])
+        stage = min(max(examples // size, 1), -(-end // size)) * size if end else size
         for start in range(0, end, stage):
             chosen = order[start : min(start + stage, end)]
-            space = next(buffers)[: len(chosen)] if keep else self._space(len(chosen))
+            space = self._space(len(chosen))
             _core.gather(self.array, chosen, space)
-            yield from (space[i : i + size] for i in range(0, len(space), size))
+            for i in range(0, len(chosen), size):
+                yield space[i : i + size] if reuse else space[i : i + size].copy()
 
     def _space(self, examples: int) -> Array:
-        return np.empty((examples, *self.array.shape[1:]), self.array.dtype)
+        """Return space for a stage: touching new memory takes as long as filling it."""
+        shape, dtype = (examples, *self.array.shape[1:]), self.array.dtype
+        size = math.prod(shape) * dtype.itemsize
+        if size == 0:
+            return np.empty(shape, dtype)
+        memory = self._free.pop() if self._free else np.empty(0, np.uint8)
+        if memory.nbytes < size:
+            memory = np.empty(size, np.uint8)
+        lent: Array = np.asarray(_Loan(memory, self._free))[:size].view(dtype).reshape(shape)
+        return lent
 
     def _lies_in_columns(self) -> bool:
         """Whether the next element in memory is another example's."""
         steps = zip(self.array.strides[1:], self.array.shape[1:], strict=True)
         inner = [abs(stride) for stride, length in steps if length > 1]
         return bool(inner) and abs(self.array.strides[0]) < min(inner)
+
+
+class _Loan:
+    """Memory that goes back to the free once no array refers to it, the user's views included."""
+
+    __slots__ = ("__array_interface__", "_free", "_memory")
+
+    def __init__(self, memory: Array, free: list[Array]) -> None:
+        self.__array_interface__ = memory.__array_interface__
+        self._memory, self._free = memory, free
+
+    def __del__(self) -> None:
+        # Of columns: one stage is in use while the next one is gathered.
+        if len(self._free) < 2:
+            self._free.append(self._memory)
 
 
 def _named(x: Any, y: Any) -> list[tuple[str, Array]]:
@@ -199,7 +219,14 @@ def _named(x: Any, y: Any) -> list[tuple[str, Array]]:
         raise ValueError("minibatches: x is an empty tuple, expected at least one array")
     else:
         arrays = {f"x[{i}]": array for i, array in enumerate(x)}
-    return [(name, np.asanyarray(array)) for name, array in arrays.items()]
+    return [(name, _as_array(name, array)) for name, array in arrays.items()]
+
+
+def _as_array(name: str, value: Any) -> Array:
+    try:
+        return np.asanyarray(value)
+    except ValueError as error:
+        raise ValueError(f"minibatches: {name} is no array ({error}), expected one") from None
 
 
 def _generator(rng: Any) -> np.random.Generator:
@@ -237,7 +264,7 @@ def minibatches(
     indices: bool = False,
     memory: int | None = None,
     prefetch: int = 0,
-    reuse_buffers: bool = False,
+    reuse_buffers: bool = True,
 ) -> MiniBatches[Any]:
     """Cut examples into mini-batches, shuffled anew for each epoch.
 
@@ -270,8 +297,9 @@ def minibatches(
         While so many batches are used, prepare as many of the next on a thread of its own, in the
         same order. It pays where reading takes long: for arrays on disk, for large batches.
     reuse_buffers : bool
-        Give each batch in the memory of one before: it is valid until the next is asked for.
-        Otherwise a batch may be kept.
+        Use memory of batches again once no array refers to it; so a batch may always be kept, but
+        then keeps that of its neighbours (1 MiB of rows, 64 MiB of columns). False gives each
+        batch memory of its own, at the cost of a copy.
 
     Returns
     -------
