@@ -940,13 +940,17 @@ def test_a_state_dict_holds_the_plateau_as_it_was_then() -> None:
     optimizer = schuss.SGD(params, lr=ReduceOnPlateau(1.0, factor=0.5, patience=0))
     saved = optimizer.state_dict()
     other = copy.copy(optimizer)
-    for _ in range(3):
-        optimizer.lr.update(1.0)
+
+    def feed(times: int) -> None:
+        plateau: Any = optimizer.lr
+        for _ in range(times):
+            plateau.update(1.0)
+
+    feed(3)
     assert optimizer.lr_now == 0.25
     assert other.lr_now == 1.0
     optimizer.load_state_dict(saved)
-    optimizer.lr.update(1.0)
-    optimizer.lr.update(1.0)
+    feed(2)
     assert optimizer.lr_now == 0.5
     optimizer.load_state_dict(saved)
     assert optimizer.lr_now == 1.0

@@ -10,28 +10,62 @@ Examples
 array([-0.01, -0.01], dtype=float32)
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from schuss import config, kernels, optimizers, reference
 from schuss._core import __version__
+from schuss.averages import ExponentialAverage, ewma
 from schuss.batches import MiniBatches, minibatches
 from schuss.config import available_simd, set_simd, show_config, simd
 from schuss.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
+
+if TYPE_CHECKING:
+    from schuss import landscapes, schedules
+    from schuss.training import History, fit, with_l2
 
 __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "ExponentialAverage",
+    "History",
     "MiniBatches",
     "Momentum",
     "RMSprop",
     "__version__",
     "available_simd",
+    "ewma",
+    "fit",
     "kernels",
+    "landscapes",
     "minibatches",
     "optimizers",
     "reference",
+    "schedules",
     "set_simd",
     "show_config",
     "simd",
+    "with_l2",
 ]
+
+# Loaded when they are first asked for: whoever only takes steps does not wait for them.
+_LATER = {
+    "landscapes": "schuss.landscapes",
+    "schedules": "schuss.schedules",
+    **dict.fromkeys(("History", "fit", "with_l2"), "schuss.training"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_LATER[name])
+    return module if module.__name__ == f"{__name__}.{name}" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})
+
 
 config.set_simd_from_environment()

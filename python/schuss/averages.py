@@ -181,8 +181,9 @@ class ExponentialAverage:
         else:
             if self._plan is None and self._updates > 0:
                 self._refuse(values, "a number")
-            plan = self._plan or self._plan_for(values)
-            plan.step(values, self._beta)
+            arrays: Any = values  # or whatever the plan refuses
+            plan = self._plan or self._plan_for(arrays)
+            plan.step(arrays, self._beta)
             self._plan = plan
         self._updates += 1
 

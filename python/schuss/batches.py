@@ -200,13 +200,15 @@ class _Loan:
     __slots__ = ("__array_interface__", "_free", "_memory")
 
     def __init__(self, memory: Array, free: list[Array]) -> None:
-        self.__array_interface__ = memory.__array_interface__
         self._memory, self._free = memory, free
+        self.__array_interface__ = memory.__array_interface__
 
     def __del__(self) -> None:
-        # Of columns: one stage is in use while the next one is gathered.
-        if len(self._free) < 2:
-            self._free.append(self._memory)
+        # Two at most: one stage is in use while the next one is gathered. None if Ctrl-C came
+        # before there was anything to lend.
+        free = getattr(self, "_free", None)
+        if free is not None and len(free) < 2:
+            free.append(self._memory)
 
 
 def _named(x: Any, y: Any) -> list[tuple[str, Array]]:

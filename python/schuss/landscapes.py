@@ -1,0 +1,422 @@
+"""Landscapes: cost surfaces over the plane, with gradients, to see and to test how optimizers move.
+
+Examples
+--------
+>>> from functools import partial
+>>> import schuss
+>>> from schuss import landscapes
+>>> bowl = landscapes.bowl(condition=100)
+>>> for optimizer in partial(schuss.SGD, lr=0.0195), partial(schuss.Momentum, lr=0.068):
+...     path = landscapes.descend(optimizer, bowl, start=(-10, 1), steps=500)
+...     landscapes.steps_until(path, lambda points: bowl(points) < 0.01, for_good=True)
+217
+80
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from schuss._arrays import Array
+from schuss._hyperparameters import count, flag, number
+
+__all__ = ["Landscape", "bowl", "descend", "plateau", "rosenbrock", "saddle", "steps_until"]
+
+Point: TypeAlias = tuple[float, float]
+"""x and y, or the bounds of one of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Landscape:
+    """A cost over the plane: call it with points for their costs, `gradient` for the slopes there.
+
+    What is too far away for floating point costs infinity or NaN, without a warning: steps that
+    are too long lead there.
+
+    Parameters
+    ----------
+    name : str
+        What messages and pictures call it.
+    formula : str
+        The cost in x and y, as TeX.
+    value : callable
+        ``value(x, y)``: the cost at arrays of x and y, element by element.
+    slopes : callable
+        ``slopes(x, y)``: the pair of its partial derivatives by x and by y.
+    window : pair of pairs of float
+        A good part of the plane to draw: the bounds of x and those of y.
+    minimum, saddle : pair of float, optional
+        Where the one or the other lies.
+
+    Raises
+    ------
+    TypeError
+        By a call with points that are no real numbers.
+    ValueError
+        By a call with points whose last axis is not x and y.
+
+    References
+    ----------
+    Goodfellow, Bengio & Courville, "Deep learning", 2016, sections 4.3.1 and 8.2, on what the
+    surfaces of costs are like.
+
+    Examples
+    --------
+    >>> from schuss.landscapes import Landscape
+    >>> window = (-2, 2), (-2, 2)
+    >>> ramp = Landscape("ramp", "2x - y", lambda x, y: 2 * x - y, lambda x, y: (2, -1), window)
+    >>> ramp([[0, 0], [3, 1]]), ramp.gradient([[0, 0], [3, 1]])
+    (array([0., 5.]), array([[ 2., -1.],
+           [ 2., -1.]]))
+    """
+
+    name: str
+    formula: str
+    value: Callable[[Array, Array], Array] = field(repr=False)
+    slopes: Callable[[Array, Array], tuple[npt.ArrayLike, npt.ArrayLike]] = field(repr=False)
+    window: tuple[Point, Point]
+    minimum: Point | None = None
+    saddle: Point | None = None
+
+    def __call__(self, points: npt.ArrayLike) -> Any:
+        """Return the cost at points.
+
+        Parameters
+        ----------
+        points : array, shape (..., 2)
+            Their x and y.
+
+        Returns
+        -------
+        array of float, shape (...)
+            In float32 for points in float32, else in float64.
+        """
+        x, y = self._coordinates(points)
+        with _far_away():
+            return self.value(x, y)
+
+    def gradient(self, points: npt.ArrayLike) -> Array:
+        """Return the gradient of the cost at points.
+
+        Parameters
+        ----------
+        points : array, shape (..., 2)
+            Their x and y.
+
+        Returns
+        -------
+        array of float, shape (..., 2)
+            The slopes along x and along y, in float32 for points in float32, else in float64.
+        """
+        x, y = self._coordinates(points)
+        gradient = np.empty((*x.shape, 2), x.dtype)
+        with _far_away():
+            gradient[..., 0], gradient[..., 1] = self.slopes(x, y)
+        return gradient
+
+    def _coordinates(self, points: npt.ArrayLike) -> tuple[Array, Array]:
+        array = _floats(self.name, "points", points)
+        if array.shape[-1:] != (2,):
+            raise ValueError(f"{self.name}: points has shape {array.shape}, expected (..., 2)")
+        return array[..., 0], array[..., 1]
+
+
+def _far_away() -> np.errstate:
+    return np.errstate(over="ignore", invalid="ignore")
+
+
+def _floats(call: str, name: str, value: npt.ArrayLike) -> Array:
+    """Return real numbers as float32, if they are, or as float64."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "iuf":
+        raise TypeError(f"{call}: {name} has dtype {array.dtype}, expected real numbers")
+    return array if array.dtype == np.float32 else array.astype(np.float64, copy=False)
+
+
+def bowl(condition: float = 100.0) -> Landscape:
+    """Return the bowl ``(x^2 + condition*y^2) / 2``: long along x, steep along y.
+
+    Gradient descent needs a rate below ``2/condition`` lest it climb the steep sides, and then
+    creeps along the floor.
+
+    Parameters
+    ----------
+    condition : float
+        How many times steeper it is along y than along x; at least 1.
+
+    Returns
+    -------
+    Landscape
+        With its minimum, 0, at (0, 0).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `condition` is no finite number of at least 1.
+
+    References
+    ----------
+    Boyd & Vandenberghe, "Convex optimization", 2004, section 9.3.2: the quadratic problem in the
+    plane.
+
+    Examples
+    --------
+    >>> from schuss.landscapes import bowl
+    >>> bowl(condition=25)([1, 2]), bowl(condition=25).gradient([1, 2])
+    (np.float64(50.5), array([ 1., 50.]))
+    """
+    condition = number("bowl", "condition", condition)
+    return Landscape(
+        "bowl",
+        rf"\frac{{1}}{{2}} (x^2 + {condition:g}\, y^2)",
+        lambda x, y: (x * x + condition * (y * y)) / 2,
+        lambda x, y: (x, condition * y),
+        window=((-11.0, 3.0), (-1.6, 1.6)),
+        minimum=(0.0, 0.0),
+    )
+
+
+def saddle() -> Landscape:
+    """Return the saddle ``x^2 - y^2``: a valley along x, a ridge's fall along y.
+
+    Returns
+    -------
+    Landscape
+        With its saddle at (0, 0). On the line y = 0 the slope along y is exactly 0: what starts
+        there by gradient descent comes to rest at the saddle.
+
+    References
+    ----------
+    Goodfellow, Bengio & Courville, "Deep learning", 2016, figure 4.5.
+
+    Examples
+    --------
+    >>> from schuss.landscapes import saddle
+    >>> saddle()([2, 1]), saddle().gradient([2, 1])
+    (np.float64(3.0), array([ 4., -2.]))
+    """
+    return Landscape(
+        "saddle",
+        "x^2 - y^2",
+        lambda x, y: x * x - y * y,
+        lambda x, y: (2 * x, -2 * y),
+        window=((-1.5, 1.5), (-1.5, 1.5)),
+        saddle=(0.0, 0.0),
+    )
+
+
+def plateau() -> Landscape:
+    """Return the plateau ``1 - exp(-(x^2 + y^2) / 2)``: flat for a long stretch, then a valley.
+
+    At a distance r from the valley's floor the slope is ``r exp(-r^2 / 2)``: 0.6 at most, at r = 1,
+    but 0.0013 at r = 4 and 0.000019 at r = 5.
+
+    Returns
+    -------
+    Landscape
+        With its minimum, 0, at (0, 0); the plateau is at 1.
+
+    References
+    ----------
+    Barron, "A general and adaptive robust loss function", 2019, eq. 8, case alpha = -infinity
+    (Welsch's loss), of the distance from the origin.
+
+    Examples
+    --------
+    >>> from schuss.landscapes import plateau
+    >>> plateau()([-4, 0]).round(4), plateau().gradient([-4, 0]).round(4)
+    (np.float64(0.9997), array([-0.0013,  0.    ]))
+    """
+    return Landscape(
+        "plateau",
+        "1 - e^{-(x^2 + y^2) / 2}",
+        lambda x, y: -np.expm1(-(x * x + y * y) / 2),
+        lambda x, y: (x * (e := np.exp(-(x * x + y * y) / 2)), y * e),
+        window=((-5.0, 2.0), (-2.2, 2.5)),
+        minimum=(0.0, 0.0),
+    )
+
+
+def rosenbrock(a: float = 1.0, b: float = 100.0) -> Landscape:
+    """Return Rosenbrock's valley ``(a - x)^2 + b (y - x^2)^2``: steep sides, a bent and flat floor.
+
+    Parameters
+    ----------
+    a : float
+        Where the minimum lies along x; at least 0.
+    b : float
+        How steep the sides are; at least 0.
+
+    Returns
+    -------
+    Landscape
+        With its minimum, 0, at (a, a^2).
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `a` or `b` is no finite number of at least 0.
+
+    References
+    ----------
+    Rosenbrock, "An automatic method for finding the greatest or least value of a function", 1960.
+
+    Examples
+    --------
+    >>> from schuss.landscapes import rosenbrock
+    >>> rosenbrock()([[1, 1], [-1.2, 1]]).round(2), rosenbrock().gradient([-1.2, 1]).round(2)
+    (array([ 0. , 24.2]), array([-215.6,  -88. ]))
+    """
+    a, b = number("rosenbrock", "a", a), number("rosenbrock", "b", b)
+    width = a or 1.0
+    return Landscape(
+        "rosenbrock",
+        rf"({a:g} - x)^2 + {b:g}\, (y - x^2)^2",
+        lambda x, y: (a - x) ** 2 + b * (y - x * x) ** 2,
+        lambda x, y: (-2 * (a - x) - 4 * b * x * (y - x * x), 2 * b * (y - x * x)),
+        window=((-2 * width, 2 * width), (-(width**2), 3 * width**2)),
+        minimum=(a, a * a),
+    )
+
+
+class Stepper(Protocol):
+    """What makes optimizer steps on parameters that it holds."""
+
+    def step(self, grads: Any, /) -> None:
+        """Update the parameters in place."""
+
+
+def descend(
+    optimizer: Callable[[Array], Stepper],
+    landscape: Landscape,
+    start: npt.ArrayLike,
+    steps: int,
+) -> npt.NDArray[np.float64]:
+    """Go down a landscape with an optimizer, and return the path.
+
+    Parameters
+    ----------
+    optimizer : callable
+        What makes an optimizer of parameters: a class, or ``partial(schuss.Momentum, lr=0.1)``.
+        It gets the position, a float64 array of shape (2,).
+    landscape : Landscape
+        Where to go.
+    start : array, shape (2,)
+        x and y to start from; not modified.
+    steps : int
+        How many steps to make; at least 0.
+
+    Returns
+    -------
+    array of float64, shape (steps + 1, 2)
+        The start, and where each step led.
+
+    Raises
+    ------
+    TypeError
+        If `optimizer` makes no optimizer, `landscape` is none, or `steps` is no integer.
+    ValueError
+        If `start` is not two finite numbers, or `steps` is below 0.
+
+    References
+    ----------
+    Goodfellow, Bengio & Courville, "Deep learning", 2016, algorithm 8.1, with the whole cost's
+    gradient.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> import schuss
+    >>> from schuss.landscapes import bowl, descend
+    >>> descend(partial(schuss.SGD, lr=0.5), bowl(condition=2), (-4, 1), 3)
+    array([[-4. ,  1. ],
+           [-2. ,  0. ],
+           [-1. ,  0. ],
+           [-0.5,  0. ]])
+    """
+    steps = count("descend", "steps", steps, least=0)
+    if not isinstance(landscape, Landscape):
+        raise TypeError(
+            f"descend: landscape is a {type(landscape).__name__}, expected a Landscape like bowl()"
+        )
+    position = _position(start)
+    maker = "what makes an optimizer, like schuss.Adam or partial(schuss.Adam, lr=0.1)"
+    if not callable(optimizer):
+        raise TypeError(
+            f"descend: optimizer is of type {type(optimizer).__name__}, expected {maker}"
+        )
+    stepper = optimizer(position)
+    if not hasattr(stepper, "step"):
+        raise TypeError(f"descend: optimizer makes a {type(stepper).__name__}, expected {maker}")
+    path = np.empty((steps + 1, 2))
+    path[0] = position
+    for step in range(1, steps + 1):
+        stepper.step(landscape.gradient(position))
+        path[step] = position
+    return path
+
+
+def _position(start: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    position = _floats("descend", "start", start)
+    if position.shape != (2,):
+        raise ValueError(f"descend: start has shape {position.shape}, expected (2,)")
+    if not np.isfinite(position).all():
+        raise ValueError(f"descend: start is {position.tolist()}, expected two finite numbers")
+    return position.astype(np.float64)  # a copy: it is moved
+
+
+def steps_until(
+    path: npt.ArrayLike,
+    condition: Callable[[npt.NDArray[np.float64]], npt.ArrayLike],
+    *,
+    for_good: bool = False,
+) -> int | None:
+    """Return the number of steps that a path takes until a condition holds.
+
+    Parameters
+    ----------
+    path : array, shape (steps + 1, 2)
+        The start and where each step led, as `descend` returns it.
+    condition : callable
+        Tells of points, shape (steps + 1, 2), whether it holds at each: an array of bool, shape
+        (steps + 1,).
+    for_good : bool
+        Count the steps until it holds and goes on to hold until the path ends: a path may run
+        through the place where it is to come to rest.
+
+    Returns
+    -------
+    int or None
+        The number of steps, 0 if the condition holds at the start; None if it never does.
+
+    Raises
+    ------
+    TypeError
+        If `path` is no array of real numbers, or `for_good` is no bool.
+    ValueError
+        If `path` or what `condition` returns has another shape.
+
+    Examples
+    --------
+    >>> from schuss.landscapes import steps_until
+    >>> path = [[4, 0], [1, 0], [-2, 0], [1, 0], [0, 0]]
+    >>> steps_until(path, lambda points: abs(points[:, 0]) < 1.5)
+    1
+    >>> steps_until(path, lambda points: abs(points[:, 0]) < 1.5, for_good=True)
+    3
+    """
+    points = _floats("steps_until", "path", path).astype(np.float64)
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
+        raise ValueError(f"steps_until: path has shape {points.shape}, expected (steps + 1, 2)")
+    holds = np.asarray(condition(points))
+    if holds.dtype != np.bool_ or holds.shape != points.shape[:1]:
+        raise ValueError(
+            f"steps_until: condition returns {holds.dtype} of shape {holds.shape}, expected bool "
+            f"of shape {points.shape[:1]}"
+        )
+    if flag("steps_until", "for_good", for_good):
+        holds = np.logical_and.accumulate(holds[::-1])[::-1]
+    return int(holds.argmax()) if holds.any() else None

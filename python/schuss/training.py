@@ -1,0 +1,835 @@
+"""The training loop: epochs of mini-batches, what they cost, and when to stop."""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from math import inf, nan
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from schuss import _core
+from schuss._arrays import Array, ArrayTree
+from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
+from schuss.averages import ExponentialAverage
+from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
+from schuss.schedules import PerEpoch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["History", "fit", "with_l2"]
+
+Loss: TypeAlias = Callable[..., tuple[float, Any]]
+"""``loss_and_grad(params, *batch) -> (loss, gradients)``."""
+
+Function: TypeAlias = Callable[["History"], object]
+Functions: TypeAlias = tuple[Function, ...]
+
+Series: TypeAlias = npt.NDArray[np.float64]
+
+Stop: TypeAlias = Literal["finished", "early", "callback", "interrupted"]
+
+_COST, _LR, _LOSS_SECONDS, _STEP_SECONDS = range(4)
+_FIRST_CAPACITY = 1024
+
+
+class History:
+    """What a training did, step by step and epoch by epoch. Made by `fit`.
+
+    It can be read at any time, by callbacks too: arrays are read-only views of what has been
+    recorded so far. Steps and epochs count from 1, so that of step t is at index t - 1.
+
+    Attributes
+    ----------
+    cost : array of float64, shape (steps,)
+        The cost J of each step's mini-batch, before the step, with the L2 cost if there is one.
+    epoch_cost : array of float64, shape (epochs,)
+        The mean of `cost` over each epoch, weighted by the examples of each mini-batch.
+    validation : array of float64, shape (epochs,), or (0,) without validation
+        The validation after each epoch; NaN where the training was stopped before it.
+    lr : array of float64, shape (steps,)
+        The learning rate of each step; NaN if the optimizer has no ``lr_now``.
+    loss_seconds, step_seconds : array of float64, shape (steps,)
+        The time spent in the loss with its gradients, and in the optimizer, in seconds.
+    steps : int
+        The number of steps made.
+    epochs : int
+        The number of epochs all of whose steps were made.
+    best_epoch : int or None
+        The last epoch that improved on all before it, counted from 1.
+    stopped : {"finished", "early", "callback", "interrupted"} or None
+        Why the training ended; None while it is under way.
+
+    See Also
+    --------
+    fit : Trains, and returns one.
+    """
+
+    __slots__ = (
+        "_epoch_cost",
+        "_record",
+        "_validated",
+        "_validation",
+        "_weights",
+        "best_epoch",
+        "steps",
+        "stopped",
+    )
+
+    def __init__(self, sizes: Sequence[int], *, validated: bool) -> None:
+        # Relative to the first, which is the largest: a batch that is alone or like all others
+        # weighs exactly 1.
+        self._weights = np.array(sizes, np.float64) / sizes[0]
+        self._record = np.empty((4, _FIRST_CAPACITY))
+        self._epoch_cost: list[float] = []
+        self._validated = validated
+        self._validation: list[float] = []
+        self.steps = 0
+        self.best_epoch: int | None = None
+        self.stopped: Stop | None = None
+
+    @property
+    def cost(self) -> Series:
+        """The cost of each step."""
+        return self._series(_COST)
+
+    @property
+    def epoch_cost(self) -> Series:
+        """The mean cost of each epoch."""
+        return np.array(self._epoch_cost, np.float64)
+
+    @property
+    def validation(self) -> Series:
+        """The validation after each epoch."""
+        missing = self.epochs - len(self._validation) if self._validated else 0
+        return np.array(self._validation + [nan] * missing, np.float64)
+
+    @property
+    def lr(self) -> Series:
+        """The learning rate of each step."""
+        return self._series(_LR)
+
+    @property
+    def loss_seconds(self) -> Series:
+        """The time each step's loss and gradients took."""
+        return self._series(_LOSS_SECONDS)
+
+    @property
+    def step_seconds(self) -> Series:
+        """The time each step of the optimizer took."""
+        return self._series(_STEP_SECONDS)
+
+    @property
+    def epochs(self) -> int:
+        """The number of whole epochs."""
+        return len(self._epoch_cost)
+
+    def to_dict(self) -> dict[str, Series]:
+        """Return copies of the arrays by name, as ``numpy.savez`` or a data frame takes them.
+
+        Returns
+        -------
+        dict of arrays
+            `cost`, `lr`, `loss_seconds` and `step_seconds` by step; `epoch_cost` and `validation`
+            by epoch.
+        """
+        names = ("cost", "lr", "loss_seconds", "step_seconds", "epoch_cost", "validation")
+        return {name: getattr(self, name).copy() for name in names}
+
+    def plot(self, figure: "Figure | None" = None) -> "Figure":
+        """Draw the training: the cost of each step pale, of each epoch strong, and the rate.
+
+        Parameters
+        ----------
+        figure : matplotlib.figure.Figure, optional
+            Where to draw; a new one, which pyplot does not know of, if None.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+            The figure, to show or to save by ``figure.savefig(path)``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        """
+        if figure is None:
+            try:
+                from matplotlib.figure import Figure
+            except ImportError:
+                raise _missing("History.plot", "matplotlib") from None
+            figure = Figure(figsize=(8, 5), layout="constrained")
+        _draw(self, figure)
+        return figure
+
+    def __repr__(self) -> str:
+        """Return how far the training came, what it reached and why it ended."""
+        parts = [_counted(self.epochs, "epoch"), _counted(self.steps, "step")]
+        if self.epochs:
+            parts.append(f"cost {self._epoch_cost[-1]:.4g}")
+        if self._validation:
+            parts.append(f"validation {self._validation[-1]:.4g}")
+        if self.best_epoch is not None:
+            values = self._validation if self._validated else self._epoch_cost
+            parts.append(f"best {values[self.best_epoch - 1]:.4g} in epoch {self.best_epoch}")
+        return f"<History: {', '.join(parts)}; {self.stopped or 'under way'}>"
+
+    # What `fit` records. A step is begun, made and ended: only then it counts, so that whatever
+    # comes between leaves no half of it behind.
+
+    def _begin_step(self, cost: float, loss_seconds: float) -> None:
+        if self.steps == self._record.shape[1]:
+            self._record = np.concatenate((self._record, np.empty_like(self._record)), axis=1)
+        self._record[_COST, self.steps] = cost
+        self._record[_LOSS_SECONDS, self.steps] = loss_seconds
+
+    def _end_step(self, lr: float, step_seconds: float) -> None:
+        self._record[_LR, self.steps] = lr
+        self._record[_STEP_SECONDS, self.steps] = step_seconds
+        self.steps += 1
+
+    def _end_epoch(self) -> None:
+        """Take in the epoch's cost if all its steps were made and it is not there yet."""
+        batches = len(self._weights)
+        start = batches * self.epochs
+        if self.steps - start >= batches:
+            costs = self._record[_COST, start : start + batches]
+            self._epoch_cost.append(float(np.average(costs, weights=self._weights)))
+
+    def _series(self, place: int) -> Series:
+        series = self._record[place, : self.steps]
+        series.flags.writeable = False
+        return series
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
+def _missing(call: str, package: str) -> ImportError:
+    return ImportError(
+        f"{call}: {package} is not installed, expected it to be (pip install 'schuss[demo]')"
+    )
+
+
+# The colours are Okabe and Ito's, which the colour-blind tell apart.
+_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+
+
+def _draw(history: History, figure: "Figure") -> None:
+    has_lr = bool(np.isfinite(history.lr).any())
+    top, *below = figure.subplots(
+        1 + has_lr, sharex=True, squeeze=False, height_ratios=[7, 2][: 1 + has_lr]
+    )[:, 0]
+    steps = np.arange(history.steps) / len(history._weights)
+    epochs = np.arange(history.epochs)
+    drawn = [history.cost]
+    top.plot(steps, history.cost, color=_BLUE, alpha=0.3, linewidth=0.6, label="each mini-batch")
+    dots = {"linewidth": 2, "marker": "o", "markersize": 3}
+    if history.epochs:
+        # The mean of an epoch stands in its middle, and what was measured after it at its end.
+        top.plot(epochs + 0.5, history.epoch_cost, color=_BLUE, label="mean of the epoch", **dots)
+    if history.validation.size:
+        drawn.append(history.validation)
+        top.plot(epochs + 1, history.validation, color=_ORANGE, label="validation", **dots)
+    if history.best_epoch is not None and history.best_epoch < history.epochs:
+        top.axvline(history.best_epoch, color="0.6", linestyle=":", label="best epoch", zorder=0)
+    values = np.concatenate(drawn)
+    values = values[np.isfinite(values)]
+    if values.size and values.min() > 0 and values.max() > 10 * values.min():
+        top.set_yscale("log")
+        top.yaxis.set_major_formatter("{x:g}")
+    top.set_ylabel("cost J")
+    made = f"{_counted(history.epochs, 'epoch')}, {_counted(history.steps, 'step')}"
+    top.set_title(f"Training: {made}", loc="left", weight="bold")
+    top.legend(frameon=False)
+    for axes in below:
+        axes.plot(steps, history.lr, color=_GREEN, drawstyle="steps-post")
+        axes.set_ylabel("learning rate")
+        axes.set_ylim(bottom=0)
+    for axes in (top, *below):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    bottom = below[-1] if below else top
+    bottom.set_xlim(0, max(history.steps / len(history._weights), 1 / len(history._weights)))
+    bottom.set_xlabel("epoch")
+    figure.align_ylabels()
+
+
+def _evaluate(
+    call: str, loss_and_grad: Loss, params: ArrayTree, batch: object
+) -> tuple[float, Any]:
+    """Return the loss on a batch as a float, and the gradients as they come."""
+    # Mini-batches of a single array are that array.
+    arrays = batch if isinstance(batch, tuple) else (batch,)
+    result = loss_and_grad(params, *arrays)
+    if not isinstance(result, tuple | list) or len(result) != 2:
+        was = type(result).__name__
+        if isinstance(result, tuple | list):
+            was += f" of length {len(result)}"
+        raise TypeError(
+            f"{call}: loss_and_grad returned a {was}, expected a pair (loss, gradients)"
+        )
+    loss, grads = result
+    return _scalar(call, "the loss", loss), grads
+
+
+def _scalar(call: str, name: str, value: Any) -> float:
+    """Return a number, or an array without axes, NumPy's or anyone's, as a float."""
+    return real(call, name, value.item() if getattr(value, "shape", None) == () else value)
+
+
+class _L2:
+    """The L2 cost of weights, added to the loss and to its gradients."""
+
+    def __init__(self, call: str, strength: float, weights: Callable[[str], bool] | None) -> None:
+        self._call, self._strength, self._weights = call, strength, weights
+
+    def add(
+        self, params: ArrayTree, loss: float, grads: ArrayTree, examples: int
+    ) -> tuple[float, Any]:
+        """Return the loss and the gradients of a batch with those of the L2 cost."""
+        plan = _core.Plan(self._call, params)
+        arrays = plan.arrays
+        if self._weights is None:
+            chosen = [array.ndim >= 2 for array in arrays]
+        else:
+            names = _names(plan.unflatten([None] * len(arrays)))
+            chosen = [flag(self._call, f"weights({name!r})", self._weights(name)) for name in names]
+        leaves = plan.flatten(grads, self._call, "grads")
+        factor = self._strength / examples
+        squares = 0.0
+        for place, (array, weight) in enumerate(zip(arrays, chosen, strict=True)):
+            if weight:
+                line = array.ravel(order="K")
+                squares += float(np.vdot(line, line))
+                decay = np.asarray(array * factor)  # without axes it is no array
+                decay += leaves[place]
+                leaves[place] = decay
+        return loss + factor / 2 * squares, plan.unflatten(leaves)
+
+
+def _names(tree: Any, name: str = "") -> Iterator[str]:
+    """Yield the name of each leaf in a structure of dicts, lists and tuples."""
+    if not isinstance(tree, dict | list | tuple):
+        yield name
+        return
+    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield from _names(child, f"{name}/{key}" if name else str(key))
+
+
+def with_l2(
+    loss_and_grad: Loss,
+    strength: float,
+    *,
+    weights: Callable[[str], bool] | None = None,
+    axis: int = 0,
+) -> Loss:
+    """Add the L2 cost of the weights to a loss: ``J = (1/b) sum(loss) + (l2/2b) sum(||W||^2)``.
+
+    The gradient of each weight W gains ``(l2/b) W``, where b is the number of examples of the batch
+    and `loss_and_grad` returns the mean over them. On batches of one size this is the same as an
+    optimizer's ``weight_decay = l2/b``, if all parameters are weights.
+
+    Parameters
+    ----------
+    loss_and_grad : callable
+        ``loss_and_grad(params, x, ...) -> (loss, gradients)``: a number, and arrays in the
+        structure of `params`, which are left as they are.
+    strength : float
+        l2, also called lambda; at least 0.
+    weights : callable, optional
+        Whether the parameter of a name is a weight: ``weights(name) -> bool``. A name is the
+        parameter's key in `params`; in nested structures all the keys on the way, joined by "/", as
+        in ``"layers/0/W"``; and empty for a single array. By default, weights are the parameters
+        with two axes or more, so that biases are none.
+    axis : int
+        The axis of x along which the examples lie, of which b is the length.
+
+    Returns
+    -------
+    callable
+        A function like `loss_and_grad`, with the L2 cost.
+
+    Raises
+    ------
+    TypeError
+        If `loss_and_grad` or `weights` is not callable, or `strength` is no number. When called: if
+        the loss is no number, `axis` no integer, `weights` returns no bool, or parameters and
+        gradients are not as an optimizer takes them.
+    ValueError
+        If `strength` is negative or not finite. When called: if `axis` is no axis of x, or
+        parameters and gradients are not as an optimizer takes them.
+
+    References
+    ----------
+    Goodfellow, Bengio & Courville, "Deep learning", 2016, eq. 7.2 and 7.3, with alpha = l2/b.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> def loss_and_grad(params, x):
+    ...     return 0.0, {"W": np.zeros((1, 2)), "b": np.zeros(2)}
+    >>> params = {"W": np.array([[3.0, 4.0]]), "b": np.array([5.0, 6.0])}
+    >>> schuss.with_l2(loss_and_grad, 0.5)(params, np.zeros((10, 1)))
+    (0.625, {'W': array([[0.15, 0.2 ]]), 'b': array([0., 0.])})
+    """
+    call = "with_l2"
+    _check_callable(call, "loss_and_grad", loss_and_grad)
+    if weights is not None:
+        _check_callable(call, "weights", weights)
+    l2 = _L2(call, number(call, "strength", strength, kind="weight_decay"), weights)
+
+    def loss_and_grad_with_l2(params: ArrayTree, *batch: Any) -> tuple[float, Any]:
+        examples = batch[0].shape[axis_of(call, axis, batch[0], "x")]
+        return l2.add(params, *_evaluate(call, loss_and_grad, params, batch), examples)
+
+    return loss_and_grad_with_l2
+
+
+def fit(
+    loss_and_grad: Loss,
+    params: ArrayTree,
+    optimizer: Any,
+    x: Any,
+    y: npt.ArrayLike | None = None,
+    *,
+    batch_size: BatchSize = 64,
+    epochs: int = 1,
+    shuffle: bool = True,
+    rng: Seed = None,
+    axis: int = 0,
+    drop_last: bool = False,
+    prefetch: int = 0,
+    schedule: Rate | None = None,
+    schedule_by: str = "step",
+    l2: float = 0.0,
+    validation: "tuple[Any, ...] | Callable[[Any], float] | None" = None,
+    patience: int | None = None,
+    min_delta: float = 0.0,
+    restore_best: bool = False,
+    callbacks: Function | Sequence[Function] = (),
+    on_step: Function | Sequence[Function] = (),
+    progress: bool | None = None,
+) -> History:
+    """Train: epochs of mini-batches, a step of the optimizer for each.
+
+    The loop is ``for x, y in batches: loss, grads = loss_and_grad(params, x, y);
+    optimizer.step(grads)``, and gives its very bits. Training goes on where it was left if `fit` is
+    called again with the same optimizer; each call returns a history of its own.
+
+    Parameters
+    ----------
+    loss_and_grad : callable
+        ``loss_and_grad(params, x, y) -> (loss, gradients)``: the mean loss over a mini-batch, and
+        its gradients in the structure of `params`. It gets the arrays of a mini-batch, as many as
+        there are: ``loss_and_grad(params, x)`` without `y`.
+    params : array, or sequence or mapping of arrays, nested as you like
+        The parameters, updated in place.
+    optimizer : Optimizer
+        Made for these parameters. Any object with a method ``step(grads)`` will do; one without
+        ``lr_now`` leaves no learning rates in the history.
+    x : array, tuple of arrays, or MiniBatches
+        The examples, as `minibatches` takes them; or mini-batches ready made, and then `y`,
+        `batch_size`, `shuffle`, `rng`, `axis`, `drop_last` and `prefetch` stay unset.
+    y : array, optional
+        Their labels.
+    epochs : int
+        The number of passes over the examples; at least 1.
+    batch_size, shuffle, rng, axis, drop_last, prefetch
+        As in `minibatches`.
+    schedule : callable or float, optional
+        A new learning rate for the optimizer, which keeps it: a number, or a function of the step
+        of the optimizer, counted from 1. A schedule with a method ``update(cost)``, such as
+        `schedules.ReduceOnPlateau`, is told the validation of each epoch, or else its cost; so is
+        one that is the optimizer's ``lr`` already.
+    schedule_by : {"step", "epoch"}
+        Whether `schedule` is a function of the step or of the epoch, counted from 1.
+    l2 : float
+        The strength of an L2 cost of the parameters with two axes or more; see `with_l2`, which
+        also leaves the choice of the parameters. At least 0.
+    validation : tuple of arrays or callable, optional
+        What to measure after each epoch: the loss on these examples, by
+        ``loss_and_grad(params, *validation)`` and without `l2`; or ``validation(params)``. Lower is
+        better.
+    patience : int, optional
+        Stop after so many epochs in a row without improvement of the validation, or of the epoch's
+        cost if there is none; at least 1. None never stops early.
+    min_delta : float
+        By how much the best must fall to count as an improvement: by more than this; at least 0.
+    restore_best : bool
+        Whether to copy the parameters of the best epoch back in the end, when interrupted too. The
+        optimizer's state stays that of the last step.
+    callbacks : callable, or sequence of callables
+        Called with the history after each epoch. One that returns True stops the training.
+    on_step : callable, or sequence of callables
+        The same after each step; what remains of the epoch is left out then, and its validation.
+    progress : bool, optional
+        Whether to show a bar on standard error, with the smoothed cost (needs tqdm). None means:
+        where standard error is a terminal and tqdm is installed.
+
+    Returns
+    -------
+    History
+        The cost, the learning rate, the times and the validation. Ctrl-C ends the training and
+        returns it too, with all steps made and ``stopped == "interrupted"``; of an optimizer
+        without ``steps``, a step that was cut short does not count.
+
+    Raises
+    ------
+    TypeError
+        If an argument has the wrong type, the optimizer no ``step``, or no ``lr`` for `schedule`;
+        if `loss_and_grad` does not return a number and gradients.
+    ValueError
+        If an argument is out of range, the optimizer was made for other parameters, or an argument
+        about mini-batches comes with mini-batches ready made.
+    ImportError
+        If `progress` is True and tqdm is not installed.
+
+    What the loss, the optimizer or a callback raises passes through.
+
+    References
+    ----------
+    Goodfellow, Bengio & Courville, "Deep learning", 2016, sections 8.1.3 (mini-batches), 7.1.1 (L2)
+    and algorithm 7.1 (early stopping).
+
+    Examples
+    --------
+    A line through points:
+
+    >>> import numpy as np, schuss
+    >>> x = np.linspace(-1, 1, 200)[:, None]
+    >>> y = 3 * x - 1
+    >>> def loss_and_grad(params, x, y):
+    ...     error = x @ params["W"] + params["b"] - y
+    ...     grads = {"W": x.T @ error / len(x), "b": error.mean(axis=0)}
+    ...     return (error**2).mean() / 2, grads
+    >>> params = {"W": np.zeros((1, 1)), "b": np.zeros(1)}
+    >>> optimizer = schuss.Momentum(params, lr=1.0)
+    >>> history = schuss.fit(loss_and_grad, params, optimizer, x, y, epochs=40, rng=0)
+    >>> history.steps, history.stopped, params["W"].round(2), params["b"].round(2)
+    (160, 'finished', array([[3.]]), array([-1.]))
+    """
+    call = "fit"
+    _check_callable(call, "loss_and_grad", loss_and_grad)
+    epochs = count(call, "epochs", epochs, least=1)
+    if schedule is not None:
+        schedule = rate(call, "schedule", schedule)
+    schedule_by = choice(call, "schedule_by", schedule_by, among=("step", "epoch"))
+    l2 = number(call, "l2", l2, kind="weight_decay")
+    if not (validation is None or isinstance(validation, tuple) or callable(validation)):
+        was = type(validation).__name__
+        raise TypeError(
+            f"{call}: validation is a {was}, expected a tuple of arrays or a function of params"
+        )
+    patience = optional(partial(count, least=1))(call, "patience", patience)
+    min_delta = number(call, "min_delta", min_delta, kind="weight_decay")
+    restore_best = flag(call, "restore_best", restore_best)
+    progress = optional(flag)(call, "progress", progress)
+    after_epoch = _functions(call, "callbacks", callbacks)
+    after_step = _functions(call, "on_step", on_step)
+    _check_optimizer(call, optimizer, params, scheduled=schedule is not None)
+    about_batches = {
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "rng": rng,
+        "axis": axis,
+        "drop_last": drop_last,
+        "prefetch": prefetch,
+    }
+    batches = _batches(call, x, y, about_batches)
+    if schedule_by == "epoch" and callable(schedule) and not _is_fed(schedule):
+        schedule = PerEpoch(schedule, len(batches))
+    arrays = _arrays(call, "params", params) if restore_best else []
+    best = _Best(patience, min_delta, [array for array in arrays if array.flags.writeable])
+    training = _Training(
+        loss_and_grad=loss_and_grad,
+        params=params,
+        optimizer=optimizer,
+        batches=batches,
+        epochs=epochs,
+        schedule=schedule,
+        l2=_L2(call, l2, None) if l2 else None,
+        validation=validation,
+        best=best,
+        after_epoch=after_epoch,
+        after_step=after_step,
+        tqdm=_tqdm(call, progress),
+    )
+    history = training.history
+    # Ctrl-C can land wherever a function is called or a loop turns, so never in the handlers'
+    # assignments. What is left to do in the end can be done twice.
+    try:
+        training.run()
+    except KeyboardInterrupt:
+        history.stopped = "interrupted"
+    try:
+        training.settle()
+    except KeyboardInterrupt:
+        history.stopped = "interrupted"
+        training.settle()
+    return history
+
+
+class _Best:
+    """The best epoch so far, and how long ago it was."""
+
+    def __init__(self, patience: int | None, min_delta: float, arrays: list[Array]) -> None:
+        self._patience, self._min_delta = patience, min_delta
+        self._arrays = arrays  # those to copy; none if the best is not to be restored
+        self._value, self._waited = inf, 0
+        self._kept: tuple[int, list[Array]] | None = None
+
+    @property
+    def epoch(self) -> int | None:
+        """The best epoch."""
+        return None if self._kept is None else self._kept[0]
+
+    def judge(self, value: float, epoch: int) -> bool:
+        """Take in the value of an epoch; return whether patience has run out. NaN is no better."""
+        if value < self._value - self._min_delta:
+            # The copies are put in force together with the epoch that they are of.
+            self._kept = epoch, [array.copy(order="K") for array in self._arrays]
+            self._value, self._waited = value, 0
+        else:
+            self._waited += 1
+        return self._patience is not None and self._waited >= self._patience
+
+    def restore(self) -> None:
+        """Copy the parameters of the best epoch back."""
+        if self._kept is not None:
+            for array, copy in zip(self._arrays, self._kept[1], strict=True):
+                np.copyto(array, copy)
+
+
+class _Bar:
+    """A progress bar, drawn ten times a second at most."""
+
+    def __init__(self, tqdm: Any, epochs: int, batches: int) -> None:
+        self._bar = tqdm(total=epochs * batches, unit=" steps", dynamic_ncols=True)
+        self._epochs, self._batches = epochs, batches
+        self._cost = ExponentialAverage(0.98)
+        self._steps, self._next = 0, 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        try:
+            self._draw()
+        finally:
+            self._bar.close()
+
+    def show(self, steps: int, cost: float, now: float) -> None:
+        """Take in a step, and draw if it is time to."""
+        self._cost.update(cost)
+        self._steps = steps
+        if now >= self._next:
+            self._next = now + 0.1
+            self._draw()
+
+    def _draw(self) -> None:
+        if self._steps > 0:
+            epoch = (self._steps - 1) // self._batches + 1
+            self._bar.set_description(f"epoch {epoch}/{self._epochs}", refresh=False)
+            self._bar.set_postfix_str(f"cost {self._cost.value:.4g}", refresh=False)
+            self._bar.n = self._steps
+            self._bar.refresh()
+
+
+@dataclass(slots=True, eq=False)
+class _Training:
+    """A training under way: the arguments of `fit`, checked, and the loop over them."""
+
+    loss_and_grad: Loss
+    params: ArrayTree
+    optimizer: Any
+    batches: MiniBatches[Any]
+    epochs: int
+    schedule: Rate | None
+    l2: _L2 | None
+    validation: Any
+    best: _Best
+    after_epoch: Functions
+    after_step: Functions
+    tqdm: Any
+    sizes: list[int] = field(init=False)
+    history: History = field(init=False)
+    # The step under way: what history and optimizer counted before it, and when it began.
+    under_way: tuple[int, int, float] = field(init=False, default=(-1, 0, 0.0))
+    has_lr: bool = field(init=False)
+    has_steps: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Only the last batch of an epoch may be smaller.
+        size, examples = self.batches.batch_size, self.batches.examples
+        self.sizes = [min(size, examples - size * i) for i in range(len(self.batches))]
+        self.history = History(self.sizes, validated=self.validation is not None)
+        self.has_lr = hasattr(self.optimizer, "lr_now")
+        self.has_steps = hasattr(self.optimizer, "steps")
+
+    def run(self) -> None:
+        """Train until something says to stop."""
+        if self.schedule is not None:
+            self.optimizer.lr = self.schedule
+        bar = self.tqdm and _Bar(self.tqdm, self.epochs, len(self.batches))
+        with bar or nullcontext():
+            self.history.stopped = self._make_epochs(bar)
+
+    def settle(self) -> None:
+        """Record what was made and could not be recorded, and restore the best parameters."""
+        counted, before, begun = self.under_way
+        if counted == self.history.steps and self.has_steps and self.optimizer.steps == before + 1:
+            self._end_step(perf_counter() - begun)
+        self.history._end_epoch()
+        self.history.best_epoch = self.best.epoch
+        self.best.restore()
+
+    def _make_epochs(self, bar: _Bar | None) -> Stop:
+        for _ in range(self.epochs):
+            if self._make_steps(bar):
+                return "callback"
+            reason = self._end_epoch()
+            if reason is not None:
+                return reason
+        return "finished"
+
+    def _make_steps(self, bar: _Bar | None) -> bool:
+        """Make the steps of an epoch; return whether a function said to stop."""
+        history, optimizer, params = self.history, self.optimizer, self.params
+        epoch: Any = iter(self.batches)
+        with closing(epoch):
+            for batch, size in zip(epoch, self.sizes, strict=True):
+                start = perf_counter()
+                cost, grads = _evaluate("fit", self.loss_and_grad, params, batch)
+                if self.l2 is not None:
+                    cost, grads = self.l2.add(params, cost, grads, size)
+                between = perf_counter()
+                history._begin_step(cost, between - start)
+                self.under_way = history.steps, optimizer.steps if self.has_steps else 0, between
+                optimizer.step(grads)
+                end = perf_counter()
+                self._end_step(end - between)
+                if bar is not None:
+                    bar.show(history.steps, cost, end)
+                if self.after_step and _says_stop(self.after_step, history):
+                    return True
+        return False
+
+    def _end_step(self, seconds: float) -> None:
+        self.history._end_step(float(self.optimizer.lr_now) if self.has_lr else nan, seconds)
+
+    def _end_epoch(self) -> Stop | None:
+        """Measure, adapt and tell; return why to stop, if so."""
+        history = self.history
+        history._end_epoch()
+        value = history._epoch_cost[-1]
+        if self.validation is not None:
+            value = self._validate()
+            history._validation.append(value)
+        lr: Any = getattr(self.optimizer, "lr", None)
+        if _is_fed(lr):
+            lr.update(value)
+        out_of_patience = self.best.judge(value, history.epochs)
+        history.best_epoch = self.best.epoch
+        says_stop = _says_stop(self.after_epoch, history)
+        return "early" if out_of_patience else "callback" if says_stop else None
+
+    def _validate(self) -> float:
+        if callable(self.validation):
+            return _scalar("fit", "validation(params)", self.validation(self.params))
+        return _evaluate("fit", self.loss_and_grad, self.params, self.validation)[0]
+
+
+def _says_stop(functions: Functions, history: History) -> bool:
+    # All are called, whatever the first of them returns.
+    answers = [function(history) for function in functions]
+    return any(answer is True for answer in answers)
+
+
+def _is_fed(schedule: Any) -> bool:
+    return callable(getattr(schedule, "update", None))
+
+
+def _check_callable(call: str, name: str, value: object) -> None:
+    if not callable(value):
+        raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a function")
+
+
+def _functions(call: str, name: str, value: Any) -> Functions:
+    if callable(value):
+        return (value,)
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        was = type(value).__name__
+        raise TypeError(f"{call}: {name} is a {was}, expected a function or a sequence of them")
+    for place, function in enumerate(value):
+        _check_callable(call, f"{name}[{place}]", function)
+    return tuple(value)
+
+
+def _check_optimizer(call: str, optimizer: Any, params: ArrayTree, *, scheduled: bool) -> None:
+    if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
+        was = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else ""
+        was = was or f"a {type(optimizer).__name__}"
+        raise TypeError(f"{call}: optimizer is {was}, expected an object with step(grads)")
+    if scheduled and not hasattr(optimizer, "lr"):
+        was = type(optimizer).__name__
+        raise TypeError(f"{call}: optimizer is a {was} without lr, expected one for the schedule")
+    if not hasattr(optimizer, "params") or optimizer.params is params:
+        return
+    # A network of which the optimizer has only some layers is trained as well.
+    given = [_place(array) for array in _arrays(call, "params", params)]
+    held = _arrays(call, "optimizer.params", optimizer.params)
+    if not all(_place(array) in given for array in held):
+        raise ValueError(f"{call}: optimizer.params are other arrays, expected those of params")
+
+
+def _arrays(call: str, name: str, tree: ArrayTree) -> list[Array]:
+    arrays: list[Array] = []
+    _core.map_arrays(arrays.append, tree, call, name)
+    return arrays
+
+
+def _place(array: Array) -> dict[str, Any]:
+    """Return where an array lies in memory, and how."""
+    return array.__array_interface__
+
+
+def _batches(call: str, x: Any, y: Any, options: dict[str, Any]) -> MiniBatches[Any]:
+    if isinstance(x, MiniBatches):
+        defaults = fit.__kwdefaults__ or {}
+        for name, value in {"y": y, **options}.items():
+            if value is not defaults.get(name):
+                was = "an array" if isinstance(value, np.ndarray) else repr(value)
+                raise ValueError(
+                    f"{call}: {name} is {was}, expected it unset, as x is mini-batches ready made"
+                )
+        batches = x
+    else:
+        batches = minibatches(x, y, **options)
+    if len(batches) == 0:
+        raise ValueError(
+            f"{call}: x has {batches.examples} examples and drop_last leaves out all of them, "
+            f"expected at least one batch of {batches.batch_size}"
+        )
+    return batches
+
+
+def _tqdm(call: str, progress: bool | None) -> Any:
+    """Return tqdm if there is to be a bar, or None."""
+    on_terminal = sys.stderr is not None and sys.stderr.isatty()
+    if progress is False or (progress is None and not on_terminal):
+        return None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        if progress is None:
+            return None
+        raise _missing(call, "tqdm") from None
+    return tqdm

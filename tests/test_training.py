@@ -1,0 +1,1165 @@
+"""Training: the plain loop's bits, the history, when it stops, and Ctrl-C at any moment."""
+
+import builtins
+import copy
+import io
+import pickle
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+import schuss
+from schuss import batches, optimizers, schedules, training
+from schuss.network import accuracy, cost_and_gradients, initial_parameters
+
+M, BATCH = 23, 8
+SIZES = [8, 8, 7]
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((M, 3))
+Y = X @ np.array([[2.0], [-1.0], [0.5]]) + 3 + 0.1 * RNG.standard_normal((M, 1))
+WEIGHTS = RNG.random(M)
+
+
+def line_start() -> dict[str, npt.NDArray[Any]]:
+    return {"W": np.zeros((3, 1)), "b": np.zeros(1)}
+
+
+def line(params: Any, x: Any, y: Any, *weights: Any) -> tuple[float, Any]:
+    """Linear regression: half the mean square of the error, each example with its weight."""
+    error = x @ params["W"] + params["b"] - y
+    weighted = error * (weights[0][:, None] if weights else 1)
+    loss = float((weighted * error).sum()) / 2 / len(x)
+    return loss, {"W": x.T @ weighted / len(x), "b": weighted.sum(axis=0) / len(x)}
+
+
+def mean_start() -> npt.NDArray[Any]:
+    return np.zeros(3)
+
+
+def mean(params: Any, x: Any) -> tuple[float, Any]:
+    """The mean of the examples, as what is nearest to them."""
+    error = params - x
+    return float((error**2).sum()) / 2 / len(x), error.mean(axis=0)
+
+
+def bits(tree: Any) -> list[bytes]:
+    leaves = tree.values() if isinstance(tree, dict) else [tree]
+    return [leaf.tobytes() for leaf in leaves]
+
+
+def fit_line(params: Any, optimizer: Any, **options: Any) -> schuss.History:
+    return schuss.fit(line, params, optimizer, X, Y, **{"batch_size": BATCH, "rng": 0} | options)
+
+
+def fitted(lr: float = 0.1, **options: Any) -> tuple[Any, Any, schuss.History]:
+    params = line_start()
+    optimizer = schuss.Momentum(params, lr=lr)
+    return params, optimizer, fit_line(params, optimizer, **options)
+
+
+def plain_loop(steps: int | None = None, epochs: int = 3) -> tuple[Any, list[float]]:
+    """The parameters and costs after so many steps of the loop that users write themselves."""
+    params = line_start()
+    costs: list[float] = []
+    optimizer = schuss.Momentum(params, lr=0.1)
+    batches = schuss.minibatches(X, Y, batch_size=BATCH, rng=0)
+    for _ in range(epochs):
+        for x, y in batches:
+            if len(costs) == steps:
+                return params, costs
+            loss, grads = line(params, x, y)
+            optimizer.step(grads)
+            costs.append(loss)
+    return params, costs
+
+
+class Stepper:
+    """The least that is an optimizer."""
+
+    def __init__(self, params: Any) -> None:
+        self._params = params
+
+    def step(self, grads: Any) -> None:
+        for name, param in self._params.items():
+            param -= 0.1 * grads[name]
+
+
+# The loop.
+
+
+@pytest.mark.parametrize(
+    ("loss_and_grad", "start", "x", "y", "options"),
+    [
+        (line, line_start, X, Y, {}),
+        (line, line_start, X, Y, {"shuffle": False, "batch_size": None}),
+        (line, line_start, X, Y, {"drop_last": True, "prefetch": 2}),
+        (line, line_start, (X, Y), None, {"batch_size": "auto"}),
+        (line, line_start, (X, Y, WEIGHTS), None, {"batch_size": 1}),
+        (mean, mean_start, X, None, {}),
+        (lambda p, x: mean(p, x.T), mean_start, X.T, None, {"axis": 1}),
+    ],
+    ids=["pairs", "whole", "drop_last", "tuple", "weights", "x alone", "columns"],
+)
+@pytest.mark.parametrize("ready", [False, True])
+def test_it_gives_the_very_bits_of_the_plain_loop(
+    loss_and_grad: Any, start: Any, x: Any, y: Any, options: dict[str, Any], ready: bool
+) -> None:
+    options = {"batch_size": BATCH, "rng": 5} | options
+    expected, costs = start(), []
+    optimizer = schuss.Adam(expected, lr=0.1)
+    cuts = schuss.minibatches(x, y, **options)
+    for _ in range(3):
+        for batch in cuts:
+            loss, grads = loss_and_grad(expected, *(batch if type(batch) is tuple else (batch,)))
+            optimizer.step(grads)
+            costs.append(loss)
+    params = start()
+    optimizer = schuss.Adam(params, lr=0.1)
+    if ready:
+        cuts = schuss.minibatches(x, y, **options)
+        history = schuss.fit(loss_and_grad, params, optimizer, cuts, epochs=3)
+    else:
+        history = schuss.fit(loss_and_grad, params, optimizer, x, y, epochs=3, **options)
+    assert bits(params) == bits(expected)
+    np.testing.assert_array_equal(history.cost, costs)
+    assert (history.steps, history.epochs) == (3 * len(cuts), 3)
+    assert history.stopped == "finished"
+
+
+def test_a_line_is_found() -> None:
+    params, _, history = fitted(lr=0.3, batch_size=None, epochs=600)
+    expected, *_ = np.linalg.lstsq(np.c_[X, np.ones(M)], Y)
+    np.testing.assert_allclose(np.r_[params["W"], [params["b"]]], expected, rtol=1e-9)
+    assert history.cost[-1] == pytest.approx(line(params, X, Y)[0], rel=1e-9)
+
+
+def test_the_cost_of_batch_gradient_descent_falls_at_every_step() -> None:
+    params = line_start()
+    whole = fit_line(params, schuss.SGD(params, lr=0.1), batch_size=None, epochs=40)
+    assert (np.diff(whole.cost) < 0).all()
+    params = line_start()
+    parts = fit_line(params, schuss.SGD(params, lr=0.1), epochs=40)
+    assert (np.diff(parts.cost) > 0).any()
+    assert parts.cost[-3:].mean() < parts.cost[:3].mean() / 10
+
+
+def test_a_network_learns_rings() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.uniform(-1, 1, (600, 2)).astype(np.float32)
+    labels = (np.hypot(*x.T) > 0.7).astype(np.int64)
+    params = initial_parameters((2, 32, 2), rng)
+    optimizer = schuss.Adam(params, lr=0.02)
+    history = schuss.fit(
+        cost_and_gradients, params, optimizer, x, labels, epochs=30, rng=2, l2=1e-3
+    )
+    assert accuracy(params, x, labels) > 0.97
+    assert history.epoch_cost[-1] < history.epoch_cost[0] / 4
+
+
+def test_a_second_fit_goes_on_with_the_same_optimizer() -> None:
+    rng = np.random.default_rng(0)
+    params, optimizer, first = fitted(epochs=1, rng=rng)
+    second = fit_line(params, optimizer, epochs=2, rng=rng)
+    expected, costs = plain_loop(epochs=3)
+    assert bits(params) == bits(expected)
+    np.testing.assert_array_equal(np.r_[first.cost, second.cost], costs)
+    assert (first.steps, second.steps, optimizer.steps) == (3, 6, 9)
+
+
+def test_any_object_with_a_step_is_an_optimizer() -> None:
+    params, expected = line_start(), line_start()
+    history = fit_line(params, Stepper(params), epochs=3)
+    fit_line(expected, schuss.SGD(expected, lr=0.1), epochs=3)
+    np.testing.assert_allclose(params["W"], expected["W"], rtol=1e-12)
+    assert history.lr.shape == (9,)
+    assert np.isnan(history.lr).all()
+
+
+def test_parameters_are_whatever_the_loss_and_the_optimizer_agree_on() -> None:
+    class Model:
+        w = 1.0
+
+        def step(self, grads: float) -> None:
+            self.w -= grads / 2
+
+    model: Any = Model()
+    schuss.fit(lambda m, x: (m.w**2 / 2, m.w), model, model, np.zeros(2), epochs=3)
+    assert model.w == 1 / 8
+
+
+def test_an_optimizer_may_hold_the_same_arrays_in_another_structure_or_some_of_them() -> None:
+    params = line_start()
+    optimizer = schuss.SGD([params["b"]], lr=0.1)
+    schuss.fit(lambda p, x, y: (0.0, [line(p, x, y)[1]["b"]]), params, optimizer, X, Y)
+    assert params["b"] != 0
+    assert not params["W"].any()
+
+
+def test_losses_and_gradients_may_be_those_of_jax() -> None:
+    jax = pytest.importorskip("jax")
+
+    def loss(params: Any, x: Any, y: Any) -> Any:
+        return ((x @ params["W"] + params["b"] - y) ** 2).mean() / 2
+
+    start = {name: array.astype(np.float32) for name, array in line_start().items()}
+    params, expected = copy.deepcopy(start), copy.deepcopy(start)
+    x, y = X.astype(np.float32), Y.astype(np.float32)
+    options: dict[str, Any] = {"batch_size": BATCH, "rng": 0, "epochs": 3}
+    theirs = schuss.fit(
+        jax.value_and_grad(loss), params, schuss.SGD(params, lr=0.1), x, y, **options
+    )
+    ours = schuss.fit(line, expected, schuss.SGD(expected, lr=0.1), x, y, **options)
+    np.testing.assert_allclose(theirs.cost, ours.cost, rtol=1e-4)
+    np.testing.assert_allclose(params["W"], expected["W"], rtol=1e-4)
+
+
+# The L2 cost.
+
+
+def test_the_l2_cost_has_the_worked_numbers() -> None:
+    # ||W||^2 = 25, b = 10: J gains 0.5/20 * 25 = 0.625, and dW gains 0.5/10 * W.
+    params = {"W": np.array([[3.0, 4.0]]), "b": np.array([5.0, 6.0])}
+    grads = {"W": np.ones((1, 2)), "b": np.ones(2)}
+    loss, with_l2 = schuss.with_l2(lambda p, x: (2.0, grads), 0.5)(params, np.zeros((10, 3)))
+    assert loss == 2.625
+    np.testing.assert_allclose(with_l2["W"], [[1.15, 1.2]], rtol=1e-15)
+    np.testing.assert_array_equal(with_l2["b"], [1.0, 1.0])
+    np.testing.assert_array_equal(grads["W"], [[1.0, 1.0]])
+
+
+def test_the_gradient_with_l2_is_that_of_the_cost_by_finite_differences() -> None:
+    rng = np.random.default_rng(3)
+    params = initial_parameters((3, 5, 2), rng, np.float64)
+    x, labels = rng.standard_normal((7, 3)), rng.integers(2, size=7)
+    loss_and_grad = schuss.with_l2(cost_and_gradients, 0.7, weights=lambda name: name != "b2")
+    _, grads = loss_and_grad(params, x, labels)
+    for name, param in params.items():
+        for place in np.ndindex(param.shape):
+            costs, was = [], param[place]
+            for shift in (-1e-6, 1e-6):
+                param[place] = was + shift
+                costs.append(loss_and_grad(params, x, labels)[0])
+            param[place] = was
+            slope = (costs[1] - costs[0]) / 2e-6
+            assert grads[name][place] == pytest.approx(slope, rel=1e-6, abs=1e-8)
+
+
+def test_the_l2_cost_is_that_which_the_network_adds_itself() -> None:
+    rng = np.random.default_rng(4)
+    params = initial_parameters((3, 5, 2), rng, np.float64)
+    x, labels = rng.standard_normal((7, 3)), rng.integers(2, size=7)
+    loss, grads = schuss.with_l2(cost_and_gradients, 0.3)(params, x, labels)
+    expected, expected_grads = cost_and_gradients(params, x, labels, l2=0.3)
+    assert loss == pytest.approx(expected, rel=1e-14)
+    for name, grad in grads.items():
+        np.testing.assert_allclose(grad, expected_grads[name], rtol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_on_whole_batches_l2_is_the_weight_decay_of_l2_by_b_to_the_bit(dtype: type) -> None:
+    x: Any = X.astype(dtype)
+
+    def loss_and_grad(w: Any, x: Any) -> tuple[float, Any]:
+        return 0.0, x.T @ (x @ w - 1) / len(x)
+
+    ours: Any = np.ones((3, 1), dtype)
+    theirs: Any = ours.copy()
+    options: dict[str, Any] = {"batch_size": None, "epochs": 20, "shuffle": False}
+    schuss.fit(loss_and_grad, ours, schuss.SGD(ours, lr=0.1), x, l2=0.6, **options)
+    decaying = schuss.SGD(theirs, lr=0.1, weight_decay=0.6 / M)
+    schuss.fit(loss_and_grad, theirs, decaying, x, **options)
+    assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize("ready", [False, True])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_fit_adds_the_l2_cost_by_the_examples_of_each_batch(axis: int, ready: bool) -> None:
+    seen: list[int] = []
+
+    def loss_and_grad(params: Any, x: Any) -> tuple[float, Any]:
+        seen.append(x.shape[axis])
+        return 0.0, {"W": np.zeros((2, 2)), "b": np.zeros(2)}
+
+    params = {"W": np.ones((2, 2)), "b": np.ones(2)}
+    options: dict[str, Any] = {"batch_size": BATCH, "axis": axis}
+    x = X.T if axis else X
+    data = [schuss.minibatches(x, **options)] if ready else [x]
+    options = {} if ready else options
+    history = schuss.fit(
+        loss_and_grad, params, schuss.SGD(params, lr=0.0), *data, l2=3.0, **options
+    )
+    assert seen == SIZES
+    np.testing.assert_allclose(history.cost, [3 / (2 * b) * 4 for b in SIZES], rtol=1e-15)
+
+
+def test_with_l2_counts_the_examples_along_its_axis() -> None:
+    loss_and_grad = schuss.with_l2(lambda w, x: (0.0, np.zeros((1, 1))), 1.0, axis=-1)
+    loss, grad = loss_and_grad(np.full((1, 1), 2.0), np.zeros((7, 4)))
+    assert (loss, grad.tolist()) == (1 / 8 * 4, [[0.5]])
+
+
+def test_weights_are_chosen_by_name_in_any_structure() -> None:
+    params: Any = {
+        "layers": [{"W": np.ones(2)}, (np.ones((2, 2)), np.array(1.0))],
+        3: np.ones((1, 1)),
+    }
+    grads = copy.deepcopy(params)
+    names = []
+
+    def weights(name: str) -> bool:
+        names.append(name)
+        return name in ("layers/0/W", "layers/1/1")
+
+    loss_and_grad = schuss.with_l2(lambda p, x: (0.0, grads), 2.0, weights=weights)
+    loss, result = loss_and_grad(params, np.zeros(4))
+    assert names == ["layers/0/W", "layers/1/0", "layers/1/1", "3"]
+    assert loss == 2 / 8 * 3
+    np.testing.assert_array_equal(result["layers"][0]["W"], [1.5, 1.5])
+    np.testing.assert_array_equal(result["layers"][1][0], np.ones((2, 2)))
+    np.testing.assert_array_equal(result["layers"][1][1], 1.5)
+    np.testing.assert_array_equal(result[3], [[1.0]])
+    assert type(result["layers"][1][1]) is np.ndarray
+    schuss.SGD(params).step(result)
+
+
+def test_by_default_weights_have_two_axes_or_more_whatever_their_layout() -> None:
+    fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
+    params = [fortran, np.ones((4, 4))[::2, ::-2], np.ones(3), np.array(1.0)]
+    zeros = [np.zeros(p.shape) for p in params]
+    loss, grads = schuss.with_l2(lambda p, x: (0.0, zeros), 2.0)(params, np.zeros(2))
+    assert loss == 2 / 4 * (55 + 4)
+    for param, grad, factor in zip(params, grads, [1, 1, 0, 0], strict=True):
+        np.testing.assert_array_equal(grad, factor * param)
+
+
+def test_the_recorded_cost_has_the_l2_cost_and_the_validation_has_not() -> None:
+    params = line_start()
+    params["W"][:] = 2.0
+    history = fit_line(params, schuss.SGD(params, lr=0.0), l2=4.0, validation=(X, Y), rng=0)
+    bare = fit_line(params, schuss.SGD(params, lr=0.0), rng=0)
+    np.testing.assert_allclose(history.cost - bare.cost, [4 / (2 * b) * 12 for b in SIZES])
+    assert history.validation[0] == line(params, X, Y)[0]
+
+
+# The learning rate.
+
+
+def test_a_schedule_becomes_the_optimizers_rate_by_step_or_by_epoch() -> None:
+    decay = schedules.InverseTime(0.2)
+    _, optimizer, history = fitted(epochs=2, schedule=decay)
+    np.testing.assert_array_equal(history.lr, decay(range(1, 7)))
+    assert optimizer.lr is decay
+    _, _, history = fitted(epochs=4, schedule=decay, schedule_by="epoch")
+    by_epoch = [0.1, 0.2 / 3, 0.05, 0.04]  # mission: 0.1, 0.0667, 0.05, 0.04
+    np.testing.assert_allclose(history.lr, np.repeat(by_epoch, 3), rtol=1e-15)
+
+
+@pytest.mark.parametrize("by", ["step", "epoch"])
+def test_a_schedule_may_be_any_function_or_a_number(by: str) -> None:
+    _, _, history = fitted(epochs=2, schedule=lambda t: 1 / t, schedule_by=by)
+    t = np.arange(1, 7) if by == "step" else np.repeat([1, 2], 3)
+    np.testing.assert_array_equal(history.lr, 1 / t)
+    _, optimizer, history = fitted(schedule=0.25, schedule_by=by)
+    np.testing.assert_array_equal(history.lr, [0.25] * 3)
+    assert optimizer.lr == 0.25
+
+
+def test_a_schedule_goes_on_in_a_second_fit() -> None:
+    params, optimizer, _ = fitted(epochs=2, schedule=lambda t: 1 / t, schedule_by="epoch")
+    history = fit_line(params, optimizer, epochs=2)
+    np.testing.assert_array_equal(history.lr, np.repeat([1 / 3, 1 / 4], 3))
+
+
+class Plateau(schedules.ReduceOnPlateau):
+    """One that keeps what it was told."""
+
+    told: ClassVar[list[float]] = []
+
+    def update(self, cost: float) -> None:
+        self.told.append(cost)
+        super().update(cost)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"schedule_by": "epoch"}, None], ids=["by step", "by epoch", "as lr"]
+)
+def test_a_plateau_is_told_the_validation_or_else_the_cost_of_each_epoch(
+    options: dict[str, Any] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trained(**more: Any) -> schuss.History:
+        monkeypatch.setattr(Plateau, "told", [])
+        plateau = Plateau(0.1, factor=0.5, patience=0)
+        params = line_start()
+        optimizer = schuss.SGD(params, lr=plateau if options is None else 1.0)
+        more |= {} if options is None else {"schedule": plateau} | options
+        return fit_line(params, optimizer, epochs=4, **more)
+
+    values = iter([3.0, 3.0, 3.0, 2.0])
+    history = trained(validation=lambda params: next(values))
+    assert Plateau.told == [3.0, 3.0, 3.0, 2.0]
+    np.testing.assert_array_equal(history.lr[::3], [0.1, 0.1, 0.05, 0.025])
+    history = trained()
+    assert Plateau.told == history.epoch_cost.tolist()
+
+
+def test_the_rate_may_be_set_by_hand_while_training() -> None:
+    params = line_start()
+    optimizer = schuss.SGD(params, lr=0.1)
+
+    def halve(history: schuss.History) -> None:
+        optimizer.lr /= 2  # type: ignore[operator]
+
+    history = fit_line(params, optimizer, epochs=3, callbacks=halve)
+    np.testing.assert_array_equal(history.lr, np.repeat([0.1, 0.05, 0.025], 3))
+
+
+# Validation, the best epoch, and stopping early.
+
+
+def test_validation_is_the_loss_on_examples_or_what_a_function_says() -> None:
+    seen: list[float] = []
+    params, _, history = fitted(
+        epochs=3, validation=(X[:5], Y[:5]), callbacks=lambda h: seen.append(h.validation[-1])
+    )
+    assert history.validation.tolist() == seen
+    assert history.validation[-1] == line(params, X[:5], Y[:5])[0]
+    by_function = fitted(epochs=3, validation=lambda p: np.float32(p["b"].item()))
+    assert by_function[2].validation[-1] == np.float32(params["b"].item())
+    assert by_function[2].epochs == len(by_function[2].validation) == 3
+    assert fitted()[2].validation.shape == (0,)
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "min_delta", "epochs", "best"),
+    [
+        ([3, 2, 1, 0], 1, 0.0, 4, 4),
+        ([3, 2, 2, 1], 1, 0.0, 3, 2),
+        ([3, 2, 2, 1], 2, 0.0, 4, 4),
+        ([3, 2, 4, 5, 6, 1], 3, 0.0, 5, 2),
+        ([3, 2.5, 2, 1.5], 2, 0.5, 4, 3),
+        ([3, 2.75, 2.5, 0], 2, 0.5, 3, 1),
+        ([3, 2.75, 2.25, 0], 2, 0.5, 4, 4),
+        ([3, NAN, 2, NAN, NAN, 1], 2, 0.0, 5, 3),
+        ([NAN, NAN, 1], 2, 0.0, 2, None),
+        ([INF, -INF, -INF], 1, 0.0, 1, None),
+        ([3, 4, 5], None, 0.0, 3, 1),
+    ],
+)
+def test_it_stops_after_so_many_epochs_without_improvement_by_more_than_min_delta(
+    values: list[float], patience: int | None, min_delta: float, epochs: int, best: int | None
+) -> None:
+    told = iter(values)
+    _, _, history = fitted(
+        epochs=len(values),
+        validation=lambda params: next(told),
+        patience=patience,
+        min_delta=min_delta,
+    )
+    assert (history.epochs, history.best_epoch) == (epochs, best)
+    assert history.stopped == ("finished" if epochs == len(values) else "early")
+    np.testing.assert_array_equal(history.validation, values[:epochs])
+
+
+def test_without_validation_the_cost_of_the_epoch_counts() -> None:
+    params = line_start()
+    history = fit_line(params, schuss.SGD(params, lr=0.0), epochs=9, patience=2, shuffle=False)
+    assert (history.epochs, history.best_epoch, history.stopped) == (3, 1, "early")
+
+
+@pytest.mark.parametrize("restore", [False, True])
+def test_restore_best_brings_back_the_parameters_of_the_best_epoch(restore: bool) -> None:
+    told = iter([3.0, 1.0, 2.0, 2.0])
+    after: list[Any] = []
+    params = line_start()
+    places = [array.ctypes.data for array in params.values()]
+    optimizer = schuss.Momentum(params, lr=0.1)
+    history = fit_line(
+        params,
+        optimizer,
+        epochs=4,
+        validation=lambda p: next(told),
+        restore_best=restore,
+        callbacks=lambda h: after.append(bits(params)),
+    )
+    assert history.best_epoch == 2
+    assert bits(params) == after[1 if restore else 3]
+    assert after[1] != after[3]
+    assert places == [array.ctypes.data for array in params.values()]
+    assert optimizer.steps == 12
+
+
+def test_restore_best_leaves_frozen_parameters_alone() -> None:
+    params = line_start()
+    params["W"].flags.writeable = False
+    told, after = iter([1.0, 2.0]), []
+    schuss.fit(
+        lambda p, x, y: (0.0, [line(p, x, y)[1]["b"]]),
+        params,
+        schuss.SGD([params["b"]], lr=0.1),
+        X,
+        Y,
+        epochs=2,
+        validation=lambda p: next(told),
+        restore_best=True,
+        callbacks=lambda h: after.append(bits(params)),
+    )
+    assert bits(params) == after[0] != after[1]
+
+
+# Callbacks.
+
+
+def test_callbacks_are_called_after_each_epoch_and_each_step_in_their_order() -> None:
+    calls: list[tuple[str, int, int]] = []
+
+    def recorder(name: str) -> Callable[[schuss.History], None]:
+        return lambda history: calls.append((name, history.steps, history.epochs))
+
+    fitted(
+        epochs=2,
+        batch_size=16,
+        callbacks=[recorder("a"), recorder("b")],
+        on_step=(recorder("c"),),
+    )
+    assert calls == [
+        *[("c", 1, 0), ("c", 2, 0), ("a", 2, 1), ("b", 2, 1)],
+        *[("c", 3, 1), ("c", 4, 1), ("a", 4, 2), ("b", 4, 2)],
+    ]
+
+
+@pytest.mark.parametrize("answer", [None, False, 1, "stop", np.True_])
+def test_only_true_stops_the_training(answer: object) -> None:
+    _, _, history = fitted(epochs=2, callbacks=lambda h: answer, on_step=lambda h: answer)
+    assert (history.steps, history.stopped) == (6, "finished")
+
+
+def test_a_callback_that_returns_true_stops_after_its_epoch_when_all_were_called() -> None:
+    called: list[int] = []
+    _, _, history = fitted(
+        epochs=5, callbacks=[lambda h: h.epochs == 2, lambda h: called.append(1)]
+    )
+    assert (history.steps, history.epochs, history.stopped) == (6, 2, "callback")
+    assert len(called) == 2
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(4, 1), (6, 2)])
+def test_a_function_on_step_stops_at_once(steps: int, epochs: int) -> None:
+    params, optimizer, history = fitted(
+        epochs=5, on_step=lambda h: h.steps == steps, validation=lambda p: 1.0
+    )
+    assert bits(params) == bits(plain_loop(steps)[0])
+    assert (history.steps, optimizer.steps) == (steps, steps)
+    assert (history.epochs, history.stopped) == (epochs, "callback")
+    # The epoch that the stop cut off was not validated, even if it was its last step.
+    np.testing.assert_array_equal(history.validation, [1.0, NAN][:epochs])
+
+
+# Ctrl-C.
+
+
+def raise_interrupt(*args: object) -> Any:
+    raise KeyboardInterrupt
+
+
+class InterruptedBefore(schuss.Momentum):
+    def step(self, grads: Any) -> None:
+        if self.steps == 4:
+            raise KeyboardInterrupt
+        super().step(grads)
+
+
+class InterruptedAfter(schuss.Momentum):
+    def step(self, grads: Any) -> None:
+        super().step(grads)
+        if self.steps == 4:
+            raise KeyboardInterrupt
+
+
+class FakeBar:
+    def __init__(self, **options: Any) -> None:
+        self.closed = False
+
+    def close(self) -> None:
+        raise KeyboardInterrupt
+
+    set_description = set_postfix_str = refresh = lambda *args, **options: None
+
+
+def at_step_5(function: Callable[..., Any]) -> Callable[..., Any]:
+    calls = iter(range(1, 100))
+    return lambda *args: raise_interrupt() if next(calls) == 5 else function(*args)
+
+
+def interrupted_epoch() -> Any:
+    """Mini-batches whose second epoch is interrupted before its second batch."""
+
+    class Batches(schuss.MiniBatches[Any]):
+        epochs = 0
+
+        def __iter__(self) -> Iterator[Any]:
+            self.epochs += 1
+            for place, batch in enumerate(super().__iter__()):
+                if (self.epochs, place) == (2, 1):
+                    raise KeyboardInterrupt
+                yield batch
+
+    return Batches(X, Y, batch_size=BATCH, rng=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "options", "steps"),
+    [
+        (schuss.Momentum, None, {"loss": at_step_5(line)}, 4),
+        (schuss.Momentum, interrupted_epoch, {}, 4),
+        (InterruptedBefore, None, {}, 4),
+        (InterruptedAfter, None, {}, 4),
+        (schuss.Momentum, None, {"schedule": at_step_5(lambda t: 0.1)}, None),
+        (schuss.Momentum, None, {"on_step": at_step_5(lambda h: None)}, 5),
+        (schuss.Momentum, None, {"validation": raise_interrupt}, 3),
+        (schuss.Momentum, None, {"callbacks": [lambda h: None, raise_interrupt]}, 3),
+        (schuss.Momentum, None, {"tqdm": FakeBar}, 9),
+    ],
+    ids=[
+        *("loss", "batches", "before the step", "after the step", "schedule"),
+        *("on_step", "validation", "callback", "bar"),
+    ],
+)
+def test_ctrl_c_returns_a_history_of_every_step_made(
+    make: Any,
+    data: Any,
+    options: dict[str, Any],
+    steps: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = dict(options)
+    if bar := options.pop("tqdm", None):
+        monkeypatch.setattr("tqdm.tqdm", bar)
+        options["progress"] = True
+    loss_and_grad = options.pop("loss", line)
+    params = line_start()
+    optimizer = make(params, lr=0.1)
+    if data is None:
+        options |= {"batch_size": BATCH, "rng": 0}
+        arrays = [X, Y]
+    else:
+        arrays = [data()]
+    history = schuss.fit(loss_and_grad, params, optimizer, *arrays, epochs=3, **options)
+    assert history.stopped == "interrupted"
+    if steps is not None:
+        assert history.steps == steps
+    check_consistent(history, optimizer, params)
+
+
+def check_consistent(history: schuss.History, optimizer: Any, params: Any) -> None:
+    """Every step made is in the history, and nothing else."""
+    expected, costs = plain_loop(optimizer.steps)
+    assert history.steps == optimizer.steps
+    assert history.epochs == history.steps // 3
+    np.testing.assert_array_equal(history.cost, costs)
+    np.testing.assert_array_equal(history.lr, [0.1] * history.steps)
+    for seconds in (history.loss_seconds, history.step_seconds):
+        assert len(seconds) == history.steps
+        assert ((seconds >= 0) & (seconds < 60)).all()
+    if history.best_epoch is None:
+        assert bits(params) == bits(expected)
+    assert repr(history)
+    assert len({len(history.to_dict()[name]) for name in ("cost", "lr", "step_seconds")}) == 1
+
+
+def test_ctrl_c_during_a_step_of_an_optimizer_that_does_not_count_leaves_that_step_out() -> None:
+    class Interrupted(Stepper):
+        def step(self, grads: Any) -> None:
+            super().step(grads)
+            raise KeyboardInterrupt
+
+    params = line_start()
+    history = fit_line(params, Interrupted(params))
+    assert (history.steps, history.stopped) == (0, "interrupted")
+
+
+def test_a_signal_is_ctrl_c() -> None:
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def interrupt(history: schuss.History) -> None:
+        if history.steps == 5:
+            signal.raise_signal(signal.SIGINT)
+
+    params, optimizer, history = fitted(epochs=3, on_step=interrupt)
+    assert (history.steps, history.stopped) == (5, "interrupted")
+    check_consistent(history, optimizer, params)
+
+
+TRACED = {module.__file__ for module in (training, optimizers, batches, schedules)}
+
+
+class Interruption:
+    """Raises KeyboardInterrupt at the n-th line or return of the library, once `fit` trains.
+
+    `fit` itself is left out: what it does from then on are assignments, where no signal is looked
+    for. So are `_Loan`s: Python drops what is raised while an object is deleted.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.n, self.seen, self.training = n, 0, False
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        code = frame.f_code
+        if code.co_filename not in TRACED or code.co_qualname.startswith(("fit", "_Loan.")):
+            return self
+        self.training = self.training or code.co_qualname == "_Training.run"
+        if event in ("line", "return") and self.training:
+            self.seen += 1
+            if self.seen == self.n:
+                raise KeyboardInterrupt
+        return self
+
+
+def trained_with(interruption: Interruption, sign: int) -> tuple[Any, Any, schuss.History]:
+    params = line_start()
+    optimizer = schuss.Momentum(params, lr=0.2)
+    was = sys.gettrace()
+    sys.settrace(interruption)
+    try:
+        history = fit_line(
+            params,
+            optimizer,
+            epochs=2,
+            schedule=0.1,
+            validation=lambda p: sign * optimizer.steps,
+            restore_best=True,
+            callbacks=lambda h: None,
+        )
+    finally:
+        sys.settrace(was)
+    return params, optimizer, history
+
+
+@pytest.mark.parametrize(("sign", "best"), [(-1, 2), (1, 1)], ids=["last is best", "first is"])
+def test_ctrl_c_at_any_line_leaves_history_optimizer_and_parameters_consistent(
+    sign: int, best: int
+) -> None:
+    reached = set()
+    for n in count(1):
+        interruption = Interruption(n)
+        params, optimizer, history = trained_with(interruption, sign)
+        check_consistent(history, optimizer, params)
+        # Once an epoch was judged, the parameters are those of the best.
+        if history.best_epoch is not None:
+            assert bits(params) == bits(plain_loop(3 * history.best_epoch)[0])
+        if interruption.seen < n:
+            break
+        assert history.stopped == "interrupted"
+        reached.add(history.steps)
+    assert reached == set(range(7))
+    assert (history.steps, history.best_epoch, history.stopped) == (6, best, "finished")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, SystemExit, StopIteration])
+def test_other_exceptions_pass_through_and_close_the_bar(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[int] = []
+    monkeypatch.setattr(FakeBar, "close", lambda bar: closed.append(1))
+    monkeypatch.setattr("tqdm.tqdm", FakeBar)
+
+    def fail(*args: object) -> None:
+        raise error
+
+    for place in ("callbacks", "on_step", "validation"):
+        options: dict[str, Any] = {place: fail}
+        with pytest.raises(error):
+            fitted(progress=True, **options)
+    assert len(closed) == 3
+
+
+def test_an_exception_that_passes_through_has_closed_the_mini_batches() -> None:
+    closed: list[int] = []
+
+    class Batches(schuss.MiniBatches[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            try:
+                yield from super().__iter__()
+            finally:
+                closed.append(1)
+
+    params = line_start()
+    try:
+        schuss.fit(line, params, schuss.SGD(params), Batches(X, Y), on_step=lambda h: 1 / 0)
+    except ZeroDivisionError:
+        assert closed == [1]
+
+
+# The bar.
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_it_is_quiet_where_standard_error_is_no_terminal(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    fitted(epochs=3)
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("progress", "terminal"), [(True, False), (None, True)])
+def test_the_bar_shows_the_epoch_the_steps_and_the_smoothed_cost(
+    progress: bool | None, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = Terminal() if terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", error)
+    _, _, history = fitted(epochs=3, progress=progress)
+    weights = 0.98 ** np.arange(8, -1, -1)
+    smoothed = np.average(history.cost, weights=weights)
+    shown = error.getvalue().rstrip("\n").rpartition("\r")[2]
+    assert "epoch 3/3" in shown
+    assert "9/9" in shown
+    assert f"cost {smoothed:.4g}" in shown
+    assert error.getvalue().endswith("\n")
+
+
+def test_a_bar_without_any_step_says_nothing_of_the_cost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    params = line_start()
+    history = schuss.fit(raise_interrupt, params, schuss.SGD(params), X, Y, progress=True)
+    assert history.stopped == "interrupted"
+    error = capsys.readouterr().err
+    assert "0/1" in error
+    assert "cost" not in error
+
+
+def test_no_bar_means_no_bar_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = Terminal()
+    monkeypatch.setattr(sys, "stderr", error)
+    fitted(epochs=3, progress=False)
+    assert error.getvalue() == ""
+
+
+def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    normal = builtins.__import__
+
+    def refuse(name: str, *args: Any, **options: Any) -> Any:
+        if name.partition(".")[0] == package:
+            raise ImportError(name)
+        return normal(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+
+
+def test_without_tqdm_a_bar_that_is_asked_for_is_an_error_and_otherwise_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without("tqdm", monkeypatch)
+    error = Terminal()
+    monkeypatch.setattr(sys, "stderr", error)
+    fitted()
+    assert error.getvalue() == ""
+    with pytest.raises(ImportError, match=r"^fit: tqdm is not installed.*schuss\[demo\]"):
+        fitted(progress=True)
+
+
+# The history.
+
+
+def test_the_cost_of_an_epoch_is_the_mean_over_its_examples() -> None:
+    params = line_start()
+    history = fit_line(params, schuss.SGD(params, lr=0.0), epochs=2)
+    over_examples = line(params, X, Y)[0]
+    np.testing.assert_allclose(history.epoch_cost, [over_examples] * 2, rtol=1e-14)
+    assert history.epoch_cost[0] != history.cost[:3].mean()
+
+
+def test_the_cost_of_an_epoch_of_one_batch_is_that_of_its_step() -> None:
+    w, costs = np.zeros(1), np.random.default_rng(0).random(50)
+    told = iter(costs)
+    # 49 examples: c * 49 / 49 is not always c.
+    history = schuss.fit(
+        lambda w, x: (next(told), np.zeros(1)), w, schuss.SGD(w), np.zeros(49), epochs=50
+    )
+    np.testing.assert_array_equal(history.epoch_cost, costs)
+
+
+def test_the_times_are_those_spent_in_the_loss_and_in_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(training, "perf_counter", lambda: now[0])
+
+    def slow_loss(*args: Any) -> Any:
+        now[0] += 2
+        return line(*args)
+
+    class Slow(Stepper):
+        def step(self, grads: Any) -> None:
+            now[0] += 3
+
+    def wait(*args: object) -> float:
+        now[0] += 5
+        return 0.0
+
+    params = line_start()
+    history = schuss.fit(
+        slow_loss,
+        params,
+        Slow(params),
+        X,
+        Y,
+        batch_size=BATCH,
+        callbacks=wait,
+        on_step=wait,
+        validation=wait,
+    )
+    np.testing.assert_array_equal(history.loss_seconds, [2.0] * 3)
+    np.testing.assert_array_equal(history.step_seconds, [3.0] * 3)
+
+
+def test_long_trainings_are_recorded_whole_and_what_was_read_stays() -> None:
+    read: list[Any] = []
+
+    def loss_and_grad(w: Any, x: Any) -> tuple[float, Any]:
+        return float(x[0]), np.zeros(1)
+
+    w = np.zeros(1)
+    x = np.arange(5000.0)
+    history = schuss.fit(
+        loss_and_grad,
+        w,
+        schuss.SGD(w),
+        x,
+        batch_size=1,
+        shuffle=False,
+        on_step=lambda h: read.append(h.cost) if h.steps % 100 == 0 else None,
+    )
+    np.testing.assert_array_equal(history.cost, x)
+    for cost, steps in zip(read, range(100, 5001, 100), strict=True):
+        np.testing.assert_array_equal(cost, x[:steps])
+
+
+def test_the_history_is_read_only_and_its_dict_is_not() -> None:
+    history = fitted(epochs=2, validation=(X, Y))[2]
+    as_dict = history.to_dict()
+    assert {name: array.shape for name, array in as_dict.items()} == {
+        **dict.fromkeys(("cost", "lr", "loss_seconds", "step_seconds"), (6,)),
+        **dict.fromkeys(("epoch_cost", "validation"), (2,)),
+    }
+    for name, array in as_dict.items():
+        assert array.dtype == np.float64
+        np.testing.assert_array_equal(array, getattr(history, name))
+        was = array.copy()
+        array[:] = 0
+        np.testing.assert_array_equal(getattr(history, name), was)
+    with pytest.raises(ValueError, match="read-only"):
+        history.cost[0] = 0
+
+
+def test_the_history_can_be_pickled() -> None:
+    history = fitted(epochs=2)[2]
+    again = pickle.loads(pickle.dumps(history))
+    assert repr(again) == repr(history)
+    for name, array in history.to_dict().items():
+        np.testing.assert_array_equal(getattr(again, name), array)
+
+
+def test_the_representation_tells_how_far_it_came() -> None:
+    told = iter([0.5, 0.25, 0.75])
+    seen: list[str] = []
+    history = fitted(
+        epochs=3, validation=lambda p: next(told), callbacks=lambda h: seen.append(repr(h))
+    )[2]
+    cost = history.epoch_cost
+    assert repr(history) == (
+        f"<History: 3 epochs, 9 steps, cost {cost[2]:.4g}, validation 0.75, "
+        f"best 0.25 in epoch 2; finished>"
+    )
+    assert seen[0] == (
+        f"<History: 1 epoch, 3 steps, cost {cost[0]:.4g}, validation 0.5, "
+        f"best 0.5 in epoch 1; under way>"
+    )
+    assert repr(fitted(on_step=lambda h: True)[2]) == "<History: 0 epochs, 1 step; callback>"
+
+
+def test_it_draws_cost_validation_and_rate(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    told = iter([0.5, 0.25, 0.75])
+    history = fitted(epochs=3, validation=lambda p: next(told))[2]
+    figure = history.plot()
+    cost, lr = figure.axes
+    lines: dict[Any, Any] = {drawn.get_label(): drawn for drawn in cost.get_lines()}
+    np.testing.assert_array_equal(lines["each mini-batch"].get_ydata(), history.cost)
+    np.testing.assert_allclose(lines["each mini-batch"].get_xdata(), np.arange(9) / 3)
+    np.testing.assert_array_equal(lines["mean of the epoch"].get_ydata(), history.epoch_cost)
+    np.testing.assert_array_equal(lines["mean of the epoch"].get_xdata(), [0.5, 1.5, 2.5])
+    np.testing.assert_array_equal(lines["validation"].get_ydata(), [0.5, 0.25, 0.75])
+    np.testing.assert_array_equal(lines["validation"].get_xdata(), [1, 2, 3])
+    assert list(lines["best epoch"].get_xdata()) == [2, 2]
+    np.testing.assert_array_equal(lr.get_lines()[0].get_ydata(), history.lr)
+    assert (cost.get_ylabel(), lr.get_ylabel(), lr.get_xlabel()) == (
+        "cost J",
+        "learning rate",
+        "epoch",
+    )
+    figure.savefig(tmp_path / "history.png")
+    assert (tmp_path / "history.png").stat().st_size > 0
+    if "matplotlib.pyplot" in sys.modules:
+        assert not sys.modules["matplotlib.pyplot"].get_fignums()
+
+
+def test_it_draws_into_the_figure_that_is_given_and_whatever_there_is(tmp_path: Path) -> None:
+    matplotlib_figure = pytest.importorskip("matplotlib.figure")
+    params = line_start()
+    improving = fitted(epochs=2)[2].plot().axes[0]
+    assert "best epoch" not in [drawn.get_label() for drawn in improving.get_lines()]
+    little = [
+        fitted(on_step=raise_interrupt)[2],
+        fitted(on_step=lambda h: True)[2],
+        schuss.fit(raise_interrupt, params, schuss.SGD(params), X, Y),
+        fit_line(params, Stepper(params)),
+        fitted(epochs=3, validation=lambda p: NAN)[2],
+    ]
+    for history in little:
+        figure = matplotlib_figure.Figure()
+        assert history.plot(figure) is figure
+        figure.savefig(tmp_path / "history.png")
+
+
+def test_without_matplotlib_drawing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = fitted()[2]
+    without("matplotlib", monkeypatch)
+    with pytest.raises(ImportError, match=r"^History\.plot: matplotlib is not.*schuss\[demo\]"):
+        history.plot()
+
+
+# What is refused.
+
+READY = schuss.minibatches(X, Y, batch_size=BATCH)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "epochs is 0, expected an integer >= 1"),
+        ({"epochs": 2.0}, TypeError, "epochs is a float, expected an integer"),
+        ({"loss_and_grad": 3}, TypeError, "loss_and_grad is a int, expected a function"),
+        ({"optimizer": {}}, TypeError, r"optimizer is a dict, expected an object with step\(grads"),
+        ({"optimizer": schuss.Adam}, TypeError, "optimizer is the class Adam, expected an object"),
+        ({"schedule": "fast"}, TypeError, "schedule is a str, expected a number"),
+        ({"schedule": -1.0}, ValueError, "schedule is -1.0, expected a finite number >= 0"),
+        ({"schedule_by": "week"}, ValueError, "schedule_by is 'week', expected 'step' or 'epoch'"),
+        ({"l2": -0.5}, ValueError, "l2 is -0.5, expected a finite number >= 0"),
+        ({"l2": None}, TypeError, "l2 is a NoneType, expected a number"),
+        ({"validation": X}, TypeError, "validation is a ndarray, expected a tuple of arrays or"),
+        ({"patience": 0}, ValueError, "patience is 0, expected an integer >= 1"),
+        ({"min_delta": NAN}, ValueError, "min_delta is nan, expected a finite number >= 0"),
+        ({"restore_best": "yes"}, TypeError, "restore_best is 'yes', expected True or False"),
+        ({"callbacks": 3}, TypeError, "callbacks is a int, expected a function or a sequence"),
+        ({"callbacks": [print, 3]}, TypeError, r"callbacks\[1\] is a int, expected a function"),
+        ({"on_step": "say"}, TypeError, "on_step is a str, expected a function or a sequence"),
+        ({"progress": 1}, TypeError, "progress is 1, expected True or False"),
+        ({"x": READY, "y": Y}, ValueError, "y is an array, expected it unset, as x is mini-batch"),
+        ({"x": READY, "batch_size": 4}, ValueError, "batch_size is 4, expected it unset"),
+        ({"x": READY, "shuffle": False}, ValueError, "shuffle is False, expected it unset"),
+        ({"x": READY, "rng": 0}, ValueError, "rng is 0, expected it unset"),
+        ({"x": READY, "axis": 1}, ValueError, "axis is 1, expected it unset"),
+        ({"x": READY, "drop_last": True}, ValueError, "drop_last is True, expected it unset"),
+        ({"x": READY, "prefetch": 1}, ValueError, "prefetch is 1, expected it unset"),
+        (
+            {"x": X, "y": Y, "drop_last": True},
+            ValueError,
+            "x has 23 examples and drop_last leaves out all of them, expected at least one batch "
+            "of 64",
+        ),
+        ({"schedule": 0.5, "optimizer": Stepper({})}, TypeError, "optimizer is a Stepper without"),
+    ],
+)
+def test_an_error_names_the_argument_and_changes_nothing(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    params = line_start()
+    optimizer = schuss.Momentum(params, lr=0.1)
+    rng = np.random.default_rng(0)
+    given = {"loss_and_grad": line, "optimizer": optimizer, "x": X, "params": params}
+    arguments: dict[str, Any] = given | options
+    if arguments["x"] is X:
+        arguments = {"y": Y, "rng": rng, "schedule": 0.5} | arguments
+    with pytest.raises(error, match=f"^fit: {message}"):
+        schuss.fit(**arguments)
+    assert (optimizer.steps, optimizer.lr) == (0, 0.1)
+    assert bits(params) == bits(line_start())
+    assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
+
+
+def test_what_is_wrong_with_the_mini_batches_is_said_where_they_are_made() -> None:
+    with pytest.raises(ValueError, match=r"^minibatches: batch_size is 0, expected"):
+        fitted(batch_size=0)
+
+
+def test_the_optimizer_of_other_parameters_is_refused() -> None:
+    params, others = line_start(), line_start()
+    optimizer = schuss.SGD(others, lr=0.1)
+    with pytest.raises(ValueError, match=r"^fit: optimizer\.params are other arrays, expected"):
+        fit_line(params, optimizer)
+    optimizer = schuss.SGD({"W": params["W"], "b": others["b"]}, lr=0.1)
+    with pytest.raises(ValueError, match=r"^fit: optimizer\.params are other arrays, expected"):
+        fit_line(params, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("returned", "error", "message"),
+    [
+        (1.0, TypeError, r"loss_and_grad returned a float, expected a pair \(loss, gradients\)"),
+        ((1.0,), TypeError, "loss_and_grad returned a tuple of length 1, expected a pair"),
+        (np.zeros(2), TypeError, "loss_and_grad returned a ndarray, expected a pair"),
+        (("low", {}), TypeError, "the loss is a str, expected a number"),
+        ((np.zeros(1), {}), TypeError, "the loss is a ndarray, expected a number"),
+    ],
+)
+def test_what_the_loss_must_return(returned: Any, error: type[Exception], message: str) -> None:
+    params = line_start()
+    optimizer = schuss.SGD(params)
+    with pytest.raises(error, match=f"^fit: {message}"):
+        schuss.fit(lambda *args: returned, params, optimizer, X, Y)
+    assert optimizer.steps == 0
+    with pytest.raises(error, match=f"^with_l2: {message}"):
+        schuss.with_l2(lambda *args: returned, 0.1)(params, X)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"loss_and_grad": 3}, TypeError, "loss_and_grad is a int, expected a function"),
+        ({"strength": -1}, ValueError, "strength is -1, expected a finite number >= 0"),
+        ({"weights": ["W"]}, TypeError, "weights is a list, expected a function"),
+        ({"weights": lambda name: 1}, TypeError, r"weights\('W'\) is 1, expected True or False"),
+        ({"axis": 2}, ValueError, "axis is 2, expected an axis of x, which has 2"),
+        (
+            {"loss_and_grad": lambda *args: (0.0, {"W": np.zeros((3, 1))})},
+            ValueError,
+            "grads has no key 'b', expected it",
+        ),
+        (
+            {"loss_and_grad": lambda *args: (0.0, {"W": np.zeros((3, 1), "f"), "b": np.zeros(1)})},
+            TypeError,
+            r"grads\['W'\] has dtype float32, expected float64",
+        ),
+    ],
+)
+def test_with_l2_says_what_it_does_not_take(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments: dict[str, Any] = {"loss_and_grad": line, "strength": 1.0} | options
+    with pytest.raises(error, match=f"^with_l2: {message}"):
+        schuss.with_l2(**arguments)(line_start(), X, Y)
