@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from schuss import _core
+
 Array = npt.NDArray[Any]
 
 
@@ -30,13 +32,22 @@ class Case:
         keywords = {name: named[name] for name in self.optional_states} | self.options
         if self.counts_steps:
             keywords["step"] = t
-        getattr(module, self.rule)(
-            param, grad, *(named[name] for name in self.states), **{"lr": 0.03} | keywords
-        )
+        if self.rule == "average":
+            rule = getattr(module, "average", _fused_average)
+        else:
+            rule = getattr(module, self.rule)
+            keywords = {"lr": 0.03} | keywords
+        rule(param, grad, *(named[name] for name in self.states), **keywords)
 
     def __str__(self) -> str:
         details = [*self.optional_states, *(f"{k}={v}" for k, v in self.options.items())]
         return "-".join([self.rule, *details, *["step"] * self.counts_steps])
+
+
+def _fused_average(average: Array, values: Array, *, beta: float) -> None:
+    """The rule of `schuss.ExponentialAverage`, which has no place in `schuss.kernels`."""
+    options = {"beta": beta, "weight_decay": 0.0}
+    _core.update("average", "average", "none", options, 1, average, values)
 
 
 def _momentum(*, counts_steps: bool = False, **options: Any) -> Case:
@@ -74,6 +85,8 @@ CASES = [
     _adam(weight_decay=0.1, decoupled=True),
     _adam("v_max"),
     _adam("v_max", weight_decay=0.1, decoupled=True),
+    Case("average", options={"beta": 0.98}),
+    Case("average", options={"beta": 0.0}),
 ]
 
 

@@ -1,5 +1,14 @@
 """Mini-batches: an epoch is every example once, in an order that a seed decides."""
 
+import copy
+import mmap
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from itertools import chain, islice
+from math import factorial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -7,11 +16,16 @@ import numpy.typing as npt
 import pytest
 
 import schuss
+from cases import LAYOUTS, laid_out
+from schuss import _core
 
 M = 23
 X = np.arange(3 * M).reshape(M, 3)
 Y = X[:, 0] // 3
 SIZES = [1, 4, 22, 23, 64, None]
+HUGE = 10**12  # more than fits any memory
+
+Array = npt.NDArray[Any]
 
 
 def epoch(**options: Any) -> list[Any]:
@@ -68,9 +82,7 @@ def test_x_and_y_stay_paired(shuffle: bool) -> None:
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize("y", [Y, Y[None, :], np.stack([Y, -Y])], ids=["(m,)", "(1, m)", "(2, m)"])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_columns_give_the_batches_of_rows_transposed(
-    y: npt.NDArray[Any], axis: int, shuffle: bool
-) -> None:
+def test_columns_give_the_batches_of_rows_transposed(y: Array, axis: int, shuffle: bool) -> None:
     options: dict[str, Any] = {"batch_size": 4, "shuffle": shuffle, "rng": 5}
     rows = list(schuss.minibatches(X, y.T, **options))
     columns = list(schuss.minibatches(X.T, y, axis=axis, **options))
@@ -122,6 +134,597 @@ def test_dtypes_are_kept_and_lists_become_arrays() -> None:
     np.testing.assert_array_equal(batch, [[1.0, 2.0], [3.0, 4.0]])
 
 
+# An independent twin of the order that a seed decides.
+
+
+class SplitMix64:
+    """The generator of Steele, Lea & Flood, as the literature has it."""
+
+    def __init__(self, seed: int) -> None:
+        self.state = seed
+
+    def next(self) -> int:
+        self.state = (self.state + 0x9E3779B97F4A7C15) % 2**64
+        z = self.state
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
+        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
+        return z ^ z >> 31
+
+    def below(self, bound: int) -> int:
+        while True:
+            high, low = divmod((self.next() >> 32) * bound, 2**32)
+            if low >= 2**32 % bound:
+                return high
+
+
+def shuffled(order: list[int], random: SplitMix64) -> list[int]:
+    """Up to 65,536 by exchanges from the end; more thrown into 256 piles, a byte each, first."""
+    if len(order) <= 65_536:
+        for i in range(len(order) - 1, 0, -1):
+            j = random.below(i + 1)
+            order[i], order[j] = order[j], order[i]
+        return order
+    piles: list[list[int]] = [[] for _ in range(256)]
+    for start in range(0, len(order), 8):
+        throw = random.next().to_bytes(8, "little")
+        for byte, index in zip(throw, order[start : start + 8], strict=False):
+            piles[byte].append(index)
+    return [index for pile in piles for index in shuffled(pile, random)]
+
+
+def test_the_twins_generator_gives_the_published_numbers() -> None:
+    random = SplitMix64(1234567)
+    assert [random.next() for _ in range(3)] == [
+        6457827717110365317,
+        3203168211198807973,
+        9817491932198370423,
+    ]
+
+
+def test_the_same_seed_gives_these_batches_on_every_platform() -> None:
+    batches = schuss.minibatches(np.arange(10), batch_size=4, rng=7)
+    first, second = ([batch.tolist() for batch in batches] for _ in range(2))
+    assert first == [[1, 3, 4, 7], [5, 0, 2, 6], [9, 8]]
+    assert second == [[7, 2, 6, 0], [9, 3, 1, 8], [4, 5]]
+    # An epoch takes one number of the generator: those of PCG64 seeded with 7.
+    for epoch, seed in ((first, 0xA00641A9F1E54A8B), (second, 0xE5AFCDBCAF266A95)):
+        assert [*chain(*epoch)] == shuffled(list(range(10)), SplitMix64(seed))
+
+
+@pytest.mark.parametrize("m", [1, 2, 3, 1000, 65_535, 65_536, 65_537, 150_000])
+def test_the_order_of_any_number_of_examples_is_the_twins(m: int) -> None:
+    ((_, order),) = schuss.minibatches(np.zeros(m, np.int8), batch_size=m, indices=True, rng=7)
+    assert order.tolist() == shuffled(list(range(m)), SplitMix64(0xA00641A9F1E54A8B))
+
+
+@pytest.mark.parametrize("seed", [6, 9])  # those below 10 that meet a rejected number
+def test_the_order_is_the_twins_where_a_random_number_is_rejected(seed: int) -> None:
+    m = 65_536
+    assert _core.shuffled(m, seed).tolist() == shuffled(list(range(m)), SplitMix64(seed))
+
+
+@pytest.mark.parametrize("m", [2, 3, 4, 5])
+def test_every_order_is_as_probable_as_every_other(m: int) -> None:
+    draws = 300 * factorial(m)
+    counts = Counter(tuple(_core.shuffled(m, seed).tolist()) for seed in range(draws))
+    assert len(counts) == factorial(m)
+    chi_square = sum((count - 300) ** 2 / 300 for count in counts.values())
+    freedom = factorial(m) - 1
+    assert chi_square < freedom + 5 * (2 * freedom) ** 0.5 + 10
+
+
+def test_of_many_examples_each_is_as_probable_at_every_place() -> None:
+    m, cells, seeds = 102_400, 32, range(20)
+    counts = np.zeros((cells, cells))
+    for seed in seeds:
+        order = _core.shuffled(m, seed)
+        np.add.at(counts, (order * cells // m, np.arange(m) * cells // m), 1)
+        # Two neighbours stay neighbours about twice in an order, whatever its length.
+        assert np.count_nonzero(np.abs(np.diff(order)) == 1) < 20
+    expected = len(seeds) * m / cells**2
+    chi_square = np.sum((counts - expected) ** 2 / expected)
+    freedom = (cells - 1) ** 2
+    assert abs(chi_square - freedom) < 6 * (2 * freedom) ** 0.5
+
+
+def test_the_order_depends_on_the_seed_alone() -> None:
+    kinds: list[tuple[Array, dict[str, Any]]] = [
+        (X, {}),
+        (X.T, {"axis": 1}),
+        (X.astype(object), {}),
+        (X, {"prefetch": 2}),
+        (X, {"reuse_buffers": False}),
+    ]
+    orders = [
+        [i for _, i in schuss.minibatches(x, batch_size=4, rng=7, indices=True, **options)]
+        for x, options in kinds
+    ]
+    for order in orders[1:]:
+        np.testing.assert_equal(order, orders[0])
+
+
+def test_epochs_side_by_side_have_the_orders_of_epochs_one_by_one() -> None:
+    variants: list[dict[str, Any]] = [{}, {"prefetch": 2}, {"reuse_buffers": False}]
+    for options in variants:
+        together = schuss.minibatches(X, batch_size=4, rng=7, **options)
+        apart = schuss.minibatches(X, batch_size=4, rng=7)
+        first, second = iter(together), iter(together)
+        pairs = [(b.tolist(), a.tolist()) for b, a in zip(second, first, strict=True)]
+        assert [a for _, a in pairs] == [batch.tolist() for batch in apart]
+        assert [b for b, _ in pairs] == [batch.tolist() for batch in apart]
+
+
+# What is cut, and how it lies in memory.
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_any_number_of_arrays_are_cut_alike(shuffle: bool) -> None:
+    weights = np.arange(M) / 2
+    options: dict[str, Any] = {"batch_size": 4, "shuffle": shuffle, "rng": 0}
+    for arrays in [(X,), (X, Y), (X, Y, weights), (Y, X, X[:, ::2], weights)]:
+        for batch in schuss.minibatches(arrays, indices=True, **options):
+            *parts, indices = batch
+            assert type(batch) is tuple
+            assert indices.dtype == np.int64
+            for part, array in zip(parts, arrays, strict=True):
+                np.testing.assert_array_equal(part, array[indices], strict=True)
+        plain = list(schuss.minibatches(arrays, **options))
+        assert all(type(batch) is tuple and len(batch) == len(arrays) for batch in plain)
+
+
+def test_indices_come_last_and_say_which_examples_a_batch_has() -> None:
+    for shuffle in (True, False):
+        batches = schuss.minibatches(X, Y, batch_size=4, indices=True, shuffle=shuffle)
+        kept = [(x, indices) for x, _, indices in batches]
+        for x, indices in kept:
+            np.testing.assert_array_equal(x, X[indices])
+            indices[:] = -1  # the reader's own: the epochs to come do not mind
+        every = [indices for _, indices in schuss.minibatches(X, indices=True)]
+        assert sorted(np.concatenate(every).tolist()) == list(range(M))
+
+
+def assert_batches_of(array: Array, *, axis: int, size: int = 7, **options: Any) -> None:
+    """Check the batches of a few epochs against NumPy's indexing, while they are valid."""
+    batches = schuss.minibatches(array, batch_size=size, axis=axis, indices=True, rng=1, **options)
+    for _ in range(2):
+        seen = []
+        for batch, indices in batches:
+            expected = np.take(np.asarray(array), indices, axis=axis)
+            np.testing.assert_array_equal(batch, expected, strict=True)
+            seen.extend(indices.tolist())
+        assert sorted(seen) == list(range(array.shape[axis]))
+
+
+@pytest.fixture
+def small_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few batches are gathered at once, so that an epoch takes several turns."""
+    for name in ("ROWS_AT_ONCE", "COLUMNS_AT_ONCE"):
+        monkeypatch.setattr(f"schuss.batches.{name}", 300)
+
+
+@pytest.mark.usefixtures("small_stages")
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.float32, np.float64, np.complex128])
+def test_every_layout_and_axis_gives_the_batches_of_numpys_indexing(
+    dtype: Any, layout: str, axis: int
+) -> None:
+    for shape in ((30, 5, 3), (5, 70, 33), (2, 1, 131), (1, 3, 1)):
+        values = (np.arange(np.prod(shape)) % 127).reshape(shape).astype(dtype)
+        array = laid_out(values, layout)
+        assert_batches_of(array, axis=axis)
+        assert_batches_of(array, axis=axis, prefetch=2, reuse_buffers=False)
+
+
+@pytest.mark.usefixtures("small_stages")
+def test_views_of_all_kinds_give_the_batches_of_numpys_indexing() -> None:
+    x = np.arange(20 * 30).reshape(20, 30)
+    views = [x[:, ::2], x[::-3], x.T, x[:, ::-1].T, x[3:4], x[:, 3:4], x[:, :0]]
+    views += [np.broadcast_to(x[:1], (9, 30)), np.broadcast_to(x[:, :1], (20, 9))]
+    views += [np.lib.stride_tricks.sliding_window_view(x[0], 5)]
+    for view in views:
+        assert_batches_of(view, axis=0)
+        if view.shape[1] > 0:
+            assert_batches_of(view, axis=1)
+
+
+def strings(size: int) -> Array:
+    return np.array([f"{'x' * (i % 50)}{i}" for i in range(size)])
+
+
+DTYPES: dict[str, Callable[[int], Array]] = {
+    "bool": lambda m: np.arange(m) % 3 == 0,
+    "float16": lambda m: np.arange(m, dtype=np.float16),
+    "longdouble": lambda m: np.arange(m, dtype=np.longdouble),
+    "clongdouble": lambda m: np.arange(m, dtype=np.clongdouble),
+    "foreign byte order": lambda m: np.arange(m, dtype=np.dtype(float).newbyteorder("S")),
+    "datetime": lambda m: np.arange(m).astype("M8[s]"),
+    "bytes": lambda m: strings(m).astype("S60"),
+    "unicode": strings,
+    "strings of any length": lambda m: strings(m).astype(np.dtypes.StringDType()),
+    "structured": lambda m: np.array([(i % 100, i) for i in range(m)], [("a", "i1"), ("b", "f8")]),
+    "objects": lambda m: np.array([{i} for i in range(m)]),
+    "no bytes at all": lambda m: np.zeros(m, []),
+}
+
+
+@pytest.mark.usefixtures("small_stages")
+@pytest.mark.parametrize("make", DTYPES.values(), ids=DTYPES)
+def test_elements_of_every_dtype_are_cut(make: Callable[[int], Array]) -> None:
+    line = make(120)
+    for array in (line, line[::-2], line.reshape(40, 3)[:, ::2], line.reshape(3, 40).T):
+        assert_batches_of(array, axis=0)
+        assert_batches_of(array, axis=0, prefetch=1, reuse_buffers=False)
+        if array.ndim > 1:
+            assert_batches_of(array, axis=1, size=2)
+
+
+def test_objects_are_the_same_objects() -> None:
+    things = np.array([object() for _ in range(9)])
+    given = [thing for batch in schuss.minibatches(things, batch_size=2) for thing in batch]
+    assert {id(thing) for thing in given} == {id(thing) for thing in things}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_masked_arrays_keep_their_masks(shuffle: bool, axis: int) -> None:
+    masked = np.ma.masked_array(X, mask=X % 5 == 0)
+    batches = schuss.minibatches(masked, batch_size=2, axis=axis, shuffle=shuffle, indices=True)
+    for batch, indices in batches:
+        assert isinstance(batch, np.ma.MaskedArray)
+        np.testing.assert_array_equal(batch.mask, np.take(masked.mask, indices, axis=axis))
+
+
+def test_records_stay_records() -> None:
+    records = np.zeros(M, [("a", int), ("b", int)]).view(np.recarray)
+    records.a, records.b = X[:, 0], X[:, 1]
+    for shuffle in (True, False):
+        for batch in schuss.minibatches(records, batch_size=4, shuffle=shuffle):
+            np.testing.assert_array_equal(batch.a + 1, batch.b)
+
+
+def test_batches_of_rows_and_of_columns_are_dense_in_memory() -> None:
+    for batch in schuss.minibatches(X, batch_size=4):
+        assert batch.flags.c_contiguous
+    for batch in schuss.minibatches(X.T, batch_size=4, axis=1):
+        assert batch.flags.f_contiguous
+
+
+def test_tensors_of_torch_are_cut_like_arrays() -> None:
+    torch = pytest.importorskip("torch")
+    for x, y in schuss.minibatches(torch.from_numpy(X), torch.from_numpy(Y), batch_size=4):
+        np.testing.assert_array_equal(x[:, 0], 3 * y)
+
+
+@pytest.mark.parametrize("reuse_buffers", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_wide_columns_give_the_batches_of_numpys_indexing(dtype: Any, reuse_buffers: bool) -> None:
+    x = np.random.default_rng(0).integers(0, 200, (13, 100_000)).astype(dtype)
+    y = np.arange(100_000)
+    options: dict[str, Any] = {"axis": 1, "batch_size": 1024, "indices": True}
+    for batch, labels, order in schuss.minibatches(x, y, reuse_buffers=reuse_buffers, **options):
+        np.testing.assert_array_equal(batch, x[:, order])
+        np.testing.assert_array_equal(labels, order)
+
+
+# Arrays on disk.
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_memory_mapped_arrays_are_cut_in_rows_and_columns(tmp_path: Path, shuffle: bool) -> None:
+    np.save(tmp_path / "x.npy", X)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert_batches_of(mapped, axis=0, shuffle=shuffle)
+    assert_batches_of(mapped.T, axis=1, shuffle=shuffle)
+    assert_batches_of(mapped, axis=1, size=2, shuffle=shuffle)
+    (batch,) = schuss.minibatches(mapped)
+    assert type(batch) is np.ndarray
+    batch[:] = 0  # writeable, and apart from the file
+    np.testing.assert_array_equal(mapped, X)
+
+
+def allocated() -> int:
+    """The bytes of memory that this process has of its own, files not counted."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        pytest.skip("no /proc/self/status")
+    (line,) = (line for line in status.splitlines() if line.startswith("RssAnon:"))
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.parametrize("options", [{}, {"prefetch": 2}, {"reuse_buffers": False}], ids=str)
+def test_a_mapped_array_larger_than_memory_need_be_is_never_loaded_whole(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    # Two gigabytes, of which the file system stores nothing.
+    mapped = np.memmap(tmp_path / "x", np.float32, "w+", shape=(500_000, 1024))
+    mapped._mmap.madvise(mmap.MADV_RANDOM)  # type: ignore[attr-defined]  # quicker, for the test
+    mapped[-1] = 7
+    before = most = allocated()
+    for batch in islice(schuss.minibatches(mapped, batch_size=512, **options), 10):
+        assert batch.shape == (512, 1024)
+        most = max(most, allocated())
+    assert most - before < 200 << 20
+    epoch = schuss.minibatches(mapped[-1000:], batch_size=64, **options)
+    assert sum(int((batch == 7).all(axis=1).sum()) for batch in epoch) == 1
+
+
+# Batches ahead of their use.
+
+
+def ours() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "minibatches" in thread.name]
+
+
+@pytest.mark.usefixtures("small_stages")
+@pytest.mark.parametrize("prefetch", [1, 2, 3, 100, 2**52])
+@pytest.mark.parametrize("options", [{}, {"shuffle": False}, {"drop_last": True}], ids=str)
+def test_prefetched_batches_are_the_very_same(options: dict[str, Any], prefetch: int) -> None:
+    plain = schuss.minibatches(X, Y, batch_size=4, rng=3, **options)
+    ahead = schuss.minibatches(X, Y, batch_size=4, rng=3, prefetch=prefetch, **options)
+    assert len(ahead) == len(plain)
+    for _ in range(3):
+        np.testing.assert_equal(list(ahead), list(plain))
+    assert not ours()
+
+
+class Slow(np.ndarray):
+    """An array that notes which thread reads it, and that cannot be read for ever."""
+
+    threads: list[threading.Thread]
+    reads_left: int
+
+    def __array_finalize__(self, other: Any) -> None:
+        self.threads = getattr(other, "threads", [])
+        self.reads_left = getattr(other, "reads_left", 2**62)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, np.ndarray):
+            if len(self.threads) == self.reads_left:
+                raise OSError("the disk is gone")
+            self.threads.append(threading.current_thread())
+        return super().__getitem__(key)
+
+
+def slow(reads: int = 2**62) -> Slow:
+    array = X.view(Slow)
+    array.threads, array.reads_left = [], reads
+    return array
+
+
+def test_the_next_batches_are_prepared_on_a_thread_of_its_own() -> None:
+    array = slow()
+    assert len(list(schuss.minibatches(array, batch_size=4))) == 6
+    assert {thread.ident for thread in array.threads} == {threading.get_ident()}
+    array = slow()
+    epoch = iter(schuss.minibatches(array, batch_size=4, prefetch=2))
+    assert not ours()  # nothing happens before the first batch is asked for
+    next(epoch)
+    (worker,) = ours()
+    assert len(list(epoch)) == 5
+    assert set(array.threads) == {worker}
+    assert len(array.threads) == 6
+    assert not ours()
+
+
+@pytest.mark.parametrize("read", [0, 1, 2, 3, 4])
+def test_an_epoch_broken_off_leaves_no_thread(read: int) -> None:
+    epoch = iter(schuss.minibatches(X, batch_size=4, prefetch=2))
+    list(islice(epoch, read))
+    assert len(ours()) == (read > 0)
+    del epoch
+    assert not ours()
+    for _ in schuss.minibatches(X, batch_size=4, prefetch=2):
+        break
+    assert not ours()
+
+
+def test_an_epoch_that_is_left_by_an_error_of_the_users_leaves_no_thread() -> None:
+    def train() -> None:
+        for batch in schuss.minibatches(X, batch_size=4, prefetch=2):
+            raise ArithmeticError(str(batch.shape))
+
+    with pytest.raises(ArithmeticError, match=r"\(4, 3\)") as caught:
+        train()
+    caught.value.__traceback__ = None
+    del caught
+    assert not ours()
+
+
+@pytest.mark.parametrize("prefetch", [0, 1, 2])
+@pytest.mark.parametrize("reads", [0, 1, 4, 5])
+def test_an_error_of_the_thread_reaches_the_caller_and_leaves_no_thread(
+    reads: int, prefetch: int
+) -> None:
+    given: list[Array] = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        given.extend(schuss.minibatches(slow(reads), batch_size=4, prefetch=prefetch))
+    assert reads - max(prefetch - 1, 0) <= len(given) <= reads
+    assert not ours()
+
+
+# Memory used again.
+
+
+@pytest.mark.usefixtures("small_stages")
+@pytest.mark.parametrize("reuse_buffers", [True, False])
+@pytest.mark.parametrize("prefetch", [0, 1, 2, 5])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_whichever_batches_are_kept_stay_right(
+    axis: int, prefetch: int, reuse_buffers: bool
+) -> None:
+    x = np.arange(400 * 3).reshape(400, 3)
+    x = x if axis == 0 else np.ascontiguousarray(x.T)
+    options: dict[str, Any] = {"prefetch": prefetch, "reuse_buffers": reuse_buffers}
+    rng = np.random.default_rng(0)
+    for size in (1, 4, 7, 64, 300, 500):
+        kept: list[tuple[Array, Array]] = []
+        batches = schuss.minibatches(x, batch_size=size, axis=axis, indices=True, **options)
+        for batch, indices in chain(batches, batches):
+            for thread in ours():
+                thread.join(0.0002)  # let it run ahead
+            kept.append((batch, indices))
+            for old, order in kept:
+                np.testing.assert_array_equal(old, np.take(x, order, axis=axis))
+            if len(kept) > 9:
+                del kept[rng.integers(10)]
+
+
+@pytest.mark.parametrize("reuse_buffers", [True, False])
+@pytest.mark.parametrize("options", [{}, {"prefetch": 3}], ids=str)
+def test_all_batches_of_an_epoch_may_be_kept_and_written(
+    options: dict[str, Any], reuse_buffers: bool
+) -> None:
+    x = np.arange(200_000)
+    batches = schuss.minibatches(
+        (x, x), batch_size=128, indices=True, reuse_buffers=reuse_buffers, **options
+    )
+    for first, second, indices in list(batches):
+        np.testing.assert_array_equal(first, indices)
+        first[:] = -1  # disturbs no other
+        np.testing.assert_array_equal(second, indices)
+
+
+@pytest.mark.usefixtures("small_stages")
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda batch: batch[1:],
+        lambda batch: batch.T[0].reshape(-1, 1),
+        lambda batch: batch.view(np.uint64),
+        memoryview,
+        lambda batch: np.frombuffer(batch.data.cast("B"), np.int64),
+    ],
+    ids=["a slice", "a row", "a view", "a memoryview", "a buffer"],
+)
+def test_whatever_refers_to_the_memory_of_a_batch_keeps_it(keep: Callable[[Array], Any]) -> None:
+    kept = []
+    for batch in schuss.minibatches(X, batch_size=4, prefetch=1):
+        kept.append((keep(batch), np.array(keep(batch))))
+        del batch
+    for what, was in kept:
+        np.testing.assert_array_equal(np.array(what), was)
+
+
+def test_a_tensor_of_torch_made_of_a_batch_keeps_its_memory() -> None:
+    torch = pytest.importorskip("torch")
+    kept = []
+    for batch, indices in schuss.minibatches(np.zeros((6000, 256)), indices=True):
+        batch[:] = indices[:, None]
+        kept.append((torch.from_numpy(batch), indices))
+        del batch
+    assert all(bool((tensor.numpy() == indices[:, None]).all()) for tensor, indices in kept)
+
+
+@pytest.mark.parametrize("reuse_buffers", [True, False])
+def test_memory_that_nobody_uses_is_used_again(reuse_buffers: bool) -> None:
+    x = np.zeros((6000, 256))  # twelve times what is gathered at once
+
+    def most_memory(keep: list[Array]) -> int:
+        tracemalloc.start()
+        try:
+            for batch in batches:
+                keep[len(keep) :] = [batch][: len(keep)]
+                del batch
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    batches = schuss.minibatches(x, reuse_buffers=reuse_buffers)
+    most_memory([])
+    assert most_memory([]) < 500_000
+    assert most_memory([x]) > x.nbytes - 3_000_000
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_batch_that_is_kept_keeps_no_other_if_memory_is_not_used_again(axis: int) -> None:
+    x = np.zeros((300, 300))
+    for batch in schuss.minibatches(x, batch_size=4, axis=axis, reuse_buffers=False):
+        owner = batch if batch.base is None else batch.base
+        assert owner.flags.owndata
+        assert owner.nbytes == batch.nbytes
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("drop_last", [True, False])
+@pytest.mark.parametrize("reuse_buffers", [True, False])
+def test_a_batch_size_far_beyond_the_examples_takes_no_memory(
+    reuse_buffers: bool, drop_last: bool, shuffle: bool
+) -> None:
+    options: dict[str, Any] = {"reuse_buffers": reuse_buffers, "drop_last": drop_last}
+    epoch = list(schuss.minibatches(X, batch_size=HUGE, shuffle=shuffle, **options))
+    assert [batch.shape for batch in epoch] == [X.shape] * (not drop_last)
+
+
+# The size that the library chooses.
+
+
+@pytest.mark.parametrize("m", [1, 64, 1999, 2000])
+def test_up_to_two_thousand_examples_are_one_batch_if_the_choice_is_automatic(m: int) -> None:
+    batches = schuss.minibatches(np.zeros((m, 3)), batch_size="auto")
+    assert batches.batch_size == m
+    assert len(batches) == 1
+    assert "auto: so few are one batch" in repr(batches)
+
+
+@pytest.mark.parametrize(
+    ("memory", "expected"),
+    [
+        (64 * 808, 64),
+        (128 * 808 - 1, 64),
+        (128 * 808, 128),
+        (511 * 808, 256),
+        (512 * 808, 512),
+        (1024 * 808, 1024),
+        (10**12, 1024),
+        (None, 1024),
+    ],
+)
+def test_of_more_it_is_the_greatest_power_of_two_that_fits_the_memory(
+    memory: int | None, expected: int
+) -> None:
+    x, y = np.zeros((2001, 100)), np.zeros(2001)  # 808 bytes an example
+    for arrays, axis in (((x, y), 0), ((x.T, y), 1)):
+        batches = schuss.minibatches(arrays, axis=axis, batch_size="auto", memory=memory)
+        assert batches.batch_size == expected
+        assert f"of {expected:,} (auto: {expected * 808:,} bytes)" in repr(batches)
+        (first, labels), *_ = batches
+        assert first.nbytes + labels.nbytes == expected * 808
+
+
+def test_without_a_limit_large_examples_make_smaller_batches_but_not_below_64() -> None:
+    for megabytes, expected in ((0.05, 1024), (0.1, 512), (0.5, 128), (1, 64), (40, 64)):
+        example = np.broadcast_to(np.int8(0), (3000, int(megabytes * 2**20)))
+        assert schuss.minibatches(example, batch_size="auto").batch_size == expected
+
+
+@pytest.mark.parametrize(
+    ("m", "options", "expected"),
+    [
+        (1, {}, "1 example in 1 batch of 64, shuffled"),
+        (23, {"batch_size": None}, "23 examples in 1 batch of 23, shuffled"),
+        (5000, {"shuffle": False}, "5,000 examples in 79 batches of 64, in order"),
+        (5000, {"drop_last": True}, "5,000 examples in 78 batches of 64, shuffled"),
+        (5000, {"batch_size": 2500}, "5,000 examples in 2 batches of 2,500, shuffled"),
+    ],
+)
+def test_the_representation_says_how_the_examples_are_cut(
+    m: int, options: dict[str, Any], expected: str
+) -> None:
+    assert repr(schuss.minibatches(np.zeros(m), **options)) == f"<MiniBatches: {expected}>"
+
+
+def test_a_copy_goes_on_from_the_same_place() -> None:
+    batches = schuss.minibatches(X, batch_size=4, rng=7)
+    list(batches)
+    twin = copy.deepcopy(batches)
+    np.testing.assert_equal(list(twin), list(batches))
+
+
+AUTO = np.zeros(3000)
+
+
 @pytest.mark.parametrize(
     ("x", "options", "error", "message"),
     [
@@ -131,7 +734,7 @@ def test_dtypes_are_kept_and_lists_become_arrays() -> None:
         (X, {"batch_size": 0}, ValueError, "batch_size is 0, expected an integer >= 1"),
         (X, {"batch_size": -4}, ValueError, "batch_size is -4, expected an integer >= 1"),
         (X, {"batch_size": 2.5}, TypeError, "batch_size is a float, expected an integer"),
-        (X, {"batch_size": "4"}, TypeError, "batch_size is a str, expected an integer"),
+        (X, {"batch_size": "4"}, ValueError, "batch_size is '4', expected an integer"),
         (X, {"axis": 2}, ValueError, "axis is 2, expected an axis of x, which has 2"),
         (X, {"axis": -3}, ValueError, "axis is -3, expected an axis of x, which has 2"),
         (X, {"axis": 1.0}, TypeError, "axis is a float, expected an integer"),
@@ -139,6 +742,25 @@ def test_dtypes_are_kept_and_lists_become_arrays() -> None:
         (X, {"y": np.float64(1)}, ValueError, "axis is 0, expected an axis of y, which has 0"),
         (X, {"shuffle": "no"}, TypeError, "shuffle is 'no', expected True or False"),
         (X, {"drop_last": 1}, TypeError, "drop_last is 1, expected True or False"),
+        (X, {"indices": 1}, TypeError, "indices is 1, expected True or False"),
+        (X, {"reuse_buffers": None}, TypeError, "reuse_buffers is None, expected True or False"),
+        (X, {"prefetch": -1}, ValueError, "prefetch is -1, expected an integer >= 0"),
+        (X, {"prefetch": 0.5}, TypeError, "prefetch is a float, expected an integer"),
+        (X, {"rng": -1}, ValueError, "rng is -1, expected a numpy.random.Generator, a seed or"),
+        (X, {"rng": "7"}, TypeError, "rng is '7', expected a numpy.random.Generator, a seed or"),
+        ((), {}, ValueError, "x is an empty tuple, expected at least one array"),
+        ((X,), {"y": Y}, TypeError, "x is a tuple and y is given, expected y in the tuple"),
+        ((X, Y, Y[1:]), {}, ValueError, r"x\[2\] has 22 examples, expected 23 \(as x\[0\] has\)"),
+        ((X, X), {"axis": 2}, ValueError, r"axis is 2, expected an axis of x\[0\], which has 2"),
+        ((X.T, X[None]), {"axis": -3}, ValueError, r"axis is -3, expected an axis of x\[0\]"),
+        (Y, {"axis": 1}, ValueError, "axis is 1, expected an axis of x, which has 1"),
+        ([[1], [2, 3]], {}, ValueError, "x is .*expected"),
+        (AUTO, {"batch_size": "auto", "memory": 511}, ValueError, "memory is 511 bytes, expected"),
+        (AUTO, {"batch_size": "auto", "memory": 0}, ValueError, "memory is 0, expected an integer"),
+        (AUTO, {"batch_size": "auto", "memory": 1e6}, TypeError, "memory is a float, expected an"),
+        (AUTO, {"batch_size": "Auto"}, ValueError, "batch_size is 'Auto', expected an integer"),
+        (X, {"batch_size": "auto", "memory": -5}, ValueError, "memory is -5, expected an integer"),
+        (X, {"batch_size": 4, "memory": "1 MB"}, TypeError, "memory is a str, expected an integer"),
     ],
 )
 def test_an_error_names_the_argument_what_it_was_and_what_was_expected(

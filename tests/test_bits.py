@@ -70,7 +70,7 @@ def test_several_tiles_of_the_shipped_size_give_the_twins_bits(case: Case, dtype
     assert_same_steps(case, param, gradients, param.copy())
 
 
-@pytest.mark.parametrize("case", CASES[3::6], ids=str)
+@pytest.mark.parametrize("case", [*CASES[3::6], CASES[-2]], ids=str)
 @every_dtype
 @pytest.mark.parametrize("shape", [(40,), (33, 70), (3, 9, 4, 5), (200, 2), (1, 6, 1), ()], ids=str)
 @pytest.mark.parametrize("tile", [1, 7, 64, 5000])
@@ -116,7 +116,7 @@ def assert_same_steps_in_every_layout(case: Case, dtype: Any, shape: tuple[int, 
                 assert same_bits(a, b), (param_layout, gradient_layout)
 
 
-@pytest.mark.parametrize("case", CASES[::4], ids=str)
+@pytest.mark.parametrize("case", [*CASES[::4], CASES[-2]], ids=str)
 @every_dtype
 @pytest.mark.parametrize("layout", ["c", "fortran", "columns of more"])
 def test_large_arrays_with_gradients_across_them_give_the_twins_bits(

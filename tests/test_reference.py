@@ -92,6 +92,18 @@ def test_where_epsilon_goes_matters_for_a_tiny_gradient() -> None:
     np.testing.assert_allclose(outside, -1e-6 / (0.1**0.5 * 1e-6 + 1e-8), rtol=1e-12)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.5, 0.98])
+def test_an_average_is_its_formula(beta: float) -> None:
+    values, v, expected = gradients((1,)), np.zeros(1), 0.0
+    bare = reference.ewma(np.array(values), beta, bias_correction=False, axis=0)
+    corrected = reference.ewma(np.array(values), beta, axis=0)
+    for t, x in enumerate(values, start=1):
+        expected = beta * expected + (1 - beta) * x[0]
+        reference.average(v, x, beta=beta)
+        assert v[0] == bare[t - 1, 0] == expected
+        np.testing.assert_allclose(corrected[t - 1], expected / (1 - beta**t), rtol=1e-12)
+
+
 @pytest.mark.parametrize("corrected", [True, False])
 def test_adam_is_its_formula(corrected: bool) -> None:
     w, m, v = np.array([0.5]), np.zeros(1), np.zeros(1)

@@ -33,6 +33,7 @@ bool same_bits(T a, T b) {
 template <typename T>
 struct Recurrence {
     T beta, gain;
+    explicit Recurrence(double b) : beta(static_cast<T>(b)), gain(static_cast<T>(1 - b)) {}
     T operator()(T v, T x) const { return beta * v + gain * x; }
 };
 
@@ -239,7 +240,9 @@ void average(std::vector<CopyAxis> axes, const std::byte* from, std::byte* to, d
         return magnitude(a.from) > magnitude(b.from);
     });
     Weights<T> weights(beta, bias_correction);
-    const Recurrence<T> next{static_cast<T>(beta), static_cast<T>(1 - beta)};
+    // Made before the mode is set, which would take some coefficients for zero.
+    const Recurrence<T> next(beta);
+    const SubnormalsAreZero mode;
 
     if (!axes.empty() && magnitude(axes.back().from) < magnitude(time.from)) {
         const CopyAxis across = axes.back();
@@ -277,7 +280,6 @@ void ewma(numbers::Number number, std::vector<CopyAxis> axes, const std::byte* f
     for (const CopyAxis& axis : axes) {
         if (axis.size == 0) return;
     }
-    const SubnormalsAreZero mode;
     switch (number) {
         case numbers::Number::float32:
             return average<float>(std::move(axes), from, to, beta, bias_correction);

@@ -164,7 +164,10 @@ void Layout::sweep(std::size_t tile, std::byte* const* data, sweep::Kernel kerne
     const Axis& axis = axes_[0];
     const std::size_t begin = tile * axis.box;
     void* operands[rules::max_operands];
-    for (std::size_t k = 0; k < operands_; ++k) operands[k] = data[k] + begin * item_size_;
+    for (std::size_t k = 0; k < operands_; ++k) {
+        // Not by the items' size: a tile of one element is contiguous whatever the stride is.
+        operands[k] = data[k] + static_cast<std::ptrdiff_t>(begin) * axis.strides[k];
+    }
     kernel(operands, std::min(axis.box, axis.size - begin), coefficients);
 }
 

@@ -27,6 +27,15 @@ ArrayLike: TypeAlias = Array | SupportsDLPack | SupportsBuffer
 ArrayTree: TypeAlias = ArrayLike | Sequence["ArrayTree"] | Mapping[Any, "ArrayTree"]
 """One array, or sequences and mappings of them, nested as the user likes."""
 
+
+def as_any_array(call: str, name: str, value: Any) -> Array:
+    """Return what NumPy makes of it, subclasses as they are, or raise ValueError."""
+    try:
+        return np.asanyarray(value)
+    except ValueError as error:
+        raise ValueError(f"{call}: {name} is no array ({error}), expected one") from None
+
+
 # A large array's states begin at other places of a 4 KB page than the array itself, 17 cache lines
 # apart: loads and stores at equal places of a page hold each other up (measured: 7 % of a step).
 _PAGE, _LINE, _STAGGER, _LARGE = 4096, 64, 17 * 64, 1 << 16

@@ -124,6 +124,8 @@ def optional(check: Callable[[str, str, Any], _T]) -> Callable[[str, str, Any], 
 def count(call: str, name: str, value: object, *, least: int) -> int:
     """Return a counter as an int, or raise TypeError or ValueError if it is none."""
     try:
+        if isinstance(value, bool):
+            raise TypeError
         result = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         kind = type(value).__name__

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _core
-from schuss._arrays import Array
+from schuss._arrays import Array, as_any_array
 from schuss._hyperparameters import axis_of, count, flag
 
 __all__ = ["MiniBatches", "minibatches"]
@@ -145,6 +145,10 @@ class _Source:
         self.examples = len(self.array)
         self._free: list[Array] = []  # memory of stages that nobody uses any more
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle or a copy needs."""
+        return {**self.__dict__, "_free": []}
+
     def cuts(
         self, order: npt.NDArray[np.int64] | None, size: int, end: int, reuse: bool
     ) -> Iterator[Array]:
@@ -181,7 +185,10 @@ class _Source:
         size = math.prod(shape) * dtype.itemsize
         if size == 0:
             return np.empty(shape, dtype)
-        memory = self._free.pop() if self._free else np.empty(0, np.uint8)
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            memory = np.empty(size, np.uint8)
         if memory.nbytes < size:
             memory = np.empty(size, np.uint8)
         lent: Array = np.asarray(_Loan(memory, self._free))[:size].view(dtype).reshape(shape)
@@ -221,14 +228,7 @@ def _named(x: Any, y: Any) -> list[tuple[str, Array]]:
         raise ValueError("minibatches: x is an empty tuple, expected at least one array")
     else:
         arrays = {f"x[{i}]": array for i, array in enumerate(x)}
-    return [(name, _as_array(name, array)) for name, array in arrays.items()]
-
-
-def _as_array(name: str, value: Any) -> Array:
-    try:
-        return np.asanyarray(value)
-    except ValueError as error:
-        raise ValueError(f"minibatches: {name} is no array ({error}), expected one") from None
+    return [(name, as_any_array("minibatches", name, array)) for name, array in arrays.items()]
 
 
 def _generator(rng: Any) -> np.random.Generator:

@@ -1,16 +1,14 @@
 """The command line: ``schuss``, or ``python -m schuss``."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from schuss._core import __version__
 
 __all__ = ["main"]
-
-PICTURES = (".pdf", ".png", ".svg")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,13 +35,14 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     demo = commands.add_parser(
         "demo",
-        help="train a network on handwritten digits with each optimizer",
+        help="train a network on handwritten digits, and draw what the library does",
         description="Train a network on scikit-learn's digits with SGD, Momentum, RMSprop and "
-        "Adam, and with their NumPy twins; print a table and draw the cost curves.",
+        "Adam, and with their NumPy twins; print a table, and draw sizes of batches, optimizers, "
+        "averages, learning-rate decay and landscapes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     demo.add_argument(
-        "--out", type=_picture, default="schuss-demo.png", metavar="PATH", help="the picture"
+        "--out", type=Path, default="schuss-demo", metavar="FOLDER", help="where the pictures go"
     )
     demo.add_argument("--epochs", type=_integer(1), default=30, metavar="N", help="epochs to train")
     demo.add_argument(
@@ -66,17 +65,18 @@ def _demo(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
+    try:
+        # Before any training, lest it be in vain.
+        options.out.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=options.out).close()
+    except OSError as error:
+        print(
+            f"schuss demo: --out is {str(options.out)!r}, expected a folder to write to: "
+            f"{error.strerror}",
+            file=sys.stderr,
+        )
+        return 2
     return demo.run(out=options.out, epochs=options.epochs, seed=options.seed)
-
-
-def _picture(text: str) -> Path:
-    """Return the path of a picture that can be written, so that no training is in vain."""
-    path = Path(text)
-    if path.suffix.lower() not in PICTURES:
-        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(PICTURES)}")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"{str(path.parent)!r} is no directory to write to")
-    return path
 
 
 def _integer(low: int, high: int = sys.maxsize) -> Callable[[str], int]:

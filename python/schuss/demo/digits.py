@@ -1,0 +1,84 @@
+"""What learns in the demo: a network, on scikit-learn's handwritten digits."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+import schuss
+from schuss._arrays import Array
+from schuss.network import Parameters, cost_and_gradients, initial_parameters
+
+__all__ = ["BATCH_SIZE", "LAYERS", "TRAINING_EXAMPLES", "Digits", "Stepper", "train"]
+
+LAYERS = (64, 256, 128, 10)
+BATCH_SIZE = 64
+# About 80/20, and such that all batches are full: J's L2 term depends on the size of the batch.
+TRAINING_EXAMPLES = 22 * BATCH_SIZE
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's 1797 digits of 8 x 8 pixels, scaled to [0, 1] and split in two."""
+
+    x: Array
+    labels: npt.NDArray[np.int64]
+    x_test: Array
+    labels_test: npt.NDArray[np.int64]
+
+    @classmethod
+    def load(cls, seed: int) -> "Digits":
+        """Load the digits and split them at random, each class alike."""
+        pixels, labels = load_digits(return_X_y=True)
+        x, x_test, labels, labels_test = train_test_split(
+            (pixels / 16).astype(np.float32),
+            labels,
+            train_size=TRAINING_EXAMPLES,
+            stratify=labels,
+            random_state=seed,
+        )
+        return cls(x, labels, x_test, labels_test)
+
+
+class Stepper(Protocol):
+    """What makes optimizer steps on parameters that it holds."""
+
+    def step(self, grads: Any, /) -> None:
+        """Update the parameters in place."""
+
+
+def train(
+    make_optimizer: Callable[[Parameters], Stepper],
+    digits: Digits,
+    *,
+    epochs: int,
+    seed: int,
+    batch_size: int | None = BATCH_SIZE,
+    l2: float = 0.0,
+    tick: Callable[[], object] = lambda: None,
+) -> tuple[Parameters, schuss.History]:
+    """Train the network; the same seed gives the same start and the same batches."""
+    params = initial_parameters(LAYERS, np.random.default_rng(seed))
+    optimizer = make_optimizer(params)
+
+    def on_step(history: schuss.History) -> None:
+        tick()  # what it returns must not stop the training
+
+    history = schuss.fit(
+        cost_and_gradients,
+        params,
+        optimizer,
+        digits.x,
+        digits.labels,
+        batch_size=batch_size,
+        epochs=epochs,
+        rng=seed,
+        l2=l2,
+        on_step=on_step,
+        progress=False,
+    )
+    return params, history

@@ -1,0 +1,201 @@
+"""The picture and the table of optimizers: each learns the digits, and so does its NumPy twin."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+import schuss
+from schuss import reference
+from schuss.demo.digits import BATCH_SIZE, TRAINING_EXAMPLES, Digits, Stepper, train
+from schuss.demo.style import COLORS, figure, note, styled
+from schuss.network import Parameters, accuracy
+
+__all__ = [
+    "CONTENDERS",
+    "L2",
+    "Contender",
+    "Result",
+    "Run",
+    "Twin",
+    "compare",
+    "picture",
+    "table",
+    "updates",
+]
+
+L2 = 0.01
+
+
+@dataclass(frozen=True)
+class Contender:
+    """An optimizer and its NumPy twin, with as many arrays of state for each parameter."""
+
+    fused: Callable[..., Stepper]
+    formula: Callable[..., None]
+    states: int
+    lr: float
+    counts_steps: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name in the table and in the picture."""
+        return self.fused.__name__
+
+
+CONTENDERS = (
+    Contender(schuss.SGD, reference.sgd, 0, lr=0.2),
+    Contender(schuss.Momentum, reference.momentum, 1, lr=0.5),
+    Contender(schuss.RMSprop, reference.rmsprop, 1, lr=0.001),
+    Contender(schuss.Adam, reference.adam, 2, lr=0.002, counts_steps=True),
+)
+
+
+class Twin:
+    """A contender by the formulas of `schuss.reference`, with state kept by hand."""
+
+    def __init__(self, contender: Contender, params: Parameters) -> None:
+        self._contender = contender
+        self._params = params
+        self._state = {
+            name: [np.zeros_like(p) for _ in range(contender.states)] for name, p in params.items()
+        }
+        self._steps = 0
+
+    def step(self, grads: Parameters) -> None:
+        """Update the parameters in place."""
+        self._steps += 1
+        options = {"step": self._steps} if self._contender.counts_steps else {}
+        for name, p in self._params.items():
+            state = self._state[name]
+            self._contender.formula(p, grads[name], *state, lr=self._contender.lr, **options)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training: the parameters it ended with, and its history."""
+
+    params: Parameters
+    history: schuss.History
+
+    @property
+    def seconds(self) -> float:
+        """The time spent in gradients and steps."""
+        return float(self.history.loss_seconds.sum() + self.history.step_seconds.sum())
+
+    @property
+    def step_share(self) -> float:
+        """The fraction of that time spent in steps."""
+        return float(self.history.step_seconds.sum()) / self.seconds
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a contender did, with schuss and with its NumPy twin."""
+
+    contender: Contender
+    fused: Run
+    twin: Run
+    training_accuracy: float
+    test_accuracy: float
+
+    @property
+    def epoch_costs(self) -> npt.NDArray[np.float64]:
+        """The mean of J over the batches of each epoch."""
+        return self.fused.history.epoch_cost
+
+    @property
+    def same_bits(self) -> bool:
+        """Whether both trainings ended with the same parameters, to the last bit."""
+        twin = self.twin.params
+        return all(p.tobytes() == twin[name].tobytes() for name, p in self.fused.params.items())
+
+
+def updates(epochs: int) -> int:
+    """Return the number of updates of all trainings together."""
+    return 2 * len(CONTENDERS) * epochs * (TRAINING_EXAMPLES // BATCH_SIZE)
+
+
+def compare(
+    digits: Digits,
+    *,
+    epochs: int,
+    seed: int,
+    tick: Callable[[], object] = lambda: None,
+) -> list[Result]:
+    """Train with each contender, from the same start and on the same batches."""
+    learn = partial(train, digits=digits, epochs=epochs, seed=seed, l2=L2, tick=tick)
+    results = []
+    for contender in CONTENDERS:
+        fused = Run(*learn(partial(contender.fused, lr=contender.lr)))
+        twin = Run(*learn(partial(Twin, contender)))
+        training_accuracy = accuracy(fused.params, digits.x, digits.labels)
+        test_accuracy = accuracy(fused.params, digits.x_test, digits.labels_test)
+        results.append(Result(contender, fused, twin, training_accuracy, test_accuracy))
+    return results
+
+
+def table(results: list[Result]) -> Table:
+    """Return the results as a table."""
+    grid = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    grid.add_column("\nOptimizer")
+    for heading in (
+        "Final\ncost J",
+        "Training\naccuracy",
+        "Test\naccuracy",
+        "\nSeconds",
+        "Step with\nschuss",
+        "Step with\nthe twin",
+    ):
+        grid.add_column(heading, justify="right")
+    for result in results:
+        grid.add_row(
+            result.contender.name,
+            f"{result.epoch_costs[-1]:.3f}",
+            f"{result.training_accuracy:.1%}",
+            f"{result.test_accuracy:.1%}",
+            f"{result.fused.seconds:.2f}",
+            f"{result.fused.step_share:.1%}",
+            f"{result.twin.step_share:.1%}",
+        )
+    return grid
+
+
+@styled
+def picture(results: list[Result]) -> Figure:
+    """Draw the cost curves: each mini-batch pale, the mean of each epoch strong."""
+    drawn = figure(4.8, "Learning handwritten digits: cost and test accuracy")
+    axes = drawn.subplots()
+    epochs = len(results[0].epoch_costs)
+    label_height = 0.0
+    for result in sorted(results, key=lambda result: result.epoch_costs[-1]):
+        name, costs = result.contender.name, result.fused.history.cost
+        color, means = COLORS[name], result.epoch_costs
+        batches = np.linspace(0, epochs, len(costs), endpoint=False)
+        axes.plot(batches, costs, color=color, alpha=0.35, linewidth=0.5)
+        axes.plot(
+            np.arange(epochs) + 0.5, means, color=color, linewidth=2, marker="o", markersize=2.5
+        )
+        # The curves may end close together; their labels must not.
+        label_height = max(means[-1], 1.25 * label_height)
+        axes.annotate(
+            f"{name}  {result.test_accuracy:.1%}",
+            (epochs, label_height),
+            xytext=(6, 0),
+            textcoords="offset points",
+            color=color,
+            weight="bold",
+            verticalalignment="center",
+        )
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlim(0, epochs)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("cost J (nats per example)")
+    note(drawn, f"pale: each mini-batch of {BATCH_SIZE}; strong: the mean of each epoch")
+    return drawn
