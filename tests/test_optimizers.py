@@ -445,6 +445,68 @@ def test_a_step_that_was_refused_is_asked_for_again() -> None:
     assert asked == [1, 2, 2]
 
 
+def test_lr_now_is_the_rate_that_was_used_and_asks_no_schedule_twice() -> None:
+    rates = iter([0.5, 0.25, 0.125, 9.0, 0.0625])
+    param = np.zeros(1)
+    optimizer = schuss.SGD(param, lr=lambda t: next(rates))
+    for used in (0.5, 0.25, 0.125):
+        before = param.copy()
+        optimizer.step(np.ones(1))
+        assert before - param == optimizer.lr_now == optimizer.lr_now == used
+    with pytest.raises(ValueError, match="shape"):
+        optimizer.step(np.ones(2))  # its 9.0 was not used
+    optimizer.weight_decay = 0.1
+    assert optimizer.lr_now == 0.125
+    optimizer.step(np.ones(1))
+    assert optimizer.lr_now == 0.0625
+
+
+def test_lr_now_is_that_of_a_step_which_ctrl_c_cut_short_after_it_was_made() -> None:
+    rates = iter([0.5, 0.25])
+    optimizer = schuss.SGD(np.zeros(1), lr=lambda t: next(rates))
+    optimizer.step(np.ones(1))
+    plan = optimizer._plan
+
+    class Interrupted(Spy):
+        def __getattr__(self, name: str) -> Any:
+            attribute = super().__getattr__(name)
+
+            def call(*arguments: Any) -> None:
+                attribute(*arguments)
+                raise KeyboardInterrupt
+
+            return call if name == "step" else attribute
+
+    optimizer._plan = Interrupted(plan)  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(np.ones(1))
+    assert (optimizer.steps, optimizer.lr_now) == (2, 0.25)
+
+
+def test_a_rate_that_is_set_or_loaded_is_in_use_at_once() -> None:
+    def schedule(t: int) -> float:
+        return 1 / t
+
+    optimizer = schuss.SGD(np.zeros(1), lr=schedule)
+    saved = optimizer.state_dict()
+    for _ in range(4):
+        optimizer.step(np.ones(1))
+    optimizer.lr = lambda t: 2 / t
+    assert optimizer.lr_now == 0.5
+    optimizer.lr = schedule
+    for _ in range(2):
+        optimizer.step(np.ones(1))
+    optimizer.load_state_dict(saved | {"steps": 2})
+    assert optimizer.lr_now == 0.5
+
+
+def test_a_class_is_no_schedule() -> None:
+    with pytest.raises(
+        TypeError, match=r"^SGD: lr is the class InverseTime, expected a number or a schedule$"
+    ):
+        schuss.SGD(np.ones(3), lr=schuss.schedules.InverseTime)  # type: ignore[arg-type]
+
+
 # Saving.
 
 
@@ -491,6 +553,22 @@ def test_a_state_dict_has_these_entries() -> None:
     assert saved["hyperparameters"] == DEFAULTS["Momentum"] | {"lr": 0.5}
     assert list(saved["state"]) == ["velocity"]
     assert contents(saved["state"]) == contents(optimizer.state)
+
+
+def test_a_state_dict_holds_a_function_itself() -> None:
+    class Uncopyable:
+        def __call__(self, t: int) -> float:
+            return 0.5
+
+        def __copy__(self) -> Any:
+            raise TypeError
+
+        __deepcopy__ = __copy__
+
+    lr = Uncopyable()
+    optimizer = schuss.SGD(np.ones(3), lr=lr)
+    assert optimizer.state_dict()["hyperparameters"]["lr"] is lr
+    assert copy.copy(optimizer).lr is lr
 
 
 def test_what_was_loaded_is_copied() -> None:

@@ -256,6 +256,23 @@ def test_a_schedule_of_ones_own_is_one_method() -> None:
         Schedule()  # type: ignore[abstract]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "t"),
+    [
+        (Exponential(1e-7, base=1.1), 8000),
+        (Staircase(1.0, every=1, factor=2.0), 2000),
+        (CosineRestarts(1.0, steps=1, decay=2.0), 2000),
+        (InverseTime(1.0), 10**400),
+    ],
+    ids=["Exponential", "Staircase", "CosineRestarts", "a huge t"],
+)
+def test_a_rate_beyond_floating_point_is_refused_by_name(schedule: Schedule, t: int) -> None:
+    name = type(schedule).__name__
+    expected = f"^{name}: rate at t={t} is beyond floating point, expected a number$"
+    with pytest.raises(ValueError, match=expected):
+        schedule(t)
+
+
 # As values.
 
 
@@ -354,6 +371,16 @@ def test_what_was_given_may_change_afterwards() -> None:
             lambda: MAKE.Polynomial(1, 0, 5, -1),
             ValueError,
             "Polynomial: power is -1, expected a finite",
+        ),
+        (
+            lambda: MAKE.Polynomial(1, 0, 5, power=0),
+            ValueError,
+            "Polynomial: power is 0.0, expected a finite number > 0",
+        ),
+        (
+            lambda: MAKE.WarmUp(InverseTime, 5),
+            TypeError,
+            "WarmUp: after is the class InverseTime, expected a number or a schedule",
         ),
         (
             lambda: MAKE.Cosine(1, None),
@@ -565,6 +592,77 @@ def test_a_plateau_reduces_the_rate_after_so_many_costs_without_improvement() ->
         seen.append(schedule(1))
     assert seen == [0.8] * 4 + [0.4] * 4 + [0.2] * 2
     assert schedule.best == 2.0
+
+
+def test_what_is_made_of_plateaus_passes_the_cost_on_to_all_of_them() -> None:
+    def inner() -> ReduceOnPlateau:
+        return ReduceOnPlateau(0.5, factor=0.5, patience=0)
+
+    def old_enough(t: float) -> float:
+        return 0.5
+
+    first, second, third, alone = inner(), inner(), inner(), inner()
+    schedule = Chain([WarmUp(first, 5), 0.3, old_enough, third, PerEpoch(second, 3)], [5, 6, 7, 8])
+    for cost in (3.0, 2.0, 2.0, 2.5, 1.0):
+        alone.update(cost)
+        schedule.update(cost)
+    assert alone.lr == 0.125
+    assert first == second == third == alone
+    Chain([0.3, old_enough], [5]).update(1.0)  # nobody is fed
+
+
+def test_a_plateaus_first_finite_cost_is_its_best_whatever_the_threshold() -> None:
+    for threshold in (1.0, 2.0):
+        schedule = ReduceOnPlateau(1.0, factor=0.5, patience=0, threshold=threshold)
+        schedule.update(5.0)
+        assert (schedule.best, schedule.lr) == (5.0, 1.0)
+        schedule.update(0.1)  # not below 5 - 5
+        assert (schedule.best, schedule.lr) == (5.0, 0.5)
+
+
+def test_a_plateau_whose_mode_is_set_to_the_other_forgets_its_best() -> None:
+    schedule = ReduceOnPlateau(1.0, factor=0.5, patience=1)
+    schedule.update(3.0)
+    schedule.mode = "min"
+    assert schedule.best == 3.0
+    schedule.mode = "max"
+    for score in range(5):
+        schedule.update(score)
+    assert (schedule.best, schedule.lr) == (4.0, 1.0)
+
+
+class Scalar:
+    """An array without axes, as another library has it."""
+
+    shape = ()
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def item(self) -> Any:
+        return self._value
+
+
+def test_a_number_may_be_an_array_without_axes_of_any_library() -> None:
+    schedule = ReduceOnPlateau(0.5)
+    for best, cost in [(3.0, Scalar(3.0)), (2.0, Scalar(2)), (1.0, np.array(1.0, np.float32))]:
+        schedule.update(cost)  # type: ignore[arg-type]
+        assert (type(schedule.best), schedule.best) == (float, best)
+    optimizer = schuss.SGD(np.ones(1), lr=lambda t: Scalar(0.5))  # type: ignore[arg-type, return-value]
+    optimizer.step(np.ones(1))
+    assert optimizer.params == 0.5
+    with pytest.raises(TypeError, match=r"cost is a bool, expected a number"):
+        schedule.update(Scalar(True))  # type: ignore[arg-type]
+
+
+def test_numbers_of_jax_are_numbers() -> None:
+    jnp: Any = pytest.importorskip("jax.numpy")
+    assert Constant(jnp.float32(0.5))(3) == 0.5
+
+
+def test_numbers_of_torch_are_numbers() -> None:
+    torch: Any = pytest.importorskip("torch")
+    assert Constant(torch.tensor(0.5))(3) == 0.5
 
 
 def test_a_plateau_gives_its_present_rate_for_any_t() -> None:
@@ -896,14 +994,14 @@ def test_lr_now_is_the_rate_of_the_last_step_or_of_the_first_to_come(name: str) 
         optimizer.lr_now = 0.5
 
 
-def test_lr_now_follows_a_plateau_that_is_fed() -> None:
+def test_lr_now_stays_that_of_the_last_step_when_a_plateau_is_fed() -> None:
     optimizer = schuss.SGD(np.ones(3), lr=ReduceOnPlateau(0.5, factor=0.5, patience=0))
     plateau: Any = optimizer.lr
-    for cost, lr in [(3.0, 0.5), (2.0, 0.5), (2.0, 0.25)]:
+    for cost, lr in [(2.0, 0.5), (2.0, 0.5), (1.0, 0.25)]:
         optimizer.step(np.ones(3))
         plateau.update(cost)
         assert optimizer.lr_now == lr
-    assert optimizer.params.tolist() == [1 - 3 * 0.5] * 3
+    assert optimizer.params.tolist() == [1 - 0.5 - 0.5 - 0.25] * 3
 
 
 @pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf, None, "fast", True])
@@ -935,9 +1033,13 @@ def test_a_schedule_survives_the_saving_of_its_optimizer(schedule: Schedule) -> 
         assert twin.params.tobytes() == param.tobytes()
 
 
-def test_a_state_dict_holds_the_plateau_as_it_was_then() -> None:
+@pytest.mark.parametrize(
+    "around", [lambda it: it, lambda it: Chain([0.5, WarmUp(it, 3)], [4]).per_epoch(2)]
+)
+def test_a_state_dict_holds_the_plateau_as_it_was_then(around: Callable[[Any], Any]) -> None:
     params = np.zeros(2)
-    optimizer = schuss.SGD(params, lr=ReduceOnPlateau(1.0, factor=0.5, patience=0))
+    optimizer = schuss.SGD(params, lr=around(ReduceOnPlateau(1.0, factor=0.5, patience=0)))
+    optimizer.load_state_dict(optimizer.state_dict() | {"steps": 100})
     saved = optimizer.state_dict()
     other = copy.copy(optimizer)
 

@@ -6,6 +6,7 @@ import io
 import pickle
 import signal
 import sys
+import tracemalloc
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -51,7 +52,7 @@ def mean(params: Any, x: Any) -> tuple[float, Any]:
 
 
 def bits(tree: Any) -> list[bytes]:
-    leaves = tree.values() if isinstance(tree, dict) else [tree]
+    leaves = tree.values() if isinstance(tree, dict) else tree if type(tree) is list else [tree]
     return [leaf.tobytes() for leaf in leaves]
 
 
@@ -79,6 +80,13 @@ def plain_loop(steps: int | None = None, epochs: int = 3) -> tuple[Any, list[flo
             optimizer.step(grads)
             costs.append(loss)
     return params, costs
+
+
+class OwnBatches(schuss.MiniBatches[Any]):
+    """What a user derives from mini-batches ready made."""
+
+    def __init__(self, x: Any = X, y: Any = Y) -> None:
+        vars(self).update(vars(schuss.minibatches(x, y, batch_size=BATCH, rng=0)))
 
 
 class Stepper:
@@ -203,6 +211,50 @@ def test_an_optimizer_may_hold_the_same_arrays_in_another_structure_or_some_of_t
     assert not params["W"].any()
 
 
+def test_mini_batches_of_ones_own_may_be_any_iterator() -> None:
+    class Batches(OwnBatches):
+        def __iter__(self) -> Iterator[Any]:
+            return map(tuple, super().__iter__())
+
+    params = line_start()
+    schuss.fit(line, params, schuss.Momentum(params, lr=0.1), Batches(), epochs=3)
+    assert bits(params) == bits(plain_loop()[0])
+
+
+def test_few_steps_over_many_mini_batches_take_little_memory() -> None:
+    w, grad = np.zeros(1), np.zeros(1)
+    batches = schuss.minibatches(np.zeros(1_000_000, np.int8), batch_size=1, shuffle=False)
+    tracemalloc.start()
+    try:
+        schuss.fit(lambda w, x: (0.0, grad), w, schuss.SGD(w), batches, on_step=lambda h: True)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+class Duck:
+    """What calls other things params, steps and lr_now than the optimizers of the library."""
+
+    params: ClassVar[dict[str, float]] = {"lr": 0.1}
+    lr_now = None
+
+    def steps(self) -> int:
+        return 0
+
+    def step(self, grads: Any) -> None:
+        pass
+
+
+def test_what_another_optimizer_calls_params_steps_and_lr_now_may_be_anything() -> None:
+    class Interrupted(Duck):
+        def step(self, grads: Any) -> None:
+            raise KeyboardInterrupt
+
+    history = fit_line(line_start(), Duck())
+    assert np.isnan(history.lr).all()
+    assert fit_line(line_start(), Interrupted()).stopped == "interrupted"
+
+
 def test_losses_and_gradients_may_be_those_of_jax() -> None:
     jax = pytest.importorskip("jax")
 
@@ -306,6 +358,22 @@ def test_with_l2_counts_the_examples_along_its_axis() -> None:
     assert (loss, grad.tolist()) == (1 / 8 * 4, [[0.5]])
 
 
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        ((), TypeError, "x is missing, expected an array of examples after params"),
+        (([[1.0], [2.0]],), TypeError, "x is a list, expected an array"),
+        ((np.zeros((0, 3)),), ValueError, "x has no examples along axis 0, expected at least one"),
+    ],
+)
+def test_with_l2_says_what_batch_it_cannot_count(
+    batch: tuple[Any, ...], error: type[Exception], message: str
+) -> None:
+    loss_and_grad = schuss.with_l2(lambda w, *x: (0.0, np.zeros((1, 1))), 1.0)
+    with pytest.raises(error, match=f"^with_l2: {message}$"):
+        loss_and_grad(np.ones((1, 1)), *batch)
+
+
 def test_weights_are_chosen_by_name_in_any_structure() -> None:
     params: Any = {
         "layers": [{"W": np.ones(2)}, (np.ones((2, 2)), np.array(1.0))],
@@ -338,6 +406,66 @@ def test_by_default_weights_have_two_axes_or_more_whatever_their_layout() -> Non
     assert loss == 2 / 4 * (55 + 4)
     for param, grad, factor in zip(params, grads, [1, 1, 0, 0], strict=True):
         np.testing.assert_array_equal(grad, factor * param)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-25, 1e25])
+def test_the_l2_cost_of_float32_is_summed_as_in_float64(scale: float) -> None:
+    w = (scale * np.random.default_rng(0).random((1000, 1001))).astype(np.float32)
+    zeros = np.zeros_like(w)
+    exact = np.square(w.astype(np.float64)).sum() / 2
+    for layout in (w, np.asfortranarray(w), w[::-1]):
+        loss, _ = schuss.with_l2(lambda w, x: (0.0, zeros), 1.0)(layout, np.zeros((1, 1)))
+        assert loss == pytest.approx(exact, rel=1e-13)
+
+
+def test_the_l2_cost_of_float32_takes_no_copy_in_float64() -> None:
+    w = np.ones((1000, 1000), np.float32)
+    grad = np.ones_like(w)
+    loss_and_grad = schuss.with_l2(lambda w, x: (0.0, grad), 1.0)
+    tracemalloc.start()
+    try:
+        loss_and_grad(w, np.zeros((1, 1)))
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * w.nbytes  # the gradient with L2 is one
+    finally:
+        tracemalloc.stop()
+
+
+def test_frozen_parameters_have_an_l2_cost() -> None:
+    frozen = np.broadcast_to(2.0, (3, 2))
+    loss_and_grad = schuss.with_l2(lambda w, x: (0.0, np.zeros((3, 2))), 1.0)
+    loss, grad = loss_and_grad(frozen, np.zeros(2))
+    assert (loss, grad.tolist()) == (1 / 4 * 24, np.full((3, 2), 1.0).tolist())
+
+
+def test_one_function_with_l2_serves_parameters_of_any_structure_in_turn() -> None:
+    loss_and_grad = schuss.with_l2(lambda p, x: (0.0, copy.deepcopy(p)), 1.0)
+    for params in ([np.ones((2, 2))], {"W": np.ones((3, 3))}, [np.ones((2, 2), "f"), np.ones(3)]):
+        for _ in range(2):
+            loss, grads = loss_and_grad(params, np.zeros(1))
+            weight: Any = params["W"] if isinstance(params, dict) else params[0]
+            assert loss == weight.size / 2
+            assert type(grads) is type(params)
+            assert len(grads) == len(params)
+
+
+def test_the_l2_cost_is_that_of_the_optimizers_parameters_in_its_structure() -> None:
+    def trained(make: Callable[[Any], Any], grads: Callable[[Any], Any]) -> tuple[Any, Any]:
+        params = {"V": np.ones((3, 1))} | line_start()
+        optimizer = schuss.SGD(make(params), lr=0.1)
+
+        def loss_and_grad(p: Any, x: Any, y: Any) -> tuple[float, Any]:
+            loss, given = line(p, x, y)
+            return loss, grads(given)
+
+        options: dict[str, Any] = {"batch_size": BATCH, "rng": 0, "l2": 0.5}
+        return params, schuss.fit(loss_and_grad, params, optimizer, X, Y, **options).cost
+
+    params, costs = trained(lambda p: [p["b"], p["W"]], lambda g: [g["b"], g["W"]])
+    expected = line_start()
+    history = fit_line(expected, schuss.SGD(expected, lr=0.1), l2=0.5)
+    np.testing.assert_array_equal(costs, history.cost)
+    assert bits([params["W"], params["b"]]) == bits([expected["W"], expected["b"]])
+    assert params["V"].tolist() == [[1], [1], [1]]
 
 
 def test_the_recorded_cost_has_the_l2_cost_and_the_validation_has_not() -> None:
@@ -408,6 +536,47 @@ def test_a_plateau_is_told_the_validation_or_else_the_cost_of_each_epoch(
     np.testing.assert_array_equal(history.lr[::3], [0.1, 0.1, 0.05, 0.025])
     history = trained()
     assert Plateau.told == history.epoch_cost.tolist()
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda it: schedules.WarmUp(it, 3),
+        lambda it: schedules.chain([0.5, it], [3]),
+        lambda it: it.per_epoch(1),
+    ],
+    ids=["WarmUp", "Chain", "PerEpoch"],
+)
+@pytest.mark.parametrize("by", ["step", "epoch"])
+def test_a_plateau_inside_falls_as_the_bare_one_does(
+    by: str, around: Callable[[Any], schedules.Schedule]
+) -> None:
+    def rates(around: Callable[[Any], Any]) -> Any:
+        values = iter([3.0, 2.0, 2.0, 2.5, 2.0, 1.0])
+        plateau = schedules.ReduceOnPlateau(0.1, factor=0.5, patience=0)
+        options: dict[str, Any] = {"schedule": around(plateau), "schedule_by": by}
+        return fitted(epochs=6, validation=lambda p: next(values), **options)[2].lr[9:]
+
+    bare = rates(lambda it: it)
+    assert bare.tolist() == np.repeat([0.05, 0.025, 0.0125], 3).tolist()
+    np.testing.assert_array_equal(rates(around), bare)
+
+
+def test_the_history_has_the_rates_that_were_used_and_asks_for_each_once() -> None:
+    rates = np.random.default_rng(0).random(7)
+    told = iter(rates)
+    w, places = np.zeros(1), [0.0]
+    history = schuss.fit(
+        lambda w, x: (0.0, -np.ones(1)),
+        w,
+        schuss.SGD(w),
+        np.zeros(7),
+        batch_size=1,
+        schedule=lambda t: next(told),
+        on_step=lambda h: places.append(w[0]),
+    )
+    np.testing.assert_array_equal(history.lr, rates)
+    np.testing.assert_allclose(np.diff(places), rates)
 
 
 def test_the_rate_may_be_set_by_hand_while_training() -> None:
@@ -499,6 +668,23 @@ def test_restore_best_brings_back_the_parameters_of_the_best_epoch(restore: bool
     assert optimizer.steps == 12
 
 
+@pytest.mark.parametrize("second", [1.0, 5.0])
+def test_an_epoch_that_a_function_on_step_ends_is_judged_by_its_cost(second: float) -> None:
+    costs, w = iter([3.0, second]), np.zeros(1)
+    history = schuss.fit(
+        lambda w, x: (next(costs), -np.ones(1)),
+        w,
+        schuss.SGD(w, lr=1.0),
+        np.zeros(4),
+        batch_size=None,
+        epochs=5,
+        on_step=lambda h: h.steps == 2,
+        restore_best=True,
+    )
+    best = 2 if second < 3 else 1
+    assert (history.epochs, history.best_epoch, w[0]) == (2, best, best)
+
+
 def test_restore_best_leaves_frozen_parameters_alone() -> None:
     params = line_start()
     params["W"].flags.writeable = False
@@ -538,10 +724,17 @@ def test_callbacks_are_called_after_each_epoch_and_each_step_in_their_order() ->
     ]
 
 
-@pytest.mark.parametrize("answer", [None, False, 1, "stop", np.True_])
+@pytest.mark.parametrize("answer", [None, False, 1, "stop", np.False_, np.ones(1, np.bool_)])
 def test_only_true_stops_the_training(answer: object) -> None:
     _, _, history = fitted(epochs=2, callbacks=lambda h: answer, on_step=lambda h: answer)
     assert (history.steps, history.stopped) == (6, "finished")
+
+
+def test_what_a_comparison_with_the_history_says_stops_the_training() -> None:
+    _, _, history = fitted(epochs=5, callbacks=lambda h: h.epoch_cost[-1] < INF)
+    assert (history.epochs, history.stopped) == (1, "callback")
+    _, _, history = fitted(epochs=5, on_step=lambda h: h.cost[-1] == h.cost[0])
+    assert (history.steps, history.stopped) == (1, "callback")
 
 
 def test_a_callback_that_returns_true_stops_after_its_epoch_when_all_were_called() -> None:
@@ -604,7 +797,7 @@ def at_step_5(function: Callable[..., Any]) -> Callable[..., Any]:
 def interrupted_epoch() -> Any:
     """Mini-batches whose second epoch is interrupted before its second batch."""
 
-    class Batches(schuss.MiniBatches[Any]):
+    class Batches(OwnBatches):
         epochs = 0
 
         def __iter__(self) -> Iterator[Any]:
@@ -614,7 +807,7 @@ def interrupted_epoch() -> Any:
                     raise KeyboardInterrupt
                 yield batch
 
-    return Batches(X, Y, batch_size=BATCH, rng=0)
+    return Batches()
 
 
 @pytest.mark.parametrize(
@@ -736,7 +929,7 @@ def trained_with(interruption: Interruption, sign: int) -> tuple[Any, Any, schus
             optimizer,
             epochs=2,
             schedule=0.1,
-            validation=lambda p: sign * optimizer.steps,
+            validation=(lambda p: sign * optimizer.steps) if sign else None,
             restore_best=True,
             callbacks=lambda h: None,
         )
@@ -745,7 +938,9 @@ def trained_with(interruption: Interruption, sign: int) -> tuple[Any, Any, schus
     return params, optimizer, history
 
 
-@pytest.mark.parametrize(("sign", "best"), [(-1, 2), (1, 1)], ids=["last is best", "first is"])
+@pytest.mark.parametrize(
+    ("sign", "best"), [(-1, 2), (1, 1), (0, 2)], ids=["last is best", "first is", "by cost"]
+)
 def test_ctrl_c_at_any_line_leaves_history_optimizer_and_parameters_consistent(
     sign: int, best: int
 ) -> None:
@@ -754,7 +949,9 @@ def test_ctrl_c_at_any_line_leaves_history_optimizer_and_parameters_consistent(
         interruption = Interruption(n)
         params, optimizer, history = trained_with(interruption, sign)
         check_consistent(history, optimizer, params)
-        # Once an epoch was judged, the parameters are those of the best.
+        # Once an epoch was judged, and by its cost each is, the parameters are those of the best.
+        if not sign:
+            assert history.best_epoch == (history.epochs or None)
         if history.best_epoch is not None:
             assert bits(params) == bits(plain_loop(3 * history.best_epoch)[0])
         if interruption.seen < n:
@@ -786,7 +983,7 @@ def test_other_exceptions_pass_through_and_close_the_bar(
 def test_an_exception_that_passes_through_has_closed_the_mini_batches() -> None:
     closed: list[int] = []
 
-    class Batches(schuss.MiniBatches[Any]):
+    class Batches(OwnBatches):
         def __iter__(self) -> Iterator[Any]:
             try:
                 yield from super().__iter__()
@@ -794,10 +991,10 @@ def test_an_exception_that_passes_through_has_closed_the_mini_batches() -> None:
                 closed.append(1)
 
     params = line_start()
-    try:
-        schuss.fit(line, params, schuss.SGD(params), Batches(X, Y), on_step=lambda h: 1 / 0)
-    except ZeroDivisionError:
-        assert closed == [1]
+    with pytest.raises(ZeroDivisionError) as raised:  # which keeps what the frames hold
+        schuss.fit(line, params, schuss.SGD(params), Batches(), on_step=lambda h: 1 / 0)
+    assert closed == [1]
+    del raised
 
 
 # The bar.
@@ -847,6 +1044,56 @@ def test_no_bar_means_no_bar_on_a_terminal_too(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(sys, "stderr", error)
     fitted(epochs=3, progress=False)
     assert error.getvalue() == ""
+
+
+class NoTerminal:
+    """All that print needs."""
+
+    def write(self, text: str) -> None:
+        raise AssertionError
+
+    def flush(self) -> None:
+        pass
+
+
+def closed() -> io.StringIO:
+    stream = io.StringIO()
+    stream.close()
+    return stream
+
+
+@pytest.mark.parametrize("progress", [False, None])
+@pytest.mark.parametrize("error", [NoTerminal(), closed(), None], ids=["bare", "closed", "none"])
+def test_standard_error_may_be_anything(
+    error: Any, progress: bool | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", error)
+    assert fitted(progress=progress)[2].steps == 3
+
+
+@pytest.mark.parametrize(
+    ("costs", "shown"), [([INF, 2.0, NAN], "cost 2"), ([NAN, INF, INF], "9/9")]
+)
+def test_the_smoothed_cost_is_that_of_finite_costs(
+    costs: list[float], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = iter(costs * 3)
+    params = line_start()
+    zeros = line_start()
+    schuss.fit(
+        lambda *args: (next(told), zeros),
+        params,
+        schuss.SGD(params),
+        X,
+        Y,
+        batch_size=BATCH,
+        epochs=3,
+        progress=True,
+    )
+    last = capsys.readouterr().err.rstrip("\n").rpartition("\r")[2]
+    assert shown in last
+    assert "nan" not in last
+    assert "inf" not in last
 
 
 def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -962,8 +1209,9 @@ def test_the_history_is_read_only_and_its_dict_is_not() -> None:
         was = array.copy()
         array[:] = 0
         np.testing.assert_array_equal(getattr(history, name), was)
-    with pytest.raises(ValueError, match="read-only"):
-        history.cost[0] = 0
+    for name in as_dict:
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(history, name)[0] = 0
 
 
 def test_the_history_can_be_pickled() -> None:
@@ -982,14 +1230,18 @@ def test_the_representation_tells_how_far_it_came() -> None:
     )[2]
     cost = history.epoch_cost
     assert repr(history) == (
-        f"<History: 3 epochs, 9 steps, cost {cost[2]:.4g}, validation 0.75, "
+        f"<History: 3 epochs, 9 steps in batches of 8, cost {cost[2]:.4g}, validation 0.75, "
         f"best 0.25 in epoch 2; finished>"
     )
     assert seen[0] == (
-        f"<History: 1 epoch, 3 steps, cost {cost[0]:.4g}, validation 0.5, "
+        f"<History: 1 epoch, 3 steps in batches of 8, cost {cost[0]:.4g}, validation 0.5, "
         f"best 0.5 in epoch 1; under way>"
     )
-    assert repr(fitted(on_step=lambda h: True)[2]) == "<History: 0 epochs, 1 step; callback>"
+    stopped = fitted(on_step=lambda h: True)[2]
+    assert repr(stopped) == "<History: 0 epochs, 1 step in batches of 8; callback>"
+    auto = schuss.fit(mean, np.zeros(3), Duck(), np.zeros((2500, 3)), batch_size="auto")
+    assert auto.batch_size == 1024
+    assert "3 steps in batches of 1,024" in repr(auto)
 
 
 def test_it_draws_cost_validation_and_rate(tmp_path: Path) -> None:
@@ -1069,7 +1321,10 @@ READY = schuss.minibatches(X, Y, batch_size=BATCH)
         ({"callbacks": [print, 3]}, TypeError, r"callbacks\[1\] is a int, expected a function"),
         ({"on_step": "say"}, TypeError, "on_step is a str, expected a function or a sequence"),
         ({"progress": 1}, TypeError, "progress is 1, expected True or False"),
-        ({"x": READY, "y": Y}, ValueError, "y is an array, expected it unset, as x is mini-batch"),
+        ({"x": READY, "y": Y}, ValueError, "y is a ndarray, expected it unset, as x is mini-batch"),
+        ({"x": READY, "y": [0] * 9999}, ValueError, "y is a list, expected it unset"),
+        ({"x": READY, "batch_size": 64}, ValueError, "batch_size is 64, expected it unset"),
+        ({"x": READY, "shuffle": True}, ValueError, "shuffle is True, expected it unset"),
         ({"x": READY, "batch_size": 4}, ValueError, "batch_size is 4, expected it unset"),
         ({"x": READY, "shuffle": False}, ValueError, "shuffle is False, expected it unset"),
         ({"x": READY, "rng": 0}, ValueError, "rng is 0, expected it unset"),
@@ -1115,6 +1370,13 @@ def test_the_optimizer_of_other_parameters_is_refused() -> None:
     optimizer = schuss.SGD({"W": params["W"], "b": others["b"]}, lr=0.1)
     with pytest.raises(ValueError, match=r"^fit: optimizer\.params are other arrays, expected"):
         fit_line(params, optimizer)
+
+
+def test_the_optimizer_of_other_views_of_the_same_memory_is_refused() -> None:
+    w = np.zeros((3, 2))
+    for held in (w[:2], w.reshape(2, 3), w[0]):
+        with pytest.raises(ValueError, match=r"^fit: optimizer\.params are other arrays, expected"):
+            schuss.fit(mean, [w], schuss.SGD([held]), X)
 
 
 @pytest.mark.parametrize(

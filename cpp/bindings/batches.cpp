@@ -25,7 +25,8 @@ py::array_t<std::int64_t> shuffled(std::size_t count, std::uint64_t seed) {
 
 /// Examples along the first axis of the array; out is dense, of as many examples as indices, and
 /// of the same dtype, without references to objects. All of which Python sees to.
-void gather(const py::array& array, const py::array_t<std::int64_t>& indices, py::array& out) {
+void gather(const py::array& array, const py::array_t<std::int64_t, py::array::c_style>& indices,
+            py::array& out) {
     engine::Examples examples{static_cast<const std::byte*>(array.data()),
                               array.strides(0),
                               static_cast<std::size_t>(array.itemsize()),

@@ -155,6 +155,21 @@ void move_least_last(CopyAxes& axes, std::size_t count, std::ptrdiff_t CopyAxis:
 
 }  // namespace
 
+std::vector<CopyAxis> joined(const std::vector<CopyAxis>& axes) {
+    std::vector<CopyAxis> kept;
+    for (const CopyAxis& axis : axes) {
+        if (axis.size == 1) continue;
+        const auto size = static_cast<std::ptrdiff_t>(axis.size);
+        if (!kept.empty() && kept.back().from == axis.from * size &&
+            kept.back().to == axis.to * size) {
+            kept.back() = {kept.back().size * axis.size, axis.from, axis.to};
+        } else {
+            kept.push_back(axis);
+        }
+    }
+    return kept;
+}
+
 void copy_box(CopyAxes& axes, std::size_t item_size, const std::byte* from,
               std::byte* to) noexcept {
     if (axes.count == 0) axes.at[axes.count++] = {1, 0, 0};

@@ -23,6 +23,9 @@ struct CopyAxis {
     std::ptrdiff_t from, to;
 };
 
+/// The same axes without those of one element, and with those joined that run on in memory.
+std::vector<CopyAxis> joined(const std::vector<CopyAxis>& axes);
+
 /// Calls visit(from, to) for each element of the axes, in C order.
 template <class Visit>
 void for_each(const std::vector<CopyAxis>& axes, const std::byte* from, std::byte* to,

@@ -37,25 +37,43 @@ struct Recurrence {
     T operator()(T v, T x) const { return beta * v + gain * x; }
 };
 
+/// So many weights are made with one exponential.
+constexpr std::size_t block_of_weights = 1024;
+
+/// Exact for a beta close to 1 too.
+double one_minus_power(double beta, double t) {
+    return beta > 0 ? -::expm1(t * ::log(beta)) : t > 0 ? 1 : 0;
+}
+
+/// 1 - beta^(s+t) of 1 - beta^s and 1 - beta^t: the weight of later values, and the rest of it for
+/// earlier ones.
+double combined(double later, double earlier) {
+    return later + (1 - later) * earlier;
+}
+
 /// The divisors 1 - beta^t of the bias correction, a block of t at a time.
 template <typename T>
 class Weights {
   public:
-    static constexpr std::size_t block = 1024;
+    static constexpr std::size_t block = block_of_weights;
 
     Weights(double beta, bool bias_correction) : beta_(beta), corrected_(bias_correction) {}
 
     /// Whether the divisors of t = first + 1 and of all later t are 1.
     bool are_one(std::size_t first) const {
         return !corrected_ ||
-               static_cast<T>(weight_of(beta_, static_cast<double>(first + 1))) == T{1};
+               static_cast<T>(weight_of(beta_, static_cast<std::int64_t>(first + 1))) == T{1};
     }
 
     /// The divisors of t = first + 1 ... first + count, at most a block.
     const T* from(std::size_t first, std::size_t count) {
         if (first != first_) {
+            for (; made_ < count; ++made_) {
+                parts_[made_] = one_minus_power(beta_, static_cast<double>(made_ + 1));
+            }
+            const double earlier = one_minus_power(beta_, static_cast<double>(first));
             for (std::size_t i = 0; i < count; ++i) {
-                at_[i] = static_cast<T>(weight_of(beta_, static_cast<double>(first + i + 1)));
+                at_[i] = static_cast<T>(combined(parts_[i], earlier));
             }
             first_ = first;
         }
@@ -66,6 +84,8 @@ class Weights {
     double beta_;
     bool corrected_;
     std::size_t first_ = std::numeric_limits<std::size_t>::max();
+    std::size_t made_ = 0;
+    double parts_[block];
     T at_[block];
 };
 
@@ -234,7 +254,7 @@ void average(std::vector<CopyAxis> axes, const std::byte* from, std::byte* to, d
              bool bias_correction) {
     const CopyAxis time = axes.back();
     axes.pop_back();
-    std::erase_if(axes, [](const CopyAxis& axis) { return axis.size == 1; });
+    axes = joined(axes);
     // In the order of memory, so that the last is the one along which series lie closest.
     std::stable_sort(axes.begin(), axes.end(), [](const CopyAxis& a, const CopyAxis& b) {
         return magnitude(a.from) > magnitude(b.from);
@@ -271,8 +291,11 @@ void average(std::vector<CopyAxis> axes, const std::byte* from, std::byte* to, d
 
 }  // namespace
 
-double weight_of(double beta, double t) {
-    return beta > 0 ? -::expm1(t * ::log(beta)) : 1;
+double weight_of(double beta, std::int64_t t) {
+    const std::int64_t first = (t - 1) / static_cast<std::int64_t>(block_of_weights) *
+                               static_cast<std::int64_t>(block_of_weights);
+    return combined(one_minus_power(beta, static_cast<double>(t - first)),
+                    one_minus_power(beta, static_cast<double>(first)));
 }
 
 void ewma(numbers::Number number, std::vector<CopyAxis> axes, const std::byte* from, std::byte* to,

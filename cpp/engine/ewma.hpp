@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "engine/copy.hpp"
@@ -9,8 +10,9 @@
 
 namespace schuss::engine {
 
-/// The sum of the weights of t values, 1 - beta^t, with all its digits for a beta close to 1 too.
-double weight_of(double beta, double t);
+/// The sum of the weights of t >= 1 values, 1 - beta^t, with all its digits for a beta close to 1
+/// too.
+double weight_of(double beta, std::int64_t t);
 
 /// Averages series whose time runs along the last axis, from `from` on, and writes the averages to
 /// `to`, which may be the same memory in the same layout and must not meet it otherwise. Elements

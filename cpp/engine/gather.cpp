@@ -38,25 +38,14 @@ std::vector<Place> sorted(const std::int64_t* indices, std::size_t count) {
     return places;
 }
 
-/// Drops axes of one element, joins those that run on in memory, and lays the copy out densely.
-/// Returns the size of an example in bytes.
+/// Simplifies the axes of an example and lays its copy out densely. Returns its size in bytes.
 std::size_t lay_out(std::vector<CopyAxis>& axes, std::size_t item_size) {
-    std::vector<CopyAxis> kept;
-    for (const CopyAxis& axis : axes) {
-        if (axis.size == 1) continue;
-        const auto extent = axis.from * static_cast<std::ptrdiff_t>(axis.size);
-        if (!kept.empty() && kept.back().from == extent) {
-            kept.back() = {kept.back().size * axis.size, axis.from, 0};
-        } else {
-            kept.push_back(axis);
-        }
-    }
+    axes = joined(axes);
     std::size_t size = item_size;
-    for (auto axis = kept.rbegin(); axis != kept.rend(); ++axis) {
+    for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
         axis->to = static_cast<std::ptrdiff_t>(size);
         size *= axis->size;
     }
-    axes = std::move(kept);
     return size;
 }
 
@@ -123,14 +112,13 @@ void gather_scattered(Examples examples, std::size_t example_size, const std::in
 }  // namespace
 
 void gather(Examples examples, const std::int64_t* indices, std::size_t count, std::byte* to) {
-    const std::size_t item = examples.item_size;
+    std::size_t item = examples.item_size;
     const std::size_t size = lay_out(examples.axes, item);
-    if (examples.axes.empty()) return gather_runs(examples, size, item, indices, count, to);
-    const CopyAxis last = examples.axes.back();
-    if (last.from == static_cast<std::ptrdiff_t>(item)) {
+    if (!examples.axes.empty() && examples.axes.back().from == static_cast<std::ptrdiff_t>(item)) {
+        item *= examples.axes.back().size;  // a run of items is copied as one
         examples.axes.pop_back();
-        return gather_runs(examples, size, last.size * item, indices, count, to);
     }
+    if (examples.axes.empty()) return gather_runs(examples, size, item, indices, count, to);
     switch (item) {
         case 1:
             return gather_scattered<1>(std::move(examples), size, indices, count, to);

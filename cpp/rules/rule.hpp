@@ -3,7 +3,7 @@
 // A rule is a struct with
 //     states            the names of the arrays it keeps beside the parameter, as users see them
 //     hyperparameters   the names of its hyperparameters, in the order of Hyper; the first,
-//                       lr, is given with each step
+//                       lr or an average's beta, is given with each step
 //     Hyper             their values: doubles and nothing else
 //     Coefficients<T>   what the loop needs of them: values of type T and nothing else
 //     coefficients(h,t) makes these in double for step t; they are cast to T once, by the caller

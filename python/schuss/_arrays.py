@@ -29,11 +29,14 @@ ArrayTree: TypeAlias = ArrayLike | Sequence["ArrayTree"] | Mapping[Any, "ArrayTr
 
 
 def as_any_array(call: str, name: str, value: Any) -> Array:
-    """Return what NumPy makes of it, subclasses as they are, or raise ValueError."""
+    """Return what NumPy makes of it, subclasses as they are, or raise TypeError or ValueError."""
     try:
-        return np.asanyarray(value)
-    except ValueError as error:
+        array: Array = np.asanyarray(value)
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{call}: {name} is no array ({error}), expected one") from None
+    if array.ndim == 0 and array.dtype.kind in "OUS" and not isinstance(value, np.ndarray):
+        raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected an array")
+    return array
 
 
 # A large array's states begin at other places of a 4 KB page than the array itself, 17 cache lines

@@ -17,6 +17,7 @@ _NON_NEGATIVE = (0.0, float("inf"))
 _AT_LEAST_ONE = (1.0, float("inf"))
 
 _RANGES = {
+    "non_negative": _NON_NEGATIVE,
     "lr": _NON_NEGATIVE,
     "weight_decay": _NON_NEGATIVE,
     "eps": _NON_NEGATIVE,
@@ -44,11 +45,14 @@ _T = TypeVar("_T")
 
 
 def real(call: str, name: str, value: object) -> float:
-    """Return any real number as a float, NaN and infinities too, or raise TypeError."""
+    """Return any real number as a float, NaN and infinities too, or raise TypeError.
+
+    An array without axes, NumPy's or anyone's, is a number.
+    """
     if type(value) is float:
         return value
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value.item()
+    if not isinstance(value, Real) and getattr(value, "shape", None) == ():
+        value = value.item() if hasattr(value, "item") else value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a number")
     try:
@@ -97,6 +101,9 @@ def flag(call: str, name: str, value: object) -> bool:
 
 def rate(call: str, name: str, value: Any) -> Rate:
     """Return a learning rate: a number within its range, or a schedule as it is."""
+    if isinstance(value, type):
+        was = value.__name__
+        raise TypeError(f"{call}: {name} is the class {was}, expected a number or a schedule")
     if callable(value):
         schedule: Callable[[int], float] = value
         return schedule

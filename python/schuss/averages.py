@@ -58,7 +58,8 @@ def ewma(
     -----
     A NaN or an infinity stays in all averages after it. ``values.ewm(alpha=1-beta).mean()`` in
     pandas is the corrected average. Each step rounds to the dtype: in float32, averages over more
-    than some thousands of values lose digits, a relative error of about ``6e-8/(1-beta)``.
+    than some thousands of values lose digits, a relative error of up to about ``6e-8/(1-beta)``, as
+    beta and 1-beta are rounded each.
 
     References
     ----------
@@ -83,7 +84,7 @@ def ewma(
     axis = axis_of("ewma", axis, series, "values")
     if out is None:
         out = np.empty_like(series, subok=False)
-    elif not isinstance(out, np.ndarray):
+    elif not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
         raise TypeError(f"ewma: out is a {type(out).__name__}, expected a NumPy array")
     elif np.may_share_memory(series, out) and not _same_memory(series, out):
         series = series.copy()
@@ -101,7 +102,7 @@ class ExponentialAverage:
     ``v = beta*v + (1-beta)*x`` with each `update`, in place: it keeps one number for each series.
     The first update decides what is averaged: numbers, such as a cost to be smoothed, or arrays in
     any structure, such as the weights in training, which take one pass of a fused kernel. Arrays
-    are averaged in their own dtype; see the notes of `ewma` on float32.
+    are averaged in their own dtype, and corrected by the sum of the weights as it rounds them.
 
     Parameters
     ----------
@@ -139,9 +140,8 @@ class ExponentialAverage:
         call = type(self).__name__
         self._beta = number(call, "beta", beta)
         self._bias_correction = flag(call, "bias_correction", bias_correction)
-        self._updates = 0
-        self._number = 0.0
-        self._plan: _core.Plan | None = None
+        self._of_numbers = 0, 0.0  # how many, and their average so far
+        self._plan: _core.Plan | None = None  # of arrays
 
     @property
     def beta(self) -> float:
@@ -161,7 +161,7 @@ class ExponentialAverage:
     @property
     def updates(self) -> int:
         """The number of values taken in."""
-        return self._updates
+        return self._of_numbers[0] if self._plan is None else self._plan.steps
 
     def update(self, values: float | ArrayTree) -> None:
         """Take in the next value.
@@ -181,15 +181,19 @@ class ExponentialAverage:
             if self._plan is not None:
                 self._refuse(values, "arrays")
             x = real(f"{type(self).__name__}.update", "values", values)
-            self._number = self._beta * self._number + (1 - self._beta) * x
-        else:
-            if self._plan is None and self._updates > 0:
+            # In one assignment, so that whatever interrupts finds the two agree.
+            updates, average = self._of_numbers
+            self._of_numbers = updates + 1, self._beta * average + (1 - self._beta) * x
+            return
+        arrays: Any = values  # or whatever the plan refuses
+        if self._plan is None:
+            if self.updates > 0:
                 self._refuse(values, "a number")
-            arrays: Any = values  # or whatever the plan refuses
-            plan = self._plan or self._plan_for(arrays)
+            plan = self._plan_for(arrays)
             plan.step(arrays, self._beta)
             self._plan = plan
-        self._updates += 1
+        else:
+            self._plan.step(arrays, self._beta)
 
     @property
     def value(self) -> Any:
@@ -200,18 +204,32 @@ class ExponentialAverage:
         ValueError
             If there is no value yet.
         """
-        if self._updates == 0:
+        if self.updates == 0:
             raise ValueError(f"{type(self).__name__}.value: there was no update, expected one")
-        weight = _core.weight_of(self._beta, self._updates) if self._bias_correction else 1.0
         if self._plan is None:
-            return self._number / weight
+            average = self._of_numbers[1]
+            return average / self._weight(np.float64) if self._bias_correction else average
+        averages = self._plan.arrays
+        if not self._bias_correction:
+            return self._plan.unflatten([average.copy(order="K") for average in averages])
         with np.errstate(all="ignore"):  # as everywhere: what is too large is infinite
-            values = [np.asarray(average / weight) for average in self._plan.arrays]
+            values = [np.asarray(each / self._weight(each.dtype.type)) for each in averages]
         return self._plan.unflatten(values)
+
+    def _weight(self, dtype: Any) -> float:
+        """Return the sum of the weights of all values so far, as the dtype rounds them.
+
+        In float32 beta and 1-beta are rounded each, so their sum is not quite 1; a weighted mean is
+        divided by the weights that were used.
+        """
+        beta, gain = float(dtype(self._beta)), float(dtype(1 - self._beta))
+        if beta == 1:  # float32 knows no number between
+            return gain * self.updates
+        return gain / (1 - beta) * _core.weight_of(beta, self.updates)
 
     def __repr__(self) -> str:
         """Return the settings and how far it is."""
-        updates = f"{self._updates:,} update{'s' * (self._updates != 1)}"
+        updates = f"{self.updates:,} update{'s' * (self.updates != 1)}"
         return (
             f"<{type(self).__name__}({self._beta!r}, bias_correction={self._bias_correction}): "
             f"{updates}>"
@@ -219,18 +237,19 @@ class ExponentialAverage:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle or a copy needs."""
-        averages = self._plan and self._plan.unflatten(self._plan.arrays)
+        plan = self._plan
+        averages = plan and (plan.unflatten(plan.arrays), plan.steps)
         return {**self.__dict__, "_plan": averages}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what a pickle or a copy holds."""
-        averages = state.pop("_plan")
-        self.__dict__.update(state)
-        self._plan = None
-        if averages is not None:
+        self.__dict__.update({**state, "_plan": None})
+        if state["_plan"] is not None:
+            averages, updates = state["_plan"]
             plan = self._plan_for(averages)
             for average, value in zip(plan.arrays, plan.flatten(averages, "", ""), strict=True):
                 np.copyto(average, value)
+            plan.steps = updates
             self._plan = plan
 
     def _plan_for(self, values: ArrayTree) -> _core.Plan:

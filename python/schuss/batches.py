@@ -1,8 +1,11 @@
 """Mini-batches: one pass over the examples, shuffled and cut into pieces."""
 
+import atexit
 import math
+from _thread import start_new_thread
 from collections.abc import Iterator
 from itertools import islice
+from queue import SimpleQueue
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -16,7 +19,7 @@ __all__ = ["MiniBatches", "minibatches"]
 
 _Batch = TypeVar("_Batch")
 BatchSize: TypeAlias = int | Literal["auto"] | None
-Seed: TypeAlias = np.random.Generator | int | None
+Seed: TypeAlias = "np.random.Generator | int | None"
 
 # What "auto" means (Ng, "Improving deep neural networks", 2017, week 2): sets up to WHOLE in one
 # batch; of larger ones a power of two, as large as fits the memory for a batch.
@@ -28,6 +31,8 @@ BATCH_MEMORY = 1 << 26
 # each cache line holds a piece of several examples, and is better read once for all of them
 # (measured: an epoch of 64 x 1,000,000 float32 takes 0.29 s batch by batch, 0.11 s so).
 ROWS_AT_ONCE, COLUMNS_AT_ONCE = 1 << 20, 1 << 26
+SORTING = 32  # bytes for each example of a column stage, beside the example itself
+CACHE_LINE = 64
 
 
 class MiniBatches(Generic[_Batch]):
@@ -35,61 +40,72 @@ class MiniBatches(Generic[_Batch]):
 
     def __init__(
         self,
-        x: npt.ArrayLike | tuple[npt.ArrayLike, ...],
-        y: npt.ArrayLike | None = None,
+        x: Any,
+        y: Any,
         *,
-        batch_size: BatchSize = 64,
-        shuffle: bool = True,
-        rng: Seed = None,
-        axis: int = 0,
-        drop_last: bool = False,
-        indices: bool = False,
-        memory: int | None = None,
-        prefetch: int = 0,
-        reuse_buffers: bool = True,
+        batch_size: BatchSize,
+        shuffle: bool,
+        rng: Seed,
+        axis: int,
+        drop_last: bool,
+        indices: bool,
+        memory: int | None,
+        prefetch: int,
+        reuse_buffers: bool,
     ) -> None:
         named = _named(x, y)
         self._single = y is None and not isinstance(x, tuple)
+        # One label an example, whether the examples lie in rows or in columns.
+        several = max(array.ndim for _, array in named) > 1
         self._sources = [
-            # One label an example, whether the examples lie in rows or in columns.
-            _Source(name, array, 0 if place > 0 and array.ndim == 1 else axis)
-            for place, (name, array) in enumerate(named)
+            _Source(name, array, 0 if several and array.ndim == 1 else axis)
+            for name, array in named
         ]
         first = self._sources[0]
-        self.examples: int = first.examples
+        self._examples = first.examples
         for source in self._sources:
-            if source.examples != self.examples:
+            if source.examples != self._examples:
                 raise ValueError(
                     f"minibatches: {source.name} has {source.examples} examples, "
-                    f"expected {self.examples} (as {first.name} has)"
+                    f"expected {self._examples} (as {first.name} has)"
                 )
-        if self.examples == 0:
+        if self._examples == 0:
             raise ValueError(f"minibatches: {first.name} has no examples, expected at least one")
-        self.shuffle = flag("minibatches", "shuffle", shuffle)
-        self.drop_last = flag("minibatches", "drop_last", drop_last)
+        self._shuffle = flag("minibatches", "shuffle", shuffle)
+        self._drop_last = flag("minibatches", "drop_last", drop_last)
         self._indices = flag("minibatches", "indices", indices)
         self._reuse_buffers = flag("minibatches", "reuse_buffers", reuse_buffers)
         self._prefetch = count("minibatches", "prefetch", prefetch, least=0)
         self._chosen = ""
-        self.batch_size: int = self._size_of_batch(batch_size, memory)
+        self._batch_size = self._size_of_batch(batch_size, memory)
         self._rng = _generator(rng)
+
+    @property
+    def examples(self) -> int:
+        """The number of examples, m."""
+        return self._examples
+
+    @property
+    def batch_size(self) -> int:
+        """The number of examples a batch, b; only the last one of an epoch may have fewer."""
+        return self._batch_size
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
-        whole, rest = divmod(self.examples, self.batch_size)
-        return whole + (rest > 0 and not self.drop_last)
+        whole, rest = divmod(self._examples, self._batch_size)
+        return whole + (rest > 0 and not self._drop_last)
 
     def __iter__(self) -> Iterator[_Batch]:
         """Return the batches of a new epoch."""
         # One number of the generator decides an epoch, and it is drawn now, so that the order of
         # epochs that run side by side does not depend on how they take turns.
-        seed = int(self._rng.integers(2**64, dtype=np.uint64)) if self.shuffle else None
+        seed = int(self._rng.integers(2**64, dtype=np.uint64)) if self._shuffle else None
         batches = self._batches(seed)
         return _ahead(batches, self._prefetch) if self._prefetch else batches
 
     def __repr__(self) -> str:
         """Return how the examples are cut, and what was chosen."""
-        order = "shuffled" if self.shuffle else "in order"
+        order = "shuffled" if self._shuffle else "in order"
         return (
             f"<MiniBatches: {self.examples:,} example{'s' * (self.examples != 1)} in {len(self):,} "
             f"batch{'es' * (len(self) != 1)} of {self.batch_size:,}{self._chosen}, {order}>"
@@ -98,6 +114,11 @@ class MiniBatches(Generic[_Batch]):
     def _size_of_batch(self, batch_size: object, memory: int | None) -> int:
         if memory is not None:
             memory = count("minibatches", "memory", memory, least=1)
+            if batch_size != "auto":
+                raise ValueError(
+                    f"minibatches: memory is {memory} with batch_size {batch_size!r}, expected it "
+                    f"with 'auto' only"
+                )
         if batch_size is None:
             return self.examples
         if not isinstance(batch_size, str):
@@ -126,7 +147,9 @@ class MiniBatches(Generic[_Batch]):
         """Yield the batches of an epoch, in the order that the seed decides."""
         order = None if seed is None else _core.shuffled(self.examples, seed)
         size, end = self.batch_size, len(self) * self.batch_size
-        cuts = [source.cuts(order, size, end, self._reuse_buffers) for source in self._sources]
+        # Views would be read on the thread that uses them, so they are not read ahead.
+        own = not self._reuse_buffers or (order is None and self._prefetch > 0)
+        cuts = [source.cuts(order, size, end, own=own) for source in self._sources]
         for start, *parts in zip(range(0, end, size), *cuts, strict=True):
             if self._indices:
                 stop = min(start + size, self.examples)
@@ -150,18 +173,18 @@ class _Source:
         return {**self.__dict__, "_free": []}
 
     def cuts(
-        self, order: npt.NDArray[np.int64] | None, size: int, end: int, reuse: bool
+        self, order: npt.NDArray[np.int64] | None, size: int, end: int, *, own: bool
     ) -> Iterator[Array]:
-        """Yield the pieces of an epoch: views if there is no order, else copies."""
-        pieces = self._pieces(order, size, min(end, self.examples), reuse)
+        """Yield the pieces of an epoch: views if there is no order, or in memory of their own."""
+        pieces = self._pieces(order, size, min(end, self.examples))
+        if own:
+            pieces = (examples.copy() for examples in pieces)
         if self.axis == 0:
             return pieces
         axes = (*range(1, self.axis + 1), 0, *range(self.axis + 1, self.array.ndim))
         return (examples.transpose(axes) for examples in pieces)
 
-    def _pieces(
-        self, order: npt.NDArray[np.int64] | None, size: int, end: int, reuse: bool
-    ) -> Iterator[Array]:
+    def _pieces(self, order: npt.NDArray[np.int64] | None, size: int, end: int) -> Iterator[Array]:
         if order is None:
             yield from (self.array[start : start + size] for start in range(0, end, size))
             return
@@ -169,21 +192,21 @@ class _Source:
             for start in range(0, end, size):
                 yield self.array[order[start : min(start + size, end)]]
             return
-        at_once = COLUMNS_AT_ONCE if self._lies_in_columns() else ROWS_AT_ONCE
-        examples = at_once * self.examples // max(self.array.nbytes, 1)
-        stage = min(max(examples // size, 1), -(-end // size)) * size if end else size
-        for start in range(0, end, stage):
-            chosen = order[start : min(start + stage, end)]
+        at_once, bytes_each = ROWS_AT_ONCE, self.array.nbytes // self.examples
+        if self._lies_in_columns():
+            at_once, bytes_each = COLUMNS_AT_ONCE, bytes_each + SORTING
+        batches = max(at_once // (size * max(bytes_each, 1)), 1)
+        for start in range(0, end, batches * size):
+            chosen = order[start : min(start + batches * size, end)]
             space = self._space(len(chosen))
             _core.gather(self.array, chosen, space)
-            for i in range(0, len(chosen), size):
-                yield space[i : i + size] if reuse else space[i : i + size].copy()
+            yield from (space[i : i + size] for i in range(0, len(chosen), size))
 
     def _space(self, examples: int) -> Array:
         """Return space for a stage: touching new memory takes as long as filling it."""
         shape, dtype = (examples, *self.array.shape[1:]), self.array.dtype
         size = math.prod(shape) * dtype.itemsize
-        if size == 0:
+        if not 0 < size <= COLUMNS_AT_ONCE:
             return np.empty(shape, dtype)
         try:
             memory = self._free.pop()
@@ -195,10 +218,14 @@ class _Source:
         return lent
 
     def _lies_in_columns(self) -> bool:
-        """Whether the next element in memory is another example's."""
+        """Whether cache lines hold pieces of several examples."""
+        piece = self.array.itemsize
         steps = zip(self.array.strides[1:], self.array.shape[1:], strict=True)
-        inner = [abs(stride) for stride, length in steps if length > 1]
-        return bool(inner) and abs(self.array.strides[0]) < min(inner)
+        for step, length in sorted((abs(step), length) for step, length in steps if length > 1):
+            if step > piece:
+                return piece < CACHE_LINE and abs(self.array.strides[0]) < step
+            piece *= length
+        return False
 
 
 class _Loan:
@@ -233,25 +260,50 @@ def _named(x: Any, y: Any) -> list[tuple[str, Array]]:
 
 def _generator(rng: Any) -> np.random.Generator:
     try:
+        if isinstance(rng, bool):
+            raise TypeError
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
         raise type(error)(
-            f"minibatches: rng is {rng!r}, expected a numpy.random.Generator, a seed or None"
+            f"minibatches: rng is {rng!r}, expected a numpy.random.Generator, a seed >= 0 or None"
         ) from None
 
 
 def _ahead(batches: Iterator[_Batch], many: int) -> Iterator[_Batch]:
     """Yield the batches; while so many are used, a thread of its own prepares the next ones."""
-    from concurrent.futures import ThreadPoolExecutor  # not with the library: it takes long
+    # Queues in C and a bare thread: Ctrl-C in the middle of Python's own locks breaks them.
+    wanted: SimpleQueue[bool] = SimpleQueue()
+    ready: SimpleQueue[tuple[list[_Batch], BaseException | None] | None] = SimpleQueue()
 
-    with ThreadPoolExecutor(1, "schuss-minibatches") as thread:
-        try:
-            pending = thread.submit(list, islice(batches, many))
-            while ready := pending.result():
-                pending = thread.submit(list, islice(batches, many))
-                yield from ready
-        finally:
-            thread.shutdown(cancel_futures=True)
+    def prepare() -> None:
+        while wanted.get():
+            try:
+                ready.put((list(islice(batches, many)), None))
+            except BaseException as error:  # for the thread that uses the batches
+                ready.put(([], error))
+        ready.put(None)
+
+    def stop() -> None:
+        wanted.put(False)
+        while ready.get() is not None:
+            pass
+        ready.put(None)  # for whoever asks again
+
+    start_new_thread(prepare, ())
+    atexit.register(stop)  # the thread must not outlive the interpreter
+    try:
+        wanted.put(True)
+        while (prepared := ready.get()) is not None:
+            part, error = prepared
+            if error is not None:
+                raise error
+            if not part:
+                return
+            wanted.put(True)
+            yield from part
+    finally:
+        atexit.unregister(stop)
+        stop()
 
 
 def minibatches(
@@ -283,7 +335,8 @@ def minibatches(
         otherwise a power of two from 64 to 1,024, the largest that fits `memory`; `batch_size` and
         the representation of the result say what was chosen.
     shuffle : bool
-        Whether to draw a new order for each epoch. Without, batches are views of the arrays.
+        Whether to draw a new order for each epoch. Without, batches are views of the arrays, or
+        copies if they are prepared ahead.
     rng : numpy.random.Generator or int, optional
         Where the order comes from; the same seed gives the same batches, on every platform.
     axis : int
@@ -300,7 +353,7 @@ def minibatches(
         same order. It pays where reading takes long: for arrays on disk, for large batches.
     reuse_buffers : bool
         Use memory of batches again once no array refers to it; so a batch may always be kept, but
-        then keeps that of its neighbours (1 MiB of rows, 64 MiB of columns). False gives each
+        then keeps that of its neighbours (up to 1 MiB of rows, 64 MiB of columns). False gives each
         batch memory of its own, at the cost of a copy.
 
     Returns

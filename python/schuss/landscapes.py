@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array
+from schuss._arrays import Array, as_any_array
 from schuss._hyperparameters import count, flag, number
 
 __all__ = ["Landscape", "bowl", "descend", "plateau", "rosenbrock", "saddle", "steps_until"]
@@ -43,7 +43,7 @@ class Landscape:
     formula : str
         The cost in x and y, as TeX.
     value : callable
-        ``value(x, y)``: the cost at arrays of x and y, element by element.
+        ``value(x, y)``: the cost at arrays of x and y, element by element, or one for all.
     slopes : callable
         ``slopes(x, y)``: the pair of its partial derivatives by x and by y.
     window : pair of pairs of float
@@ -56,7 +56,7 @@ class Landscape:
     TypeError
         By a call with points that are no real numbers.
     ValueError
-        By a call with points whose last axis is not x and y.
+        By a call with points that are no array, or whose last axis is not x and y.
 
     References
     ----------
@@ -95,8 +95,10 @@ class Landscape:
             In float32 for points in float32, else in float64.
         """
         x, y = self._coordinates(points)
+        costs = np.empty(x.shape, x.dtype)
         with _far_away():
-            return self.value(x, y)
+            costs[...] = self.value(x, y)
+        return costs[()]
 
     def gradient(self, points: npt.ArrayLike) -> Array:
         """Return the gradient of the cost at points.
@@ -125,12 +127,12 @@ class Landscape:
 
 
 def _far_away() -> np.errstate:
-    return np.errstate(over="ignore", invalid="ignore")
+    return np.errstate(over="ignore", under="ignore", invalid="ignore")
 
 
 def _floats(call: str, name: str, value: npt.ArrayLike) -> Array:
     """Return real numbers as float32, if they are, or as float64."""
-    array = np.asarray(value)
+    array = np.asarray(as_any_array(call, name, value))
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{call}: {name} has dtype {array.dtype}, expected real numbers")
     return array if array.dtype == np.float32 else array.astype(np.float64, copy=False)
@@ -211,8 +213,8 @@ def saddle() -> Landscape:
 def plateau() -> Landscape:
     """Return the plateau ``1 - exp(-(x^2 + y^2) / 2)``: flat for a long stretch, then a valley.
 
-    At a distance r from the valley's floor the slope is ``r exp(-r^2 / 2)``: 0.6 at most, at r = 1,
-    but 0.0013 at r = 4 and 0.000019 at r = 5.
+    At a distance r from the valley's floor the slope is ``r exp(-r^2 / 2)``: 0.61 at most, at
+    r = 1, but 0.0013 at r = 4 and 0.000019 at r = 5.
 
     Returns
     -------
@@ -349,7 +351,7 @@ def descend(
             f"descend: optimizer is of type {type(optimizer).__name__}, expected {maker}"
         )
     stepper = optimizer(position)
-    if not hasattr(stepper, "step"):
+    if not callable(getattr(stepper, "step", None)):
         raise TypeError(f"descend: optimizer makes a {type(stepper).__name__}, expected {maker}")
     path = np.empty((steps + 1, 2))
     path[0] = position
@@ -395,7 +397,7 @@ def steps_until(
     Raises
     ------
     TypeError
-        If `path` is no array of real numbers, or `for_good` is no bool.
+        If `path` is no array of real numbers, `condition` is not callable, or `for_good` no bool.
     ValueError
         If `path` or what `condition` returns has another shape.
 
@@ -408,6 +410,9 @@ def steps_until(
     >>> steps_until(path, lambda points: abs(points[:, 0]) < 1.5, for_good=True)
     3
     """
+    if not callable(condition):
+        was = type(condition).__name__
+        raise TypeError(f"steps_until: condition is a {was}, expected a function of points")
     points = _floats("steps_until", "path", path).astype(np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
         raise ValueError(f"steps_until: path has shape {points.shape}, expected (steps + 1, 2)")

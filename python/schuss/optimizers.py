@@ -1,8 +1,8 @@
 """Optimizers: parameters in any structure, state that they keep, one fused step for all of them."""
 
 from collections.abc import Callable, Mapping
-from copy import copy
-from typing import Any, Generic, Self, TypeVar, overload
+from copy import deepcopy
+from typing import Any, Generic, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 
@@ -13,6 +13,10 @@ from schuss._hyperparameters import Rate, count, flag, number, optional, rate
 __all__ = ["SGD", "Adam", "AdamW", "Momentum", "Optimizer", "RMSprop"]
 
 _T = TypeVar("_T")
+
+# The steps made when a schedule was last asked, the rate of the last of them, and what it said.
+_Rates: TypeAlias = tuple[int, float | None, float | None]
+_NO_RATES: _Rates = (0, None, None)
 
 
 class _Hyperparameter(Generic[_T]):
@@ -43,7 +47,15 @@ class _Hyperparameter(Generic[_T]):
 class Optimizer:
     """What all optimizers share. Use one of `SGD`, `Momentum`, `RMSprop`, `Adam` and `AdamW`."""
 
-    __slots__ = ("__weakref__", "_hyperparameters", "_leaves", "_params", "_plan", "_rule")
+    __slots__ = (
+        "__weakref__",
+        "_hyperparameters",
+        "_leaves",
+        "_params",
+        "_plan",
+        "_rates",
+        "_rule",
+    )
 
     lr = _Hyperparameter(rate)
     weight_decay = _Hyperparameter(number)
@@ -90,9 +102,12 @@ class Optimizer:
     def lr_now(self) -> float:
         """The learning rate in use: that of the last step, or of the first to come before any.
 
-        A number is itself, from the moment it is set; a schedule is asked for its value at `steps`.
+        What is set or loaded as `lr` is in use at once: a number is itself, and a schedule that has
+        made no step yet is asked for its value at `steps`.
         """
-        return self._lr_at(max(self.steps, 1), "lr_now")
+        lr: Any = self._hyperparameters["lr"]
+        rate: float | None = self._last_rate() if callable(lr) else lr
+        return self._lr_at(max(self.steps, 1), "lr_now") if rate is None else rate
 
     def step(self, grads: ArrayTree) -> None:
         """Update all parameters in place, in one pass over memory.
@@ -118,7 +133,7 @@ class Optimizer:
         """
         lr = self._hyperparameters["lr"]
         if type(lr) is not float:
-            lr = self._lr_at(self._plan.steps + 1, "step")
+            lr = self._next_rate()
         self._plan.step(grads, lr)
 
     def state_dict(self) -> dict[str, Any]:
@@ -174,6 +189,7 @@ class Optimizer:
             for name, tree in state_dict["state"].items()
         }
         self._apply(hyperparameters)
+        self._rates = _NO_RATES
         self._fill(values)
         self._plan.steps = steps
 
@@ -218,8 +234,20 @@ class Optimizer:
     # How it works.
 
     def _lr_at(self, t: int, call: str) -> float:
-        lr = self._hyperparameters["lr"]
-        return number(f"{type(self).__name__}.{call}", "lr", lr(t) if callable(lr) else lr)
+        return number(f"{type(self).__name__}.{call}", "lr", self._hyperparameters["lr"](t))
+
+    # A schedule is asked once a step, and what it said is kept before the step is made: Ctrl-C may
+    # come right after. So both are kept, the rate of the last step and that of the step asked for.
+
+    def _next_rate(self) -> float:
+        rate = self._lr_at(self.steps + 1, "step")
+        self._rates = self.steps, self._last_rate(), rate
+        return rate
+
+    def _last_rate(self) -> float | None:
+        """Return the rate that the schedule gave for the last step, if it made that."""
+        made, last, asked = self._rates
+        return asked if self.steps > made else last
 
     def _hold(self, params: ArrayTree, hyperparameters: dict[str, Any]) -> None:
         call = type(self).__name__
@@ -227,6 +255,7 @@ class Optimizer:
         self._rule_for(hyperparameters)
         self._plan = _core.Plan(call, params)
         self._params = params
+        self._rates = _NO_RATES
         self._rule = ""
         self._leaves: dict[str, list[Array]] = {}
         self._apply(hyperparameters)
@@ -245,6 +274,8 @@ class Optimizer:
     def _set_hyperparameters(self, **changes: Any) -> None:
         changes = self._checked(type(self).__name__, changes)
         self._apply(self._hyperparameters | changes)
+        if "lr" in changes:
+            self._rates = _NO_RATES
 
     def _apply(self, hyperparameters: dict[str, Any]) -> None:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
@@ -263,12 +294,21 @@ class Optimizer:
         values = self._values(hyperparameters)
         decay = self._decay_kind() if values["weight_decay"] else "none"
         self._plan.set_hyperparameters(decay, {"lr": 0.0, **values})
-        self._hyperparameters = hyperparameters
+        self._hyperparameters: dict[str, Any] = hyperparameters
 
 
 def _copies(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    # A schedule that is fed the cost changes: whoever resumes from a copy must not find it changed.
-    return {name: copy(value) for name, value in hyperparameters.items()}
+    return {name: _copy(value) for name, value in hyperparameters.items()}
+
+
+def _copy(value: Any) -> Any:
+    # A schedule that is fed the cost changes, or holds one that does: whoever resumes from a copy
+    # must not find it changed. Any other function is the user's.
+    if not callable(value):
+        return value
+    from schuss.schedules import Schedule  # not with the library, which does without
+
+    return deepcopy(value) if isinstance(value, Schedule) else value
 
 
 def _check_keys(call: str, name: str, mapping: object, expected: tuple[str, ...]) -> None:

@@ -1,9 +1,10 @@
 """The NumPy twin: the same functions as `schuss.kernels`, written as formulas.
 
-These are what the kernels are, bit for bit: each operation on arrays rounds on its own, in the
-order written here. What depends on hyperparameters alone is computed in double precision and
-rounded once to the arrays' dtype. Subnormal numbers count as zero, as they do in the kernels. The
-one freedom is what IEEE 754 leaves open: a NaN's sign and payload.
+So are `average` and `ewma`, the twins of `schuss.ExponentialAverage` and `schuss.ewma`. These are
+what the kernels are, bit for bit: each operation on arrays rounds on its own, in the order written
+here. What depends on hyperparameters alone is computed in double precision and rounded once to the
+arrays' dtype. Subnormal numbers count as zero, as they do in the kernels. The one freedom is what
+IEEE 754 leaves open: a NaN's sign and payload.
 
 They are slow, allocate, and do not check their arrays: for reading, and for testing.
 """
@@ -156,7 +157,7 @@ def ewma(
     x = np.moveaxis(values, axis, 0)
     out = np.empty_like(values)
     averages = np.moveaxis(out, axis, 0)
-    v = np.zeros_like(x[0])
+    v = np.zeros(x.shape[1:], x.dtype)
     for t in range(1, len(x) + 1):
         average(v, x[t - 1], beta=beta)
         (weight,) = _cast(v, weight_of(beta, t) if bias_correction else 1.0)
@@ -165,9 +166,19 @@ def ewma(
     return out
 
 
-def weight_of(beta: float, t: float) -> float:
-    """Return the sum of the weights of t values, ``1 - beta**t``, exact for beta close to 1 too."""
-    return -math.expm1(t * math.log(beta)) if beta > 0 else 1.0
+def weight_of(beta: float, t: int) -> float:
+    """Return the sum of the weights of t values, ``1 - beta**t``, exact for beta close to 1 too.
+
+    Of the values since the last multiple of 1,024, and of those before: a kernel can make many of
+    these with few exponentials.
+    """
+    later = (t - 1) % 1024 + 1
+    weight = _one_minus_power(beta, later)
+    return weight + (1 - weight) * _one_minus_power(beta, t - later)
+
+
+def _one_minus_power(beta: float, t: int) -> float:
+    return -math.expm1(t * math.log(beta)) if beta > 0 else float(t > 0)
 
 
 def _floats(*values: float) -> list[float]:

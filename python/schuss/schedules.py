@@ -6,7 +6,7 @@ at ``t = 1`` and stay at their last value once their `steps` are made.
 
 The first five decay with t itself (`InverseTime`, `Exponential`, `InverseSqrt`, `Staircase`,
 `Manual`); then come a rate that stays, ramps and cycles, and what is made of other schedules.
-`ReduceOnPlateau` alone changes: it is fed the cost.
+`ReduceOnPlateau` alone changes: it is fed the cost, also by what is made of it.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
-from math import cos, inf, pi, sqrt
+from math import cos, inf, isfinite, pi, sqrt
 from numbers import Integral
 from typing import Any, TypeAlias, overload
 
@@ -70,7 +70,7 @@ class Schedule(ABC):
     TypeError
         If `t` is no number and no array of them; if the formula gives no number.
     ValueError
-        If `t` is below 1 or not finite.
+        If `t` is below 1 or not finite, or the rate is beyond floating point.
 
     References
     ----------
@@ -101,7 +101,12 @@ class Schedule(ABC):
         """Return the rate at `t`, or the rates at an array of them."""
         kind = type(t)
         if (kind is int or kind is float) and 1 <= t < inf:
-            value = self.formula(t)
+            try:
+                value = self.formula(t)
+            except OverflowError:
+                raise ValueError(
+                    f"{self._name}: rate at t={t!r} is beyond floating point, expected a number"
+                ) from None
             # Any callable may lie inside, and may return whatever it likes.
             return value if type(value) is float else real(self._name, f"rate at t={t!r}", value)
         return self._at_any(t)
@@ -458,7 +463,7 @@ class Polynomial(Schedule):
     steps : int
         Steps (or epochs) on the way, at least 1.
     power : float
-        At least 0; 1 is `Linear`, and more is faster at first.
+        Above 0; 1 is `Linear`, and more is faster at first.
 
     Raises
     ------
@@ -483,6 +488,8 @@ class Polynomial(Schedule):
 
     def __post_init__(self) -> None:
         self._check(start=number, end=number, steps=_from_one, power=number)
+        if self.power == 0:
+            raise ValueError(f"{self._name}: power is 0.0, expected a finite number > 0")
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -671,8 +678,41 @@ class OneCycle(Schedule):
 # Schedules of schedules.
 
 
+class _Composite(Schedule):
+    """A schedule made of others: what it is told of the cost it passes on to them."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _inner(self) -> Iterable[Rate]:
+        """Return what it is made of."""
+
+    def update(self, cost: float) -> None:
+        """Pass a cost on to all the schedules inside that are fed one, at work or not.
+
+        Parameters
+        ----------
+        cost : float
+            As `ReduceOnPlateau.update` takes it.
+
+        Raises
+        ------
+        TypeError
+            If it is no number and a schedule inside is fed.
+        """
+        for schedule in self._inner():
+            feed(schedule, cost)
+
+
+def feed(schedule: object, cost: float) -> None:
+    """Tell a schedule the cost, if it has a method ``update(cost)``."""
+    update = getattr(schedule, "update", None)
+    if callable(schedule) and callable(update):
+        update(cost)
+
+
 @dataclass(frozen=True, slots=True)
-class WarmUp(Schedule):
+class WarmUp(_Composite):
     """A straight line up to another schedule, which then begins with its own t = 1.
 
     Parameters
@@ -715,9 +755,12 @@ class WarmUp(Schedule):
             return _between(self.start, _at(self.after, 1), *_way(t, self.steps))
         return _at(self.after, t - self.steps)
 
+    def _inner(self) -> Iterable[Rate]:
+        return (self.after,)
+
 
 @dataclass(frozen=True, slots=True)
-class Chain(Schedule):
+class Chain(_Composite):
     """One schedule after the other, each from its own t = 1. Also made by `chain`.
 
     Parameters
@@ -762,6 +805,9 @@ class Chain(Schedule):
         """Return the rate at `t`."""
         place = bisect_right(self.boundaries, t - 1)
         return _at(self.schedules[place], t - self.boundaries[place - 1] if place else t)
+
+    def _inner(self) -> Iterable[Rate]:
+        return self.schedules
 
 
 def chain(schedules: Iterable[Rate], boundaries: Iterable[int]) -> Chain:
@@ -818,7 +864,7 @@ def _increasing(call: str, name: str, values: Any) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class PerEpoch(Schedule):
+class PerEpoch(_Composite):
     """A schedule by epoch as one by step: ``schedule((t-1) // steps + 1)``.
 
     Also made by `Schedule.per_epoch`.
@@ -858,6 +904,9 @@ class PerEpoch(Schedule):
         """Return the rate at `t`."""
         return _at(self.schedule, int((t - 1) // self.steps) + 1)
 
+    def _inner(self) -> Iterable[Rate]:
+        return (self.schedule,)
+
 
 # What is fed the cost.
 
@@ -879,11 +928,14 @@ class ReduceOnPlateau(Schedule):
     patience : int
         Updates in a row without improvement that are let pass, at least 0; the next one reduces.
     mode : str
-        ``'min'`` if less is better (a cost), ``'max'`` if more is (an accuracy).
+        ``'min'`` if less is better (a cost), ``'max'`` if more is (an accuracy). Setting the other
+        one forgets the best.
     threshold : float
-        What counts as an improvement, at least 0: better than the best by more than this.
+        What counts as an improvement, at least 0: better than the best by more than this. The first
+        finite cost always does.
     threshold_mode : str
-        Whether the threshold is a share of the best (``'rel'``) or absolute (``'abs'``).
+        Whether the threshold is a share of the best (``'rel'``) or absolute (``'abs'``). With costs
+        below 0, ``'rel'`` takes slightly worse ones for improvements, as in PyTorch: use ``'abs'``.
     cooldown : int
         Updates after a reduction in which nothing is counted, at least 0.
     min_lr : float
@@ -924,13 +976,13 @@ class ReduceOnPlateau(Schedule):
     waited: int = field(init=False, default=0)  # updates since, outside of cooldown
     cooling: int = field(init=False, default=0)  # updates left of a cooldown
 
-    def __post_init__(self) -> None:
-        self.best = inf if self.mode == "min" else -inf
-
     def __setattr__(self, name: str, value: Any) -> None:
         """Check what is set, by `__init__` and by the user alike."""
         check = _PLATEAU.get(name)
-        object.__setattr__(self, name, check(self._name, name, value) if check else value)
+        value = check(self._name, name, value) if check else value
+        if name == "mode" and value != getattr(self, name, None):
+            self.best = inf if value == "min" else -inf
+        object.__setattr__(self, name, value)
 
     def formula(self, t: float) -> float:
         """Return the present rate."""
@@ -963,11 +1015,10 @@ class ReduceOnPlateau(Schedule):
                 self.lr = reduced
 
     def _improves(self, cost: float) -> bool:
-        sign = -1 if self.mode == "min" else 1
-        if self.threshold_mode == "rel":
-            bar = self.best * (1 + sign * self.threshold)
-        else:
-            bar = self.best + sign * self.threshold
+        sign, bar = -1 if self.mode == "min" else 1, self.best
+        if isfinite(bar):  # there is one
+            by = sign * self.threshold
+            bar = bar * (1 + by) if self.threshold_mode == "rel" else bar + by
         return cost < bar if self.mode == "min" else cost > bar
 
     def __repr__(self) -> str:

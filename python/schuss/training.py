@@ -2,10 +2,10 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf, nan
+from math import inf, isfinite, nan
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
@@ -17,7 +17,7 @@ from schuss._arrays import Array, ArrayTree
 from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
-from schuss.schedules import PerEpoch
+from schuss.schedules import PerEpoch, feed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,17 +53,20 @@ class History:
     validation : array of float64, shape (epochs,), or (0,) without validation
         The validation after each epoch; NaN where the training was stopped before it.
     lr : array of float64, shape (steps,)
-        The learning rate of each step; NaN if the optimizer has no ``lr_now``.
+        The learning rate that each step used; NaN if the optimizer has no ``lr_now``.
     loss_seconds, step_seconds : array of float64, shape (steps,)
         The time spent in the loss with its gradients, and in the optimizer, in seconds.
+    batch_size : int
+        The number of examples a mini-batch; the last one of an epoch may have fewer.
     steps : int
         The number of steps made.
     epochs : int
         The number of epochs all of whose steps were made.
     best_epoch : int or None
-        The last epoch that improved on all before it, counted from 1.
+        The last epoch that improved on the best before it by more than ``min_delta``, counted from
+        1.
     stopped : {"finished", "early", "callback", "interrupted"} or None
-        Why the training ended; None while it is under way.
+        Why the training ended; None while it is under way, and after an exception.
 
     See Also
     --------
@@ -71,20 +74,24 @@ class History:
     """
 
     __slots__ = (
+        "_batches",
         "_epoch_cost",
+        "_last_weight",
         "_record",
         "_validated",
         "_validation",
-        "_weights",
+        "batch_size",
         "best_epoch",
         "steps",
         "stopped",
     )
 
-    def __init__(self, sizes: Sequence[int], *, validated: bool) -> None:
-        # Relative to the first, which is the largest: a batch that is alone or like all others
-        # weighs exactly 1.
-        self._weights = np.array(sizes, np.float64) / sizes[0]
+    def __init__(self, batch_size: int, examples: int, *, validated: bool) -> None:
+        self.batch_size = batch_size
+        self._batches = -(-examples // batch_size)
+        # Relative to the others: a batch that is alone or like all others weighs exactly 1.
+        rest = examples - batch_size * (self._batches - 1)
+        self._last_weight = rest / min(batch_size, examples)
         self._record = np.empty((4, _FIRST_CAPACITY))
         self._epoch_cost: list[float] = []
         self._validated = validated
@@ -101,13 +108,13 @@ class History:
     @property
     def epoch_cost(self) -> Series:
         """The mean cost of each epoch."""
-        return np.array(self._epoch_cost, np.float64)
+        return _read_only(np.array(self._epoch_cost, np.float64))
 
     @property
     def validation(self) -> Series:
         """The validation after each epoch."""
         missing = self.epochs - len(self._validation) if self._validated else 0
-        return np.array(self._validation + [nan] * missing, np.float64)
+        return _read_only(np.array(self._validation + [nan] * missing, np.float64))
 
     @property
     def lr(self) -> Series:
@@ -130,7 +137,7 @@ class History:
         return len(self._epoch_cost)
 
     def to_dict(self) -> dict[str, Series]:
-        """Return copies of the arrays by name, as ``numpy.savez`` or a data frame takes them.
+        """Return copies of the arrays by name, as ``numpy.savez`` takes them.
 
         Returns
         -------
@@ -170,7 +177,8 @@ class History:
 
     def __repr__(self) -> str:
         """Return how far the training came, what it reached and why it ended."""
-        parts = [_counted(self.epochs, "epoch"), _counted(self.steps, "step")]
+        steps = f"{_counted(self.steps, 'step')} in batches of {self.batch_size:,}"
+        parts = [_counted(self.epochs, "epoch"), steps]
         if self.epochs:
             parts.append(f"cost {self._epoch_cost[-1]:.4g}")
         if self._validation:
@@ -196,16 +204,20 @@ class History:
 
     def _end_epoch(self) -> None:
         """Take in the epoch's cost if all its steps were made and it is not there yet."""
-        batches = len(self._weights)
-        start = batches * self.epochs
-        if self.steps - start >= batches:
-            costs = self._record[_COST, start : start + batches]
-            self._epoch_cost.append(float(np.average(costs, weights=self._weights)))
+        start = self._batches * self.epochs
+        if self.steps - start >= self._batches:
+            weights = np.ones(self._batches)
+            weights[-1] = self._last_weight
+            costs = self._record[_COST, start : start + self._batches]
+            self._epoch_cost.append(float(np.average(costs, weights=weights)))
 
     def _series(self, place: int) -> Series:
-        series = self._record[place, : self.steps]
-        series.flags.writeable = False
-        return series
+        return _read_only(self._record[place, : self.steps])
+
+
+def _read_only(series: Series) -> Series:
+    series.flags.writeable = False
+    return series
 
 
 def _counted(number: int, noun: str) -> str:
@@ -227,7 +239,7 @@ def _draw(history: History, figure: "Figure") -> None:
     top, *below = figure.subplots(
         1 + has_lr, sharex=True, squeeze=False, height_ratios=[7, 2][: 1 + has_lr]
     )[:, 0]
-    steps = np.arange(history.steps) / len(history._weights)
+    steps = np.arange(history.steps) / history._batches
     epochs = np.arange(history.epochs)
     drawn = [history.cost]
     top.plot(steps, history.cost, color=_BLUE, alpha=0.3, linewidth=0.6, label="each mini-batch")
@@ -257,7 +269,7 @@ def _draw(history: History, figure: "Figure") -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     bottom = below[-1] if below else top
-    bottom.set_xlim(0, max(history.steps / len(history._weights), 1 / len(history._weights)))
+    bottom.set_xlim(0, max(history.steps, 1) / history._batches)
     bottom.set_xlabel("epoch")
     figure.align_ylabels()
 
@@ -277,12 +289,7 @@ def _evaluate(
             f"{call}: loss_and_grad returned a {was}, expected a pair (loss, gradients)"
         )
     loss, grads = result
-    return _scalar(call, "the loss", loss), grads
-
-
-def _scalar(call: str, name: str, value: Any) -> float:
-    """Return a number, or an array without axes, NumPy's or anyone's, as a float."""
-    return real(call, name, value.item() if getattr(value, "shape", None) == () else value)
+    return real(call, "the loss", loss), grads
 
 
 class _L2:
@@ -290,29 +297,47 @@ class _L2:
 
     def __init__(self, call: str, strength: float, weights: Callable[[str], bool] | None) -> None:
         self._call, self._strength, self._weights = call, strength, weights
+        # Of the structure that parameters had last, and which of them are weights.
+        self._known: tuple[_core.Plan, list[bool]] | None = None
 
     def add(
         self, params: ArrayTree, loss: float, grads: ArrayTree, examples: int
     ) -> tuple[float, Any]:
         """Return the loss and the gradients of a batch with those of the L2 cost."""
-        plan = _core.Plan(self._call, params)
-        arrays = plan.arrays
-        if self._weights is None:
-            chosen = [array.ndim >= 2 for array in arrays]
-        else:
-            names = _names(plan.unflatten([None] * len(arrays)))
-            chosen = [flag(self._call, f"weights({name!r})", self._weights(name)) for name in names]
+        plan, chosen, arrays = self._taken_apart(params)
         leaves = plan.flatten(grads, self._call, "grads")
         factor = self._strength / examples
         squares = 0.0
         for place, (array, weight) in enumerate(zip(arrays, chosen, strict=True)):
             if weight:
-                line = array.ravel(order="K")
-                squares += float(np.vdot(line, line))
+                axes = list(range(array.ndim))
+                squares += float(np.einsum(array, axes, array, axes, [], dtype=np.float64))
                 decay = np.asarray(array * factor)  # without axes it is no array
                 decay += leaves[place]
                 leaves[place] = decay
         return loss + factor / 2 * squares, plan.unflatten(leaves)
+
+    def _taken_apart(self, params: ArrayTree) -> tuple[_core.Plan, list[bool], list[Array]]:
+        """Return the plan of a structure, which of its arrays are weights, and the arrays."""
+        call, is_weight = self._call, self._weights
+        if self._known is not None:
+            plan, chosen = self._known
+            with suppress(TypeError, ValueError):  # of another structure than the last one
+                return plan, chosen, plan.flatten(params, call, "params")
+        # A plan asks for arrays to write to, but here they are only read and may be frozen.
+        plan = _core.Plan(call, _core.map_arrays(_writeable, params, call, "params"))
+        arrays = plan.flatten(params, call, "params")
+        if is_weight is None:
+            chosen = [array.ndim >= 2 for array in arrays]
+        else:
+            names = _names(plan.unflatten([None] * len(arrays)))
+            chosen = [flag(call, f"weights({name!r})", is_weight(name)) for name in names]
+        self._known = plan, chosen
+        return plan, chosen, arrays
+
+
+def _writeable(array: Array) -> Array:
+    return array if array.flags.writeable else np.empty_like(array, subok=False)
 
 
 def _names(tree: Any, name: str = "") -> Iterator[str]:
@@ -347,10 +372,11 @@ def with_l2(
     weights : callable, optional
         Whether the parameter of a name is a weight: ``weights(name) -> bool``. A name is the
         parameter's key in `params`; in nested structures all the keys on the way, joined by "/", as
-        in ``"layers/0/W"``; and empty for a single array. By default, weights are the parameters
-        with two axes or more, so that biases are none.
+        in ``"layers/0/W"``; and empty for a single array. It is asked once of each. By default,
+        weights are the parameters with two axes or more, so that biases are none.
     axis : int
-        The axis of x along which the examples lie, of which b is the length.
+        The axis of x along which the examples lie, of which b is the length. `fit` cannot know it:
+        if they do not lie along axis 0, give `axis` to both.
 
     Returns
     -------
@@ -361,11 +387,12 @@ def with_l2(
     ------
     TypeError
         If `loss_and_grad` or `weights` is not callable, or `strength` is no number. When called: if
-        the loss is no number, `axis` no integer, `weights` returns no bool, or parameters and
-        gradients are not as an optimizer takes them.
+        x is missing or no array, the loss is no number, `axis` no integer, `weights` returns no
+        bool, or parameters and gradients are not as an optimizer takes them; but parameters may be
+        read-only.
     ValueError
-        If `strength` is negative or not finite. When called: if `axis` is no axis of x, or
-        parameters and gradients are not as an optimizer takes them.
+        If `strength` is negative or not finite. When called: if `axis` is no axis of x, x has no
+        examples, or parameters and gradients are not as an optimizer takes them.
 
     References
     ----------
@@ -384,13 +411,34 @@ def with_l2(
     _check_callable(call, "loss_and_grad", loss_and_grad)
     if weights is not None:
         _check_callable(call, "weights", weights)
-    l2 = _L2(call, number(call, "strength", strength, kind="weight_decay"), weights)
+    l2 = _L2(call, number(call, "strength", strength, kind="non_negative"), weights)
 
     def loss_and_grad_with_l2(params: ArrayTree, *batch: Any) -> tuple[float, Any]:
-        examples = batch[0].shape[axis_of(call, axis, batch[0], "x")]
+        examples = _examples(call, axis, batch)
         return l2.add(params, *_evaluate(call, loss_and_grad, params, batch), examples)
 
     return loss_and_grad_with_l2
+
+
+def _examples(call: str, axis: int, batch: tuple[Any, ...]) -> int:
+    if not batch:
+        raise TypeError(f"{call}: x is missing, expected an array of examples after params")
+    if not hasattr(batch[0], "shape"):
+        raise TypeError(f"{call}: x is a {type(batch[0]).__name__}, expected an array")
+    examples: int = batch[0].shape[axis_of(call, axis, batch[0], "x")]
+    if examples == 0:
+        raise ValueError(f"{call}: x has no examples along axis {axis}, expected at least one")
+    return examples
+
+
+class _Unset:
+    """What `fit` hands on to `minibatches` only if it was given."""
+
+    def __repr__(self) -> str:
+        return "as in minibatches"
+
+
+_UNSET: Any = _Unset()
 
 
 def fit(
@@ -400,13 +448,13 @@ def fit(
     x: Any,
     y: npt.ArrayLike | None = None,
     *,
-    batch_size: BatchSize = 64,
+    batch_size: BatchSize = _UNSET,
     epochs: int = 1,
-    shuffle: bool = True,
-    rng: Seed = None,
-    axis: int = 0,
-    drop_last: bool = False,
-    prefetch: int = 0,
+    shuffle: bool = _UNSET,
+    rng: Seed = _UNSET,
+    axis: int = _UNSET,
+    drop_last: bool = _UNSET,
+    prefetch: int = _UNSET,
     schedule: Rate | None = None,
     schedule_by: str = "step",
     l2: float = 0.0,
@@ -443,17 +491,19 @@ def fit(
     epochs : int
         The number of passes over the examples; at least 1.
     batch_size, shuffle, rng, axis, drop_last, prefetch
-        As in `minibatches`.
+        As in `minibatches`, defaults too.
     schedule : callable or float, optional
         A new learning rate for the optimizer, which keeps it: a number, or a function of the step
         of the optimizer, counted from 1. A schedule with a method ``update(cost)``, such as
-        `schedules.ReduceOnPlateau`, is told the validation of each epoch, or else its cost; so is
-        one that is the optimizer's ``lr`` already.
+        `schedules.ReduceOnPlateau` and what is made of it, is told the validation of each epoch, or
+        else its cost; so is one that is the optimizer's ``lr`` already.
     schedule_by : {"step", "epoch"}
-        Whether `schedule` is a function of the step or of the epoch, counted from 1.
+        Whether `schedule` is a function of the step or of the epoch, counted from 1. Epochs are
+        those of the optimizer's steps: the first here is ``optimizer.steps // len(batches) + 1``.
     l2 : float
-        The strength of an L2 cost of the parameters with two axes or more; see `with_l2`, which
-        also leaves the choice of the parameters. At least 0.
+        The strength of an L2 cost of the optimizer's parameters with two axes or more; see
+        `with_l2`, which also leaves the choice of the parameters, but must be told `axis` like
+        `fit`. At least 0.
     validation : tuple of arrays or callable, optional
         What to measure after each epoch: the loss on these examples, by
         ``loss_and_grad(params, *validation)`` and without `l2`; or ``validation(params)``. Lower is
@@ -467,7 +517,8 @@ def fit(
         Whether to copy the parameters of the best epoch back in the end, when interrupted too. The
         optimizer's state stays that of the last step.
     callbacks : callable, or sequence of callables
-        Called with the history after each epoch. One that returns True stops the training.
+        Called with the history after each epoch. One that returns True, Python's or NumPy's, stops
+        the training.
     on_step : callable, or sequence of callables
         The same after each step; what remains of the epoch is left out then, and its validation.
     progress : bool, optional
@@ -479,7 +530,8 @@ def fit(
     History
         The cost, the learning rate, the times and the validation. Ctrl-C ends the training and
         returns it too, with all steps made and ``stopped == "interrupted"``; of an optimizer
-        without ``steps``, a step that was cut short does not count.
+        without ``steps``, a step that was cut short does not count. One that arrives in the moment
+        in which the memory of mini-batches is handed back can be lost: press again.
 
     Raises
     ------
@@ -522,19 +574,20 @@ def fit(
     if schedule is not None:
         schedule = rate(call, "schedule", schedule)
     schedule_by = choice(call, "schedule_by", schedule_by, among=("step", "epoch"))
-    l2 = number(call, "l2", l2, kind="weight_decay")
+    l2 = number(call, "l2", l2, kind="non_negative")
     if not (validation is None or isinstance(validation, tuple) or callable(validation)):
         was = type(validation).__name__
         raise TypeError(
             f"{call}: validation is a {was}, expected a tuple of arrays or a function of params"
         )
     patience = optional(partial(count, least=1))(call, "patience", patience)
-    min_delta = number(call, "min_delta", min_delta, kind="weight_decay")
+    min_delta = number(call, "min_delta", min_delta, kind="non_negative")
     restore_best = flag(call, "restore_best", restore_best)
     progress = optional(flag)(call, "progress", progress)
     after_epoch = _functions(call, "callbacks", callbacks)
     after_step = _functions(call, "on_step", on_step)
-    _check_optimizer(call, optimizer, params, scheduled=schedule is not None)
+    _check_optimizer(call, optimizer, scheduled=schedule is not None)
+    stepped = _stepped(call, optimizer, params)
     about_batches = {
         "batch_size": batch_size,
         "shuffle": shuffle,
@@ -544,13 +597,14 @@ def fit(
         "prefetch": prefetch,
     }
     batches = _batches(call, x, y, about_batches)
-    if schedule_by == "epoch" and callable(schedule) and not _is_fed(schedule):
+    if schedule_by == "epoch" and callable(schedule):
         schedule = PerEpoch(schedule, len(batches))
     arrays = _arrays(call, "params", params) if restore_best else []
     best = _Best(patience, min_delta, [array for array in arrays if array.flags.writeable])
     training = _Training(
         loss_and_grad=loss_and_grad,
         params=params,
+        stepped=stepped,
         optimizer=optimizer,
         batches=batches,
         epochs=epochs,
@@ -628,7 +682,8 @@ class _Bar:
 
     def show(self, steps: int, cost: float, now: float) -> None:
         """Take in a step, and draw if it is time to."""
-        self._cost.update(cost)
+        if isfinite(cost):  # one that is not would never leave the average
+            self._cost.update(cost)
         self._steps = steps
         if now >= self._next:
             self._next = now + 0.1
@@ -638,7 +693,8 @@ class _Bar:
         if self._steps > 0:
             epoch = (self._steps - 1) // self._batches + 1
             self._bar.set_description(f"epoch {epoch}/{self._epochs}", refresh=False)
-            self._bar.set_postfix_str(f"cost {self._cost.value:.4g}", refresh=False)
+            if self._cost.updates > 0:
+                self._bar.set_postfix_str(f"cost {self._cost.value:.4g}", refresh=False)
             self._bar.n = self._steps
             self._bar.refresh()
 
@@ -649,6 +705,7 @@ class _Training:
 
     loss_and_grad: Loss
     params: ArrayTree
+    stepped: ArrayTree  # those of the optimizer, in its structure
     optimizer: Any
     batches: MiniBatches[Any]
     epochs: int
@@ -659,20 +716,15 @@ class _Training:
     after_epoch: Functions
     after_step: Functions
     tqdm: Any
-    sizes: list[int] = field(init=False)
+    examples: int = field(init=False)  # an epoch
     history: History = field(init=False)
     # The step under way: what history and optimizer counted before it, and when it began.
-    under_way: tuple[int, int, float] = field(init=False, default=(-1, 0, 0.0))
-    has_lr: bool = field(init=False)
-    has_steps: bool = field(init=False)
+    under_way: tuple[int, int | None, float] = field(init=False, default=(-1, None, 0.0))
 
     def __post_init__(self) -> None:
-        # Only the last batch of an epoch may be smaller.
-        size, examples = self.batches.batch_size, self.batches.examples
-        self.sizes = [min(size, examples - size * i) for i in range(len(self.batches))]
-        self.history = History(self.sizes, validated=self.validation is not None)
-        self.has_lr = hasattr(self.optimizer, "lr_now")
-        self.has_steps = hasattr(self.optimizer, "steps")
+        size = self.batches.batch_size
+        self.examples = min(self.batches.examples, len(self.batches) * size)
+        self.history = History(size, self.examples, validated=self.validation is not None)
 
     def run(self) -> None:
         """Train until something says to stop."""
@@ -684,11 +736,14 @@ class _Training:
 
     def settle(self) -> None:
         """Record what was made and could not be recorded, and restore the best parameters."""
+        history = self.history
         counted, before, begun = self.under_way
-        if counted == self.history.steps and self.has_steps and self.optimizer.steps == before + 1:
+        if counted == history.steps and before is not None and self._steps_counted() == before + 1:
             self._end_step(perf_counter() - begun)
-        self.history._end_epoch()
-        self.history.best_epoch = self.best.epoch
+        history._end_epoch()
+        if self.validation is None and history.epochs:  # a second time, it is no better than itself
+            self.best.judge(history._epoch_cost[-1], history.epochs)
+        history.best_epoch = self.best.epoch
         self.best.restore()
 
     def _make_epochs(self, bar: _Bar | None) -> Stop:
@@ -704,15 +759,15 @@ class _Training:
         """Make the steps of an epoch; return whether a function said to stop."""
         history, optimizer, params = self.history, self.optimizer, self.params
         epoch: Any = iter(self.batches)
-        with closing(epoch):
-            for batch, size in zip(epoch, self.sizes, strict=True):
+        with closing(epoch) if hasattr(epoch, "close") else nullcontext():
+            for batch, size in zip(epoch, self._sizes(), strict=True):
                 start = perf_counter()
                 cost, grads = _evaluate("fit", self.loss_and_grad, params, batch)
                 if self.l2 is not None:
-                    cost, grads = self.l2.add(params, cost, grads, size)
+                    cost, grads = self.l2.add(self.stepped, cost, grads, size)
                 between = perf_counter()
                 history._begin_step(cost, between - start)
-                self.under_way = history.steps, optimizer.steps if self.has_steps else 0, between
+                self.under_way = history.steps, self._steps_counted(), between
                 optimizer.step(grads)
                 end = perf_counter()
                 self._end_step(end - between)
@@ -722,8 +777,20 @@ class _Training:
                     return True
         return False
 
+    def _sizes(self) -> Iterator[int]:
+        """Return the examples in each batch of an epoch."""
+        size = self.batches.batch_size
+        return (min(size, self.examples - start) for start in range(0, self.examples, size))
+
+    def _steps_counted(self) -> int | None:
+        """Return the steps that the optimizer has counted, or None if it does not count."""
+        steps = getattr(self.optimizer, "steps", None)
+        return steps if isinstance(steps, int) else None
+
     def _end_step(self, seconds: float) -> None:
-        self.history._end_step(float(self.optimizer.lr_now) if self.has_lr else nan, seconds)
+        lr = getattr(self.optimizer, "lr_now", None)
+        lr = nan if lr is None else real("fit", "optimizer.lr_now", lr)
+        self.history._end_step(lr, seconds)
 
     def _end_epoch(self) -> Stop | None:
         """Measure, adapt and tell; return why to stop, if so."""
@@ -733,9 +800,7 @@ class _Training:
         if self.validation is not None:
             value = self._validate()
             history._validation.append(value)
-        lr: Any = getattr(self.optimizer, "lr", None)
-        if _is_fed(lr):
-            lr.update(value)
+        feed(getattr(self.optimizer, "lr", None), value)
         out_of_patience = self.best.judge(value, history.epochs)
         history.best_epoch = self.best.epoch
         says_stop = _says_stop(self.after_epoch, history)
@@ -743,18 +808,14 @@ class _Training:
 
     def _validate(self) -> float:
         if callable(self.validation):
-            return _scalar("fit", "validation(params)", self.validation(self.params))
+            return real("fit", "validation(params)", self.validation(self.params))
         return _evaluate("fit", self.loss_and_grad, self.params, self.validation)[0]
 
 
 def _says_stop(functions: Functions, history: History) -> bool:
     # All are called, whatever the first of them returns.
     answers = [function(history) for function in functions]
-    return any(answer is True for answer in answers)
-
-
-def _is_fed(schedule: Any) -> bool:
-    return callable(getattr(schedule, "update", None))
+    return any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
 
 
 def _check_callable(call: str, name: str, value: object) -> None:
@@ -773,7 +834,7 @@ def _functions(call: str, name: str, value: Any) -> Functions:
     return tuple(value)
 
 
-def _check_optimizer(call: str, optimizer: Any, params: ArrayTree, *, scheduled: bool) -> None:
+def _check_optimizer(call: str, optimizer: Any, *, scheduled: bool) -> None:
     if isinstance(optimizer, type) or not callable(getattr(optimizer, "step", None)):
         was = f"the class {optimizer.__name__}" if isinstance(optimizer, type) else ""
         was = was or f"a {type(optimizer).__name__}"
@@ -781,13 +842,22 @@ def _check_optimizer(call: str, optimizer: Any, params: ArrayTree, *, scheduled:
     if scheduled and not hasattr(optimizer, "lr"):
         was = type(optimizer).__name__
         raise TypeError(f"{call}: optimizer is a {was} without lr, expected one for the schedule")
-    if not hasattr(optimizer, "params") or optimizer.params is params:
-        return
+
+
+def _stepped(call: str, optimizer: Any, params: ArrayTree) -> ArrayTree:
+    """Return the parameters that the optimizer steps, in its structure."""
+    stepped: ArrayTree = getattr(optimizer, "params", params)
+    if stepped is params:
+        return params
+    try:
+        held = _arrays(call, "optimizer.params", stepped)
+    except (TypeError, ValueError):  # what another optimizer calls params need not be arrays
+        return params
     # A network of which the optimizer has only some layers is trained as well.
-    given = [_place(array) for array in _arrays(call, "params", params)]
-    held = _arrays(call, "optimizer.params", optimizer.params)
-    if not all(_place(array) in given for array in held):
+    given = {_place(array) for array in _arrays(call, "params", params)}
+    if not given.issuperset(map(_place, held)):
         raise ValueError(f"{call}: optimizer.params are other arrays, expected those of params")
+    return stepped
 
 
 def _arrays(call: str, name: str, tree: ArrayTree) -> list[Array]:
@@ -796,20 +866,22 @@ def _arrays(call: str, name: str, tree: ArrayTree) -> list[Array]:
     return arrays
 
 
-def _place(array: Array) -> dict[str, Any]:
+def _place(array: Array) -> tuple[Any, ...]:
     """Return where an array lies in memory, and how."""
-    return array.__array_interface__
+    return array.__array_interface__["data"], array.shape, array.strides
 
 
 def _batches(call: str, x: Any, y: Any, options: dict[str, Any]) -> MiniBatches[Any]:
+    options = {name: value for name, value in options.items() if value is not _UNSET}
     if isinstance(x, MiniBatches):
-        defaults = fit.__kwdefaults__ or {}
-        for name, value in {"y": y, **options}.items():
-            if value is not defaults.get(name):
-                was = "an array" if isinstance(value, np.ndarray) else repr(value)
-                raise ValueError(
-                    f"{call}: {name} is {was}, expected it unset, as x is mini-batches ready made"
-                )
+        if y is not None:
+            options = {"y": y}
+        for name, value in options.items():
+            simple = value is None or isinstance(value, int | str)
+            was = repr(value) if simple else f"a {type(value).__name__}"
+            raise ValueError(
+                f"{call}: {name} is {was}, expected it unset, as x is mini-batches ready made"
+            )
         batches = x
     else:
         batches = minibatches(x, y, **options)
@@ -823,8 +895,7 @@ def _batches(call: str, x: Any, y: Any, options: dict[str, Any]) -> MiniBatches[
 
 def _tqdm(call: str, progress: bool | None) -> Any:
     """Return tqdm if there is to be a bar, or None."""
-    on_terminal = sys.stderr is not None and sys.stderr.isatty()
-    if progress is False or (progress is None and not on_terminal):
+    if not (_on_terminal() if progress is None else progress):
         return None
     try:
         from tqdm import tqdm
@@ -833,3 +904,10 @@ def _tqdm(call: str, progress: bool | None) -> Any:
             return None
         raise _missing(call, "tqdm") from None
     return tqdm
+
+
+def _on_terminal() -> bool:
+    try:
+        return sys.stderr.isatty()
+    except (AttributeError, OSError, ValueError):  # none, or one of which nobody knows, or closed
+        return False
