@@ -484,6 +484,12 @@ def test_importing_schuss_or_its_command_imports_nothing_of_the_extra(tmp_path: 
     assert run_python("-c", code, cwd=tmp_path).stdout == "set()\n"
 
 
+def test_importing_schuss_leaves_what_only_training_needs_for_later(tmp_path: Path) -> None:
+    late = {"numpy.random", "queue", "schuss.landscapes", "schuss.schedules", "schuss.training"}
+    code = f"import sys, numpy, schuss; print({late} & set(sys.modules))"
+    assert run_python("-c", code, cwd=tmp_path).stdout == "set()\n"
+
+
 def test_version_is_the_librarys(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         cli.main(["--version"])

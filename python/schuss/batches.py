@@ -5,7 +5,6 @@ import math
 from _thread import start_new_thread
 from collections.abc import Iterator
 from itertools import islice
-from queue import SimpleQueue
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -258,7 +257,7 @@ def _named(x: Any, y: Any) -> list[tuple[str, Array]]:
     return [(name, as_any_array("minibatches", name, array)) for name, array in arrays.items()]
 
 
-def _generator(rng: Any) -> np.random.Generator:
+def _generator(rng: Any) -> "np.random.Generator":
     try:
         if isinstance(rng, bool):
             raise TypeError
@@ -271,6 +270,8 @@ def _generator(rng: Any) -> np.random.Generator:
 
 def _ahead(batches: Iterator[_Batch], many: int) -> Iterator[_Batch]:
     """Yield the batches; while so many are used, a thread of its own prepares the next ones."""
+    from queue import SimpleQueue  # not with the library, like numpy.random: it takes long
+
     # Queues in C and a bare thread: Ctrl-C in the middle of Python's own locks breaks them.
     wanted: SimpleQueue[bool] = SimpleQueue()
     ready: SimpleQueue[tuple[list[_Batch], BaseException | None] | None] = SimpleQueue()
