@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
+#include "bindings/others_may_run.hpp"
 #include "bindings/register.hpp"
 #include "engine/ewma.hpp"
 
@@ -29,7 +30,7 @@ void ewma(const py::array& values, const py::array& out, py::ssize_t axis, doubl
     axes.push_back(time);
     const auto* const from = static_cast<const std::byte*>(values.data());
     auto* const to = static_cast<std::byte*>(const_cast<void*>(out.data()));
-    const py::gil_scoped_release others_may_run;
+    const OthersMayRun others_may_run;
     engine::ewma(number, std::move(axes), from, to, beta, bias_correction);
 }
 

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "bindings/others_may_run.hpp"
 #include "bindings/register.hpp"
 #include "engine/gather.hpp"
 #include "engine/shuffle.hpp"
@@ -18,7 +19,7 @@ namespace py = pybind11;
 py::array_t<std::int64_t> shuffled(std::size_t count, std::uint64_t seed) {
     py::array_t<std::int64_t> order(static_cast<py::ssize_t>(count));
     std::int64_t* const data = order.mutable_data();
-    const py::gil_scoped_release others_may_run;
+    const OthersMayRun others_may_run;
     engine::shuffle(data, count, seed);
     return order;
 }
@@ -38,7 +39,7 @@ void gather(const py::array& array, const py::array_t<std::int64_t, py::array::c
     auto* const to = static_cast<std::byte*>(out.mutable_data());
     const std::int64_t* const chosen = indices.data();
     const auto count = static_cast<std::size_t>(indices.size());
-    const py::gil_scoped_release others_may_run;
+    const OthersMayRun others_may_run;
     engine::gather(std::move(examples), chosen, count, to);
 }
 

@@ -1,4 +1,4 @@
-// The instruction set in use, and the floating-point mode of a step.
+// The instruction set and the threads in use, and the floating-point mode of a step.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -8,6 +8,7 @@
 
 #include "bindings/register.hpp"
 #include "engine/cpu.hpp"
+#include "engine/crew.hpp"
 #include "engine/subnormals.hpp"
 
 namespace schuss::bindings {
@@ -35,6 +36,10 @@ void register_processor(py::module_& module) {
         for (const sweep::Level* level : engine::available_levels()) names.push_back(level->name);
         return names;
     });
+    engine::prepare_for_fork();
+    module.def("workers", &engine::workers);
+    module.def("num_threads", &engine::threads);
+    module.def("set_num_threads", &engine::set_threads, py::arg("threads"));
     py::class_<SubnormalsAreZero>(module, "subnormals_are_zero")
         .def(py::init<>())
         .def("__enter__", &SubnormalsAreZero::enter)

@@ -157,6 +157,7 @@ class Plan {
             parameters_[i].check_unchanged(step_call_);
             if (parameters_[i].take_like_the_last(gradient(i), plan_.items[i])) continue;
             const Name name{step_call_, tree_.name(grads_, i)};
+            plan_.disarrange();
             parameters_[i].take(gradient(i), name, written_, plan_.items[i]);
             all_as_before = false;
         }
@@ -303,6 +304,7 @@ void register_steps(py::module_& module) {
     module.def("map_arrays", &map_arrays, py::arg("function"), py::arg("structure"),
                py::arg("call"), py::arg("argument"));
     module.def("states", &state_names, py::arg("rule"));
+    module.def("set_worth_sharing", &engine::set_worth_sharing, py::arg("elements"));
     module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));
 }
 

@@ -96,10 +96,11 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         aligned[k] = bits % item_size == 0;
     }
     size_boxes(tile_elements);
-    tiles_ = 1;
+    tiles_ = elements_ = 1;
     std::size_t box_elements = 1;
     for (const Axis& axis : axes_) {
         tiles_ *= (axis.size + axis.box - 1) / axis.box;
+        elements_ *= axis.size;
         box_elements *= axis.box;
     }
     for (std::size_t k = 0; k < operands_; ++k) {

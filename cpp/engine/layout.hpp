@@ -55,6 +55,7 @@ class Layout {
            std::size_t item_size, std::size_t tile_elements);
 
     std::size_t tiles() const { return tiles_; }
+    std::size_t elements() const { return elements_; }
 
     /// From the address of the element at index zero of an operand to that where the walk begins.
     std::ptrdiff_t offset(std::size_t operand) const { return offsets_[operand]; }
@@ -91,6 +92,7 @@ class Layout {
     std::size_t operands_ = 0;
     std::size_t item_size_ = 0;
     std::size_t tiles_ = 0;
+    std::size_t elements_ = 0;
     std::size_t scratch_bytes_ = 0;
     bool flat_ = true;
     bool by_rows_ = false;

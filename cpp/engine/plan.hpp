@@ -1,4 +1,4 @@
-// Many arrays, prepared once, and the run of a step over all their tiles.
+// Many arrays as one range of tiles: prepared once, and run by the crew.
 #pragma once
 
 #include <array>
@@ -30,15 +30,32 @@ struct Item {
     std::byte* data[rules::max_operands] = {};  // where the layout's walk begins
 };
 
+/// Another size from which on steps are shared; returns the one before. No bit depends on it.
+std::size_t set_worth_sharing(std::size_t elements);
+
 class Plan {
   public:
     std::vector<Item> items;
+
+    /// To be called before the layout of an item changes.
+    void disarrange() { arranged_ = false; }
 
     /// Runs one rule's kernels over every tile of every item. Throws before it writes anything.
     void run(const sweep::Kernels& kernels, rules::Decay decay, const Coefficients& coefficients);
 
   private:
-    Scratch scratch_;
+    void arrange();
+
+    /// Where a share of the work begins: a tile of a large array, or many small arrays.
+    struct Share {
+        std::size_t item, tile;
+    };
+
+    std::vector<Share> shares_;  // and one past the last
+    std::vector<Scratch> scratch_;
+    std::size_t scratch_bytes_ = 0;
+    std::size_t elements_ = 0;  // of all items together
+    bool arranged_ = false;
 };
 
 }  // namespace schuss::engine

@@ -17,7 +17,15 @@ from schuss import config, kernels, optimizers, reference
 from schuss._core import __version__
 from schuss.averages import ExponentialAverage, ewma
 from schuss.batches import MiniBatches, minibatches
-from schuss.config import available_simd, set_simd, show_config, simd
+from schuss.config import (
+    available_simd,
+    num_threads,
+    set_num_threads,
+    set_simd,
+    show_config,
+    simd,
+    threads,
+)
 from schuss.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 
 if TYPE_CHECKING:
@@ -40,12 +48,15 @@ __all__ = [
     "kernels",
     "landscapes",
     "minibatches",
+    "num_threads",
     "optimizers",
     "reference",
     "schedules",
+    "set_num_threads",
     "set_simd",
     "show_config",
     "simd",
+    "threads",
     "with_l2",
 ]
 
@@ -69,3 +80,4 @@ def __dir__() -> list[str]:
 
 
 config.set_simd_from_environment()
+config.set_num_threads_from_environment()

@@ -1,13 +1,25 @@
-"""What schuss runs on: the instruction set level, chosen when the library loads."""
+"""What schuss runs on: the instruction set level and the threads, chosen when the library loads."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
 
 from schuss import _core
+from schuss._hyperparameters import count
 
-__all__ = ["available_simd", "set_simd", "show_config", "simd"]
+__all__ = [
+    "available_simd",
+    "num_threads",
+    "set_num_threads",
+    "set_simd",
+    "show_config",
+    "simd",
+    "threads",
+]
 
 
 def simd() -> str:
@@ -76,6 +88,148 @@ def set_simd_from_environment() -> None:
         _set_simd("SCHUSS_SIMD", level)
 
 
+def num_threads() -> int:
+    """Return the number of threads that a step may use, the caller's among them.
+
+    At first it is what ``SCHUSS_NUM_THREADS`` says, or else ``OMP_NUM_THREADS``, or else the number
+    of processors that this process may use, by its affinity and by the quota of its container.
+
+    Examples
+    --------
+    >>> import schuss
+    >>> schuss.num_threads() >= 1
+    True
+    """
+    return _core.num_threads()
+
+
+def set_num_threads(threads: int) -> None:
+    """Let steps use another number of threads, in the whole process. No result depends on it.
+
+    Parameters
+    ----------
+    threads : int
+        From 1 to 1,024, the caller's thread among them. There may be more than processors.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no such number.
+
+    Examples
+    --------
+    >>> import schuss
+    >>> before = schuss.num_threads()
+    >>> schuss.set_num_threads(1)
+    >>> schuss.num_threads()
+    1
+    >>> schuss.set_num_threads(before)
+    """
+    _core.set_num_threads(_thread_count("set_num_threads", "threads", threads))
+
+
+@contextmanager
+def threads(threads: int) -> Iterator[None]:
+    """Let steps use another number of threads within a ``with`` block, in the whole process.
+
+    Blocks that overlap on several Python threads do not nest: the last to end decides.
+
+    Parameters
+    ----------
+    threads : int
+        From 1 to 1,024.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no such number.
+
+    Examples
+    --------
+    >>> import schuss
+    >>> with schuss.threads(2):
+    ...     schuss.num_threads()
+    2
+    """
+    before = _core.set_num_threads(_thread_count("threads", "threads", threads))
+    try:
+        yield
+    finally:
+        _core.set_num_threads(before)
+
+
+def _thread_count(call: str, name: str, threads: object) -> int:
+    result = count(call, name, threads, least=1)
+    if result > MOST_THREADS:
+        raise ValueError(f"{call}: {name} is {result}, expected at most {MOST_THREADS}")
+    return result
+
+
+MOST_THREADS = 1024
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+
+
+def set_num_threads_from_environment() -> None:
+    """Use as many threads as the environment asks for, or the processors allow."""
+    asked = os.environ.get("SCHUSS_NUM_THREADS")
+    if asked:
+        try:
+            threads = _thread_count("schuss", "SCHUSS_NUM_THREADS", int(asked))
+        except ValueError:
+            expected = f"an integer from 1 to {MOST_THREADS}"
+            raise ValueError(f"SCHUSS_NUM_THREADS is {asked!r}, expected {expected}") from None
+    else:
+        # Other libraries define this one, as a list with an entry for each level of nesting.
+        first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+        threads = (
+            int(first) if first.isdecimal() and 0 < len(first.lstrip("0")) < 9 else _processors()
+        )
+    _core.set_num_threads(min(threads, MOST_THREADS))
+
+
+def _processors() -> int:
+    """Return the number of processors that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        processors = len(os.sched_getaffinity(0))
+    else:
+        processors = os.cpu_count() or 1
+    return max(1, min(processors, _quota() or processors))
+
+
+def _quota() -> int | None:
+    """Return the processors that the container's quota comes to, rounded up, if there is one.
+
+    A group is bound by those around it too. In version 1 of control groups the processors have a
+    hierarchy of their own.
+    """
+    quotas = []
+    for line in _text(OWN_CGROUPS).splitlines():
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        root, period_file = CGROUPS, ""
+        if "cpu" in controllers.split(","):
+            root, period_file = CGROUPS / "cpu", "cpu.cfs_period_us"
+        elif controllers != "":
+            continue
+        group = root / path.lstrip("/")
+        for each in (group, *group.parents):
+            if each.is_relative_to(root):
+                if period_file:
+                    quota, period = _text(each / "cpu.cfs_quota_us"), _text(each / period_file)
+                else:
+                    quota, _, period = _text(each / "cpu.max").partition(" ")
+                if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+                    quotas.append(-(-int(quota) // int(period)))
+    return min(quotas, default=None)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (OSError, ValueError):
+        return ""
+
+
 @overload
 def show_config(mode: Literal["stdout"] = ...) -> None: ...
 @overload
@@ -107,6 +261,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, str] |
         "schuss": _core.__version__,
         "simd": simd(),
         "available simd": ", ".join(available_simd()),
+        "threads": str(num_threads()),
         "machine": platform.machine(),
         "python": platform.python_version(),
         "numpy": np.__version__,

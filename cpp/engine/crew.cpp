@@ -1,0 +1,241 @@
+#include "engine/crew.hpp"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <mutex>
+#include <new>
+#include <stdexcept>
+#include <thread>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+#endif
+
+namespace schuss::engine {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+/// While calls follow each other within this time, workers wait awake for the next one: it comes
+/// before they could be woken. Otherwise they sleep at once, and leave their cores to others.
+constexpr std::chrono::microseconds close_by{50};
+
+void relax() {
+#if defined(__x86_64__)
+    _mm_pause();
+#else
+    __asm__ volatile("yield");
+#endif
+}
+
+/// Workers take no signals, which are for the threads that the user knows of; but for those that
+/// tell of a worker's own fault, so that it is reported like any other.
+class SignalsAreForOthers {
+  public:
+    SignalsAreForOthers() {
+        sigset_t blocked;
+        ::sigfillset(&blocked);
+        for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT, SIGTRAP}) {
+            ::sigdelset(&blocked, fault);
+        }
+        ::pthread_sigmask(SIG_SETMASK, &blocked, &before_);
+    }
+    ~SignalsAreForOthers() { ::pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+    SignalsAreForOthers(const SignalsAreForOthers&) = delete;
+    SignalsAreForOthers& operator=(const SignalsAreForOthers&) = delete;
+
+  private:
+    sigset_t before_;
+};
+
+class Crew {
+  public:
+    void share(const Work& work, std::size_t threads) noexcept {
+        const bool close = Clock::now() - ended_.load(std::memory_order_relaxed) < close_by;
+        if ((close || work.worth_waking) && !occupied_.exchange(true, std::memory_order_acquire)) {
+            stay_awake_.store(close, std::memory_order_relaxed);
+            together(work, std::min(threads, work.tiles));
+            occupied_.store(false, std::memory_order_release);
+        } else {
+            alone(work);
+        }
+        ended_.store(Clock::now(), std::memory_order_relaxed);
+    }
+
+    static void alone(const Work& work) noexcept {
+        for (std::size_t tile = 0; tile < work.tiles; ++tile) work.run(work.context, tile, 0);
+    }
+
+    std::size_t workers() const { return workers_.load(std::memory_order_relaxed); }
+
+  private:
+    // The door: how often it was opened, whether it is open, for how many places (the caller's is
+    // 0), and how many workers are inside.
+    static constexpr int generation_shift = 32;
+    static constexpr std::uint64_t open = std::uint64_t{1} << 31;
+    static constexpr int places_shift = 16;
+    static constexpr std::uint64_t inside = (std::uint64_t{1} << places_shift) - 1;
+    static_assert(max_threads < std::size_t{1} << (31 - places_shift));
+
+    void together(const Work& work, std::size_t threads) noexcept {
+        hire(threads - 1);
+        work_ = work;
+        next_.store(0, std::memory_order_relaxed);
+        {
+            const std::lock_guard lock(mutex_);
+            const std::uint64_t before = door_.load(std::memory_order_relaxed);
+            door_.store(((before >> generation_shift) + 1) << generation_shift | open |
+                            threads << places_shift,
+                        std::memory_order_seq_cst);
+        }
+        if (asleep_.load(std::memory_order_seq_cst) > 0) called_.notify_all();
+        claim(0);
+        leave_when_done();
+    }
+
+    void claim(std::size_t place) noexcept {
+        for (;;) {
+            const std::size_t tile = next_.fetch_add(1, std::memory_order_relaxed);
+            if (tile >= work_.tiles) return;
+            work_.run(work_.context, tile, place);
+        }
+    }
+
+    /// Closes the door, and waits for the workers inside: each makes its last tile, if any.
+    void leave_when_done() noexcept {
+        std::uint64_t door = door_.fetch_and(~open, std::memory_order_acq_rel);
+        for (int i = 0; (door & inside) != 0; ++i) {
+            if (i < 1000) {
+                relax();
+            } else {
+                std::this_thread::yield();  // whoever is inside may wait for this core
+            }
+            door = door_.load(std::memory_order_acquire);
+        }
+    }
+
+    /// Whether the door is open to this place, for work that its worker has not entered for yet.
+    static bool calls(std::uint64_t door, std::size_t place, std::uint64_t generation) {
+        return (door & open) != 0 && door >> generation_shift != generation &&
+               place < (door & (open - 1)) >> places_shift;
+    }
+
+    void serve(std::size_t place) noexcept {
+        std::uint64_t generation = 0;
+        for (;;) {
+            wait(place, generation);
+            std::uint64_t door = door_.load(std::memory_order_acquire);
+            while (calls(door, place, generation)) {
+                if (!door_.compare_exchange_weak(door, door + 1, std::memory_order_acq_rel,
+                                                 std::memory_order_acquire)) {
+                    continue;
+                }
+                generation = door >> generation_shift;
+                claim(place);
+                door_.fetch_sub(1, std::memory_order_release);
+                break;
+            }
+        }
+    }
+
+    /// Returns when there may be work: awake at first if calls follow each other closely.
+    void wait(std::size_t place, std::uint64_t generation) {
+        const auto called = [&] {
+            return calls(door_.load(std::memory_order_seq_cst), place, generation);
+        };
+        if (stay_awake_.load(std::memory_order_relaxed)) {
+            const auto until = Clock::now() + close_by;
+            do {
+                for (int i = 0; i < 50; ++i) {
+                    if (called()) return;
+                    relax();
+                }
+                std::this_thread::yield();
+            } while (Clock::now() < until);
+        }
+        std::unique_lock lock(mutex_);
+        asleep_.fetch_add(1, std::memory_order_seq_cst);
+        called_.wait(lock, called);
+        asleep_.fetch_sub(1, std::memory_order_relaxed);
+    }
+
+    /// Where the system has no more threads, those who are there do the work; it is asked once.
+    void hire(std::size_t wanted) noexcept {
+        if (workers() >= wanted || no_more_) return;
+        const SignalsAreForOthers mask;
+        try {
+            while (workers() < wanted) {
+                std::thread(&Crew::serve, this, workers() + 1).detach();
+                workers_.fetch_add(1, std::memory_order_relaxed);
+            }
+        } catch (...) {
+            no_more_ = true;
+        }
+    }
+
+    alignas(64) std::atomic<std::size_t> next_ = 0;
+    alignas(64) std::atomic<std::uint64_t> door_ = 0;
+    alignas(64) std::atomic<bool> occupied_ = false;
+    std::atomic<bool> stay_awake_ = false;
+    std::atomic<int> asleep_ = 0;
+    std::atomic<std::size_t> workers_ = 0;
+    std::atomic<Clock::time_point> ended_ = Clock::time_point();
+    // The occupant's own.
+    Work work_ = {};
+    bool no_more_ = false;
+    std::mutex mutex_;
+    std::condition_variable called_;
+};
+
+/// The process's crew. Never taken down: its threads may sleep in it until the process ends.
+std::atomic<Crew*> crew = nullptr;
+std::atomic<bool> prepared_for_fork = false;
+std::atomic<std::size_t> most_threads = 1;
+
+/// Null if there is no memory for it.
+Crew* the_crew() noexcept {
+    Crew* existing = crew.load(std::memory_order_acquire);
+    if (existing != nullptr) return existing;
+    auto* const made = new (std::nothrow) Crew;
+    if (made == nullptr || crew.compare_exchange_strong(existing, made)) return made;
+    delete made;
+    return existing;
+}
+
+}  // namespace
+
+void prepare_for_fork() {
+    if (prepared_for_fork) return;
+    // A child has none of the threads, so it begins anew.
+    prepared_for_fork = ::pthread_atfork(nullptr, nullptr, [] { crew.store(nullptr); }) == 0;
+}
+
+void share(const Work& work, std::size_t threads) noexcept {
+    Crew* const all = threads > 1 && work.tiles > 1 && prepared_for_fork ? the_crew() : nullptr;
+    if (all == nullptr) return Crew::alone(work);
+    all->share(work, threads);
+}
+
+std::size_t workers() {
+    const Crew* const existing = crew.load(std::memory_order_acquire);
+    return existing == nullptr ? 0 : existing->workers();
+}
+
+std::size_t threads() {
+    return most_threads.load(std::memory_order_relaxed);
+}
+
+std::size_t set_threads(std::size_t threads) {
+    if (threads == 0 || threads > max_threads) {
+        throw std::invalid_argument("the number of threads is from 1 to 1024");
+    }
+    return most_threads.exchange(threads, std::memory_order_relaxed);
+}
+
+}  // namespace schuss::engine
