@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+import schuss
 from benchmarks.harness import Rounds, Settings
 from benchmarks.report import FOOTNOTE, environment, markdown_table, rich_table
 from benchmarks.suite import BENCHMARKS
@@ -60,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"{'- ' * options.markdown}{name}: {value}")
     results = {}
     for name in BENCHMARKS if "all" in options.names else options.names:
-        results[name] = BENCHMARKS[name](settings)
+        with schuss.threads(1):  # as the limit has it
+            results[name] = BENCHMARKS[name](settings)
         title = f"{name}: {BENCHMARKS[name].__doc__}"
         if options.markdown:
             print(f"\n{markdown_table(title, results[name])}")
