@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
@@ -166,7 +165,7 @@ def _thread_count(call: str, name: str, threads: object) -> int:
 
 
 MOST_THREADS = 1024
-CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+CGROUPS, OWN_CGROUPS = "/sys/fs/cgroup", "/proc/self/cgroup"
 
 
 def set_num_threads_from_environment() -> None:
@@ -206,26 +205,28 @@ def _quota() -> int | None:
     for line in _text(OWN_CGROUPS).splitlines():
         _, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
-        root, period_file = CGROUPS, ""
-        if "cpu" in controllers.split(","):
-            root, period_file = CGROUPS / "cpu", "cpu.cfs_period_us"
-        elif controllers != "":
+        version_1 = "cpu" in controllers.split(",")
+        if not version_1 and controllers != "":
             continue
-        group = root / path.lstrip("/")
-        for each in (group, *group.parents):
-            if each.is_relative_to(root):
-                if period_file:
-                    quota, period = _text(each / "cpu.cfs_quota_us"), _text(each / period_file)
-                else:
-                    quota, _, period = _text(each / "cpu.max").partition(" ")
-                if quota.isdecimal() and period.isdecimal() and int(period) > 0:
-                    quotas.append(-(-int(quota) // int(period)))
+        root = os.path.join(CGROUPS, "cpu") if version_1 else str(CGROUPS)
+        names = [name for name in path.split("/") if name]
+        for depth in range(len(names) + 1):
+            group = os.path.join(root, *names[:depth])
+            if version_1:
+                quota = _text(os.path.join(group, "cpu.cfs_quota_us"))
+                period = _text(os.path.join(group, "cpu.cfs_period_us"))
+            else:
+                quota, _, period = _text(os.path.join(group, "cpu.max")).partition(" ")
+            if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+                quotas.append(-(-int(quota) // int(period)))
     return min(quotas, default=None)
 
 
-def _text(path: Path) -> str:
+def _text(path: str) -> str:
+    # Without pathlib, which takes longer to import than all of schuss.
     try:
-        return path.read_text().strip()
+        with open(path) as file:
+            return file.read().strip()
     except (OSError, ValueError):
         return ""
 
