@@ -258,7 +258,7 @@ def test_processes_of_multiprocessing_step_too(method: str, tmp_path: Path) -> N
     assert (done.returncode, done.stdout) == (0, "[(-3.0, -3.0), (-6.0, -6.0)]\n"), done.stderr
 
 
-def test_the_interpreter_ends_at_once_with_workers_asleep_or_awake() -> None:
+def test_the_interpreter_ends_while_there_are_workers() -> None:
     assert ends_well(after_setup("print(optimizer.steps)")) == "3\n"
 
 
@@ -267,6 +267,17 @@ def test_the_interpreter_ends_while_a_daemon_steps() -> None:
     def step():
         while True: optimizer.step(grad)
     threading.Thread(target=step, daemon=True).start()
+    time.sleep(0.05)
+    """
+    for _ in range(5):
+        ends_well(after_setup(code))
+
+
+def test_the_interpreter_ends_while_a_daemon_works_without_its_lock() -> None:
+    code = """
+    def average():
+        while True: schuss.ewma(param, 0.9, out=param)
+    threading.Thread(target=average, daemon=True).start()
     time.sleep(0.05)
     """
     for _ in range(5):

@@ -155,7 +155,7 @@ class ExponentialAverage:
 
     @property
     def effective_window(self) -> float:
-        """About so many values count, ``1/(1-beta)``: older ones weigh less than 1/e together."""
+        """About so many values count, ``1/(1-beta)``: older ones weigh about 1/e together."""
         return 1 / (1 - self._beta)
 
     @property
