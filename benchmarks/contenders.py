@@ -169,7 +169,7 @@ def limit(problem: Problem) -> Run:
     if any(len(a) > 1 or not a[0].flags.c_contiguous for a in (problem.params, problem.grads)):
         flat = Problem(problem.rule, dense(problem.params), dense(problem.grads))
     arrays = (*flat.params, *flat.grads, *flat.states[0])
-    return lambda repeats: schuss._core.additions(repeats, *arrays)
+    return lambda repeats: schuss._core.additions(repeats, 1, *arrays)
 
 
 YARDSTICKS = {"limit": limit}

@@ -9,6 +9,7 @@
 #include "bindings/register.hpp"
 #include "engine/cpu.hpp"
 #include "engine/crew.hpp"
+#include "engine/openblas.hpp"
 #include "engine/subnormals.hpp"
 
 namespace schuss::bindings {
@@ -40,6 +41,15 @@ void register_processor(py::module_& module) {
     module.def("workers", &engine::workers);
     module.def("num_threads", &engine::threads);
     module.def("set_num_threads", &engine::set_threads, py::arg("threads"));
+    module.def("find_openblas", [] {
+        py::list found;
+        for (const engine::OpenBlas& library : engine::find_openblas()) {
+            found.append(
+                py::make_tuple(library.path, library.version, library.refusal, library.served));
+        }
+        return found;
+    });
+    module.def("serve_openblas", &engine::serve_openblas, py::arg("path"), py::arg("serve"));
     py::class_<SubnormalsAreZero>(module, "subnormals_are_zero")
         .def(py::init<>())
         .def("__enter__", &SubnormalsAreZero::enter)

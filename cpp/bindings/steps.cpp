@@ -4,18 +4,24 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
 
+#include "bindings/glances.hpp"
+#include "bindings/others_may_run.hpp"
 #include "bindings/parameter.hpp"
 #include "bindings/register.hpp"
 #include "bindings/tree.hpp"
 #include "engine/cpu.hpp"
+#include "engine/fork.hpp"
 #include "engine/plan.hpp"
 #include "rules/book.hpp"
 
@@ -36,11 +42,13 @@ class Formula {
     const rules::Entry& entry() const { return rules::book()[index_]; }
     void set_rate(double rate) { values_[0] = rate; }
 
-    void run(engine::Plan& plan, std::int64_t t) const {
-        const engine::Coefficients coefficients(
+    /// What a step needs: nothing of the interpreter's.
+    engine::Coefficients coefficients(std::int64_t t) const {
+        return engine::Coefficients(
             rules::coefficients(entry(), values_.data(), weight_decay_, static_cast<double>(t)));
-        plan.run(engine::level().rules[index_], decay_, coefficients);
     }
+    const sweep::Kernels& kernels() const { return engine::level().rules[index_]; }
+    rules::Decay decay() const { return decay_; }
 
   private:
     static rules::Decay decay_of(const std::string& name) {
@@ -56,6 +64,25 @@ class Formula {
     std::vector<double> values_;
 };
 
+/// Steps of fewer elements are over before another thread could make use of the interpreter.
+constexpr std::size_t worth_letting_others_run = std::size_t{1} << 14;
+
+/// Makes step t, and counts it before anyone can see it.
+template <class Count>
+void run(engine::Plan& plan, const Formula& formula, std::int64_t t, Count count) {
+    const engine::Coefficients coefficients = formula.coefficients(t);
+    const bool alone = plan.prepare() < worth_letting_others_run;
+    // Nothing from here on can fail.
+    const auto make = [&]() noexcept {
+        plan.run(formula.kernels(), formula.decay(), coefficients);
+        count();
+    };
+    if (alone) return make();
+    const OthersMayRun others;
+    const engine::Unforked meanwhile;
+    make();
+}
+
 /// Parameters in the user's structure, their states, and the number of steps made with them.
 class Plan {
   public:
@@ -70,6 +97,7 @@ class Plan {
         const std::vector<py::object> leaves = tree_.take_leaves();
         for (std::size_t i = 0; i < leaves.size(); ++i) {
             parameters_.emplace_back(leaves[i], Name{call, tree_.name(params_, i)});
+            glances_.add(parameters_[i].array());
         }
         written_ = written_memory(parameters_);
         plan_.items.resize(tree_.size());
@@ -96,29 +124,13 @@ class Plan {
         return result;
     }
 
-    /// states: for each state of the rule, in its order, an array a parameter.
-    void bind(const std::string& rule, const std::vector<std::vector<py::array>>& states) {
-        const Turn turn(*this);
-        const auto& names = rules::book()[rules::find(rule)].states;
-        std::vector<Parameter> parameters = parameters_;
-        for (std::size_t i = 0; i < parameters.size(); ++i) {
-            std::vector<py::array> arrays;
-            std::vector<std::string> arguments;
-            for (std::size_t k = 0; k < names.size(); ++k) {
-                arrays.push_back(states.at(k).at(i));
-                arguments.push_back(tree_.name("state['" + std::string(names[k]) + "']", i));
-            }
-            parameters[i].set_states(std::move(arrays), call_, arguments);
-        }
-        written_ = written_memory(parameters);
-        parameters_ = std::move(parameters);
-        rule_ = rule;
-        formula_.reset();
-    }
-
-    void set_hyperparameters(const std::string& decay, const py::dict& values) {
-        const Turn turn(*this);
-        formula_ = Formula(rule_, decay, values);
+    /// Another formula from the next step on; with other arrays as states, if they are given: for
+    /// each state of the rule, in its order, an array a parameter. All or nothing.
+    void configure(const std::string& rule, const std::string& decay, const py::dict& values,
+                   const std::optional<std::vector<std::vector<py::array>>>& states) {
+        Formula formula(rule, decay, values);
+        if (states) set_states(formula.entry().states, *states);
+        formula_ = std::move(formula);
     }
 
     /// For Python's collector of cycles: what is seen, and letting go of it.
@@ -139,48 +151,26 @@ class Plan {
         if (steps < 0 || steps > rules::most_steps) {
             throw py::value_error(call_ + ": steps is out of range");
         }
-        const Turn turn(*this);
         steps_ = steps;
     }
 
-    void step(py::handle grads, double rate) {
-        const Turn turn(*this);
-        // First all that may run code of the user's, last the checks that this could undo.
-        tree_.flatten(grads, step_call_, grads_, gradients_);
-        for (std::size_t i = 0; i < gradients_.size(); ++i) {
-            if (py::isinstance<py::array>(gradients_[i])) continue;
-            gradients_[i] = as_array(gradients_[i], {step_call_, tree_.name(grads_, i)});
-        }
-        tree_.check_unchanged(step_call_);
-        bool all_as_before = true;
-        for (std::size_t i = 0; i < parameters_.size(); ++i) {
-            parameters_[i].check_unchanged(step_call_);
-            if (parameters_[i].take_like_the_last(gradient(i), plan_.items[i])) continue;
-            const Name name{step_call_, tree_.name(grads_, i)};
-            plan_.disarrange();
-            parameters_[i].take(gradient(i), name, written_, plan_.items[i]);
-            all_as_before = false;
-        }
-        if (!all_as_before) check_nothing_moved();
-        formula_.value().set_rate(rate);
-        formula_->run(plan_, steps_ + 1);
-        ++steps_;
-    }
-
-  private:
-    /// One call at a time: gradients that use the optimizer while they are read, or another thread,
-    /// find it busy. Lets go of the gradients in the end.
+    /// One call at a time: another thread, or a gradient that uses the optimizer while it is read,
+    /// finds it busy. In the child of a fork, nobody has the turn that another thread had.
     class Turn {
       public:
-        explicit Turn(Plan& plan) : plan_(plan) {
-            if (plan.busy_) {
-                throw std::runtime_error(plan.step_call_ + ": another call of it is under way");
+        Turn(Plan& plan, const std::string& call) : plan_(plan) {
+            const std::uint64_t now = engine::fork_generation() + 1;
+            if (plan.turn_ == now) {
+                throw std::runtime_error(call + ": another call of " + plan.call_ +
+                                         " is under way, expected one at a time");
             }
-            plan.busy_ = true;
+            plan.turn_ = now;
+            plan.gradients_.clear();
         }
+        /// Lets go of the gradients.
         ~Turn() {
             plan_.gradients_.clear();
-            plan_.busy_ = false;
+            plan_.turn_ = 0;
         }
         Turn(const Turn&) = delete;
         Turn& operator=(const Turn&) = delete;
@@ -189,6 +179,38 @@ class Plan {
         Plan& plan_;
     };
 
+    void step(py::handle grads, double rate) {
+        const Turn turn(*this, step_call_);
+        // First all that may run code of the user's, last the checks that this could undo.
+        tree_.flatten(grads, step_call_, grads_, gradients_);
+        for (std::size_t i = 0; i < gradients_.size(); ++i) {
+            if (py::isinstance<py::array>(gradients_[i])) continue;
+            gradients_[i] = as_array(gradients_[i], {step_call_, tree_.name(grads_, i)});
+        }
+        tree_.check_unchanged(step_call_);
+        bool all_familiar = true;
+        for (std::size_t i = 0; i < parameters_.size(); ++i) {
+            glances_.fetch_ahead(i, gradients_);
+            if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
+            engine::Item& item = plan_.items[i];
+            if (std::byte* const first = glances_.familiar(i, gradient(i)); first != nullptr) {
+                item.data[rules::gradient_operand] =
+                    first + item.layout.offset(rules::gradient_operand);
+                continue;
+            }
+            all_familiar = false;
+            plan_.disarrange();
+            glances_.forget(i);  // until all is known of this one
+            const Name name{step_call_, tree_.name(grads_, i)};
+            const Bounds gap = parameters_[i].take(gradient(i), name, written_, item);
+            glances_.remember(i, gradient(i), gap);
+        }
+        if (!all_familiar) check_nothing_moved();
+        formula_.value().set_rate(rate);
+        run(plan_, *formula_, steps_ + 1, [this]() noexcept { ++steps_; });
+    }
+
+  private:
     const py::array& gradient(std::size_t i) const {
         return static_cast<const py::array&>(gradients_[i]);
     }
@@ -196,11 +218,32 @@ class Plan {
     /// What was checked may have been changed meanwhile by whatever the interpreter ran in between.
     void check_nothing_moved() const {
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
-            parameters_[i].check_unchanged(step_call_);
-            if (parameters_[i].lies_as_taken(gradient(i), plan_.items[i])) continue;
+            if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
+            const engine::Item& item = plan_.items[i];
+            const std::byte* const first =
+                item.data[rules::gradient_operand] - item.layout.offset(rules::gradient_operand);
+            if (glances_.lies_at(i, gradient(i), first)) continue;
             throw py::value_error(step_call_ + ": " + tree_.name(grads_, i) +
                                   " was changed while it was read, expected it to stay as it is");
         }
+    }
+
+    /// states: for each state of the rule, in its order, an array a parameter.
+    void set_states(const std::vector<std::string_view>& names,
+                    const std::vector<std::vector<py::array>>& states) {
+        std::vector<Parameter> parameters = parameters_;
+        for (std::size_t i = 0; i < parameters.size(); ++i) {
+            std::vector<py::array> arrays;
+            std::vector<std::string> arguments;
+            for (std::size_t k = 0; k < names.size(); ++k) {
+                arrays.push_back(states.at(k).at(i));
+                arguments.push_back(tree_.name("state['" + std::string(names[k]) + "']", i));
+            }
+            parameters[i].set_states(std::move(arrays), call_, arguments);
+        }
+        written_ = written_memory(parameters);
+        parameters_ = std::move(parameters);
+        for (std::size_t i = 0; i < parameters_.size(); ++i) glances_.forget(i);
     }
 
     WrittenMemory written_memory(const std::vector<Parameter>& parameters) const {
@@ -213,12 +256,25 @@ class Plan {
     Tree tree_;
     std::vector<Parameter> parameters_;
     WrittenMemory written_;
-    std::string rule_;
+    Glances glances_;
     std::optional<Formula> formula_;
     engine::Plan plan_;
     std::vector<py::object> gradients_;  // of the step under way
-    std::int64_t steps_ = 0;
-    bool busy_ = false;
+    std::atomic<std::int64_t> steps_ = 0;
+    std::uint64_t turn_ = 0;  // 1 + the generation of the process in which someone has it
+};
+
+/// A turn as Python takes it: with a plan's turn() as context manager.
+class TakenTurn {
+  public:
+    TakenTurn(py::object plan, std::string call) : plan_(std::move(plan)), call_(std::move(call)) {}
+    void enter() { turn_ = std::make_unique<Plan::Turn>(plan_.cast<Plan&>(), call_); }
+    void exit(const py::args&) { turn_.reset(); }
+
+  private:
+    py::object plan_;
+    std::string call_;
+    std::unique_ptr<Plan::Turn> turn_;
 };
 
 /// One step of one parameter, with states that the caller keeps.
@@ -246,11 +302,13 @@ void update(const std::string& call, const std::string& rule, const std::string&
     parameter.append_written(entries);
     const WrittenMemory written(call, std::move(entries));
 
+    Glances glances;
+    glances.add(parameter.array());
     engine::Plan plan;
     plan.items.resize(1);
     parameter.take(gradient, name, written, plan.items[0]);
-    parameter.check_unchanged(call);
-    formula.run(plan, t);
+    if (!glances.parameter_is_unchanged(0)) parameter.refuse_change(call);
+    run(plan, formula, t, []() noexcept {});
 }
 
 /// The structure with function(array) in the place of each array.
@@ -287,6 +345,9 @@ void make_collectable(PyHeapTypeObject* heap_type) {
 }  // namespace
 
 void register_steps(py::module_& module) {
+    py::class_<TakenTurn>(module, "Turn")
+        .def("__enter__", &TakenTurn::enter)
+        .def("__exit__", &TakenTurn::exit);
     py::class_<Plan>(module, "Plan", py::custom_type_setup(make_collectable))
         .def(py::init<const std::string&, py::handle, const std::string&, const std::string&,
                       std::string>(),
@@ -295,8 +356,14 @@ void register_steps(py::module_& module) {
         .def_property_readonly("arrays", &Plan::arrays)
         .def("unflatten", &Plan::unflatten, py::arg("leaves"))
         .def("flatten", &Plan::flatten, py::arg("other"), py::arg("call"), py::arg("argument"))
-        .def("bind", &Plan::bind, py::arg("rule"), py::arg("states"))
-        .def("set_hyperparameters", &Plan::set_hyperparameters, py::arg("decay"), py::arg("values"))
+        .def("configure", &Plan::configure, py::arg("rule"), py::arg("decay"), py::arg("values"),
+             py::arg("states"))
+        .def(
+            "turn",
+            [](py::object plan, std::string call) {
+                return TakenTurn(std::move(plan), std::move(call));
+            },
+            py::arg("call"))
         .def_property("steps", &Plan::steps, &Plan::set_steps)
         .def("step", &Plan::step, py::arg("grads"), py::arg("rate"));
     module.def("update", &update, py::arg("call"), py::arg("rule"), py::arg("decay"),

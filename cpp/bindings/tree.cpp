@@ -1,5 +1,6 @@
 #include "bindings/tree.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "bindings/arrays.hpp"
@@ -48,6 +49,33 @@ std::string kind_of(py::handle object) {
     return "a " + py::type::handle_of(object).attr("__name__").cast<std::string>();
 }
 
+/// What lies so far ahead in a list is fetched while the objects before it are read.
+constexpr std::size_t fetched_ahead = 16;
+
+/// The items of a dict in its own order, as long as their keys are the expected ones.
+class InOrder {
+  public:
+    InOrder(PyObject* dict, const std::vector<py::object>& keys) : dict_(dict), keys_(keys) {}
+
+    bool next() {
+        PyObject* key = nullptr;
+        return expected_ < keys_.size() && PyDict_Next(dict_, &position_, &key, &value) != 0 &&
+               same(key, keys_[expected_++].ptr());
+    }
+    PyObject* value = nullptr;
+
+  private:
+    static bool same(PyObject* a, PyObject* b) {
+        return a == b ||
+               (PyUnicode_CheckExact(a) && PyUnicode_CheckExact(b) && PyUnicode_Compare(a, b) == 0);
+    }
+
+    PyObject* dict_;
+    const std::vector<py::object>& keys_;
+    std::size_t expected_ = 0;
+    py::ssize_t position_ = 0;
+};
+
 }  // namespace
 
 Tree::Tree(py::handle structure, const std::string& call, const std::string& argument)
@@ -68,31 +96,37 @@ Tree::Node Tree::take_apart(py::handle structure, const std::string& call,
         paths_.push_back(std::move(path));
         return node;
     }
-    const auto descend = [&](py::handle key, py::object child, bool replaceable,
-                             py::ssize_t index) {
+    Container container;
+    const bool replaceable =
+        PyDict_Check(structure.ptr()) != 0 || PyList_Check(structure.ptr()) != 0;
+    const auto descend = [&](py::handle key, py::object child) {
         std::string child_path = path + subscript(key);
         node.children.push_back(take_apart(child, call, argument, child_path));
         if (!replaceable) return;
-        slots_.push_back({py::reinterpret_borrow<py::object>(structure),
-                          py::reinterpret_borrow<py::object>(key), index, std::move(child),
-                          std::move(child_path)});
+        container.values.push_back(std::move(child));
+        container.paths.push_back(std::move(child_path));
     };
     if (is_mapping(structure)) {
         node.kind = Node::Kind::mapping;
         for (const py::handle key : list_of(structure)) {
             node.keys.push_back(py::reinterpret_borrow<py::object>(key));
-            descend(key, structure[key], PyDict_Check(structure.ptr()) != 0, -1);
+            descend(key, structure[key]);
         }
     } else if (is_sequence(structure)) {
         node.kind = py::isinstance<py::tuple>(structure) ? Node::Kind::tuple : Node::Kind::list;
         const py::list items = list_of(structure);
-        for (std::size_t i = 0; i < items.size(); ++i) {
-            descend(py::int_(i), items[i], PyList_Check(structure.ptr()) != 0,
-                    static_cast<py::ssize_t>(i));
-        }
+        for (std::size_t i = 0; i < items.size(); ++i) descend(py::int_(i), items[i]);
     } else {
         throw py::type_error(call + ": " + argument + path + " is " + kind_of(structure) +
                              ", expected an array, or a sequence or mapping of arrays");
+    }
+    node.leaves_only =
+        std::all_of(node.children.begin(), node.children.end(),
+                    [](const Node& child) { return child.kind == Node::Kind::leaf; });
+    if (replaceable && !container.values.empty()) {
+        container.object = py::reinterpret_borrow<py::object>(structure);
+        container.keys = node.keys;
+        containers_.push_back(std::move(container));
     }
     return node;
 }
@@ -130,14 +164,20 @@ void Tree::flatten(const Node& node, py::handle other, const std::string& call,
         }
         const auto items = py::reinterpret_steal<py::object>(PySequence_Fast(other.ptr(), ""));
         if (!items) throw py::error_already_set();
+        // What is not an array may run code of the user's that changes the list.
+        const auto there = [&] {
+            return static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()));
+        };
         for (std::size_t i = 0; i < size; ++i) {
-            if (static_cast<py::ssize_t>(i) >= PySequence_Fast_GET_SIZE(items.ptr())) {
-                refuse("changed its length", "it to stay as it is");
-            }
-            const auto child = py::reinterpret_borrow<py::object>(
-                PySequence_Fast_GET_ITEM(items.ptr(), static_cast<py::ssize_t>(i)));
-            flatten(node.children[i], child, call, argument, out);
+            if (i >= there()) refuse("changed its length", "it to stay as it is");
+            PyObject* const* const objects = PySequence_Fast_ITEMS(items.ptr());
+            if (i + fetched_ahead < there()) __builtin_prefetch(objects[i + fetched_ahead]);
+            flatten_child(node, i, objects[i], call, argument, out);
         }
+        return;
+    }
+    if (PyDict_CheckExact(other.ptr()) && size == node.keys.size() &&
+        flatten_same_keys(node, other, out)) {
         return;
     }
     for (std::size_t i = 0; i < node.keys.size(); ++i) {
@@ -164,28 +204,64 @@ void Tree::flatten(const Node& node, py::handle other, const std::string& call,
     }
 }
 
+void Tree::flatten_child(const Node& node, std::size_t child, PyObject* object,
+                         const std::string& call, const std::string& argument,
+                         std::vector<py::object>& out) const {
+    const auto kept = py::reinterpret_borrow<py::object>(object);
+    if (node.leaves_only && py::isinstance<py::array>(kept)) {
+        out.push_back(kept);
+    } else {
+        flatten(node.children[child], kept, call, argument, out);
+    }
+}
+
+bool Tree::flatten_same_keys(const Node& node, py::handle dict,
+                             std::vector<py::object>& out) const {
+    // Reading a dict in its order needs no search for the keys.
+    if (!node.leaves_only) return false;
+    const std::size_t before = out.size();
+    InOrder in_order(dict.ptr(), node.keys);
+    while (in_order.next() && py::isinstance<py::array>(in_order.value)) {
+        out.push_back(py::reinterpret_borrow<py::object>(in_order.value));
+    }
+    if (out.size() - before == node.keys.size()) return true;
+    out.resize(before);
+    return false;
+}
+
 void Tree::check_unchanged(const std::string& call) const {
-    for (const Slot& slot : slots_) {
-        PyObject* now = nullptr;
-        if (slot.index < 0) {
-            now = PyDict_GetItemWithError(slot.container.ptr(), slot.key.ptr());
-            if (now == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-        } else if (slot.index < PyList_GET_SIZE(slot.container.ptr())) {
-            now = PyList_GET_ITEM(slot.container.ptr(), slot.index);
+    for (const Container& container : containers_) {
+        PyObject* const object = container.object.ptr();
+        const std::vector<py::object>& values = container.values;
+        const bool is_dict = PyDict_Check(object) != 0;
+        std::size_t same = 0;
+        if (is_dict) {
+            InOrder in_order(object, container.keys);
+            while (in_order.next() && in_order.value == values[same].ptr()) ++same;
         }
-        if (now == slot.object.ptr()) continue;
-        const std::string name = argument_ + slot.path;
-        throw py::value_error(call + ": " + name +
-                              " was replaced since the optimizer was made, expected the same " +
-                              "object (to give it new values, write " + name + "[...] = values)");
+        for (; same < values.size(); ++same) {
+            PyObject* now = nullptr;
+            if (is_dict) {
+                now = PyDict_GetItemWithError(object, container.keys[same].ptr());
+                if (now == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+            } else if (static_cast<py::ssize_t>(same) < PyList_GET_SIZE(object)) {
+                now = PyList_GET_ITEM(object, static_cast<py::ssize_t>(same));
+            }
+            if (now == values[same].ptr()) continue;
+            const std::string name = argument_ + container.paths[same];
+            throw py::value_error(call + ": " + name +
+                                  " was replaced since the optimizer was made, expected the same " +
+                                  "object (to give it new values, write " + name +
+                                  "[...] = values)");
+        }
     }
 }
 
 int Tree::traverse(visitproc visit, void* arg) const {
-    for (const Slot& slot : slots_) {
-        Py_VISIT(slot.container.ptr());
-        Py_VISIT(slot.key.ptr());
-        Py_VISIT(slot.object.ptr());
+    for (const Container& container : containers_) {
+        Py_VISIT(container.object.ptr());
+        for (const py::object& key : container.keys) Py_VISIT(key.ptr());
+        for (const py::object& value : container.values) Py_VISIT(value.ptr());
     }
     return 0;
 }

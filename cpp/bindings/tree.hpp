@@ -52,27 +52,32 @@ class Tree {
         std::string path;
         std::vector<py::object> keys;  // of a mapping
         std::vector<Node> children;
+        bool leaves_only = false;  // whether all children are leaves
     };
 
-    /// A place in a dict or list of the user's, and what stood there.
-    struct Slot {
-        py::object container;
-        py::object key;
-        py::ssize_t index;
+    /// A dict or list of the user's, and what stood in it, in its order. Those that are compared in
+    /// each step lie together, apart from what only messages need.
+    struct Container {
         py::object object;
-        std::string path;
+        std::vector<py::object> keys;  // of a dict
+        std::vector<py::object> values;
+        std::vector<std::string> paths;
     };
 
     Node take_apart(py::handle structure, const std::string& call, const std::string& argument,
                     std::string path);
     void flatten(const Node& node, py::handle other, const std::string& call,
                  const std::string& argument, std::vector<py::object>& out) const;
+    void flatten_child(const Node& node, std::size_t child, PyObject* object,
+                       const std::string& call, const std::string& argument,
+                       std::vector<py::object>& out) const;
+    bool flatten_same_keys(const Node& node, py::handle dict, std::vector<py::object>& out) const;
     py::object unflatten(const Node& node, const py::list& leaves, std::size_t& next) const;
 
     std::string argument_;
     std::vector<py::object> leaves_;
     std::vector<std::string> paths_;
-    std::vector<Slot> slots_;
+    std::vector<Container> containers_;
     Node root_;
 };
 

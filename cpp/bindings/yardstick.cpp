@@ -3,7 +3,10 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "bindings/arrays.hpp"
@@ -17,9 +20,12 @@ namespace schuss::bindings {
 namespace {
 
 /// Adds grad to param and to each state, repeats times: straight through the loop of the level in
-/// use, with neither plan nor tiles.
-void additions(int repeats, const py::array& param, const py::array& grad, const py::args& states) {
+/// use, with neither plan nor tiles. Each thread has an equal part and never waits for another, so
+/// no step by as many threads can be faster.
+void additions(int repeats, std::size_t threads, const py::array& param, const py::array& grad,
+               const py::args& states) {
     const std::string call = "additions";
+    if (threads == 0) throw py::value_error(call + ": threads is 0, expected at least 1");
     std::vector<py::array> arrays = {param, grad};
     for (const py::handle state : states) arrays.push_back(as_array(state, {call, "state"}));
     check_writable(param, {call, "param"});
@@ -36,15 +42,29 @@ void additions(int repeats, const py::array& param, const py::array& grad, const
         engine::level().rules[rule].of(rules::Decay::none, number_of(param, {call, "param"}));
     const engine::Coefficients coefficients{rules::Coefficients{}};
     const void* const values = coefficients.as(number_of(param, {call, "param"}));
-    const engine::SubnormalsAreZero mode;
     const auto size = static_cast<std::size_t>(param.size());
-    for (int i = 0; i < repeats; ++i) kernel(operands.data(), size, values);
+    const auto item_size = static_cast<std::size_t>(param.itemsize());
+    const auto add = [&](std::size_t begin, std::size_t end) {
+        const engine::SubnormalsAreZero mode;
+        std::vector<void*> part = operands;
+        for (void*& operand : part) operand = static_cast<std::byte*>(operand) + begin * item_size;
+        for (int i = 0; i < repeats; ++i) kernel(part.data(), end - begin, values);
+    };
+    // Cut at cache lines, or two threads would fight for the one between them.
+    const std::size_t line = 64 / item_size;
+    const std::size_t most = (size / threads + line) / line * line;
+    std::vector<std::jthread> others;
+    for (std::size_t begin = most; begin < size; begin += most) {
+        others.emplace_back(add, begin, std::min(size, begin + most));
+    }
+    add(0, std::min(size, most));
 }
 
 }  // namespace
 
 void register_yardstick(py::module_& module) {
-    module.def("additions", &additions, py::arg("repeats"), py::arg("param"), py::arg("grad"));
+    module.def("additions", &additions, py::arg("repeats"), py::arg("threads"), py::arg("param"),
+               py::arg("grad"));
 }
 
 }  // namespace schuss::bindings

@@ -1,6 +1,5 @@
 #include "engine/crew.hpp"
 
-#include <pthread.h>
 #include <signal.h>
 
 #include <algorithm>
@@ -13,6 +12,9 @@
 #include <stdexcept>
 #include <thread>
 
+#include "engine/fork.hpp"
+#include "engine/subnormals.hpp"
+
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
@@ -24,7 +26,10 @@ using Clock = std::chrono::steady_clock;
 
 /// While calls follow each other within this time, workers wait awake for the next one: it comes
 /// before they could be woken. Otherwise they sleep at once, and leave their cores to others.
-constexpr std::chrono::microseconds close_by{50};
+std::atomic<std::chrono::microseconds> close_by = ordinary_patience;
+
+/// Whether this thread is at a tile: it cannot have the crew a second time.
+thread_local bool at_work = false;
 
 void relax() {
 #if defined(__x86_64__)
@@ -57,15 +62,25 @@ class SignalsAreForOthers {
 class Crew {
   public:
     void share(const Work& work, std::size_t threads) noexcept {
-        const bool close = Clock::now() - ended_.load(std::memory_order_relaxed) < close_by;
-        if ((close || work.worth_waking) && !occupied_.exchange(true, std::memory_order_acquire)) {
-            stay_awake_.store(close, std::memory_order_relaxed);
-            together(work, std::min(threads, work.tiles));
-            occupied_.store(false, std::memory_order_release);
+        const bool close = is_close();
+        std::unique_lock turn(turn_, std::defer_lock);
+        if ((close || work.worth_waking) && turn.try_lock()) {
+            threads = std::min(threads, work.tiles);
+            hire(threads - 1);
+            together(work, threads, close);
         } else {
             alone(work);
         }
         ended_.store(Clock::now(), std::memory_order_relaxed);
+    }
+
+    bool all_at_once(const Work& work) noexcept {
+        const std::lock_guard turn(turn_);
+        hire(work.tiles - 1);
+        if (workers() + 1 < work.tiles) return false;
+        together(work, work.tiles, is_close());
+        ended_.store(Clock::now(), std::memory_order_relaxed);
+        return true;
     }
 
     static void alone(const Work& work) noexcept {
@@ -83,8 +98,13 @@ class Crew {
     static constexpr std::uint64_t inside = (std::uint64_t{1} << places_shift) - 1;
     static_assert(max_threads < std::size_t{1} << (31 - places_shift));
 
-    void together(const Work& work, std::size_t threads) noexcept {
-        hire(threads - 1);
+    bool is_close() const {
+        return Clock::now() - ended_.load(std::memory_order_relaxed) <
+               close_by.load(std::memory_order_relaxed);
+    }
+
+    void together(const Work& work, std::size_t threads, bool stay_awake) noexcept {
+        stay_awake_.store(stay_awake, std::memory_order_relaxed);
         work_ = work;
         next_.store(0, std::memory_order_relaxed);
         {
@@ -100,11 +120,13 @@ class Crew {
     }
 
     void claim(std::size_t place) noexcept {
+        at_work = true;
         for (;;) {
             const std::size_t tile = next_.fetch_add(1, std::memory_order_relaxed);
-            if (tile >= work_.tiles) return;
+            if (tile >= work_.tiles) break;
             work_.run(work_.context, tile, place);
         }
+        at_work = false;
     }
 
     /// Closes the door, and waits for the workers inside: each makes its last tile, if any.
@@ -127,6 +149,7 @@ class Crew {
     }
 
     void serve(std::size_t place) noexcept {
+        use_default_mode();  // not that of whoever hired
         std::uint64_t generation = 0;
         for (;;) {
             wait(place, generation);
@@ -150,7 +173,7 @@ class Crew {
             return calls(door_.load(std::memory_order_seq_cst), place, generation);
         };
         if (stay_awake_.load(std::memory_order_relaxed)) {
-            const auto until = Clock::now() + close_by;
+            const auto until = Clock::now() + close_by.load(std::memory_order_relaxed);
             do {
                 for (int i = 0; i < 50; ++i) {
                     if (called()) return;
@@ -181,12 +204,12 @@ class Crew {
 
     alignas(64) std::atomic<std::size_t> next_ = 0;
     alignas(64) std::atomic<std::uint64_t> door_ = 0;
-    alignas(64) std::atomic<bool> occupied_ = false;
-    std::atomic<bool> stay_awake_ = false;
+    alignas(64) std::atomic<bool> stay_awake_ = false;
     std::atomic<int> asleep_ = 0;
     std::atomic<std::size_t> workers_ = 0;
     std::atomic<Clock::time_point> ended_ = Clock::time_point();
-    // The occupant's own.
+    std::mutex turn_;
+    // Whose turn it is owns these.
     Work work_ = {};
     bool no_more_ = false;
     std::mutex mutex_;
@@ -211,15 +234,25 @@ Crew* the_crew() noexcept {
 }  // namespace
 
 void prepare_for_fork() {
-    if (prepared_for_fork) return;
+    if (prepared_for_fork.exchange(true)) return;
     // A child has none of the threads, so it begins anew.
-    prepared_for_fork = ::pthread_atfork(nullptr, nullptr, [] { crew.store(nullptr); }) == 0;
+    at_fork([] {}, [] { crew.store(nullptr); });
 }
 
 void share(const Work& work, std::size_t threads) noexcept {
     Crew* const all = threads > 1 && work.tiles > 1 && prepared_for_fork ? the_crew() : nullptr;
     if (all == nullptr) return Crew::alone(work);
     all->share(work, threads);
+}
+
+bool all_at_once(const Work& work) noexcept {
+    if (at_work || !prepared_for_fork) return false;
+    Crew* const all = the_crew();
+    return all != nullptr && all->all_at_once(work);
+}
+
+void set_patience(std::chrono::microseconds patience) {
+    close_by.store(patience, std::memory_order_relaxed);
 }
 
 std::size_t workers() {

@@ -6,6 +6,7 @@
 // nothing.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 
 namespace schuss::engine {
@@ -23,6 +24,15 @@ struct Work {
 /// crew is at work for another thread is done on its caller's thread alone, and so is work that is
 /// not worth waking for, unless calls follow each other closely.
 void share(const Work& work, std::size_t threads) noexcept;
+
+/// Does the work with each tile on a thread of its own, all at the same time, so that they may wait
+/// for each other; itself it waits until the crew is free. False, and nothing is done, if there
+/// cannot be so many threads, or if this thread is at work for the crew already.
+bool all_at_once(const Work& work) noexcept;
+
+/// Calls that follow each other within this time follow closely: workers wait awake for the next.
+void set_patience(std::chrono::microseconds patience);
+inline constexpr std::chrono::microseconds ordinary_patience{50};
 
 /// To be called once, before there are threads that fork: a child has no crew until it needs one.
 void prepare_for_fork();

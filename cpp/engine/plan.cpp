@@ -52,8 +52,18 @@ void Plan::arrange() {
     arranged_ = true;
 }
 
+std::size_t Plan::prepare() {
+    if (!arranged_) arrange();
+    const std::size_t enough = worth_sharing.load(std::memory_order_relaxed);
+    threads_ = elements_ < enough ? 1 : std::min(threads(), shares_.size());
+    worth_waking_ = elements_ >= worth_waking_times * enough;
+    if (scratch_.size() < threads_) scratch_.resize(threads_);
+    for (Scratch& scratch : scratch_) scratch.reserve(scratch_bytes_);
+    return elements_;
+}
+
 void Plan::run(const sweep::Kernels& kernels, rules::Decay decay,
-               const Coefficients& coefficients) {
+               const Coefficients& coefficients) noexcept {
     struct Step {
         Plan& plan;
         const sweep::Kernels& kernels;
@@ -76,13 +86,7 @@ void Plan::run(const sweep::Kernels& kernels, rules::Decay decay,
         }
     };
 
-    if (!arranged_) arrange();
-    const std::size_t enough = worth_sharing.load(std::memory_order_relaxed);
-    const std::size_t most = elements_ < enough ? 1 : std::min(threads(), shares_.size());
-    if (scratch_.size() < most) scratch_.resize(most);
-    for (Scratch& scratch : scratch_) scratch.reserve(scratch_bytes_);
-    // Nothing from here on can fail.
-    share({run_share, &step, shares_.size() - 1, elements_ >= worth_waking_times * enough}, most);
+    share({run_share, &step, shares_.size() - 1, worth_waking_}, threads_);
 }
 
 }  // namespace schuss::engine

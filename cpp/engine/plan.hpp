@@ -40,8 +40,12 @@ class Plan {
     /// To be called before the layout of an item changes.
     void disarrange() { arranged_ = false; }
 
-    /// Runs one rule's kernels over every tile of every item. Throws before it writes anything.
-    void run(const sweep::Kernels& kernels, rules::Decay decay, const Coefficients& coefficients);
+    /// To be called before each run; returns the elements of all items together.
+    std::size_t prepare();
+
+    /// Runs one rule's kernels over every tile of every item.
+    void run(const sweep::Kernels& kernels, rules::Decay decay,
+             const Coefficients& coefficients) noexcept;
 
   private:
     void arrange();
@@ -54,7 +58,9 @@ class Plan {
     std::vector<Share> shares_;  // and one past the last
     std::vector<Scratch> scratch_;
     std::size_t scratch_bytes_ = 0;
-    std::size_t elements_ = 0;  // of all items together
+    std::size_t elements_ = 0;
+    std::size_t threads_ = 1;  // of the run that comes
+    bool worth_waking_ = false;
     bool arranged_ = false;
 };
 

@@ -25,6 +25,7 @@ class SubnormalsAreZero {
 #if defined(__aarch64__)
     using Mode = std::uint64_t;
     static constexpr Mode sweeping = Mode{1} << 24;  // FPCR: FZ
+    static constexpr Mode ordinary = 0;
     static Mode mode() {
         Mode value;
         __asm__ volatile("mrs %0, fpcr" : "=r"(value));
@@ -34,11 +35,19 @@ class SubnormalsAreZero {
 #else
     using Mode = unsigned;
     static constexpr Mode sweeping = 0x1f80 | 0x8000 | 0x0040;  // MXCSR: all masked, FTZ, DAZ
+    static constexpr Mode ordinary = 0x1f80;
     static Mode mode() { return _mm_getcsr(); }
     static void set_mode(Mode value) { _mm_setcsr(value); }
 #endif
 
     Mode callers_;
+
+    friend void use_default_mode();
 };
+
+/// Gives this thread the mode that programs start with.
+inline void use_default_mode() {
+    SubnormalsAreZero::set_mode(SubnormalsAreZero::ordinary);
+}
 
 }  // namespace schuss::engine

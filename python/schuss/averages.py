@@ -203,6 +203,8 @@ class ExponentialAverage:
         ------
         ValueError
             If there is no value yet.
+        RuntimeError
+            If an update is under way, on another thread.
         """
         if self.updates == 0:
             raise ValueError(f"{type(self).__name__}.value: there was no update, expected one")
@@ -210,11 +212,12 @@ class ExponentialAverage:
             average = self._of_numbers[1]
             return average / self._weight(np.float64) if self._bias_correction else average
         averages = self._plan.arrays
-        if not self._bias_correction:
-            return self._plan.unflatten([average.copy(order="K") for average in averages])
-        with np.errstate(all="ignore"):  # as everywhere: what is too large is infinite
-            values = [np.asarray(each / self._weight(each.dtype.type)) for each in averages]
-        return self._plan.unflatten(values)
+        with self._plan.turn(f"{type(self).__name__}.value"):
+            if not self._bias_correction:
+                return self._plan.unflatten([average.copy(order="K") for average in averages])
+            with np.errstate(all="ignore"):  # as everywhere: what is too large is infinite
+                values = [np.asarray(each / self._weight(each.dtype.type)) for each in averages]
+            return self._plan.unflatten(values)
 
     def _weight(self, dtype: Any) -> float:
         """Return the sum of the weights of all values so far, as the dtype rounds them.
@@ -258,8 +261,7 @@ class ExponentialAverage:
         averages = _core.map_arrays(zeros_along, values, f"{call}.update", "values")
         _core.Plan(f"{call}.update", averages, params="values")  # refuses by the caller's names
         plan = _core.Plan(call, averages, "update", "average", "values")
-        plan.bind("average", [])
-        plan.set_hyperparameters("none", {"beta": self._beta, "weight_decay": 0.0})
+        plan.configure("average", "none", {"beta": self._beta, "weight_decay": 0.0}, [])
         return plan
 
     def _refuse(self, values: object, expected: str) -> None:

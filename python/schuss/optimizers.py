@@ -144,16 +144,22 @@ class Optimizer:
         dict
             ``optimizer`` (the name of the class), ``steps``, ``hyperparameters`` (with a copy of a
             schedule) and ``state`` (a copy of each array).
+
+        Raises
+        ------
+        RuntimeError
+            If a step of this optimizer is under way, on another thread.
         """
-        return {
-            "optimizer": type(self).__name__,
-            "steps": self.steps,
-            "hyperparameters": _copies(self._hyperparameters),
-            "state": {
-                name: self._plan.unflatten([array.copy(order="K") for array in leaves])
-                for name, leaves in self._leaves.items()
-            },
-        }
+        with self._turn("state_dict"):
+            return {
+                "optimizer": type(self).__name__,
+                "steps": self.steps,
+                "hyperparameters": _copies(self._hyperparameters),
+                "state": {
+                    name: self._plan.unflatten([array.copy(order="K") for array in leaves])
+                    for name, leaves in self._leaves.items()
+                },
+            }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned: steps, hyperparameters, and the state's values.
@@ -163,6 +169,8 @@ class Optimizer:
         TypeError, ValueError
             If it is not the state of an optimizer of this class for parameters of this structure,
             these shapes and dtypes; nothing is changed then.
+        RuntimeError
+            If a step of this optimizer is under way.
         """
         call = f"{type(self).__name__}.load_state_dict"
         expected = ("optimizer", "steps", "hyperparameters", "state")
@@ -188,10 +196,11 @@ class Optimizer:
             ]
             for name, tree in state_dict["state"].items()
         }
-        self._apply(hyperparameters)
-        self._rates = _NO_RATES
-        self._fill(values)
-        self._plan.steps = steps
+        with self._turn("load_state_dict"):
+            self._apply(hyperparameters)
+            self._rates = _NO_RATES
+            self._fill(values)
+            self._plan.steps = steps
 
     def __repr__(self) -> str:
         """Return the hyperparameters and what they are applied to."""
@@ -233,6 +242,10 @@ class Optimizer:
 
     # How it works.
 
+    def _turn(self, call: str) -> _core.Turn:
+        """Return a context within which no other call changes the optimizer."""
+        return self._plan.turn(f"{type(self).__name__}.{call}")
+
     def _lr_at(self, t: int, call: str) -> float:
         return number(f"{type(self).__name__}.{call}", "lr", self._hyperparameters["lr"](t))
 
@@ -273,9 +286,12 @@ class Optimizer:
 
     def _set_hyperparameters(self, **changes: Any) -> None:
         changes = self._checked(type(self).__name__, changes)
-        self._apply(self._hyperparameters | changes)
-        if "lr" in changes:
+        if changes.keys() == {"lr"}:  # which a step asks for when it begins: no need to wait
+            self._hyperparameters = self._hyperparameters | changes
             self._rates = _NO_RATES
+            return
+        with self._turn(", ".join(changes)):
+            self._apply(self._hyperparameters | changes)
 
     def _apply(self, hyperparameters: dict[str, Any]) -> None:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
@@ -283,17 +299,18 @@ class Optimizer:
         State that the form did not keep before starts at zero.
         """
         rule = self._rule_for(hyperparameters)
+        leaves = self._leaves
         if rule != self._rule:
             leaves = {
                 name: self._leaves.get(name)
                 or [zeros_along(param, place) for param in self._plan.arrays]
                 for place, name in enumerate(_core.states(rule), start=1)
             }
-            self._plan.bind(rule, list(leaves.values()))
-            self._rule, self._leaves = rule, leaves
         values = self._values(hyperparameters)
         decay = self._decay_kind() if values["weight_decay"] else "none"
-        self._plan.set_hyperparameters(decay, {"lr": 0.0, **values})
+        states = None if leaves is self._leaves else list(leaves.values())
+        self._plan.configure(rule, decay, {"lr": 0.0, **values}, states)
+        self._rule, self._leaves = rule, leaves
         self._hyperparameters: dict[str, Any] = hyperparameters
 
 

@@ -1,0 +1,104 @@
+#include "bindings/glances.hpp"
+
+#include <algorithm>
+
+namespace schuss::bindings {
+namespace {
+
+using Fields = py::detail::PyArray_Proxy;
+
+Fields& fields_of(PyObject* array) {
+    return *py::detail::array_proxy(array);
+}
+
+bool equal(const py::ssize_t* a, const py::ssize_t* b, std::size_t count) {
+    for (std::size_t i = 0; i < count; ++i) {
+        if (a[i] != b[i]) return false;
+    }
+    return true;
+}
+
+}  // namespace
+
+void Glances::add(const py::array& parameter) {
+    const Fields& f = fields(parameter);
+    const auto axes = static_cast<std::size_t>(f.nd);
+    glances_.push_back({parameter.ptr(), f.data, f.descr, nullptr, 0, 0, 0,
+                        static_cast<std::uint32_t>(parameter.itemsize()),
+                        static_cast<std::uint32_t>(axes),
+                        static_cast<std::uint32_t>(axes_.size())});
+    axes_.insert(axes_.end(), f.dimensions, f.dimensions + axes);
+    axes_.insert(axes_.end(), f.strides, f.strides + axes);
+    axes_.resize(axes_.size() + axes);
+    dtypes_.push_back(parameter.dtype());
+    dtypes_.emplace_back();
+}
+
+bool Glances::parameter_is_unchanged(std::size_t i) const {
+    const Glance& glance = glances_[i];
+    const Fields& f = fields_of(glance.parameter);
+    const py::ssize_t* const shape = axes_.data() + glance.place;
+    return f.data == glance.data && f.descr == glance.dtype &&
+           static_cast<std::uint32_t>(f.nd) == glance.axes &&
+           equal(f.dimensions, shape, glance.axes) &&
+           equal(f.strides, shape + glance.axes, glance.axes) &&
+           (f.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
+}
+
+bool Glances::looks_familiar(const Glance& glance, const py::array& gradient) const {
+    const Fields& f = fields(gradient);
+    const py::ssize_t* const shape = axes_.data() + glance.place;
+    return f.descr == glance.gradient_dtype && static_cast<std::uint32_t>(f.nd) == glance.axes &&
+           equal(f.dimensions, shape, glance.axes) &&
+           equal(f.strides, shape + 2 * glance.axes, glance.axes);
+}
+
+std::byte* Glances::familiar(std::size_t i, const py::array& gradient) const {
+    const Glance& glance = glances_[i];
+    char* const data = fields(gradient).data;
+    const auto first = reinterpret_cast<std::size_t>(data);
+    const bool is = first >= glance.least && first <= glance.most &&
+                    (first & (glance.item_size - 1)) == glance.misalignment &&
+                    looks_familiar(glance, gradient);
+    return is ? reinterpret_cast<std::byte*>(data) : nullptr;
+}
+
+bool Glances::lies_at(std::size_t i, const py::array& gradient, const std::byte* first) const {
+    return reinterpret_cast<const std::byte*>(fields(gradient).data) == first &&
+           looks_familiar(glances_[i], gradient);
+}
+
+void Glances::remember(std::size_t i, const py::array& gradient, const Bounds& gap) {
+    Glance& glance = glances_[i];
+    const Fields& f = fields(gradient);
+    const Bounds bounds = bounds_of(gradient);
+    const auto first = reinterpret_cast<std::size_t>(f.data);
+    const std::size_t before = first - bounds.begin, after = bounds.end - first;
+    dtypes_[2 * i + 1] = gradient.dtype();
+    std::copy_n(f.strides, glance.axes, axes_.data() + glance.place + 2 * glance.axes);
+    glance.gradient_dtype = f.descr;
+    glance.misalignment = static_cast<std::uint32_t>(first & (glance.item_size - 1));
+    const bool room = gap.begin <= gap.end && gap.end - gap.begin >= before + after;
+    glance.least = room ? gap.begin + before : 1;
+    glance.most = room ? gap.end - after : 0;
+}
+
+void Glances::fetch_ahead(std::size_t i, const std::vector<py::object>& gradients) const {
+    // Objects first; where their shapes lie is known when those have come.
+    constexpr std::size_t objects_ahead = 16, shapes_ahead = 8;
+    if (i + objects_ahead < glances_.size()) {
+        for (const PyObject* object :
+             {glances_[i + objects_ahead].parameter, gradients[i + objects_ahead].ptr()}) {
+            __builtin_prefetch(object);
+            __builtin_prefetch(reinterpret_cast<const char*>(object) + 64);
+        }
+    }
+    if (i + shapes_ahead < glances_.size()) {
+        for (PyObject* object :
+             {glances_[i + shapes_ahead].parameter, gradients[i + shapes_ahead].ptr()}) {
+            __builtin_prefetch(fields_of(object).dimensions);
+        }
+    }
+}
+
+}  // namespace schuss::bindings

@@ -1,0 +1,25 @@
+// What a fork of the process must not cut in two.
+#pragma once
+
+#include <cstdint>
+
+namespace schuss::engine {
+
+/// While one lives, on any thread, a fork waits. A child has none of the threads that were at work,
+/// so what they had begun would stay half done there. Not to be nested on one thread.
+class Unforked {
+  public:
+    Unforked() noexcept;
+    ~Unforked();
+    Unforked(const Unforked&) = delete;
+    Unforked& operator=(const Unforked&) = delete;
+};
+
+/// What else there is to do at a fork, while nothing is at work: in the parent, and in the child.
+using ForkHandler = void (*)();
+void at_fork(ForkHandler in_parent, ForkHandler in_child);
+
+/// How many forks lie between the first process and this one.
+std::uint64_t fork_generation() noexcept;
+
+}  // namespace schuss::engine

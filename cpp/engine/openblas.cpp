@@ -1,0 +1,284 @@
+#include "engine/openblas.hpp"
+
+#if defined(__linux__)
+
+#include <dlfcn.h>
+#include <link.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <charconv>
+#include <cstddef>
+#include <memory>
+#include <mutex>
+#include <string_view>
+#include <utility>
+
+#include "engine/crew.hpp"
+#include "engine/fork.hpp"
+
+namespace schuss::engine {
+namespace {
+
+using namespace std::string_view_literals;
+
+// The interface that OpenBLAS has had since 0.3.28. A call of BLAS comes as some jobs, which wait
+// for each other. Job i is do_job(slot, data + i * size, job_data), where a slot is the place of a
+// thread in OpenBLAS's tables (its buffer): no two threads may have the same at a time.
+using DoJob = void (*)(int slot, void* data, int job_data);
+using Callback = void (*)(int sync, DoJob do_job, int jobs, std::size_t size, void* data,
+                          int job_data);
+struct Jobs {
+    DoJob do_job;
+    std::size_t count, size;
+    std::byte* data;
+    int job_data;
+};
+
+/// While the crew serves any library, its workers wait this long for the next call: nobody else's
+/// threads want the cores, and between two products a program makes some small steps.
+constexpr std::chrono::microseconds patience{1000};
+
+class Library {
+  public:
+    /// The handle is never closed: whoever is served must stay.
+    explicit Library(std::string path)
+        : path_(std::move(path)), handle_(::dlopen(path_.c_str(), RTLD_NOW | RTLD_NOLOAD)) {
+        if (handle_ == nullptr) return;
+        find("get_config", config_);
+        find("get_parallel", parallel_);
+        find("get_num_threads", threads_);
+        find("set_num_threads", set_threads_);
+        find("set_threads_callback_function", set_callback_);
+        own_threads_ = reinterpret_cast<OwnThreads>(symbol("exec_blas"));
+        started_ = static_cast<const volatile int*>(symbol("blas_num_threads"));
+        callback_now_ = static_cast<Callback*>(symbol("openblas_threads_callback_"));
+        if (config_ == nullptr) return;
+        const std::string_view config = config_();
+        constexpr auto key = "MAX_THREADS="sv;
+        if (const auto at = config.find(key); at != config.npos) {
+            const auto value = config.substr(at + key.size());
+            std::from_chars(value.data(), value.data() + value.size(), slots_);
+        }
+    }
+
+    const std::string& path() const { return path_; }
+    bool is_openblas() const { return parallel_ != nullptr && config_ != nullptr; }
+    bool served() const { return served_; }
+
+    std::string version() const {
+        const std::string config = config_();
+        return config.substr(0, config.find(' ', "OpenBLAS "sv.size()));
+    }
+
+    std::string refusal() const {
+        constexpr int own_threads = 1;  // and not none, or OpenMP's
+        if (parallel_() != own_threads) return "has no threads of its own";
+        if (set_callback_ == nullptr) return "does not let others run its jobs, as 0.3.28 does";
+        if (threads_ == nullptr || set_threads_ == nullptr || own_threads_ == nullptr ||
+            started_ == nullptr || slots_ == 0) {
+            return "does not show how many threads it has";
+        }
+        if (callback_now_ != nullptr && *callback_now_ != nullptr && !served_) {
+            return "has its jobs run by someone else";
+        }
+        if (static_cast<std::size_t>(threads_()) > free_slots()) {
+            return "has " + std::to_string(*started_) + " threads, and room for " +
+                   std::to_string(free_slots()) +
+                   " others (OPENBLAS_NUM_THREADS=" + std::to_string(slots_ / 2) +
+                   " leaves enough)";
+        }
+        return "";
+    }
+
+    void serve(bool serve, Callback callback) {
+        const std::lock_guard lock(switch_);
+        served_ = serve;
+        callback_ = callback;
+        if (with_own_threads_ == 0) set_callback_(served_ ? callback_ : nullptr);
+    }
+
+    /// Runs the jobs of one call of BLAS.
+    void run(const Jobs& jobs) noexcept {
+        const auto run_job = [](void* context, std::size_t job, std::size_t place) noexcept {
+            const auto& [library, all] = *static_cast<const Call*>(context);
+            // From the last slot down: OpenBLAS's own threads have the first.
+            all.do_job(static_cast<int>(library.slots_ - 1 - place), all.data + job * all.size,
+                       all.job_data);
+        };
+        Call call{*this, jobs};
+        if (jobs.count <= free_slots()) {
+            const Unforked meanwhile;
+            if (all_at_once({run_job, &call, jobs.count, true})) return;
+        }
+        run_with_own_threads(jobs);
+    }
+
+    /// OpenBLAS ends its threads before a fork. Started again by the next call of BLAS, it would
+    /// take away the buffers of those who are in one then.
+    void restart() {
+        if (served_) set_threads_(threads_());
+    }
+
+    /// In the child of a fork there is nobody within a call.
+    void begin_anew() {
+        std::construct_at(&switch_);  // another thread may have held it
+        with_own_threads_ = 0;
+        if (served_) set_callback_(callback_);
+    }
+
+  private:
+    using OwnThreads = int (*)(std::ptrdiff_t jobs, void* data);
+    struct Call {
+        const Library& library;
+        const Jobs& jobs;
+    };
+
+    /// The library's own, not that of a library that it uses; nullptr if it shows none.
+    void* symbol(const std::string& name) const {
+        void* const address = ::dlsym(handle_, name.c_str());
+        Dl_info info;
+        const bool own =
+            address != nullptr && ::dladdr(address, &info) != 0 && info.dli_fname == path_;
+        return own ? address : nullptr;
+    }
+
+    /// The function openblas_<name>, under any of the names that builds give it.
+    template <class Function>
+    void find(const std::string& name, Function*& function) const {
+        for (const char* prefix : {"", "scipy_"}) {
+            for (const char* suffix : {"", "64_", "_64"}) {
+                void* const address = symbol(prefix + ("openblas_" + name) + suffix);
+                if (address == nullptr) continue;
+                function = reinterpret_cast<Function*>(address);
+                return;
+            }
+        }
+    }
+
+    std::size_t free_slots() const {
+        const auto own = static_cast<std::size_t>(std::max(*started_ - 1, 0));
+        return slots_ - std::min(slots_, own);
+    }
+
+    /// As if we were not there. Other calls that begin meanwhile do without us too.
+    void run_with_own_threads(const Jobs& jobs) noexcept {
+        const auto change = [this](int by) {
+            const std::lock_guard lock(switch_);
+            with_own_threads_ += by;
+            set_callback_(with_own_threads_ == 0 && served_ ? callback_ : nullptr);
+        };
+        change(1);
+        own_threads_(static_cast<std::ptrdiff_t>(jobs.count), jobs.data);
+        change(-1);
+    }
+
+    std::string path_;
+    void* handle_;
+    char* (*config_)() = nullptr;
+    int (*parallel_)() = nullptr;
+    int (*threads_)() = nullptr;
+    void (*set_threads_)(int) = nullptr;
+    void (*set_callback_)(Callback) = nullptr;
+    OwnThreads own_threads_ = nullptr;
+    const volatile int* started_ = nullptr;  // threads, the caller's included
+    const Callback* callback_now_ = nullptr;
+    std::size_t slots_ = 0;
+
+    std::mutex switch_;
+    bool served_ = false;
+    int with_own_threads_ = 0;  // calls
+    Callback callback_ = nullptr;
+};
+
+/// More than a process has of them.
+constexpr std::size_t most_libraries = 8;
+std::array<std::unique_ptr<Library>, most_libraries> libraries;
+
+/// OpenBLAS does not say which library calls, so each has a function of its own.
+template <std::size_t library>
+void serve_library(int, DoJob do_job, int jobs, std::size_t size, void* data, int job_data) {
+    if (jobs <= 0) return;
+    libraries[library]->run(
+        {do_job, static_cast<std::size_t>(jobs), size, static_cast<std::byte*>(data), job_data});
+}
+
+template <std::size_t... i>
+constexpr std::array<Callback, sizeof...(i)> callbacks_of(std::index_sequence<i...>) {
+    return {&serve_library<i>...};
+}
+constexpr auto callbacks = callbacks_of(std::make_index_sequence<most_libraries>());
+
+/// The place of a library; most_libraries if it is not among them.
+std::size_t place_of(const std::string& path) {
+    const auto is = [&path](const auto& each) { return each != nullptr && each->path() == path; };
+    const auto place = std::find_if(libraries.begin(), libraries.end(), is);
+    return static_cast<std::size_t>(place - libraries.begin());
+}
+
+void for_all(void (Library::*action)()) {
+    for (const auto& library : libraries) {
+        if (library != nullptr) (library.get()->*action)();
+    }
+}
+
+/// Looks at one loaded object.
+int look(dl_phdr_info* object, std::size_t, void*) {
+    const std::string path = object->dlpi_name;
+    const auto name = path.substr(path.rfind('/') + 1);
+    if (name.find("blas") == name.npos || place_of(path) != most_libraries) return 0;
+    const auto free = std::find(libraries.begin(), libraries.end(), nullptr);
+    if (free == libraries.end()) return 1;
+    auto found = std::make_unique<Library>(path);
+    if (found->is_openblas()) *free = std::move(found);
+    return 0;
+}
+
+}  // namespace
+
+std::vector<OpenBlas> find_openblas() {
+    ::dl_iterate_phdr(&look, nullptr);
+    std::vector<OpenBlas> found;
+    for (const auto& library : libraries) {
+        if (library == nullptr) continue;
+        found.push_back(
+            {library->path(), library->version(), library->refusal(), library->served()});
+    }
+    return found;
+}
+
+bool serve_openblas(const std::string& path, bool serve) {
+    static std::once_flag registered;
+    std::call_once(registered, [] {
+        at_fork([] { for_all(&Library::restart); }, [] { for_all(&Library::begin_anew); });
+    });
+    const std::size_t place = place_of(path);
+    if (place == most_libraries) return false;
+    Library& library = *libraries[place];
+    if (serve && !library.refusal().empty()) return false;
+    library.serve(serve, callbacks[place]);
+    const bool any = std::any_of(libraries.begin(), libraries.end(), [](const auto& each) {
+        return each != nullptr && each->served();
+    });
+    set_patience(any ? patience : ordinary_patience);
+    return true;
+}
+
+}  // namespace schuss::engine
+
+#else
+
+namespace schuss::engine {
+
+std::vector<OpenBlas> find_openblas() {
+    return {};
+}
+
+bool serve_openblas(const std::string&, bool) {
+    return false;
+}
+
+}  // namespace schuss::engine
+
+#endif
