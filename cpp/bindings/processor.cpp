@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <optional>
 #include <string>
 
@@ -28,6 +30,15 @@ class SubnormalsAreZero {
 };
 
 }  // namespace
+
+// For threadpoolctl, which looks for such functions in the libraries that a process has loaded.
+extern "C" PYBIND11_EXPORT int schuss_get_num_threads() {
+    return static_cast<int>(engine::threads());
+}
+extern "C" PYBIND11_EXPORT void schuss_set_num_threads(int threads) {
+    constexpr int most = engine::max_threads;
+    engine::set_threads(static_cast<std::size_t>(std::clamp(threads, 1, most)));
+}
 
 void register_processor(py::module_& module) {
     module.def("simd", [] { return std::string(engine::level().name); });

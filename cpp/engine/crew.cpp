@@ -247,6 +247,7 @@ void share(const Work& work, std::size_t threads) noexcept {
 
 bool all_at_once(const Work& work) noexcept {
     if (at_work || !prepared_for_fork) return false;
+    const Unforked meanwhile;
     Crew* const all = the_crew();
     return all != nullptr && all->all_at_once(work);
 }

@@ -26,8 +26,9 @@ struct Work {
 void share(const Work& work, std::size_t threads) noexcept;
 
 /// Does the work with each tile on a thread of its own, all at the same time, so that they may wait
-/// for each other; itself it waits until the crew is free. False, and nothing is done, if there
-/// cannot be so many threads, or if this thread is at work for the crew already.
+/// for each other; itself it waits until the crew is free, and a fork waits for it. False, and
+/// nothing is done, if there cannot be so many threads, or if this thread is at work for the crew
+/// already.
 bool all_at_once(const Work& work) noexcept;
 
 /// Calls that follow each other within this time follow closely: workers wait awake for the next.

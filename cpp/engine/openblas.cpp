@@ -108,11 +108,9 @@ class Library {
                        all.job_data);
         };
         Call call{*this, jobs};
-        if (jobs.count <= free_slots()) {
-            const Unforked meanwhile;
-            if (all_at_once({run_job, &call, jobs.count, true})) return;
-        }
-        run_with_own_threads(jobs);
+        const bool done =
+            jobs.count <= free_slots() && all_at_once({run_job, &call, jobs.count, true});
+        if (!done) run_with_own_threads(jobs);
     }
 
     /// OpenBLAS ends its threads before a fork. Started again by the next call of BLAS, it would
@@ -223,22 +221,28 @@ void for_all(void (Library::*action)()) {
     }
 }
 
-/// Looks at one loaded object.
-int look(dl_phdr_info* object, std::size_t, void*) {
-    const std::string path = object->dlpi_name;
-    const auto name = path.substr(path.rfind('/') + 1);
-    if (name.find("blas") == name.npos || place_of(path) != most_libraries) return 0;
-    const auto free = std::find(libraries.begin(), libraries.end(), nullptr);
-    if (free == libraries.end()) return 1;
-    auto found = std::make_unique<Library>(path);
-    if (found->is_openblas()) *free = std::move(found);
+/// Adds what a loaded object is called to a list of such paths.
+int note_path(dl_phdr_info* object, std::size_t, void* paths) {
+    static_cast<std::vector<std::string>*>(paths)->emplace_back(object->dlpi_name);
     return 0;
+}
+
+void look_for_new_libraries() {
+    std::vector<std::string> paths;
+    ::dl_iterate_phdr(&note_path, &paths);
+    for (const std::string& path : paths) {
+        const bool may_be = path.find("blas", path.rfind('/') + 1) != path.npos;
+        const auto free = std::find(libraries.begin(), libraries.end(), nullptr);
+        if (!may_be || place_of(path) != most_libraries || free == libraries.end()) continue;
+        auto found = std::make_unique<Library>(path);
+        if (found->is_openblas()) *free = std::move(found);
+    }
 }
 
 }  // namespace
 
 std::vector<OpenBlas> find_openblas() {
-    ::dl_iterate_phdr(&look, nullptr);
+    look_for_new_libraries();
     std::vector<OpenBlas> found;
     for (const auto& library : libraries) {
         if (library == nullptr) continue;

@@ -22,6 +22,7 @@ from schuss.config import (
     num_threads,
     set_num_threads,
     set_simd,
+    share_threads_with_blas,
     show_config,
     simd,
     threads,
@@ -54,6 +55,7 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "set_simd",
+    "share_threads_with_blas",
     "show_config",
     "simd",
     "threads",
@@ -81,3 +83,5 @@ def __dir__() -> list[str]:
 
 config.set_simd_from_environment()
 config.set_num_threads_from_environment()
+config.share_blas_from_environment()
+config.register_with_threadpoolctl()

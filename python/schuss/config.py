@@ -1,20 +1,23 @@
 """What schuss runs on: the instruction set level and the threads, chosen when the library loads."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 
 from schuss import _core
-from schuss._hyperparameters import count
+from schuss._hyperparameters import count, flag
 
 __all__ = [
+    "SharedThreads",
     "available_simd",
     "num_threads",
     "set_num_threads",
     "set_simd",
+    "share_threads_with_blas",
     "show_config",
     "simd",
     "threads",
@@ -92,6 +95,7 @@ def num_threads() -> int:
 
     At first it is what ``SCHUSS_NUM_THREADS`` says, or else ``OMP_NUM_THREADS``, or else the number
     of processors that this process may use, by its affinity and by the quota of its container.
+    threadpoolctl, where it is installed, knows it as the user API "schuss".
 
     Examples
     --------
@@ -231,6 +235,136 @@ def _text(path: str) -> str:
         return ""
 
 
+def register_with_threadpoolctl() -> None:
+    """Let threadpoolctl see and limit the threads of steps, if it is installed."""
+    try:
+        from schuss import _threadpoolctl
+    except ImportError:
+        return
+    _threadpoolctl.register()
+
+
+class SharedThreads:
+    """What `share_threads_with_blas` did, and the way back; a context manager.
+
+    Attributes
+    ----------
+    libraries : tuple of str
+        The OpenBLAS libraries, by path, whose work schuss's threads now do, or no longer.
+
+    Examples
+    --------
+    >>> import schuss
+    >>> off = schuss.share_threads_with_blas(False)
+    >>> off.libraries
+    ()
+    """
+
+    def __init__(self, libraries: tuple[str, ...], served_before: frozenset[str]) -> None:
+        self.libraries = libraries
+        self._served_before = served_before
+
+    def restore(self) -> None:
+        """Give each library the threads that it had before."""
+        for path in self.libraries:
+            _core.serve_openblas(path, path in self._served_before)
+
+    def __enter__(self) -> Self:
+        """Return itself: the threads are shared already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give each library the threads that it had before."""
+        self.restore()
+
+    def __repr__(self) -> str:
+        """Return the names of the libraries."""
+        return f"<SharedThreads: {', '.join(map(os.path.basename, self.libraries))}>"
+
+
+def share_threads_with_blas(share: bool = True) -> SharedThreads:
+    """Let one crew of threads do the steps of schuss and the products of NumPy and SciPy.
+
+    OpenBLAS's own threads stay awake for some tenths of a second after each product, in the way of
+    a step that comes next. With one crew for both, a step has all cores. No result depends on it:
+    OpenBLAS cuts its work as before.
+
+    It serves the OpenBLAS libraries that are loaded: to serve SciPy's too, call it after
+    ``import scipy.linalg``. ``SCHUSS_SHARE_BLAS=1`` in the environment shares from the start. How
+    many threads a product uses is still OpenBLAS's to say (``OPENBLAS_NUM_THREADS``, threadpoolctl).
+
+    Parameters
+    ----------
+    share : bool
+        False gives OpenBLAS its own threads back.
+
+    Returns
+    -------
+    SharedThreads
+        What was done. As a context manager, and by its `restore`, it undoes it.
+
+    Raises
+    ------
+    TypeError
+        If `share` is no bool.
+    RuntimeError
+        If there is no OpenBLAS that lets others do its work (NumPy may use MKL or Accelerate, or an
+        OpenBLAS before 0.3.28); nothing is changed then.
+
+    References
+    ----------
+    OpenBLAS, ``openblas_set_threads_callback_function`` (since 0.3.28).
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> a = np.ones((300, 300))
+    >>> try:
+    ...     with schuss.share_threads_with_blas():
+    ...         product = a @ a
+    ... except RuntimeError:  # NumPy has another BLAS
+    ...     product = a @ a
+    >>> float(product[0, 0])
+    300.0
+    """
+    flag("share_threads_with_blas", "share", share)
+    found = _core.find_openblas()
+    served = frozenset(path for path, _, _, is_served in found if is_served)
+    wanted = (
+        {path: refusal for path, _, refusal, _ in found} if share else dict.fromkeys(served, "")
+    )
+    changed = tuple(
+        path
+        for path, refusal in wanted.items()
+        if not refusal and _core.serve_openblas(path, share)
+    )
+    if share and not changed:
+        raise RuntimeError(f"share_threads_with_blas: {_why_not(wanted)}; nothing is changed")
+    return SharedThreads(changed, served)
+
+
+def _why_not(refusals: dict[str, str]) -> str:
+    if refusals:
+        return "; ".join(
+            f"{os.path.basename(path)} {refusal}" for path, refusal in refusals.items()
+        )
+    blas: Any = np.show_config("dicts")
+    name = blas.get("Build Dependencies", {}).get("blas", {}).get("name", "another BLAS")
+    return f"no OpenBLAS is loaded (NumPy was built with {name}), expected one"
+
+
+def share_blas_from_environment() -> None:
+    """Share threads with BLAS if ``SCHUSS_SHARE_BLAS`` says so."""
+    asked = os.environ.get("SCHUSS_SHARE_BLAS") or "0"
+    if asked not in ("0", "1"):
+        raise ValueError(f"SCHUSS_SHARE_BLAS is {asked!r}, expected '0' or '1'")
+    if asked == "1":
+        try:
+            share_threads_with_blas()
+        except RuntimeError as error:
+            warnings.warn(f"SCHUSS_SHARE_BLAS is '1', but {error}", RuntimeWarning, stacklevel=2)
+
+
 @overload
 def show_config(mode: Literal["stdout"] = ...) -> None: ...
 @overload
@@ -263,6 +397,10 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, str] |
         "simd": simd(),
         "available simd": ", ".join(available_simd()),
         "threads": str(num_threads()),
+        "shares with": ", ".join(
+            version for _, version, _, is_served in _core.find_openblas() if is_served
+        )
+        or "nobody",
         "machine": platform.machine(),
         "python": platform.python_version(),
         "numpy": np.__version__,
