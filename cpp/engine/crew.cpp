@@ -1,5 +1,7 @@
 #include "engine/crew.hpp"
 
+#include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 
 #include <algorithm>
@@ -11,6 +13,7 @@
 #include <new>
 #include <stdexcept>
 #include <thread>
+#include <vector>
 
 #include "engine/fork.hpp"
 #include "engine/subnormals.hpp"
@@ -114,9 +117,31 @@ class Crew {
                             threads << places_shift,
                         std::memory_order_seq_cst);
         }
-        if (asleep_.load(std::memory_order_seq_cst) > 0) called_.notify_all();
+        if (asleep_.load(std::memory_order_seq_cst) > 0) {
+            if (work.worth_waking) keep_off_this_processor();
+            called_.notify_all();
+        }
         claim(0);
         leave_when_done();
+    }
+
+    /// Has workers wake on other processors than the caller's. Where threads of others spin on
+    /// those, as BLAS's do, the system would wake a worker here, to take turns with its caller.
+    void keep_off_this_processor() noexcept {
+#if defined(__linux__)
+        cpu_set_t others;
+        const int here = ::sched_getcpu();
+        if (here < 0 || ::sched_getaffinity(0, sizeof others, &others) != 0) return;
+        CPU_CLR(static_cast<std::size_t>(here), &others);
+        if (CPU_COUNT(&others) == 0 || (placed_ == workers() && CPU_EQUAL(&others, &processors_))) {
+            return;
+        }
+        for (const pthread_t worker : handles_) {
+            ::pthread_setaffinity_np(worker, sizeof others, &others);
+        }
+        processors_ = others;
+        placed_ = workers();
+#endif
     }
 
     void claim(std::size_t place) noexcept {
@@ -194,7 +219,10 @@ class Crew {
         const SignalsAreForOthers mask;
         try {
             while (workers() < wanted) {
-                std::thread(&Crew::serve, this, workers() + 1).detach();
+                handles_.reserve(workers() + 1);
+                std::thread worker(&Crew::serve, this, workers() + 1);
+                handles_.push_back(worker.native_handle());
+                worker.detach();
                 workers_.fetch_add(1, std::memory_order_relaxed);
             }
         } catch (...) {
@@ -211,6 +239,11 @@ class Crew {
     std::mutex turn_;
     // Whose turn it is owns these.
     Work work_ = {};
+    std::vector<pthread_t> handles_;
+#if defined(__linux__)
+    cpu_set_t processors_ = {};  // of the workers
+    std::size_t placed_ = 0;     // workers who have been told
+#endif
     bool no_more_ = false;
     std::mutex mutex_;
     std::condition_variable called_;

@@ -290,8 +290,8 @@ def share_threads_with_blas(share: bool = True) -> SharedThreads:
     OpenBLAS cuts its work as before.
 
     It serves the OpenBLAS libraries that are loaded: to serve SciPy's too, call it after
-    ``import scipy.linalg``. ``SCHUSS_SHARE_BLAS=1`` in the environment shares from the start. How
-    many threads a product uses is still OpenBLAS's to say (``OPENBLAS_NUM_THREADS``, threadpoolctl).
+    ``import scipy.linalg``. ``SCHUSS_SHARE_BLAS=1`` in the environment shares from the start. The
+    number of threads of a product is still OpenBLAS's (``OPENBLAS_NUM_THREADS``, threadpoolctl).
 
     Parameters
     ----------

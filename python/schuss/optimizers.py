@@ -269,6 +269,7 @@ class Optimizer:
         self._plan = _core.Plan(call, params)
         self._params = params
         self._rates = _NO_RATES
+        self._hyperparameters: dict[str, Any] = {}
         self._rule = ""
         self._leaves: dict[str, list[Array]] = {}
         self._apply(hyperparameters)
@@ -311,7 +312,7 @@ class Optimizer:
         states = None if leaves is self._leaves else list(leaves.values())
         self._plan.configure(rule, decay, {"lr": 0.0, **values}, states)
         self._rule, self._leaves = rule, leaves
-        self._hyperparameters: dict[str, Any] = hyperparameters
+        self._hyperparameters = hyperparameters
 
 
 def _copies(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
