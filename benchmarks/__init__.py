@@ -1,1 +1,1 @@
-"""The same work by schuss, NumPy and the memory's limit, side by side: `python -m benchmarks`."""
+"""The same work by schuss, NumPy and every installed peer, side by side: `python -m benchmarks`."""

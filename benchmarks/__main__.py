@@ -7,7 +7,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-import schuss
 from benchmarks.harness import Rounds, Settings
 from benchmarks.report import FOOTNOTE, environment, markdown_table, rich_table
 from benchmarks.suite import BENCHMARKS
@@ -34,12 +33,14 @@ def _parser() -> argparse.ArgumentParser:
     add("names", nargs="*", choices=names, default="all", metavar="name", help=", ".join(names))
     add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
     add("--markdown", action="store_true", help="print Markdown tables")
+    add("--plot", type=Path, metavar="FILE.png", help="draw step and loop; needs matplotlib")
     add("--rounds", type=_positive, metavar="N", help="default: as many as some seconds allow")
     add(
         "--sizes",
         type=_sizes,
         metavar="N,...",
-        help="elements an array; for layout, rows and columns; for batches, examples",
+        help="elements an array; for layout, rows and columns; for batches, examples; "
+        "for train, epochs",
     )
     add("--quick", action="store_true", help="--sizes 64 --rounds 3, unless given")
     return parser
@@ -47,7 +48,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmarks that the command line names."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    names = list(BENCHMARKS) if "all" in options.names else options.names
+    if options.plot and not {"step", "loop"} & set(names):
+        parser.error("--plot draws step and loop: name one of them")
     count = options.rounds or (3 if options.quick else None)
     settings = Settings(
         sizes=options.sizes or ([64] if options.quick else []),
@@ -60,9 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in machine.items():
         print(f"{'- ' * options.markdown}{name}: {value}")
     results = {}
-    for name in BENCHMARKS if "all" in options.names else options.names:
-        with schuss.threads(1):  # as the limit has it
-            results[name] = BENCHMARKS[name](settings)
+    for name in names:
+        results[name] = BENCHMARKS[name](settings)
         title = f"{name}: {BENCHMARKS[name].__doc__}"
         if options.markdown:
             print(f"\n{markdown_table(title, results[name])}")
@@ -72,6 +76,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         figures = {"environment": machine, "benchmarks": results}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if options.plot:
+        from benchmarks.plot import plot
+
+        plot(results, options.plot)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,27 @@
-"""Who takes part. A new contender is its step for each rule it knows, and a line in CONTENDERS."""
+"""schuss and NumPy, and the limit; peers.py has the others.
 
-from collections.abc import Sequence
+A new contender is its step for each rule that it knows, and its name where it takes part.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 
 import numpy as np
 
 import schuss
-from benchmarks.harness import Array, Contender, Problem, Rule, Run, Step
+from benchmarks.harness import (
+    LIMIT,
+    LIMIT_OF_ONE,
+    Array,
+    Contender,
+    Problem,
+    Rule,
+    Run,
+    Step,
+    Yardstick,
+    one_or_list,
+)
 
 ADAM = Rule(
     "Adam",
@@ -34,11 +49,9 @@ RULES = (ADAM, MOMENTUM, RMSPROP)
 
 
 def fused(problem: Problem, **hyperparameters: float) -> Step:
-    params, grads = (
-        arrays[0] if len(arrays) == 1 else list(arrays)
-        for arrays in (problem.params, problem.grads)
-    )
-    return partial(problem.rule.optimizer(params, **hyperparameters).step, grads)
+    for name, value in hyperparameters.items():
+        setattr(problem.optimizer, name, value)
+    return partial(problem.optimizer.step, one_or_list(problem.grads))
 
 
 def textbook_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
@@ -146,20 +159,60 @@ def in_place_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) ->
     return step
 
 
-SCHUSS = Contender("schuss", {rule.name: fused for rule in RULES}, exact=True)
-TEXTBOOK = Contender(
-    "NumPy textbook",
-    {"Adam": textbook_adam, "momentum": textbook_momentum, "RMSprop": textbook_rmsprop},
+@contextmanager
+def level(name: str) -> Iterator[None]:
+    """Use another instruction set level for a while."""
+    before = schuss.simd()
+    schuss.set_simd(name)
+    try:
+        yield
+    finally:
+        schuss.set_simd(before)
+
+
+def _openblas_can_be_served() -> bool:
+    try:
+        with schuss.share_threads_with_blas():
+            return True
+    except RuntimeError:
+        return False
+
+
+FUSED = {rule.name: fused for rule in RULES}
+SCHUSS = Contender("schuss", FUSED, exact=True)
+ONE_THREAD = Contender(
+    "schuss, 1 thread", FUSED, exact=True, one_thread=True, setting=partial(schuss.threads, 1)
+)
+SHARED_THREADS = Contender(
+    "schuss, shared threads",
+    FUSED,
+    exact=True,
+    present=_openblas_can_be_served,
+    setting=schuss.share_threads_with_blas,
+)
+LEVELS = tuple(
+    Contender(f"schuss, {name}", FUSED, exact=True, setting=partial(level, name))
+    for name in schuss.available_simd()
+    if name != schuss.simd()
 )
 IN_PLACE = Contender(
     "NumPy in place",
     {"Adam": in_place_adam, "momentum": in_place_momentum, "RMSprop": in_place_rmsprop},
+    one_thread=True,
+)
+TEXTBOOK = Contender(
+    "NumPy textbook",
+    {"Adam": textbook_adam, "momentum": textbook_momentum, "RMSprop": textbook_rmsprop},
+    one_thread=True,
 )
 CONTENDERS = (SCHUSS, IN_PLACE, TEXTBOOK)
 
 
-def limit(problem: Problem) -> Run:
-    """Return additions over the problem's own arrays; if they are many or strided, over copies."""
+def limit(problem: Problem, threads: int | None = None) -> Run:
+    """Return additions over the problem's own arrays; if they are many or strided, over copies.
+
+    By as many threads as schuss may use, unless told otherwise.
+    """
 
     def dense(arrays: Sequence[Array]) -> list[Array]:
         whole = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=None)
@@ -169,7 +222,9 @@ def limit(problem: Problem) -> Run:
     if any(len(a) > 1 or not a[0].flags.c_contiguous for a in (problem.params, problem.grads)):
         flat = Problem(problem.rule, dense(problem.params), dense(problem.grads))
     arrays = (*flat.params, *flat.grads, *flat.states[0])
-    return lambda repeats: schuss._core.additions(repeats, 1, *arrays)
+    count = threads or schuss.num_threads()
+    return lambda repeats: schuss._core.additions(repeats, count, *arrays)
 
 
-YARDSTICKS = {"limit": limit}
+YARDSTICKS: Mapping[str, Yardstick] = {LIMIT: limit}
+BOTH_LIMITS: Mapping[str, Yardstick] = {LIMIT: limit, LIMIT_OF_ONE: partial(limit, threads=1)}

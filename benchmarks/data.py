@@ -128,8 +128,9 @@ AVERAGES: dict[str, tuple[Peer[Series], ...]] = {
 COPY = Peer[Series]("x.copy()", lambda series: series.values.copy)
 
 
+@schuss.threads(1)
 def average(settings: Settings) -> list[Record]:
-    """The averages of one series: float64, beta 0.98."""
+    """The averages of one series: float64, beta 0.98, one thread."""
 
     def pose(form: str, size: int) -> Series:
         return Series(ordinary(size, dtype="float64"), form == "bias-corrected")
@@ -250,8 +251,9 @@ BY_ROWS = (MINIBATCHES, *NUMPY, Peer("np.take, out=", take_into_a_buffer), DATA_
 BY_COLUMNS = (MINIBATCHES, *NUMPY)
 
 
+@schuss.threads(1)
 def batches(settings: Settings) -> list[Record]:
-    """A shuffled epoch: float32."""
+    """A shuffled epoch: float32, one thread."""
     cases = [
         ("rows", 1_000_000, 64, 64, BY_ROWS, ()),
         ("rows", 1_000_000, 64, 1_000, BY_ROWS, ()),

@@ -1,10 +1,11 @@
 """How a problem is posed to contenders: each is checked, then all are timed in turn."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import repeat
-from time import perf_counter
-from typing import Any, Literal, TypeAlias, TypeVar
+from time import perf_counter, process_time, sleep
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -25,15 +26,22 @@ Times: TypeAlias = Mapping[str, npt.NDArray[np.float64]]
 
 _Case = TypeVar("_Case")
 
+LIMITS = LIMIT, LIMIT_OF_ONE = "limit", "limit, 1 thread"
+
 CHECK_SIZE = 37
 CHECK_STEPS = 5
 CHECK_ULPS = 32
+TINY_GRADIENT = 1e-8
+"""About eps: where gradients are as small, it shows who leaves eps out or adds it elsewhere."""
 
 CLOCK_SECONDS = 0.002
 """A measurement lasts at least this long, so that the clock's own time vanishes in it."""
 COLD_SECONDS = 0.5
 """What the caches held before, and memory that the system took back, matter nothing to a step as
 long as this."""
+QUIET_SECONDS, QUIET_SHARE, SETTLE_SECONDS = 0.005, 0.2, 2.0
+"""A process is quiet if it used no more than this share of a processor for so many seconds; it is
+given SETTLE_SECONDS to become so."""
 SLOW_SECONDS, SLOW_ROUNDS = 2.0, 3
 """Who takes so long takes part in the first rounds only: a benchmark is to end the same day."""
 
@@ -66,14 +74,19 @@ class Problem:
     rule: Rule
     params: Sequence[Array]
     grads: Sequence[Array]
+    optimizer: schuss.optimizers.Optimizer = field(init=False)
     states: Sequence[Sequence[Array]] = field(init=False)
-    """For each parameter its state arrays: for contenders that do not bring their own."""
+    """For each parameter its state arrays, those of the optimizer: who works on them too has the
+    same place in memory."""
+    write_backs: list[Callable[[], None]] = field(init=False, default_factory=list)
+    """What brings results to the params: contenders that keep them elsewhere add to it."""
 
     def __post_init__(self) -> None:
-        # Placed in memory as schuss places its own: the limit is to have no handicap.
-        by_name = self.rule.optimizer(list(self.params)).state.values()
-        states = list(zip(*by_name, strict=True))
-        object.__setattr__(self, "states", states)
+        optimizer = self.rule.optimizer(one_or_list(self.params))
+        by_name = optimizer.state.values()
+        states = [by_name] if len(self.params) == 1 else list(zip(*by_name, strict=True))
+        object.__setattr__(self, "optimizer", optimizer)
+        object.__setattr__(self, "states", [tuple(arrays) for arrays in states])
 
     @property
     def bytes_moved(self) -> int:
@@ -89,12 +102,22 @@ class Contender:
     """Someone who can make steps: for each rule, a function from a problem to its step.
 
     The function gets the problem and the rule's hyperparameters; the step updates the problem's
-    params in place from whatever its grads then hold.
+    params in place from whatever its grads then hold, and leaves the grads as they are.
     """
 
     name: str
     steps: Mapping[str, Callable[..., Step]]
     exact: bool = False
+    present: Callable[[], bool] = lambda: True
+    dtypes: Sequence[str] = get_args(DType)
+    one_thread: bool = False
+    setting: Callable[[], AbstractContextManager[object]] = nullcontext
+    """What it runs within: its thread count, its level."""
+    eps_elsewhere: str = ""
+    """Where it adds eps, if not to the corrected root: it is not checked where eps matters."""
+
+    def knows(self, case: "Case") -> bool:
+        return case.rule.name in self.steps and case.dtype in self.dtypes
 
     def prepare(self, problem: Problem) -> Step:
         return self.steps[problem.rule.name](problem, **problem.rule.hyperparameters)
@@ -102,13 +125,13 @@ class Contender:
 
 @dataclass(frozen=True)
 class Case:
-    """A line of work: how to pose it in any size, and the size to time it in."""
+    """A line of work: how to pose what is timed, and something small to check who may take part."""
 
-    labels: Mapping[str, str | int]
+    labels: Mapping[str, object]
     rule: Rule
-    pose: Callable[[int], Problem]
-    size: int
-    check_size: int = CHECK_SIZE
+    pose: Callable[[], Problem]
+    pose_small: Callable[[], Problem]
+    dtype: DType = "float32"
 
 
 @dataclass(frozen=True)
@@ -145,8 +168,15 @@ def ordinary(*shape: int, dtype: DType = "float32") -> Array:
     return values
 
 
+def one_or_list(arrays: Sequence[Array]) -> Array | list[Array]:
+    """Return what a user would give: an array, where there is but one."""
+    return arrays[0] if len(arrays) == 1 else list(arrays)
+
+
 def check(contender: Contender, problem: Problem) -> None:
     """Compare a few steps with the reference; gradients differ from step to step.
+
+    Every second gradient is about as small as eps.
 
     Raises
     ------
@@ -154,17 +184,24 @@ def check(contender: Contender, problem: Problem) -> None:
         If a parameter is not what the reference computes: exactly, or within rounding.
     """
     rule, rng = problem.rule, np.random.default_rng(1)
-    step = contender.prepare(problem)
     twins = [
         (param.copy(), *map(np.zeros_like, states))
         for param, states in zip(problem.params, problem.states, strict=True)
     ]
-    for t in range(1, CHECK_STEPS + 1):
-        count = {"step": t} if rule.counts_steps else {}
-        for grad, (param, *states) in zip(problem.grads, twins, strict=True):
-            grad[...] = rng.standard_normal(grad.shape)
-            rule.reference(param, grad, *states, **count, **rule.hyperparameters)
-        step()
+    with contender.setting():
+        step = contender.prepare(problem)
+        for t in range(1, CHECK_STEPS + 1):
+            count = {"step": t} if rule.counts_steps else {}
+            for grad, (param, *states) in zip(problem.grads, twins, strict=True):
+                grad[...] = rng.standard_normal(grad.shape)
+                if contender.eps_elsewhere:
+                    grad += np.copysign(1, grad)
+                else:
+                    grad[..., ::2] *= TINY_GRADIENT
+                rule.reference(param, grad, *states, **count, **rule.hyperparameters)
+            step()
+    for write_back in problem.write_backs:
+        write_back()
     for param, (expected, *_) in zip(problem.params, twins, strict=True):
         what = f"{contender.name}: {rule.name} on {param.dtype}"
         check_values(what, param, expected, exact=contender.exact)
@@ -192,20 +229,38 @@ def repeated(step: Step) -> Run:
     return run
 
 
-class Stopwatch:
-    """Measures the seconds a step takes, over enough calls for the clock."""
+def settle() -> None:
+    """Wait until no thread of this process works: some spin for a while after their work."""
+    started = perf_counter()
+    while perf_counter() - started < SETTLE_SECONDS:
+        before = process_time()
+        sleep(QUIET_SECONDS)
+        if process_time() - before < QUIET_SHARE * QUIET_SECONDS:
+            return
 
-    def __init__(self, run: Run) -> None:
-        self.run, self.calls = run, 1
-        run(1)
-        while (elapsed := self._clock()) < CLOCK_SECONDS:
-            self.calls *= 2
+
+class Stopwatch:
+    """Measures the seconds a step takes, over enough calls for the clock, when all is quiet."""
+
+    def __init__(
+        self,
+        run: Run,
+        setting: Callable[[], AbstractContextManager[object]] = nullcontext,
+        seconds: float = CLOCK_SECONDS,
+    ) -> None:
+        self.run, self.setting, self.calls = run, setting, 1
+        with setting():
+            run(1)
+            while (elapsed := self._clock()) < seconds:
+                self.calls *= 2
         self.warm_up = elapsed / self.calls < COLD_SECONDS
 
     def __call__(self) -> float:
-        if self.warm_up:
-            self.run(1)
-        return self._clock() / self.calls
+        with self.setting():
+            settle()
+            if self.warm_up:
+                self.run(self.calls)
+            return self._clock() / self.calls
 
     def _clock(self) -> float:
         start = perf_counter()
@@ -241,21 +296,30 @@ def compare(
 ) -> list[Record]:
     """Check the contenders who know the rule, time them next to the yardsticks, tell how each did.
 
-    Shares and ratios are to the yardsticks and to the first contender.
+    Shares are of the limit of as many threads, where it is there; ratios are to the other
+    yardsticks and to the first contender.
     """
-    entrants = [c for c in contenders if case.rule.name in c.steps]
-    for contender in entrants:
-        check(contender, case.pose(case.check_size))
-    problem = case.pose(case.size)
-    runs = {name: make(problem) for name, make in yardsticks.items()}
-    runs |= {c.name: repeated(c.prepare(problem)) for c in entrants}
-    times = time_in_turn(runs, rounds)
-    rivals = [name for name in (*yardsticks, entrants[0].name) if name != "limit"]
+    entrants = {c.name: c for c in contenders if c.knows(case) and c.present()}
+    for contender in entrants.values():
+        check(contender, case.pose_small())
+    problem = case.pose()
+    stopwatches = {name: Stopwatch(make(problem)) for name, make in yardsticks.items()}
+    for name, contender in entrants.items():
+        with contender.setting():
+            run = repeated(contender.prepare(problem))
+        stopwatches[name] = Stopwatch(run, contender.setting)
+    times = interleave(stopwatches, rounds)
+    rivals = [name for name in yardsticks if name not in LIMITS] + [next(iter(entrants))]
+
+    def limit_of(name: str) -> str:
+        one_thread = name == LIMIT_OF_ONE or (name in entrants and entrants[name].one_thread)
+        return LIMIT_OF_ONE if one_thread and LIMIT_OF_ONE in times else LIMIT
+
     return [
         {
             **line(case.labels, name, times, "microseconds", rivals),
             "gigabytes_per_second": problem.bytes_moved / float(np.median(seconds)) / 1e9,
-            "share_of_limit": ratio(times["limit"], seconds),
+            "share_of_limit": ratio(times[limit_of(name)], seconds),
         }
         for name, seconds in times.items()
     ]

@@ -5,26 +5,41 @@ import math
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.table import Table
 
 import schuss
 from benchmarks.harness import Record
 
 FOOTNOTE = """\
-Contenders take turns in one process. Times are medians over rounds; shares of the limit and ratios
-("vs schuss": so many times its time) are medians over the ratios within a round. Who takes 2 s or
-more is there in the first 3 rounds only. The limit is the same compiled loop with additions only,
-over as many arrays; rounding of the clock aside, a step cannot be faster. GB/s counts what one pass
-must move: NumPy's many passes move more. A copy, and taking in an order that is ready, are only
-part of the work that they stand next to."""
+Contenders take turns, in one process; in loop and train, each in its own. No turn begins before the
+threads of the one before have come to rest. Times are medians over rounds; shares of the limit and
+ratios ("vs schuss": so many times its time) are medians over the ratios within a round. Who takes
+2 s or more is there in the first 3 rounds only. The limit is the same compiled loop with additions
+only, over as many arrays, by as many threads: all for those who use threads, one for the others;
+rounding of the clock aside, a step cannot be faster. GB/s counts what one pass must move: NumPy's
+many passes move more. A copy, and taking in an order that is ready, are only part of the work that
+they stand next to. torch raw: its fused operation, called with lists made before. thinc clears the
+gradients, so it gets a copy of them, within its time. JAX keeps the parameters to itself. In train,
+all but schuss have the gradients copied into arrays that they know, within their time."""
 
-PEERS = ("pandas", "scipy", "torch")
+PEERS = (
+    "deepspeed",
+    "jax",
+    "numba",
+    "optax",
+    "pandas",
+    "scipy",
+    "thinc",
+    "threadpoolctl",
+    "torch",
+)
 
 
 def environment() -> dict[str, str]:
@@ -34,9 +49,34 @@ def environment() -> dict[str, str]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": _processor(),
         "cores": str(_cores()),
+        "threads": ", ".join(f"{name} {count}" for name, count in _threads().items()),
+        "blas": _blas(),
         **{name: config[name] for name in ("simd", "schuss", "numpy", "python")},
         **{name: metadata.version(name) for name in PEERS if find_spec(name)},
     }
+
+
+def _threads() -> dict[str, int]:
+    """Return how many threads each uses, if it is not told otherwise."""
+    threads = {"schuss": schuss.num_threads()}
+    if find_spec("torch"):
+        threads["torch"] = import_module("torch").get_num_threads()
+    if find_spec("numba"):
+        threads["numba"] = import_module("numba").get_num_threads()
+    return threads
+
+
+def _blas() -> str:
+    """Return which BLAS NumPy uses, by how many threads, if threadpoolctl is there to tell."""
+    if not find_spec("threadpoolctl"):
+        config: Any = np.show_config("dicts")
+        return str(config["Build Dependencies"]["blas"]["name"])
+    pools = import_module("threadpoolctl").threadpool_info()
+    return ", ".join(
+        f"{pool['internal_api']} {pool['version']} ({pool['num_threads']} threads)"
+        for pool in pools
+        if pool["user_api"] == "blas"
+    )
 
 
 def _processor() -> str:
@@ -69,8 +109,9 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "quartiles": ("quartiles", lambda pair: " - ".join(map(three_digits, pair))),
     "gigabytes_per_second": ("GB/s", three_digits),
     "share_of_limit": ("of limit", "{:.1%}".format),
+    "accuracy": ("accuracy", "{:.1%}".format),
 }
-TEXTS = frozenset({"rule", "dtype", "param", "grad", "average", "layout", "contender"})
+TEXTS = frozenset({"rule", "dtype", "param", "grad", "average", "layout", "list", "contender"})
 
 
 def _cells(record: Record) -> dict[str, str]:

@@ -5,13 +5,27 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
+from math import prod
 from typing import get_args
 
-from benchmarks.contenders import ADAM, CONTENDERS, RULES, SCHUSS, YARDSTICKS
+import schuss
+from benchmarks.contenders import (
+    ADAM,
+    BOTH_LIMITS,
+    CONTENDERS,
+    IN_PLACE,
+    LEVELS,
+    ONE_THREAD,
+    RULES,
+    SCHUSS,
+    TEXTBOOK,
+    YARDSTICKS,
+)
 from benchmarks.data import average, batches
 from benchmarks.harness import (
     Array,
     Case,
+    Contender,
     DType,
     Problem,
     Record,
@@ -26,39 +40,54 @@ from benchmarks.harness import (
     repeated,
     tracked,
 )
+from benchmarks.loop import loop
+from benchmarks.peers import PEERS
+from benchmarks.shapes import Shape, gpt2_small, resnet50
+from benchmarks.train import train
+
+STEP_SIZES = (1_024, 65_536, 262_144, 1_048_576, 16_777_216, 67_108_864)
+MANY: Mapping[str, Callable[[], Sequence[Shape]]] = {
+    "1,000 x 1,000": lambda: [(1_000,)] * 1_000,
+    "160 x 65,536": lambda: [(65_536,)] * 160,
+    "ResNet-50": resnet50,
+    "GPT-2 small": gpt2_small,
+}
+
+
+def posed(rule: Rule, dtype: DType, shapes: Sequence[Shape]) -> Problem:
+    return Problem(rule, *([ordinary(*s, dtype=dtype) for s in shapes] for _ in range(2)))
 
 
 def step(settings: Settings) -> list[Record]:
     """One step of one array."""
-    sizes = settings.sizes or (1_024, 65_536, 1_048_576, 16_777_216, 67_108_864)
-
-    def pose(rule: Rule, dtype: DType, size: int) -> Problem:
-        return Problem(rule, [ordinary(size, dtype=dtype)], [ordinary(size, dtype=dtype)])
-
     cases = [
         Case(
             {"rule": rule.name, "dtype": dtype, "size": size},
             rule,
-            partial(pose, rule, dtype),
-            size,
-            check_size=min(size, 100_003),
+            partial(posed, rule, dtype, [(size,)]),
+            partial(posed, rule, dtype, [(min(size, 100_003),)]),
+            dtype,
         )
-        for rule, dtype, size in product(RULES, get_args(DType), sizes)
+        for rule, dtype, size in product(RULES, get_args(DType), settings.sizes or STEP_SIZES)
     ]
-    return _compare_all("step", cases, settings)
+    contenders = (SCHUSS, ONE_THREAD, *LEVELS, IN_PLACE, TEXTBOOK, *PEERS)
+    return _compare_all("step", cases, settings, contenders, BOTH_LIMITS)
+
+
+def many_case(name: str, shapes: Sequence[Shape]) -> Case:
+    """Return the case of these arrays, which is checked on the smallest of each dimension."""
+    small = {len(shape): shape for shape in sorted(shapes, key=prod, reverse=True)}
+    labels = {"list": name, "arrays": len(shapes), "elements": sum(map(prod, shapes))}
+    pose, pose_small = (partial(posed, ADAM, "float32", of) for of in (shapes, [*small.values()]))
+    return Case(labels, ADAM, pose, pose_small)
 
 
 def many(settings: Settings) -> list[Record]:
-    """One step of 1,000 arrays: Adam, float32."""
-
-    def pose(size: int) -> Problem:
-        return Problem(ADAM, *([ordinary(size) for _ in range(1_000)] for _ in range(2)))
-
-    cases = [
-        Case({"arrays": 1_000, "size": size}, ADAM, pose, size)
-        for size in settings.sizes or (1_000,)
-    ]
-    return _compare_all("many", cases, settings)
+    """One step of many arrays: Adam, float32; with --sizes, of 1,000 arrays each."""
+    cases = [many_case(f"1,000 x {size:,}", [(size,)] * 1_000) for size in settings.sizes]
+    cases = cases or [many_case(name, shapes()) for name, shapes in MANY.items()]
+    contenders = (SCHUSS, ONE_THREAD, IN_PLACE, TEXTBOOK, *PEERS)
+    return _compare_all("many", cases, settings, contenders, BOTH_LIMITS)
 
 
 LAYOUTS: dict[str, Callable[[int], Array]] = {
@@ -70,8 +99,9 @@ LAYOUTS: dict[str, Callable[[int], Array]] = {
 }
 
 
+@schuss.threads(1)
 def layout(settings: Settings) -> list[Record]:
-    """One step of a square matrix, laid out in several ways: Adam, float32."""
+    """One step of a square matrix, laid out in several ways: Adam, float32, one thread."""
     pairs = (
         ("C", "C"),
         ("C", "transposed"),
@@ -91,14 +121,14 @@ def layout(settings: Settings) -> list[Record]:
         Case(
             {"n": n, "param": param, "grad": grad},
             ADAM,
-            partial(pose, param, grad),
-            n,
-            check_size=min(n, 301),
+            partial(pose, param, grad, n),
+            partial(pose, param, grad, min(n, 301)),
         )
         for n in settings.sizes or (4_096,)
         for param, grad in pairs
     ]
-    return _compare_all("layout", cases, settings, {**YARDSTICKS, "equal layouts": equal_layouts})
+    yardsticks = {**YARDSTICKS, "equal layouts": equal_layouts}
+    return _compare_all("layout", cases, settings, CONTENDERS, yardsticks)
 
 
 def startup(settings: Settings) -> list[Record]:
@@ -121,6 +151,8 @@ def startup(settings: Settings) -> list[Record]:
 BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "step": step,
     "many": many,
+    "loop": loop,
+    "train": train,
     "layout": layout,
     "average": average,
     "batches": batches,
@@ -132,10 +164,11 @@ def _compare_all(
     name: str,
     cases: Sequence[Case],
     settings: Settings,
-    yardsticks: Mapping[str, Yardstick] = YARDSTICKS,
+    contenders: Sequence[Contender],
+    yardsticks: Mapping[str, Yardstick],
 ) -> list[Record]:
     return [
         record
         for case in tracked(name, cases)
-        for record in compare(case, CONTENDERS, yardsticks, settings.rounds)
+        for record in compare(case, contenders, yardsticks, settings.rounds)
     ]

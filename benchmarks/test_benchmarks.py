@@ -1,18 +1,39 @@
 """Each benchmark runs, says what it promises, and times nobody who is wrong; no clock is judged."""
 
 import json
-from collections.abc import Callable, Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
-from typing import Any
+from time import process_time
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from benchmarks import data, harness
+import schuss
+from benchmarks import data, harness, loop, peers, suite, train
 from benchmarks.__main__ import main
-from benchmarks.contenders import ADAM, CONTENDERS, RULES, SCHUSS, TEXTBOOK, YARDSTICKS, limit
+from benchmarks.contenders import (
+    ADAM,
+    BOTH_LIMITS,
+    CONTENDERS,
+    IN_PLACE,
+    LEVELS,
+    ONE_THREAD,
+    RULES,
+    SCHUSS,
+    SHARED_THREADS,
+    TEXTBOOK,
+    YARDSTICKS,
+    limit,
+)
 from benchmarks.data import AVERAGES, BY_COLUMNS, BY_ROWS, READY_ORDER, Examples, Peer, Series
 from benchmarks.harness import (
     Array,
@@ -33,8 +54,13 @@ from benchmarks.harness import (
     ordinary,
     repeated,
 )
-from benchmarks.report import PEERS, markdown_table
+from benchmarks.peers import PEERS
+from benchmarks.processes import Process
+from benchmarks.report import PEERS as PACKAGES
+from benchmarks.report import markdown_table
+from benchmarks.shapes import Shape, gpt2_small, resnet50
 
+OF_SCHUSS = (SCHUSS, ONE_THREAD, SHARED_THREADS, *LEVELS)
 NAMES = ["limit", *(contender.name for contender in CONTENDERS)]
 QUICK = Rounds(least=1, most=1)
 
@@ -45,14 +71,20 @@ def pose(rule: Rule, size: int = 37, dtype: DType = "float32", arrays: int = 1) 
 
 
 def adam_case() -> Case:
-    return Case({"size": 64}, ADAM, lambda size: pose(ADAM, size), 64)
+    return Case({"size": 64}, ADAM, partial(pose, ADAM, 64), partial(pose, ADAM))
+
+
+@pytest.fixture(autouse=True)
+def _no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the commands to schuss and NumPy; peers have tests of their own."""
+    monkeypatch.setattr(suite, "PEERS", ())
 
 
 def records_of(name: str, tmp_path: Path) -> list[dict[str, Any]]:
     main([name, "--quick", "--rounds", "1", "--json", str(tmp_path / "figures.json")])
     figures = json.loads((tmp_path / "figures.json").read_text())
-    basics = {"processor", "cores", "simd", "schuss", "numpy", "python", "date"}
-    assert basics | {name for name in PEERS if find_spec(name)} == set(figures["environment"])
+    basics = {"date", "processor", "cores", "threads", "blas", "simd", "schuss", "numpy", "python"}
+    assert basics | {name for name in PACKAGES if find_spec(name)} == set(figures["environment"])
     records: list[dict[str, Any]] = figures["benchmarks"][name]
     return records
 
@@ -60,19 +92,31 @@ def records_of(name: str, tmp_path: Path) -> list[dict[str, Any]]:
 # What is timed is right.
 
 
-@pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_every_contender_computes_the_rule(contender: Contender, rule: Rule, dtype: DType) -> None:
-    check(contender, pose(rule, dtype=dtype, arrays=2))
+@pytest.mark.parametrize("arrays", [1, 2])
+@pytest.mark.parametrize(
+    "contender", [*OF_SCHUSS, IN_PLACE, TEXTBOOK, *PEERS], ids=lambda contender: contender.name
+)
+def test_every_contender_computes_the_rules_it_knows(contender: Contender, arrays: int) -> None:
+    if not contender.present():
+        pytest.skip(f"{contender.name} is not here")
+    cases = [
+        Case({}, rule, partial(pose, rule), partial(pose, rule, 1_003, dtype, arrays), dtype)
+        for rule in RULES
+        for dtype in get_args(DType)
+    ]
+    known = [case for case in cases if contender.knows(case)]
+    assert known
+    for case in known:
+        check(contender, case.pose_small())
 
 
 @pytest.mark.parametrize(
     ("rule", "name", "factor"),
     [
-        (rule, name, {"lr": 1.01, "eps": 1e5}.get(name, 0.99))
+        (rule, name, factor)
         for rule in RULES
         for name in rule.hyperparameters
+        for factor in ({"lr": [1.01], "eps": [0, 0.9]}.get(name, [0.99]))
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -83,6 +127,113 @@ def test_a_slightly_different_rule_is_refused(rule: Rule, name: str, factor: flo
 
     with pytest.raises(WrongResultError, match=f"impostor: {rule.name} on float32 is "):
         check(Contender("impostor", {rule.name: wrong}), pose(rule))
+
+
+def _adam_but(root: Callable[[Any, float, float], Any], late: int = 0) -> Callable[..., Step]:
+    """Return Adam whose divisor is root(v, correction, eps), and which is corrected too late."""
+
+    def prepare(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
+        (p,), (g,), ((m, v),) = problem.params, problem.grads, problem.states
+        t = late
+
+        def step() -> None:
+            nonlocal t
+            t += 1
+            m[:] = beta1 * m + (1 - beta1) * g
+            v[:] = beta2 * v + (1 - beta2) * g * g
+            p[:] -= lr / (1 - beta1**t) * m / root(v, 1 / (1 - beta2**t), eps)
+
+        return step
+
+    return prepare
+
+
+IMPOSTORS: Mapping[str, Callable[..., Step]] = {
+    "eps within the root": _adam_but(lambda v, correction, eps: np.sqrt(v * correction + eps)),
+    "eps before the correction": _adam_but(
+        lambda v, correction, eps: (np.sqrt(v) + eps) * correction**0.5
+    ),
+    "no correction of v": _adam_but(lambda v, correction, eps: np.sqrt(v) + eps),
+    "correction of the step after": _adam_but(
+        lambda v, correction, eps: np.sqrt(v * correction) + eps, late=1
+    ),
+}
+
+
+@pytest.mark.parametrize("impostor", IMPOSTORS)
+def test_another_adam_is_refused(impostor: str) -> None:
+    with pytest.raises(WrongResultError, match=impostor):
+        check(Contender(impostor, {"Adam": IMPOSTORS[impostor]}), pose(ADAM))
+
+
+def test_who_adds_eps_elsewhere_is_checked_where_it_does_not_matter() -> None:
+    early, late = IMPOSTORS["eps before the correction"], IMPOSTORS["correction of the step after"]
+    check(Contender("early", {"Adam": early}, eps_elsewhere="early"), pose(ADAM))
+    with pytest.raises(WrongResultError, match="late"):
+        check(Contender("late", {"Adam": late}, eps_elsewhere="early"), pose(ADAM))
+
+
+def test_right_adam_is_not_refused() -> None:
+    right = _adam_but(lambda v, correction, eps: np.sqrt(v * correction) + eps)
+    check(Contender("right", {"Adam": right}), pose(ADAM))
+
+
+def test_results_kept_elsewhere_are_brought_back_to_be_checked() -> None:
+    def elsewhere(problem: Problem, **hyperparameters: float) -> Step:
+        (param,) = problem.params
+        twin = Problem(ADAM, [param.copy()], problem.grads)
+        problem.write_backs.append(lambda: np.copyto(param, twin.params[0]))
+        return SCHUSS.prepare(twin)
+
+    check(Contender("elsewhere", {"Adam": elsewhere}, exact=True), pose(ADAM))
+
+
+def test_the_limit_and_the_steps_of_schuss_use_the_threads_they_are_named_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given: list[int] = []
+
+    def additions(repeats: int, threads: int, *arrays: Array) -> None:
+        given.append(threads)
+
+    monkeypatch.setattr("schuss._core.additions", additions)
+    with schuss.threads(3):
+        for make in BOTH_LIMITS.values():
+            make(pose(ADAM))(1)
+        with ONE_THREAD.setting():
+            given.append(schuss.num_threads())
+        with SCHUSS.setting():
+            given.append(schuss.num_threads())
+    assert given == [3, 1, 1, 3]
+
+
+def test_levels_are_used_within_their_steps_only() -> None:
+    before = schuss.simd()
+    for contender in LEVELS:
+        with contender.setting():
+            assert contender.name == f"schuss, {schuss.simd()}"
+    assert schuss.simd() == before
+
+
+def test_a_peer_whose_operation_does_not_build_stays_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_compiler() -> None:
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(peers, "installed", lambda *packages: True)
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    builder = SimpleNamespace(CPUAdamBuilder=no_compiler)
+    for name in ("deepspeed", "deepspeed.ops", "deepspeed.ops.op_builder"):
+        monkeypatch.setitem(sys.modules, name, builder)
+    assert not peers.deepspeed_works.__wrapped__()
+    assert "DeepSpeed stays out: no compiler" in capsys.readouterr().err
+
+
+def test_installed_peers_are_timed_next_to_schuss() -> None:
+    records = compare(adam_case(), [SCHUSS, *PEERS], YARDSTICKS, QUICK)
+    present = [contender.name for contender in PEERS if contender.present()]
+    assert [record["contender"] for record in records] == ["limit", "schuss", *present]
 
 
 def _one_ulp_off(problem: Problem, **hyperparameters: float) -> Step:
@@ -236,7 +387,7 @@ def test_the_limit_takes_many_arrays_as_one(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("schuss._core.additions", lambda *arguments: given.extend(arguments))
     limit(pose(ADAM, arrays=3))(5)
     assert given[0] == 5
-    assert [array.shape for array in given[1:]] == [(3 * 37,)] * 4
+    assert [array.shape for array in given[2:]] == [(3 * 37,)] * 4
 
 
 # How it is measured.
@@ -301,6 +452,36 @@ def test_a_stopwatch_tells_the_seconds_of_one_step(
     assert stopwatch.calls == 1 or stopwatch.calls * seconds < 2 * harness.CLOCK_SECONDS
 
 
+def test_all_is_quiet_once_the_process_has_settled() -> None:
+    def busy() -> None:
+        end = process_time() + 0.1
+        while process_time() < end:
+            pass
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    harness.settle()
+    assert not thread.is_alive()
+    thread.join()
+
+
+def test_a_turn_is_measured_within_the_contenders_setting() -> None:
+    asked: list[int] = []
+    stopwatch = Stopwatch(lambda calls: asked.append(schuss.num_threads()), ONE_THREAD.setting, 0)
+    with schuss.threads(2):
+        stopwatch()
+    assert set(asked) == {1}
+
+
+def test_a_turn_begins_when_all_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    stopwatch = Stopwatch(lambda calls: events.append("run"), seconds=0)
+    events.clear()
+    monkeypatch.setattr(harness, "settle", lambda: events.append("settle"))
+    stopwatch()
+    assert events == ["settle", "run", "run"]
+
+
 def test_figures_are_medians_and_ratios_those_within_a_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -317,9 +498,21 @@ def test_figures_are_medians_and_ratios_those_within_a_round(
     assert other_record["times"] == {"schuss": pytest.approx(4.0)}
 
 
+def test_a_share_is_of_the_limit_of_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"limit": 1, "limit, 1 thread": 2, "schuss": 4, "schuss, 1 thread": 4}
+    times = {name: np.array([value]) for name, value in seconds.items()}
+    monkeypatch.setattr(harness, "interleave", lambda measures, rounds: times)
+    records = compare(adam_case(), [SCHUSS, ONE_THREAD], BOTH_LIMITS, QUICK)
+    assert [record["share_of_limit"] for record in records] == [1, 1, 0.25, 0.5]
+    assert [list(record["times"]) for record in records] == [["schuss"]] * 4
+
+
 def test_who_does_not_know_the_rule_stays_out() -> None:
     newcomer = Contender("newcomer", {"RMSprop": TEXTBOOK.steps["RMSprop"]})
-    records = compare(adam_case(), [SCHUSS, newcomer], YARDSTICKS, QUICK)
+    absent = replace(TEXTBOOK, name="absent", present=lambda: False)
+    double = replace(TEXTBOOK, name="double", dtypes=["float64"])
+    contenders = [SCHUSS, newcomer, absent, double]
+    records = compare(adam_case(), contenders, YARDSTICKS, QUICK)
     assert [record["contender"] for record in records] == ["limit", "schuss"]
 
 
@@ -341,11 +534,12 @@ def assert_compared(record: dict[str, Any], rivals: set[str]) -> None:
 
 def test_step_crosses_rules_and_dtypes(tmp_path: Path) -> None:
     records = records_of("step", tmp_path)
+    contenders = (SCHUSS, ONE_THREAD, *LEVELS, IN_PLACE, TEXTBOOK)
     assert [(*record["case"].values(), record["contender"]) for record in records] == [
         (rule.name, dtype, 64, name)
         for rule in RULES
         for dtype in ("float32", "float64")
-        for name in NAMES
+        for name in (*BOTH_LIMITS, *(contender.name for contender in contenders))
     ]
     for record in records:
         assert_compared(record, {"schuss"})
@@ -353,12 +547,222 @@ def test_step_crosses_rules_and_dtypes(tmp_path: Path) -> None:
 
 def test_many_steps_a_thousand_arrays_at_once(tmp_path: Path) -> None:
     records = records_of("many", tmp_path)
-    assert [record["contender"] for record in records] == NAMES
+    contenders = (SCHUSS, ONE_THREAD, IN_PLACE, TEXTBOOK)
+    assert [record["contender"] for record in records] == [
+        *BOTH_LIMITS,
+        *(contender.name for contender in contenders),
+    ]
     for record in records:
-        assert record["case"] == {"arrays": 1_000, "size": 64}
+        assert record["case"] == {"list": "1,000 x 64", "arrays": 1_000, "elements": 64_000}
         kilobytes = record["gigabytes_per_second"] * record["microseconds"]
         assert kilobytes == pytest.approx(7 * 4 * 64 * 1_000 / 1e3)
         assert_compared(record, {"schuss"})
+
+
+@pytest.mark.parametrize(
+    ("shapes", "arrays", "elements"),
+    [(resnet50, 161, 25_557_032), (gpt2_small, 148, 124_439_808)],
+)
+def test_the_networks_have_as_many_parameters_as_is_known(
+    shapes: Callable[[], list[Shape]], arrays: int, elements: int
+) -> None:
+    assert len(shapes()) == arrays
+    assert sum(map(prod, shapes())) == elements
+
+
+def test_many_poses_two_lists_and_two_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[Case] = []
+    monkeypatch.setattr(suite, "_compare_all", lambda name, given, *_: cases.extend(given))
+    suite.many(harness.Settings())
+    assert [(*case.labels.values(),) for case in cases] == [
+        ("1,000 x 1,000", 1_000, 1_000_000),
+        ("160 x 65,536", 160, 10_485_760),
+        ("ResNet-50", 161, 25_557_032),
+        ("GPT-2 small", 148, 124_439_808),
+    ]
+    small = cases[2].pose_small()
+    assert {param.ndim for param in small.params} == {1, 2, 4}
+    assert sum(param.size for param in small.params) < 3_000_000
+    check(SCHUSS, small)
+
+
+@pytest.fixture
+def team_of(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Return what lets only some take part in loop and train, and tells their names."""
+
+    def choose(*contenders: Contender) -> list[str]:
+        for module in (loop, train):
+            chosen = {contender.name: contender for contender in contenders}
+            monkeypatch.setattr(module, "CONTENDERS", chosen)
+        return [contender.name for contender in contenders if contender.present()]
+
+    return choose
+
+
+def test_loop_gives_each_contender_a_process(
+    team_of: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    names = team_of(loop.PRODUCT_ALONE, ONE_THREAD, SHARED_THREADS, replace(SCHUSS))
+    records = records_of("loop", tmp_path)
+    assert [record["contender"] for record in records] == names
+    for record in records:
+        assert record["case"] == {"size": 64}
+        assert record["microseconds"] > 0
+        assert set(record["times"]) == {"schuss, 1 thread"}
+
+
+def test_loop_refuses_the_wrong_before_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "Stopwatch", lambda *_: pytest.fail("timed"))
+    with pytest.raises(WrongResultError, match="impostor"):
+        loop.Loop(Contender("impostor", {"Adam": _nothing})).pose(64)
+
+
+@pytest.mark.parametrize("contender", PEERS, ids=lambda contender: contender.name)
+def test_loop_poses_for_every_peer(contender: Contender, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not contender.present():
+        pytest.skip(f"{contender.name} is not here")
+    monkeypatch.setattr(loop, "TURN_SECONDS", 0.001)
+    worker = loop.Loop(contender)
+    for size in (64, 100):
+        worker.pose(size)
+        assert worker.measure() > 0
+
+
+def test_train_learns_the_same_by_all(team_of: Callable[..., list[str]], tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    names = team_of(SCHUSS, SHARED_THREADS, IN_PLACE)
+    main(["train", "--sizes", "3", "--rounds", "1", "--json", str(tmp_path / "figures.json")])
+    records = json.loads((tmp_path / "figures.json").read_text())["benchmarks"]["train"]
+    assert [record["contender"] for record in records] == names
+    for record in records:
+        assert record["case"] == {"epochs": 3}
+        assert record["milliseconds"] > 0
+        assert record["accuracy"] == pytest.approx(records[0]["accuracy"], abs=0.01)
+        assert record["accuracy"] > 0.9
+
+
+def test_train_refuses_the_wrong_before_they_are_timed(
+    team_of: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("sklearn")
+    team_of(SCHUSS, IN_PLACE)
+    monkeypatch.setattr(train, "ACCURACY_TOLERANCE", -1)
+    monkeypatch.setattr(train, "interleave", lambda *_: pytest.fail("timed"))
+    with pytest.raises(WrongResultError, match="NumPy in place: the network tells "):
+        main(["train", "--sizes", "1"])
+
+
+@pytest.mark.parametrize(
+    "contender", train.CONTENDERS.values(), ids=lambda contender: contender.name
+)
+def test_train_poses_for_every_contender(contender: Contender) -> None:
+    pytest.importorskip("sklearn")
+    if not contender.present():
+        pytest.skip(f"{contender.name} is not here")
+    assert train.Train(contender).pose(1) == pytest.approx(train.Train(SCHUSS).pose(1), abs=0.01)
+
+
+def test_a_network_that_learns_worse_is_refused() -> None:
+    train.check_accuracies({"schuss": 0.95, "peer": 0.945})
+    with pytest.raises(WrongResultError, match=r"peer: .* 93\.0%.* 95\.0% as by schuss"):
+        train.check_accuracies({"schuss": 0.95, "peer": 0.93})
+
+
+def test_a_process_that_has_ended_is_told_by_its_contender() -> None:
+    ended = pytest.raises(RuntimeError, match="nobody: its process has ended")
+    with Process("benchmarks.loop", "nobody") as process, ended:
+        process.call("pose", 64)
+
+
+WORKER = """
+from benchmarks import processes
+from benchmarks.harness import WrongResultError
+
+processes.settle = lambda: Worker.rests.append("quiet")
+
+class Worker:
+    rests = []
+
+    def __init__(self, name):
+        self.name = name
+
+    def greet(self, whom):
+        print("a library says something")
+        return f"{self.name} greets {whom}"
+
+    def refuse(self):
+        raise WrongResultError("so wrong")
+
+    def rest(self):
+        return len(self.rests)
+
+processes.serve(Worker)
+"""
+
+
+def test_a_process_replies_with_results_and_refusals(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "worker.py").write_text(WORKER)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Process("worker", "schuss") as process:
+        assert process.call("greet", "NumPy") == "schuss greets NumPy"
+        with pytest.raises(WrongResultError, match="so wrong"):
+            process.call("refuse")
+        assert process.call("rest") == 2
+
+
+@pytest.mark.parametrize("name", ["layout", "average", "batches"])
+def test_some_benchmarks_are_of_one_thread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+
+    def tracked(name: str, cases: Any) -> Iterator[Any]:
+        threads.append(schuss.num_threads())
+        return iter(())
+
+    for module in (suite, data):
+        monkeypatch.setattr(module, "tracked", tracked)
+    with schuss.threads(2):
+        suite.BENCHMARKS[name](harness.Settings())
+    assert threads == [1]
+
+
+def test_the_picture_has_a_line_for_each_contender(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks import plot
+
+    def record(name: str, size: int, microseconds: float, **case: str) -> dict[str, Any]:
+        quartiles = [microseconds / 2, microseconds * 2]
+        figures = {"microseconds": microseconds, "quartiles": quartiles}
+        return {"case": {**case, "size": size}, "contender": name, **figures}
+
+    adam = {"rule": "Adam", "dtype": "float32"}
+    results = {
+        "step": [
+            record("schuss", 1_024, 2.0, **adam),
+            record("schuss", 64, 1.0, **adam),
+            record("schuss", 64, 7.0, rule="Adam", dtype="float64"),
+            record("schuss", 64, 9.0, rule="RMSprop", dtype="float32"),
+            record("thinc", 64, 9.0, **adam),
+        ],
+        "loop": [record("numba", 64, 3.0)],
+    }
+    lines = [
+        [(drawn.get_label(), np.asarray(drawn.get_xydata()).tolist()) for drawn in panel.lines]
+        for panel in plot.picture(results).axes
+    ]
+    assert lines == [[("schuss", [[64, 1], [1_024, 2]])], [("numba", [[64, 3]])]]
+
+    source, target = tmp_path / "figures.json", tmp_path / "picture.png"
+    source.write_text(json.dumps({"benchmarks": results}))
+    plot.main(str(source), str(target))
+    assert target.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_command_draws(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    main(["step", "--quick", "--rounds", "1", "--plot", str(tmp_path / "picture.png")])
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_layout_compares_with_equal_layouts(tmp_path: Path) -> None:
@@ -410,14 +814,14 @@ def test_batches_cross_layouts_and_sizes(tmp_path: Path) -> None:
 def test_peers_that_are_not_installed_stay_out(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(data, "find_spec", lambda name: None if name in PEERS else True)
+    monkeypatch.setattr(data, "find_spec", lambda name: None if name in PACKAGES else True)
     names = {
         record["contender"]
         for name in ("average", "batches")
         for record in records_of(name, tmp_path)
     }
     assert "schuss" in names
-    assert not any(name.startswith(PEERS) for name in names)
+    assert not any(name.startswith(PACKAGES) for name in names)
 
 
 def test_startup_tells_what_schuss_adds_to_numpy(tmp_path: Path) -> None:
@@ -452,7 +856,13 @@ def test_markdown_names_a_case_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["walk"], ["step", "--sizes", "0"], ["step", "--rounds", "0"]]
+    "arguments",
+    [
+        ["walk"],
+        ["step", "--sizes", "0"],
+        ["step", "--rounds", "0"],
+        ["many", "--plot", "picture.png"],
+    ],
 )
 def test_what_the_command_does_not_know_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):

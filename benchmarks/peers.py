@@ -1,0 +1,295 @@
+"""Other people's optimizers. Those that are installed take part; none is a dependency."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from functools import cache, partial
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Contender, Problem, Step
+
+
+@cache
+def installed(*packages: str) -> bool:
+    return all(map(find_spec, packages))
+
+
+# PyTorch: its tensors are the problem's own arrays.
+
+
+def _tensors(problem: Problem) -> tuple[list[Any], list[Any], list[list[Any]]]:
+    """Return params, grads, and each of the states for all params, in the problem's memory."""
+    from torch import from_numpy
+
+    states = zip(*problem.states, strict=True)
+    return (
+        [from_numpy(param) for param in problem.params],
+        [from_numpy(grad) for grad in problem.grads],
+        [[from_numpy(state) for state in of_all] for of_all in states],
+    )
+
+
+def _torch_optimizer(
+    problem: Problem, make: Callable[[list[Any]], Any], names: tuple[str, ...], **more: float
+) -> Step:
+    """Let an optimizer of torch begin with the problem's states, which it has under these names."""
+    import torch
+
+    params, grads, states = _tensors(problem)
+    optimizer = make(params)
+    for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
+        param.grad = grad
+        named = zip(names, states, strict=True)
+        optimizer.state[param] = {name: of_all[i] for name, of_all in named}
+        optimizer.state[param] |= {name: torch.tensor(value) for name, value in more.items()}
+    step: Step = optimizer.step
+    return step
+
+
+def torch_adam(way: str) -> Callable[..., Step]:
+    def prepare(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
+        from torch.optim import Adam
+
+        make = partial(Adam, lr=lr, betas=(beta1, beta2), eps=eps, **{way: True})
+        return _torch_optimizer(problem, make, ("exp_avg", "exp_avg_sq"), step=0.0)
+
+    return prepare
+
+
+def torch_momentum(way: str) -> Callable[..., Step]:
+    def prepare(problem: Problem, *, lr: float, beta: float) -> Step:
+        from torch.optim import SGD
+
+        make = partial(SGD, lr=lr, momentum=beta, dampening=beta, **{way: True})
+        return _torch_optimizer(problem, make, ("momentum_buffer",))
+
+    return prepare
+
+
+def torch_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) -> Step:
+    from torch.optim import RMSprop
+
+    make = partial(RMSprop, lr=lr, alpha=beta, eps=eps, foreach=True)
+    return _torch_optimizer(problem, make, ("square_avg",), step=0.0)
+
+
+def torch_raw_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
+    import torch
+
+    params, grads, (ms, vs) = _tensors(problem)
+    steps = [torch.tensor(0.0) for _ in params]
+    options = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps}
+    off = {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
+
+    def step() -> None:
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(params, grads, ms, vs, [], steps, **options, **off)
+
+    return step
+
+
+def torch_raw_momentum(problem: Problem, *, lr: float, beta: float) -> Step:
+    import torch
+
+    params, grads, (velocities,) = _tensors(problem)
+    options = {"lr": lr, "momentum": beta, "dampening": beta}
+    off = {"weight_decay": 0.0, "nesterov": False, "maximize": False, "is_first_step": False}
+    return partial(torch._fused_sgd_, params, grads, velocities, **options, **off)
+
+
+# numba: the loop that one would write by hand, over one array at a time.
+
+
+@cache
+def _numba_kernel(rule: str) -> Callable[..., None]:
+    from numba import njit, prange
+
+    # Divisions that raise at zero, as Python's do, would not vectorise.
+    compiled = njit(parallel=True, error_model="numpy")
+
+    def adam(p, g, m, v, rate, beta1, rest1, beta2, rest2, correction, eps):  # type: ignore[no-untyped-def]
+        for i in prange(p.size):
+            m[i] = beta1 * m[i] + rest1 * g[i]
+            v[i] = beta2 * v[i] + rest2 * (g[i] * g[i])
+            p[i] -= rate * m[i] / (np.sqrt(v[i] * correction) + eps)
+
+    def momentum(p, g, v, rate, beta, rest):  # type: ignore[no-untyped-def]
+        for i in prange(p.size):
+            v[i] = beta * v[i] + rest * g[i]
+            p[i] -= rate * v[i]
+
+    def rmsprop(p, g, s, rate, beta, rest, eps):  # type: ignore[no-untyped-def]
+        for i in prange(p.size):
+            s[i] = beta * s[i] + rest * (g[i] * g[i])
+            p[i] -= rate * g[i] / (np.sqrt(s[i]) + eps)
+
+    kernel: Callable[..., None] = compiled({"Adam": adam, "RMSprop": rmsprop}.get(rule, momentum))
+    return kernel
+
+
+def _numba_step(problem: Problem, coefficients: Callable[[], tuple[float, ...]]) -> Step:
+    """Return a step that computes its coefficients in double and rounds them to the dtype."""
+    kernel = _numba_kernel(problem.rule.name)
+    given = zip(problem.params, problem.grads, problem.states, strict=True)
+    flat = [[array.reshape(-1) for array in (p, g, *states)] for p, g, states in given]
+    number = problem.params[0].dtype.type
+
+    def step() -> None:
+        numbers = [number(value) for value in coefficients()]
+        for arrays in flat:
+            kernel(*arrays, *numbers)
+
+    return step
+
+
+def numba_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
+    t = 0
+
+    def coefficients() -> tuple[float, ...]:
+        nonlocal t
+        t += 1
+        rate, correction = lr / (1 - beta1**t), 1 / (1 - beta2**t)
+        return rate, beta1, 1 - beta1, beta2, 1 - beta2, correction, eps
+
+    return _numba_step(problem, coefficients)
+
+
+def numba_momentum(problem: Problem, *, lr: float, beta: float) -> Step:
+    return _numba_step(problem, lambda: (lr, beta, 1 - beta))
+
+
+def numba_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) -> Step:
+    return _numba_step(problem, lambda: (lr, beta, 1 - beta, eps))
+
+
+# JAX and optax: the params live in JAX, and the results come back only to be checked.
+
+
+def _optax_step(problem: Problem, transformation: Any) -> Step:
+    import jax
+    import optax
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def update(params: Any, state: Any, grads: Any) -> Any:
+        updates, state = transformation.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = [jax.numpy.array(param) for param in problem.params]
+    state = transformation.init(params)
+
+    def step() -> None:
+        nonlocal params, state
+        params, state = jax.block_until_ready(update(params, state, list(problem.grads)))
+
+    def write_back() -> None:
+        for param, result in zip(problem.params, params, strict=True):
+            param[...] = np.asarray(result)
+
+    problem.write_backs.append(write_back)
+    return step
+
+
+def _optax() -> Any:
+    import jax
+    import optax
+
+    jax.config.update("jax_enable_x64", True)  # or float64 would become float32
+    return optax
+
+
+def optax_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
+    return _optax_step(problem, _optax().adam(lr, b1=beta1, b2=beta2, eps=eps))
+
+
+def optax_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) -> Step:
+    return _optax_step(problem, _optax().rmsprop(lr, decay=beta, eps=eps, eps_in_sqrt=False))
+
+
+# DeepSpeed compiles its operation where it is first used.
+
+
+@cache
+def deepspeed_works() -> bool:
+    if not installed("deepspeed", "torch"):
+        return False
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it warns that it finds no other
+    try:
+        from deepspeed.ops.op_builder import CPUAdamBuilder
+
+        CPUAdamBuilder().load(verbose=False)
+    except Exception as error:  # of many kinds: a missing compiler, ninja or header
+        print(f"DeepSpeed stays out: {error}", file=sys.stderr)
+        return False
+    return True
+
+
+def deepspeed_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    make = partial(DeepSpeedCPUAdam, lr=lr, betas=(beta1, beta2), eps=eps, adamw_mode=False)
+    return _torch_optimizer(problem, make, ("exp_avg", "exp_avg_sq"), step=0)
+
+
+# thinc
+
+
+def thinc_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
+    from thinc.api import Optimizer
+
+    options = {"L2": 0.0, "grad_clip": 0.0, "use_averages": False}
+    optimizer = Optimizer(lr, beta1=beta1, beta2=beta2, eps=eps, **options)
+    arrays = [
+        ((i, "param"), param, grad, np.empty_like(grad))
+        for i, (param, grad) in enumerate(zip(problem.params, problem.grads, strict=True))
+    ]
+
+    def step() -> None:
+        for key, param, grad, scratch in arrays:
+            np.copyto(scratch, grad)  # it computes in the gradient's memory, then clears it
+            optimizer(key, param, scratch)
+
+    return step
+
+
+def _torch(name: str, steps: Mapping[str, Callable[..., Step]]) -> Contender:
+    return Contender(name, steps, present=partial(installed, "torch"))
+
+
+TORCH_RAW = _torch("torch raw fused", {"Adam": torch_raw_adam, "momentum": torch_raw_momentum})
+TORCH_FUSED = _torch(
+    "torch fused", {"Adam": torch_adam("fused"), "momentum": torch_momentum("fused")}
+)
+PEERS = (
+    TORCH_RAW,
+    TORCH_FUSED,
+    _torch(
+        "torch foreach",
+        {
+            "Adam": torch_adam("foreach"),
+            "momentum": torch_momentum("foreach"),
+            "RMSprop": torch_rmsprop,
+        },
+    ),
+    Contender(
+        "numba",
+        {"Adam": numba_adam, "momentum": numba_momentum, "RMSprop": numba_rmsprop},
+        present=partial(installed, "numba"),
+    ),
+    Contender(
+        "JAX + optax",
+        {"Adam": optax_adam, "RMSprop": optax_rmsprop},
+        present=partial(installed, "jax", "optax"),
+    ),
+    Contender("DeepSpeed", {"Adam": deepspeed_adam}, present=deepspeed_works, dtypes=["float32"]),
+    Contender(
+        "thinc",
+        {"Adam": thinc_adam},
+        present=partial(installed, "thinc"),
+        dtypes=["float32"],
+        one_thread=True,
+        eps_elsewhere="to the root of v before its correction",
+    ),
+)

@@ -1,0 +1,86 @@
+"""Contenders in processes of their own, of which one works while the others wait.
+
+The parent writes a line of JSON, a call, to a process's pipe and waits for the reply. A process
+replies when all its threads have come to rest, so that none disturbs who is called next.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import WrongResultError, settle
+
+PARTING_SECONDS = 10.0
+
+
+class Process:
+    """A process that runs a module, which serves a contender's work."""
+
+    def __init__(self, module: str, contender: str) -> None:
+        self.contender = contender
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, contender],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[1],
+            text=True,
+        )
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """Return what the method of the worker returns.
+
+        Raises
+        ------
+        WrongResultError
+            If that is what the method raised.
+        RuntimeError
+            If the process has ended; its traceback is on stderr.
+        """
+        with suppress(BrokenPipeError):  # if it has ended, it does not reply
+            print(json.dumps([method, *arguments]), file=self._process.stdin, flush=True)
+        assert self._process.stdout is not None
+        reply = self._process.stdout.readline()
+        if not reply:
+            raise RuntimeError(f"{self.contender}: its process has ended")
+        result, wrong = json.loads(reply)
+        if wrong is not None:
+            raise WrongResultError(wrong)
+        return result
+
+    def __enter__(self) -> "Process":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._process.communicate(timeout=PARTING_SECONDS)  # the end of its calls is its end
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+
+
+@contextmanager
+def team(module: str, contenders: Sequence[str]) -> Iterator[dict[str, Process]]:
+    """Start a process for each contender; at the end all have ended."""
+    with ExitStack() as stack:
+        yield {name: stack.enter_context(Process(module, name)) for name in contenders}
+
+
+def serve(make_worker: Callable[[str], object]) -> None:
+    """Be such a process: make the worker for the contender named, and answer calls to it."""
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no reply
+    worker = make_worker(sys.argv[1])
+    for call in sys.stdin:
+        method, *arguments = json.loads(call)
+        result = wrong = None
+        try:
+            result = getattr(worker, method)(*arguments)
+        except WrongResultError as error:
+            wrong = str(error)
+        settle()
+        print(json.dumps([result, wrong]), file=replies, flush=True)

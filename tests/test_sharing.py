@@ -1,0 +1,358 @@
+"""One crew for BLAS as well: products as exact as with OpenBLAS's own threads, whatever happens."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.linalg
+from threadpoolctl import threadpool_limits
+
+import schuss
+from cases import Array, same_bits
+from schuss import _core, config
+from test_threads import ends_well, fork
+
+can_share = any(not refusal for _, _, refusal, _ in _core.find_openblas())
+needs_openblas = pytest.mark.skipif(
+    not can_share, reason="no OpenBLAS here lets others do its work"
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_shared() -> Iterator[None]:
+    yield
+    schuss.share_threads_with_blas(False)
+
+
+def served() -> set[str]:
+    return {path for path, _, _, is_served in _core.find_openblas() if is_served}
+
+
+# As exact as before.
+
+Function = Callable[[Array, Array, Array], Any]
+FUNCTIONS: dict[str, Function] = {
+    "gemm": lambda a, b, s: a @ b,
+    "gemm, transposed": lambda a, b, s: b.T @ a.T,
+    "gemm, one transposed": lambda a, b, s: a.T @ np.asfortranarray(a),
+    "gemm, strided": lambda a, b, s: a[::2] @ b[:, ::3],
+    "gemv": lambda a, b, s: a @ b[:, 0],
+    "gemv, transposed": lambda a, b, s: b[:, 0].copy() @ a.T,
+    "syrk": lambda a, b, s: a @ a.T,
+    "dot": lambda a, b, s: np.array(np.dot(a.ravel(), a.ravel())),
+    "solve": lambda a, b, s: np.linalg.solve(s, s[:, :7]),
+    "inv": lambda a, b, s: np.linalg.inv(s),
+    "cholesky": lambda a, b, s: np.linalg.cholesky(s),
+    "lu": lambda a, b, s: scipy.linalg.lu_factor(s)[0],
+    "triangular": lambda a, b, s: scipy.linalg.solve_triangular(np.tril(s), s, lower=True),
+    "scipy gemm": lambda a, b, s: scipy.linalg.blas.get_blas_funcs("gemm", (a, b))(1.0, a, b),
+}
+
+
+def real(values: Any) -> Array:
+    """Return complex numbers as pairs of real ones."""
+    array: Array = np.ascontiguousarray(values)
+    return array.view(np.float64) if array.dtype == np.complex128 else array
+
+
+SIZES = [(1, 1, 1), (5, 3, 7), (64, 64, 64), (101, 257, 33), (256, 512, 512), (401, 301, 399)]
+
+
+@needs_openblas
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.complex128])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_results_have_the_bits_of_openblas_with_threads_of_its_own(
+    function: str, dtype: Any
+) -> None:
+    rng = np.random.default_rng(0)
+    for m, k, n in SIZES:
+        a, b = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n)))
+        if dtype == np.complex128:
+            a, b = a * (1 + 0.5j), b * (0.3 - 1j)
+        s = np.eye(m, dtype=dtype) * m + (a @ a.conj().T) / k
+        compute = FUNCTIONS[function]
+        for threads in (1, 2, 3):
+            with threadpool_limits(threads, user_api="blas"):
+                expected = compute(a, b, s)
+                with schuss.share_threads_with_blas():
+                    shared = compute(a, b, s)
+            assert same_bits(real(shared), real(expected))
+
+
+@needs_openblas
+def test_the_crew_does_the_work_and_openblas_sleeps() -> None:
+    printed = ends_well(
+        """
+        import os, numpy as np, schuss
+        from pathlib import Path
+        from schuss import _core
+        def busy():
+            ticks = {}
+            for task in Path("/proc/self/task").iterdir():
+                fields = (task / "stat").read_text().rpartition(")")[2].split()
+                ticks[task.name] = int(fields[11]) + int(fields[12])
+            return ticks
+        a = np.ones((1000, 1000))
+        with schuss.share_threads_with_blas():
+            before = busy()
+            for _ in range(30): a @ a
+            after = busy()
+        new = [name for name in after if name not in before]
+        old = [name for name in before if name != str(os.getpid())]
+        print(_core.workers(), len(new), sum(after[n] - before[n] for n in old) <= 2)
+        """,
+        OPENBLAS_NUM_THREADS="2",
+    )
+    assert printed == "1 1 True\n"
+
+
+# Under load.
+
+LOAD = """
+    import os, sys, threading, time
+    import numpy as np, schuss
+    sys.setswitchinterval(1e-5)
+    rng = np.random.default_rng(0)
+    sizes = [(256, 512, 300), (64, 700, 65), (400, 400, 1), (33, 1000, 34)]
+    pairs = [(rng.standard_normal((m, k)), rng.standard_normal((k, n))) for m, k, n in sizes]
+    square = rng.standard_normal((300, 300)) + 300 * np.eye(300)
+    grad = rng.standard_normal(300_000, dtype=np.float32)
+    products = [(a @ b).tobytes() for a, b in pairs]
+    solution = np.linalg.solve(square, square[:, 0]).tobytes()
+    def stepped():
+        optimizer = schuss.Adam(np.zeros_like(grad))
+        for _ in range(4): optimizer.step(grad)
+        return optimizer.params.tobytes()
+    steps = stepped()
+    def check(i):
+        if i % 3 == 0: return np.linalg.solve(square, square[:, 0]).tobytes() == solution
+        if i % 3 == 1: return stepped() == steps
+        a, b = pairs[i % 4]
+        return (a @ b).tobytes() == products[i % 4]
+    bad, done = [], threading.Event()
+    def work(i, times=60):
+        try:
+            for j in range(times):
+                if not check(i + j): bad.append((i, j))
+        except BaseException as error:
+            bad.append(error)
+    def all_at_once(count=5):
+        threads = [threading.Thread(target=work, args=[i]) for i in range(count)]
+        for thread in threads: thread.start()
+        return threads
+"""
+
+
+def under_load(code: str, **environment: str) -> str:
+    return ends_well(textwrap.dedent(LOAD) + textwrap.dedent(code), **environment)
+
+
+@needs_openblas
+@pytest.mark.parametrize(("blas", "ours"), [(2, 2), (4, 1), (8, 3)])
+def test_products_solves_and_steps_of_many_threads_are_right(blas: int, ours: int) -> None:
+    code = f"""
+    schuss.set_num_threads({ours})
+    schuss.share_threads_with_blas()
+    for thread in all_at_once(): thread.join()
+    print(bad)
+    """
+    assert under_load(code, OPENBLAS_NUM_THREADS=str(blas)) == "[]\n"
+
+
+@needs_openblas
+def test_it_may_be_switched_and_threads_changed_between_and_during_calls() -> None:
+    code = """
+    from threadpoolctl import ThreadpoolController
+    blas = ThreadpoolController().select(user_api="blas").lib_controllers[0]
+    threads = all_at_once(4)
+    for i in range(200):
+        schuss.share_threads_with_blas(i % 3 != 0)
+        schuss.set_num_threads(1 + i % 3)
+        time.sleep(0.001)
+    for thread in threads: thread.join()
+    schuss.share_threads_with_blas()
+    for count in (1, 3, 2, 7, 1, 2):
+        blas.set_num_threads(count)
+        for pair in pairs: np.testing.assert_allclose(pair[0] @ pair[1], pair[0] @ pair[1], 0, 0)
+    blas.set_num_threads(2)
+    work(0, 12)
+    print(bad)
+    """
+    assert under_load(code, OPENBLAS_NUM_THREADS="2") == "[]\n"
+
+
+@needs_openblas
+def test_more_threads_than_there_is_room_for_are_openblas_s_own() -> None:
+    code = """
+    from threadpoolctl import threadpool_limits
+    from schuss import _core
+    expected = {}
+    with threadpool_limits(40, user_api="blas"):
+        a = rng.standard_normal((1500, 1500))
+        expected = a @ a
+    with threadpool_limits(2, user_api="blas"), schuss.share_threads_with_blas():
+        with threadpool_limits(40, user_api="blas"):
+            print((a @ a).tobytes() == expected.tobytes())
+        print((pairs[0][0] @ pairs[0][1]).tobytes() == products[0], _core.workers())
+    """
+    assert under_load(code, OPENBLAS_NUM_THREADS="2") == "True\nTrue 1\n"
+
+
+# Processes.
+
+
+@fork
+@needs_openblas
+def test_a_fork_leaves_parent_and_child_multiplying() -> None:
+    # Not while another thread multiplies: then a child hangs in OpenBLAS, with its own threads too.
+    code = """
+    schuss.share_threads_with_blas()
+    work(0, 6)
+    def step():
+        while not done.is_set(): stepped()
+    for _ in range(8):
+        done.clear()
+        thread = threading.Thread(target=step)
+        thread.start()
+        time.sleep(0.005)
+        child = os.fork()
+        if child == 0:
+            for thread in all_at_once(3): thread.join()
+            os._exit(len(bad))
+        for other in all_at_once(2): other.join()
+        done.set(); thread.join()
+        assert os.waitpid(child, 0)[1] == 0
+    print(bad)
+    """
+    assert under_load(code, OPENBLAS_NUM_THREADS="2") == "[]\n"
+
+
+@needs_openblas
+@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+def test_processes_of_multiprocessing_multiply_too(method: str, tmp_path: Any) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            f"""
+            import multiprocessing
+            import numpy as np, schuss
+            schuss.share_threads_with_blas()
+            def work(seed):
+                a = np.full((300, 300), float(seed))
+                return float((a @ a)[0, 0])
+            if __name__ == "__main__":
+                work(1)
+                with multiprocessing.get_context({method!r}).Pool(2) as pool:
+                    print(pool.map(work, [1, 2]))
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "[300.0, 1200.0]\n"), done.stderr
+
+
+@needs_openblas
+def test_the_interpreter_ends_while_a_daemon_multiplies() -> None:
+    code = """
+    schuss.share_threads_with_blas()
+    def multiply():
+        while True: pairs[0][0] @ pairs[0][1]
+    for _ in range(2): threading.Thread(target=multiply, daemon=True).start()
+    time.sleep(0.05)
+    """
+    for _ in range(4):
+        under_load(code, OPENBLAS_NUM_THREADS="2")
+
+
+# On and off.
+
+
+@needs_openblas
+def test_a_block_restores_what_was() -> None:
+    assert served() == set()
+    with schuss.share_threads_with_blas() as outer:
+        assert served() == set(outer.libraries) != set()
+        with schuss.share_threads_with_blas() as inner:
+            assert served() == set(inner.libraries) == set(outer.libraries)
+        assert served() == set(outer.libraries)
+        with schuss.share_threads_with_blas(False):
+            assert served() == set()
+        assert served() == set(outer.libraries)
+        with contextlib.suppress(ZeroDivisionError), schuss.share_threads_with_blas():
+            raise ZeroDivisionError
+    assert served() == set()
+    assert schuss.share_threads_with_blas(False).libraries == ()
+    shared = schuss.share_threads_with_blas()
+    assert "OpenBLAS" in schuss.show_config("dicts")["shares with"]
+    shared.restore()
+    assert served() == set()
+    assert schuss.show_config("dicts")["shares with"] == "nobody"
+
+
+@needs_openblas
+@pytest.mark.parametrize(("asked", "shared"), [("1", True), ("0", False), ("", False)])
+def test_the_environment_switches_it_on(asked: str, shared: bool) -> None:
+    code = "import schuss; print(schuss.show_config('dicts')['shares with'].split()[0])"
+    expected = "OpenBLAS" if shared else "nobody"
+    assert ends_well(code, SCHUSS_SHARE_BLAS=asked) == f"{expected}\n"
+
+
+def test_an_environment_that_says_neither_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCHUSS_SHARE_BLAS", "yes")
+    with pytest.raises(ValueError, match=r"^SCHUSS_SHARE_BLAS is 'yes', expected '0' or '1'$"):
+        config.share_blas_from_environment()
+
+
+LIBRARY = "/somewhere/libopenblas.so"
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ([], "no OpenBLAS is loaded"),
+        (
+            [
+                (
+                    LIBRARY,
+                    "OpenBLAS 0.3.20",
+                    "does not let others run its jobs, as 0.3.28 does",
+                    False,
+                )
+            ],
+            "libopenblas.so does not let others run its jobs",
+        ),
+    ],
+)
+def test_a_blas_that_cannot_be_served_is_named(
+    found: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_core, "find_openblas", lambda: found)
+    with pytest.raises(RuntimeError, match=rf"^share_threads_with_blas: {message}.*nothing is ch"):
+        schuss.share_threads_with_blas()
+    monkeypatch.setenv("SCHUSS_SHARE_BLAS", "1")
+    with pytest.warns(RuntimeWarning, match=f"SCHUSS_SHARE_BLAS is '1', but .*{message}"):
+        config.share_blas_from_environment()
+    monkeypatch.undo()
+    assert served() == set()
+
+
+def test_what_is_no_switch_is_refused() -> None:
+    for bad in (None, 1, "yes"):
+        with pytest.raises(TypeError, match=r"^share_threads_with_blas: share is .*expected True"):
+            schuss.share_threads_with_blas(bad)  # type: ignore[arg-type]
+    assert served() == set()
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/maps"), reason="libraries are listed in /proc")
+def test_every_openblas_that_is_loaded_is_found() -> None:
+    with open("/proc/self/maps") as maps:
+        names = {line.split("/")[-1].strip() for line in maps if "openblas" in line}
+    assert {path.split("/")[-1] for path, *_ in _core.find_openblas()} == names

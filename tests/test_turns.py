@@ -1,0 +1,284 @@
+"""A step works without the interpreter's lock: what may happen meanwhile, and what may not."""
+
+import contextlib
+import os
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import schuss
+from cases import Array, same_bits
+from test_threads import ends_well, fork
+
+LARGE = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def switch_often() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def in_threads(count: int, work: Callable[[int], None]) -> None:
+    errors: list[BaseException] = []
+
+    def run(i: int) -> None:
+        try:
+            work(i)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=[i]) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def after_steps(steps: int, grad: Array) -> tuple[Array, Array, Array]:
+    optimizer = schuss.Adam(np.zeros_like(grad))
+    for _ in range(steps):
+        optimizer.step(grad)
+    return optimizer.params, optimizer.state["m"], optimizer.state["v"]
+
+
+def test_two_threads_that_step_one_optimizer_lose_no_step() -> None:
+    grad = np.random.default_rng(0).standard_normal(LARGE, dtype=np.float32)
+    optimizer = schuss.Adam(np.zeros_like(grad))
+    made, refused = [0, 0, 0], [0, 0, 0]
+    messages: set[str] = set()
+
+    def step(i: int) -> None:
+        while made[i] < 5 or sum(refused) == 0:
+            try:
+                optimizer.step(grad)
+                made[i] += 1
+            except RuntimeError as error:
+                refused[i] += 1
+                messages.add(str(error))
+
+    in_threads(3, step)
+    assert messages == {"Adam.step: another call of Adam is under way, expected one at a time"}
+    assert optimizer.steps == sum(made)
+    expected = after_steps(optimizer.steps, grad)
+    assert same_bits(optimizer.params, expected[0])
+    assert same_bits(optimizer.state["m"], expected[1])
+    assert same_bits(optimizer.state["v"], expected[2])
+
+
+class Slow:
+    """A gradient that takes its time to be read: meanwhile its step is under way."""
+
+    def __init__(self, array: Array) -> None:
+        self.array = array
+        self.reached, self.let_go = threading.Event(), threading.Event()
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+    def __dlpack__(self, **keywords: Any) -> Any:
+        self.reached.set()
+        assert self.let_go.wait(60)
+        return self.array.__dlpack__(**keywords)
+
+
+@contextlib.contextmanager
+def step_under_way(step: Callable[[Any], None], grad: Array) -> Iterator[None]:
+    slow = Slow(grad)
+    thread = threading.Thread(target=step, args=[slow])
+    thread.start()
+    assert slow.reached.wait(60)
+    try:
+        yield
+    finally:
+        slow.let_go.set()
+        thread.join()
+
+
+def test_other_threads_run_during_a_step() -> None:
+    grad = np.ones(LARGE, np.float32)
+    optimizer = schuss.SGD(np.zeros_like(grad))
+    done = threading.Event()
+
+    def step() -> None:
+        while not done.is_set():
+            with contextlib.suppress(RuntimeError):
+                optimizer.step(grad)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    inside = False
+    while not inside:
+        try:
+            optimizer.step(grad)
+        except RuntimeError:  # only while the other thread is within a step
+            inside = True
+    done.set()
+    thread.join()
+
+
+def changes(optimizer: Any) -> dict[str, Callable[[], object]]:
+    """What waits for nobody, and must not meet a step."""
+    saved = optimizer.state_dict()
+    return {
+        "step": lambda: optimizer.step(np.ones(3)),
+        "state_dict": optimizer.state_dict,
+        "load_state_dict": lambda: optimizer.load_state_dict(saved),
+        "amsgrad": lambda: setattr(optimizer, "amsgrad", True),
+        "beta1": lambda: setattr(optimizer, "beta1", 0.5),
+    }
+
+
+@pytest.mark.parametrize("call", changes(schuss.Adam(np.zeros(3))))
+def test_what_would_meet_a_step_under_way_is_refused(call: str) -> None:
+    grad = np.array([1.0, -2.0, 3.0])
+    optimizer = schuss.Adam(np.zeros(3))
+    optimizer.step(grad)
+    change = changes(optimizer)[call]
+    message = rf"^Adam\.{call}: another call of Adam is under way, expected one at a time$"
+    with step_under_way(optimizer.step, grad), pytest.raises(RuntimeError, match=message):
+        change()
+    assert (optimizer.steps, optimizer.amsgrad, optimizer.beta1) == (2, False, 0.9)
+    for ours, expected in zip(
+        (optimizer.params, *optimizer.state.values()), after_steps(2, grad), strict=True
+    ):
+        assert same_bits(ours, expected)
+    change()
+
+
+def test_the_rate_may_be_set_while_a_step_is_under_way() -> None:
+    optimizer = schuss.SGD(np.zeros(3), lr=1.0)
+    with step_under_way(optimizer.step, np.ones(3)):
+        optimizer.lr = 5.0
+    assert optimizer.params.tolist() == [-1, -1, -1]
+    optimizer.step(np.ones(3))
+    assert optimizer.params.tolist() == [-6, -6, -6]
+
+
+def test_an_average_is_not_read_within_an_update() -> None:
+    average = schuss.ExponentialAverage(0.5)
+    average.update(np.ones(3))
+    message = "^ExponentialAverage.value: another call of ExponentialAverage is under way"
+    with step_under_way(average.update, np.ones(3)), pytest.raises(RuntimeError, match=message):
+        _ = average.value
+    assert average.updates == 2
+    assert average.value.tolist() == [1, 1, 1]
+
+
+@fork
+def test_the_child_of_a_fork_need_not_wait_for_a_step_that_it_does_not_have() -> None:
+    optimizer = schuss.SGD(np.zeros(3), lr=1.0)
+    optimizer.step(np.ones(3))
+    with step_under_way(optimizer.step, np.ones(3)), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
+        child = os.fork()
+        if child == 0:
+            optimizer.step(np.ones(3))
+            good = optimizer.params.tolist() == [-2, -2, -2] and optimizer.steps == 2
+            os._exit(0 if good else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    assert optimizer.params.tolist() == [-2, -2, -2]
+
+
+def test_kernels_of_several_threads_do_not_meet() -> None:
+    rng = np.random.default_rng(3)
+    grads = rng.standard_normal((4, 300_000))
+    arrays = np.zeros((4, 3, 300_000))
+
+    def step(i: int) -> None:
+        for t in range(1, 6):
+            schuss.kernels.adam(arrays[i, 0], grads[i], arrays[i, 1], arrays[i, 2], step=t)
+
+    in_threads(4, step)
+    for i in range(4):
+        param, m, v = np.zeros((3, 300_000))
+        for t in range(1, 6):
+            schuss.reference.adam(param, grads[i], m, v, step=t)
+        assert same_bits(arrays[i, 0], param)
+
+
+@fork
+@pytest.mark.parametrize("size", [100, 20_000, 3_000_000])
+def test_a_fork_finds_a_step_of_another_thread_whole(size: int) -> None:
+    code = f"""
+    import os, sys, threading, time
+    import numpy as np, schuss
+    schuss.set_num_threads(3)
+    grad = np.random.default_rng(0).standard_normal({size}, dtype=np.float32)
+    optimizer = schuss.Adam(np.zeros_like(grad))
+    done = threading.Event()
+    def step():
+        while not done.is_set(): optimizer.step(grad)
+    thread = threading.Thread(target=step)
+    thread.start()
+    def whole():
+        other = schuss.Adam(np.zeros_like(grad))
+        for _ in range(optimizer.steps): other.step(grad)
+        pairs = [(optimizer.params, other.params)]
+        pairs += [(optimizer.state[name], other.state[name]) for name in "mv"]
+        return all(a.tobytes() == b.tobytes() for a, b in pairs)
+    for _ in range({3 if size > 1_000_000 else 20}):
+        time.sleep(0.002)
+        child = os.fork()
+        if child == 0:
+            if optimizer.steps > 300: os._exit(0)
+            good = whole()
+            optimizer.step(grad)
+            os._exit(0 if good and whole() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        if optimizer.steps > 300:
+            done.set(); thread.join()
+            optimizer = schuss.Adam(np.zeros_like(grad)); done.clear()
+            thread = threading.Thread(target=step); thread.start()
+    done.set(); thread.join()
+    print("whole")
+    """
+    assert ends_well(code) == "whole\n"
+
+
+def test_threadpoolctl_sees_and_limits_the_threads() -> None:
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+
+    def ours() -> list[dict[str, Any]]:
+        return [each for each in threadpoolctl.threadpool_info() if each["user_api"] == "schuss"]
+
+    before = schuss.num_threads()
+    (info,) = ours()
+    assert (info["num_threads"], info["version"]) == (before, schuss.__version__)
+    with threadpoolctl.threadpool_limits({"schuss": 5}):
+        assert schuss.num_threads() == ours()[0]["num_threads"] == 5
+        with threadpoolctl.threadpool_limits(1):
+            assert schuss.num_threads() == 1
+        with threadpoolctl.threadpool_limits(2, user_api="blas"):
+            assert schuss.num_threads() == 5
+    assert schuss.num_threads() == before
+
+
+def test_schuss_does_without_threadpoolctl() -> None:
+    code = "import sys; sys.modules['threadpoolctl'] = None; import schuss; print('fine')"
+    assert ends_well(code) == "fine\n"
+
+
+def test_the_interpreter_ends_while_a_daemon_is_within_a_large_step() -> None:
+    code = """
+    import threading, time
+    import numpy as np, schuss
+    grad = np.ones(30_000_000, np.float32)
+    optimizer = schuss.Adam(np.zeros_like(grad))
+    def step():
+        while True: optimizer.step(grad)
+    threading.Thread(target=step, daemon=True).start()
+    while optimizer.steps == 0: time.sleep(0.001)
+    """
+    for _ in range(3):
+        ends_well(code, SCHUSS_NUM_THREADS=str(len(os.sched_getaffinity(0))))
