@@ -296,7 +296,7 @@ def compare(
 ) -> list[Record]:
     """Check the contenders who know the rule, time them next to the yardsticks, tell how each did.
 
-    Shares are of the limit of as many threads, where it is there; ratios are to the other
+    Shares are of the limit of as many threads at most, where it is there; ratios are to the other
     yardsticks and to the first contender.
     """
     entrants = {c.name: c for c in contenders if c.knows(case) and c.present()}
@@ -311,15 +311,20 @@ def compare(
     times = interleave(stopwatches, rounds)
     rivals = [name for name in yardsticks if name not in LIMITS] + [next(iter(entrants))]
 
-    def limit_of(name: str) -> str:
+    def limit_of(name: str) -> npt.NDArray[np.float64]:
+        limit, of_one = (times.get(each) for each in LIMITS)
+        assert limit is not None
         one_thread = name == LIMIT_OF_ONE or (name in entrants and entrants[name].one_thread)
-        return LIMIT_OF_ONE if one_thread and LIMIT_OF_ONE in times else LIMIT
+        if of_one is None or name == LIMIT:
+            return limit
+        # Whoever has more threads need not use them, and for few elements is faster with one.
+        return of_one if one_thread else np.minimum(limit, of_one)
 
     return [
         {
             **line(case.labels, name, times, "microseconds", rivals),
             "gigabytes_per_second": problem.bytes_moved / float(np.median(seconds)) / 1e9,
-            "share_of_limit": ratio(times[limit_of(name)], seconds),
+            "share_of_limit": ratio(limit_of(name), seconds),
         }
         for name, seconds in times.items()
     ]

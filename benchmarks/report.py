@@ -20,14 +20,15 @@ from benchmarks.harness import Record
 FOOTNOTE = """\
 Contenders take turns, in one process; in loop and train, each in its own. No turn begins before the
 threads of the one before have come to rest. Times are medians over rounds; shares of the limit and
-ratios ("vs schuss": so many times its time) are medians over the ratios within a round. Who takes
-2 s or more is there in the first 3 rounds only. The limit is the same compiled loop with additions
-only, over as many arrays, by as many threads: all for those who use threads, one for the others;
-rounding of the clock aside, a step cannot be faster. GB/s counts what one pass must move: NumPy's
-many passes move more. A copy, and taking in an order that is ready, are only part of the work that
-they stand next to. torch raw: its fused operation, called with lists made before. thinc clears the
-gradients, so it gets a copy of them, within its time. JAX keeps the parameters to itself. In train,
-all but schuss have the gradients copied into arrays that they know, within their time."""
+ratios ("vs schuss": so many times its time) are medians over the ratios within a round. Who takes 2
+s or more is there in the first 3 rounds only. The limit is the same compiled loop with additions
+only, over as many arrays, by as many threads; shares of those who use all threads are of the faster
+of both. Rounding of the clock and what others do on the machine aside, a step cannot be faster.
+GB/s counts what one pass must move: NumPy's many passes move more. A copy, and taking in an order
+that is ready, are only part of the work that they stand next to. torch raw: its fused operation,
+called with lists made before. thinc clears the gradients, so it gets a copy of them, within its
+time. JAX keeps the parameters to itself. In train, all but schuss have the gradients copied into
+arrays that they know, within their time."""
 
 PEERS = (
     "deepspeed",

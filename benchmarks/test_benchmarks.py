@@ -20,6 +20,7 @@ import pytest
 import schuss
 from benchmarks import data, harness, loop, peers, suite, train
 from benchmarks.__main__ import main
+from benchmarks.compact import compact_tables
 from benchmarks.contenders import (
     ADAM,
     BOTH_LIMITS,
@@ -498,12 +499,15 @@ def test_figures_are_medians_and_ratios_those_within_a_round(
     assert other_record["times"] == {"schuss": pytest.approx(4.0)}
 
 
-def test_a_share_is_of_the_limit_of_as_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = {"limit": 1, "limit, 1 thread": 2, "schuss": 4, "schuss, 1 thread": 4}
+@pytest.mark.parametrize(("all_threads", "share"), [(1, 0.25), (3, 0.5)])
+def test_a_share_is_of_the_limit_of_as_many_threads_at_most(
+    all_threads: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds = {"limit": all_threads, "limit, 1 thread": 2, "schuss": 4, "schuss, 1 thread": 4}
     times = {name: np.array([value]) for name, value in seconds.items()}
     monkeypatch.setattr(harness, "interleave", lambda measures, rounds: times)
     records = compare(adam_case(), [SCHUSS, ONE_THREAD], BOTH_LIMITS, QUICK)
-    assert [record["share_of_limit"] for record in records] == [1, 1, 0.25, 0.5]
+    assert [record["share_of_limit"] for record in records] == [1, 1, share, 0.5]
     assert [list(record["times"]) for record in records] == [["schuss"]] * 4
 
 
@@ -867,3 +871,20 @@ def test_markdown_names_a_case_once() -> None:
 def test_what_the_command_does_not_know_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(arguments)
+
+
+def test_compact_tables_have_a_line_a_contender_and_a_column_a_case() -> None:
+    records = [
+        {"case": {"rule": rule, "size": size}, "contender": name, "microseconds": rule_us * size}
+        for rule, rule_us in (("Adam", 0.5), ("SGD", 0.25))
+        for size in (10, 2_000)
+        for name in ("limit", "schuss")
+        if (name, size) != ("limit", 10)
+    ]
+    assert compact_tables("step", records) == (
+        "| step, Adam (µs) | 10 | 2,000 |\n| --- | ---: | ---: |\n"
+        "| schuss | 5.00 | 1,000 |\n| limit |  | 1,000 |\n\n"
+        "| step, SGD (µs) | 10 | 2,000 |\n| --- | ---: | ---: |\n"
+        "| schuss | 2.50 | 500 |\n| limit |  | 500 |"
+    )
+    assert compact_tables("startup", [{"case": {}, "contender": "a", "milliseconds": 1.0}]) == ""

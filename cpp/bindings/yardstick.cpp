@@ -5,13 +5,14 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <stdexcept>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "bindings/arrays.hpp"
 #include "bindings/register.hpp"
 #include "engine/cpu.hpp"
+#include "engine/crew.hpp"
 #include "engine/plan.hpp"
 #include "engine/subnormals.hpp"
 #include "rules/book.hpp"
@@ -44,20 +45,27 @@ void additions(int repeats, std::size_t threads, const py::array& param, const p
     const void* const values = coefficients.as(number_of(param, {call, "param"}));
     const auto size = static_cast<std::size_t>(param.size());
     const auto item_size = static_cast<std::size_t>(param.itemsize());
-    const auto add = [&](std::size_t begin, std::size_t end) {
-        const engine::SubnormalsAreZero mode;
-        std::vector<void*> part = operands;
-        for (void*& operand : part) operand = static_cast<std::byte*>(operand) + begin * item_size;
-        for (int i = 0; i < repeats; ++i) kernel(part.data(), end - begin, values);
-    };
     // Cut at cache lines, or two threads would fight for the one between them.
     const std::size_t line = 64 / item_size;
-    const std::size_t most = (size / threads + line) / line * line;
-    std::vector<std::jthread> others;
-    for (std::size_t begin = most; begin < size; begin += most) {
-        others.emplace_back(add, begin, std::min(size, begin + most));
+    const std::size_t part = (size / threads + line) / line * line;
+    auto add = [&](std::size_t number) {
+        const engine::SubnormalsAreZero mode;
+        const std::size_t begin = std::min(size, number * part);
+        std::vector<void*> operands_of_part = operands;
+        for (void*& operand : operands_of_part) {
+            operand = static_cast<std::byte*>(operand) + begin * item_size;
+        }
+        for (int i = 0; i < repeats; ++i) {
+            kernel(operands_of_part.data(), std::min(size - begin, part), values);
+        }
+    };
+    using Add = decltype(add);
+    const auto run = [](void* context, std::size_t number, std::size_t) noexcept {
+        (*static_cast<Add*>(context))(number);
+    };
+    if (!engine::all_at_once({run, &add, threads, true})) {
+        throw std::runtime_error(call + ": there are not so many threads");
     }
-    add(0, std::min(size, most));
 }
 
 }  // namespace
