@@ -457,7 +457,6 @@ def test_a_missing_extra_is_one_clear_line(missing: str, tmp_path: Path) -> None
     pytest.importorskip("schuss.demo", reason="needs schuss[demo]")
     code = f"""
 import sys
-from schuss import cli
 
 class Missing:
     def find_spec(self, name, path=None, target=None):
@@ -465,6 +464,7 @@ class Missing:
             raise ModuleNotFoundError(name=name)
 
 sys.meta_path.insert(0, Missing())
+from schuss import cli
 sys.exit(cli.main(["demo"]))
 """
     done = run_python("-c", code, cwd=tmp_path)

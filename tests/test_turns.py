@@ -1,7 +1,9 @@
 """A step works without the interpreter's lock: what may happen meanwhile, and what may not."""
 
 import contextlib
+import copy
 import os
+import pickle
 import sys
 import threading
 import warnings
@@ -133,6 +135,8 @@ def changes(optimizer: Any) -> dict[str, Callable[[], object]]:
     return {
         "step": lambda: optimizer.step(np.ones(3)),
         "state_dict": optimizer.state_dict,
+        "__getstate__": lambda: pickle.dumps(optimizer),
+        "__copy__": lambda: copy.copy(optimizer),
         "load_state_dict": lambda: optimizer.load_state_dict(saved),
         "amsgrad": lambda: setattr(optimizer, "amsgrad", True),
         "beta1": lambda: setattr(optimizer, "beta1", 0.5),
@@ -173,6 +177,55 @@ def test_an_average_is_not_read_within_an_update() -> None:
         _ = average.value
     assert average.updates == 2
     assert average.value.tolist() == [1, 1, 1]
+
+
+def test_two_first_updates_of_an_average_are_not_taken_for_one() -> None:
+    average = schuss.ExponentialAverage(0.5)
+    errors = []
+
+    def update(values: Any) -> None:
+        try:
+            average.update(values)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    with step_under_way(update, np.ones(3)):
+        average.update(np.full(3, 7.0))
+    assert errors == [
+        "ExponentialAverage.update: another call of ExponentialAverage is under way, expected one "
+        "at a time"
+    ]
+    assert average.updates == 1
+    assert average.value.tolist() == [7, 7, 7]
+
+
+def test_a_step_is_never_made_with_the_rate_of_another() -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def rate(t: int) -> float:
+        if threading.current_thread() is not threading.main_thread():
+            asked.set()
+            assert go_on.wait(60)
+        return float(t)
+
+    optimizer = schuss.SGD(np.zeros(1), lr=rate)
+    errors = []
+
+    def step() -> None:
+        try:
+            optimizer.step(np.ones(1))
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    assert asked.wait(60)
+    optimizer.step(np.ones(1))
+    go_on.set()
+    thread.join()
+    assert errors == ["SGD.step: another call of SGD is under way, expected one at a time"]
+    optimizer.step(np.ones(1))
+    assert (optimizer.steps, optimizer.params.tolist()) == (2, [-3.0])
 
 
 @fork

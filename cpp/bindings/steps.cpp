@@ -160,10 +160,7 @@ class Plan {
       public:
         Turn(Plan& plan, const std::string& call) : plan_(plan) {
             const std::uint64_t now = engine::fork_generation() + 1;
-            if (plan.turn_ == now) {
-                throw std::runtime_error(call + ": another call of " + plan.call_ +
-                                         " is under way, expected one at a time");
-            }
+            if (plan.turn_ == now) plan.refuse_turn(call);
             plan.turn_ = now;
             plan.gradients_.clear();
         }
@@ -179,8 +176,10 @@ class Plan {
         Plan& plan_;
     };
 
-    void step(py::handle grads, double rate) {
+    /// rate_of: the step that the rate was asked for; 0 if it is one for every step.
+    void step(py::handle grads, double rate, std::int64_t rate_of) {
         const Turn turn(*this, step_call_);
+        if (rate_of != 0 && rate_of != steps_ + 1) refuse_turn(step_call_);
         // First all that may run code of the user's, last the checks that this could undo.
         tree_.flatten(grads, step_call_, grads_, gradients_);
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
@@ -211,6 +210,11 @@ class Plan {
     }
 
   private:
+    [[noreturn]] void refuse_turn(const std::string& call) const {
+        throw std::runtime_error(call + ": another call of " + call_ +
+                                 " is under way, expected one at a time");
+    }
+
     const py::array& gradient(std::size_t i) const {
         return static_cast<const py::array&>(gradients_[i]);
     }
@@ -365,7 +369,7 @@ void register_steps(py::module_& module) {
             },
             py::arg("call"))
         .def_property("steps", &Plan::steps, &Plan::set_steps)
-        .def("step", &Plan::step, py::arg("grads"), py::arg("rate"));
+        .def("step", &Plan::step, py::arg("grads"), py::arg("rate"), py::arg("rate_of") = 0);
     module.def("update", &update, py::arg("call"), py::arg("rule"), py::arg("decay"),
                py::arg("values"), py::arg("t"), py::arg("param"), py::arg("grad"));
     module.def("map_arrays", &map_arrays, py::arg("function"), py::arg("structure"),

@@ -1,6 +1,7 @@
 """Exponentially weighted averages: of series, of a cost as it comes, of weights in training."""
 
 from numbers import Real
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,9 @@ def _same_memory(a: Array, b: Array) -> bool:
     return a.ctypes.data == b.ctypes.data and (a.shape, a.strides) == (b.shape, b.strides)
 
 
+_first_update = Lock()
+
+
 class ExponentialAverage:
     """The exponentially weighted average of values as they come, numbers or arrays.
 
@@ -176,6 +180,8 @@ class ExponentialAverage:
         ------
         TypeError, ValueError
             If it is not like the values before, or no value to average; nothing is changed then.
+        RuntimeError
+            If another update is under way, on another thread; nothing is changed then.
         """
         if isinstance(values, Real):
             if self._plan is not None:
@@ -191,7 +197,14 @@ class ExponentialAverage:
                 self._refuse(values, "a number")
             plan = self._plan_for(arrays)
             plan.step(arrays, self._beta)
-            self._plan = plan
+            with _first_update:
+                if self.updates > 0:  # by another thread, meanwhile
+                    call = type(self).__name__
+                    raise RuntimeError(
+                        f"{call}.update: another call of {call} is under way, "
+                        "expected one at a time"
+                    )
+                self._plan = plan
         else:
             self._plan.step(arrays, self._beta)
 
@@ -241,8 +254,11 @@ class ExponentialAverage:
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle or a copy needs."""
         plan = self._plan
-        averages = plan and (plan.unflatten(plan.arrays), plan.steps)
-        return {**self.__dict__, "_plan": averages}
+        if plan is None:
+            return {**self.__dict__}
+        with plan.turn(f"{type(self).__name__}.__getstate__"):
+            averages = plan.unflatten([array.copy(order="K") for array in plan.arrays])
+            return {**self.__dict__, "_plan": (averages, plan.steps)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what a pickle or a copy holds."""

@@ -132,9 +132,11 @@ class Optimizer:
         Nothing is changed by a call that raises.
         """
         lr = self._hyperparameters["lr"]
-        if type(lr) is not float:
-            lr = self._next_rate()
-        self._plan.step(grads, lr)
+        if type(lr) is float:
+            self._plan.step(grads, lr)
+        else:
+            t = self.steps + 1
+            self._plan.step(grads, self._rate_of_next(t), t)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that the optimizer knows beside the parameters.
@@ -217,11 +219,26 @@ class Optimizer:
     # together with them is bound to the same copies.
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what a pickle or a copy needs, attributes of a subclass included."""
+        """Return what a pickle or a copy needs, attributes of a subclass included.
+
+        Raises
+        ------
+        RuntimeError
+            If a step of this optimizer is under way, on another thread.
+        """
+        with self._turn("__getstate__"):
+            # Copies: a pickle is written later, after who knows how many steps.
+            leaves = {
+                name: [array.copy(order="K") for array in arrays]
+                for name, arrays in self._leaves.items()
+            }
+            return self._state_with(leaves)
+
+    def _state_with(self, leaves: dict[str, list[Array]]) -> dict[str, Any]:
         return {
             "params": self._params,
             "hyperparameters": self._hyperparameters,
-            "leaves": self._leaves,
+            "leaves": leaves,
             "steps": self.steps,
             "attributes": getattr(self, "__dict__", {}),
         }
@@ -237,7 +254,8 @@ class Optimizer:
     def __copy__(self) -> Self:
         """Return an optimizer of the same parameters, with state of its own."""
         other = type(self).__new__(type(self))
-        other.__setstate__(self.__getstate__())
+        with self._turn("__copy__"):
+            other.__setstate__(self._state_with(self._leaves))
         return other
 
     # How it works.
@@ -252,9 +270,9 @@ class Optimizer:
     # A schedule is asked once a step, and what it said is kept before the step is made: Ctrl-C may
     # come right after. So both are kept, the rate of the last step and that of the step asked for.
 
-    def _next_rate(self) -> float:
-        rate = self._lr_at(self.steps + 1, "step")
-        self._rates = self.steps, self._last_rate(), rate
+    def _rate_of_next(self, t: int) -> float:
+        rate = self._lr_at(t, "step")
+        self._rates = t - 1, self._last_rate(), rate
         return rate
 
     def _last_rate(self) -> float | None:
