@@ -48,6 +48,7 @@ Bounds Parameter::take(const py::array& gradient, const Name& name, const Writte
     check_like(gradient, name, array_, name_);
     Bounds gap{1, 0};
     written.check_apart(gradient, bounds_of(gradient), name, gap);
+    check_like(gradient, name, array_, name_);  // again: that may have let others run
 
     std::vector<const py::array*> arrays = {&array_, &gradient};
     for (const py::array& state : states_) arrays.push_back(&state);

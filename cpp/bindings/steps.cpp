@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <tuple>
 #include <utility>
 #include <vector>
@@ -141,6 +142,8 @@ class Plan {
     }
     void release() {
         plan_.items.clear();
+        plan_.disarrange();
+        glances_ = {};
         const auto gone = std::make_tuple(std::exchange(tree_, Tree()), std::move(parameters_),
                                           std::exchange(written_, {}));
         parameters_.clear();
@@ -155,13 +158,24 @@ class Plan {
     }
 
     /// One call at a time: another thread, or a gradient that uses the optimizer while it is read,
-    /// finds it busy. In the child of a fork, nobody has the turn that another thread had.
+    /// finds it busy. In the child of a fork, nobody has the turn that another thread had: a step
+    /// was whole by then, but other changes (so Python says) are half done for good.
     class Turn {
       public:
-        Turn(Plan& plan, const std::string& call) : plan_(plan) {
+        Turn(Plan& plan, const std::string& call, bool changes = false) : plan_(plan) {
             const std::uint64_t now = engine::fork_generation() + 1;
-            if (plan.turn_ == now) plan.refuse_turn(call);
+            const auto self = std::this_thread::get_id();
+            if (plan.turn_ == now || (plan.turn_ != 0 && plan.owner_ == self)) {
+                plan.refuse_turn(call);
+            }
+            if (plan.turn_ != 0 && plan.changes_) {
+                throw std::runtime_error(call + ": the process forked while another thread " +
+                                         "changed this " + plan.call_ +
+                                         ", expected a fork before or after");
+            }
             plan.turn_ = now;
+            plan.owner_ = self;
+            plan.changes_ = changes;
             plan.gradients_.clear();
         }
         /// Lets go of the gradients.
@@ -188,6 +202,7 @@ class Plan {
         }
         tree_.check_unchanged(step_call_);
         bool all_familiar = true;
+        std::optional<ForgetGradients> forget_unless;  // what is found is sound
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             glances_.fetch_ahead(i, gradients_);
             if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
@@ -197,6 +212,7 @@ class Plan {
                     first + item.layout.offset(rules::gradient_operand);
                 continue;
             }
+            if (all_familiar) forget_unless.emplace(*this);
             all_familiar = false;
             plan_.disarrange();
             glances_.forget(i);  // until all is known of this one
@@ -204,7 +220,10 @@ class Plan {
             const Bounds gap = parameters_[i].take(gradient(i), name, written_, item);
             glances_.remember(i, gradient(i), gap);
         }
-        if (!all_familiar) check_nothing_moved();
+        if (!all_familiar) {
+            check_nothing_moved();
+            forget_unless->sound = true;
+        }
         formula_.value().set_rate(rate);
         run(plan_, *formula_, steps_ + 1, [this]() noexcept { ++steps_; });
     }
@@ -247,8 +266,25 @@ class Plan {
         }
         written_ = written_memory(parameters);
         parameters_ = std::move(parameters);
+        forget_gradients();
+    }
+
+    void forget_gradients() {
         for (std::size_t i = 0; i < parameters_.size(); ++i) glances_.forget(i);
     }
+
+    /// A refused step may have laid items out for what was seen while it changed.
+    struct ForgetGradients {
+        explicit ForgetGradients(Plan& of) : plan(of) {}
+        ~ForgetGradients() {
+            if (!sound) plan.forget_gradients();
+        }
+        ForgetGradients(const ForgetGradients&) = delete;
+        ForgetGradients& operator=(const ForgetGradients&) = delete;
+
+        Plan& plan;
+        bool sound = false;
+    };
 
     WrittenMemory written_memory(const std::vector<Parameter>& parameters) const {
         std::vector<WrittenMemory::Entry> entries;
@@ -266,18 +302,22 @@ class Plan {
     std::vector<py::object> gradients_;  // of the step under way
     std::atomic<std::int64_t> steps_ = 0;
     std::uint64_t turn_ = 0;  // 1 + the generation of the process in which someone has it
+    std::thread::id owner_;   // who has the turn
+    bool changes_ = false;    // whether it is for other changes than a step
 };
 
 /// A turn as Python takes it: with a plan's turn() as context manager.
 class TakenTurn {
   public:
-    TakenTurn(py::object plan, std::string call) : plan_(std::move(plan)), call_(std::move(call)) {}
-    void enter() { turn_ = std::make_unique<Plan::Turn>(plan_.cast<Plan&>(), call_); }
+    TakenTurn(py::object plan, std::string call, bool changes)
+        : plan_(std::move(plan)), call_(std::move(call)), changes_(changes) {}
+    void enter() { turn_ = std::make_unique<Plan::Turn>(plan_.cast<Plan&>(), call_, changes_); }
     void exit(const py::args&) { turn_.reset(); }
 
   private:
     py::object plan_;
     std::string call_;
+    bool changes_;
     std::unique_ptr<Plan::Turn> turn_;
 };
 
@@ -364,10 +404,10 @@ void register_steps(py::module_& module) {
              py::arg("states"))
         .def(
             "turn",
-            [](py::object plan, std::string call) {
-                return TakenTurn(std::move(plan), std::move(call));
+            [](py::object plan, std::string call, bool changes) {
+                return TakenTurn(std::move(plan), std::move(call), changes);
             },
-            py::arg("call"))
+            py::arg("call"), py::arg("changes") = false)
         .def_property("steps", &Plan::steps, &Plan::set_steps)
         .def("step", &Plan::step, py::arg("grads"), py::arg("rate"), py::arg("rate_of") = 0);
     module.def("update", &update, py::arg("call"), py::arg("rule"), py::arg("decay"),

@@ -118,28 +118,29 @@ class Crew {
                         std::memory_order_seq_cst);
         }
         if (asleep_.load(std::memory_order_seq_cst) > 0) {
-            if (work.worth_waking) keep_off_this_processor();
+            if (work.worth_waking) place_workers(threads - 1);
             called_.notify_all();
         }
         claim(0);
         leave_when_done();
     }
 
-    /// Has workers wake on other processors than the caller's. Where threads of others spin on
-    /// those, as BLAS's do, the system would wake a worker here, to take turns with its caller.
-    void keep_off_this_processor() noexcept {
+    /// Has workers wake on other processors than the caller's, if there are as many. Where threads
+    /// of others spin on those, as BLAS's do, the system would wake a worker here, to take turns
+    /// with its caller.
+    void place_workers([[maybe_unused]] std::size_t wanted) noexcept {
 #if defined(__linux__)
-        cpu_set_t others;
+        cpu_set_t allowed;
         const int here = ::sched_getcpu();
-        if (here < 0 || ::sched_getaffinity(0, sizeof others, &others) != 0) return;
-        CPU_CLR(static_cast<std::size_t>(here), &others);
-        if (CPU_COUNT(&others) == 0 || (placed_ == workers() && CPU_EQUAL(&others, &processors_))) {
-            return;
+        if (here < 0 || ::sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+        if (static_cast<std::size_t>(CPU_COUNT(&allowed)) > wanted) {
+            CPU_CLR(static_cast<std::size_t>(here), &allowed);
         }
+        if (placed_ == workers() && CPU_EQUAL(&allowed, &processors_)) return;
         for (const pthread_t worker : handles_) {
-            ::pthread_setaffinity_np(worker, sizeof others, &others);
+            ::pthread_setaffinity_np(worker, sizeof allowed, &allowed);
         }
-        processors_ = others;
+        processors_ = allowed;
         placed_ = workers();
 #endif
     }
@@ -279,7 +280,7 @@ void share(const Work& work, std::size_t threads) noexcept {
 }
 
 bool all_at_once(const Work& work) noexcept {
-    if (at_work || !prepared_for_fork) return false;
+    if (at_work || !prepared_for_fork || work.tiles - 1 >= max_threads) return false;
     const Unforked meanwhile;
     Crew* const all = the_crew();
     return all != nullptr && all->all_at_once(work);

@@ -3,7 +3,6 @@
 #include <pthread.h>
 
 #include <atomic>
-#include <mutex>
 #include <new>
 #include <thread>
 #include <vector>
@@ -19,8 +18,9 @@ std::atomic<std::uint64_t> generation = 0;
 struct Handlers {
     ForkHandler in_parent, in_child;
 };
+/// Never taken down: a fork may come while the process ends.
 std::vector<Handlers>& handlers() {
-    static std::vector<Handlers> all;
+    static auto& all = *new std::vector<Handlers>;
     return all;
 }
 
@@ -58,13 +58,12 @@ Unforked::~Unforked() {
 }
 
 void at_fork(ForkHandler in_parent, ForkHandler in_child) {
-    static std::once_flag registered;
-    std::call_once(registered, [] {
-        if (::pthread_atfork(&before, &after_in_parent, &after_in_child) != 0) {
-            throw std::bad_alloc();
-        }
-    });
     handlers().push_back({in_parent, in_child});
+    wait_before_others();
+}
+
+void wait_before_others() {
+    if (::pthread_atfork(&before, &after_in_parent, &after_in_child) != 0) throw std::bad_alloc();
 }
 
 std::uint64_t fork_generation() noexcept {

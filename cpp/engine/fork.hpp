@@ -19,6 +19,10 @@ class Unforked {
 using ForkHandler = void (*)();
 void at_fork(ForkHandler in_parent, ForkHandler in_child);
 
+/// Has a fork wait for what is under way before it calls the handlers of libraries that are loaded
+/// by now: the last to register is the first to be called.
+void wait_before_others();
+
 /// How many forks lie between the first process and this one.
 std::uint64_t fork_generation() noexcept;
 

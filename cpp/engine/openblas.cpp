@@ -42,10 +42,7 @@ constexpr std::chrono::microseconds patience{1000};
 
 class Library {
   public:
-    /// The handle is never closed: whoever is served must stay.
-    explicit Library(std::string path)
-        : path_(std::move(path)), handle_(::dlopen(path_.c_str(), RTLD_NOW | RTLD_NOLOAD)) {
-        if (handle_ == nullptr) return;
+    Library(std::string path, void* handle) : path_(std::move(path)), handle_(handle) {
         find("get_config", config_);
         find("get_parallel", parallel_);
         find("get_num_threads", threads_);
@@ -119,11 +116,15 @@ class Library {
         if (served_) set_threads_(threads_());
     }
 
+    /// Whether it was never served before.
+    bool is_new() { return std::exchange(new_, false); }
+
     /// In the child of a fork there is nobody within a call.
     void begin_anew() {
         std::construct_at(&switch_);  // another thread may have held it
         with_own_threads_ = 0;
         if (served_) set_callback_(callback_);
+        restart();
     }
 
   private:
@@ -185,6 +186,7 @@ class Library {
     std::size_t slots_ = 0;
 
     std::mutex switch_;
+    bool new_ = true;
     bool served_ = false;
     int with_own_threads_ = 0;  // calls
     Callback callback_ = nullptr;
@@ -192,7 +194,8 @@ class Library {
 
 /// More than a process has of them.
 constexpr std::size_t most_libraries = 8;
-std::array<std::unique_ptr<Library>, most_libraries> libraries;
+/// Never taken down: a thread may be within BLAS when the process ends.
+auto& libraries = *new std::array<std::unique_ptr<Library>, most_libraries>;
 
 /// OpenBLAS does not say which library calls, so each has a function of its own.
 template <std::size_t library>
@@ -234,8 +237,14 @@ void look_for_new_libraries() {
         const bool may_be = path.find("blas", path.rfind('/') + 1) != path.npos;
         const auto free = std::find(libraries.begin(), libraries.end(), nullptr);
         if (!may_be || place_of(path) != most_libraries || free == libraries.end()) continue;
-        auto found = std::make_unique<Library>(path);
-        if (found->is_openblas()) *free = std::move(found);
+        void* const handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_NOLOAD);
+        if (handle == nullptr) continue;
+        auto found = std::make_unique<Library>(path, handle);
+        if (found->is_openblas()) {
+            *free = std::move(found);  // whoever may be served must stay loaded
+        } else {
+            ::dlclose(handle);
+        }
     }
 }
 
@@ -261,6 +270,7 @@ bool serve_openblas(const std::string& path, bool serve) {
     if (place == most_libraries) return false;
     Library& library = *libraries[place];
     if (serve && !library.refusal().empty()) return false;
+    if (serve && library.is_new()) wait_before_others();
     library.serve(serve, callbacks[place]);
     const bool any = std::any_of(libraries.begin(), libraries.end(), [](const auto& each) {
         return each != nullptr && each->served();

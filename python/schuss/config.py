@@ -1,6 +1,7 @@
 """What schuss runs on: the instruction set level and the threads, chosen when the library loads."""
 
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,7 +240,7 @@ def register_with_threadpoolctl() -> None:
     """Let threadpoolctl see and limit the threads of steps, if it is installed."""
     try:
         from schuss import _threadpoolctl
-    except ImportError:
+    except (ImportError, AttributeError):  # or it is older than 3.2, and knows no others
         return
     _threadpoolctl.register()
 
@@ -350,6 +351,8 @@ def _why_not(refusals: dict[str, str]) -> str:
         return "; ".join(
             f"{os.path.basename(path)} {refusal}" for path, refusal in refusals.items()
         )
+    if not sys.platform.startswith("linux"):
+        return "OpenBLAS can be served on Linux only"
     blas: Any = np.show_config("dicts")
     name = blas.get("Build Dependencies", {}).get("blas", {}).get("name", "another BLAS")
     return f"no OpenBLAS is loaded (NumPy was built with {name}), expected one"

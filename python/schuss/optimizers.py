@@ -59,6 +59,7 @@ class Optimizer:
 
     lr = _Hyperparameter(rate)
     weight_decay = _Hyperparameter(number)
+    _hyperparameters: dict[str, Any]
 
     def __init__(self, params: ArrayTree, **hyperparameters: Any) -> None:
         self._hold(params, hyperparameters)
@@ -198,8 +199,9 @@ class Optimizer:
             ]
             for name, tree in state_dict["state"].items()
         }
-        with self._turn("load_state_dict"):
+        with self._turn("load_state_dict", changes=True):
             self._apply(hyperparameters)
+            self._hyperparameters = hyperparameters
             self._rates = _NO_RATES
             self._fill(values)
             self._plan.steps = steps
@@ -260,9 +262,9 @@ class Optimizer:
 
     # How it works.
 
-    def _turn(self, call: str) -> _core.Turn:
-        """Return a context within which no other call changes the optimizer."""
-        return self._plan.turn(f"{type(self).__name__}.{call}")
+    def _turn(self, call: str, *, changes: bool = False) -> _core.Turn:
+        """Return a context within which no other call, or this one alone, changes the optimizer."""
+        return self._plan.turn(f"{type(self).__name__}.{call}", changes)
 
     def _lr_at(self, t: int, call: str) -> float:
         return number(f"{type(self).__name__}.{call}", "lr", self._hyperparameters["lr"](t))
@@ -287,10 +289,11 @@ class Optimizer:
         self._plan = _core.Plan(call, params)
         self._params = params
         self._rates = _NO_RATES
-        self._hyperparameters: dict[str, Any] = {}
+        self._hyperparameters = {}
         self._rule = ""
         self._leaves: dict[str, list[Array]] = {}
         self._apply(hyperparameters)
+        self._hyperparameters = hyperparameters
 
     def _fill(self, values: dict[str, list[Array]]) -> None:
         for name, leaves in self._leaves.items():
@@ -309,8 +312,9 @@ class Optimizer:
             self._hyperparameters = self._hyperparameters | changes
             self._rates = _NO_RATES
             return
-        with self._turn(", ".join(changes)):
+        with self._turn(", ".join(changes), changes=True):
             self._apply(self._hyperparameters | changes)
+            self._hyperparameters = self._hyperparameters | changes  # lr may be another by now
 
     def _apply(self, hyperparameters: dict[str, Any]) -> None:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
@@ -330,7 +334,6 @@ class Optimizer:
         states = None if leaves is self._leaves else list(leaves.values())
         self._plan.configure(rule, decay, {"lr": 0.0, **values}, states)
         self._rule, self._leaves = rule, leaves
-        self._hyperparameters = hyperparameters
 
 
 def _copies(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
