@@ -140,6 +140,30 @@ def test_python_threads_step_optimizers_of_their_own_side_by_side() -> None:
         assert same_bits(param, expected)
 
 
+def test_a_refused_step_leaves_the_rate_of_the_last_one_made() -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    def rate(t: int) -> float:
+        if threading.current_thread() is not threading.main_thread():
+            asked.set()
+            assert go_on.wait(60)
+        return float(t)
+
+    def step() -> None:
+        with contextlib.suppress(RuntimeError):
+            optimizer.step(np.ones(1))
+
+    optimizer = schuss.SGD(np.zeros(1), lr=rate)
+    thread = threading.Thread(target=step)
+    thread.start()
+    assert asked.wait(60)
+    optimizer.step(np.ones(1))
+    optimizer.step(np.ones(1))
+    go_on.set()
+    thread.join()
+    assert (optimizer.steps, optimizer.lr_now) == (2, 2.0)
+
+
 @pytest.mark.usefixtures("share_all")
 def test_a_step_that_was_refused_leaves_nothing_for_the_next_one_to_do_twice() -> None:
     params = [np.zeros((1000, 1000)), np.zeros(5)]
@@ -232,6 +256,30 @@ def test_a_fork_while_another_thread_steps_leaves_both_working() -> None:
     assert ends_well(after_setup(code)) == "True\n"
 
 
+@fork
+def test_new_threads_of_a_child_step_what_another_thread_stepped_in_the_parent() -> None:
+    code = """
+    done = threading.Event()
+    def step():
+        while not done.is_set(): optimizer.step(grad)
+    thread = threading.Thread(target=step, daemon=True)
+    thread.start()
+    for _ in range(10):
+        time.sleep(0.002)
+        child = os.fork()
+        if child == 0:
+            made = optimizer.steps
+            new = threading.Thread(target=optimizer.step, args=[grad])
+            new.start(); new.join()
+            os._exit(0 if optimizer.steps == made + 1 else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    done.set(); thread.join()
+    """
+    # Without other threads, a new one takes over the memory of the one that the child has not.
+    alone = after_setup(code).replace("set_num_threads(3)", "set_num_threads(1)")
+    ends_well(alone, OPENBLAS_NUM_THREADS="1")
+
+
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
 def test_processes_of_multiprocessing_step_too(method: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
@@ -284,15 +332,17 @@ def test_the_interpreter_ends_while_a_daemon_works_without_its_lock() -> None:
         ends_well(after_setup(code))
 
 
-def test_a_signal_reaches_the_users_thread() -> None:
+def test_workers_leave_signals_to_the_users_threads() -> None:
+    # Blocked where the user is, a signal waits there, if nobody else takes it.
     code = """
     import signal
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
-    begun = time.monotonic()
-    signal.signal(signal.SIGALRM, lambda *_: print(time.monotonic() - begun < 5))
-    time.sleep(10)
+    assert _core.workers() == 2
+    signal.signal(signal.SIGUSR1, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+    os.kill(os.getpid(), signal.SIGUSR1)
+    print(signal.sigpending() == {signal.SIGUSR1})
     """
-    assert ends_well(after_setup(code)) == "True\n"
+    assert ends_well(after_setup(code), OPENBLAS_NUM_THREADS="1") == "True\n"
 
 
 # How many.

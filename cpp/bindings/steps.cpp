@@ -164,17 +164,18 @@ class Plan {
       public:
         Turn(Plan& plan, const std::string& call, bool changes = false) : plan_(plan) {
             const std::uint64_t now = engine::fork_generation() + 1;
-            const auto self = std::this_thread::get_id();
-            if (plan.turn_ == now || (plan.turn_ != 0 && plan.owner_ == self)) {
-                plan.refuse_turn(call);
-            }
+            // A thread that forks in its turn has it in the child too; but ids of threads that are
+            // gone come again.
+            const bool kept =
+                plan.turn_ == now - 1 && plan.turn_ != 0 && plan.owner_ == engine::forking_thread();
+            if (plan.turn_ == now || kept) plan.refuse_turn(call);
             if (plan.turn_ != 0 && plan.changes_) {
                 throw std::runtime_error(call + ": the process forked while another thread " +
                                          "changed this " + plan.call_ +
                                          ", expected a fork before or after");
             }
             plan.turn_ = now;
-            plan.owner_ = self;
+            plan.owner_ = std::this_thread::get_id();
             plan.changes_ = changes;
             plan.gradients_.clear();
         }

@@ -14,6 +14,7 @@ namespace {
 std::atomic<std::uint64_t> under_way = 0;
 std::atomic<std::uint64_t> forks_wanted = 0;
 std::atomic<std::uint64_t> generation = 0;
+std::thread::id forker;  // written while there is no other thread
 
 struct Handlers {
     ForkHandler in_parent, in_child;
@@ -38,6 +39,7 @@ void after_in_child() {
     // Another thread may have been about to begin, or to fork as well.
     under_way.store(0);
     generation.fetch_add(1);
+    forker = std::this_thread::get_id();
     for (const Handlers& each : handlers()) each.in_child();
     forks_wanted.store(0);
 }
@@ -64,6 +66,10 @@ void at_fork(ForkHandler in_parent, ForkHandler in_child) {
 
 void wait_before_others() {
     if (::pthread_atfork(&before, &after_in_parent, &after_in_child) != 0) throw std::bad_alloc();
+}
+
+std::thread::id forking_thread() noexcept {
+    return forker;
 }
 
 std::uint64_t fork_generation() noexcept {

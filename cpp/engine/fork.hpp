@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <thread>
 
 namespace schuss::engine {
 
@@ -25,5 +26,8 @@ void wait_before_others();
 
 /// How many forks lie between the first process and this one.
 std::uint64_t fork_generation() noexcept;
+
+/// The thread that made this process by its fork, the only one that it has of its parent's.
+std::thread::id forking_thread() noexcept;
 
 }  // namespace schuss::engine

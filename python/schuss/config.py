@@ -293,8 +293,9 @@ def share_threads_with_blas(share: bool = True) -> SharedThreads:
     It serves the OpenBLAS libraries that are loaded: to serve SciPy's too, call it after
     ``import scipy.linalg``. ``SCHUSS_SHARE_BLAS=1`` in the environment shares from the start. The
     number of threads of a product is still OpenBLAS's (``OPENBLAS_NUM_THREADS``, threadpoolctl). As
-    with OpenBLAS's own threads, a process must not fork while another thread is in a product: the
-    child may wait in OpenBLAS forever.
+    with OpenBLAS's own threads, a process must not fork while another thread is in a product:
+    parent or child may wait in OpenBLAS forever. LU decompositions (``solve``, ``inv``, ``det``)
+    stay with OpenBLAS's own threads: their work it does not hand out.
 
     Parameters
     ----------

@@ -274,7 +274,8 @@ class Optimizer:
 
     def _rate_of_next(self, t: int) -> float:
         rate = self._lr_at(t, "step")
-        self._rates = t - 1, self._last_rate(), rate
+        if self.steps == t - 1:  # or another thread made this step, and this one is refused
+            self._rates = t - 1, self._last_rate(), rate
         return rate
 
     def _last_rate(self) -> float | None:
