@@ -140,30 +140,6 @@ def test_python_threads_step_optimizers_of_their_own_side_by_side() -> None:
         assert same_bits(param, expected)
 
 
-def test_a_refused_step_leaves_the_rate_of_the_last_one_made() -> None:
-    asked, go_on = threading.Event(), threading.Event()
-
-    def rate(t: int) -> float:
-        if threading.current_thread() is not threading.main_thread():
-            asked.set()
-            assert go_on.wait(60)
-        return float(t)
-
-    def step() -> None:
-        with contextlib.suppress(RuntimeError):
-            optimizer.step(np.ones(1))
-
-    optimizer = schuss.SGD(np.zeros(1), lr=rate)
-    thread = threading.Thread(target=step)
-    thread.start()
-    assert asked.wait(60)
-    optimizer.step(np.ones(1))
-    optimizer.step(np.ones(1))
-    go_on.set()
-    thread.join()
-    assert (optimizer.steps, optimizer.lr_now) == (2, 2.0)
-
-
 @pytest.mark.usefixtures("share_all")
 def test_a_step_that_was_refused_leaves_nothing_for_the_next_one_to_do_twice() -> None:
     params = [np.zeros((1000, 1000)), np.zeros(5)]

@@ -221,11 +221,11 @@ def test_a_step_is_never_made_with_the_rate_of_another() -> None:
     thread.start()
     assert asked.wait(60)
     optimizer.step(np.ones(1))
+    optimizer.step(np.ones(1))
     go_on.set()
     thread.join()
     assert errors == ["SGD.step: another call of SGD is under way, expected one at a time"]
-    optimizer.step(np.ones(1))
-    assert (optimizer.steps, optimizer.params.tolist()) == (2, [-3.0])
+    assert (optimizer.steps, optimizer.lr_now, optimizer.params.tolist()) == (2, 2.0, [-3.0])
 
 
 @fork

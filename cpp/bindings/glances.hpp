@@ -55,7 +55,8 @@ class Glances {
     std::vector<Glance> glances_;
     // For each parameter its shape, its strides, and the gradient's strides.
     std::vector<py::ssize_t> axes_;
-    std::vector<py::object> dtypes_;  // keeps those alive that gradients had
+    std::vector<py::object> dtypes_;  // of parameters and gradients: kept alive, so that none has
+                                      // the address of one that is gone
 };
 
 }  // namespace schuss::bindings
