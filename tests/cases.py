@@ -47,7 +47,7 @@ class Case:
 def _fused_average(average: Array, values: Array, *, beta: float) -> None:
     """The rule of `schuss.ExponentialAverage`, which has no place in `schuss.kernels`."""
     options = {"beta": beta, "weight_decay": 0.0}
-    _core.update("average", "average", "none", options, 1, average, values)
+    _core.update("average", "average", "none", options, 1, 1.0, np.inf, average, values)
 
 
 def _momentum(*, counts_steps: bool = False, **options: Any) -> Case:
@@ -85,6 +85,10 @@ CASES = [
     _adam(weight_decay=0.1, decoupled=True),
     _adam("v_max"),
     _adam("v_max", weight_decay=0.1, decoupled=True),
+    Case("sgd", options={"scale": 0.3, "clip_value": 0.5}),
+    _momentum(scale=-1.7, clip_value=0.0, weight_decay=0.1),
+    _rmsprop("mean", scale=1e-3, clip_value=1e-4),
+    _adam(scale=2.0**-16, clip_value=1e-5, weight_decay=0.1, decoupled=True),
     Case("average", options={"beta": 0.98}),
     Case("average", options={"beta": 0.0}),
 ]
@@ -103,13 +107,13 @@ def numbers(rng: np.random.Generator, shape: Any, dtype: Any, *, special: bool =
     """Return ordinary numbers, and among them all that floating point has to offer."""
     values = rng.standard_normal(shape)
     if special:
-        info = np.finfo(dtype)
+        info = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.finfo(np.float32)
         subnormal = [info.smallest_subnormal, -info.tiny / 3]
         edges = [0.0, -0.0, info.tiny, -info.tiny, info.max, -info.max]
         specials = np.array([*subnormal, *edges, np.inf, -np.inf, np.nan, 1e-30, 1e-15, 1e15])
         chosen = rng.random(shape) < 0.2
         values = np.where(chosen, rng.choice(specials, shape), values)
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return np.asarray(values).astype(dtype)
 
 

@@ -658,8 +658,12 @@ LIKE_NO_VALUE: list[tuple[Any, type[Exception], str]] = [
     ([1.0, 2.0], TypeError, r"values\[0\] is a float, expected an array"),
     ({"w": "1"}, TypeError, r"values\['w'\] is a str, expected an array"),
     ({}, ValueError, "values holds no array, expected at least one"),
-    (np.arange(3), TypeError, "values has dtype int64, expected float32 or float64"),
-    ({"w": np.ones(3, "f2")}, TypeError, r"values\['w'\] has dtype float16, expected float32 or"),
+    (
+        np.arange(3),
+        TypeError,
+        "values has dtype int64, expected float32, float64, float16 or bfloat16",
+    ),
+    ({"w": np.ones(3, "c8")}, TypeError, r"values\['w'\] has dtype complex64, expected float32, "),
     (np.ones(3, ">f8"), TypeError, "values has dtype >f8, expected native byte order"),
 ]
 UNLIKE_NUMBERS: list[tuple[Any, type[Exception], str]] = [
@@ -674,6 +678,7 @@ UNLIKE_ARRAYS: list[tuple[Any, type[Exception], str]] = [
     ({"w": np.ones(3), "v": np.ones(3)}, ValueError, "values has the key 'v', expected no"),
     ({"w": np.ones(4)}, ValueError, r"values\['w'\] has shape \(4,\), expected \(3,\)"),
     ({"w": np.ones(3, "f4")}, TypeError, r"values\['w'\] has dtype float32, expected float64"),
+    ({"w": np.ones(3, "f2")}, TypeError, r"values\['w'\] has dtype float16, expected float64"),
 ]
 
 

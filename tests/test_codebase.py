@@ -74,7 +74,7 @@ def test_the_readmes_python_prints_what_it_says(capsys: pytest.CaptureFixture[st
     names: dict[str, object] = {}
     for block in blocks:  # each goes on where the one before ended
         exec(compile(block, "README.md", "exec"), names)
-        *_, promised = block.strip().partition("  # ")
+        *_, promised = block.strip().rpartition("  # ")
         assert capsys.readouterr().out.strip() == promised
 
 

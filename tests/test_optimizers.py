@@ -59,6 +59,16 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 DEFAULTS["AdamW"] = DEFAULTS["Adam"] | {"weight_decay": 0.01}
 
+OPTIONS: dict[str, Any] = {
+    "clip_norm": None,
+    "clip_value": None,
+    "nonfinite": "propagate",
+    "clear_grads": False,
+    "average": None,
+    "average_bias_correction": False,
+    "seed": 0,
+}
+
 # For each hyperparameter, another value than its default.
 OTHERS: dict[str, Any] = {
     "lr": 0.125,
@@ -550,9 +560,16 @@ def test_a_state_dict_has_these_entries() -> None:
     saved = optimizer.state_dict()
     assert saved["optimizer"] == "Momentum"
     assert saved["steps"] == 1
-    assert saved["hyperparameters"] == DEFAULTS["Momentum"] | {"lr": 0.5}
+    assert saved["hyperparameters"] == DEFAULTS["Momentum"] | {"lr": 0.5} | OPTIONS
+    assert saved["groups"] == [{"hyperparameters": {}, "members": [0]}]
     assert list(saved["state"]) == ["velocity"]
     assert contents(saved["state"]) == contents(optimizer.state)
+    assert saved["average"] is None
+    optimizer.average = 0.5
+    optimizer.step({"W": np.ones(3)})
+    average = optimizer.state_dict()["average"]
+    assert list(average) == ["weights", "values"]
+    assert contents(average["values"]) == contents(optimizer.average)
 
 
 def test_a_state_dict_holds_a_function_itself() -> None:

@@ -56,17 +56,37 @@ NO_ARRAYS: dict[str, Callable[[], object]] = {
 }
 OTHER_DTYPES: list[Any] = [
     np.int32,
-    np.int64,
-    np.float16,
+    np.int16,
     np.complex64,
     np.longdouble,
     object,
     bool,
 ]
 FOREIGN = np.dtype(np.float32).newbyteorder("S")
+ANY_FLOAT = "float32, float64, float16 or bfloat16"
 
-FRACTIONS = {"beta", "beta1", "beta2", "dampening", "momentum"}
-FLAGS = {"nesterov", "bias_correction", "centered", "amsgrad", "decoupled"}
+
+def any_float_for(dtype: Any, argument: str) -> str:
+    """Return what a message expects of a gradient for a parameter of this dtype."""
+    others = ", float16 or bfloat16" if dtype == np.float32 else ""
+    return f"{np.dtype(dtype)} (the dtype of {argument}){others}"
+
+
+def bfloat16() -> Any:
+    return pytest.importorskip("ml_dtypes").bfloat16
+
+
+FRACTIONS = {"beta", "beta1", "beta2", "dampening", "momentum", "average"}
+FLAGS = {
+    "nesterov",
+    "bias_correction",
+    "centered",
+    "amsgrad",
+    "decoupled",
+    "clear_grads",
+    "average_bias_correction",
+}
+MAY_BE_NONE = {"dampening", "clip_norm", "clip_value", "average"}
 NOT_A_NUMBER: list[object] = [
     "0.1",
     b"0.1",
@@ -205,20 +225,39 @@ def test_a_kernel_refuses_another_dtype(kernel: str, argument: str) -> None:
             continue
         arrays = kernel_arrays(kernel)
         arrays[argument] = arrays[argument].astype(dtype)
-        expected = "float32 or float64" if dtype != FOREIGN else "native byte order"
+        expected = ANY_FLOAT if dtype != FOREIGN else "native byte order"
         if argument != "param":
             expected = "float32 (the dtype of param)"
+        if argument == "grad":
+            expected = any_float_for(np.float32, "param")
         words = f"kernels.{kernel}: {argument} has dtype {np.dtype(dtype)}, expected {expected}"
         with refusal(TypeError, words, keeps=arrays):
             call_kernel(kernel, arrays)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_a_kernel_of_float64_refuses_float32(kernel: str) -> None:
-    arrays = {name: a.astype(np.float64) for name, a in kernel_arrays(kernel).items()}
-    arrays["grad"] = arrays["grad"].astype(np.float32)
-    with refusal(TypeError, "grad has dtype float32, expected float64", keeps=arrays):
-        call_kernel(kernel, arrays)
+def test_a_kernel_of_float64_refuses_smaller_gradients(kernel: str) -> None:
+    for dtype in (np.float32, np.float16, bfloat16()):
+        arrays = {name: a.astype(np.float64) for name, a in kernel_arrays(kernel).items()}
+        arrays["grad"] = arrays["grad"].astype(dtype)
+        words = f"grad has dtype {np.dtype(dtype)}, expected float64 (the dtype of param)"
+        with refusal(TypeError, words, keeps=arrays):
+            call_kernel(kernel, arrays)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "state"), [a for a in ARGUMENTS if a[1] not in ("param", "grad")]
+)
+def test_a_kernel_refuses_state_of_half_the_size(kernel: str, state: str) -> None:
+    # In bfloat16 too: there is no seed to round it with.
+    half = [np.float16, bfloat16()]
+    for of_param, of_state in [(p, s) for p in (np.float32, *half) for s in half]:
+        arrays = kernel_arrays(kernel)
+        arrays["param"] = arrays["param"].astype(of_param)
+        arrays[state] = arrays[state].astype(of_state)
+        words = f"kernels.{kernel}: {state} has dtype {np.dtype(of_state)}, expected float32"
+        with refusal(TypeError, words, keeps=arrays):
+            call_kernel(kernel, arrays)
 
 
 @pytest.mark.parametrize(("kernel", "argument"), [a for a in ARGUMENTS if a[1] != "param"])
@@ -302,10 +341,12 @@ KERNEL_NUMBERS = [
 
 
 def not_numbers_for(name: str) -> list[object]:
-    return [bad for bad in NOT_A_NUMBER if not (name == "dampening" and bad is None)]
+    return [bad for bad in NOT_A_NUMBER if not (name in MAY_BE_NONE and bad is None)]
 
 
 def out_of_range_for(name: str) -> list[object]:
+    if name == "scale":
+        return [np.nan, np.inf, -np.inf, 10**400]
     return [*OUT_OF_RANGE, 1.0, 1.5, np.float64(1)] if name in FRACTIONS else OUT_OF_RANGE
 
 
@@ -383,7 +424,7 @@ def test_an_optimizer_refuses_to_have_no_parameters(empty: Any) -> None:
 def test_an_optimizer_refuses_parameters_of_another_dtype(name: str, path: str) -> None:
     for dtype in [*OTHER_DTYPES, FOREIGN]:
         params = replaced(make_params(), path, np.ones(3, dtype))
-        expected = "float32 or float64" if dtype != FOREIGN else "native byte order"
+        expected = ANY_FLOAT if dtype != FOREIGN else "native byte order"
         where = f"{name}: params{subscripts(path)}"
         words = f"{where} has dtype {np.dtype(dtype)}, expected {expected}"
         with refusal(TypeError, words, keeps=params):
@@ -467,10 +508,13 @@ def test_a_step_refuses_gradients_that_are_no_arrays(
 
 def test_a_step_refuses_no_gradients_at_all() -> None:
     for what in NO_ARRAYS:
-        words = f"Adam.step: grads is a {what}".replace("None", "NoneType")
+        error: type[Exception] = ValueError if what == "None" else TypeError
+        words = f"Adam.step: grads is a {what}"
+        if what == "None":
+            words = "Adam.step: there are no gradients"
         for params in (np.ones(3), [np.ones(3)], {"W": np.ones(3)}):
             optimizer = schuss.Adam(params)
-            with refused_by(optimizer, TypeError, words, "expected"):
+            with refused_by(optimizer, error, words, "expected"):
                 optimizer.step(NO_ARRAYS[what]())  # type: ignore[arg-type]
 
 
@@ -479,16 +523,16 @@ def test_a_step_refuses_no_gradients_at_all() -> None:
 def test_a_step_refuses_gradients_of_another_dtype(
     optimizers: Callable[[str], Any], name: str, path: str
 ) -> None:
-    for dtype in [*OTHER_DTYPES, FOREIGN, np.float32, np.float64]:
+    of_param = leaves(make_grads())[PATHS.index(path)].dtype
+    others = [np.float64] if of_param == np.float32 else [np.float32, np.float16, bfloat16()]
+    for dtype in [*OTHER_DTYPES, FOREIGN, *others]:
         optimizer, grads = optimizers(name), make_grads()
         good = leaves(grads)[PATHS.index(path)]
-        if good.dtype == dtype:
-            continue
         replaced(grads, path, good.astype(dtype))
         where = subscripts(path)
         words = (
             f"{name}.step: grads{where} has dtype {np.dtype(dtype)}, "
-            f"expected {good.dtype} (the dtype of params{where})"
+            f"expected {any_float_for(of_param, f'params{where}')}"
         )
         with refused_by(optimizer, TypeError, words, keeps=[grads]):
             optimizer.step(grads)
@@ -814,7 +858,10 @@ def test_gradients_that_hold_themselves_are_refused() -> None:
 HYPERPARAMETERS = [
     (name, hyperparameter)
     for name in OPTIMIZERS
-    for hyperparameter in keywords(getattr(schuss, name), but=("params",))
+    for hyperparameter in (
+        *keywords(getattr(schuss, name), but=("params", "options")),
+        *("clip_norm", "clip_value", "clear_grads", "average", "average_bias_correction"),
+    )
 ]
 SWITCHES = [(name, h) for name, h in HYPERPARAMETERS if h in FLAGS]
 NUMBERS = [(name, h) for name, h in HYPERPARAMETERS if h not in FLAGS]
@@ -855,9 +902,328 @@ def test_an_optimizer_refuses_what_is_no_switch(name: str, hyperparameter: str) 
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_refuses_what_nobody_can_do_with_a_step(name: str) -> None:
+    refused_hyperparameter(name, "nonfinite", "ignore", ValueError)
+    for bad in (None, True, 1):
+        refused_hyperparameter(name, "nonfinite", bad, TypeError)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_refuses_a_seed_that_is_no_count(name: str) -> None:
+    for bad in (None, True, 0.5, 1.0, "1", 1j, [1], np.array([0.1]), np.float64(1)):
+        refused_hyperparameter(name, "seed", bad, TypeError)
+    for out in (-1, np.int64(-(2**40)), 2**53, 2**64):
+        refused_hyperparameter(name, "seed", out, ValueError)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_refuses_a_scale_that_is_no_finite_number(name: str) -> None:
+    optimizer = make_optimizer(name, make_params())
+    for bad in NOT_A_NUMBER:
+        with refused_by(optimizer, TypeError, f"{name}.step: scale is ", "expected a number"):
+            optimizer.step(make_grads(), scale=bad)
+    for bad in (np.nan, np.inf, -np.inf):
+        with refused_by(optimizer, ValueError, f"{name}.step: scale is ", "a finite number"):
+            optimizer.step(make_grads(), scale=bad)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_refuses_hyperparameters_that_it_does_not_have(name: str) -> None:
-    with pytest.raises(TypeError, match="learning_rate"):
-        make_optimizer(name, make_params(), learning_rate=0.1)
+    params = make_params()
+    words = f"{name}: there is no argument 'learning_rate', expected one of lr, "
+    with refusal(TypeError, words, "weight_decay", "clip_norm", "groups", keeps=params):
+        make_optimizer(name, params, learning_rate=0.1)
+
+
+# Optimizers: what is fixed when they are made.
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("bad", "error", "was"),
+    [
+        ("float16", ValueError, "'float16'"),
+        (np.float64, ValueError, "'float64'"),
+        ("int8", ValueError, "'int8'"),
+        (object, ValueError, "'object'"),
+        ("half", ValueError, "'half'"),
+        (3, TypeError, "a int"),
+        (True, TypeError, "a bool"),
+        ([np.float32], TypeError, "a list"),
+    ],
+)
+def test_an_optimizer_refuses_state_in_other_dtypes(
+    name: str, bad: Any, error: type[Exception], was: str
+) -> None:
+    params = np.ones(3, np.float32)
+    words = f"{name}: state_dtype is {was}, expected "
+    with refusal(error, words, keeps=params):
+        make_optimizer(name, params, state_dtype=bad)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_state_of_half_the_size_does_not_go_with_float64(name: str) -> None:
+    for bad in ("float32", bfloat16()):
+        params = [np.ones(3, np.float32), np.ones(3)]
+        words = f"{name}: state_dtype is '{np.dtype(bad).name}' where a parameter is float64"
+        with refusal(ValueError, words, "expected", keeps=params):
+            make_optimizer(name, params, state_dtype=bad)
+
+
+def copies_that_are_none() -> dict[str, tuple[Any, Any, type[Exception], str]]:
+    """Return parameters, copies that do not go with them, and how these are refused."""
+    params = {"W": np.ones(3, np.float32), "b": np.ones(4, np.float32)}
+    halves = {name: array.astype(np.float16) for name, array in params.items()}
+    frozen = halves["b"].copy()
+    frozen.flags.writeable = False
+    memory = np.zeros(6, np.float16)
+    bad: dict[str, tuple[Any, type[Exception], str]] = {
+        "a number": (3, TypeError, "copies is a int, expected"),
+        "another dtype": ("float32", ValueError, "copies is 'float32', expected 'float16' or"),
+        "no float": ("int16", ValueError, "copies is 'int16', expected 'float16' or"),
+        "no numbers": (object, ValueError, "copies is 'object', expected 'float16' or"),
+        "float32": (
+            halves | {"b": np.ones(4, np.float32)},
+            TypeError,
+            "copies['b'] has dtype float32, expected float16 or bfloat16",
+        ),
+        "int16": (
+            halves | {"W": np.ones(3, np.int16)},
+            TypeError,
+            "copies['W'] has dtype int16, expected float16 or bfloat16",
+        ),
+        "foreign": (
+            halves | {"W": np.ones(3, np.dtype(np.float16).newbyteorder("S"))},
+            TypeError,
+            "copies['W'] has dtype ",
+        ),
+        "shape": (
+            halves | {"b": np.ones((4, 1), np.float16)},
+            ValueError,
+            "copies['b'] has shape (4, 1), expected (4,) (the shape of params['b'])",
+        ),
+        "list": (list(halves.values()), ValueError, "copies is a list, expected a mapping"),
+        "one missing": ({"W": halves["W"]}, ValueError, "copies has no key 'b', expected it"),
+        "one more": (halves | {"c": frozen}, ValueError, "copies has the key 'c', expected no"),
+        "no array": (halves | {"b": 0.5}, TypeError, "copies['b'] is a float, expected"),
+        "read-only": (halves | {"b": frozen}, ValueError, "copies['b'] is read-only, expected"),
+        "overlap": (
+            halves | {"b": as_strided(memory, (4,), (0,))},
+            ValueError,
+            "copies['b'] has elements that overlap",
+        ),
+        "a parameter's memory": (
+            halves | {"b": params["W"].view(np.float16)[2:]},
+            ValueError,
+            "copies['b'] shares memory with params['W'], expected",
+        ),
+        "each other's memory": (
+            {"W": memory[:3], "b": memory[2:]},
+            ValueError,
+            "copies['b'] shares memory with copies['W'], expected",
+        ),
+    }
+    return {how: (params, *rest) for how, rest in bad.items()}
+
+
+@pytest.mark.parametrize("how", copies_that_are_none())
+def test_an_optimizer_refuses_copies_that_are_none(how: str) -> None:
+    params, copies, error, words = copies_that_are_none()[how]
+    with refusal(error, f"Adam: {words}", keeps=[params, copies]):
+        schuss.Adam(params, copies=copies)
+
+
+@pytest.mark.parametrize("of_param", ["float64", "float16", "bfloat16"])
+def test_copies_are_of_float32_alone(of_param: str) -> None:
+    dtype = np.dtype(bfloat16() if of_param == "bfloat16" else of_param)
+    for copies in ("float16", "bfloat16", np.zeros(3, np.float16), np.zeros(3, bfloat16())):
+        params = np.ones(3, dtype)
+        with refusal((TypeError, ValueError), "SGD: copies ", " float32", keeps=[params, copies]):  # type: ignore[arg-type]
+            schuss.SGD(params, copies=copies)
+
+
+def test_a_step_refuses_gradients_in_the_copies_or_the_averages_memory() -> None:
+    params = np.ones(4, np.float32)
+    optimizer = schuss.SGD(params, copies=np.zeros(4, np.float16), average=0.5)
+    optimizer.step(np.ones(4, np.float32))
+    for bad, owner in [(optimizer.copies, "copies"), (optimizer.average[::-1], "average")]:
+        words = f"SGD.step: grads shares memory with {owner}, expected"
+        with refused_by(optimizer, ValueError, words, keeps=[bad]):
+            optimizer.step(bad)
+
+
+def test_bfloat16_without_ml_dtypes_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    params = np.ones(3, np.float32)
+    for option in ("state_dtype", "copies"):
+        words = f"Adam: {option} is 'bfloat16'", "ml_dtypes", "pip install 'schuss[bfloat16]'"
+        with refusal(ImportError, *words, keeps=params):
+            schuss.Adam(params, **{option: "bfloat16"})  # type: ignore[arg-type]
+
+
+def test_all_but_bfloat16_works_without_ml_dtypes() -> None:
+    check_in_a_child(
+        """
+        import sys
+        sys.modules["ml_dtypes"] = None
+        import copy, pickle
+        import numpy as np, schuss
+        w = np.ones(4, np.float32)
+        options = dict(average=0.5, clip_norm=1.0, nonfinite="skip", state_dtype="float32")
+        optimizer = schuss.Adam(w, copies="float16", **options)
+        optimizer.accumulate(np.ones(4, np.float16))
+        optimizer.accumulate(np.ones(4, np.float32), scale=0.5)
+        optimizer.step(scale=0.5)
+        optimizer.step(np.ones(4, np.float16))
+        optimizer.load_state_dict(pickle.loads(pickle.dumps(optimizer.state_dict())))
+        assert copy.deepcopy(optimizer).steps == 2
+        assert optimizer.copies.tolist() == w.astype(np.float16).tolist()
+        half = np.ones(4, np.float16)
+        schuss.SGD(half, lr=0.5).step(np.ones(4, np.float16))
+        assert half.tolist() == [0.5] * 4
+        scaler = schuss.DynamicLossScale(4.0)
+        assert scaler.step(optimizer, scaler.scale(np.ones(4, np.float16)))
+        schuss.reference.sgd(w, w.copy(), lr=0.5)
+        """
+    )
+
+
+# Optimizers: groups.
+
+# What a group cannot have, and how that is refused after the group's name.
+NOT_OF_A_GROUP: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "unknown": (
+        {"learning_rate": 0.5},
+        ValueError,
+        " has 'learning_rate', expected hyperparameters among lr, beta1",
+    ),
+    "an option": ({"clip_norm": 1.0}, ValueError, " has 'clip_norm', expected hyperparameters"),
+    "out of range": ({"beta1": 1.0}, ValueError, "['beta1'] is 1.0, expected a number in [0, 1)"),
+    "no number": ({"lr": 0.5, "eps": "1"}, TypeError, "['eps'] is a str, expected a number"),
+    "no rate": ({"lr": -0.5}, ValueError, "['lr'] is -0.5, expected a finite number >= 0"),
+    "an array": ({"lr": np.ones(2)}, TypeError, "['lr'] is a ndarray, expected a number"),
+    "no switch": (
+        {"bias_correction": 1},
+        TypeError,
+        "['bias_correction'] is 1, expected True or False",
+    ),
+}
+OTHER_STATE = (
+    "Adam: param_groups[1] keeps m, v, v_max as state, expected m, v as in param_groups[0]"
+)
+
+
+@pytest.mark.parametrize("how", NOT_OF_A_GROUP)
+@pytest.mark.parametrize("for_all", [False, True])
+def test_an_optimizer_refuses_functions_that_give_no_groups(how: str, for_all: bool) -> None:
+    own, error, words = NOT_OF_A_GROUP[how]
+    params = make_params()
+    name = "W1" if for_all else "layers/1"
+    with refusal(error, f"Adam: groups({name!r}){words}", keeps=params):
+        schuss.Adam(
+            params, groups=lambda name: dict(own) if for_all else {"layers/1": own}.get(name)
+        )
+
+
+@pytest.mark.parametrize("how", NOT_OF_A_GROUP)
+def test_an_optimizer_refuses_dicts_that_are_no_groups(how: str) -> None:
+    own, error, words = NOT_OF_A_GROUP[how]
+    params = make_params()
+    listed = [{"params": params["W1"]}, {"params": params["layers"], **own}]
+    with refusal(error, f"Adam: params[1]{words}", keeps=params):
+        schuss.Adam(listed)
+
+
+def test_an_optimizer_refuses_groups_that_keep_other_state() -> None:
+    params = make_params()
+    with refusal(ValueError, OTHER_STATE, keeps=params):
+        schuss.Adam(params, groups={"layers/1": {"amsgrad": True}}.get)
+    with refusal(ValueError, OTHER_STATE, keeps=params):
+        schuss.Adam([{"params": params["W1"]}, {"params": params["layers"], "amsgrad": True}])
+
+
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (3, "groups is a int, expected a function of a parameter's name"),
+        ("bias", "groups is a str, expected a function of a parameter's name"),
+        ({"W1": {"lr": 0.5}}, "groups is a dict, expected a function of a parameter's name"),
+        ([{"lr": 0.5}, {}, {}], "groups is a list, expected a function of a parameter's name"),
+        (lambda name: [0.5], "groups('W1') is a list, expected a mapping or None"),
+        (lambda name: 0.5, "groups('W1') is a float, expected a mapping or None"),
+        ({"layers/0": "lr"}.get, "groups('layers/0') is a str, expected a mapping or None"),
+    ],
+)
+def test_an_optimizer_refuses_groups_that_are_no_function_of_a_name(
+    groups: Any, words: str
+) -> None:
+    params = make_params()
+    with refusal(TypeError, f"Adam: {words}", keeps=params):
+        schuss.Adam(params, groups=groups)
+
+
+def test_groups_are_given_in_one_way_alone() -> None:
+    params = make_params()
+    with refusal(TypeError, "Adam: groups is a function, expected ", keeps=params):
+        schuss.Adam([{"params": params}], groups=lambda name: None)
+
+
+def test_an_error_inside_the_function_of_groups_comes_through() -> None:
+    params = make_params()
+    with refusal(KeyError, "W1", keeps=params):
+        schuss.Adam(params, groups={"b": {"lr": 0.5}}.__getitem__)
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "error", "words"),
+    [
+        ("beta1", 1.0, ValueError, "Adam: param_groups[1]['beta1'] is 1.0, expected a number in"),
+        ("beta1", "0.5", TypeError, "Adam: param_groups[1]['beta1'] is a str, expected a number"),
+        ("eps", np.nan, ValueError, "Adam: param_groups[1]['eps'] is nan, expected"),
+        ("lr", None, TypeError, "Adam: param_groups[1]['lr'] is a NoneType, expected a number"),
+        ("amsgrad", 1, TypeError, "Adam: param_groups[1]['amsgrad'] is 1, expected True or"),
+        ("amsgrad", True, ValueError, OTHER_STATE),
+        ("params", [], ValueError, "Adam: param_groups[1] has 'params', expected hyperparameters"),
+        ("clip_norm", 1.0, ValueError, "Adam: param_groups[1] has 'clip_norm', expected hyper"),
+        ("momentum", 0.5, ValueError, "Adam: param_groups[1] has 'momentum', expected hyper"),
+        (1, 0.5, ValueError, "Adam: param_groups[1] has 1, expected hyperparameters among"),
+    ],
+)
+def test_a_group_refuses_what_an_optimizer_would(
+    name: Any, bad: Any, error: type[Exception], words: str
+) -> None:
+    of_b = {"layers/1": {"lr": 0.5}}
+    optimizer = schuss.Adam(make_params(), groups=of_b.get)
+    optimizer.step(make_grads())
+    before = [dict(group) for group in optimizer.param_groups]
+    with refused_by(optimizer, error, words):
+        optimizer.param_groups[1][name] = bad
+    for group, kept in zip(optimizer.param_groups, before, strict=True):
+        assert {**group, "params": 0} == {**kept, "params": 0}
+    optimizer.step(make_grads())
+
+
+def test_what_a_group_has_cannot_be_deleted() -> None:
+    optimizer = schuss.Adam(make_params())
+    words = "param_groups[0]: 'lr' can be set, not deleted"
+    with refused_by(optimizer, TypeError, words):
+        del optimizer.param_groups[0]["lr"]
+    with pytest.raises(KeyError, match="momentum"):
+        _ = optimizer.param_groups[0]["momentum"]
+
+
+def test_a_step_refuses_a_groups_schedule_that_gives_no_rate() -> None:
+    rates = iter([0.5, "0.5", -0.5, np.nan, 0.5])
+    optimizer = schuss.Adam(make_params(), groups={"layers/1": {"lr": lambda t: next(rates)}}.get)
+    optimizer.step(make_grads())
+    for error in (TypeError, ValueError, ValueError):
+        before = contents([optimizer.params, optimizer.state])
+        with pytest.raises(error, match=r"^Adam\.step: param_groups\[1\]\['lr'\] is .*expected"):
+            optimizer.step(make_grads())
+        assert contents([optimizer.params, optimizer.state]) == before
+        assert optimizer.steps == 1
+    optimizer.step(make_grads())
+    assert optimizer.steps == 2
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -944,6 +1310,53 @@ def saved_states() -> dict[str, tuple[Callable[[dict[str, Any]], Any], Any, str]
         "no state": (put("state", value=None), TypeError, "state_dict['state'] is a NoneType"),
         "without v": (drop("state", "v"), ValueError, "state_dict['state'] has the keys"),
         "with v_max": (put("state", "w", value=1), ValueError, "state_dict['state'] has the keys"),
+        "without groups": (drop("groups"), ValueError, "state_dict has the keys"),
+        "no groups": (put("groups", value=None), ValueError, "['groups'] is None, expected a list"),
+        "two groups": (
+            put("groups", value=[{"hyperparameters": {}, "members": [0]}] * 2),
+            ValueError,
+            "['groups'] is [{",
+        ),
+        "a group of others": (
+            put("groups", 0, "members", value=[0, 1]),
+            ValueError,
+            "state_dict['groups'][0]['members'] is [0, 1], expected [0, 1, 2]",
+        ),
+        "a group without members": (
+            drop("groups", 0, "members"),
+            ValueError,
+            "state_dict['groups'][0] has the keys ['hyperparameters'], expected",
+        ),
+        "a group without hyperparameters": (
+            put("groups", 0, "hyperparameters", value=None),
+            TypeError,
+            "state_dict['groups'][0]['hyperparameters'] is a NoneType, expected a mapping",
+        ),
+        "a group that is a list": (
+            put("groups", value=[[]]),
+            TypeError,
+            "state_dict['groups'][0] is a list, expected a mapping",
+        ),
+        "a group's beta": (
+            put("groups", 0, "hyperparameters", value={"beta": 0.5}),
+            ValueError,
+            "state_dict['groups'][0] has 'beta', expected",
+        ),
+        "a group's beta1": (
+            put("groups", 0, "hyperparameters", value={"beta1": 2.0}),
+            ValueError,
+            "state_dict['groups'][0]['beta1'] is 2.0, expected",
+        ),
+        "no average": (
+            put("hyperparameters", "average", value=0.5),
+            ValueError,
+            "state_dict['average'] ",
+        ),
+        "an average": (
+            put("average", value={"weights": (1.0, 1.0), "values": make_params()}),
+            ValueError,
+            "state_dict['average'] ",
+        ),
         "amsgrad alone": (
             put("hyperparameters", "amsgrad", value=False),
             ValueError,
@@ -970,6 +1383,32 @@ def test_an_optimizer_refuses_a_state_that_is_not_its_own(how: str) -> None:
     change, error, words = saved_states()[how]
     saved = change(saved)
     with refused_by(optimizer, error, "Adam.load_state_dict: ", words, "expected"):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("entry", "bad", "error", "words"),
+    [
+        ("weights", None, ValueError, "['weights'] is None, expected two numbers"),
+        ("weights", (1.0,), ValueError, "['weights'] is (1.0,), expected two numbers"),
+        ("weights", (1.0, -1.0), ValueError, "['weights'] is -1.0, expected a finite number >= 0"),
+        ("weights", (np.nan, 1.0), ValueError, "['weights'] is nan, expected a finite number >= 0"),
+        ("weights", ("1", 1.0), TypeError, "['weights'] is a str, expected a number"),
+        ("values", [np.ones(3)], ValueError, "['values'] is a list, expected a mapping"),
+        ("values", {"W": np.ones(4)}, ValueError, "['values']['W'] has shape (4,), expected (3,)"),
+        ("values", {"W": np.ones(3, "f4")}, TypeError, "['values']['W'] has dtype float32, expec"),
+    ],
+)
+def test_an_optimizer_refuses_averages_that_are_not_its_own(
+    entry: str, bad: Any, error: type[Exception], words: str
+) -> None:
+    optimizer = schuss.SGD({"W": np.ones(3)}, average=0.5)
+    optimizer.step({"W": np.ones(3)})
+    saved = optimizer.state_dict()
+    optimizer.step({"W": np.ones(3)})
+    saved["average"][entry] = bad
+    words = f"SGD.load_state_dict: state_dict['average']{words}"
+    with refused_by(optimizer, error, words, keeps=[optimizer.average]):
         optimizer.load_state_dict(saved)
 
 

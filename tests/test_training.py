@@ -95,7 +95,7 @@ class Stepper:
     def __init__(self, params: Any) -> None:
         self._params = params
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
         for name, param in self._params.items():
             param -= 0.1 * grads[name]
 
@@ -241,13 +241,13 @@ class Duck:
     def steps(self) -> int:
         return 0
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
         pass
 
 
 def test_what_another_optimizer_calls_params_steps_and_lr_now_may_be_anything() -> None:
     class Interrupted(Duck):
-        def step(self, grads: Any) -> None:
+        def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
             raise KeyboardInterrupt
 
     history = fit_line(line_start(), Duck())
@@ -766,15 +766,15 @@ def raise_interrupt(*args: object) -> Any:
 
 
 class InterruptedBefore(schuss.Momentum):
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
         if self.steps == 4:
             raise KeyboardInterrupt
-        super().step(grads)
+        super().step(grads, scale=scale)
 
 
 class InterruptedAfter(schuss.Momentum):
-    def step(self, grads: Any) -> None:
-        super().step(grads)
+    def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
+        super().step(grads, scale=scale)
         if self.steps == 4:
             raise KeyboardInterrupt
 
@@ -872,8 +872,8 @@ def check_consistent(history: schuss.History, optimizer: Any, params: Any) -> No
 
 def test_ctrl_c_during_a_step_of_an_optimizer_that_does_not_count_leaves_that_step_out() -> None:
     class Interrupted(Stepper):
-        def step(self, grads: Any) -> None:
-            super().step(grads)
+        def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
+            super().step(grads, scale=scale)
             raise KeyboardInterrupt
 
     params = line_start()
@@ -1151,7 +1151,7 @@ def test_the_times_are_those_spent_in_the_loss_and_in_the_step(
         return line(*args)
 
     class Slow(Stepper):
-        def step(self, grads: Any) -> None:
+        def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
             now[0] += 3
 
     def wait(*args: object) -> float:

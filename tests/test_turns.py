@@ -4,6 +4,7 @@ import contextlib
 import copy
 import os
 import pickle
+import re
 import sys
 import threading
 import warnings
@@ -134,12 +135,17 @@ def changes(optimizer: Any) -> dict[str, Callable[[], object]]:
     saved = optimizer.state_dict()
     return {
         "step": lambda: optimizer.step(np.ones(3)),
+        "accumulate": lambda: optimizer.accumulate(np.ones(3)),
+        "zero_grad": optimizer.zero_grad,
         "state_dict": optimizer.state_dict,
         "__getstate__": lambda: pickle.dumps(optimizer),
         "__copy__": lambda: copy.copy(optimizer),
         "load_state_dict": lambda: optimizer.load_state_dict(saved),
         "amsgrad": lambda: setattr(optimizer, "amsgrad", True),
         "beta1": lambda: setattr(optimizer, "beta1", 0.5),
+        "clip_norm": lambda: setattr(optimizer, "clip_norm", 1.0),
+        "average": lambda: setattr(optimizer, "average", 0.5),
+        "param_groups[0]['beta1']": lambda: optimizer.param_groups[0].update(beta1=0.5),
     }
 
 
@@ -149,15 +155,30 @@ def test_what_would_meet_a_step_under_way_is_refused(call: str) -> None:
     optimizer = schuss.Adam(np.zeros(3))
     optimizer.step(grad)
     change = changes(optimizer)[call]
-    message = rf"^Adam\.{call}: another call of Adam is under way, expected one at a time$"
+    name = re.escape(call)
+    message = rf"^Adam\.{name}: another call of Adam is under way, expected one at a time$"
     with step_under_way(optimizer.step, grad), pytest.raises(RuntimeError, match=message):
         change()
     assert (optimizer.steps, optimizer.amsgrad, optimizer.beta1) == (2, False, 0.9)
+    assert (optimizer.clip_norm, optimizer.average, optimizer.accumulated) == (None, None, 0)
     for ours, expected in zip(
         (optimizer.params, *optimizer.state.values()), after_steps(2, grad), strict=True
     ):
         assert same_bits(ours, expected)
     change()
+
+
+def test_a_corrected_average_is_not_read_within_a_step() -> None:
+    optimizer = schuss.SGD(np.zeros(3), lr=1.0, average=0.5, average_bias_correction=True)
+    optimizer.step(np.ones(3))
+    message = "^SGD.average: another call of SGD is under way, expected one at a time$"
+    with (
+        step_under_way(optimizer.step, np.ones(3)),
+        pytest.raises(RuntimeError, match=message),
+    ):
+        _ = optimizer.average
+    # (1/2 * -2 + 1/4 * -1) / (1/2 + 1/4)
+    np.testing.assert_allclose(optimizer.average, -5 / 3, rtol=1e-15)
 
 
 def test_the_rate_may_be_set_while_a_step_is_under_way() -> None:
@@ -233,7 +254,7 @@ def test_the_child_of_a_fork_need_not_wait_for_a_step_that_it_does_not_have() ->
     optimizer = schuss.SGD(np.zeros(3), lr=1.0)
     optimizer.step(np.ones(3))
     with step_under_way(optimizer.step, np.ones(3)), warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # a fork beside threads
+        warnings.simplefilter("ignore")  # a fork beside threads: Python warns, and so does JAX
         child = os.fork()
         if child == 0:
             optimizer.step(np.ones(3))

@@ -22,6 +22,43 @@ std::string type_name(py::handle object) {
                          "__dlpack__ or the buffer protocol");
 }
 
+[[noreturn]] void refuse_dtype(const py::array& array, const Name& name,
+                               const std::string& expected) {
+    throw py::type_error(name.text() + " has dtype " + text(array.dtype()) + ", expected " +
+                         expected);
+}
+
+void check_shape(const py::array& array, const Name& name, const py::array& other,
+                 const std::string& other_name) {
+    if (shape_of(array) == shape_of(other)) return;
+    throw py::value_error(name.text() + " has shape " + text(array.attr("shape")) + ", expected " +
+                          text(other.attr("shape")) + " (the shape of " + other_name + ")");
+}
+
+/// The format of a dtype, whatever its byte order. NumPy knows bfloat16 from ml_dtypes, by name.
+std::optional<numbers::Number> find_number(const py::dtype& dtype) {
+    using numbers::Number;
+    if (dtype.kind() == 'f') {
+        for (const Number number : {Number::float32, Number::float64, Number::float16}) {
+            if (static_cast<std::size_t>(dtype.itemsize()) == numbers::size_of(number)) {
+                return number;
+            }
+        }
+    }
+    const bool may_be_bfloat16 = dtype.kind() == 'V' && dtype.itemsize() == 2;
+    if (may_be_bfloat16 && text(dtype.attr("name")) == "bfloat16") return Number::bfloat16;
+    return std::nullopt;
+}
+
+bool is_native(const py::dtype& dtype) {
+    return dtype.attr("isnative").cast<bool>();
+}
+
+const char* name_of(numbers::Number number) {
+    constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16"};
+    return names[static_cast<int>(number)];
+}
+
 /// The memory that the object shows by DLPack. Only a refusal to know the argument `copy`, which
 /// came late to the protocol, excuses asking without it.
 py::object from_dlpack(py::handle object) {
@@ -32,15 +69,6 @@ py::object from_dlpack(py::handle object) {
         if (!error.matches(PyExc_TypeError)) throw;
         return from_dlpack(object);
     }
-}
-
-/// The array as a plain ndarray: a subclass could answer for itself.
-py::array plain(const py::array& array) {
-    const auto& numpy = py::detail::npy_api::get();
-    auto* const view =
-        numpy.PyArray_View_(array.ptr(), nullptr, reinterpret_cast<PyObject*>(numpy.PyArray_Type_));
-    if (view == nullptr) throw py::error_already_set();
-    return py::reinterpret_steal<py::array>(view);
 }
 
 /// numpy.shares_memory, which is exact, within a bound on the work; an answer that would take
@@ -55,26 +83,6 @@ std::optional<bool> share_memory(const py::array& a, const py::array& b) {
         if (!error.matches(numpy.attr("exceptions").attr("TooHardError"))) throw;
         return std::nullopt;
     }
-}
-
-/// Whether the strides alone show that no two elements meet: each axis, from the least stride to
-/// the greatest, steps over all that lies within it.
-bool plainly_distinct(const py::array& array) {
-    std::vector<std::pair<std::size_t, std::size_t>> axes;  // stride, size
-    for (py::ssize_t i = 0; i < array.ndim(); ++i) {
-        if (array.shape(i) == 0) return true;
-        if (array.shape(i) == 1) continue;
-        const py::ssize_t stride = array.strides(i);
-        axes.emplace_back(static_cast<std::size_t>(stride < 0 ? -stride : stride),
-                          static_cast<std::size_t>(array.shape(i)));
-    }
-    std::sort(axes.begin(), axes.end());
-    auto extent = static_cast<std::size_t>(array.itemsize());
-    for (const auto& [stride, size] : axes) {
-        if (stride < extent) return false;
-        extent += stride * (size - 1);
-    }
-    return true;
 }
 
 /// Whether two elements of the array share memory: the element at the start of an axis, with all
@@ -113,6 +121,32 @@ bool same_elements(const py::array& a, const py::array& b) {
 
 }  // namespace
 
+bool plainly_distinct(const py::array& array) {
+    std::vector<std::pair<std::size_t, std::size_t>> axes;  // stride, size
+    for (py::ssize_t i = 0; i < array.ndim(); ++i) {
+        if (array.shape(i) == 0) return true;
+        if (array.shape(i) == 1) continue;
+        const py::ssize_t stride = array.strides(i);
+        axes.emplace_back(static_cast<std::size_t>(stride < 0 ? -stride : stride),
+                          static_cast<std::size_t>(array.shape(i)));
+    }
+    std::sort(axes.begin(), axes.end());
+    auto extent = static_cast<std::size_t>(array.itemsize());
+    for (const auto& [stride, size] : axes) {
+        if (stride < extent) return false;
+        extent += stride * (size - 1);
+    }
+    return true;
+}
+
+py::array plain(const py::array& array) {
+    const auto& numpy = py::detail::npy_api::get();
+    auto* const view =
+        numpy.PyArray_View_(array.ptr(), nullptr, reinterpret_cast<PyObject*>(numpy.PyArray_Type_));
+    if (view == nullptr) throw py::error_already_set();
+    return py::reinterpret_steal<py::array>(view);
+}
+
 bool is_array_like(py::handle object) {
     // The common containers first: to look for an attribute that is not there is slow.
     if (PyList_CheckExact(object.ptr()) || PyTuple_CheckExact(object.ptr()) ||
@@ -139,15 +173,17 @@ py::array as_array(py::handle object, const Name& name) {
 }
 
 numbers::Number number_of(const py::array& array, const Name& name) {
-    const py::dtype dtype = array.dtype();
-    const auto refuse = [&](const char* expected) {
-        throw py::type_error(name.text() + " has dtype " + text(dtype) + ", expected " + expected);
-    };
-    const bool is_float32 = dtype.kind() == 'f' && dtype.itemsize() == 4;
-    const bool is_float64 = dtype.kind() == 'f' && dtype.itemsize() == 8;
-    if (!is_float32 && !is_float64) refuse("float32 or float64");
-    if (!dtype.attr("isnative").cast<bool>()) refuse("native byte order");
-    return is_float32 ? numbers::Number::float32 : numbers::Number::float64;
+    const std::optional<numbers::Number> number = find_number(array.dtype());
+    if (!number) refuse_dtype(array, name, "float32, float64, float16 or bfloat16");
+    if (!is_native(array.dtype())) refuse_dtype(array, name, "native byte order");
+    return *number;
+}
+
+numbers::Number computed_number_of(const py::array& array, const Name& name) {
+    const std::optional<numbers::Number> number = find_number(array.dtype());
+    const bool is_computed = number && *number == numbers::computed(*number);
+    if (!is_computed) refuse_dtype(array, name, "float32 or float64");
+    return number_of(array, name);
 }
 
 std::vector<std::size_t> shape_of(const py::array& array) {
@@ -158,15 +194,45 @@ std::vector<std::size_t> shape_of(const py::array& array) {
     return shape;
 }
 
-void check_like(const py::array& array, const Name& name, const py::array& parameter,
-                const std::string& parameter_name) {
-    const auto expect = [&](const char* what) {
-        const std::string was = text(array.attr(what)), expected = text(parameter.attr(what));
-        return name.text() + " has " + what + " " + was + ", expected " + expected + " (the " +
-               what + " of " + parameter_name + ")";
+void check_like(const py::array& array, const Name& name, const py::array& other,
+                const std::string& other_name) {
+    if (!array.dtype().equal(other.dtype())) {
+        refuse_dtype(array, name, text(other.dtype()) + " (the dtype of " + other_name + ")");
+    }
+    check_shape(array, name, other, other_name);
+}
+
+numbers::Number check_goes_with(const py::array& array, const Name& name, Goes how,
+                                const py::array& parameter, const std::string& parameter_name) {
+    using numbers::Number;
+    const Number of_parameter = find_number(parameter.dtype()).value();
+    const Number computed = numbers::computed(of_parameter);
+    std::vector<Number> expected;
+    const auto expect = [&expected](Number number) {
+        if (std::find(expected.begin(), expected.end(), number) == expected.end()) {
+            expected.push_back(number);
+        }
     };
-    if (!array.dtype().equal(parameter.dtype())) throw py::type_error(expect("dtype"));
-    if (shape_of(array) != shape_of(parameter)) throw py::value_error(expect("shape"));
+    if (how == Goes::converted) expect(of_parameter);
+    if (how != Goes::halved) expect(computed);
+    if (computed == Number::float32) {
+        if (how == Goes::converted || how == Goes::halved) expect(Number::float16);
+        if (how != Goes::as_computed) expect(Number::bfloat16);
+    }
+    const std::optional<Number> number = find_number(array.dtype());
+    const bool is_expected =
+        number && std::find(expected.begin(), expected.end(), *number) != expected.end();
+    if (!is_expected || !is_native(array.dtype())) {
+        std::string names;
+        for (std::size_t i = 0; i < expected.size(); ++i) {
+            if (i > 0) names += i + 1 < expected.size() ? ", " : " or ";
+            names += name_of(expected[i]);
+            if (expected[i] == of_parameter) names += " (the dtype of " + parameter_name + ")";
+        }
+        refuse_dtype(array, name, names);
+    }
+    check_shape(array, name, parameter, parameter_name);
+    return *number;
 }
 
 void check_writable(const py::array& array, const Name& name) {

@@ -34,14 +34,36 @@ bool is_array_like(py::handle object);
 /// The object's memory as a NumPy array, never a copy of it. TypeError if it has none to show.
 py::array as_array(py::handle object, const Name& name);
 
+/// A view of the array as a plain ndarray: a subclass could answer for itself.
+py::array plain(const py::array& array);
+
 /// TypeError unless the elements are of a supported format in native byte order.
 numbers::Number number_of(const py::array& array, const Name& name);
 
+/// The same, of a format that is computed in.
+numbers::Number computed_number_of(const py::array& array, const Name& name);
+
 std::vector<std::size_t> shape_of(const py::array& array);
 
-/// TypeError or ValueError unless the array has the format and shape of the parameter.
-void check_like(const py::array& array, const Name& name, const py::array& parameter,
-                const std::string& parameter_name);
+/// TypeError or ValueError unless the array has the format and shape of the other.
+void check_like(const py::array& array, const Name& name, const py::array& other,
+                const std::string& other_name);
+
+/// What may be the format of an array that goes with a parameter.
+enum class Goes {
+    as_computed,        // that which the parameter is computed in
+    converted,          // any that is computed in the same
+    rounded_at_random,  // that which it is computed in, or bfloat16 for float32
+    halved,             // float16 or bfloat16, for a parameter in float32
+};
+
+/// TypeError or ValueError unless the array has such a format and the shape of the parameter.
+numbers::Number check_goes_with(const py::array& array, const Name& name, Goes how,
+                                const py::array& parameter, const std::string& parameter_name);
+
+/// Whether the strides alone show that no two elements meet: each axis, from the least stride to
+/// the greatest, steps over all that lies within it.
+bool plainly_distinct(const py::array& array);
 
 /// ValueError unless the array can be written, each element in a place of its own.
 void check_writable(const py::array& array, const Name& name);

@@ -17,7 +17,7 @@ namespace {
 void ewma(const py::array& values, const py::array& out, py::ssize_t axis, double beta,
           bool bias_correction) {
     const Name name{"ewma", "out"};
-    const numbers::Number number = number_of(values, {"ewma", "values"});
+    const numbers::Number number = computed_number_of(values, {"ewma", "values"});
     check_writable(out, name);
     check_like(out, name, values, "values");
     std::vector<engine::CopyAxis> axes;

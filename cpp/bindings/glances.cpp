@@ -23,8 +23,7 @@ bool equal(const py::ssize_t* a, const py::ssize_t* b, std::size_t count) {
 void Glances::add(const py::array& parameter) {
     const Fields& f = fields(parameter);
     const auto axes = static_cast<std::size_t>(f.nd);
-    glances_.push_back({parameter.ptr(), f.data, f.descr, nullptr, 0, 0, 0,
-                        static_cast<std::uint32_t>(parameter.itemsize()),
+    glances_.push_back({parameter.ptr(), f.data, f.descr, nullptr, 0, 0, 0, 1,
                         static_cast<std::uint32_t>(axes),
                         static_cast<std::uint32_t>(axes_.size())});
     axes_.insert(axes_.end(), f.dimensions, f.dimensions + axes);
@@ -77,6 +76,7 @@ void Glances::remember(std::size_t i, const py::array& gradient, const Bounds& g
     dtypes_[2 * i + 1] = gradient.dtype();
     std::copy_n(f.strides, glance.axes, axes_.data() + glance.place + 2 * glance.axes);
     glance.gradient_dtype = f.descr;
+    glance.item_size = static_cast<std::uint32_t>(gradient.itemsize());
     glance.misalignment = static_cast<std::uint32_t>(first & (glance.item_size - 1));
     const bool room = gap.begin <= gap.end && gap.end - gap.begin >= before + after;
     glance.least = room ? gap.begin + before : 1;

@@ -45,7 +45,7 @@ class Glances {
         PyObject* gradient_dtype;    // nullptr: no gradient is known
         std::size_t least, most;     // between which the gradient's first element may lie
         std::uint32_t misalignment;  // of that element
-        std::uint32_t item_size;     // a power of two
+        std::uint32_t item_size;     // of the gradient, a power of two
         std::uint32_t axes;
         std::uint32_t place;  // in axes_
     };

@@ -13,18 +13,33 @@ namespace schuss::bindings {
 
 class Parameter {
   public:
+    /// An array that goes with the parameter, as messages call it.
+    struct Companion {
+        engine::Role role;
+        py::array array;
+        std::string name;
+    };
+
     /// Checks what can be a parameter.
     Parameter(py::handle object, const Name& name);
 
     const py::array& array() const { return array_; }
-    numbers::Number number() const { return number_; }
 
-    /// Gives the parameter its states, checked against it.
-    void set_states(std::vector<py::array> states, const std::string& call,
-                    const std::vector<std::string>& names);
+    /// The format that it is computed in.
+    numbers::Number computed() const { return numbers::computed(number_); }
+
+    /// Gives the parameter its companions, checked against it: the states of its rule in their
+    /// order, then what rides along.
+    void set_companions(std::vector<Companion> companions, const std::string& call);
+
+    /// For Python's collector of cycles.
+    int traverse(visitproc visit, void* arg) const;
 
     /// The arrays that an update writes, with the names they have in messages.
     void append_written(std::vector<WrittenMemory::Entry>& out) const;
+
+    /// ValueError if the copy, which is the user's own array, has become read-only or was resized.
+    void check_copy(const std::string& call) const;
 
     /// ValueError: the array is not as it was (Glances::parameter_is_unchanged).
     [[noreturn]] void refuse_change(const std::string& call) const;
@@ -38,8 +53,9 @@ class Parameter {
     std::string name_;  // in messages
     py::array array_;
     numbers::Number number_;
-    std::vector<py::array> states_;
-    std::vector<std::string> state_names_;
+    std::vector<Companion> companions_;
+    py::array copy_;                        // as the user holds it
+    std::vector<numbers::Number> numbers_;  // of the companions
 };
 
 }  // namespace schuss::bindings

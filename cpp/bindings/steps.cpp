@@ -4,8 +4,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -40,16 +43,19 @@ class Formula {
         }
     }
 
+    /// A rule without weight decay, that has but one hyperparameter: the rate.
+    explicit Formula(const std::string& rule)
+        : index_(rules::find(rule)), decay_(rules::Decay::none), weight_decay_(0), values_{0} {}
+
     const rules::Entry& entry() const { return rules::book()[index_]; }
     void set_rate(double rate) { values_[0] = rate; }
 
     /// What a step needs: nothing of the interpreter's.
-    engine::Coefficients coefficients(std::int64_t t) const {
-        return engine::Coefficients(
-            rules::coefficients(entry(), values_.data(), weight_decay_, static_cast<double>(t)));
+    engine::Update update(std::int64_t t, const rules::Treatment& treatment) const noexcept {
+        const rules::Coefficients values = rules::coefficients(
+            entry(), values_.data(), weight_decay_, static_cast<double>(t), treatment);
+        return {&engine::level().rules[index_], decay_, engine::Coefficients(values)};
     }
-    const sweep::Kernels& kernels() const { return engine::level().rules[index_]; }
-    rules::Decay decay() const { return decay_; }
 
   private:
     static rules::Decay decay_of(const std::string& name) {
@@ -68,21 +74,70 @@ class Formula {
 /// Steps of fewer elements are over before another thread could make use of the interpreter.
 constexpr std::size_t worth_letting_others_run = std::size_t{1} << 14;
 
-/// Makes step t, and counts it before anyone can see it.
-template <class Count>
-void run(engine::Plan& plan, const Formula& formula, std::int64_t t, Count count) {
-    const engine::Coefficients coefficients = formula.coefficients(t);
-    const bool alone = plan.prepare() < worth_letting_others_run;
-    // Nothing from here on can fail.
-    const auto make = [&]() noexcept {
-        plan.run(formula.kernels(), formula.decay(), coefficients);
-        count();
-    };
-    if (alone) return make();
+/// Does the work of a step of so many elements, which cannot fail.
+template <class Work>
+void without_interpreter(std::size_t elements, const Work& work) {
+    if (elements < worth_letting_others_run) return work();
     const OthersMayRun others;
     const engine::Unforked meanwhile;
-    make();
+    work();
 }
+
+constexpr double no_limit = std::numeric_limits<double>::infinity();
+constexpr rules::Treatment untreated{1, no_limit};
+
+/// ValueError unless what gradients are multiplied by is a number of the parameter's format too.
+void check_scale(double scale, const Parameter& parameter, const std::string& call) {
+    constexpr double most = std::numeric_limits<float>::max();
+    if (std::fabs(scale) <= most || parameter.computed() == numbers::Number::float64) return;
+    throw py::value_error(call + ": scale is " + py::repr(py::float_(scale)).cast<std::string>() +
+                          ", expected a number that float32 can hold");
+}
+
+/// What a step does besides its rule.
+struct Options {
+    enum class Nonfinite { propagate, raise, skip };
+
+    double clip_norm = no_limit;
+    double clip_value = no_limit;
+    Nonfinite nonfinite = Nonfinite::propagate;
+    bool clear_grads = false;
+    double average = 0;  // the weight of the past, where there are averages
+    bool average_from_zero = false;
+    std::uint64_t seed = 0;  // of rounding at random
+
+    Options() = default;
+    explicit Options(const py::dict& values)
+        : clip_norm(limit(values["clip_norm"])),
+          clip_value(limit(values["clip_value"])),
+          clear_grads(values["clear_grads"].cast<bool>()),
+          average_from_zero(values["average_bias_correction"].cast<bool>()),
+          seed(values["seed"].cast<std::uint64_t>()) {
+        const auto name = values["nonfinite"].cast<std::string>();
+        if (name == "raise") nonfinite = Nonfinite::raise;
+        if (name == "skip") nonfinite = Nonfinite::skip;
+        if (!values["average"].is_none()) average = values["average"].cast<double>();
+    }
+
+    /// As torch.nn.utils.clip_grad_norm_ has it: Pascanu, Mikolov & Bengio, 2013, algorithm 1, with
+    /// something added to the norm. NaN for a norm that is none.
+    double factor(double norm) const {
+        if (clip_norm == no_limit) return 1;
+        const double factor = clip_norm / (norm + 1e-6);
+        return factor >= 1 ? 1 : factor;
+    }
+
+  private:
+    static double limit(const py::object& value) {
+        return value.is_none() ? no_limit : value.cast<double>();
+    }
+};
+
+/// What came of a step.
+struct Outcome {
+    std::optional<double> grad_norm;  // of all gradients, scaled; if it had to be known
+    bool clipped = false, skipped = false;
+};
 
 /// Parameters in the user's structure, their states, and the number of steps made with them.
 class Plan {
@@ -112,31 +167,59 @@ class Plan {
 
     py::object unflatten(const py::list& leaves) const { return tree_.unflatten(leaves); }
 
-    py::list flatten(py::handle other, const std::string& call, const std::string& argument) const {
+    /// The leaves of another structure of arrays; if any are given, each like one of those, which
+    /// messages call like_name.
+    py::list flatten(py::handle other, const std::string& call, const std::string& argument,
+                     const std::optional<std::vector<py::array>>& like,
+                     const std::string& like_name) const {
         std::vector<py::object> leaves;
         tree_.flatten(other, call, argument, leaves);
         py::list result;
         for (std::size_t i = 0; i < leaves.size(); ++i) {
             const Name name{call, tree_.name(argument, i)};
             py::array array = as_array(leaves[i], name);
-            check_like(array, name, parameters_[i].array(), tree_.name(params_, i));
+            if (like) check_like(array, name, like->at(i), tree_.name(like_name, i));
             result.append(std::move(array));
         }
         return result;
     }
 
-    /// Another formula from the next step on; with other arrays as states, if they are given: for
-    /// each state of the rule, in its order, an array a parameter. All or nothing.
-    void configure(const std::string& rule, const std::string& decay, const py::dict& values,
-                   const std::optional<std::vector<std::vector<py::array>>>& states) {
-        Formula formula(rule, decay, values);
-        if (states) set_states(formula.entry().states, *states);
-        formula_ = std::move(formula);
+    /// The name of a rule, how weight decay enters, and the hyperparameters.
+    using GroupValues = std::tuple<std::string, std::string, py::dict>;
+
+    /// By what they are called, each an array a parameter: for each state of the rule, in its
+    /// order; and what rides along.
+    struct Companions {
+        std::vector<std::vector<py::array>> states;
+        std::optional<std::vector<py::array>> averages, copies;
+    };
+
+    /// Other formulas from the next step on, of groups of parameters that all keep the same states;
+    /// with other arrays beside the parameters, if they are given. members: the group of each
+    /// parameter. All or nothing.
+    void configure(const std::vector<GroupValues>& groups, const std::vector<std::size_t>& members,
+                   const py::dict& options_by_name, const std::optional<Companions>& companions) {
+        std::vector<Formula> formulas;
+        for (const auto& [rule, decay, values] : groups) formulas.emplace_back(rule, decay, values);
+        const Options options = options_by_name.empty() ? Options() : Options(options_by_name);
+        std::vector<double> rates(groups.size());
+        std::vector<engine::Update> updates(groups.size());
+        if (companions) set_companions(formulas.at(0).entry().states, *companions);
+        for (std::size_t i = 0; i < plan_.items.size(); ++i) plan_.items[i].group = members.at(i);
+        formulas_ = std::move(formulas);
+        rates_ = std::move(rates);
+        updates_ = std::move(updates);
+        if (options.clear_grads && !options_.clear_grads) forget_gradients();
+        options_ = options;
     }
 
     /// For Python's collector of cycles: what is seen, and letting go of it.
     int traverse(visitproc visit, void* arg) const {
-        for (const Parameter& parameter : parameters_) Py_VISIT(parameter.array().ptr());
+        for (const auto* const parameters : {&parameters_, &beside_}) {
+            for (const Parameter& parameter : *parameters) {
+                if (const int result = parameter.traverse(visit, arg); result != 0) return result;
+            }
+        }
         if (const int result = written_.traverse(visit, arg); result != 0) return result;
         return tree_.traverse(visit, arg);
     }
@@ -144,9 +227,9 @@ class Plan {
         plan_.items.clear();
         plan_.disarrange();
         glances_ = {};
-        const auto gone = std::make_tuple(std::exchange(tree_, Tree()), std::move(parameters_),
-                                          std::exchange(written_, {}));
-        parameters_.clear();
+        const auto gone =
+            std::make_tuple(std::exchange(tree_, Tree()), std::exchange(parameters_, {}),
+                            std::exchange(beside_, {}), std::exchange(written_, {}));
     }
 
     std::int64_t steps() const { return steps_; }
@@ -156,6 +239,11 @@ class Plan {
         }
         steps_ = steps;
     }
+
+    /// What all that went into the averages weighs, in float32 and in float64, where the weights
+    /// round differently.
+    std::pair<double, double> average_weights() const { return average_weights_; }
+    void set_average_weights(std::pair<double, double> weights) { average_weights_ = weights; }
 
     /// One call at a time: another thread, or a gradient that uses the optimizer while it is read,
     /// finds it busy. In the child of a fork, nobody has the turn that another thread had: a step
@@ -191,9 +279,27 @@ class Plan {
         Plan& plan_;
     };
 
-    /// rate_of: the step that the rate was asked for; 0 if it is one for every step.
-    void step(py::handle grads, double rate, std::int64_t rate_of) {
+    /// The norm of the last step's gradients, whether they were clipped, whether it was skipped.
+    py::object last() const {
+        if (!outcome_) return py::none();
+        return py::make_tuple(outcome_->grad_norm, outcome_->clipped, outcome_->skipped);
+    }
+    std::int64_t skipped() const { return skipped_; }
+
+    /// rates: of every group, or for each. scale: what the gradients are multiplied by as they are
+    /// read. rate_of: the step that the rates were asked for; 0 if they are those of every step.
+    /// sum: of whose steps the gradients are the result, and which has made none afterwards.
+    void step(py::handle grads, py::handle rates, double scale, std::int64_t rate_of,
+              bool skip_nonfinite, Plan* sum) {
         const Turn turn(*this, step_call_);
+        std::optional<Turn> turn_of_sum;
+        if (sum != nullptr) {
+            turn_of_sum.emplace(*sum, step_call_);
+            if (sum->steps_ == 0) {
+                throw py::value_error(step_call_ + ": there are no gradients, expected " + grads_ +
+                                      ", or some accumulated");
+            }
+        }
         if (rate_of != 0 && rate_of != steps_ + 1) refuse_turn(step_call_);
         // First all that may run code of the user's, last the checks that this could undo.
         tree_.flatten(grads, step_call_, grads_, gradients_);
@@ -202,13 +308,17 @@ class Plan {
             gradients_[i] = as_array(gradients_[i], {step_call_, tree_.name(grads_, i)});
         }
         tree_.check_unchanged(step_call_);
-        bool all_familiar = true;
+        bool all_familiar = true, all_stayed = true;
         std::optional<ForgetGradients> forget_unless;  // what is found is sound
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             glances_.fetch_ahead(i, gradients_);
             if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
+            if (has_copies_) parameters_[i].check_copy(step_call_);
+            if (scale != 1) check_scale(scale, parameters_[i], step_call_);
             engine::Item& item = plan_.items[i];
             if (std::byte* const first = glances_.familiar(i, gradient(i)); first != nullptr) {
+                all_stayed = all_stayed && item.gradient() == first &&
+                             (!options_.clear_grads || gradient(i).writeable());
                 item.data[rules::gradient_operand] =
                     first + item.layout.offset(rules::gradient_operand);
                 continue;
@@ -221,12 +331,30 @@ class Plan {
             const Bounds gap = parameters_[i].take(gradient(i), name, written_, item);
             glances_.remember(i, gradient(i), gap);
         }
-        if (!all_familiar) {
+        const bool must_be_cleared = options_.clear_grads && !(all_familiar && all_stayed);
+        if (must_be_cleared) {
+            if (!forget_unless) forget_unless.emplace(*this);
+            check_can_be_cleared();
+        }
+        if (!all_familiar || must_be_cleared) {
             check_nothing_moved();
             forget_unless->sound = true;
         }
-        formula_.value().set_rate(rate);
-        run(plan_, *formula_, steps_ + 1, [this]() noexcept { ++steps_; });
+        set_rates(rates);
+        make(scale, skip_nonfinite ? Options::Nonfinite::skip : options_.nonfinite);
+        if (sum != nullptr) sum->steps_ = 0;
+    }
+
+    /// From now on, a gradient may not share memory with what the other plan writes either.
+    void check_copies(const std::string& call) const {
+        for (const Parameter& parameter : parameters_) {
+            if (has_copies_) parameter.check_copy(call);
+        }
+    }
+    void stay_apart_from(const Plan& other) {
+        beside_ = other.parameters_;
+        written_ = written_memory(parameters_);
+        forget_gradients();
     }
 
   private:
@@ -244,30 +372,45 @@ class Plan {
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
             const engine::Item& item = plan_.items[i];
-            const std::byte* const first =
-                item.data[rules::gradient_operand] - item.layout.offset(rules::gradient_operand);
-            if (glances_.lies_at(i, gradient(i), first)) continue;
+            if (glances_.lies_at(i, gradient(i), item.gradient())) continue;
             throw py::value_error(step_call_ + ": " + tree_.name(grads_, i) +
                                   " was changed while it was read, expected it to stay as it is");
         }
     }
 
-    /// states: for each state of the rule, in its order, an array a parameter.
-    void set_states(const std::vector<std::string_view>& names,
-                    const std::vector<std::vector<py::array>>& states) {
+    void set_companions(const std::vector<std::string_view>& state_names,
+                        const Companions& companions) {
         std::vector<Parameter> parameters = parameters_;
         for (std::size_t i = 0; i < parameters.size(); ++i) {
-            std::vector<py::array> arrays;
-            std::vector<std::string> arguments;
-            for (std::size_t k = 0; k < names.size(); ++k) {
-                arrays.push_back(states.at(k).at(i));
-                arguments.push_back(tree_.name("state['" + std::string(names[k]) + "']", i));
+            std::vector<Parameter::Companion> own;
+            const auto add = [&](engine::Role role, const std::vector<py::array>& arrays,
+                                 const std::string& name) {
+                own.push_back({role, arrays.at(i), tree_.name(name, i)});
+            };
+            for (std::size_t k = 0; k < state_names.size(); ++k) {
+                add(engine::Role::state, companions.states.at(k),
+                    "state['" + std::string(state_names[k]) + "']");
             }
-            parameters[i].set_states(std::move(arrays), call_, arguments);
+            if (companions.averages) add(engine::Role::average, *companions.averages, "average");
+            if (companions.copies) add(engine::Role::copy, *companions.copies, "copies");
+            parameters[i].set_companions(std::move(own), call_);
         }
         written_ = written_memory(parameters);
         parameters_ = std::move(parameters);
+        has_averages_ = companions.averages.has_value();
+        has_copies_ = companions.copies.has_value();
         forget_gradients();
+    }
+
+    /// rates: a float, or a tuple with one for each group.
+    void set_rates(py::handle rates) {
+        if (PyFloat_Check(rates.ptr()) != 0) {
+            std::fill(rates_.begin(), rates_.end(), PyFloat_AS_DOUBLE(rates.ptr()));
+        } else {
+            const auto each = rates.cast<std::vector<double>>();
+            for (std::size_t i = 0; i < rates_.size(); ++i) rates_[i] = each.at(i);
+        }
+        for (std::size_t i = 0; i < rates_.size(); ++i) formulas_[i].set_rate(rates_[i]);
     }
 
     void forget_gradients() {
@@ -287,21 +430,125 @@ class Plan {
         bool sound = false;
     };
 
+    /// Whether that is seen without names for messages: fresh gradients come with every step.
+    bool plainly_can_be_cleared() const {
+        std::vector<Bounds> bounds;
+        for (std::size_t i = 0; i < gradients_.size(); ++i) {
+            if (!gradient(i).writeable() || !plainly_distinct(gradient(i))) return false;
+            bounds.push_back(bounds_of(gradient(i)));
+        }
+        std::sort(bounds.begin(), bounds.end(),
+                  [](const Bounds& a, const Bounds& b) { return a.begin < b.begin; });
+        const auto meeting =
+            std::adjacent_find(bounds.begin(), bounds.end(),
+                               [](const Bounds& a, const Bounds& b) { return a.end > b.begin; });
+        return meeting == bounds.end();
+    }
+
+    /// ValueError unless each gradient can be written, and shares memory with no other.
+    void check_can_be_cleared() const {
+        if (plainly_can_be_cleared()) return;
+        std::vector<WrittenMemory::Entry> entries;
+        for (std::size_t i = 0; i < gradients_.size(); ++i) {
+            const Name name{step_call_, tree_.name(grads_, i)};
+            check_writable(gradient(i), name);
+            entries.push_back(WrittenMemory::entry(gradient(i), name.argument));
+        }
+        const WrittenMemory apart(step_call_, std::move(entries));
+    }
+
+    /// The average of the parameters after the step that comes. Bias correction needs it to begin
+    /// with zero; else it begins with what the first step makes.
+    engine::Update averaging() noexcept {
+        const bool first = average_weights_.second == 0 && !options_.average_from_zero;
+        const double beta = first ? 0 : options_.average;
+        const auto weigh = [beta](double weight, auto zero) {
+            const auto keep = static_cast<decltype(zero)>(beta);
+            const auto gain = static_cast<decltype(zero)>(1 - beta);
+            return static_cast<double>(keep) * weight + static_cast<double>(gain);
+        };
+        auto& [in_float32, in_float64] = average_weights_;
+        in_float32 = weigh(in_float32, 0.0F);
+        in_float64 = weigh(in_float64, 0.0);
+        // A product with 0 would keep what is not finite.
+        Formula& formula = beta == 0 ? first_average_ : average_;
+        formula.set_rate(beta);
+        return formula.update(1, untreated);
+    }
+
+    /// Makes the step, as the options have it.
+    void make(double scale, Options::Nonfinite nonfinite_option) {
+        const bool check_finite = nonfinite_option != Options::Nonfinite::propagate;
+        const bool survey_first = check_finite || options_.clip_norm != no_limit;
+        plan_.prepare();
+        if (survey_first) plan_.prepare_survey();
+        std::size_t nonfinite = parameters_.size();
+        Outcome outcome;
+        without_interpreter(plan_.elements(), [&]() noexcept {
+            double factor = scale;
+            if (survey_first) {
+                const engine::Survey& survey = plan_.survey();
+                const double norm = std::fabs(scale) * std::sqrt(survey.sum_of_squares());
+                outcome.grad_norm = norm;
+                if (check_finite) nonfinite = survey.first_nonfinite();
+                outcome.skipped = nonfinite < parameters_.size();
+                if (outcome.skipped) {
+                    const bool raise = nonfinite_option == Options::Nonfinite::raise;
+                    if (options_.clear_grads && !raise) plan_.run({.clear_gradients = true});
+                    return;
+                }
+                const double clip = options_.factor(norm);
+                outcome.clipped = clip != 1;
+                factor *= clip;
+            }
+            const std::int64_t t = steps_ + 1;
+            for (std::size_t i = 0; i < formulas_.size(); ++i) {
+                updates_[i] = formulas_[i].update(t, {factor, options_.clip_value});
+            }
+            engine::Run run{.groups = updates_.data(),
+                            .clear_gradients = options_.clear_grads,
+                            .seed = options_.seed,
+                            .step = static_cast<std::uint64_t>(t)};
+            std::optional<engine::Update> average;
+            if (has_averages_) run.average = &average.emplace(averaging());
+            plan_.run(run);
+            ++steps_;
+        });
+        if (outcome.skipped && nonfinite_option == Options::Nonfinite::raise) {
+            const std::string message = step_call_ + ": " + tree_.name(grads_, nonfinite) +
+                                        " has a NaN or an infinity, expected finite numbers";
+            PyErr_SetString(PyExc_FloatingPointError, message.c_str());
+            throw py::error_already_set();
+        }
+        skipped_ += outcome.skipped ? 1 : 0;
+        outcome_ = outcome;
+    }
+
     WrittenMemory written_memory(const std::vector<Parameter>& parameters) const {
         std::vector<WrittenMemory::Entry> entries;
         for (const Parameter& parameter : parameters) parameter.append_written(entries);
+        for (const Parameter& parameter : beside_) parameter.append_written(entries);
         return {call_, std::move(entries)};
     }
 
     std::string call_, step_call_, params_, grads_;
     Tree tree_;
     std::vector<Parameter> parameters_;
+    std::vector<Parameter> beside_;  // another plan's
     WrittenMemory written_;
     Glances glances_;
-    std::optional<Formula> formula_;
+    std::vector<Formula> formulas_;  // of the groups
+    std::vector<double> rates_;      // of the step under way, as well as
+    std::vector<engine::Update> updates_;
+    Formula average_{"average"}, first_average_{"accumulation_first"};
+    bool has_averages_ = false, has_copies_ = false;
+    Options options_;
+    std::optional<Outcome> outcome_;  // of the last step
+    std::int64_t skipped_ = 0;        // steps
     engine::Plan plan_;
     std::vector<py::object> gradients_;  // of the step under way
     std::atomic<std::int64_t> steps_ = 0;
+    std::pair<double, double> average_weights_ = {0, 0};
     std::uint64_t turn_ = 0;  // 1 + the generation of the process in which someone has it
     std::thread::id owner_;   // who has the turn
     bool changes_ = false;    // whether it is for other changes than a step
@@ -324,8 +571,8 @@ class TakenTurn {
 
 /// One step of one parameter, with states that the caller keeps.
 void update(const std::string& call, const std::string& rule, const std::string& decay,
-            const py::dict& values, std::int64_t t, py::handle param, py::handle grad,
-            const py::args& states) {
+            const py::dict& values, std::int64_t t, double scale, double clip_value,
+            py::handle param, py::handle grad, const py::args& states) {
     const Formula formula(rule, decay, values);
     if (states.size() != formula.entry().states.size()) {
         throw py::type_error(call + ": a step of " + rule + " takes " +
@@ -342,7 +589,14 @@ void update(const std::string& call, const std::string& rule, const std::string&
         arrays.push_back(as_array(states[arrays.size()], {call, names.back()}));
     }
     Parameter parameter(array, {call, "param"});
-    parameter.set_states(std::move(arrays), call, names);
+    check_scale(scale, parameter, call);
+    std::vector<Parameter::Companion> companions;
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+        // Not in bfloat16: there is no seed to round it with.
+        check_goes_with(arrays[i], {call, names[i]}, Goes::as_computed, array, "param");
+        companions.push_back({engine::Role::state, arrays[i], names[i]});
+    }
+    parameter.set_companions(std::move(companions), call);
     std::vector<WrittenMemory::Entry> entries;
     parameter.append_written(entries);
     const WrittenMemory written(call, std::move(entries));
@@ -353,7 +607,9 @@ void update(const std::string& call, const std::string& rule, const std::string&
     plan.items.resize(1);
     parameter.take(gradient, name, written, plan.items[0]);
     if (!glances.parameter_is_unchanged(0)) parameter.refuse_change(call);
-    run(plan, formula, t, []() noexcept {});
+    plan.prepare();
+    const engine::Update step = formula.update(t, {scale, clip_value});
+    without_interpreter(plan.elements(), [&]() noexcept { plan.run({.groups = &step}); });
 }
 
 /// The structure with function(array) in the place of each array.
@@ -400,9 +656,20 @@ void register_steps(py::module_& module) {
              py::arg("params") = "params", py::arg("grads") = "grads")
         .def_property_readonly("arrays", &Plan::arrays)
         .def("unflatten", &Plan::unflatten, py::arg("leaves"))
-        .def("flatten", &Plan::flatten, py::arg("other"), py::arg("call"), py::arg("argument"))
-        .def("configure", &Plan::configure, py::arg("rule"), py::arg("decay"), py::arg("values"),
-             py::arg("states"))
+        .def("flatten", &Plan::flatten, py::arg("other"), py::arg("call"), py::arg("argument"),
+             py::arg("like") = py::none(), py::arg("like_name") = "")
+        .def(
+            "configure",
+            [](Plan& plan, const std::vector<Plan::GroupValues>& groups,
+               const std::vector<std::size_t>& members, const py::dict& options,
+               const std::optional<std::tuple<decltype(Plan::Companions::states),
+                                              decltype(Plan::Companions::averages),
+                                              decltype(Plan::Companions::copies)>>& companions) {
+                std::optional<Plan::Companions> given;
+                if (companions) given = std::make_from_tuple<Plan::Companions>(*companions);
+                plan.configure(groups, members, options, given);
+            },
+            py::arg("groups"), py::arg("members"), py::arg("options"), py::arg("companions"))
         .def(
             "turn",
             [](py::object plan, std::string call, bool changes) {
@@ -410,9 +677,16 @@ void register_steps(py::module_& module) {
             },
             py::arg("call"), py::arg("changes") = false)
         .def_property("steps", &Plan::steps, &Plan::set_steps)
-        .def("step", &Plan::step, py::arg("grads"), py::arg("rate"), py::arg("rate_of") = 0);
+        .def_property("average_weights", &Plan::average_weights, &Plan::set_average_weights)
+        .def_property_readonly("last", &Plan::last)
+        .def_property_readonly("skipped", &Plan::skipped)
+        .def("step", &Plan::step, py::arg("grads"), py::arg("rates"), py::arg("scale") = 1.0,
+             py::arg("rate_of") = 0, py::arg("skip_nonfinite") = false, py::arg("sum") = py::none())
+        .def("check_copies", &Plan::check_copies, py::arg("call"))
+        .def("stay_apart_from", &Plan::stay_apart_from, py::arg("other"));
     module.def("update", &update, py::arg("call"), py::arg("rule"), py::arg("decay"),
-               py::arg("values"), py::arg("t"), py::arg("param"), py::arg("grad"));
+               py::arg("values"), py::arg("t"), py::arg("scale"), py::arg("clip_value"),
+               py::arg("param"), py::arg("grad"));
     module.def("map_arrays", &map_arrays, py::arg("function"), py::arg("structure"),
                py::arg("call"), py::arg("argument"));
     module.def("states", &state_names, py::arg("rule"));

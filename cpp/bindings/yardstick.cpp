@@ -30,19 +30,20 @@ void additions(int repeats, std::size_t threads, const py::array& param, const p
     std::vector<py::array> arrays = {param, grad};
     for (const py::handle state : states) arrays.push_back(as_array(state, {call, "state"}));
     check_writable(param, {call, "param"});
-    std::vector<void*> operands;
+    std::vector<std::byte*> operands;
     for (const py::array& array : arrays) {
         check_like(array, {call, "array"}, param, "param");
         if ((array.flags() & py::array::c_style) == 0) {
             throw py::value_error(call + ": expected contiguous arrays");
         }
-        operands.push_back(const_cast<void*>(array.data()));
+        operands.push_back(static_cast<std::byte*>(const_cast<void*>(array.data())));
     }
     const std::size_t rule = rules::find("additions_" + std::to_string(states.size()));
+    const numbers::Number format = computed_number_of(param, {call, "param"});
     const auto kernel =
-        engine::level().rules[rule].of(rules::Decay::none, number_of(param, {call, "param"}));
+        engine::level().rules[rule].of(rules::Decay::none, {format, format, format});
     const engine::Coefficients coefficients{rules::Coefficients{}};
-    const void* const values = coefficients.as(number_of(param, {call, "param"}));
+    const void* const values = coefficients.as(format);
     const auto size = static_cast<std::size_t>(param.size());
     const auto item_size = static_cast<std::size_t>(param.itemsize());
     // Cut at cache lines, or two threads would fight for the one between them.
@@ -51,12 +52,12 @@ void additions(int repeats, std::size_t threads, const py::array& param, const p
     auto add = [&](std::size_t number) {
         const engine::SubnormalsAreZero mode;
         const std::size_t begin = std::min(size, number * part);
-        std::vector<void*> operands_of_part = operands;
-        for (void*& operand : operands_of_part) {
-            operand = static_cast<std::byte*>(operand) + begin * item_size;
+        std::vector<std::byte*> operands_of_part = operands;
+        for (std::byte*& operand : operands_of_part) {
+            operand += begin * item_size;
         }
         for (int i = 0; i < repeats; ++i) {
-            kernel(operands_of_part.data(), std::min(size - begin, part), values);
+            kernel(operands_of_part.data(), std::min(size - begin, part), values, nullptr);
         }
     };
     using Add = decltype(add);

@@ -49,6 +49,18 @@ void transpose_vectors(Vector<std::uint32_t>* v) {
     v[3] = __builtin_shufflevector(b, d, 2, 3, 6, 7);
 }
 
+void transpose_vectors(Vector<std::uint16_t>* v) {
+    // Each round brings together, from the two halves, elements whose rows differ in one more bit.
+    for (int round = 0; round < 3; ++round) {
+        Vector<std::uint16_t> next[8];
+        for (int i = 0; i < 4; ++i) {
+            next[2 * i] = __builtin_shufflevector(v[i], v[i + 4], 0, 8, 1, 9, 2, 10, 3, 11);
+            next[2 * i + 1] = __builtin_shufflevector(v[i], v[i + 4], 4, 12, 5, 13, 6, 14, 7, 15);
+        }
+        for (int i = 0; i < 8; ++i) v[i] = next[i];
+    }
+}
+
 void transpose_vectors(Vector<std::uint64_t>* v) {
     const auto first = v[0];
     v[0] = __builtin_shufflevector(first, v[1], 0, 2);
@@ -176,7 +188,9 @@ void copy_box(CopyAxes& axes, std::size_t item_size, const std::byte* from,
     // Written along the last axis, read along the one before it.
     move_least_last(axes, axes.count, &CopyAxis::to);
     if (axes.count > 1) move_least_last(axes, axes.count - 1, &CopyAxis::from);
-    if (item_size == 4) {
+    if (item_size == 2) {
+        copy<std::uint16_t>(axes.at, axes.count, from, to);
+    } else if (item_size == 4) {
         copy<std::uint32_t>(axes.at, axes.count, from, to);
     } else {
         copy<std::uint64_t>(axes.at, axes.count, from, to);

@@ -44,7 +44,7 @@ struct CopyAxes {
     std::size_t count = 0;
 };
 
-/// Copies a box of elements of 4 or 8 bytes, which need not be aligned. Puts the axes into the
+/// Copies a box of elements of 2, 4 or 8 bytes, which need not be aligned. Puts the axes into the
 /// order that suits it.
 void copy_box(CopyAxes& axes, std::size_t item_size, const std::byte* from, std::byte* to) noexcept;
 

@@ -303,12 +303,10 @@ void ewma(numbers::Number number, std::vector<CopyAxis> axes, const std::byte* f
     for (const CopyAxis& axis : axes) {
         if (axis.size == 0) return;
     }
-    switch (number) {
-        case numbers::Number::float32:
-            return average<float>(std::move(axes), from, to, beta, bias_correction);
-        case numbers::Number::float64:
-            return average<double>(std::move(axes), from, to, beta, bias_correction);
+    if (number == numbers::Number::float32) {
+        return average<float>(std::move(axes), from, to, beta, bias_correction);
     }
+    average<double>(std::move(axes), from, to, beta, bias_correction);
 }
 
 }  // namespace schuss::engine

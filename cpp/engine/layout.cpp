@@ -4,6 +4,8 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
+#include <limits>
 #include <new>
 #include <stdexcept>
 
@@ -23,6 +25,9 @@ constexpr std::size_t crossing_run = 64;
 
 // Such a box is larger than other tiles, so that the others have rows of some length in it.
 constexpr std::size_t crossing_tiles = 2;
+
+// What rides along with a rule uses the parameter again, after so many elements.
+constexpr std::size_t elements_per_piece = 4096;
 
 std::size_t round_up(std::size_t n, std::size_t unit) {
     return (n + unit - 1) / unit * unit;
@@ -52,21 +57,33 @@ void Scratch::reserve(std::size_t bytes) {
 }
 
 Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>& operands,
-               std::size_t item_size, std::size_t tile_elements)
-    : operands_(operands.size()), item_size_(item_size) {
+               std::size_t tile_elements)
+    : operands_(operands.size()), piece_(std::numeric_limits<std::size_t>::max()) {
+    for (std::size_t k = 0; k < operands_; ++k) {
+        const auto& [role, number, data, strides] = operands[k];
+        known_[k].role = role;
+        known_[k].number = number;
+        known_[k].item_size = static_cast<std::uint8_t>(numbers::size_of(number));
+        if (role == Role::average || role == Role::copy) piece_ = elements_per_piece;
+        // All states lie alike: the first tells where an element is.
+        if (k != rules::first_state_operand || role != Role::state) continue;
+        if (number == numbers::computed(number)) continue;
+        random_from_ = data;
+        for (std::size_t i = 0; i < shape.size(); ++i) {
+            const bool backwards = shape[i] > 0 && strides[i] < 0;
+            if (backwards) random_from_ += static_cast<std::ptrdiff_t>(shape[i] - 1) * strides[i];
+        }
+    }
     for (std::size_t i = 0; i < shape.size(); ++i) {
         if (shape[i] == 0) return;
         if (shape[i] == 1) continue;
         Axis axis{shape[i], 1, {}};
-        std::size_t forward = 0, backward = 0;
+        // States run as their parameter does, so that these all run forwards.
+        const bool turned = operands[rules::parameter_operand].strides[i] < 0;
         for (std::size_t k = 0; k < operands_; ++k) {
-            axis.strides[k] = operands[k].strides[i];
-            forward += axis.strides[k] > 0;
-            backward += axis.strides[k] < 0;
-        }
-        for (std::size_t k = 0; backward > forward && k < operands_; ++k) {
-            offsets_[k] += static_cast<std::ptrdiff_t>(axis.size - 1) * axis.strides[k];
-            axis.strides[k] = -axis.strides[k];
+            const std::ptrdiff_t stride = operands[k].strides[i];
+            axis.strides[k] = turned ? -stride : stride;
+            if (turned) offsets_[k] += static_cast<std::ptrdiff_t>(axis.size - 1) * stride;
         }
         axes_.push_back(axis);
     }
@@ -86,14 +103,16 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
     }
     if (axes_.empty()) {
         axes_.push_back({1, 1, {}});
-        std::fill_n(axes_[0].strides, operands_, static_cast<std::ptrdiff_t>(item_size));
+        for (std::size_t k = 0; k < operands_; ++k) {
+            axes_[0].strides[k] = static_cast<std::ptrdiff_t>(known_[k].item_size);
+        }
     }
 
-    bool aligned[rules::max_operands];
+    bool aligned[max_arrays];
     for (std::size_t k = 0; k < operands_; ++k) {
         auto bits = reinterpret_cast<std::uintptr_t>(operands[k].data);
         for (const Axis& axis : axes_) bits |= magnitude(axis.strides[k]);
-        aligned[k] = bits % item_size == 0;
+        aligned[k] = bits % known_[k].item_size == 0;
     }
     size_boxes(tile_elements);
     tiles_ = elements_ = 1;
@@ -104,12 +123,12 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         box_elements *= axis.box;
     }
     for (std::size_t k = 0; k < operands_; ++k) {
-        access_[k] = access(k, aligned[k]);
-        by_rows_ = by_rows_ || access_[k] == Access::rows;
-        if (access_[k] == Access::copied) {
-            scratch_bytes_ += round_up(box_elements * item_size, cache_line);
-        }
-        flat_ = flat_ && access_[k] == Access::whole && axes_.size() == 1;
+        Known& known = known_[k];
+        known.access = access(k, aligned[k]);
+        by_rows_ = by_rows_ || known.access == Access::rows;
+        flat_ = flat_ && known.access == Access::whole && axes_.size() == 1;
+        if (known.access != Access::copied) continue;
+        scratch_bytes_ += round_up(box_elements * known.item_size, cache_line);
     }
 }
 
@@ -144,7 +163,8 @@ Layout::Access Layout::access(std::size_t operand, bool aligned) const {
     if (!aligned) return Access::copied;
     bool whole = true;
     bool inner_complete = true;
-    std::size_t dense = item_size_;
+    const std::size_t item_size = known_[operand].item_size;
+    std::size_t dense = item_size;
     for (std::size_t i = axes_.size(); i-- > 0;) {
         const Axis& axis = axes_[i];
         if (axis.box == 1) continue;
@@ -155,27 +175,78 @@ Layout::Access Layout::access(std::size_t operand, bool aligned) const {
     }
     if (whole) return Access::whole;
     const Axis& row = axes_.back();
-    const bool contiguous = row.strides[operand] == static_cast<std::ptrdiff_t>(item_size_);
-    return contiguous && row.box >= shortest_row ? Access::rows : Access::copied;
+    const bool contiguous = row.strides[operand] == static_cast<std::ptrdiff_t>(item_size);
+    // The bits that an element is rounded with come from its place in memory: it is not copied.
+    const bool at_random = known_[operand].role == Role::state && random_from_ != nullptr;
+    return contiguous && (row.box >= shortest_row || at_random) ? Access::rows : Access::copied;
 }
 
-void Layout::sweep(std::size_t tile, std::byte* const* data, sweep::Kernel kernel,
-                   const void* coefficients, Scratch& scratch) const noexcept {
-    if (!flat_) return sweep_box(tile, data, kernel, coefficients, scratch);
+void Layout::sweep(std::size_t tile, std::byte* const* data, const Pass& pass,
+                   Scratch& scratch) const noexcept {
+    if (!flat_) return sweep_box(tile, data, pass, scratch);
     const Axis& axis = axes_[0];
     const std::size_t begin = tile * axis.box;
-    void* operands[rules::max_operands];
+    std::byte* dense[max_arrays];
     for (std::size_t k = 0; k < operands_; ++k) {
         // Not by the items' size: a tile of one element is contiguous whatever the stride is.
-        operands[k] = data[k] + static_cast<std::ptrdiff_t>(begin) * axis.strides[k];
+        dense[k] = data[k] + static_cast<std::ptrdiff_t>(begin) * axis.strides[k];
     }
-    kernel(operands, std::min(axis.box, axis.size - begin), coefficients);
+    sweep_dense(dense, std::min(axis.box, axis.size - begin), pass);
 }
 
-void Layout::sweep_box(std::size_t tile, std::byte* const* data, sweep::Kernel kernel,
-                       const void* coefficients, Scratch& scratch) const noexcept {
+void Layout::sweep_dense(std::byte** at, std::size_t count, const Pass& pass) const noexcept {
+    for (;;) {
+        std::size_t piece = std::min(count, piece_);
+        if (random_from_ != nullptr) {
+            // A stream of random bits has 2^32 of them.
+            constexpr std::uint64_t most = std::uint64_t{1} << 32;
+            piece = std::min(piece, static_cast<std::size_t>(most - index_of(at, pass) % most));
+        }
+        sweep_piece(at, piece, pass);
+        count -= piece;
+        if (count == 0) return;
+        for (std::size_t k = 0; k < operands_; ++k) at[k] += piece * known_[k].item_size;
+    }
+}
+
+std::uint64_t Layout::index_of(std::byte* const* at, const Pass& pass) const noexcept {
+    constexpr std::size_t state = rules::first_state_operand;
+    const auto bytes = static_cast<std::size_t>(at[state] - random_from_);
+    return pass.first + bytes / known_[state].item_size;
+}
+
+void Layout::sweep_piece(std::byte* const* at, std::size_t count, const Pass& pass) const noexcept {
+    const auto clear = [this, at, count] {
+        const std::size_t bytes = count * known_[rules::gradient_operand].item_size;
+        std::memset(at[rules::gradient_operand], 0, bytes);
+    };
+    if (pass.kernel == nullptr) return clear();
+
+    sweep::Stream streams[rules::max_states];
+    if (random_from_ != nullptr) {
+        const std::uint64_t first = index_of(at, pass);
+        for (int k = 0; k < rules::max_states; ++k) streams[k] = {pass.streams[k], first};
+    }
+    pass.kernel(at, count, pass.coefficients, streams);
+    if (pass.clear_gradients) clear();
+    if (piece_ != elements_per_piece) return;  // nothing more rides along
+
+    for (std::size_t k = rules::first_state_operand; k < operands_; ++k) {
+        std::byte* const parameter = at[rules::parameter_operand];
+        if (known_[k].role == Role::average && pass.average != nullptr) {
+            std::byte* const averaged[] = {at[k], parameter};
+            pass.average(averaged, count, pass.average_coefficients, nullptr);
+        }
+        if (known_[k].role == Role::copy) {
+            pass.level.format(known_[k].number).store(parameter, at[k], count);
+        }
+    }
+}
+
+void Layout::sweep_box(std::size_t tile, std::byte* const* data, const Pass& pass,
+                       Scratch& scratch) const noexcept {
     // Where this tile's box begins in each operand, and how far it reaches.
-    std::byte* begin[rules::max_operands];
+    std::byte* begin[max_arrays];
     std::copy_n(data, operands_, begin);
     std::size_t box[max_axes];
     std::size_t count = 1;
@@ -194,7 +265,7 @@ void Layout::sweep_box(std::size_t tile, std::byte* const* data, sweep::Kernel k
     CopyAxes copied;
     const auto copy_axes = [&](std::size_t operand, bool back) -> CopyAxes& {
         copied.count = 0;
-        auto dense = static_cast<std::ptrdiff_t>(item_size_);
+        auto dense = static_cast<std::ptrdiff_t>(known_[operand].item_size);
         for (std::size_t i = axes_.size(); i-- > 0;) {
             if (box[i] == 1) continue;
             const std::ptrdiff_t stride = axes_[i].strides[operand];
@@ -205,50 +276,54 @@ void Layout::sweep_box(std::size_t tile, std::byte* const* data, sweep::Kernel k
         return copied;
     };
 
-    std::byte* dense[rules::max_operands];
+    std::byte* dense[max_arrays];
     std::byte* free = scratch.data();
     for (std::size_t k = 0; k < operands_; ++k) {
+        const Known& known = known_[k];
         dense[k] = begin[k];
-        if (access_[k] != Access::copied) continue;
+        if (known.access != Access::copied) continue;
         dense[k] = free;
-        free += round_up(count * item_size_, cache_line);
-        copy_box(copy_axes(k, false), item_size_, begin[k], dense[k]);
+        free += round_up(count * known.item_size, cache_line);
+        if (known.role == Role::copy || pass.kernel == nullptr) continue;  // not read
+        copy_box(copy_axes(k, false), known.item_size, begin[k], dense[k]);
     }
 
     if (by_rows_) {
-        sweep_rows(box, begin, dense, kernel, coefficients);
+        sweep_rows(box, begin, dense, pass);
     } else {
-        void* operands[rules::max_operands];
-        std::copy_n(dense, operands_, operands);
-        kernel(operands, count, coefficients);
+        std::byte* run[max_arrays];
+        std::copy_n(dense, operands_, run);
+        sweep_dense(run, count, pass);
     }
 
     for (std::size_t k = 0; k < operands_; ++k) {
-        if (k == rules::gradient_operand || access_[k] != Access::copied) continue;
-        copy_box(copy_axes(k, true), item_size_, dense[k], begin[k]);
+        const Known& known = known_[k];
+        const bool written =
+            known.role == Role::gradient ? pass.clear_gradients : pass.kernel != nullptr;
+        if (!written || known.access != Access::copied) continue;
+        copy_box(copy_axes(k, true), known.item_size, dense[k], begin[k]);
     }
 }
 
 void Layout::sweep_rows(const std::size_t* box, std::byte* const* begin, std::byte* const* dense,
-                        sweep::Kernel kernel, const void* coefficients) const noexcept {
+                        const Pass& pass) const noexcept {
     const std::size_t inner = axes_.size() - 1;
-    const std::size_t row_bytes = box[inner] * item_size_;
     std::size_t index[max_axes] = {};
-    std::byte* at[rules::max_operands];
+    std::byte* at[max_arrays];
     for (std::size_t k = 0; k < operands_; ++k) {
-        at[k] = access_[k] == Access::rows ? begin[k] : dense[k];
+        at[k] = known_[k].access == Access::rows ? begin[k] : dense[k];
     }
     for (;;) {
-        void* operands[rules::max_operands];
-        std::copy_n(at, operands_, operands);
-        kernel(operands, box[inner], coefficients);
+        std::byte* row[max_arrays];
+        std::copy_n(at, operands_, row);
+        sweep_dense(row, box[inner], pass);
 
         std::size_t axis = inner;  // the axis along which the next row lies
         while (axis > 0 && ++index[axis - 1] == box[axis - 1]) index[--axis] = 0;
         if (axis == 0) return;
         for (std::size_t k = 0; k < operands_; ++k) {
-            if (access_[k] != Access::rows) {
-                at[k] += row_bytes;
+            if (known_[k].access != Access::rows) {
+                at[k] += box[inner] * known_[k].item_size;
                 continue;
             }
             at[k] += axes_[axis - 1].strides[k];

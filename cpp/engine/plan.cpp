@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <atomic>
+#include <utility>
 
+#include "engine/cpu.hpp"
 #include "engine/crew.hpp"
 #include "engine/subnormals.hpp"
 
 namespace schuss::engine {
 namespace {
+
+#include "numbers/random.hpp"
 
 /// Elements of a step that are worth sharing with workers who are awake, and how many times more
 /// are worth waking them. Measured with Adam in float32 on two cores: in a tight loop two threads
@@ -33,12 +37,17 @@ const void* Coefficients::as(numbers::Number number) const {
 
 void Plan::arrange() {
     shares_.clear();
+    first_.clear();
     scratch_bytes_ = elements_ = 0;
+    at_random_ = false;
     const std::size_t enough = tile_elements();
     std::size_t gathered = enough;  // elements of the last share
     for (std::size_t i = 0; i < items.size(); ++i) {
         const Layout& layout = items[i].layout;
         scratch_bytes_ = std::max(scratch_bytes_, layout.scratch_bytes());
+        first_.push_back(elements_);
+        const numbers::Number state = items[i].formats.state;
+        at_random_ = at_random_ || state != numbers::computed(state);
         elements_ += layout.elements();
         for (std::size_t tile = 0; tile < layout.tiles(); ++tile) {
             if (gathered >= enough) {
@@ -52,40 +61,64 @@ void Plan::arrange() {
     arranged_ = true;
 }
 
-std::size_t Plan::prepare() {
+void Plan::prepare() {
     if (!arranged_) arrange();
     const std::size_t enough = worth_sharing.load(std::memory_order_relaxed);
     threads_ = elements_ < enough ? 1 : std::min(threads(), shares_.size());
     worth_waking_ = elements_ >= worth_waking_times * enough;
     if (scratch_.size() < threads_) scratch_.resize(threads_);
     for (Scratch& scratch : scratch_) scratch.reserve(scratch_bytes_);
-    return elements_;
 }
 
-void Plan::run(const sweep::Kernels& kernels, rules::Decay decay,
-               const Coefficients& coefficients) noexcept {
+void Plan::prepare_survey() {
+    std::vector<Survey::Gradient> gradients;
+    for (const Item& item : items) {
+        gradients.push_back({item.formats.gradient, &item.gradient_walk, item.gradient()});
+    }
+    survey_.prepare(std::move(gradients), threads_);
+}
+
+const Survey& Plan::survey() noexcept {
+    survey_.run(level(), worth_waking_);
+    return survey_;
+}
+
+void Plan::run(const Run& run) noexcept {
     struct Step {
         Plan& plan;
-        const sweep::Kernels& kernels;
-        rules::Decay decay;
-        const Coefficients& coefficients;
-    } step{*this, kernels, decay, coefficients};
+        const Run& run;
+        const sweep::Level& level;
+        std::uint64_t streams[rules::max_states];
+    } step{*this, run, level(), {}};
+    for (std::uint64_t k = 0; at_random_ && k < rules::max_states; ++k) {
+        step.streams[k] = mixed(mixed(mixed(run.seed) ^ run.step) ^ k);
+    }
     const auto run_share = [](void* context, std::size_t number, std::size_t place) noexcept {
-        const auto& [plan, rule, with_decay, values] = *static_cast<const Step*>(context);
+        const auto& [plan, all, table, streams] = *static_cast<const Step*>(context);
         const SubnormalsAreZero mode;
         Share at = plan.shares_[number];
         const Share end = plan.shares_[number + 1];
+        Pass pass{table, nullptr, nullptr, nullptr, nullptr, all.clear_gradients, 0, streams};
         for (; at.item <= end.item && at.item < plan.items.size(); at = {at.item + 1, 0}) {
             const Item& item = plan.items[at.item];
-            const sweep::Kernel kernel = rule.of(with_decay, item.number);
-            const void* const c = values.as(item.number);
+            const numbers::Number computed = numbers::computed(item.formats.parameter);
+            pass.first = plan.first_[at.item];
+            if (all.groups != nullptr) {
+                const Update& rule = all.groups[item.group];
+                pass.kernel = rule.kernels->of(rule.decay, item.formats);
+                pass.coefficients = rule.coefficients.as(computed);
+            }
+            if (all.average != nullptr) {
+                const numbers::Formats formats{computed, item.formats.parameter, computed};
+                pass.average = all.average->kernels->of(all.average->decay, formats);
+                pass.average_coefficients = all.average->coefficients.as(computed);
+            }
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
             for (std::size_t tile = at.tile; tile < tiles; ++tile) {
-                item.layout.sweep(tile, item.data, kernel, c, plan.scratch_[place]);
+                item.layout.sweep(tile, item.data, pass, plan.scratch_[place]);
             }
         }
     };
-
     share({run_share, &step, shares_.size() - 1, worth_waking_}, threads_);
 }
 

@@ -3,9 +3,11 @@
 
 #include <array>
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "engine/layout.hpp"
+#include "engine/survey.hpp"
 #include "numbers/number.hpp"
 #include "rules/book.hpp"
 #include "sweep/level.hpp"
@@ -15,19 +17,45 @@ namespace schuss::engine {
 /// The coefficients of one step, cast once to each number format.
 class Coefficients {
   public:
+    Coefficients() = default;
     explicit Coefficients(const rules::Coefficients& values);
+
+    /// number: a format that is computed in.
     const void* as(numbers::Number number) const;
 
   private:
-    rules::Coefficients float64_;
-    std::array<float, std::tuple_size_v<rules::Coefficients>> float32_;
+    rules::Coefficients float64_ = {};
+    std::array<float, std::tuple_size_v<rules::Coefficients>> float32_ = {};
 };
 
-/// The arrays of one parameter: itself, its gradient, its states.
+/// The arrays of one parameter: itself, its gradient, its states, what rides along.
 struct Item {
-    numbers::Number number;
+    numbers::Formats formats;
+    std::size_t group = 0;  // whose hyperparameters it has
     Layout layout;
-    std::byte* data[rules::max_operands] = {};  // where the layout's walk begins
+    std::byte* data[max_arrays] = {};  // where the layout's walk begins
+    Walk gradient_walk;
+
+    /// Of the gradient's first element.
+    const std::byte* gradient() const {
+        return data[rules::gradient_operand] - layout.offset(rules::gradient_operand);
+    }
+};
+
+/// A rule for a step.
+struct Update {
+    const sweep::Kernels* kernels = nullptr;
+    rules::Decay decay = rules::Decay::none;
+    Coefficients coefficients;
+};
+
+/// One run over all items.
+struct Run {
+    const Update* groups = nullptr;   // by the items' groups; none: nothing but clearing gradients
+    const Update* average = nullptr;  // of the parameters, if there are averages
+    bool clear_gradients = false;
+    /// What rounding at random begins with: the same numbers give the same bits.
+    std::uint64_t seed = 0, step = 0;
 };
 
 /// Another size from which on steps are shared; returns the one before. No bit depends on it.
@@ -40,12 +68,20 @@ class Plan {
     /// To be called before the layout of an item changes.
     void disarrange() { arranged_ = false; }
 
-    /// To be called before each run; returns the elements of all items together.
-    std::size_t prepare();
+    /// To be called before each run. Throws before anything is written.
+    void prepare();
 
-    /// Runs one rule's kernels over every tile of every item.
-    void run(const sweep::Kernels& kernels, rules::Decay decay,
-             const Coefficients& coefficients) noexcept;
+    /// Of all items together.
+    std::size_t elements() const { return elements_; }
+
+    /// To be called before a survey, after prepare.
+    void prepare_survey();
+
+    /// What the gradients are, all of them together.
+    const Survey& survey() noexcept;
+
+    /// Passes over every tile of every item.
+    void run(const Run& run) noexcept;
 
   private:
     void arrange();
@@ -57,10 +93,13 @@ class Plan {
 
     std::vector<Share> shares_;  // and one past the last
     std::vector<Scratch> scratch_;
+    Survey survey_;
     std::size_t scratch_bytes_ = 0;
     std::size_t elements_ = 0;
     std::size_t threads_ = 1;  // of the run that comes
     bool worth_waking_ = false;
+    std::vector<std::uint64_t> first_;  // for each item, how many elements lie before it
+    bool at_random_ = false;            // whether a state is rounded so
     bool arranged_ = false;
 };
 

@@ -7,6 +7,8 @@ struct Adam {
     static constexpr Names states = amsgrad ? Names{"m", "v", "v_max"} : Names{"m", "v"};
     static constexpr Names hyperparameters{"lr",  "beta1",    "beta2",
                                            "eps", "eps_root", "bias_correction"};
+    static constexpr bool takes_gradients = true;
+    static constexpr bool updates_parameters = true;
     struct Hyper {
         double lr, beta1, beta2, eps, eps_root, bias_correction;
     };

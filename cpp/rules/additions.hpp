@@ -6,6 +6,8 @@ template <int count>
 struct Additions {
     static constexpr Names states = count == 1 ? Names{"first"} : Names{"first", "second"};
     static constexpr Names hyperparameters{"lr"};
+    static constexpr bool takes_gradients = false;
+    static constexpr bool updates_parameters = false;
     struct Hyper {
         double lr;
     };

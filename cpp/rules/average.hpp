@@ -6,6 +6,8 @@
 struct Average {
     static constexpr Names states{};
     static constexpr Names hyperparameters{"beta"};
+    static constexpr bool takes_gradients = false;
+    static constexpr bool updates_parameters = false;
     struct Hyper {
         double beta;
     };

@@ -11,10 +11,15 @@ namespace {
 
 #include "rules/arithmetic.hpp"
 #include "rules/decay.hpp"
+#include "rules/gradient.hpp"
 #define SCHUSS_RULE(name, ...)
 #include "rules/rules.def"
 
-using Decays = WeightDecay::Coefficients<double>;
+/// What stands before the rule's own.
+struct Common {
+    Gradient::Coefficients<double> gradient;
+    WeightDecay::Coefficients<double> decay;
+};
 
 std::vector<std::string_view> list(const Names& names) {
     std::vector<std::string_view> result;
@@ -27,8 +32,8 @@ void fill(const double* hyperparameters, double t, Coefficients& coefficients) {
     typename Rule::Hyper hyper;
     std::memcpy(&hyper, hyperparameters, sizeof hyper);
     const auto values = Rule::coefficients(hyper, t);
-    static_assert(sizeof(Decays) + sizeof values <= sizeof(Coefficients));
-    std::memcpy(coefficients.data() + sizeof(Decays) / sizeof(double), &values, sizeof values);
+    static_assert(sizeof(Common) + sizeof values <= sizeof(Coefficients));
+    std::memcpy(coefficients.data() + sizeof(Common) / sizeof(double), &values, sizeof values);
 }
 
 template <class Rule>
@@ -54,11 +59,12 @@ std::size_t find(std::string_view name) {
 }
 
 Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
-                          double t) {
+                          double t, const Treatment& treatment) {
     Coefficients result = {};
     // The first hyperparameter of every rule that weight decay enters is lr.
-    const Decays decay = WeightDecay::coefficients(weight_decay, hyperparameters[0]);
-    std::memcpy(result.data(), &decay, sizeof decay);
+    const Common common{{treatment.scale, treatment.limit},
+                        WeightDecay::coefficients(weight_decay, hyperparameters[0])};
+    std::memcpy(result.data(), &common, sizeof common);
     rule.fill(hyperparameters, t, result);
     return result;
 }

@@ -11,8 +11,8 @@
 
 namespace schuss::rules {
 
-/// The coefficients of one step, in double, as they are laid out for the loop: weight decay's
-/// first, then the rule's.
+/// The coefficients of one step, in double, as they are laid out for the loop: the gradient's, the
+/// weight decay's, then the rule's.
 using Coefficients = std::array<double, 16>;
 
 /// So many steps can be counted, exactly in double too.
@@ -31,8 +31,13 @@ const std::vector<Entry>& book();
 /// The index of a rule in the book; throws std::invalid_argument if there is none.
 std::size_t find(std::string_view name);
 
+/// What becomes of the gradients: multiplied, and then no farther from 0 than the limit.
+struct Treatment {
+    double scale, limit;
+};
+
 /// hyperparameters: in the order of the entry's names.
 Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
-                          double t);
+                          double t, const Treatment& treatment);
 
 }  // namespace schuss::rules

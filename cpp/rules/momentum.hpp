@@ -6,6 +6,8 @@ template <bool nesterov>
 struct Momentum {
     static constexpr Names states{"velocity"};
     static constexpr Names hyperparameters{"lr", "beta", "dampening", "bias_correction"};
+    static constexpr bool takes_gradients = true;
+    static constexpr bool updates_parameters = true;
     struct Hyper {
         double lr, beta, dampening, bias_correction;
     };

@@ -10,6 +10,8 @@ struct RMSprop {
                                     : buffered           ? Names{"square_average", "buffer"}
                                                          : Names{"square_average"};
     static constexpr Names hyperparameters{"lr", "beta", "eps", "eps_root", "momentum"};
+    static constexpr bool takes_gradients = true;
+    static constexpr bool updates_parameters = true;
     struct Hyper {
         double lr, beta, eps, eps_root, momentum;
     };

@@ -4,6 +4,9 @@
 //     states            the names of the arrays it keeps beside the parameter, as users see them
 //     hyperparameters   the names of its hyperparameters, in the order of Hyper; the first,
 //                       lr or an average's beta, is given with each step
+//     takes_gradients   whether what stands beside the parameter is a gradient, to be scaled and
+//                       clipped first
+//     updates_parameters  whether what it writes is a parameter, and so may have any number format
 //     Hyper             their values: doubles and nothing else
 //     Coefficients<T>   what the loop needs of them: values of type T and nothing else
 //     coefficients(h,t) makes these in double for step t; they are cast to T once, by the caller
@@ -29,7 +32,9 @@ inline constexpr int decay_kinds = 3;
 
 /// The arrays of one update: the parameter, its gradient, and at most three states.
 inline constexpr int max_states = 3;
+inline constexpr int parameter_operand = 0;
 inline constexpr int gradient_operand = 1;
-inline constexpr int max_operands = 2 + max_states;
+inline constexpr int first_state_operand = 2;
+inline constexpr int max_operands = first_state_operand + max_states;
 
 }  // namespace schuss::rules

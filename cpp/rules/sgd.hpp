@@ -4,6 +4,8 @@
 struct Sgd {
     static constexpr Names states{};
     static constexpr Names hyperparameters{"lr"};
+    static constexpr bool takes_gradients = true;
+    static constexpr bool updates_parameters = true;
     struct Hyper {
         double lr;
     };

@@ -27,6 +27,7 @@ from schuss.config import (
     simd,
     threads,
 )
+from schuss.loss_scale import DynamicLossScale
 from schuss.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "DynamicLossScale",
     "ExponentialAverage",
     "History",
     "MiniBatches",

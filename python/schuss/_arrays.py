@@ -1,6 +1,6 @@
 """What may stand where an array is expected, and arrays made to go with others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -28,6 +28,15 @@ ArrayTree: TypeAlias = ArrayLike | Sequence["ArrayTree"] | Mapping[Any, "ArrayTr
 """One array, or sequences and mappings of them, nested as the user likes."""
 
 
+def names_of_leaves(tree: Any, name: str = "") -> Iterator[str]:
+    """Yield the name of each leaf in a structure of dicts, lists and tuples: "layers/0/W"."""
+    if not isinstance(tree, dict | list | tuple):
+        yield name
+        return
+    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield from names_of_leaves(child, f"{name}/{key}" if name else str(key))
+
+
 def as_any_array(call: str, name: str, value: Any) -> Array:
     """Return what NumPy makes of it, subclasses as they are, or raise TypeError or ValueError."""
     try:
@@ -39,19 +48,52 @@ def as_any_array(call: str, name: str, value: Any) -> Array:
     return array
 
 
+def computed_dtype(array: Array) -> np.dtype[Any]:
+    """Return the dtype that updates of the array are computed in."""
+    dtype: np.dtype[Any] = array.dtype
+    if dtype.itemsize == 2 and dtype.name in ("float16", "bfloat16"):
+        dtype = np.dtype(np.float32)
+    return dtype
+
+
+def dtype_among(call: str, name: str, value: Any, among: tuple[str, ...]) -> np.dtype[Any]:
+    """Return the dtype that is meant, one of these, or raise TypeError or ValueError.
+
+    Raises ImportError for bfloat16, if the package that brings it to NumPy is not installed.
+    """
+    try:
+        said = value if isinstance(value, str) else np.dtype(value).name
+    except TypeError:
+        was = type(value).__name__
+        raise TypeError(f"{call}: {name} is a {was}, expected a dtype or its name") from None
+    if said not in among:
+        raise ValueError(f"{call}: {name} is {said!r}, expected {' or '.join(map(repr, among))}")
+    if said != "bfloat16":
+        return np.dtype(said)
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise ImportError(
+            f"{call}: {name} is 'bfloat16', which NumPy has from ml_dtypes: "
+            "pip install 'schuss[bfloat16]'"
+        ) from None
+    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return dtype
+
+
 # A large array's states begin at other places of a 4 KB page than the array itself, 17 cache lines
 # apart: loads and stores at equal places of a page hold each other up (measured: 7 % of a step).
 _PAGE, _LINE, _STAGGER, _LARGE = 4096, 64, 17 * 64, 1 << 16
 
 
-def zeros_along(param: Array, place: int = 1) -> Array:
+def zeros_along(param: Array, place: int = 1, dtype: npt.DTypeLike | None = None) -> Array:
     """Return zeros laid out in memory as the parameter is, so that a step runs straight on."""
-    like = np.empty_like(param, subok=False)  # its pages are never touched
+    like = np.empty_like(param, dtype, subok=False)  # its pages are never touched
     if like.nbytes < _LARGE:
         zeros: Array = np.zeros_like(like)
     else:
         shape, dtype, strides, size = like.shape, like.dtype, like.strides, like.nbytes
-        del like
+        del like  # never two at once
         space = np.zeros(size + _PAGE, np.uint8)
         start = byte_bounds(param)[0] // _LINE * _LINE + _STAGGER * place
         zeros = np.ndarray(shape, dtype, space[(start - space.ctypes.data) % _PAGE :], 0, strides)

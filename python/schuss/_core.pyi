@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -7,6 +7,11 @@ import numpy.typing as npt
 from schuss._arrays import ArrayLike, ArrayTree
 
 __version__: str
+
+# Of the states, each an array a parameter; the averages, the copies.
+_Companions: TypeAlias = tuple[
+    list[list[npt.NDArray[Any]]], list[npt.NDArray[Any]] | None, list[npt.NDArray[Any]] | None
+]
 
 def simd() -> str: ...
 def set_simd(level: str) -> None: ...
@@ -42,16 +47,41 @@ class Plan:
     @steps.setter
     def steps(self, arg1: int, /) -> None: ...
     def unflatten(self, leaves: list[Any]) -> Any: ...
-    def flatten(self, other: ArrayTree, call: str, argument: str) -> list[npt.NDArray[Any]]: ...
+    def flatten(
+        self,
+        other: ArrayTree,
+        call: str,
+        argument: str,
+        like: list[npt.NDArray[Any]] | None = None,
+        like_name: str = "",
+    ) -> list[npt.NDArray[Any]]: ...
     def configure(
         self,
-        rule: str,
-        decay: str,
-        values: dict[str, float],
-        states: list[list[npt.NDArray[Any]]] | None,
+        groups: list[tuple[str, str, dict[str, float]]],
+        members: list[int],
+        options: dict[str, Any],
+        companions: _Companions | None,
     ) -> None: ...
     def turn(self, call: str, changes: bool = False) -> Turn: ...
-    def step(self, grads: ArrayTree, rate: float, rate_of: int = 0) -> None: ...
+    @property
+    def last(self) -> tuple[float | None, bool, bool] | None: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def average_weights(self) -> tuple[float, float]: ...
+    @average_weights.setter
+    def average_weights(self, arg1: tuple[float, float], /) -> None: ...
+    def step(
+        self,
+        grads: ArrayTree,
+        rates: float | tuple[float, ...],
+        scale: float = 1.0,
+        rate_of: int = 0,
+        skip_nonfinite: bool = False,
+        sum: Plan | None = None,
+    ) -> None: ...
+    def check_copies(self, call: str) -> None: ...
+    def stay_apart_from(self, other: Plan) -> None: ...
 
 def update(
     call: str,
@@ -59,6 +89,8 @@ def update(
     decay: str,
     values: dict[str, float],
     t: int,
+    scale: float,
+    clip_value: float,
     param: ArrayLike,
     grad: ArrayLike,
     *states: ArrayLike,

@@ -1,7 +1,7 @@
 """The hyperparameters of every rule and the values they may take: checked here, nowhere else."""
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, TypeAlias, TypeVar
 
@@ -14,6 +14,7 @@ Rate: TypeAlias = float | Callable[[int], float]
 _FRACTION = (0.0, 1.0)
 _NON_NEGATIVE = (0.0, float("inf"))
 
+_ANY = (-float("inf"), float("inf"))
 _AT_LEAST_ONE = (1.0, float("inf"))
 
 _RANGES = {
@@ -27,6 +28,13 @@ _RANGES = {
     "beta2": _FRACTION,
     "dampening": _FRACTION,
     "momentum": _FRACTION,
+    "clip_norm": _NON_NEGATIVE,
+    "clip_value": _NON_NEGATIVE,
+    "scale": _ANY,
+    # Of the scale of a loss.
+    "init_scale": _NON_NEGATIVE,
+    "growth_factor": _AT_LEAST_ONE,
+    "backoff_factor": _FRACTION,
     # Of schedules.
     "t": _AT_LEAST_ONE,
     **dict.fromkeys(("start", "end", "peak", "min_lr"), _NON_NEGATIVE),
@@ -40,6 +48,8 @@ _RANGES = {
     "condition": _AT_LEAST_ONE,
     **dict.fromkeys(("a", "b"), _NON_NEGATIVE),
 }
+
+_ABOVE_THE_LEAST = ("init_scale", "growth_factor", "backoff_factor")
 
 _T = TypeVar("_T")
 
@@ -73,9 +83,12 @@ def number(call: str, name: str, value: object, *, kind: str | None = None) -> f
     """
     result = real(call, name, value)
     low, high = _RANGES[kind or name]
-    if not low <= result < high:
-        finite = f"a finite number >= {low:g}"
-        expected = f"a number in [{low:g}, {high:g})" if high < np.inf else finite
+    above = low == -np.inf or (kind or name) in _ABOVE_THE_LEAST
+    if not low <= result < high or (above and result == low):
+        least = "" if low == -np.inf else f" {'>' if above else '>='} {low:g}"
+        bracket = "(" if above else "["
+        expected = f"a number in {bracket}{low:g}, {high:g})" if high < np.inf else ""
+        expected = expected or f"a finite number{least}"
         was = value if type(value) is int and value == result else result
         raise ValueError(f"{call}: {name} is {was!r}, expected {expected}")
     return result
@@ -141,6 +154,14 @@ def count(call: str, name: str, value: object, *, least: int) -> int:
         most = " and < 2**53" if result >= least else ""
         raise ValueError(f"{call}: {name} is {result}, expected an integer >= {least}{most}")
     return result
+
+
+def check_keys(call: str, name: str, mapping: object, expected: tuple[str, ...]) -> None:
+    """Raise TypeError or ValueError unless it is a mapping with these keys."""
+    if not isinstance(mapping, Mapping):
+        raise TypeError(f"{call}: {name} is a {type(mapping).__name__}, expected a mapping")
+    if set(mapping) != set(expected):
+        raise ValueError(f"{call}: {name} has the keys {list(mapping)}, expected {list(expected)}")
 
 
 def axis_of(call: str, axis: object, array: npt.NDArray[Any], name: str) -> int:

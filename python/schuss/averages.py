@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _core
-from schuss._arrays import Array, ArrayTree, as_any_array, zeros_along
+from schuss._arrays import Array, ArrayTree, as_any_array, computed_dtype, zeros_along
 from schuss._hyperparameters import axis_of, flag, number, real
 
 __all__ = ["ExponentialAverage", "ewma"]
@@ -106,7 +106,8 @@ class ExponentialAverage:
     ``v = beta*v + (1-beta)*x`` with each `update`, in place: it keeps one number for each series.
     The first update decides what is averaged: numbers, such as a cost to be smoothed, or arrays in
     any structure, such as the weights in training, which take one pass of a fused kernel. Arrays
-    are averaged in their own dtype, and corrected by the sum of the weights as it rounds them.
+    are averaged in their own dtype, float16 and bfloat16 in float32, and corrected by the sum of
+    the weights as it rounds them.
 
     Parameters
     ----------
@@ -173,7 +174,7 @@ class ExponentialAverage:
         Parameters
         ----------
         values : number, or array, or sequence or mapping of arrays
-            In the structure, shapes and dtypes (float32 or float64) of the first update; arrays
+            In the structure, shapes and dtypes of the first update; arrays
             are read only.
 
         Raises
@@ -274,10 +275,16 @@ class ExponentialAverage:
     def _plan_for(self, values: ArrayTree) -> _core.Plan:
         """Return the average of no values yet, made for values like these."""
         call = type(self).__name__
-        averages = _core.map_arrays(zeros_along, values, f"{call}.update", "values")
+        averages = _core.map_arrays(
+            lambda array: zeros_along(array, dtype=computed_dtype(array)),
+            values,
+            f"{call}.update",
+            "values",
+        )
         _core.Plan(f"{call}.update", averages, params="values")  # refuses by the caller's names
         plan = _core.Plan(call, averages, "update", "average", "values")
-        plan.configure("average", "none", {"beta": self._beta, "weight_decay": 0.0}, [])
+        kernel = "average", "none", {"beta": self._beta, "weight_decay": 0.0}
+        plan.configure([kernel], [0] * len(plan.arrays), {}, ([], None, None))
         return plan
 
     def _refuse(self, values: object, expected: str) -> None:

@@ -1,21 +1,24 @@
 """One optimizer step on your own arrays, with state that you keep.
 
 Each function updates `param` and its state in place, in one pass over memory, and returns nothing.
-`param`, `grad` and the state arrays have one shape and one dtype, float32 or float64; any memory
-layout works, and all but `grad` must be writeable. Objects that show their memory by ``__dlpack__``
-or the buffer protocol are taken as they are, without a copy.
+`param`, `grad` and the state arrays have one shape and one dtype, float32 or float64; or `param`
+and `grad` are each float32, float16 or bfloat16 (that of ml_dtypes), and the state is float32. Any
+memory layout works, and all but `grad` must be writeable. Objects that show their memory by
+``__dlpack__`` or the buffer protocol are taken as they are, without a copy.
 
 The results are, bit for bit, those of `schuss.reference`. All functions raise
 
 TypeError
-    for what is no array, has another dtype than float32 or float64, foreign byte order, or a dtype
-    that differs from `param`'s; for a hyperparameter that is not a number;
+    for what is no array, has another dtype, foreign byte order, or a dtype that does not go with
+    `param`'s; for a hyperparameter that is not a number;
 ValueError
     for a shape that differs from `param`'s, for read-only arrays, for arrays that share memory with
     each other or elements that overlap within one; for a hyperparameter out of range,
 
 and then have changed nothing.
 """
+
+from math import inf
 
 from schuss import _core
 from schuss._arrays import ArrayLike
@@ -24,7 +27,15 @@ from schuss._hyperparameters import count, flag, number, numbers
 __all__ = ["adam", "momentum", "rmsprop", "sgd"]
 
 
-def sgd(param: ArrayLike, grad: ArrayLike, *, lr: float, weight_decay: float = 0.0) -> None:
+def sgd(
+    param: ArrayLike,
+    grad: ArrayLike,
+    *,
+    lr: float,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
+) -> None:
     """Take one step of gradient descent, ``p = p - lr*g``.
 
     Parameters
@@ -35,6 +46,9 @@ def sgd(param: ArrayLike, grad: ArrayLike, *, lr: float, weight_decay: float = 0
         The learning rate, at least 0.
     weight_decay : float
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
+    scale, clip_value : float
+        The gradient is multiplied by `scale`, and then no element is farther from 0 than
+        `clip_value` (at least 0; None: no bound), before anything else.
 
     Raises
     ------
@@ -54,8 +68,9 @@ def sgd(param: ArrayLike, grad: ArrayLike, *, lr: float, weight_decay: float = 0
     array([0.95, 2.05])
     """
     call = "kernels.sgd"
+    treatment = _treatment(call, scale, clip_value)
     values = numbers(call, lr=lr, weight_decay=weight_decay)
-    _core.update(call, "sgd", _coupled(values), values, 1, param, grad)
+    _core.update(call, "sgd", _coupled(values), values, 1, *treatment, param, grad)
 
 
 def momentum(
@@ -69,6 +84,8 @@ def momentum(
     nesterov: bool = False,
     step: int | None = None,
     weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
 ) -> None:
     """Take one step of momentum, ``v = beta*v + (1-dampening)*g; p = p - lr*v``.
 
@@ -91,6 +108,9 @@ def momentum(
         correction.
     weight_decay : float
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
+    scale, clip_value : float
+        The gradient is multiplied by `scale`, and then no element is farther from 0 than
+        `clip_value` (at least 0; None: no bound), before anything else.
 
     Raises
     ------
@@ -113,6 +133,7 @@ def momentum(
     (array([0.995, 2.005]), array([ 0.05, -0.05]))
     """
     call = "kernels.momentum"
+    treatment = _treatment(call, scale, clip_value)
     values = numbers(call, lr=lr, beta=beta, weight_decay=weight_decay)
     values["dampening"] = (
         values["beta"] if dampening is None else number(call, "dampening", dampening)
@@ -120,7 +141,7 @@ def momentum(
     values["bias_correction"] = step is not None
     t = 1 if step is None else count(call, "step", step, least=1)
     rule = "momentum_nesterov" if flag(call, "nesterov", nesterov) else "momentum"
-    _core.update(call, rule, _coupled(values), values, t, param, grad, velocity)
+    _core.update(call, rule, _coupled(values), values, t, *treatment, param, grad, velocity)
 
 
 def rmsprop(
@@ -136,6 +157,8 @@ def rmsprop(
     mean: ArrayLike | None = None,
     buffer: ArrayLike | None = None,
     momentum: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
 ) -> None:
     """Take one step of RMSprop, ``s = beta*s + (1-beta)*g*g; p = p - lr*g/(sqrt(s+eps_root)+eps)``.
 
@@ -160,6 +183,9 @@ def rmsprop(
         A velocity, like `square_average`, needed for `momentum`.
     momentum : float
         The weight of the past in `buffer`, in [0, 1).
+    scale, clip_value : float
+        The gradient is multiplied by `scale`, and then no element is farther from 0 than
+        `clip_value` (at least 0; None: no bound), before anything else.
 
     Raises
     ------
@@ -182,6 +208,7 @@ def rmsprop(
     (array([0.6838, 2.3162]), array([0.025, 0.025]))
     """
     call = "kernels.rmsprop"
+    treatment = _treatment(call, scale, clip_value)
     values = numbers(
         call,
         lr=lr,
@@ -195,7 +222,9 @@ def rmsprop(
         raise ValueError(f"{call}: momentum is {momentum!r} without buffer, expected both")
     rule = rmsprop_rule(centered=mean is not None, buffered=buffer is not None)
     optional = (state for state in (mean, buffer) if state is not None)
-    _core.update(call, rule, _coupled(values), values, 1, param, grad, square_average, *optional)
+    _core.update(
+        call, rule, _coupled(values), values, 1, *treatment, param, grad, square_average, *optional
+    )
 
 
 def adam(
@@ -213,6 +242,8 @@ def adam(
     weight_decay: float = 0.0,
     decoupled: bool = False,
     v_max: ArrayLike | None = None,
+    scale: float = 1.0,
+    clip_value: float | None = None,
 ) -> None:
     """Take one step of Adam, ``p = p - lr*m_hat/(sqrt(v_hat + eps_root) + eps)``.
 
@@ -240,6 +271,9 @@ def adam(
         See `weight_decay`.
     v_max : array, optional
         The largest `v` so far, like `v`. Given, it is used in place of `v` (AMSGrad).
+    scale, clip_value : float
+        The gradient is multiplied by `scale`, and then no element is farther from 0 than
+        `clip_value` (at least 0; None: no bound), before anything else.
 
     Raises
     ------
@@ -263,6 +297,7 @@ def adam(
     array([0.9, 2.1])
     """
     call = "kernels.adam"
+    treatment = _treatment(call, scale, clip_value)
     values = numbers(
         call,
         lr=lr,
@@ -276,14 +311,19 @@ def adam(
     t = 1 if step is None else count(call, "step", step, least=1)
     decay = "decoupled" if flag(call, "decoupled", decoupled) else _coupled(values)
     if v_max is None:
-        _core.update(call, "adam", decay, values, t, param, grad, m, v)
+        _core.update(call, "adam", decay, values, t, *treatment, param, grad, m, v)
     else:
-        _core.update(call, "adam_amsgrad", decay, values, t, param, grad, m, v, v_max)
+        _core.update(call, "adam_amsgrad", decay, values, t, *treatment, param, grad, m, v, v_max)
 
 
 def rmsprop_rule(*, centered: bool, buffered: bool) -> str:
     """Return the name of the form of RMSprop that has these states."""
     return "rmsprop" + "_centered" * centered + "_momentum" * buffered
+
+
+def _treatment(call: str, scale: float, clip_value: float | None) -> tuple[float, float]:
+    limit = inf if clip_value is None else number(call, "clip_value", clip_value)
+    return number(call, "scale", scale), limit
 
 
 def _coupled(values: dict[str, float]) -> str:

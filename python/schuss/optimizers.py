@@ -2,13 +2,34 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, Generic, Self, TypeAlias, TypeVar, overload
+from dataclasses import dataclass
+from functools import partial
+from typing import (
+    Any,
+    Generic,
+    Literal,
+    Self,
+    TypeAlias,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 import numpy as np
+import numpy.typing as npt
 
 from schuss import _core, kernels
-from schuss._arrays import Array, ArrayTree, zeros_along
-from schuss._hyperparameters import Rate, count, flag, number, optional, rate
+from schuss._arrays import (
+    Array,
+    ArrayTree,
+    computed_dtype,
+    dtype_among,
+    names_of_leaves,
+    zeros_along,
+)
+from schuss._groups import GroupOf, Overrides, ParamGroup, Params, grouped, ungrouped
+from schuss._hyperparameters import Rate, check_keys, choice, count, flag, number, optional, rate
 
 __all__ = ["SGD", "Adam", "AdamW", "Momentum", "Optimizer", "RMSprop"]
 
@@ -17,6 +38,49 @@ _T = TypeVar("_T")
 # The steps made when a schedule was last asked, the rate of the last of them, and what it said.
 _Rates: TypeAlias = tuple[int, float | None, float | None]
 _NO_RATES: _Rates = (0, None, None)
+
+_UNSCALED = 1.0
+
+
+class Options(TypedDict, total=False):
+    """What every optimizer can do besides its rule: keyword arguments of each."""
+
+    clip_norm: float | None
+    clip_value: float | None
+    nonfinite: Literal["propagate", "raise", "skip"]
+    clear_grads: bool
+    average: float | None
+    average_bias_correction: bool
+    seed: int
+    state_dtype: npt.DTypeLike
+    copies: ArrayTree | npt.DTypeLike
+    groups: GroupOf | None
+
+
+# Those that can be changed between steps, like hyperparameters, and those that can not.
+_NO_OPTIONS: dict[str, Any] = {
+    "clip_norm": None,
+    "clip_value": None,
+    "nonfinite": "propagate",
+    "clear_grads": False,
+    "average": None,
+    "average_bias_correction": False,
+    "seed": 0,
+}
+_MOST_STATES = 3
+_NO_FIXED: dict[str, Any] = {"state_dtype": None, "copies": None, "groups": None}
+
+
+@dataclass(frozen=True)
+class Last:
+    """What came of the last step."""
+
+    grad_norm: float | None
+    """The norm of all gradients together, scaled; None where no option needed to know it."""
+    clipped: bool
+    """Whether the norm was clipped."""
+    skipped: bool
+    """Whether the step was not made, since a gradient was not finite."""
 
 
 class _Hyperparameter(Generic[_T]):
@@ -44,25 +108,147 @@ class _Hyperparameter(Generic[_T]):
         optimizer._set_hyperparameters(**{self.name: value})
 
 
+class _Average(_Hyperparameter[float | None]):
+    """The weight of the past when it is set, the averages themselves when it is read."""
+
+    def __get__(self, optimizer: "Optimizer | None", owner: type["Optimizer"]) -> Any:
+        return self if optimizer is None else optimizer._average()
+
+
 class Optimizer:
-    """What all optimizers share. Use one of `SGD`, `Momentum`, `RMSprop`, `Adam` and `AdamW`."""
+    """What all optimizers share. Use one of `SGD`, `Momentum`, `RMSprop`, `Adam` and `AdamW`.
+
+    These options are keyword arguments of each. All but the last three are attributes too, which
+    can be assigned between steps.
+
+    Parameters
+    ----------
+    clip_norm : float, optional
+        The largest norm of all gradients together: if it is larger, all are multiplied by
+        ``clip_norm / (norm + 1e-6)``. At least 0.
+    clip_value : float, optional
+        The largest magnitude of an element of a gradient, after that; at least 0.
+    nonfinite : {"propagate", "raise", "skip"}
+        What becomes of a step with a gradient that has a NaN or an infinity: it is made; it raises
+        FloatingPointError, and nothing is changed; it is not made, and counted in `skipped`. What
+        counts are the gradients as they are given, before they are scaled.
+    clear_grads : bool
+        Set the gradients to zero in the same pass, also those of a step that is skipped.
+    average : float, optional
+        Keep an exponential average of the parameters, ``a = average*a + (1-average)*p`` after each
+        step, in the same pass; in [0, 1). The attribute `average` gives the averages, in the
+        structure of the parameters and in float32 or float64. They begin with what the first step
+        makes of the parameters, as in PyTorch; assigning None drops them.
+    average_bias_correction : bool
+        Let the averages begin with zero, and divide by the sum of the weights so far when they are
+        read. A change of this begins them anew.
+    seed : int
+        Of the rounding of state in bfloat16; at least 0.
+    state_dtype : dtype or str, optional
+        "bfloat16" keeps the state of parameters in float32, float16 or bfloat16 in half the memory.
+        It is rounded at random, up or down with odds by the distance, so that small changes are not
+        lost: by random bits that depend on `seed`, the step and the element's place alone. By
+        default the state has the dtype that is computed in.
+    copies : array, or sequence or mapping of arrays; or dtype or str; optional
+        Arrays like the parameters, which are then float32, in float16 or bfloat16: each step writes
+        the parameters to them too, rounded to nearest. Of a dtype, new arrays are made. They hold
+        the parameters from the start, and are the attribute `copies`.
+    groups : callable, optional
+        Which parameters have hyperparameters of their own: ``groups(name) -> dict or None``. A name
+        is the parameter's key in `params`, or all the keys on the way joined by "/", as in
+        ``"layers/0/W"``. Or give `params` as PyTorch has it, a list of dicts with ``"params"`` and
+        hyperparameters: gradients then come as a list too, an item for each group. All groups keep
+        the same state: `amsgrad`, for one, is the same for all. They are the attribute
+        `param_groups`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option has a wrong type or value; nothing is changed then.
+    ImportError
+        If a dtype is bfloat16, and the package ml_dtypes is not installed.
+
+    Notes
+    -----
+    Parameters may be float16 or bfloat16 too, and so may gradients of float32 parameters: they are
+    computed with in float32, and parameters are rounded to nearest, ties to even.
+
+    References
+    ----------
+    Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013,
+    algorithm 1, for clipping by the norm; the 1e-6 is PyTorch's.
+    Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992, for averages
+    of the parameters.
+    Gupta et al., "Deep learning with limited numerical precision", 2015, section 3, for rounding at
+    random; Micikevicius et al., "Mixed precision training", 2018, section 3, for low-precision
+    copies of float32 parameters and the scale of the loss.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = schuss.SGD(w, lr=0.1, clip_norm=1.0, average=0.5)
+    >>> opt.step(np.array([3.0, 4.0]))
+    >>> opt.last
+    Last(grad_norm=5.0, clipped=True, skipped=False)
+    >>> opt.average.round(6)
+    array([0.94, 1.92])
+    """
 
     __slots__ = (
         "__weakref__",
+        "_averages",
+        "_copies",
+        "_groups",
         "_hyperparameters",
         "_leaves",
+        "_members",
+        "_own_rates",
         "_params",
         "_plan",
         "_rates",
-        "_rule",
+        "_state_dtype",
+        "_sum",
     )
 
     lr = _Hyperparameter(rate)
     weight_decay = _Hyperparameter(number)
     _hyperparameters: dict[str, Any]
+    _sum: "_Sum | None"
+    clip_norm = _Hyperparameter(optional(number))
+    clip_value = _Hyperparameter(optional(number))
+    nonfinite = _Hyperparameter(partial(choice, among=("propagate", "raise", "skip")))
+    clear_grads = _Hyperparameter(flag)
+    average = _Average(optional(partial(number, kind="beta")))
+    average_bias_correction = _Hyperparameter(flag)
+    seed = _Hyperparameter(partial(count, least=0))
 
-    def __init__(self, params: ArrayTree, **hyperparameters: Any) -> None:
-        self._hold(params, hyperparameters)
+    def __init__(
+        self, params: Params, options: Options | None = None, **hyperparameters: Any
+    ) -> None:
+        call = type(self).__name__
+        given: dict[str, Any] = {**(options or {})}
+        known = (*hyperparameters, *_NO_OPTIONS, *_NO_FIXED)
+        for name in given:
+            if name not in known:
+                raise TypeError(
+                    f"{call}: there is no argument {name!r}, expected one of {', '.join(known)}"
+                )
+        fixed = {name: given.pop(name, default) for name, default in _NO_FIXED.items()}
+        params, groups = ungrouped(params)
+        if fixed["groups"] is not None and (groups or not callable(fixed["groups"])):
+            was = type(fixed["groups"]).__name__
+            raise TypeError(
+                f"{call}: groups is a {was}, expected a function of a parameter's name"
+                + ", or params that are groups" * bool(groups)
+            )
+        self._hold(
+            params,
+            hyperparameters | _NO_OPTIONS | given,
+            groups=groups or fixed["groups"],
+            state_dtype=fixed["state_dtype"],
+            copies=fixed["copies"],
+        )
 
     # What a class of optimizers says of itself.
 
@@ -76,7 +262,11 @@ class Optimizer:
 
     def _values(self, hyperparameters: dict[str, Any]) -> dict[str, float]:
         """Return the hyperparameters as the rule takes them."""
-        return {name: value for name, value in hyperparameters.items() if name != "lr"}
+        return {
+            name: value
+            for name, value in hyperparameters.items()
+            if name != "lr" and name not in _NO_OPTIONS
+        }
 
     # What users see.
 
@@ -100,6 +290,31 @@ class Optimizer:
         return self._plan.steps
 
     @property
+    def param_groups(self) -> list[ParamGroup]:
+        """The groups of parameters that have the same hyperparameters, as dicts.
+
+        Each has its arrays as ``params``, and its hyperparameters: writing one changes it for the
+        group alone. The optimizer's attributes are the hyperparameters of groups that have none of
+        their own.
+        """
+        return [ParamGroup(self, place) for place in range(len(self._groups))]
+
+    @property
+    def copies(self) -> Any:
+        """The low-precision copies, in the structure of `params`; None if there are none."""
+        return None if self._copies is None else self._plan.unflatten(list(self._copies))
+
+    @property
+    def state_dtype(self) -> np.dtype[Any] | None:
+        """The dtype of the state, where it is another than that which is computed in."""
+        return self._state_dtype
+
+    @property
+    def accumulated(self) -> int:
+        """How many gradients wait for the next step."""
+        return 0 if self._sum is None else self._sum.count
+
+    @property
     def lr_now(self) -> float:
         """The learning rate in use: that of the last step, or of the first to come before any.
 
@@ -110,34 +325,116 @@ class Optimizer:
         rate: float | None = self._last_rate() if callable(lr) else lr
         return self._lr_at(max(self.steps, 1), "lr_now") if rate is None else rate
 
-    def step(self, grads: ArrayTree) -> None:
-        """Update all parameters in place, in one pass over memory.
+    @property
+    def last(self) -> Last | None:
+        """What came of the last step; None before any."""
+        outcome = self._plan.last
+        return None if outcome is None else Last(*outcome)
+
+    @property
+    def skipped(self) -> int:
+        """The number of steps that were not made, since a gradient was not finite.
+
+        Since this object was made: it is not saved.
+        """
+        return self._plan.skipped
+
+    def accumulate(self, grads: ArrayTree, *, scale: float = 1.0) -> None:
+        """Add gradients to those that the next step, without gradients, will take.
 
         Parameters
         ----------
         grads : array, or sequence or mapping of arrays
+            As for `step`; added up in float32 or float64. They are read only, unless `clear_grads`
+            is set.
+        scale : float
+            What they are multiplied by as they are read.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `step`; nothing is changed then.
+        RuntimeError
+            If a step from the sum, or another accumulation, is under way.
+
+        Examples
+        --------
+        >>> import numpy as np, schuss
+        >>> w = np.zeros(2)
+        >>> opt = schuss.SGD(w, lr=1.0)
+        >>> for grad in (np.array([1.0, 2.0]), np.array([3.0, 4.0])):
+        ...     opt.accumulate(grad)
+        >>> opt.step(scale=1 / opt.accumulated)
+        >>> w
+        array([-2., -3.])
+        """
+        scale = number(f"{type(self).__name__}.accumulate", "scale", scale)
+        with self._turn("accumulate"):
+            if self._sum is None:
+                self._sum = _Sum(type(self).__name__, self._plan)
+            self._sum.add(grads, scale, clear_grads=self._hyperparameters["clear_grads"])
+
+    def zero_grad(self) -> None:
+        """Forget the gradients that were accumulated."""
+        with self._turn("zero_grad"):
+            if self._sum is not None:
+                self._sum.clear()
+
+    def step(self, grads: ArrayTree | None = None, *, scale: float = _UNSCALED) -> None:
+        """Update all parameters in place, in one pass over memory.
+
+        A second pass, over the gradients alone, comes first where `clip_norm` or `nonfinite` needs
+        to know them.
+
+        Parameters
+        ----------
+        grads : array, or sequence or mapping of arrays, optional
             The gradients in the structure of `params`, each with its parameter's shape and dtype,
-            in any memory layout. They are read only.
+            in any memory layout; for parameters in float32, float16 and bfloat16, in any of these
+            dtypes. They are read only, unless `clear_grads` is set. By default, the sum of what
+            `accumulate` was given, which is then used up.
+        scale : float
+            What the gradients are multiplied by as they are read, before anything else: one over
+            the scale of the loss, over the number of gradients that were added up, or over the
+            number of workers.
 
         Raises
         ------
         TypeError
-            If a gradient is no array, or its dtype is not its parameter's.
+            If a gradient is no array, or its dtype does not go with its parameter's.
         ValueError
-            If the structure or a shape is not that of `params`; if a gradient shares memory with a
-            parameter or with state; if a parameter has become read-only, was resized, or was
-            replaced in the dict or list that held it; if the schedule gives no valid rate.
+            If there are accumulated gradients and others, or neither; if the structure or a shape
+            is not that of `params`; if a gradient shares memory with a parameter or with state; if
+            a parameter has become read-only, was resized, or was replaced in the dict or list that
+            held it; if the schedule gives no valid rate.
+        FloatingPointError
+            If a gradient has a NaN or an infinity, and `nonfinite` is "raise".
         RuntimeError
             If a step of this optimizer is under way.
 
         Nothing is changed by a call that raises.
         """
         lr = self._hyperparameters["lr"]
-        if type(lr) is float:
-            self._plan.step(grads, lr)
-        else:
-            t = self.steps + 1
-            self._plan.step(grads, self._rate_of_next(t), t)
+        if type(lr) is not float or self._own_rates or self._sum or grads is None:
+            self._step(grads, scale)
+            return
+        # The way of most steps: those of few elements are as fast as this.
+        if scale is not _UNSCALED:
+            scale = number(f"{type(self).__name__}.step", "scale", scale)
+        self._plan.step(grads, lr, scale)
+
+    def _step(self, grads: ArrayTree | None, scale: float, *, skip_nonfinite: bool = False) -> None:
+        scale = number(f"{type(self).__name__}.step", "scale", scale)
+        if grads is None:
+            self._step_with_sum(scale, skip_nonfinite)
+            return
+        if self._sum is not None and self._sum.count > 0:
+            raise ValueError(
+                f"{type(self).__name__}.step: grads are given while others are accumulated, "
+                "expected one of both"
+            )
+        t = self.steps + 1
+        self._plan.step(grads, self._rates_of_next(t), scale, t, skip_nonfinite)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that the optimizer knows beside the parameters.
@@ -146,7 +443,9 @@ class Optimizer:
         -------
         dict
             ``optimizer`` (the name of the class), ``steps``, ``hyperparameters`` (with a copy of a
-            schedule) and ``state`` (a copy of each array).
+            schedule), ``groups`` (what each has of its own, and the places of its parameters),
+            ``state`` (a copy of each array) and ``average`` (what the averages weigh and a copy of
+            each; or None). Accumulated gradients are not in it.
 
         Raises
         ------
@@ -158,14 +457,22 @@ class Optimizer:
                 "optimizer": type(self).__name__,
                 "steps": self.steps,
                 "hyperparameters": _copies(self._hyperparameters),
-                "state": {
-                    name: self._plan.unflatten([array.copy(order="K") for array in leaves])
-                    for name, leaves in self._leaves.items()
+                "groups": [
+                    {"hyperparameters": _copies(own), "members": self._members_of(place)}
+                    for place, own in enumerate(self._groups)
+                ],
+                "state": {name: self._copied_tree(leaves) for name, leaves in self._leaves.items()},
+                "average": self._averages
+                and {
+                    "weights": self._plan.average_weights,
+                    "values": self._copied_tree(self._averages),
                 },
             }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned: steps, hyperparameters, and the state's values.
+
+        Accumulated gradients are forgotten, and `copies` are written anew.
 
         Raises
         ------
@@ -176,8 +483,8 @@ class Optimizer:
             If a step of this optimizer is under way.
         """
         call = f"{type(self).__name__}.load_state_dict"
-        expected = ("optimizer", "steps", "hyperparameters", "state")
-        _check_keys(call, "state_dict", state_dict, expected)
+        expected = ("optimizer", "steps", "hyperparameters", "groups", "state", "average")
+        check_keys(call, "state_dict", state_dict, expected)
         if state_dict["optimizer"] != type(self).__name__:
             was = state_dict["optimizer"]
             raise ValueError(
@@ -185,31 +492,50 @@ class Optimizer:
             )
         steps = count(call, "state_dict['steps']", state_dict["steps"], least=0)
         hyperparameters = state_dict["hyperparameters"]
-        _check_keys(
+        check_keys(
             call, "state_dict['hyperparameters']", hyperparameters, tuple(self._hyperparameters)
         )
         hyperparameters = self._checked(call, _copies(hyperparameters))
-        rule = self._rule_for(hyperparameters)
-        _check_keys(call, "state_dict['state']", state_dict["state"], tuple(_core.states(rule)))
+        groups = self._groups_in(call, state_dict["groups"])
+        leaves = self._leaves_for(self._states_for(call, hyperparameters, groups))
+        check_keys(call, "state_dict['state']", state_dict["state"], tuple(leaves))
         # Copies: what is given may be the state itself, in other places.
         values = {
             name: [
                 array.copy()
-                for array in self._plan.flatten(tree, call, f"state_dict['state'][{name!r}]")
+                for array in self._plan.flatten(
+                    state_dict["state"][name],
+                    call,
+                    f"state_dict['state'][{name!r}]",
+                    arrays,
+                    f"state[{name!r}]",
+                )
             ]
-            for name, tree in state_dict["state"].items()
+            for name, arrays in leaves.items()
         }
+        averages, weights = self._averages_in(call, hyperparameters, state_dict["average"])
         with self._turn("load_state_dict", changes=True):
-            self._apply(hyperparameters)
+            self._write_copies(call)
+            self._apply(hyperparameters, groups)
             self._hyperparameters = hyperparameters
             self._rates = _NO_RATES
-            self._fill(values)
+            if self._sum is not None:
+                self._sum.clear()
+            self._fill(values, averages, weights)
             self._plan.steps = steps
 
     def __repr__(self) -> str:
         """Return the hyperparameters and what they are applied to."""
         arrays = self._plan.arrays
-        settings = [f"{name}={value!r}" for name, value in self._hyperparameters.items()]
+        settings = [
+            f"{name}={value!r}"
+            for name, value in self._hyperparameters.items()
+            if name not in _NO_OPTIONS or value != _NO_OPTIONS[name]
+        ]
+        if self._state_dtype is not None:
+            settings.append(f"state_dtype={self._state_dtype.name}")
+        if len(self._groups) > 1:
+            settings.append(f"{len(self._groups)} groups")
         dtypes = ", ".join(sorted({str(array.dtype) for array in arrays}))
         return (
             f"<{type(self).__name__}({', '.join(settings)}): {len(arrays)} "
@@ -230,25 +556,38 @@ class Optimizer:
         """
         with self._turn("__getstate__"):
             # Copies: a pickle is written later, after who knows how many steps.
-            leaves = {
-                name: [array.copy(order="K") for array in arrays]
-                for name, arrays in self._leaves.items()
-            }
-            return self._state_with(leaves)
+            return self._state_with(
+                {name: _copied(arrays) for name, arrays in self._leaves.items()},
+                self._averages and _copied(self._averages),
+            )
 
-    def _state_with(self, leaves: dict[str, list[Array]]) -> dict[str, Any]:
+    def _state_with(
+        self, leaves: dict[str, list[Array]], averages: list[Array] | None
+    ) -> dict[str, Any]:
         return {
             "params": self._params,
             "hyperparameters": self._hyperparameters,
+            "groups": (self._groups, self._members),
+            "state_dtype": self._state_dtype,
+            "copies": self.copies,
             "leaves": leaves,
+            "averages": averages,
+            "average_weights": self._plan.average_weights,
             "steps": self.steps,
             "attributes": getattr(self, "__dict__", {}),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the optimizer around the parameters of the pickle or the copy."""
-        self._hold(state["params"], _copies(state["hyperparameters"]))
-        self._fill(state["leaves"])
+        groups, members = state["groups"]
+        self._hold(
+            state["params"],
+            _copies(state["hyperparameters"]),
+            groups=([_copies(own) for own in groups], members),
+            state_dtype=state["state_dtype"],
+            copies=state["copies"],
+        )
+        self._fill(state["leaves"], state["averages"], state["average_weights"])
         self._plan.steps = state["steps"]
         for name, value in state["attributes"].items():
             setattr(self, name, value)
@@ -257,7 +596,7 @@ class Optimizer:
         """Return an optimizer of the same parameters, with state of its own."""
         other = type(self).__new__(type(self))
         with self._turn("__copy__"):
-            other.__setstate__(self._state_with(self._leaves))
+            other.__setstate__(self._state_with(self._leaves, self._averages))
         return other
 
     # How it works.
@@ -268,6 +607,24 @@ class Optimizer:
 
     def _lr_at(self, t: int, call: str) -> float:
         return number(f"{type(self).__name__}.{call}", "lr", self._hyperparameters["lr"](t))
+
+    def _rates_of_next(self, t: int) -> float | tuple[float, ...]:
+        """Return the rate of step t, or those of the groups where some have their own."""
+        lr = self._hyperparameters["lr"]
+        rate: float = lr if type(lr) is float else self._rate_of_next(t)
+        if self._own_rates is None:
+            return rate
+        rates: list[float] = []
+        asked = {id(lr): rate}  # each schedule once, whoever shares it
+        for place, own in enumerate(self._own_rates):
+            if own is None or type(own) is float:
+                rates.append(rate if own is None else own)
+                continue
+            if id(own) not in asked:
+                call, name = f"{type(self).__name__}.step", f"param_groups[{place}]['lr']"
+                asked[id(own)] = number(call, name, own(t), kind="lr")
+            rates.append(asked[id(own)])
+        return tuple(rates)
 
     # A schedule is asked once a step, and what it said is kept before the step is made: Ctrl-C may
     # come right after. So both are kept, the rate of the last step and that of the step asked for.
@@ -283,23 +640,219 @@ class Optimizer:
         made, last, asked = self._rates
         return asked if self.steps > made else last
 
-    def _hold(self, params: ArrayTree, hyperparameters: dict[str, Any]) -> None:
+    def _step_with_sum(self, scale: float, skip_nonfinite: bool) -> None:
+        gathered = self._sum
+        if gathered is None or gathered.count == 0:
+            raise ValueError(
+                f"{type(self).__name__}.step: there are no gradients, expected grads, or some "
+                "accumulated"
+            )
+        t = self.steps + 1
+        rates = self._rates_of_next(t)
+        self._plan.step(gathered.tree, rates, scale, t, skip_nonfinite, gathered.plan)
+
+    def _hold(
+        self,
+        params: ArrayTree,
+        hyperparameters: dict[str, Any],
+        *,
+        groups: Any,
+        state_dtype: Any,
+        copies: Any,
+    ) -> None:
         call = type(self).__name__
         hyperparameters = self._checked(call, hyperparameters)
         self._rule_for(hyperparameters)
         self._plan = _core.Plan(call, params)
         self._params = params
         self._rates = _NO_RATES
-        self._hyperparameters = {}
-        self._rule = ""
+        self._sum = None
         self._leaves: dict[str, list[Array]] = {}
-        self._apply(hyperparameters)
+        self._averages: list[Array] | None = None
         self._hyperparameters = hyperparameters
+        arrays = self._plan.arrays
+        names = list(names_of_leaves(self._plan.unflatten([None] * len(arrays))))
+        if isinstance(groups, tuple):  # as another optimizer has them
+            groups, self._members = groups
+        elif isinstance(groups, list):  # those of the items of params
+            groups = [self._checked_own(call, f"params[{i}]", own) for i, own in enumerate(groups)]
+            self._members = [int(name.split("/")[0]) for name in names]
+        else:
+            check = partial(self._checked_own, call)
+            groups, self._members = grouped(call, names, groups, check)
+        if len(groups) == 1:
+            hyperparameters, groups = hyperparameters | groups[0], [{}]
+            self._hyperparameters = hyperparameters
+        self._state_dtype = self._state_dtype_for(call, state_dtype)
+        self._copies = self._copies_for(call, copies)
+        self._apply(hyperparameters, groups, first=True)
+        self._write_copies(call)
 
-    def _fill(self, values: dict[str, list[Array]]) -> None:
-        for name, leaves in self._leaves.items():
-            for leaf, value in zip(leaves, values[name], strict=True):
+    def _write_copies(self, call: str) -> None:
+        if self._copies is None:
+            return
+        self._plan.check_copies(call)
+        with np.errstate(all="ignore"):
+            for copy, array in zip(self._copies, self._plan.arrays, strict=True):
+                copy.reshape(array.shape, copy=False)[...] = array
+
+    def _state_dtype_for(self, call: str, state_dtype: Any) -> np.dtype[Any] | None:
+        if state_dtype is None:
+            return None
+        dtype = dtype_among(call, "state_dtype", state_dtype, ("float32", "bfloat16"))
+        for array in self._plan.arrays:
+            if computed_dtype(array) != np.float32:
+                raise ValueError(
+                    f"{call}: state_dtype is {dtype.name!r} where a parameter is {array.dtype}, "
+                    "expected parameters that are computed with in float32"
+                )
+        return None if dtype == np.float32 else dtype
+
+    def _copies_for(self, call: str, copies: Any) -> list[Array] | None:
+        if copies is None:
+            return None
+        for array in self._plan.arrays:
+            if array.dtype != np.float32:
+                raise ValueError(
+                    f"{call}: copies are asked for where a parameter is {array.dtype}, expected "
+                    "parameters in float32"
+                )
+        if isinstance(copies, str | type | np.dtype):
+            dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
+            return [zeros_along(array, 0, dtype) for array in self._plan.arrays]
+        return self._plan.flatten(copies, call, "copies")
+
+    def _members_of(self, place: int) -> list[int]:
+        return [i for i, member in enumerate(self._members) if member == place]
+
+    def _params_of(self, place: int) -> list[Array]:
+        arrays = self._plan.arrays
+        return [arrays[i] for i in self._members_of(place)]
+
+    def _hyperparameters_of(self, place: int) -> dict[str, Any]:
+        values = self._hyperparameters | self._groups[place]
+        return {name: value for name, value in values.items() if name not in _NO_OPTIONS}
+
+    def _set_in_group(self, place: int, name: str, value: Any) -> None:
+        call = type(self).__name__
+        own = self._checked_own(call, f"param_groups[{place}]", {name: value})
+        with self._turn(f"param_groups[{place}][{name!r}]", changes=True):
+            if len(self._groups) == 1:
+                rest = {k: v for k, v in self._groups[0].items() if k != name}
+                self._apply(self._hyperparameters | own, [rest])
+                self._hyperparameters = self._hyperparameters | own
+            else:
+                groups = list(self._groups)
+                groups[place] = groups[place] | own
+                self._apply(self._hyperparameters, groups)
+            self._rates = _NO_RATES
+
+    def _checked_own(self, call: str, group: str, own: Mapping[str, Any]) -> Overrides:
+        known = [name for name in self._hyperparameters if name not in _NO_OPTIONS]
+        checked = {}
+        for name, value in own.items():
+            if name not in known:
+                raise ValueError(
+                    f"{call}: {group} has {name!r}, "
+                    f"expected hyperparameters among {', '.join(known)}"
+                )
+            check = getattr(type(self), name).check
+            try:
+                checked[name] = check(call, name, value)
+            except (TypeError, ValueError) as error:
+                told = str(error).replace(f"{call}: {name}", f"{call}: {group}[{name!r}]", 1)
+                raise type(error)(told) from None
+        return checked
+
+    def _groups_in(self, call: str, groups: Any) -> list[Overrides]:
+        """Return what a state dict has of the groups, checked."""
+        if not isinstance(groups, list) or len(groups) != len(self._groups):
+            raise ValueError(
+                f"{call}: state_dict['groups'] is {groups!r}, "
+                f"expected a list of {len(self._groups)} groups"
+            )
+        result = []
+        for place, group in enumerate(groups):
+            name = f"state_dict['groups'][{place}]"
+            check_keys(call, name, group, ("hyperparameters", "members"))
+            if group["members"] != self._members_of(place):
+                raise ValueError(
+                    f"{call}: {name}['members'] is {group['members']!r}, "
+                    f"expected {self._members_of(place)!r}"
+                )
+            own = group["hyperparameters"]
+            if not isinstance(own, Mapping):
+                raise TypeError(
+                    f"{call}: {name}['hyperparameters'] is a {type(own).__name__}, "
+                    "expected a mapping"
+                )
+            result.append(self._checked_own(call, name, _copies(own)))
+        return result
+
+    def _averages_in(
+        self, call: str, hyperparameters: dict[str, Any], average: Any
+    ) -> tuple[list[Array] | None, tuple[float, float]]:
+        """Return what a state dict has of the averages, checked: copies, and what they weigh."""
+        expected = self._averages_for(hyperparameters)
+        if expected is None or average is None:
+            if (expected is None) != (average is None):
+                was, asked = ("averages", "None") if expected is None else ("None", "averages")
+                raise ValueError(
+                    f"{call}: state_dict['average'] is {was}, expected {asked}, as its "
+                    "hyperparameters have it"
+                )
+            return None, (0.0, 0.0)
+        check_keys(call, "state_dict['average']", average, ("weights", "values"))
+        name = "state_dict['average']['values']"
+        values = self._plan.flatten(average["values"], call, name, expected, "average")
+        weights = average["weights"]
+        if not isinstance(weights, tuple | list) or len(weights) != 2:
+            raise ValueError(
+                f"{call}: state_dict['average']['weights'] is {weights!r}, expected two numbers"
+            )
+        name = "state_dict['average']['weights']"
+        in_float32, in_float64 = (number(call, name, w, kind="non_negative") for w in weights)
+        if (in_float32 == 0) != (in_float64 == 0):
+            raise ValueError(f"{call}: {name} is {weights!r}, expected both to be 0, or both above")
+        return [value.copy() for value in values], (in_float32, in_float64)
+
+    def _copied_tree(self, arrays: list[Array]) -> Any:
+        return self._plan.unflatten(_copied(arrays))
+
+    def _fill(
+        self,
+        values: dict[str, list[Array]],
+        averages: list[Array] | None,
+        average_weights: tuple[float, float],
+    ) -> None:
+        pairs = [(leaves, values[name]) for name, leaves in self._leaves.items()]
+        if self._averages is not None and averages is not None:
+            pairs.append((self._averages, averages))
+        for leaves, sources in pairs:
+            for leaf, value in zip(leaves, sources, strict=True):
                 np.copyto(leaf, value)
+        self._plan.average_weights = average_weights
+
+    def _average(self) -> Any:
+        """Return the averages, in the structure of the parameters; None if there are none."""
+        averages = self._averages
+        if averages is None:
+            return None
+        if not self._hyperparameters["average_bias_correction"]:
+            return self._plan.unflatten([array[...] for array in averages])
+        with self._turn("average"):
+            in_float32, in_float64 = self._plan.average_weights
+            if in_float64 == 0:
+                return self._plan.unflatten(
+                    [array.astype(computed_dtype(array)) for array in self._plan.arrays]
+                )
+            with np.errstate(all="ignore"):  # as everywhere: what is too large is infinite
+                return self._plan.unflatten(
+                    [
+                        np.asarray(a / (in_float32 if a.dtype == np.float32 else in_float64))
+                        for a in averages
+                    ]
+                )
 
     def _checked(self, call: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -314,27 +867,112 @@ class Optimizer:
             self._rates = _NO_RATES
             return
         with self._turn(", ".join(changes), changes=True):
-            self._apply(self._hyperparameters | changes)
+            self._apply(self._hyperparameters | changes, self._groups)
             self._hyperparameters = self._hyperparameters | changes  # lr may be another by now
 
-    def _apply(self, hyperparameters: dict[str, Any]) -> None:
+    def _apply(
+        self, hyperparameters: dict[str, Any], groups: list[Overrides], *, first: bool = False
+    ) -> None:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
 
         State that the form did not keep before starts at zero.
         """
-        rule = self._rule_for(hyperparameters)
-        leaves = self._leaves
-        if rule != self._rule:
-            leaves = {
-                name: self._leaves.get(name)
-                or [zeros_along(param, place) for param in self._plan.arrays]
-                for place, name in enumerate(_core.states(rule), start=1)
-            }
-        values = self._values(hyperparameters)
-        decay = self._decay_kind() if values["weight_decay"] else "none"
-        states = None if leaves is self._leaves else list(leaves.values())
-        self._plan.configure(rule, decay, {"lr": 0.0, **values}, states)
-        self._rule, self._leaves = rule, leaves
+        names = self._states_for(type(self).__name__, hyperparameters, groups)
+        leaves, averages = self._leaves_for(names), self._averages_for(hyperparameters)
+        formulas = []
+        for own in groups:
+            of_group = hyperparameters | own
+            values = self._values(of_group)
+            decay = self._decay_kind() if values["weight_decay"] else "none"
+            formulas.append((self._rule_for(of_group), decay, {"lr": 0.0, **values}))
+        options = {name: hyperparameters[name] for name in _NO_OPTIONS}
+        others = first or leaves is not self._leaves or averages is not self._averages
+        companions = (list(leaves.values()), averages, self._copies) if others else None
+        self._plan.configure(formulas, self._members, options, companions)
+        if averages is not self._averages:
+            self._plan.average_weights = 0.0, 0.0
+        self._leaves, self._averages = leaves, averages
+        if others and self._sum is not None:
+            self._sum.plan.stay_apart_from(self._plan)
+        self._groups = groups
+        own_rates = [own.get("lr") for own in groups]
+        self._own_rates = None if own_rates == [None] * len(groups) else own_rates
+
+    def _states_for(
+        self, call: str, hyperparameters: dict[str, Any], groups: list[Overrides]
+    ) -> list[str]:
+        """Return the names of the states that the rule keeps, the same for all groups."""
+        first, *rest = (_core.states(self._rule_for(hyperparameters | own)) for own in groups)
+        for place, names in enumerate(rest, start=1):
+            if names != first:
+                raise ValueError(
+                    f"{call}: param_groups[{place}] keeps {', '.join(names)} as state, expected "
+                    f"{', '.join(first)} as in param_groups[0]"
+                )
+        return first
+
+    def _leaves_for(self, names: list[str]) -> dict[str, list[Array]]:
+        """Return the arrays of these states: those in use, and zeros for what is new."""
+        if list(self._leaves) == names:
+            return self._leaves
+        return {
+            name: self._leaves.get(name)
+            or [
+                zeros_along(param, place, self._state_dtype or computed_dtype(param))
+                for param in self._plan.arrays
+            ]
+            for place, name in enumerate(names, start=1)
+        }
+
+    def _averages_for(self, hyperparameters: dict[str, Any]) -> list[Array] | None:
+        """Return the arrays of the averages: those in use, or new ones."""
+        if hyperparameters["average"] is None:
+            return None
+        from_zero = hyperparameters["average_bias_correction"]
+        if (
+            self._averages is not None
+            and from_zero == self._hyperparameters["average_bias_correction"]
+        ):
+            return self._averages
+        averages = []
+        for param in self._plan.arrays:
+            averages.append(zeros_along(param, _MOST_STATES + 1, computed_dtype(param)))
+            if not from_zero:
+                np.copyto(averages[-1], param)
+        return averages
+
+
+class _Sum:
+    """Gradients added up, for an optimizer's next step.
+
+    How many they are is counted where the work is done, and so right whatever interrupts.
+    """
+
+    def __init__(self, call: str, optimizer: _core.Plan) -> None:
+        arrays = [zeros_along(a, 0, computed_dtype(a)) for a in optimizer.arrays]
+        self.tree = optimizer.unflatten(arrays)
+        self.plan = _core.Plan(call, self.tree, "accumulate", "accumulated")
+        self.plan.stay_apart_from(optimizer)
+        self._members = [0] * len(arrays)
+
+    @property
+    def count(self) -> int:
+        """How many gradients the next step will take."""
+        return self.plan.steps
+
+    def clear(self) -> None:
+        self.plan.steps = 0
+
+    def add(self, grads: ArrayTree, scale: float, *, clear_grads: bool) -> None:
+        rule = "accumulation" if self.count else "accumulation_first"
+        formula = rule, "none", {"lr": 0.0, "weight_decay": 0.0}
+        options = _NO_OPTIONS | {"clear_grads": clear_grads}
+        self.plan.configure([formula], self._members, options, None)
+        self.plan.step(grads, 0.0, scale)
+
+
+def _copied(arrays: list[Array]) -> list[Array]:
+    return [array.copy(order="K") for array in arrays]
 
 
 def _copies(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -351,24 +989,21 @@ def _copy(value: Any) -> Any:
     return deepcopy(value) if isinstance(value, Schedule) else value
 
 
-def _check_keys(call: str, name: str, mapping: object, expected: tuple[str, ...]) -> None:
-    if not isinstance(mapping, Mapping):
-        raise TypeError(f"{call}: {name} is a {type(mapping).__name__}, expected a mapping")
-    if set(mapping) != set(expected):
-        raise ValueError(f"{call}: {name} has the keys {list(mapping)}, expected {list(expected)}")
-
-
 class SGD(Optimizer):
     """Gradient descent, ``p = p - lr*g``.
 
     Parameters
     ----------
     params : array, or sequence or mapping of arrays, nested as you like
-        The parameters, float32 or float64, of any shape and memory layout; updated in place.
+        The parameters, of any shape and memory layout, in float32, float64, float16 or bfloat16;
+        updated in place. Or groups of them: dicts with ``params`` and hyperparameters.
     lr : float or callable
         The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
     weight_decay : float
         Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
+    **options
+        Those of every optimizer: `clip_norm`, `average`, `state_dtype` and others; see
+        `schuss.optimizers.Optimizer`.
 
     Raises
     ------
@@ -395,8 +1030,15 @@ class SGD(Optimizer):
 
     __slots__ = ()
 
-    def __init__(self, params: ArrayTree, lr: Rate = 0.01, *, weight_decay: float = 0.0) -> None:
-        super().__init__(params, lr=lr, weight_decay=weight_decay)
+    def __init__(
+        self,
+        params: Params,
+        lr: Rate = 0.01,
+        *,
+        weight_decay: float = 0.0,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(params, options, lr=lr, weight_decay=weight_decay)
 
     def _rule_for(self, hyperparameters: dict[str, Any]) -> str:
         return "sgd"
@@ -410,7 +1052,8 @@ class Momentum(Optimizer):
     Parameters
     ----------
     params : array, or sequence or mapping of arrays, nested as you like
-        The parameters, float32 or float64, of any shape and memory layout; updated in place.
+        The parameters, of any shape and memory layout, in float32, float64, float16 or bfloat16;
+        updated in place. Or groups of them: dicts with ``params`` and hyperparameters.
     lr : float or callable
         The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
     beta : float
@@ -424,6 +1067,9 @@ class Momentum(Optimizer):
         Divide the velocity by ``1 - beta**t`` in the step.
     weight_decay : float
         Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
+    **options
+        Those of every optimizer: `clip_norm`, `average`, `state_dtype` and others; see
+        `schuss.optimizers.Optimizer`.
 
     Raises
     ------
@@ -460,7 +1106,7 @@ class Momentum(Optimizer):
 
     def __init__(
         self,
-        params: ArrayTree,
+        params: Params,
         lr: Rate = 0.01,
         *,
         beta: float = 0.9,
@@ -468,9 +1114,11 @@ class Momentum(Optimizer):
         nesterov: bool = False,
         bias_correction: bool = False,
         weight_decay: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
+            options,
             lr=lr,
             beta=beta,
             dampening=dampening,
@@ -497,7 +1145,8 @@ class RMSprop(Optimizer):
     Parameters
     ----------
     params : array, or sequence or mapping of arrays, nested as you like
-        The parameters, float32 or float64, of any shape and memory layout; updated in place.
+        The parameters, of any shape and memory layout, in float32, float64, float16 or bfloat16;
+        updated in place. Or groups of them: dicts with ``params`` and hyperparameters.
     lr : float or callable
         The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
     beta : float
@@ -511,6 +1160,9 @@ class RMSprop(Optimizer):
         Let the scaled gradients pass through a velocity with this weight of the past, in [0, 1).
     weight_decay : float
         Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
+    **options
+        Those of every optimizer: `clip_norm`, `average`, `state_dtype` and others; see
+        `schuss.optimizers.Optimizer`.
 
     Raises
     ------
@@ -547,7 +1199,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        params: ArrayTree,
+        params: Params,
         lr: Rate = 0.001,
         *,
         beta: float = 0.9,
@@ -556,9 +1208,11 @@ class RMSprop(Optimizer):
         centered: bool = False,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
+            options,
             lr=lr,
             beta=beta,
             eps=eps,
@@ -584,7 +1238,8 @@ class Adam(Optimizer):
     Parameters
     ----------
     params : array, or sequence or mapping of arrays, nested as you like
-        The parameters, float32 or float64, of any shape and memory layout; updated in place.
+        The parameters, of any shape and memory layout, in float32, float64, float16 or bfloat16;
+        updated in place. Or groups of them: dicts with ``params`` and hyperparameters.
     lr : float or callable
         The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
     beta1, beta2 : float
@@ -598,6 +1253,9 @@ class Adam(Optimizer):
     weight_decay : float
         Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0. See `AdamW` for the
         decoupled form.
+    **options
+        Those of every optimizer: `clip_norm`, `average`, `state_dtype` and others; see
+        `schuss.optimizers.Optimizer`.
 
     Raises
     ------
@@ -636,7 +1294,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        params: ArrayTree,
+        params: Params,
         lr: Rate = 0.001,
         *,
         beta1: float = 0.9,
@@ -646,9 +1304,11 @@ class Adam(Optimizer):
         amsgrad: bool = False,
         bias_correction: bool = True,
         weight_decay: float = 0.0,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
+            options,
             lr=lr,
             beta1=beta1,
             beta2=beta2,
@@ -672,6 +1332,9 @@ class AdamW(Adam):
         As in `Adam`.
     weight_decay : float
         How fast the parameters shrink; at least 0.
+    **options
+        Those of every optimizer: `clip_norm`, `average`, `state_dtype` and others; see
+        `schuss.optimizers.Optimizer`.
 
     Raises
     ------
@@ -697,7 +1360,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        params: ArrayTree,
+        params: Params,
         lr: Rate = 0.001,
         *,
         beta1: float = 0.9,
@@ -707,6 +1370,7 @@ class AdamW(Adam):
         amsgrad: bool = False,
         bias_correction: bool = True,
         weight_decay: float = 0.01,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -718,6 +1382,7 @@ class AdamW(Adam):
             amsgrad=amsgrad,
             bias_correction=bias_correction,
             weight_decay=weight_decay,
+            **options,
         )
 
     def _decay_kind(self) -> str:

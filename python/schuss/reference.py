@@ -1,36 +1,68 @@
 """The NumPy twin: the same functions as `schuss.kernels`, written as formulas.
 
-So are `average` and `ewma`, the twins of `schuss.ExponentialAverage` and `schuss.ewma`. These are
-what the kernels are, bit for bit: each operation on arrays rounds on its own, in the order written
-here. What depends on hyperparameters alone is computed in double precision and rounded once to the
-arrays' dtype. Subnormal numbers count as zero, as they do in the kernels. The one freedom is what
-IEEE 754 leaves open: a NaN's sign and payload.
+So are `average` and `ewma`, the twins of `schuss.ExponentialAverage` and `schuss.ewma`, and `step`,
+that of an optimizer's step with all its options. These are what the kernels are, bit for bit: each
+operation on arrays rounds on its own, in the order written here. What depends on hyperparameters
+alone is computed in double precision and rounded once to the arrays' dtype. Subnormal numbers count
+as zero, as they do in the kernels. The one freedom is what IEEE 754 leaves open: a NaN's sign and
+payload.
 
 They are slow, allocate, and do not check their arrays: for reading, and for testing.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from schuss._arrays import Array, computed_dtype
 from schuss._core import subnormals_are_zero
 
-__all__ = ["adam", "average", "ewma", "momentum", "rmsprop", "sgd"]
+__all__ = [
+    "adam",
+    "average",
+    "clip_factor",
+    "ewma",
+    "grad_norm",
+    "momentum",
+    "rmsprop",
+    "rounded_at_random",
+    "sgd",
+    "step",
+]
 
 _Float = TypeVar("_Float", np.float32, np.float64)
+_Rule = TypeVar("_Rule", bound=Callable[..., None])
 
 
+def _in_float32(rule: _Rule) -> _Rule:
+    """Let the rule compute in float32 with a parameter and a gradient of float16 or bfloat16."""
+
+    @wraps(rule)
+    def step(param: Array, grad: Array, *states: Array, **options: Any) -> None:
+        values = _computed(param)
+        rule(values, _computed(grad), *states, **options)
+        _round_to(param, values)
+
+    return step  # type: ignore[return-value]  # with the same arguments
+
+
+@_in_float32
 def sgd(
     param: npt.NDArray[_Float],
     grad: npt.NDArray[_Float],
     *,
     lr: float,
     weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
 ) -> None:
     """Take one step of gradient descent; see `schuss.kernels.sgd`."""
-    p, g = param, grad
+    p = param
+    g = _treated(param, grad, scale, clip_value)
     lr, weight_decay = _floats(lr, weight_decay)
     decays = weight_decay != 0
     lr, weight_decay = _cast(p, lr, weight_decay)
@@ -40,6 +72,7 @@ def sgd(
         p[...] = p - lr * g
 
 
+@_in_float32
 def momentum(
     param: npt.NDArray[_Float],
     grad: npt.NDArray[_Float],
@@ -51,9 +84,12 @@ def momentum(
     nesterov: bool = False,
     step: int | None = None,
     weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
 ) -> None:
     """Take one step of momentum; see `schuss.kernels.momentum`."""
-    p, g, v = param, grad, velocity
+    p, v = param, velocity
+    g = _treated(param, grad, scale, clip_value)
     lr, beta, weight_decay = _floats(lr, beta, weight_decay)
     gain = 1 - (beta if dampening is None else float(dampening))
     rate = lr * (1 if step is None else 1 / (1 - beta ** int(step)))
@@ -67,6 +103,7 @@ def momentum(
         p[...] = p - rate * d
 
 
+@_in_float32
 def rmsprop(
     param: npt.NDArray[_Float],
     grad: npt.NDArray[_Float],
@@ -80,9 +117,12 @@ def rmsprop(
     mean: npt.NDArray[_Float] | None = None,
     buffer: npt.NDArray[_Float] | None = None,
     momentum: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
 ) -> None:
     """Take one step of RMSprop; see `schuss.kernels.rmsprop`."""
-    p, g, s, a, b = param, grad, square_average, mean, buffer
+    p, s, a, b = param, square_average, mean, buffer
+    g = _treated(param, grad, scale, clip_value)
     beta, weight_decay = _floats(beta, weight_decay)
     decays = weight_decay != 0
     rest, beta, lr, eps, eps_root = _cast(p, 1 - beta, beta, lr, eps, eps_root)
@@ -102,6 +142,7 @@ def rmsprop(
             p[...] = p - lr * g / (np.sqrt(variance + eps_root) + eps)
 
 
+@_in_float32
 def adam(
     param: npt.NDArray[_Float],
     grad: npt.NDArray[_Float],
@@ -117,9 +158,12 @@ def adam(
     weight_decay: float = 0.0,
     decoupled: bool = False,
     v_max: npt.NDArray[_Float] | None = None,
+    scale: float = 1.0,
+    clip_value: float | None = None,
 ) -> None:
     """Take one step of Adam; see `schuss.kernels.adam`."""
-    p, g = param, grad
+    p = param
+    g = _treated(param, grad, scale, clip_value)
     lr, beta1, beta2, weight_decay = _floats(lr, beta1, beta2, weight_decay)
     rate = lr if step is None else lr / (1 - beta1 ** int(step))
     correction = 1 if step is None else 1 / (1 - beta2 ** int(step))
@@ -140,6 +184,150 @@ def adam(
             v_max[...] = np.where((v_max >= v) | np.isnan(v_max), v_max, v)
             v_hat = v_max
         p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps)
+
+
+def step(
+    rules: Sequence[Callable[..., None]],
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    states: Sequence[Sequence[Array]],
+    *,
+    step: int,
+    scale: float = 1.0,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    nonfinite: str = "propagate",
+    clear_grads: bool = False,
+    averages: Sequence[Array] | None = None,
+    beta: float = 0.0,
+    copies: Sequence[Array] | None = None,
+    seed: int = 0,
+) -> tuple[float, bool, bool]:
+    """Take a whole step, as an optimizer does with these options; see `schuss.optimizers`.
+
+    rules: for each parameter one of the functions above, with its hyperparameters; beta: the weight
+    of the past in the averages, 0 in the first step unless they begin with zero.
+
+    Returns the norm of the gradients, whether they were clipped, and whether the step was skipped.
+    """
+    norm = grad_norm(params, grads, scale=scale)
+    bad = [i for i, grad in enumerate(grads) if not np.isfinite(_computed(grad)).all()]
+    if bad and nonfinite == "raise":
+        raise FloatingPointError(f"grads[{bad[0]}] has a NaN or an infinity")
+    skipped = bool(bad) and nonfinite == "skip"
+    factor = 1.0 if clip_norm is None else clip_factor(norm, clip_norm)
+    first = 0  # elements before the parameter
+    for i, (rule, p) in enumerate(zip(rules, params, strict=True)):
+        if not skipped:
+            param, grad = _computed(p), _computed(grads[i])
+            own = [_computed(state) for state in states[i]]
+            rule(param, grad, *own, scale=scale * factor, clip_value=clip_value)
+            _round_to(p, param)
+            for number, (state, values) in enumerate(zip(states[i], own, strict=True)):
+                if state.dtype == values.dtype:
+                    _round_to(state, values)
+                    continue
+                stream = random_stream(seed, step, number)
+                in_memory_order(state, p)[...] = rounded_at_random(
+                    in_memory_order(values, p), stream, first
+                )
+            if averages is not None and beta == 0:
+                averages[i][...] = _computed(p)
+            elif averages is not None:
+                average(averages[i], _computed(p), beta=beta)
+            if copies is not None:
+                _round_to(copies[i], _computed(p))
+        if clear_grads:
+            grads[i][...] = 0
+        first += p.size
+    return norm, factor != 1, skipped
+
+
+def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float = 1.0) -> float:
+    """Return the norm of all gradients together, as `clip_norm` sees it.
+
+    The squares are added up in double, in a fixed order: of 4,096 elements at a time, in the order
+    in which the parameters' lie in memory and whatever array they belong to, those 16 apart; then
+    halves of these 16 sums; then the sums of two blocks that follow each other, of two such pairs,
+    and so on.
+    """
+    values = [
+        in_memory_order(_computed(grad), param).ravel()
+        for param, grad in zip(params, grads, strict=True)
+    ]
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        elements = np.concatenate([each.astype(np.float64) for each in values])
+        blocks = -(-len(elements) // 4096)
+        padded = np.zeros(blocks * 4096)
+        padded[: len(elements)] = elements
+        sums = np.zeros((blocks, 16))
+        for sixteen in padded.reshape(blocks, 256, 16).swapaxes(0, 1):
+            sums = sums + sixteen * sixteen
+        while sums.shape[1] > 1:
+            half = sums.shape[1] // 2
+            sums = sums[:, :half] + sums[:, half:]
+        of_blocks = sums[:, 0]
+        while len(of_blocks) > 1:
+            odd = of_blocks[len(of_blocks) // 2 * 2 :]
+            of_blocks = np.concatenate([of_blocks[:-1:2] + of_blocks[1::2], odd])
+        return abs(float(scale)) * math.sqrt(of_blocks[0]) if len(of_blocks) else 0.0
+
+
+def in_memory_order(array: Array, param: Array) -> Array:
+    """Return a view in which the elements come in the order that they have in the parameter."""
+    turns: Any = (*(slice(None, None, -1 if n < 0 else 1) for n in param.strides), ...)
+    turned: Array = array[turns]
+    axes = np.argsort([-abs(stride) for stride in param.strides], kind="stable")
+    return turned.transpose(axes.astype(int))
+
+
+def random_stream(seed: int, step: int, state: int) -> int:
+    """Return the key of the random bits that a state of the rule is rounded with in a step."""
+    return _mixed(_mixed(_mixed(seed) ^ step) ^ state)
+
+
+def rounded_at_random(values: npt.NDArray[np.float32], stream: int, first: int = 0) -> Array:
+    """Return values in bfloat16, rounded up or down with odds by the distance.
+
+    The bits of an element come from its place, counted in C order from `first`.
+    """
+    import ml_dtypes
+
+    places = np.arange(first, first + values.size, dtype=np.uint64).reshape(values.shape)
+    low = places.astype(np.uint32)
+    random: Array = np.zeros(values.shape, np.uint32)
+    with np.errstate(over="ignore"):  # it is meant to
+        for high in np.unique(places >> 32):
+            key = _mixed(stream ^ int(high))
+            x: Array = low * np.uint32(0x7FEB352D) + np.uint32(key & 0xFFFFFFFF)
+            x = (x ^ (x >> 13) ^ np.uint32(key >> 32)) * np.uint32(0xD35A2D97)
+            random = np.where(places >> 32 == high, x >> 16, random)
+    bits = np.ascontiguousarray(values).view(np.uint32).reshape(values.shape)
+    rounded = np.where(np.isnan(values), bits | 0x400000, bits + random) >> 16
+    return rounded.astype(np.uint16).view(ml_dtypes.bfloat16)
+
+
+def _mixed(x: int) -> int:
+    x = (x + 0x9E3779B97F4A7C15) % 2**64
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+    return x ^ (x >> 31)
+
+
+def _computed(array: Array) -> Array:
+    return array.astype(computed_dtype(array), copy=False)
+
+
+def _round_to(array: Array, values: Array) -> None:
+    if array is not values:
+        with np.errstate(all="ignore"):
+            array[...] = values.astype(array.dtype)
+
+
+def clip_factor(norm: float, clip_norm: float) -> float:
+    """Return what gradients of this norm are multiplied by, so that it is at most `clip_norm`."""
+    factor = clip_norm / (norm + 1e-6)
+    return 1.0 if factor >= 1 else factor
 
 
 def average(average: npt.NDArray[_Float], values: npt.NDArray[_Float], *, beta: float) -> None:
@@ -179,6 +367,16 @@ def weight_of(beta: float, t: int) -> float:
 
 def _one_minus_power(beta: float, t: int) -> float:
     return -math.expm1(t * math.log(beta)) if beta > 0 else float(t > 0)
+
+
+def _treated(
+    p: npt.NDArray[_Float], g: npt.NDArray[_Float], scale: float, clip_value: float | None
+) -> npt.NDArray[_Float]:
+    scale, limit = _cast(p, scale, math.inf if clip_value is None else clip_value)
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        g = g * scale
+        g = np.where(g > limit, limit, g)  # numpy.clip leaves the sign of zero to chance
+        return np.where(g < -limit, -limit, g)
 
 
 def _floats(*values: float) -> list[float]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _core
-from schuss._arrays import Array, ArrayTree
+from schuss._arrays import Array, ArrayTree, names_of_leaves
 from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
@@ -305,7 +305,7 @@ class _L2:
     ) -> tuple[float, Any]:
         """Return the loss and the gradients of a batch with those of the L2 cost."""
         plan, chosen, arrays = self._taken_apart(params)
-        leaves = plan.flatten(grads, self._call, "grads")
+        leaves = plan.flatten(grads, self._call, "grads", plan.arrays, "params")
         factor = self._strength / examples
         squares = 0.0
         for place, (array, weight) in enumerate(zip(arrays, chosen, strict=True)):
@@ -323,14 +323,14 @@ class _L2:
         if self._known is not None:
             plan, chosen = self._known
             with suppress(TypeError, ValueError):  # of another structure than the last one
-                return plan, chosen, plan.flatten(params, call, "params")
+                return plan, chosen, plan.flatten(params, call, "params", plan.arrays, "params")
         # A plan asks for arrays to write to, but here they are only read and may be frozen.
         plan = _core.Plan(call, _core.map_arrays(_writeable, params, call, "params"))
         arrays = plan.flatten(params, call, "params")
         if is_weight is None:
             chosen = [array.ndim >= 2 for array in arrays]
         else:
-            names = _names(plan.unflatten([None] * len(arrays)))
+            names = names_of_leaves(plan.unflatten([None] * len(arrays)))
             chosen = [flag(call, f"weights({name!r})", is_weight(name)) for name in names]
         self._known = plan, chosen
         return plan, chosen, arrays
@@ -338,15 +338,6 @@ class _L2:
 
 def _writeable(array: Array) -> Array:
     return array if array.flags.writeable else np.empty_like(array, subok=False)
-
-
-def _names(tree: Any, name: str = "") -> Iterator[str]:
-    """Yield the name of each leaf in a structure of dicts, lists and tuples."""
-    if not isinstance(tree, dict | list | tuple):
-        yield name
-        return
-    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        yield from _names(child, f"{name}/{key}" if name else str(key))
 
 
 def with_l2(

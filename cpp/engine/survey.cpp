@@ -1,0 +1,168 @@
+#include "engine/survey.hpp"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <utility>
+
+#include "engine/copy.hpp"
+#include "engine/crew.hpp"
+#include "engine/subnormals.hpp"
+
+namespace schuss::engine {
+namespace {
+
+/// Blocks that a thread takes at a time. Of a gradient that lies across its parameter, all of it is
+/// brought into order at once: in so many elements there are whole rows, and so whole cache lines.
+constexpr std::size_t blocks_a_share = 16;
+constexpr std::size_t elements_a_share = blocks_a_share * sweep::survey_block;
+
+}  // namespace
+
+Walk::Walk(const std::vector<std::size_t>& shape, const std::ptrdiff_t* parameter_strides,
+           const std::ptrdiff_t* strides, std::size_t item_size, bool aligned)
+    : item_size_(item_size), elements_(1) {
+    std::vector<std::size_t> order(shape.size());
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::stable_sort(order.begin(), order.end(), [=](std::size_t a, std::size_t b) {
+        return magnitude(parameter_strides[a]) > magnitude(parameter_strides[b]);
+    });
+    for (const std::size_t i : order) {
+        elements_ *= shape[i];
+        if (shape[i] <= 1) continue;
+        const bool backwards = parameter_strides[i] < 0;
+        const std::ptrdiff_t stride = backwards ? -strides[i] : strides[i];
+        if (backwards) offset_ += static_cast<std::ptrdiff_t>(shape[i] - 1) * strides[i];
+        const bool runs_on =
+            !axes_.empty() && axes_.back().stride == stride * static_cast<std::ptrdiff_t>(shape[i]);
+        if (runs_on) {
+            axes_.back() = {axes_.back().size * shape[i], stride};
+        } else {
+            axes_.push_back({shape[i], stride});
+        }
+    }
+    if (axes_.empty()) axes_.push_back({1, static_cast<std::ptrdiff_t>(item_size)});
+    contiguous_ =
+        aligned && axes_.size() == 1 && axes_[0].stride == static_cast<std::ptrdiff_t>(item_size);
+}
+
+void Walk::gather(const std::byte* gradient, std::size_t begin, std::size_t count,
+                  std::byte* to) const noexcept {
+    const auto item_size = static_cast<std::ptrdiff_t>(item_size_);
+    const Axis& row = axes_.back();
+    while (count > 0) {
+        const std::size_t column = begin % row.size;
+        const std::byte* from =
+            gradient + offset_ + static_cast<std::ptrdiff_t>(column) * row.stride;
+        std::size_t outer = begin / row.size;
+        std::size_t rows = 1;  // that follow each other
+        CopyAxes axes;
+        for (std::size_t i = axes_.size() - 1; i-- > 0;) {
+            const std::size_t at = outer % axes_[i].size;
+            from += static_cast<std::ptrdiff_t>(at) * axes_[i].stride;
+            outer /= axes_[i].size;
+            if (i + 2 != axes_.size() || column > 0 || count < row.size) continue;
+            rows = std::min(count / row.size, axes_[i].size - at);
+            axes.at[axes.count++] = {rows, axes_[i].stride,
+                                     static_cast<std::ptrdiff_t>(row.size) * item_size};
+        }
+        const std::size_t run = std::min(count, row.size - column);
+        axes.at[axes.count++] = {run, row.stride, item_size};
+        copy_box(axes, item_size_, from, to);
+        to += rows * run * item_size_;
+        begin += rows * run;
+        count -= rows * run;
+    }
+}
+
+void Survey::prepare(std::vector<Gradient> gradients, std::size_t threads) {
+    gradients_ = std::move(gradients);
+    segments_.clear();
+    blocks_.clear();
+    std::size_t left = 0;  // elements that the last block has room for
+    for (std::size_t i = 0; i < gradients_.size(); ++i) {
+        const std::size_t elements = gradients_[i].walk->elements();
+        for (std::size_t at = 0; at < elements;) {
+            if (left == 0) {
+                blocks_.push_back(segments_.size());
+                left = sweep::survey_block;
+            }
+            const std::size_t count = std::min(left, elements - at);
+            segments_.push_back({i, at, count, true});
+            at += count;
+            left -= count;
+        }
+    }
+    sums_.resize(blocks_.size());
+    blocks_.push_back(segments_.size());
+    threads_ = threads;
+    if (scratch_.size() < threads_) scratch_.resize(threads_);
+    std::size_t bytes = 0;
+    for (const Gradient& gradient : gradients_) {
+        if (gradient.walk->contiguous()) continue;
+        bytes = std::max(bytes, elements_a_share * numbers::size_of(gradient.number));
+    }
+    for (Scratch& scratch : scratch_) scratch.reserve(bytes);
+}
+
+void Survey::run_share(const sweep::Level& level, std::size_t share, std::byte* scratch) noexcept {
+    const std::size_t first = share * blocks_a_share;
+    const std::size_t last = std::min(first + blocks_a_share, sums_.size());
+    std::size_t gathered = gradients_.size();  // whose elements are in the scratch, from where on
+    std::size_t gathered_from = 0;
+    for (std::size_t block = first; block < last; ++block) {
+        double lanes[sweep::survey_lanes] = {};
+        std::size_t done = 0;
+        for (std::size_t i = blocks_[block]; i < blocks_[block + 1]; ++i) {
+            auto& [number, begin, count, finite] = segments_[i];
+            const auto& [format, walk, data] = gradients_[number];
+            const std::byte* values = data;
+            if (walk->contiguous()) {
+                values = walk->at(data, begin);
+            } else {
+                if (gathered != number) {
+                    const std::size_t room = (last - block) * sweep::survey_block - done;
+                    walk->gather(data, begin, std::min(room, walk->elements() - begin), scratch);
+                    gathered = number;
+                    gathered_from = begin;
+                }
+                values = scratch + (begin - gathered_from) * numbers::size_of(format);
+            }
+            const std::size_t lane = done % sweep::survey_lanes;
+            finite = level.format(format).survey(values, count, lane, lanes);
+            done += count;
+        }
+        for (std::size_t half = sweep::survey_lanes / 2; half > 0; half /= 2) {
+            for (std::size_t k = 0; k < half; ++k) lanes[k] = lanes[k] + lanes[k + half];
+        }
+        sums_[block] = lanes[0];
+    }
+}
+
+void Survey::run(const sweep::Level& level, bool worth_waking) noexcept {
+    struct Job {
+        Survey& survey;
+        const sweep::Level& level;
+    } job{*this, level};
+    const auto run_one = [](void* context, std::size_t number, std::size_t place) noexcept {
+        auto& [all, table] = *static_cast<Job*>(context);
+        const SubnormalsAreZero mode;
+        all.run_share(table, number, all.scratch_[place].data());
+    };
+    const std::size_t shares = (sums_.size() + blocks_a_share - 1) / blocks_a_share;
+    share({run_one, &job, shares, worth_waking}, threads_);
+
+    first_nonfinite_ = gradients_.size();
+    for (std::size_t i = segments_.size(); i-- > 0;) {
+        if (!segments_[i].finite) first_nonfinite_ = segments_[i].gradient;
+    }
+    std::size_t left = sums_.size();
+    while (left > 1) {
+        for (std::size_t i = 0; i + 1 < left; i += 2) sums_[i / 2] = sums_[i] + sums_[i + 1];
+        if (left % 2 == 1) sums_[left / 2] = sums_[left - 1];
+        left = (left + 1) / 2;
+    }
+    sum_ = sums_.empty() ? 0 : sums_[0];
+}
+
+}  // namespace schuss::engine

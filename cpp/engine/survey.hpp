@@ -1,0 +1,88 @@
+// What a step may need to know of all gradients before it begins: their norm, and whether they are
+// finite. Squares are added up in double, in an order that depends on nothing but the number of an
+// element among those of all arrays: in blocks, lanes within a block, and pairs of blocks, pairs of
+// pairs and so on. So it does not matter into how many arrays they are cut.
+#pragma once
+
+#include <cstddef>
+#include <vector>
+
+#include "engine/layout.hpp"
+#include "numbers/number.hpp"
+#include "sweep/level.hpp"
+
+namespace schuss::engine {
+
+/// The elements of a gradient in the order in which its parameter's lie in memory.
+class Walk {
+  public:
+    Walk() = default;
+    Walk(const std::vector<std::size_t>& shape, const std::ptrdiff_t* parameter_strides,
+         const std::ptrdiff_t* strides, std::size_t item_size, bool aligned);
+
+    std::size_t elements() const { return elements_; }
+
+    /// Whether they lie one after another, as the loop takes them.
+    bool contiguous() const { return contiguous_; }
+
+    /// Where element begin of a contiguous gradient is. gradient: its element at index zero.
+    const std::byte* at(const std::byte* gradient, std::size_t begin) const {
+        return gradient + offset_ + static_cast<std::ptrdiff_t>(begin * item_size_);
+    }
+
+    /// Copies elements one after another.
+    void gather(const std::byte* gradient, std::size_t begin, std::size_t count,
+                std::byte* to) const noexcept;
+
+  private:
+    struct Axis {
+        std::size_t size;
+        std::ptrdiff_t stride;
+    };
+
+    std::size_t item_size_ = 0;
+    std::size_t elements_ = 0;
+    std::ptrdiff_t offset_ = 0;  // of the first element
+    bool contiguous_ = false;
+    std::vector<Axis> axes_;  // from the outermost to the innermost
+};
+
+class Survey {
+  public:
+    struct Gradient {
+        numbers::Number number;
+        const Walk* walk;
+        const std::byte* data;  // of the element at index zero
+    };
+
+    /// Throws before anything is read.
+    void prepare(std::vector<Gradient> gradients, std::size_t threads);
+
+    /// Reads all gradients.
+    void run(const sweep::Level& level, bool worth_waking) noexcept;
+
+    double sum_of_squares() const { return sum_; }
+
+    /// The first gradient that is not finite; as many as there are if all are.
+    std::size_t first_nonfinite() const { return first_nonfinite_; }
+
+  private:
+    /// What a block has of one gradient.
+    struct Segment {
+        std::size_t gradient, begin, count;
+        bool finite;
+    };
+
+    void run_share(const sweep::Level& level, std::size_t share, std::byte* scratch) noexcept;
+
+    std::vector<Gradient> gradients_;
+    std::vector<Segment> segments_;
+    std::vector<std::size_t> blocks_;  // where the segments of each begin, and the end
+    std::vector<double> sums_;         // of each block
+    std::vector<Scratch> scratch_;
+    std::size_t threads_ = 1;
+    double sum_ = 0;
+    std::size_t first_nonfinite_ = 0;
+};
+
+}  // namespace schuss::engine

@@ -1,0 +1,19 @@
+// What becomes of a gradient before anything else: it is scaled (the scale of the loss undone, a
+// mean over workers, clipping by the norm), and its elements are clipped (Goodfellow, Bengio &
+// Courville, "Deep learning", 2016, section 10.11.1).
+#pragma once
+
+struct Gradient {
+    template <typename T>
+    struct Coefficients {
+        T scale, limit;
+    };
+
+    /// NaN stays NaN; with scale 1 and an infinite limit all else stays what it is, too.
+    template <typename T>
+    static T treated(T g, const Coefficients<T>& c) {
+        g = g * c.scale;
+        g = g > c.limit ? c.limit : g;
+        return g < -c.limit ? -c.limit : g;
+    }
+};

@@ -1,0 +1,88 @@
+"""Groups of parameters with hyperparameters of their own."""
+
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from schuss._arrays import ArrayTree
+
+if TYPE_CHECKING:
+    from schuss.optimizers import Optimizer
+
+Overrides: TypeAlias = dict[str, Any]
+"""The hyperparameters that a group has of its own."""
+GroupOf: TypeAlias = Callable[[str], Mapping[str, Any] | None]
+"""Which hyperparameters a parameter has of its own, by its name."""
+Params: TypeAlias = ArrayTree | Sequence[Any]
+"""Parameters, or groups of them: dicts with ``params`` and hyperparameters.
+
+As Any, since a list of dicts with values of several types is inferred as a list of objects.
+"""
+
+
+def ungrouped(params: Params) -> tuple[Any, list[Overrides] | None]:
+    """Return the parameters without what groups there are, and each group's hyperparameters."""
+    if not isinstance(params, list | tuple) or not params:
+        return params, None
+    if not all(isinstance(group, Mapping) and "params" in group for group in params):
+        return params, None
+    overrides = [{k: v for k, v in group.items() if k != "params"} for group in params]
+    return [group["params"] for group in params], overrides
+
+
+def grouped(
+    call: str,
+    names: list[str],
+    groups: GroupOf | None,
+    check: Callable[[str, Mapping[str, Any]], Overrides],
+) -> tuple[list[Overrides], list[int]]:
+    """Return each group's own hyperparameters, and the group of each parameter.
+
+    check: returns what is meant, or raises; of hyperparameters that messages call as they are told.
+    """
+    if groups is None:
+        return [{}], [0] * len(names)
+    if not callable(groups):
+        was = type(groups).__name__
+        raise TypeError(f"{call}: groups is a {was}, expected a function of a parameter's name")
+    found: list[Overrides] = []
+    members = []
+    for name in names:
+        own = groups(name)
+        if own is not None and not isinstance(own, Mapping):
+            raise TypeError(
+                f"{call}: groups({name!r}) is a {type(own).__name__}, expected a mapping or None"
+            )
+        overrides = check(f"groups({name!r})", own or {})
+        if overrides not in found:
+            found.append(overrides)
+        members.append(found.index(overrides))
+    return found, members
+
+
+class ParamGroup(MutableMapping[str, Any]):
+    """One group of an optimizer's parameters, as a dict that is checked whenever it is written."""
+
+    def __init__(self, optimizer: "Optimizer", place: int) -> None:
+        self._optimizer, self._place = optimizer, place
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "params":
+            return self._optimizer._params_of(self._place)
+        return self._optimizer._hyperparameters_of(self._place)[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._optimizer._set_in_group(self._place, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"param_groups[{self._place}]: {name!r} can be set, not deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("params", *self._optimizer._hyperparameters_of(self._place)))
+
+    def __len__(self) -> int:
+        return 1 + len(self._optimizer._hyperparameters_of(self._place))
+
+    def __repr__(self) -> str:
+        """Return the hyperparameters, and how many arrays have them."""
+        settings = {name: self[name] for name in self if name != "params"}
+        return f"<group of {len(self['params'])} arrays: {settings}>"

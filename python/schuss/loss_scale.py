@@ -1,0 +1,177 @@
+"""The scale of a loss, for gradients in float16."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from schuss._arrays import ArrayTree
+from schuss._hyperparameters import check_keys, count, number
+from schuss.optimizers import Optimizer
+
+__all__ = ["DynamicLossScale"]
+
+_T = TypeVar("_T")
+
+_LEAST, _MOST = 2.0**-126, 2.0**126
+
+
+def _checked(call: str, name: str, value: object) -> float:
+    scale = number(call, name, value, kind="init_scale")
+    if not _LEAST <= scale <= _MOST:
+        raise ValueError(f"{call}: {name} is {scale!r}, expected a number in [2**-126, 2**126]")
+    return scale
+
+
+class DynamicLossScale:
+    """The largest scale of a loss with which gradients do not overflow, found as training goes.
+
+    Small gradients vanish in float16, so the loss is multiplied by a scale before its gradients are
+    computed, and the step undoes that as it reads them. A step that finds a NaN or an infinity is
+    skipped, and the scale shrinks; after so many steps without one it grows. Used like PyTorch's
+    ``GradScaler``.
+
+    Parameters
+    ----------
+    init_scale : float
+        The scale to begin with. Like all that follow, it is between 2**-126 and 2**126, so that
+        float32 can hold it, and one over it.
+    growth_factor : float
+        What the scale is multiplied by when it grows; above 1.
+    backoff_factor : float
+        What it is multiplied by after a step that was skipped; in (0, 1).
+    growth_interval : int
+        After so many steps that were not skipped it grows; at least 1.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument has a wrong type or is out of range.
+
+    References
+    ----------
+    Micikevicius et al., "Mixed precision training", 2018, section 3.2.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w = np.ones(2, np.float32)
+    >>> opt, scaler = schuss.SGD(w, lr=0.5), schuss.DynamicLossScale(init_scale=1024.0)
+    >>> for gradient in ([1.0, 0.5], [100.0, 0.5]):
+    ...     with np.errstate(over="ignore"):
+    ...         scaled = scaler.scale(np.array(gradient)).astype(np.float16)
+    ...     _ = scaler.step(opt, scaled)
+    ...     scaler.update()
+    >>> w, scaler.value
+    (array([0.5 , 0.75], dtype=float32), 512.0)
+    """
+
+    def __init__(
+        self,
+        init_scale: float = 2.0**16,
+        *,
+        growth_factor: float = 2.0,
+        backoff_factor: float = 0.5,
+        growth_interval: int = 2000,
+    ) -> None:
+        call = type(self).__name__
+        self._value = _checked(call, "init_scale", init_scale)
+        self._growth_factor = number(call, "growth_factor", growth_factor)
+        self._backoff_factor = number(call, "backoff_factor", backoff_factor)
+        self._growth_interval = count(call, "growth_interval", growth_interval, least=1)
+        self._good_steps = 0
+        self._found_nonfinite: bool | None = None  # since the last update; None: no step was made
+
+    @property
+    def value(self) -> float:
+        """The scale in use."""
+        return self._value
+
+    def scale(self, loss: _T) -> _T:
+        """Return the loss, or whatever can be multiplied by a number, times the scale."""
+        scaled: Any = loss
+        return scaled * self._value  # type: ignore[no-any-return]
+
+    def step(self, optimizer: Optimizer, grads: ArrayTree | None = None) -> bool:
+        """Make a step with gradients of the scaled loss, unless one of them is not finite.
+
+        Parameters
+        ----------
+        optimizer : Optimizer
+            Whatever its `nonfinite` is, the step is skipped and counted in its `skipped`.
+        grads : array, or sequence or mapping of arrays, optional
+            As for the optimizer's `step`. They are divided by the scale as they are read.
+
+        Returns
+        -------
+        bool
+            Whether the step was made.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As the optimizer's `step`; nothing is changed then.
+        """
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f"{type(self).__name__}.step: optimizer is a {type(optimizer).__name__}, "
+                "expected an optimizer of schuss"
+            )
+        optimizer._step(grads, 1 / self._value, skip_nonfinite=True)
+        last = optimizer.last
+        skipped = last is not None and last.skipped
+        self._found_nonfinite = bool(self._found_nonfinite) or skipped
+        return not skipped
+
+    def update(self) -> None:
+        """Adapt the scale to what came of the steps since the last update.
+
+        Raises
+        ------
+        RuntimeError
+            If there was no step.
+        """
+        if self._found_nonfinite is None:
+            raise RuntimeError(f"{type(self).__name__}.update: there was no step, expected one")
+        if self._found_nonfinite:
+            self._value = max(self._value * self._backoff_factor, _LEAST)
+            self._good_steps = 0
+        else:
+            self._good_steps += 1
+            if self._good_steps >= self._growth_interval:
+                self._value = min(self._value * self._growth_factor, _MOST)
+                self._good_steps = 0
+        self._found_nonfinite = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scale, the settings, and the number of steps since it changed."""
+        return {
+            "scale": self._value,
+            "growth_factor": self._growth_factor,
+            "backoff_factor": self._backoff_factor,
+            "growth_interval": self._growth_interval,
+            "good_steps": self._good_steps,
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not such a dict, or a value is out of range; nothing is changed then.
+        """
+        call = f"{type(self).__name__}.load_state_dict"
+        check_keys(call, "state_dict", state_dict, tuple(self.state_dict()))
+        value = _checked(call, "scale", state_dict["scale"])
+        growth = number(call, "growth_factor", state_dict["growth_factor"])
+        backoff = number(call, "backoff_factor", state_dict["backoff_factor"])
+        interval = count(call, "growth_interval", state_dict["growth_interval"], least=1)
+        good = count(call, "good_steps", state_dict["good_steps"], least=0)
+        self._value, self._growth_factor, self._backoff_factor = value, growth, backoff
+        self._growth_interval, self._good_steps = interval, good
+
+    def __repr__(self) -> str:
+        """Return the scale and how it changes."""
+        return (
+            f"<{type(self).__name__}({self._value!r}, growth_factor={self._growth_factor!r}, "
+            f"backoff_factor={self._backoff_factor!r}, growth_interval={self._growth_interval!r})>"
+        )
