@@ -1,6 +1,7 @@
 """The figures that --json wrote, as the README shows them: a line a contender, a column a case.
 
-`python -m benchmarks.compact FILE.json...` prints Markdown tables of medians.
+`python -m benchmarks.compact FILE.json...` prints Markdown tables of medians. Where a case takes
+many words, as a combination of dtypes does, it has lines of its own, without the yardsticks'.
 """
 
 import json
@@ -8,11 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.harness import Record
-from benchmarks.report import three_digits
+from benchmarks.harness import LIMITS, PLAIN, Record
+from benchmarks.report import markdown_lines, three_digits
 
-COLUMNS = ("size", "list")
-"""What tells the cases of a table apart; all else of a case is in the table's title."""
+COLUMNS = ("work", "size", "list")
+"""What tells the cases of a table apart: the first of these that they have."""
+TITLE = ("rule", "dtype", "size")
+"""What else tells cases apart is in the table's title."""
+MANY_WORDS = "bytes"
+"""Who has this has lines of its own."""
 UNITS = {"microseconds": "µs", "milliseconds": "ms"}
 
 
@@ -20,24 +25,40 @@ def compact_tables(name: str, records: Sequence[Record]) -> str:
     """Return a Markdown table for each group of cases that differ in their column only."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        case = record["case"]
-        if any(column in case for column in COLUMNS):
+        if MANY_WORDS in record["case"]:
+            groups.setdefault("", []).append(record)
+        elif _column(record):
             groups.setdefault(_title(name, record), []).append(record)
-    return "\n\n".join(_table(title, group) for title, group in groups.items())
+    return "\n\n".join(
+        _table(title, group) if title else _without_yardsticks(group)
+        for title, group in groups.items()
+    )
+
+
+def _column(record: Record) -> str | None:
+    return next((key for key in COLUMNS if key in record["case"]), None)
+
+
+def _shown(value: str | int) -> str:
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 def _title(name: str, record: Record) -> str:
-    words = [name, *(record["case"][key] for key in ("rule", "dtype") if key in record["case"])]
+    case = record["case"]
+    words = [name, *(_shown(case[key]) for key in TITLE if key in case and key != _column(record))]
     (unit,) = (short for long, short in UNITS.items() if long in record)
     return f"{', '.join(words)} ({unit})"
+
+
+def _without_yardsticks(records: Sequence[Record]) -> str:
+    return markdown_lines([r for r in records if r["contender"] not in (*LIMITS, PLAIN)])
 
 
 def _table(title: str, records: Sequence[Record]) -> str:
     times: dict[str, dict[str, str]] = {}
     columns: dict[str, None] = {}  # in their order
     for record in records:
-        (column,) = (record["case"][key] for key in COLUMNS if key in record["case"])
-        column = column if isinstance(column, str) else f"{column:,}"
+        column = _shown(record["case"][_column(record)])
         (median,) = (record[unit] for unit in UNITS if unit in record)
         times.setdefault(record["contender"], {})[column] = three_digits(median)
         columns[column] = None

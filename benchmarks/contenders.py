@@ -13,6 +13,7 @@ import schuss
 from benchmarks.harness import (
     LIMIT,
     LIMIT_OF_ONE,
+    PLAIN,
     Array,
     Contender,
     Problem,
@@ -21,13 +22,14 @@ from benchmarks.harness import (
     Step,
     Yardstick,
     one_or_list,
+    ordinary,
+    repeated,
 )
 
 ADAM = Rule(
     "Adam",
     schuss.Adam,
     schuss.reference.adam,
-    states=2,
     hyperparameters={"lr": 0.001, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
     counts_steps=True,
 )
@@ -35,23 +37,37 @@ MOMENTUM = Rule(
     "momentum",
     schuss.Momentum,
     schuss.reference.momentum,
-    states=1,
     hyperparameters={"lr": 0.01, "beta": 0.9},
 )
 RMSPROP = Rule(
     "RMSprop",
     schuss.RMSprop,
     schuss.reference.rmsprop,
-    states=1,
     hyperparameters={"lr": 0.001, "beta": 0.9, "eps": 1e-8},
 )
 RULES = (ADAM, MOMENTUM, RMSPROP)
 
 
 def fused(problem: Problem, **hyperparameters: float) -> Step:
+    optimizer = problem.optimizer
     for name, value in hyperparameters.items():
-        setattr(problem.optimizer, name, value)
-    return partial(problem.optimizer.step, one_or_list(problem.grads))
+        setattr(optimizer, name, value)
+
+    def tell_norm() -> None:
+        if "clip_norm" in problem.options and optimizer.last is not None:
+            problem.norm[...] = optimizer.last.grad_norm
+
+    problem.write_backs.append(tell_norm)
+    if not problem.more_grads:
+        return partial(optimizer.step, one_or_list(problem.grads))
+    parts = [one_or_list(grads) for grads in (problem.grads, *problem.more_grads)]
+
+    def step() -> None:
+        for grads in parts:
+            optimizer.accumulate(grads)
+        optimizer.step()
+
+    return step
 
 
 def textbook_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
@@ -159,6 +175,69 @@ def in_place_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) ->
     return step
 
 
+def in_order(parts: Sequence[Step]) -> Step:
+    """Return a step that is made of parts."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def step() -> None:
+        for part in parts:
+            part()
+
+    return step
+
+
+def in_place_whole(problem: Problem, **hyperparameters: float) -> Step:
+    """Make Adam's step and all that the options ask for; the first gradients take in the others."""
+    options = problem.options
+    arrays = _with_scratch(problem)
+
+    def add_up() -> None:
+        for grads in problem.more_grads:
+            for total, grad in zip(problem.grads, grads, strict=True):
+                np.add(total, grad, out=total)
+
+    def clip() -> None:
+        norm = np.linalg.norm([np.linalg.norm(grad) for grad in problem.grads])
+        problem.norm[...] = norm
+        factor = options["clip_norm"] / (norm + 1e-6)
+        if factor < 1:
+            for grad in problem.grads:
+                np.multiply(grad, grad.dtype.type(factor), out=grad)
+
+    steps = 0
+
+    def average() -> None:
+        nonlocal steps
+        steps += 1
+        beta = options["average"] if steps > 1 else 0.0
+        for (param, _, scratch, *_), of_param in zip(arrays, problem.averages, strict=True):
+            np.multiply(of_param, beta, out=of_param)
+            np.multiply(param, 1 - beta, out=scratch)
+            np.add(of_param, scratch, out=of_param)
+
+    def clear() -> None:
+        for grad in problem.grads:
+            grad.fill(0)
+
+    def cast() -> None:
+        for copy, param in zip(problem.copies, problem.params, strict=True):
+            copy[...] = param
+
+    parts = [in_place_adam(problem, **hyperparameters)]
+    if "clip_norm" in options:
+        parts.insert(0, clip)
+    if problem.more_grads:
+        parts.insert(0, add_up)
+    if problem.averages:
+        parts.append(average)
+    if options.get("clear_grads"):
+        parts.append(clear)
+    if problem.copies:
+        parts.append(cast)
+    return in_order(parts)
+
+
 @contextmanager
 def level(name: str) -> Iterator[None]:
     """Use another instruction set level for a while."""
@@ -200,6 +279,7 @@ IN_PLACE = Contender(
     {"Adam": in_place_adam, "momentum": in_place_momentum, "RMSprop": in_place_rmsprop},
     one_thread=True,
 )
+IN_PLACE_WHOLE = Contender("NumPy in place", {"Adam": in_place_whole}, one_thread=True)
 TEXTBOOK = Contender(
     "NumPy textbook",
     {"Adam": textbook_adam, "momentum": textbook_momentum, "RMSprop": textbook_rmsprop},
@@ -211,6 +291,9 @@ CONTENDERS = (SCHUSS, IN_PLACE, TEXTBOOK)
 def limit(problem: Problem, threads: int | None = None) -> Run:
     """Return additions over the problem's own arrays; if they are many or strided, over copies.
 
+    If a step does more than its rule, or has several dtypes: over as many arrays of float32, of the
+    size at which as many bytes are moved. For 12 bytes written this reads 16, such steps 13 to 20.
+
     By as many threads as schuss may use, unless told otherwise.
     """
 
@@ -219,12 +302,26 @@ def limit(problem: Problem, threads: int | None = None) -> Run:
         return [np.ascontiguousarray(whole)]
 
     flat = problem
-    if any(len(a) > 1 or not a[0].flags.c_contiguous for a in (problem.params, problem.grads)):
+    if not problem.plain:
+        one = Problem(problem.rule, [ordinary(1)], [ordinary(1)])
+        size = max(1, problem.bytes_moved // one.bytes_moved)
+        flat = Problem(problem.rule, [ordinary(size)], [ordinary(size)])
+    elif any(len(a) > 1 or not a[0].flags.c_contiguous for a in (problem.params, problem.grads)):
         flat = Problem(problem.rule, dense(problem.params), dense(problem.grads))
     arrays = (*flat.params, *flat.grads, *flat.states[0])
     count = threads or schuss.num_threads()
     return lambda repeats: schuss._core.additions(repeats, count, *arrays)
 
 
+def plain_step(problem: Problem) -> Run:
+    """Return the rule's step of as many numbers, in float32 arrays of its own, by schuss."""
+    size = sum(param.size for param in problem.params)
+    plain = Problem(problem.rule, [ordinary(size)], [ordinary(size)])
+    for state in plain.states[0]:
+        np.copyto(state, plain.params[0])
+    return repeated(SCHUSS.prepare(plain))
+
+
 YARDSTICKS: Mapping[str, Yardstick] = {LIMIT: limit}
 BOTH_LIMITS: Mapping[str, Yardstick] = {LIMIT: limit, LIMIT_OF_ONE: partial(limit, threads=1)}
+WITH_PLAIN: Mapping[str, Yardstick] = {**BOTH_LIMITS, PLAIN: plain_step}

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial, reduce
 from itertools import repeat
 from time import perf_counter, process_time, sleep
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -15,7 +16,7 @@ from rich.progress import track
 import schuss
 
 DType: TypeAlias = Literal["float32", "float64"]
-Array: TypeAlias = npt.NDArray[np.float32 | np.float64]
+Array: TypeAlias = npt.NDArray[Any]
 Step: TypeAlias = Callable[[], None]
 Run: TypeAlias = Callable[[int], None]
 """Makes as many steps as it is told."""
@@ -27,10 +28,12 @@ Times: TypeAlias = Mapping[str, npt.NDArray[np.float64]]
 _Case = TypeVar("_Case")
 
 LIMITS = LIMIT, LIMIT_OF_ONE = "limit", "limit, 1 thread"
+PLAIN = "plain float32 step"
+"""A yardstick that may move another number of bytes: only ratios to its time mean something."""
 
-CHECK_SIZE = 37
 CHECK_STEPS = 5
-CHECK_ULPS = 32
+CHECK_ULPS, CHECK_ULPS_OF_HALVES = 32, 4
+"""Those of 16 bits have few digits to lose."""
 TINY_GRADIENT = 1e-8
 """About eps: where gradients are as small, it shows who leaves eps out or adds it elsewhere."""
 
@@ -57,14 +60,13 @@ class Rule:
     name: str
     optimizer: type[schuss.optimizers.Optimizer]
     reference: Callable[..., None]
-    states: int
     hyperparameters: Mapping[str, float]
     counts_steps: bool = False
 
-    @property
-    def arrays_moved(self) -> int:
-        """The parameter and each state are read and written, the gradient is read."""
-        return 2 * (1 + self.states) + 1
+    def at(self, t: int) -> Callable[..., None]:
+        """Return the reference's step t."""
+        count = {"step": t} if self.counts_steps else {}
+        return partial(self.reference, **count, **self.hyperparameters)
 
 
 @dataclass(frozen=True)
@@ -74,23 +76,77 @@ class Problem:
     rule: Rule
     params: Sequence[Array]
     grads: Sequence[Array]
+    options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    """What is to be done besides the rule, as an optimizer of schuss is told."""
+    more_grads: Sequence[Sequence[Array]] = field(default=(), kw_only=True)
+    """Gradients of further mini-batches, each for all params: the step takes the sum of all."""
     optimizer: schuss.optimizers.Optimizer = field(init=False)
     states: Sequence[Sequence[Array]] = field(init=False)
     """For each parameter its state arrays, those of the optimizer: who works on them too has the
-    same place in memory."""
+    same place in memory. So do averages and copies, where the options ask for them."""
+    averages: Sequence[Array] = field(init=False)
+    copies: Sequence[Array] = field(init=False)
+    norm: Array = field(init=False)
+    """Where the norm of the last gradients belongs, if the options clip by it."""
     write_backs: list[Callable[[], None]] = field(init=False, default_factory=list)
-    """What brings results to the params: contenders that keep them elsewhere add to it."""
+    """What brings results to these arrays: contenders that keep them elsewhere add to it."""
 
     def __post_init__(self) -> None:
-        optimizer = self.rule.optimizer(one_or_list(self.params))
-        by_name = optimizer.state.values()
-        states = [by_name] if len(self.params) == 1 else list(zip(*by_name, strict=True))
-        object.__setattr__(self, "optimizer", optimizer)
-        object.__setattr__(self, "states", [tuple(arrays) for arrays in states])
+        optimizer = self.rule.optimizer(one_or_list(self.params), **self.options)
+
+        def arrays_of(tree: Any) -> list[Array]:
+            return [] if tree is None else [tree] if len(self.params) == 1 else list(tree)
+
+        states = list(zip(*map(arrays_of, optimizer.state.values()), strict=True))
+        for name, value in {
+            "optimizer": optimizer,
+            "states": states,
+            "averages": arrays_of(optimizer.average),
+            "copies": arrays_of(optimizer.copies),
+            "norm": np.zeros((), np.float32),
+        }.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is the rule alone, in one dtype that it is computed in."""
+        dtypes = {array.dtype.name for array in (*self.params, *self.grads)}
+        alone = not self.options and not self.more_grads
+        return alone and len(dtypes) == 1 and dtypes <= set(get_args(DType))
 
     @property
     def bytes_moved(self) -> int:
-        return self.rule.arrays_moved * sum(p.nbytes for p in self.params)
+        """What a step has to read and to write.
+
+        Of the gradients, a norm is known only after a pass of its own; those of a further
+        mini-batch come when the sum of those before has been written.
+        """
+
+        def size(arrays: Sequence[Array]) -> int:
+            return sum(array.nbytes for array in arrays)
+
+        states = [state for of_param in self.states for state in of_param]
+        passes = 1 + ("clip_norm" in self.options) + bool(self.options.get("clear_grads"))
+        passes += 2 * len(self.more_grads)
+        return (
+            2 * size([*self.params, *states, *self.averages])
+            + passes * size(self.grads)
+            + sum(map(size, self.more_grads))
+            + size(self.copies)
+        )
+
+    def keeper(self) -> Step:
+        """Return what gives params, states and gradients the values that they have now."""
+        states = [state for of_param in self.states for state in of_param]
+        # The gradients come last, as they would from a backward pass.
+        arrays = [*self.params, *states, *self.grads]
+        kept = [array.copy() for array in arrays]
+
+        def restore() -> None:
+            for array, values in zip(arrays, kept, strict=True):
+                np.copyto(array, values)
+
+        return restore
 
 
 Yardstick: TypeAlias = Callable[[Problem], Run]
@@ -102,7 +158,8 @@ class Contender:
     """Someone who can make steps: for each rule, a function from a problem to its step.
 
     The function gets the problem and the rule's hyperparameters; the step updates the problem's
-    params in place from whatever its grads then hold, and leaves the grads as they are.
+    params in place from whatever its grads then hold, and does what the problem's options ask for.
+    It leaves the grads as they are, unless the case restores them.
     """
 
     name: str
@@ -132,6 +189,9 @@ class Case:
     pose: Callable[[], Problem]
     pose_small: Callable[[], Problem]
     dtype: DType = "float32"
+    restores: bool = False
+    """Whether each turn begins with the numbers that were posed: since a step would change which
+    work the next one has."""
 
 
 @dataclass(frozen=True)
@@ -181,37 +241,87 @@ def check(contender: Contender, problem: Problem) -> None:
     Raises
     ------
     WrongResultError
-        If a parameter is not what the reference computes: exactly, or within rounding.
+        If a parameter is not what the reference computes: exactly, or within rounding. Likewise an
+        average, a copy, a gradient that is to be cleared, the norm.
     """
-    rule, rng = problem.rule, np.random.default_rng(1)
-    twins = [
-        (param.copy(), *map(np.zeros_like, states))
-        for param, states in zip(problem.params, problem.states, strict=True)
-    ]
+    twin, rng = _twin(problem), np.random.default_rng(1)
     with contender.setting():
         step = contender.prepare(problem)
         for t in range(1, CHECK_STEPS + 1):
-            count = {"step": t} if rule.counts_steps else {}
-            for grad, (param, *states) in zip(problem.grads, twins, strict=True):
-                grad[...] = rng.standard_normal(grad.shape)
+            for grad, same in zip(_gradients(problem), _gradients(twin), strict=True):
+                values = rng.standard_normal(grad.shape)
                 if contender.eps_elsewhere:
-                    grad += np.copysign(1, grad)
+                    values += np.copysign(1, values)
                 else:
-                    grad[..., ::2] *= TINY_GRADIENT
-                rule.reference(param, grad, *states, **count, **rule.hyperparameters)
+                    values[..., ::2] *= TINY_GRADIENT
+                grad[...] = same[...] = values
+            _reference_step(twin, t)
             step()
     for write_back in problem.write_backs:
         write_back()
-    for param, (expected, *_) in zip(problem.params, twins, strict=True):
-        what = f"{contender.name}: {rule.name} on {param.dtype}"
-        check_values(what, param, expected, exact=contender.exact)
+    who, exact = contender.name, contender.exact
+    for param, expected in zip(problem.params, twin.params, strict=True):
+        check_values(f"{who}: {problem.rule.name} on {param.dtype}", param, expected, exact=exact)
+    for average, expected in zip(problem.averages, twin.averages, strict=True):
+        check_values(f"{who}: the average", average, expected, exact=exact)
+    for copy, param in zip(problem.copies, problem.params, strict=bool(problem.copies)):
+        # Of whoever's parameters: how these are rounded is no matter of opinion.
+        check_values(f"{who}: the copy", copy, param.astype(copy.dtype), exact=True)
+    if problem.options.get("clear_grads"):
+        for grad in problem.grads:
+            check_values(f"{who}: the cleared gradient", grad, np.zeros_like(grad), exact=True)
+    if "clip_norm" in problem.options:
+        check_values(f"{who}: the norm", problem.norm, twin.norm, exact=exact)
+
+
+def _gradients(problem: Problem) -> list[Array]:
+    return [grad for grads in (problem.grads, *problem.more_grads) for grad in grads]
+
+
+def _twin(problem: Problem) -> Problem:
+    """Return the same problem, in arrays of its own."""
+
+    def twins(arrays: Sequence[Array]) -> list[Array]:
+        return [array.copy(order="K") for array in arrays]
+
+    twin = replace(
+        problem,
+        params=twins(problem.params),
+        grads=twins(problem.grads),
+        more_grads=list(map(twins, problem.more_grads)),
+    )
+    for ours, theirs in zip(twin.states, problem.states, strict=True):
+        for our, their in zip(ours, theirs, strict=True):
+            np.copyto(our, their)
+    return twin
+
+
+def _reference_step(problem: Problem, t: int) -> None:
+    options = dict(problem.options)
+    for arrays in ("average", "copies", "state_dtype"):
+        options.pop(arrays, None)
+    norm, _, _ = schuss.reference.step(
+        [problem.rule.at(t)] * len(problem.params),
+        problem.params,
+        [reduce(np.add, grads) for grads in zip(problem.grads, *problem.more_grads, strict=True)],
+        problem.states,
+        step=t,
+        averages=problem.averages or None,
+        # The averages begin with what the first step makes of the parameters.
+        beta=problem.options.get("average", 0.0) if t > 1 else 0.0,
+        copies=problem.copies or None,
+        **options,
+    )
+    problem.norm[...] = norm
 
 
 def check_values(
     what: str, values: npt.NDArray[Any], expected: npt.NDArray[Any], *, exact: bool
 ) -> None:
     """Raise WrongResultError unless values are as expected: exactly, or within rounding."""
-    tolerance = 0.0 if exact else CHECK_ULPS * np.finfo(expected.dtype).eps
+    ulps = CHECK_ULPS if expected.dtype.itemsize > 2 else CHECK_ULPS_OF_HALVES
+    tolerance = 0.0 if exact else ulps * float(np.spacing(expected.dtype.type(1)))
+    values, expected = values.astype(np.float64), expected.astype(np.float64)
     if not np.allclose(values, expected, rtol=tolerance, atol=tolerance):
         worst = np.max(np.abs(values - expected))
         raise WrongResultError(
@@ -240,18 +350,22 @@ def settle() -> None:
 
 
 class Stopwatch:
-    """Measures the seconds a step takes, over enough calls for the clock, when all is quiet."""
+    """Measures the seconds a step takes, over enough calls for the clock, when all is quiet.
+
+    Where something has to be done before each step, unclocked, it is over one call.
+    """
 
     def __init__(
         self,
         run: Run,
         setting: Callable[[], AbstractContextManager[object]] = nullcontext,
         seconds: float = CLOCK_SECONDS,
+        before: Step | None = None,
     ) -> None:
-        self.run, self.setting, self.calls = run, setting, 1
+        self.run, self.setting, self.before, self.calls = run, setting, before, 1
         with setting():
-            run(1)
-            while (elapsed := self._clock()) < seconds:
+            self._clock()
+            while (elapsed := self._clock()) < seconds and before is None:
                 self.calls *= 2
         self.warm_up = elapsed / self.calls < COLD_SECONDS
 
@@ -259,10 +373,12 @@ class Stopwatch:
         with self.setting():
             settle()
             if self.warm_up:
-                self.run(self.calls)
+                self._clock()
             return self._clock() / self.calls
 
     def _clock(self) -> float:
+        if self.before is not None:
+            self.before()
         start = perf_counter()
         self.run(self.calls)
         return perf_counter() - start
@@ -303,11 +419,14 @@ def compare(
     for contender in entrants.values():
         check(contender, case.pose_small())
     problem = case.pose()
-    stopwatches = {name: Stopwatch(make(problem)) for name, make in yardsticks.items()}
+    before = problem.keeper() if case.restores else None
+    stopwatches = {
+        name: Stopwatch(make(problem), before=before) for name, make in yardsticks.items()
+    }
     for name, contender in entrants.items():
         with contender.setting():
             run = repeated(contender.prepare(problem))
-        stopwatches[name] = Stopwatch(run, contender.setting)
+        stopwatches[name] = Stopwatch(run, contender.setting, before=before)
     times = interleave(stopwatches, rounds)
     rivals = [name for name in yardsticks if name not in LIMITS] + [next(iter(entrants))]
 
@@ -320,13 +439,32 @@ def compare(
         # Whoever has more threads need not use them, and for few elements is faster with one.
         return of_one if one_thread else np.minimum(limit, of_one)
 
-    return [
-        {
-            **line(case.labels, name, times, "microseconds", rivals),
-            "gigabytes_per_second": problem.bytes_moved / float(np.median(seconds)) / 1e9,
-            "share_of_limit": ratio(limit_of(name), seconds),
+    def traffic(name: str) -> Record:
+        if name == PLAIN:
+            return {}
+        return {
+            "gigabytes_per_second": problem.bytes_moved / float(np.median(times[name])) / 1e9,
+            "share_of_limit": ratio(limit_of(name), times[name]),
         }
-        for name, seconds in times.items()
+
+    return [
+        {**line(case.labels, name, times, "microseconds", rivals), **traffic(name)}
+        for name in times
+    ]
+
+
+def compare_all(
+    name: str,
+    cases: Sequence[Case],
+    settings: Settings,
+    contenders: Sequence[Contender],
+    yardsticks: Mapping[str, Yardstick],
+) -> list[Record]:
+    """Compare in one case after the other."""
+    return [
+        record
+        for case in tracked(name, cases)
+        for record in compare(case, contenders, yardsticks, settings.rounds)
     ]
 
 

@@ -2,14 +2,15 @@
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import Contender, Problem, Step
+from benchmarks.contenders import in_order
+from benchmarks.harness import Array, Contender, Problem, Step
 
 
 @cache
@@ -20,21 +21,28 @@ def installed(*packages: str) -> bool:
 # PyTorch: its tensors are the problem's own arrays.
 
 
+def _tensors_of(arrays: Iterable[Array]) -> list[Any]:
+    """Return tensors in the arrays' memory."""
+    import torch
+
+    def tensor(array: Array) -> Any:
+        if array.dtype.name == "bfloat16":  # which PyTorch does not know by NumPy's name for it
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+
+    return [tensor(array) for array in arrays]
+
+
 def _tensors(problem: Problem) -> tuple[list[Any], list[Any], list[list[Any]]]:
     """Return params, grads, and each of the states for all params, in the problem's memory."""
-    from torch import from_numpy
-
     states = zip(*problem.states, strict=True)
-    return (
-        [from_numpy(param) for param in problem.params],
-        [from_numpy(grad) for grad in problem.grads],
-        [[from_numpy(state) for state in of_all] for of_all in states],
-    )
+    params, grads = _tensors_of(problem.params), _tensors_of(problem.grads)
+    return params, grads, [_tensors_of(of_all) for of_all in states]
 
 
 def _torch_optimizer(
     problem: Problem, make: Callable[[list[Any]], Any], names: tuple[str, ...], **more: float
-) -> Step:
+) -> Any:
     """Let an optimizer of torch begin with the problem's states, which it has under these names."""
     import torch
 
@@ -45,18 +53,78 @@ def _torch_optimizer(
         named = zip(names, states, strict=True)
         optimizer.state[param] = {name: of_all[i] for name, of_all in named}
         optimizer.state[param] |= {name: torch.tensor(value) for name, value in more.items()}
-    step: Step = optimizer.step
-    return step
+    return optimizer
+
+
+def _torch_adam(
+    problem: Problem, way: str, *, lr: float, beta1: float, beta2: float, eps: float
+) -> Any:
+    from torch.optim import Adam
+
+    make = partial(Adam, lr=lr, betas=(beta1, beta2), eps=eps, **{way: True})
+    return _torch_optimizer(problem, make, ("exp_avg", "exp_avg_sq"), step=0.0)
 
 
 def torch_adam(way: str) -> Callable[..., Step]:
-    def prepare(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
-        from torch.optim import Adam
-
-        make = partial(Adam, lr=lr, betas=(beta1, beta2), eps=eps, **{way: True})
-        return _torch_optimizer(problem, make, ("exp_avg", "exp_avg_sq"), step=0.0)
+    def prepare(problem: Problem, **hyperparameters: float) -> Step:
+        step: Step = _torch_adam(problem, way, **hyperparameters).step
+        return step
 
     return prepare
+
+
+def _torch_average(params: list[Any], averages: list[Any], beta: float) -> Step:
+    """Return what takes the params into the averages."""
+    from torch.nn import Module, Parameter, ParameterList
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    class Model(Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.all = ParameterList(map(Parameter, params))
+
+    model = Model()
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(beta))
+    for param, average in zip(averaged.parameters(), averages, strict=True):
+        param.data = average
+    return partial(averaged.update_parameters, model)
+
+
+def torch_whole(problem: Problem, **hyperparameters: float) -> Step:
+    """Make Adam's step, and a call for each of the options; the first grads take in the others."""
+    import torch
+    from torch.nn.utils import clip_grad_norm_
+
+    options = problem.options
+    optimizer = _torch_adam(problem, "fused", **hyperparameters)
+    params = optimizer.param_groups[0]["params"]
+    grads = [param.grad for param in params]
+    more_grads = [_tensors_of(of_all) for of_all in problem.more_grads]
+    averages, copies = _tensors_of(problem.averages), _tensors_of(problem.copies)
+
+    def add_up() -> None:
+        for of_all in more_grads:
+            torch._foreach_add_(grads, of_all)
+
+    def clip() -> None:
+        problem.norm[...] = clip_grad_norm_(params, options["clip_norm"]).item()
+
+    def cast() -> None:
+        for copy, param in zip(copies, params, strict=True):
+            copy.copy_(param)
+
+    parts: list[Step] = [optimizer.step]
+    if "clip_norm" in options:
+        parts.insert(0, clip)
+    if more_grads:
+        parts.insert(0, add_up)
+    if averages:
+        parts.append(_torch_average(params, averages, options["average"]))
+    if options.get("clear_grads"):
+        parts.append(partial(optimizer.zero_grad, set_to_none=False))
+    if copies:
+        parts.append(cast)
+    return in_order(parts)
 
 
 def torch_momentum(way: str) -> Callable[..., Step]:
@@ -64,7 +132,8 @@ def torch_momentum(way: str) -> Callable[..., Step]:
         from torch.optim import SGD
 
         make = partial(SGD, lr=lr, momentum=beta, dampening=beta, **{way: True})
-        return _torch_optimizer(problem, make, ("momentum_buffer",))
+        step: Step = _torch_optimizer(problem, make, ("momentum_buffer",)).step
+        return step
 
     return prepare
 
@@ -73,7 +142,8 @@ def torch_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) -> St
     from torch.optim import RMSprop
 
     make = partial(RMSprop, lr=lr, alpha=beta, eps=eps, foreach=True)
-    return _torch_optimizer(problem, make, ("square_avg",), step=0.0)
+    step: Step = _torch_optimizer(problem, make, ("square_avg",), step=0.0).step
+    return step
 
 
 def torch_raw_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
@@ -230,7 +300,8 @@ def deepspeed_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, e
     from deepspeed.ops.adam import DeepSpeedCPUAdam
 
     make = partial(DeepSpeedCPUAdam, lr=lr, betas=(beta1, beta2), eps=eps, adamw_mode=False)
-    return _torch_optimizer(problem, make, ("exp_avg", "exp_avg_sq"), step=0)
+    step: Step = _torch_optimizer(problem, make, ("exp_avg", "exp_avg_sq"), step=0).step
+    return step
 
 
 # thinc
@@ -262,6 +333,10 @@ TORCH_RAW = _torch("torch raw fused", {"Adam": torch_raw_adam, "momentum": torch
 TORCH_FUSED = _torch(
     "torch fused", {"Adam": torch_adam("fused"), "momentum": torch_momentum("fused")}
 )
+TORCH_WHOLE = _torch("torch", {"Adam": torch_whole})
+TORCH_CAST = _torch("torch fused, copy_", TORCH_WHOLE.steps)
+TORCH_HALF = _torch("torch fused, state to nearest", {"Adam": torch_adam("fused")})
+"""It has one dtype for all arrays of a parameter, and rounds none of them at random."""
 PEERS = (
     TORCH_RAW,
     TORCH_FUSED,

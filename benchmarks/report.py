@@ -27,12 +27,18 @@ of both. Rounding of the clock and what others do on the machine aside, a step c
 GB/s counts what one pass must move: NumPy's many passes move more. A copy, and taking in an order
 that is ready, are only part of the work that they stand next to. torch raw: its fused operation,
 called with lists made before. thinc clears the gradients, so it gets a copy of them, within its
-time. JAX keeps the parameters to itself. In train, all but schuss have the gradients copied into
-arrays that they know, within their time."""
+time. JAX keeps the parameters to itself. In whole and dtypes the limit adds in float32 arrays of so
+many elements that it moves as many bytes as one has to; a plain float32 step is by schuss, with
+arrays of its own. In whole each turn is a single step, which begins with the same numbers, put back
+unclocked; torch and NumPy clip and add up in the first gradients' memory, schuss leaves gradients
+as they are unless it is to clear them. Where all numbers have 16 bits, torch does other work: it
+rounds its state to nearest, and small changes are lost. In train, all but schuss have the gradients
+copied into arrays that they know, within their time."""
 
 PEERS = (
     "deepspeed",
     "jax",
+    "ml_dtypes",
     "numba",
     "optax",
     "pandas",
@@ -112,7 +118,8 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "share_of_limit": ("of limit", "{:.1%}".format),
     "accuracy": ("accuracy", "{:.1%}".format),
 }
-TEXTS = frozenset({"rule", "dtype", "param", "grad", "average", "layout", "list", "contender"})
+TEXTS = frozenset({"rule", "work", "dtype", "param", "grad", "state", "copies"})
+TEXTS |= {"average", "layout", "list", "contender"}
 
 
 def _cells(record: Record) -> dict[str, str]:
@@ -129,6 +136,8 @@ def _cells(record: Record) -> dict[str, str]:
 def _without_repetition(records: Sequence[Record]) -> list[dict[str, str]]:
     """Return the lines of a table, each case named only in the first of its lines."""
     lines = [_cells(record) for record in records]
+    names = dict.fromkeys(name for line in lines for name in line)
+    lines = [{name: line.get(name, "") for name in names} for line in lines]
     for (before, now), line in zip(pairwise(records), lines[1:], strict=True):
         if before["case"] == now["case"]:
             line |= dict.fromkeys(now["case"], "")
@@ -150,8 +159,13 @@ def rich_table(title: str, records: Sequence[Record]) -> Table:
 
 
 def markdown_table(title: str, records: Sequence[Record]) -> str:
-    """Return a table as GitHub's Markdown writes it."""
+    """Return a table as GitHub's Markdown writes it, under its title."""
+    return f"### {title}\n\n{markdown_lines(records)}"
+
+
+def markdown_lines(records: Sequence[Record]) -> str:
+    """Return the lines of that table."""
     lines = _without_repetition(records)
     rules = ["---" if name in TEXTS else "---:" for name in lines[0]]
     rows = ([*lines[0]], rules, *(line.values() for line in lines))
-    return "\n".join([f"### {title}\n", *(f"| {' | '.join(row)} |" for row in rows)])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -22,28 +22,27 @@ from benchmarks.contenders import (
     YARDSTICKS,
 )
 from benchmarks.data import average, batches
+from benchmarks.dtypes import dtypes
 from benchmarks.harness import (
     Array,
     Case,
-    Contender,
     DType,
     Problem,
     Record,
     Rule,
     Run,
     Settings,
-    Yardstick,
-    compare,
+    compare_all,
     interleave,
     line,
     ordinary,
     repeated,
-    tracked,
 )
 from benchmarks.loop import loop
 from benchmarks.peers import PEERS
 from benchmarks.shapes import Shape, gpt2_small, resnet50
 from benchmarks.train import train
+from benchmarks.whole import whole
 
 STEP_SIZES = (1_024, 65_536, 262_144, 1_048_576, 16_777_216, 67_108_864)
 MANY: Mapping[str, Callable[[], Sequence[Shape]]] = {
@@ -71,7 +70,7 @@ def step(settings: Settings) -> list[Record]:
         for rule, dtype, size in product(RULES, get_args(DType), settings.sizes or STEP_SIZES)
     ]
     contenders = (SCHUSS, ONE_THREAD, *LEVELS, IN_PLACE, TEXTBOOK, *PEERS)
-    return _compare_all("step", cases, settings, contenders, BOTH_LIMITS)
+    return compare_all("step", cases, settings, contenders, BOTH_LIMITS)
 
 
 def many_case(name: str, shapes: Sequence[Shape]) -> Case:
@@ -87,7 +86,7 @@ def many(settings: Settings) -> list[Record]:
     cases = [many_case(f"1,000 x {size:,}", [(size,)] * 1_000) for size in settings.sizes]
     cases = cases or [many_case(name, shapes()) for name, shapes in MANY.items()]
     contenders = (SCHUSS, ONE_THREAD, IN_PLACE, TEXTBOOK, *PEERS)
-    return _compare_all("many", cases, settings, contenders, BOTH_LIMITS)
+    return compare_all("many", cases, settings, contenders, BOTH_LIMITS)
 
 
 LAYOUTS: dict[str, Callable[[int], Array]] = {
@@ -128,7 +127,7 @@ def layout(settings: Settings) -> list[Record]:
         for param, grad in pairs
     ]
     yardsticks = {**YARDSTICKS, "equal layouts": equal_layouts}
-    return _compare_all("layout", cases, settings, CONTENDERS, yardsticks)
+    return compare_all("layout", cases, settings, CONTENDERS, yardsticks)
 
 
 def startup(settings: Settings) -> list[Record]:
@@ -151,6 +150,8 @@ def startup(settings: Settings) -> list[Record]:
 BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "step": step,
     "many": many,
+    "whole": whole,
+    "dtypes": dtypes,
     "loop": loop,
     "train": train,
     "layout": layout,
@@ -158,17 +159,3 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "batches": batches,
     "startup": startup,
 }
-
-
-def _compare_all(
-    name: str,
-    cases: Sequence[Case],
-    settings: Settings,
-    contenders: Sequence[Contender],
-    yardsticks: Mapping[str, Yardstick],
-) -> list[Record]:
-    return [
-        record
-        for case in tracked(name, cases)
-        for record in compare(case, contenders, yardsticks, settings.rounds)
-    ]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 
 import schuss
-from benchmarks import data, harness, loop, peers, suite, train
+from benchmarks import data, dtypes, harness, loop, peers, suite, train, whole
 from benchmarks.__main__ import main
 from benchmarks.compact import compact_tables
 from benchmarks.contenders import (
@@ -26,17 +26,21 @@ from benchmarks.contenders import (
     BOTH_LIMITS,
     CONTENDERS,
     IN_PLACE,
+    IN_PLACE_WHOLE,
     LEVELS,
     ONE_THREAD,
     RULES,
     SCHUSS,
     SHARED_THREADS,
     TEXTBOOK,
+    WITH_PLAIN,
     YARDSTICKS,
     limit,
 )
 from benchmarks.data import AVERAGES, BY_COLUMNS, BY_ROWS, READY_ORDER, Examples, Peer, Series
+from benchmarks.dtypes import COMBINATIONS, FAST, Formats
 from benchmarks.harness import (
+    PLAIN,
     Array,
     Case,
     Contender,
@@ -55,13 +59,15 @@ from benchmarks.harness import (
     ordinary,
     repeated,
 )
-from benchmarks.peers import PEERS
+from benchmarks.peers import PEERS, TORCH_WHOLE
 from benchmarks.processes import Process
 from benchmarks.report import PEERS as PACKAGES
 from benchmarks.report import markdown_table
 from benchmarks.shapes import Shape, gpt2_small, resnet50
+from benchmarks.whole import ACCUMULATE, SUBNORMAL_MOMENT, WORKS, posed, posed_to_check
 
 OF_SCHUSS = (SCHUSS, ONE_THREAD, SHARED_THREADS, *LEVELS)
+WHOLE = (SCHUSS, ONE_THREAD, IN_PLACE_WHOLE)
 NAMES = ["limit", *(contender.name for contender in CONTENDERS)]
 QUICK = Rounds(least=1, most=1)
 
@@ -79,6 +85,9 @@ def adam_case() -> Case:
 def _no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the commands to schuss and NumPy; peers have tests of their own."""
     monkeypatch.setattr(suite, "PEERS", ())
+    monkeypatch.setattr(whole, "CONTENDERS", WHOLE)
+    alone = [replace(formats, peer=None) for formats in COMBINATIONS]
+    monkeypatch.setattr(dtypes, "COMBINATIONS", alone)
 
 
 def records_of(name: str, tmp_path: Path) -> list[dict[str, Any]]:
@@ -277,6 +286,183 @@ def test_values_stay_ordinary_however_long_it_runs() -> None:
                 assert np.all(np.abs(array) > 1e-6)
 
 
+def needs(contender: Contender, *dtypes: str) -> None:
+    if not contender.present():
+        pytest.skip(f"{contender.name} is not here")
+    if "bfloat16" in dtypes:
+        pytest.importorskip("ml_dtypes")
+
+
+@pytest.mark.parametrize("contender", [*WHOLE, TORCH_WHOLE], ids=lambda contender: contender.name)
+@pytest.mark.parametrize("work", WORKS)
+def test_every_contender_does_the_whole_work(work: str, contender: Contender) -> None:
+    needs(contender, WORKS[work].get("copies", ""))
+    for size in (37, 1_003):
+        check(contender, posed_to_check(work, size))
+
+
+def test_many_arrays_can_be_worked_on_as_a_whole() -> None:
+    for contender in (*WHOLE, TORCH_WHOLE):
+        if contender.present():
+            lists = [[ordinary(17), ordinary(3, 5)] for _ in range(3)]
+            options = {"clip_norm": 1.0, "average": 0.9, "clear_grads": True}
+            check(contender, Problem(ADAM, *lists[:2], options=options, more_grads=lists[2:]))
+
+
+def _with_others(more_grads: int | None = None, **options: Any) -> Callable[..., Step]:
+    """Return what does right what it is told to, but is told something else."""
+
+    def prepare(problem: Problem, **hyperparameters: float) -> Step:
+        told = replace(
+            problem,
+            options={**problem.options, **options},
+            more_grads=problem.more_grads[:more_grads],
+        )
+        for ours, theirs in ((problem.averages, told.averages), (problem.copies, told.copies)):
+            for our, their in zip(ours, theirs, strict=True):
+                problem.write_backs.append(partial(np.copyto, our, their))
+        problem.write_backs.append(lambda: np.copyto(problem.norm, told.norm))
+        return IN_PLACE_WHOLE.steps["Adam"](told, **hyperparameters)
+
+    return prepare
+
+
+def _but(spoil: Callable[[Problem], object]) -> Callable[..., Step]:
+    """Return what does everything right, and spoils something then."""
+
+    def prepare(problem: Problem, **hyperparameters: float) -> Step:
+        step = IN_PLACE_WHOLE.steps["Adam"](problem, **hyperparameters)
+
+        def spoilt() -> None:
+            step()
+            spoil(problem)
+
+        return spoilt
+
+    return prepare
+
+
+def _cut_off(problem: Problem) -> None:
+    """Write copies that are rounded towards zero."""
+    bits = problem.params[0].view(np.uint32) & np.uint32(0xFFFF0000)
+    problem.copies[0][...] = bits.view(np.float32)
+
+
+CLIP, CLEAR, CAST = (work for work in WORKS if work.startswith("clip"))
+SPOILT: Mapping[str, tuple[str, Callable[..., Step], str]] = {
+    "does not clip": (CLIP, _with_others(clip_norm=1e9), "Adam on float32"),
+    "clips to another norm": (CLIP, _with_others(clip_norm=1.0), "Adam on float32"),
+    "leaves gradients out": (ACCUMULATE, _with_others(more_grads=2), "Adam on float32"),
+    "weighs differently": (CLEAR, _with_others(average=0.91), "the average"),
+    "keeps the norm": (CLIP, _but(lambda p: p.norm.fill(1)), "the norm"),
+    "does not average": (CLEAR, _but(lambda p: np.copyto(p.averages[0], p.params[0])), "the av"),
+    "does not clear": (CLEAR, _but(lambda p: p.grads[0].fill(1e-30)), "the cleared gradient"),
+    "cuts off": (CAST, _but(_cut_off), "the copy"),
+}
+
+
+@pytest.mark.parametrize("who", SPOILT)
+def test_who_does_a_part_of_the_whole_differently_is_refused(who: str) -> None:
+    work, prepare, what = SPOILT[who]
+    if work == CAST:
+        pytest.importorskip("ml_dtypes")
+    check(Contender("right", {"Adam": _with_others()}), posed_to_check(work, 100))
+    with pytest.raises(WrongResultError, match=f"{who}: {what}"):
+        check(Contender(who, {"Adam": prepare}), posed_to_check(work, 100))
+
+
+def test_a_wrong_whole_is_refused_before_anyone_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "Stopwatch", lambda *_, **__: pytest.fail("timed"))
+    impostor = Contender("impostor", {"Adam": _with_others(clip_norm=1.0)})
+    monkeypatch.setattr(whole, "CONTENDERS", (SCHUSS, impostor))
+    with pytest.raises(WrongResultError, match="impostor"):
+        main(["whole", "--quick"])
+
+
+def test_a_wrong_format_is_refused_before_anyone_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ml_dtypes")
+    monkeypatch.setattr(harness, "Stopwatch", lambda *_, **__: pytest.fail("timed"))
+    idle = Contender("impostor", {"Adam": _nothing})
+    halves = Formats("bfloat16", "bfloat16", "bfloat16", peer=idle)
+    monkeypatch.setattr(dtypes, "COMBINATIONS", [halves])
+    with pytest.raises(WrongResultError, match="impostor: Adam on bfloat16"):
+        main(["dtypes", "--quick"])
+
+
+def test_every_turn_of_the_whole_has_its_numbers_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    cases: list[Case] = []
+    monkeypatch.setattr(whole, "compare_all", lambda name, given, *_: cases.extend(given))
+    whole.whole(harness.Settings(sizes=[64]))
+    assert len(cases) >= len(WORKS) - 1
+    assert all(case.restores for case in cases)
+    posed_averages = {case.pose().options.get("average") for case in cases}
+    assert posed_averages == {None, WORKS[CLEAR]["average"]}
+
+
+def test_the_whole_is_posed_in_ordinary_numbers_that_are_clipped() -> None:
+    for work in WORKS.keys() - {SUBNORMAL_MOMENT}:
+        if "copies" in WORKS[work]:
+            pytest.importorskip("ml_dtypes")
+        problem = posed(work, 64)
+        for array in (*problem.params, *problem.grads, *problem.states[0]):
+            assert np.all((array >= 0.5) & (array < 1.5))
+        if "clip_norm" in problem.options:
+            assert np.linalg.norm(problem.grads[0]) > 2 * problem.options["clip_norm"]
+            assert problem.options["clip_norm"] == posed_to_check(work, 64).options["clip_norm"]
+
+
+def test_a_subnormal_moment_is_one_when_the_step_begins() -> None:
+    problem = posed(SUBNORMAL_MOMENT, 64)
+    (grad,), ((m, v),) = problem.grads, problem.states
+    assert np.all((m > 0) & (m < np.finfo(np.float32).tiny))
+    assert np.all(grad == 0)
+    assert np.all(v >= 0.5)
+
+
+@pytest.mark.parametrize("contender", [SCHUSS, ONE_THREAD], ids=lambda contender: contender.name)
+@pytest.mark.parametrize("formats", COMBINATIONS, ids=str)
+def test_schuss_steps_in_every_combination_of_formats(
+    formats: Formats, contender: Contender
+) -> None:
+    needs(contender, *formats.labels.values())
+    check(contender, formats.posed(1_003, FAST))
+
+
+PEERS_OF_FORMATS = [formats for formats in COMBINATIONS if formats.peer]
+
+
+@pytest.mark.parametrize("formats", PEERS_OF_FORMATS, ids=str)
+def test_the_peer_of_a_combination_computes_it(formats: Formats) -> None:
+    assert formats.peer is not None
+    needs(formats.peer, *formats.labels.values())
+    for size in (37, 1_003):
+        check(formats.peer, formats.posed(size, FAST))
+
+
+def test_nobody_is_right_in_16_bits_by_doing_nothing() -> None:
+    pytest.importorskip("ml_dtypes")
+    halves = Formats("bfloat16", "bfloat16", "bfloat16")
+
+    def twice(problem: Problem, *, lr: float, **others: float) -> Step:
+        return SCHUSS.steps["Adam"](problem, lr=2 * lr, **others)
+
+    for wrong in (_nothing, twice):
+        with pytest.raises(WrongResultError, match="impostor: Adam on bfloat16"):
+            check(Contender("impostor", {"Adam": wrong}), halves.posed(100, FAST))
+
+
+def test_state_rounded_by_other_bits_is_refused_to_those_who_promise_them() -> None:
+    pytest.importorskip("ml_dtypes")
+
+    def other_bits(problem: Problem, **hyperparameters: float) -> Step:
+        problem.optimizer.seed = 1
+        return SCHUSS.prepare(problem)
+
+    formats = Formats("float32", "float32", "bfloat16")
+    with pytest.raises(WrongResultError, match="impostor: Adam on float32"):
+        check(Contender("impostor", {"Adam": other_bits}, exact=True), formats.posed(100, FAST))
+
+
 @pytest.mark.parametrize(
     ("form", "peer"),
     [(form, peer) for form, peers in AVERAGES.items() for peer in peers],
@@ -391,6 +577,32 @@ def test_the_limit_takes_many_arrays_as_one(monkeypatch: pytest.MonkeyPatch) -> 
     assert [array.shape for array in given[2:]] == [(3 * 37,)] * 4
 
 
+@pytest.mark.parametrize("work", WORKS)
+def test_the_limit_of_a_whole_moves_as_many_bytes(
+    work: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "copies" in WORKS[work]:
+        pytest.importorskip("ml_dtypes")
+    given: list[Any] = []
+    monkeypatch.setattr("schuss._core.additions", lambda *arguments: given.extend(arguments))
+    problem = posed_to_check(work, 1_400)
+    limit(problem)(5)
+    _, _, param, grad, *states = given
+    assert {array.dtype for array in (param, grad, *states)} == {np.dtype(np.float32)}
+    assert 2 * param.nbytes + grad.nbytes + sum(2 * state.nbytes for state in states) == (
+        problem.bytes_moved
+    )
+    assert (param is problem.params[0]) == (not problem.options and not problem.more_grads)
+
+
+def test_the_plain_step_is_of_arrays_of_its_own() -> None:
+    problem = posed(SUBNORMAL_MOMENT, 64)
+    before = [array.copy() for array in (*problem.params, *problem.grads, *problem.states[0])]
+    WITH_PLAIN[PLAIN](problem)(3)
+    after = (*problem.params, *problem.grads, *problem.states[0])
+    np.testing.assert_array_equal(after, before)
+
+
 # How it is measured.
 
 
@@ -474,6 +686,53 @@ def test_a_turn_is_measured_within_the_contenders_setting() -> None:
     assert set(asked) == {1}
 
 
+def test_what_is_done_before_a_step_is_not_clocked(fake_clock: Callable[[float], Run]) -> None:
+    turns: list[int] = []
+    step, putting_back = fake_clock(1e-6), fake_clock(5.0)
+
+    def run(calls: int) -> None:
+        turns.append(calls)
+        step(calls)
+
+    def before() -> None:
+        turns.append(0)
+        putting_back(1)
+
+    stopwatch = Stopwatch(run, before=before)
+    assert stopwatch() == pytest.approx(1e-6)
+    assert turns == [0, 1] * (len(turns) // 2)
+
+
+def test_each_turn_begins_with_the_numbers_that_were_posed() -> None:
+    seen: list[list[Array]] = []
+
+    def prepare(problem: Problem, **hyperparameters: float) -> Step:
+        step = SCHUSS.steps["Adam"](problem, **hyperparameters)
+
+        def watched() -> None:
+            arrays = (*problem.params, *problem.grads, *problem.states[0])
+            seen.append([array.copy() for array in arrays])
+            step()
+
+        return watched
+
+    case = Case({}, ADAM, partial(posed, CLEAR, 64), partial(posed_to_check, CLEAR, 37), "float32")
+    watcher = Contender("watcher", {"Adam": prepare})
+    pristine = case.pose()
+    expected = [*pristine.params, *pristine.grads, *pristine.states[0]]
+
+    def turns(case: Case) -> list[bool]:
+        seen.clear()
+        compare(case, [SCHUSS, watcher, IN_PLACE_WHOLE], WITH_PLAIN, Rounds(least=2, most=2))
+        timed = [arrays for arrays in seen if len(arrays[0]) == 64]
+        return [np.array_equal(arrays, expected) for arrays in timed]
+
+    assert not any(turns(case)[1:])
+    restored = turns(replace(case, restores=True))
+    assert len(restored) >= 4
+    assert all(restored)
+
+
 def test_a_turn_begins_when_all_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     stopwatch = Stopwatch(lambda calls: events.append("run"), seconds=0)
@@ -525,6 +784,29 @@ def test_bytes_moved_count_reads_and_writes(rule: Rule, arrays: int) -> None:
     assert pose(rule, size=10, dtype="float64").bytes_moved == arrays * 80
 
 
+@pytest.mark.parametrize(
+    ("work", "read", "written"),
+    [
+        ("step", 4 * 4, 3 * 4),
+        (CLIP, 5 * 4, 3 * 4),
+        (CLEAR, 6 * 4, 5 * 4),
+        (CAST, 6 * 4, 5 * 4 + 2),
+        (ACCUMULATE, 3 * 8 + 4 * 4, 3 * 4 + 3 * 4),
+        (SUBNORMAL_MOMENT, 4 * 4, 3 * 4),
+    ],
+)
+def test_bytes_moved_count_all_of_the_whole(work: str, read: int, written: int) -> None:
+    if work == CAST:
+        pytest.importorskip("ml_dtypes")
+    assert posed(work, 10).bytes_moved == 10 * (read + written)
+
+
+def test_bytes_moved_are_those_of_each_dtype() -> None:
+    pytest.importorskip("ml_dtypes")
+    moved = [formats.posed(10).bytes_moved / 10 for formats in COMBINATIONS]
+    assert moved == [28, 26, 26, 22, 22, 20, 14, 30, 56]
+
+
 # What the command gives.
 
 
@@ -563,6 +845,50 @@ def test_many_steps_a_thousand_arrays_at_once(tmp_path: Path) -> None:
         assert_compared(record, {"schuss"})
 
 
+def assert_compared_to_plain(record: dict[str, Any]) -> None:
+    if record["contender"] == PLAIN:  # whose bytes may be others
+        assert not {"gigabytes_per_second", "share_of_limit"} & record.keys()
+        assert record["times"][PLAIN] == 1
+    else:
+        assert_compared(record, {PLAIN, "schuss"})
+
+
+@pytest.mark.parametrize("with_bfloat16", [True, False])
+def test_whole_does_all_works(
+    with_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if with_bfloat16:
+        pytest.importorskip("ml_dtypes")
+    monkeypatch.setattr(whole, "installed", lambda name: with_bfloat16)
+    records = records_of("whole", tmp_path)
+    assert [(*record["case"].values(), record["contender"]) for record in records] == [
+        (work, 64, name)
+        for work in WORKS
+        if with_bfloat16 or work != CAST
+        for name in (*WITH_PLAIN, *(contender.name for contender in WHOLE))
+    ]
+    for record in records:
+        assert_compared_to_plain(record)
+
+
+@pytest.mark.parametrize("with_bfloat16", [True, False])
+def test_dtypes_crosses_formats(
+    with_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if with_bfloat16:
+        pytest.importorskip("ml_dtypes")
+    monkeypatch.setattr(dtypes, "installed", lambda name: with_bfloat16)
+    records = records_of("dtypes", tmp_path)
+    assert [(*record["case"].values(), record["contender"]) for record in records] == [
+        (*formats.labels.values(), formats.posed(1).bytes_moved, 64, name)
+        for formats in COMBINATIONS
+        if with_bfloat16 or "bfloat16" not in formats.labels.values()
+        for name in (*WITH_PLAIN, "schuss", "schuss, 1 thread")
+    ]
+    for record in records:
+        assert_compared_to_plain(record)
+
+
 @pytest.mark.parametrize(
     ("shapes", "arrays", "elements"),
     [(resnet50, 161, 25_557_032), (gpt2_small, 148, 124_439_808)],
@@ -576,7 +902,7 @@ def test_the_networks_have_as_many_parameters_as_is_known(
 
 def test_many_poses_two_lists_and_two_networks(monkeypatch: pytest.MonkeyPatch) -> None:
     cases: list[Case] = []
-    monkeypatch.setattr(suite, "_compare_all", lambda name, given, *_: cases.extend(given))
+    monkeypatch.setattr(suite, "compare_all", lambda name, given, *_: cases.extend(given))
     suite.many(harness.Settings())
     assert [(*case.labels.values(),) for case in cases] == [
         ("1,000 x 1,000", 1_000, 1_000_000),
@@ -724,7 +1050,7 @@ def test_some_benchmarks_are_of_one_thread(name: str, monkeypatch: pytest.Monkey
         threads.append(schuss.num_threads())
         return iter(())
 
-    for module in (suite, data):
+    for module in (harness, data):
         monkeypatch.setattr(module, "tracked", tracked)
     with schuss.threads(2):
         suite.BENCHMARKS[name](harness.Settings())
@@ -859,6 +1185,17 @@ def test_markdown_names_a_case_once() -> None:
     )
 
 
+def test_what_a_line_does_not_have_is_left_open() -> None:
+    records = [
+        {"case": {}, "contender": PLAIN, "microseconds": 1.0},
+        {"case": {}, "contender": "schuss", "microseconds": 2.0, "share_of_limit": 0.5},
+    ]
+    assert markdown_table("whole", records).endswith(
+        "| contender | µs | of limit |\n| --- | ---: | ---: |\n"
+        "| plain float32 step | 1.00 |  |\n| schuss | 2.00 | 50.0% |"
+    )
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -888,3 +1225,30 @@ def test_compact_tables_have_a_line_a_contender_and_a_column_a_case() -> None:
         "| schuss | 2.50 | 500 |\n| limit |  | 500 |"
     )
     assert compact_tables("startup", [{"case": {}, "contender": "a", "milliseconds": 1.0}]) == ""
+
+
+def test_compact_tables_have_a_column_a_work_and_a_table_a_size() -> None:
+    records = [
+        {"case": {"work": work, "size": size}, "contender": "schuss", "microseconds": size}
+        for size in (10, 2_000)
+        for work in ("step", "clip, step")
+    ]
+    assert compact_tables("whole", records) == (
+        "| whole, 10 (µs) | step | clip, step |\n| --- | ---: | ---: |\n"
+        "| schuss | 10.0 | 10.0 |\n\n"
+        "| whole, 2,000 (µs) | step | clip, step |\n| --- | ---: | ---: |\n"
+        "| schuss | 2,000 | 2,000 |"
+    )
+
+
+def test_compact_tables_have_lines_of_dtypes() -> None:
+    records = [
+        {"case": {"state": state, "bytes": 2}, "contender": name, "microseconds": 3.0}
+        for state in ("float32", "bfloat16")
+        for name in (*WITH_PLAIN, "schuss", "torch")
+    ]
+    assert compact_tables("dtypes", records) == (
+        "| state | bytes | contender | µs |\n| --- | ---: | --- | ---: |\n"
+        "| float32 | 2 | schuss | 3.00 |\n|  |  | torch | 3.00 |\n"
+        "| bfloat16 | 2 | schuss | 3.00 |\n|  |  | torch | 3.00 |"
+    )

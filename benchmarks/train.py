@@ -86,7 +86,8 @@ class Train:
 
     def _optimizer(self, params: dict[str, Array]) -> Any:
         if self.contender in SCHUSS_CONTENDERS:
-            return ADAM.optimizer(params, **ADAM.hyperparameters)
+            optimizer: Any = ADAM.optimizer
+            return optimizer(params, **ADAM.hyperparameters)
         return Standing(self.contender, params)
 
 

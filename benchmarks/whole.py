@@ -1,0 +1,74 @@
+"""All that is to be done with gradients, of which the step is but a part."""
+
+from collections.abc import Mapping
+from functools import partial
+from itertools import product
+from math import sqrt
+from typing import Any
+
+from benchmarks.contenders import ADAM, IN_PLACE_WHOLE, ONE_THREAD, SCHUSS, WITH_PLAIN
+from benchmarks.harness import Case, Problem, Record, Settings, compare_all, ordinary
+from benchmarks.peers import TORCH_WHOLE, installed
+
+SIZES = (16_777_216,)
+"""Arrays that fit in a cache would come there when their numbers are put back, unlike those of the
+yardsticks."""
+CHECK_SIZE = 100_003
+CLIPPED_TO = 0.25
+"""The norm, by the root of the number of elements: ordinary numbers have a larger one than 1."""
+AVERAGE, AVERAGE_TO_CHECK = 0.999, 0.9
+"""Within a few steps, only the second shows whether the weights are right."""
+FURTHER = 3
+SUBNORMAL = 1e-39
+"""So small a moment is left where there were no gradients for hundreds of steps."""
+
+CLEAR: Mapping[str, Any] = {"clip_norm": CLIPPED_TO, "average": AVERAGE, "clear_grads": True}
+SUBNORMAL_MOMENT = "step, subnormal moment"
+ACCUMULATE = f"accumulate {1 + FURTHER}, step"
+WORKS: Mapping[str, Mapping[str, Any]] = {
+    "step": {},
+    "clip, step": {"clip_norm": CLIPPED_TO},
+    "clip, step, average, clear": CLEAR,
+    "clip, step, average, clear, cast": {**CLEAR, "copies": "bfloat16"},
+    ACCUMULATE: {},
+    SUBNORMAL_MOMENT: {},
+}
+CONTENDERS = (SCHUSS, ONE_THREAD, IN_PLACE_WHOLE, TORCH_WHOLE)
+
+
+def posed_to_check(work: str, size: int, average: float = AVERAGE_TO_CHECK) -> Problem:
+    """Return a problem before its first step."""
+    options = dict(WORKS[work])
+    if "clip_norm" in options:
+        options["clip_norm"] *= sqrt(size)
+    if "average" in options:
+        options["average"] = average
+    more_grads = [[ordinary(size)] for _ in range(FURTHER * (work == ACCUMULATE))]
+    arrays = [ordinary(size)], [ordinary(size)]
+    return Problem(ADAM, *arrays, options=options, more_grads=more_grads)
+
+
+def posed(work: str, size: int) -> Problem:
+    """Return a problem as it is after many steps: with moments."""
+    problem = posed_to_check(work, size, AVERAGE)
+    (grad,), ((m, v),) = problem.grads, problem.states
+    v[...] = m[...] = grad
+    if work == SUBNORMAL_MOMENT:
+        m[...], grad[...] = SUBNORMAL, 0
+    return problem
+
+
+def whole(settings: Settings) -> list[Record]:
+    """A step and what surrounds it, of one array: Adam, float32."""
+    cases = [
+        Case(
+            {"work": work, "size": size},
+            ADAM,
+            partial(posed, work, size),
+            partial(posed_to_check, work, min(size, CHECK_SIZE)),
+            restores=True,
+        )
+        for size, work in product(settings.sizes or SIZES, WORKS)
+        if "copies" not in WORKS[work] or installed("ml_dtypes")
+    ]
+    return compare_all("whole", cases, settings, CONTENDERS, WITH_PLAIN)
