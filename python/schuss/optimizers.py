@@ -67,8 +67,10 @@ _NO_OPTIONS: dict[str, Any] = {
     "average_bias_correction": False,
     "seed": 0,
 }
-_MOST_STATES = 3
 _NO_FIXED: dict[str, Any] = {"state_dtype": None, "copies": None, "groups": None}
+
+# Of a rule: what else lies along the parameters comes after these.
+_MOST_STATES = 3
 
 
 @dataclass(frozen=True)
