@@ -12,10 +12,11 @@
 namespace schuss::engine {
 namespace {
 
-/// Blocks that a thread takes at a time. Of a gradient that lies across its parameter, all of it is
-/// brought into order at once: in so many elements there are whole rows, and so whole cache lines.
-constexpr std::size_t blocks_a_share = 16;
-constexpr std::size_t elements_a_share = blocks_a_share * sweep::survey_block;
+/// Blocks that a thread takes at a time, at least and at most. Of a gradient that lies across its
+/// parameter, all of it is brought into order at once: so many rows that cache lines are read
+/// whole.
+constexpr std::size_t least_share = 16, most_share = 256;
+constexpr std::size_t rows_a_share = 16;
 
 }  // namespace
 
@@ -97,17 +98,21 @@ void Survey::prepare(std::vector<Gradient> gradients, std::size_t threads) {
     blocks_.push_back(segments_.size());
     threads_ = threads;
     if (scratch_.size() < threads_) scratch_.resize(threads_);
-    std::size_t bytes = 0;
+    blocks_a_share_ = least_share;
+    std::size_t widest = 0;  // element of those that are gathered
     for (const Gradient& gradient : gradients_) {
         if (gradient.walk->contiguous()) continue;
-        bytes = std::max(bytes, elements_a_share * numbers::size_of(gradient.number));
+        widest = std::max(widest, numbers::size_of(gradient.number));
+        const std::size_t blocks = rows_a_share * gradient.walk->row() / sweep::survey_block;
+        blocks_a_share_ = std::clamp(blocks, blocks_a_share_, most_share);
     }
+    const std::size_t bytes = widest * blocks_a_share_ * sweep::survey_block;
     for (Scratch& scratch : scratch_) scratch.reserve(bytes);
 }
 
 void Survey::run_share(const sweep::Level& level, std::size_t share, std::byte* scratch) noexcept {
-    const std::size_t first = share * blocks_a_share;
-    const std::size_t last = std::min(first + blocks_a_share, sums_.size());
+    const std::size_t first = share * blocks_a_share_;
+    const std::size_t last = std::min(first + blocks_a_share_, sums_.size());
     std::size_t gathered = gradients_.size();  // whose elements are in the scratch, from where on
     std::size_t gathered_from = 0;
     for (std::size_t block = first; block < last; ++block) {
@@ -149,7 +154,7 @@ void Survey::run(const sweep::Level& level, bool worth_waking) noexcept {
         const SubnormalsAreZero mode;
         all.run_share(table, number, all.scratch_[place].data());
     };
-    const std::size_t shares = (sums_.size() + blocks_a_share - 1) / blocks_a_share;
+    const std::size_t shares = (sums_.size() + blocks_a_share_ - 1) / blocks_a_share_;
     share({run_one, &job, shares, worth_waking}, threads_);
 
     first_nonfinite_ = gradients_.size();

@@ -25,6 +25,9 @@ class Walk {
     /// Whether they lie one after another, as the loop takes them.
     bool contiguous() const { return contiguous_; }
 
+    /// Elements of the innermost axis.
+    std::size_t row() const { return axes_.back().size; }
+
     /// Where element begin of a contiguous gradient is. gradient: its element at index zero.
     const std::byte* at(const std::byte* gradient, std::size_t begin) const {
         return gradient + offset_ + static_cast<std::ptrdiff_t>(begin * item_size_);
@@ -81,6 +84,7 @@ class Survey {
     std::vector<double> sums_;         // of each block
     std::vector<Scratch> scratch_;
     std::size_t threads_ = 1;
+    std::size_t blocks_a_share_ = 1;
     double sum_ = 0;
     std::size_t first_nonfinite_ = 0;
 };
