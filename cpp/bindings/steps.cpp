@@ -202,12 +202,10 @@ class Plan {
         std::vector<Formula> formulas;
         for (const auto& [rule, decay, values] : groups) formulas.emplace_back(rule, decay, values);
         const Options options = options_by_name.empty() ? Options() : Options(options_by_name);
-        std::vector<double> rates(groups.size());
         std::vector<engine::Update> updates(groups.size());
         if (companions) set_companions(formulas.at(0).entry().states, *companions);
         for (std::size_t i = 0; i < plan_.items.size(); ++i) plan_.items[i].group = members.at(i);
         formulas_ = std::move(formulas);
-        rates_ = std::move(rates);
         updates_ = std::move(updates);
         if (options.clear_grads && !options_.clear_grads) forget_gradients();
         options_ = options;
@@ -345,12 +343,12 @@ class Plan {
         if (sum != nullptr) sum->steps_ = 0;
     }
 
-    /// From now on, a gradient may not share memory with what the other plan writes either.
+    /// Before the copies are written otherwise than by a step.
     void check_copies(const std::string& call) const {
-        for (const Parameter& parameter : parameters_) {
-            if (has_copies_) parameter.check_copy(call);
-        }
+        for (const Parameter& parameter : parameters_) parameter.check_copy(call);
     }
+
+    /// From now on, a gradient may not share memory with what the other plan writes either.
     void stay_apart_from(const Plan& other) {
         beside_ = other.parameters_;
         written_ = written_memory(parameters_);
@@ -405,12 +403,12 @@ class Plan {
     /// rates: a float, or a tuple with one for each group.
     void set_rates(py::handle rates) {
         if (PyFloat_Check(rates.ptr()) != 0) {
-            std::fill(rates_.begin(), rates_.end(), PyFloat_AS_DOUBLE(rates.ptr()));
+            const double rate = PyFloat_AS_DOUBLE(rates.ptr());
+            for (Formula& formula : formulas_) formula.set_rate(rate);
         } else {
             const auto each = rates.cast<std::vector<double>>();
-            for (std::size_t i = 0; i < rates_.size(); ++i) rates_[i] = each.at(i);
+            for (std::size_t i = 0; i < formulas_.size(); ++i) formulas_[i].set_rate(each.at(i));
         }
-        for (std::size_t i = 0; i < rates_.size(); ++i) formulas_[i].set_rate(rates_[i]);
     }
 
     void forget_gradients() {
@@ -537,9 +535,8 @@ class Plan {
     std::vector<Parameter> beside_;  // another plan's
     WrittenMemory written_;
     Glances glances_;
-    std::vector<Formula> formulas_;  // of the groups
-    std::vector<double> rates_;      // of the step under way, as well as
-    std::vector<engine::Update> updates_;
+    std::vector<Formula> formulas_;        // of the groups
+    std::vector<engine::Update> updates_;  // the same, in the step under way
     Formula average_{"average"}, first_average_{"accumulation_first"};
     bool has_averages_ = false, has_copies_ = false;
     Options options_;

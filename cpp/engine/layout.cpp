@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <stdexcept>
 
@@ -58,13 +57,13 @@ void Scratch::reserve(std::size_t bytes) {
 
 Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>& operands,
                std::size_t tile_elements)
-    : operands_(operands.size()), piece_(std::numeric_limits<std::size_t>::max()) {
+    : operands_(operands.size()) {
     for (std::size_t k = 0; k < operands_; ++k) {
         const auto& [role, number, data, strides] = operands[k];
         known_[k].role = role;
         known_[k].number = number;
         known_[k].item_size = static_cast<std::uint8_t>(numbers::size_of(number));
-        if (role == Role::average || role == Role::copy) piece_ = elements_per_piece;
+        rides_along_ = rides_along_ || role == Role::average || role == Role::copy;
         // All states lie alike: the first tells where an element is.
         if (k != rules::first_state_operand || role != Role::state) continue;
         if (number == numbers::computed(number)) continue;
@@ -196,7 +195,7 @@ void Layout::sweep(std::size_t tile, std::byte* const* data, const Pass& pass,
 
 void Layout::sweep_dense(std::byte** at, std::size_t count, const Pass& pass) const noexcept {
     for (;;) {
-        std::size_t piece = std::min(count, piece_);
+        std::size_t piece = rides_along_ ? std::min(count, elements_per_piece) : count;
         if (random_from_ != nullptr) {
             // A stream of random bits has 2^32 of them.
             constexpr std::uint64_t most = std::uint64_t{1} << 32;
@@ -229,9 +228,7 @@ void Layout::sweep_piece(std::byte* const* at, std::size_t count, const Pass& pa
     }
     pass.kernel(at, count, pass.coefficients, streams);
     if (pass.clear_gradients) clear();
-    if (piece_ != elements_per_piece) return;  // nothing more rides along
-
-    for (std::size_t k = rules::first_state_operand; k < operands_; ++k) {
+    for (std::size_t k = rules::first_state_operand; rides_along_ && k < operands_; ++k) {
         std::byte* const parameter = at[rules::parameter_operand];
         if (known_[k].role == Role::average && pass.average != nullptr) {
             std::byte* const averaged[] = {at[k], parameter};

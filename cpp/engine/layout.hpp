@@ -129,7 +129,7 @@ class Layout {
     std::size_t tiles_ = 0;
     std::size_t elements_ = 0;
     std::size_t scratch_bytes_ = 0;
-    std::size_t piece_;                       // elements that are updated before the next
+    bool rides_along_ = false;                // an average, or a copy
     const std::byte* random_from_ = nullptr;  // the memory of a state that is rounded at random
     bool flat_ = true;
     bool by_rows_ = false;

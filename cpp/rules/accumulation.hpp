@@ -3,21 +3,10 @@
 #pragma once
 
 template <bool first>
-struct Accumulation {
+struct Accumulation : RateOnly {
     static constexpr Names states{};
-    static constexpr Names hyperparameters{"lr"};
     static constexpr bool takes_gradients = true;
     static constexpr bool updates_parameters = false;
-    struct Hyper {
-        double lr;
-    };
-
-    template <typename T>
-    struct Coefficients {
-        T lr;
-    };
-
-    static Coefficients<double> coefficients(const Hyper& h, double) { return {h.lr}; }
 
     template <typename T>
     static void update(T& sum, T g, const Coefficients<T>&) {

@@ -3,21 +3,10 @@
 #pragma once
 
 template <int count>
-struct Additions {
+struct Additions : RateOnly {
     static constexpr Names states = count == 1 ? Names{"first"} : Names{"first", "second"};
-    static constexpr Names hyperparameters{"lr"};
     static constexpr bool takes_gradients = false;
     static constexpr bool updates_parameters = false;
-    struct Hyper {
-        double lr;
-    };
-
-    template <typename T>
-    struct Coefficients {
-        T lr;
-    };
-
-    static Coefficients<double> coefficients(const Hyper& h, double) { return {h.lr}; }
 
     template <typename T>
     static void update(T& p, T g, T& first, const Coefficients<T>&) {

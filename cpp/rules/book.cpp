@@ -12,6 +12,7 @@ namespace {
 #include "rules/arithmetic.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
+#include "rules/rate_only.hpp"
 #define SCHUSS_RULE(name, ...)
 #include "rules/rules.def"
 

@@ -30,6 +30,7 @@ using rules::Names;
 #include "rules/arithmetic.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
+#include "rules/rate_only.hpp"
 #define SCHUSS_RULE(name, ...)
 #include "rules/rules.def"
 

@@ -1,0 +1,16 @@
+// What rules share that have one hyperparameter, the rate, and use it as it is.
+#pragma once
+
+struct RateOnly {
+    static constexpr Names hyperparameters{"lr"};
+    struct Hyper {
+        double lr;
+    };
+
+    template <typename T>
+    struct Coefficients {
+        T lr;
+    };
+
+    static Coefficients<double> coefficients(const Hyper& h, double) { return {h.lr}; }
+};
