@@ -103,6 +103,15 @@ def same_bits(a: Array, b: Array) -> bool:
     )
 
 
+def equal(some: list[Array], others: list[Array]) -> bool:
+    """Whether arrays are equal bit for bit, each with its counterpart."""
+    return all(same_bits(a, b) for a, b in zip(some, others, strict=True))
+
+
+def bits(values: list[Array]) -> list[bytes]:
+    return [value.tobytes() for value in values]
+
+
 def numbers(rng: np.random.Generator, shape: Any, dtype: Any, *, special: bool = True) -> Array:
     """Return ordinary numbers, and among them all that floating point has to offer."""
     values = rng.standard_normal(shape)

@@ -5,14 +5,14 @@ import pickle
 import re
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import schuss
-from cases import LAYOUTS, Array, laid_out, numbers, same_bits
+from cases import LAYOUTS, Array, bits, equal, laid_out, numbers, same_bits
 from schuss import _core, reference
 from test_turns import in_threads, step_under_way
 
@@ -52,22 +52,6 @@ def added_up(grads: list[list[Array]], scales: list[float]) -> list[Array]:
                 else:
                     sums[i] = sums[i] + term
     return sums
-
-
-def bits(values: list[Array]) -> list[bytes]:
-    return [value.tobytes() for value in values]
-
-
-def equal(some: list[Array], others: list[Array]) -> bool:
-    return all(same_bits(a, b) for a, b in zip(some, others, strict=True))
-
-
-@pytest.fixture
-def share_all() -> Iterator[None]:
-    tile, least = _core.set_tile_elements(64), _core.set_worth_sharing(0)
-    yield
-    _core.set_tile_elements(tile)
-    _core.set_worth_sharing(least)
 
 
 # The sum.

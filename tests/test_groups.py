@@ -2,15 +2,15 @@
 
 import copy
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import schuss
-from cases import Array, numbers, same_bits
-from schuss import _core, reference
+from cases import Array, bits, equal, numbers, same_bits
+from schuss import reference
 
 Groups = list[dict[str, Any]]
 
@@ -45,14 +45,6 @@ def arrays(rng: np.random.Generator, dtype: Any = np.float32) -> list[Array]:
     return [numbers(rng, shape, dtype, special=False) for shape in SHAPES]
 
 
-def bits(values: list[Array]) -> list[bytes]:
-    return [value.tobytes() for value in values]
-
-
-def equal(some: list[Array], others: list[Array]) -> bool:
-    return all(same_bits(a, b) for a, b in zip(some, others, strict=True))
-
-
 def group_of(i: int) -> int:
     return i % 3
 
@@ -84,14 +76,6 @@ class Apart:
 
 def by_name(owns: list[dict[str, Any]]) -> Callable[[str], dict[str, Any] | None]:
     return lambda name: (None, *owns)[group_of(int(name))]
-
-
-@pytest.fixture
-def share_all() -> Iterator[None]:
-    tile, least = _core.set_tile_elements(64), _core.set_worth_sharing(0)
-    yield
-    _core.set_tile_elements(tile)
-    _core.set_worth_sharing(least)
 
 
 # The same as separate optimizers.

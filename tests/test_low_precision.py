@@ -15,6 +15,7 @@ from cases import (
     Array,
     Case,
     empty_like_layout,
+    equal,
     laid_out,
     numbers,
     run,
@@ -35,14 +36,6 @@ def level(request: pytest.FixtureRequest) -> Iterator[None]:
     schuss.set_simd(request.param)
     yield
     schuss.set_simd(before)
-
-
-@pytest.fixture
-def share_all() -> Iterator[None]:
-    tile, least = _core.set_tile_elements(64), _core.set_worth_sharing(0)
-    yield
-    _core.set_tile_elements(tile)
-    _core.set_worth_sharing(least)
 
 
 def every_value(dtype: np.dtype[Any]) -> Array:
@@ -191,10 +184,6 @@ def make(name: str, params: Any, **options: Any) -> Any:
         options["weight_decay"] = 0.1
     made = MADE[name] if name in MADE else getattr(schuss, name)
     return made(params, lr=0.1, **options)
-
-
-def equal(ours: list[Array], theirs: list[Array]) -> bool:
-    return all(same_bits(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 @pytest.mark.parametrize("bfloat16_state", [False, True], ids=["", "bfloat16 state"])

@@ -1164,7 +1164,8 @@ def test_an_optimizer_refuses_groups_that_are_no_function_of_a_name(
 
 def test_groups_are_given_in_one_way_alone() -> None:
     params = make_params()
-    with refusal(TypeError, "Adam: groups is a function, expected ", keeps=params):
+    message = "Adam: groups is given where params are groups, expected one of both"
+    with refusal(ValueError, message, keeps=params):
         schuss.Adam([{"params": params}], groups=lambda name: None)
 
 

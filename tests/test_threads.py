@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,6 @@ from cases import CASES, Array, Case, laid_out, numbers, run, same_bits
 from schuss import _core, config, kernels, reference
 
 THREADS = [1, 2, 3, 8]
-
-
-@pytest.fixture
-def share_all() -> Iterator[None]:
-    """Share steps of any size, a few elements at a time."""
-    tile, least = _core.set_tile_elements(64), _core.set_worth_sharing(0)
-    yield
-    _core.set_tile_elements(tile)
-    _core.set_worth_sharing(least)
 
 
 def script(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

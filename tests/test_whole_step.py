@@ -1,7 +1,7 @@
 """What rides along with a step: scaling, clipping, the check for infinities, cleared gradients."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import LAYOUTS, Array, laid_out, numbers, same_bits
+from cases import LAYOUTS, Array, bits, equal, laid_out, numbers, same_bits
 from schuss import _core, reference
 
 OPTIMIZERS: dict[str, tuple[Callable[..., Any], int]] = {
@@ -44,22 +44,6 @@ class Twin:
 
 def arrays(rng: np.random.Generator, dtype: Any = np.float32) -> list[Array]:
     return [rng.standard_normal(shape).astype(dtype) for shape in SHAPES]
-
-
-def equal(params: list[Array], twins: list[Array]) -> bool:
-    return all(same_bits(p, q) for p, q in zip(params, twins, strict=True))
-
-
-def bits(values: list[Array]) -> list[bytes]:
-    return [value.tobytes() for value in values]
-
-
-@pytest.fixture
-def share_all() -> Iterator[None]:
-    tile, least = _core.set_tile_elements(64), _core.set_worth_sharing(0)
-    yield
-    _core.set_tile_elements(tile)
-    _core.set_worth_sharing(least)
 
 
 # Scaling and clipping.

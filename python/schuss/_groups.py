@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 
 Overrides: TypeAlias = dict[str, Any]
 """The hyperparameters that a group has of its own."""
+Groups: TypeAlias = tuple[list[Overrides], list[int]]
+"""The own hyperparameters of each group, and the group of each parameter."""
 GroupOf: TypeAlias = Callable[[str], Mapping[str, Any] | None]
 """Which hyperparameters a parameter has of its own, by its name."""
 Params: TypeAlias = ArrayTree | Sequence[Any]
@@ -30,15 +32,25 @@ def ungrouped(params: Params) -> tuple[Any, list[Overrides] | None]:
 
 
 def grouped(
-    call: str,
     names: list[str],
+    *,
+    call: str,
+    items: list[Overrides] | None,
     groups: GroupOf | None,
-    check: Callable[[str, Mapping[str, Any]], Overrides],
-) -> tuple[list[Overrides], list[int]]:
-    """Return each group's own hyperparameters, and the group of each parameter.
+    check: Callable[[str, str, Mapping[str, Any]], Overrides],
+) -> Groups:
+    """Return the groups of the parameters of these names.
 
-    check: returns what is meant, or raises; of hyperparameters that messages call as they are told.
+    items: what the items of the list of parameters have; groups: what a function says of a name;
+    check: returns hyperparameters as they are meant, or raises.
     """
+    if items is not None:
+        if groups is not None:
+            raise ValueError(
+                f"{call}: groups is given where params are groups, expected one of both"
+            )
+        checked = [check(call, f"params[{i}]", own) for i, own in enumerate(items)]
+        return checked, [int(name.split("/")[0]) for name in names]
     if groups is None:
         return [{}], [0] * len(names)
     if not callable(groups):
@@ -52,11 +64,20 @@ def grouped(
             raise TypeError(
                 f"{call}: groups({name!r}) is a {type(own).__name__}, expected a mapping or None"
             )
-        overrides = check(f"groups({name!r})", own or {})
+        overrides = check(call, f"groups({name!r})", own or {})
         if overrides not in found:
             found.append(overrides)
         members.append(found.index(overrides))
     return found, members
+
+
+def of_optimizer(
+    hyperparameters: dict[str, Any], groups: list[Overrides]
+) -> tuple[dict[str, Any], list[Overrides]]:
+    """Return both with what a group has that is the only one as the optimizer's own."""
+    if len(groups) > 1:
+        return hyperparameters, groups
+    return hyperparameters | groups[0], [{}]
 
 
 class ParamGroup(MutableMapping[str, Any]):

@@ -28,10 +28,19 @@ from schuss._arrays import (
     names_of_leaves,
     zeros_along,
 )
-from schuss._groups import GroupOf, Overrides, ParamGroup, Params, grouped, ungrouped
+from schuss._groups import (
+    GroupOf,
+    Groups,
+    Overrides,
+    ParamGroup,
+    Params,
+    grouped,
+    of_optimizer,
+    ungrouped,
+)
 from schuss._hyperparameters import Rate, check_keys, choice, count, flag, number, optional, rate
 
-__all__ = ["SGD", "Adam", "AdamW", "Momentum", "Optimizer", "RMSprop"]
+__all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "RMSprop"]
 
 _T = TypeVar("_T")
 
@@ -237,17 +246,17 @@ class Optimizer:
                     f"{call}: there is no argument {name!r}, expected one of {', '.join(known)}"
                 )
         fixed = {name: given.pop(name, default) for name, default in _NO_FIXED.items()}
-        params, groups = ungrouped(params)
-        if fixed["groups"] is not None and (groups or not callable(fixed["groups"])):
-            was = type(fixed["groups"]).__name__
-            raise TypeError(
-                f"{call}: groups is a {was}, expected a function of a parameter's name"
-                + ", or params that are groups" * bool(groups)
-            )
+        params, items = ungrouped(params)
         self._hold(
             params,
             hyperparameters | _NO_OPTIONS | given,
-            groups=groups or fixed["groups"],
+            grouping=partial(
+                grouped,
+                call=call,
+                items=items,
+                groups=fixed["groups"],
+                check=self._checked_own,
+            ),
             state_dtype=fixed["state_dtype"],
             copies=fixed["copies"],
         )
@@ -292,14 +301,15 @@ class Optimizer:
         return self._plan.steps
 
     @property
-    def param_groups(self) -> list[ParamGroup]:
+    def param_groups(self) -> tuple[ParamGroup, ...]:
         """The groups of parameters that have the same hyperparameters, as dicts.
 
         Each has its arrays as ``params``, and its hyperparameters: writing one changes it for the
         group alone. The optimizer's attributes are the hyperparameters of groups that have none of
         their own.
         """
-        return [ParamGroup(self, place) for place in range(len(self._groups))]
+        # No list, to which a group could be appended in vain.
+        return tuple(ParamGroup(self, place) for place in range(len(self._groups)))
 
     @property
     def copies(self) -> Any:
@@ -499,6 +509,7 @@ class Optimizer:
         )
         hyperparameters = self._checked(call, _copies(hyperparameters))
         groups = self._groups_in(call, state_dict["groups"])
+        hyperparameters, groups = of_optimizer(hyperparameters, groups)
         leaves = self._leaves_for(self._states_for(call, hyperparameters, groups))
         check_keys(call, "state_dict['state']", state_dict["state"], tuple(leaves))
         # Copies: what is given may be the state itself, in other places.
@@ -585,7 +596,7 @@ class Optimizer:
         self._hold(
             state["params"],
             _copies(state["hyperparameters"]),
-            groups=([_copies(own) for own in groups], members),
+            grouping=lambda _: ([_copies(own) for own in groups], members),
             state_dtype=state["state_dtype"],
             copies=state["copies"],
         )
@@ -658,7 +669,7 @@ class Optimizer:
         params: ArrayTree,
         hyperparameters: dict[str, Any],
         *,
-        groups: Any,
+        grouping: Callable[[list[str]], Groups],
         state_dtype: Any,
         copies: Any,
     ) -> None:
@@ -674,17 +685,9 @@ class Optimizer:
         self._hyperparameters = hyperparameters
         arrays = self._plan.arrays
         names = list(names_of_leaves(self._plan.unflatten([None] * len(arrays))))
-        if isinstance(groups, tuple):  # as another optimizer has them
-            groups, self._members = groups
-        elif isinstance(groups, list):  # those of the items of params
-            groups = [self._checked_own(call, f"params[{i}]", own) for i, own in enumerate(groups)]
-            self._members = [int(name.split("/")[0]) for name in names]
-        else:
-            check = partial(self._checked_own, call)
-            groups, self._members = grouped(call, names, groups, check)
-        if len(groups) == 1:
-            hyperparameters, groups = hyperparameters | groups[0], [{}]
-            self._hyperparameters = hyperparameters
+        groups, self._members = grouping(names)
+        hyperparameters, groups = of_optimizer(hyperparameters, groups)
+        self._hyperparameters = hyperparameters
         self._state_dtype = self._state_dtype_for(call, state_dtype)
         self._copies = self._copies_for(call, copies)
         self._apply(hyperparameters, groups, first=True)
@@ -739,14 +742,12 @@ class Optimizer:
         call = type(self).__name__
         own = self._checked_own(call, f"param_groups[{place}]", {name: value})
         with self._turn(f"param_groups[{place}][{name!r}]", changes=True):
-            if len(self._groups) == 1:
-                rest = {k: v for k, v in self._groups[0].items() if k != name}
-                self._apply(self._hyperparameters | own, [rest])
-                self._hyperparameters = self._hyperparameters | own
-            else:
-                groups = list(self._groups)
-                groups[place] = groups[place] | own
-                self._apply(self._hyperparameters, groups)
+            groups = list(self._groups)
+            groups[place] = groups[place] | own
+            hyperparameters, groups = of_optimizer(self._hyperparameters, groups)
+            self._apply(hyperparameters, groups)
+            if len(groups) == 1:
+                self._hyperparameters = self._hyperparameters | own  # lr may be another by now
             self._rates = _NO_RATES
 
     def _checked_own(self, call: str, group: str, own: Mapping[str, Any]) -> Overrides:

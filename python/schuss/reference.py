@@ -28,6 +28,7 @@ __all__ = [
     "ewma",
     "grad_norm",
     "momentum",
+    "random_stream",
     "rmsprop",
     "rounded_at_random",
     "sgd",
