@@ -443,14 +443,32 @@ COPIES: list[Callable[[Any], Any]] = [
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_gradients_that_wait_are_not_copied(how: Callable[[Any], Any]) -> None:
+def test_gradients_that_wait_are_copied_and_then_belong_to_the_copy(
+    how: Callable[[Any], Any],
+) -> None:
     optimizer = schuss.SGD(np.zeros(1), lr=1.0)
     optimizer.accumulate(np.ones(1))
     other = how(optimizer)
-    assert (optimizer.accumulated, other.accumulated) == (1, 0)
     other.accumulate(np.full(1, 4.0))
+    assert (optimizer.accumulated, other.accumulated) == (1, 2)
     other.step()
-    assert (other.params.tolist(), optimizer.accumulated) == ([-4.0], 1)
+    assert (other.params.tolist(), other.accumulated, optimizer.accumulated) == ([-5.0], 0, 1)
+
+
+def test_gradients_that_wait_are_saved_and_loaded() -> None:
+    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
+    optimizer.accumulate(np.ones(1))
+    optimizer.accumulate(np.full(1, 4.0))
+    saved = optimizer.state_dict()
+    optimizer.step()
+    assert saved["accumulated"] == {"count": 2, "values": np.full(1, 5.0)}
+    for other in (optimizer, schuss.SGD(np.zeros(1))):
+        other.params[...] = 0
+        other.load_state_dict(saved)
+        assert other.accumulated == 2
+        other.accumulate(np.full(1, 2.0))
+        other.step(scale=1 / other.accumulated)
+        np.testing.assert_allclose(other.params, -7 / 3)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2])

@@ -283,6 +283,7 @@ class Plan {
         return py::make_tuple(outcome_->grad_norm, outcome_->clipped, outcome_->skipped);
     }
     std::int64_t skipped() const { return skipped_; }
+    void set_skipped(std::int64_t skipped) { skipped_ = skipped; }
 
     /// rates: of every group, or for each. scale: what the gradients are multiplied by as they are
     /// read. rate_of: the step that the rates were asked for; 0 if they are those of every step.
@@ -676,7 +677,7 @@ void register_steps(py::module_& module) {
         .def_property("steps", &Plan::steps, &Plan::set_steps)
         .def_property("average_weights", &Plan::average_weights, &Plan::set_average_weights)
         .def_property_readonly("last", &Plan::last)
-        .def_property_readonly("skipped", &Plan::skipped)
+        .def_property("skipped", &Plan::skipped, &Plan::set_skipped)
         .def("step", &Plan::step, py::arg("grads"), py::arg("rates"), py::arg("scale") = 1.0,
              py::arg("rate_of") = 0, py::arg("skip_nonfinite") = false, py::arg("sum") = py::none())
         .def("check_copies", &Plan::check_copies, py::arg("call"))

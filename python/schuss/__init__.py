@@ -31,7 +31,8 @@ from schuss.loss_scale import DynamicLossScale
 from schuss.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
 
 if TYPE_CHECKING:
-    from schuss import landscapes, schedules
+    from schuss import checkpoints, landscapes, schedules
+    from schuss.checkpoints import load, save
     from schuss.training import History, fit, with_l2
 
 __all__ = [
@@ -46,14 +47,17 @@ __all__ = [
     "RMSprop",
     "__version__",
     "available_simd",
+    "checkpoints",
     "ewma",
     "fit",
     "kernels",
     "landscapes",
+    "load",
     "minibatches",
     "num_threads",
     "optimizers",
     "reference",
+    "save",
     "schedules",
     "set_num_threads",
     "set_simd",
@@ -66,8 +70,10 @@ __all__ = [
 
 # Loaded when they are first asked for: whoever only takes steps does not wait for them.
 _LATER = {
+    "checkpoints": "schuss.checkpoints",
     "landscapes": "schuss.landscapes",
     "schedules": "schuss.schedules",
+    **dict.fromkeys(("load", "save"), "schuss.checkpoints"),
     **dict.fromkeys(("History", "fit", "with_l2"), "schuss.training"),
 }
 

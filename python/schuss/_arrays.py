@@ -7,6 +7,8 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.array_utils import byte_bounds
 
+from schuss import _core
+
 
 class SupportsDLPack(Protocol):
     """An object that shows its memory by the DLPack protocol."""
@@ -46,6 +48,25 @@ def as_any_array(call: str, name: str, value: Any) -> Array:
     if array.ndim == 0 and array.dtype.kind in "OUS" and not isinstance(value, np.ndarray):
         raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected an array")
     return array
+
+
+def arrays_of(call: str, name: str, tree: ArrayTree) -> list[Array]:
+    """Return the arrays of a structure, or raise TypeError or ValueError."""
+    arrays: list[Array] = []
+    _core.map_arrays(arrays.append, tree, call, name)
+    return arrays
+
+
+def check_holds(call: str, params: ArrayTree, stepped: list[Array]) -> None:
+    """Raise ValueError unless these arrays, which an optimizer steps, are among the parameters."""
+    given = {_place(array) for array in arrays_of(call, "params", params)}
+    if not given.issuperset(map(_place, stepped)):
+        raise ValueError(f"{call}: optimizer.params are other arrays, expected those of params")
+
+
+def _place(array: Array) -> tuple[Any, ...]:
+    """Return where an array lies in memory, and how."""
+    return array.__array_interface__["data"], array.shape, array.strides
 
 
 def computed_dtype(array: Array) -> np.dtype[Any]:

@@ -3,16 +3,19 @@
 import atexit
 import math
 from _thread import start_new_thread
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from copy import deepcopy
 from itertools import islice
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from weakref import ReferenceType, ref
 
 import numpy as np
 import numpy.typing as npt
 
 from schuss import _core
 from schuss._arrays import Array, as_any_array
-from schuss._hyperparameters import axis_of, count, flag
+from schuss._hyperparameters import axis_of, check_keys, count, flag
 
 __all__ = ["MiniBatches", "minibatches"]
 
@@ -78,6 +81,8 @@ class MiniBatches(Generic[_Batch]):
         self._chosen = ""
         self._batch_size = self._size_of_batch(batch_size, memory)
         self._rng = _generator(rng)
+        self._begun: tuple[ReferenceType[Iterator[Any]], _Epoch] | None = None  # the last one
+        self._to_resume: _Epoch | None = None
 
     @property
     def examples(self) -> int:
@@ -95,12 +100,117 @@ class MiniBatches(Generic[_Batch]):
         return whole + (rest > 0 and not self._drop_last)
 
     def __iter__(self) -> Iterator[_Batch]:
-        """Return the batches of a new epoch."""
-        # One number of the generator decides an epoch, and it is drawn now, so that the order of
-        # epochs that run side by side does not depend on how they take turns.
-        seed = int(self._rng.integers(2**64, dtype=np.uint64)) if self._shuffle else None
-        batches = self._batches(seed)
-        return _ahead(batches, self._prefetch) if self._prefetch else batches
+        """Return the batches of a new epoch, or the rest of one that was loaded."""
+        epoch, self._to_resume = self._to_resume, None
+        if epoch is None:
+            # One number of the generator decides an epoch, and it is drawn now, so that the order
+            # of epochs that run side by side does not depend on how they take turns.
+            seed = int(self._rng.integers(2**64, dtype=np.uint64)) if self._shuffle else None
+            epoch = _Epoch(seed)
+        batches = self._batches(epoch)
+        counted = epoch.counted(_ahead(batches, self._prefetch) if self._prefetch else batches)
+        self._begun = ref(counted), epoch
+        return counted
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return how far the epochs are: the generator, and the epoch under way.
+
+        Returns
+        -------
+        dict
+            ``examples``, ``batch_size``, ``shuffle`` and ``drop_last``, which must be the same
+            where it is loaded; ``generator`` (the state of the bit generator) and ``epoch``: of the
+            epoch begun last the number that decides its order, and how many batches were handed
+            out. None if it is over, or was left.
+
+        Examples
+        --------
+        >>> import numpy as np, schuss
+        >>> batches = schuss.minibatches(np.arange(6), batch_size=2, rng=0)
+        >>> for batch in batches:
+        ...     state = batches.state_dict()
+        ...     break
+        >>> other = schuss.minibatches(np.arange(6), batch_size=2)
+        >>> other.load_state_dict(state)
+        >>> len(list(other)), len(list(other))
+        (2, 3)
+        """
+        epoch = self._to_resume or self._under_way()
+        return {
+            **self._cut(),
+            "generator": deepcopy(self._rng.bit_generator.state),
+            "epoch": epoch and {"seed": epoch.seed, "position": epoch.position},
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned: the next iteration goes on where it was.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            That of mini-batches of as many examples, cut alike. Iterations under way go on as they
+            are.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not; nothing is changed then.
+        """
+        call = "MiniBatches.load_state_dict"
+        self._resume(self._resumption(call, "state_dict", state_dict))
+
+    def _resumption(self, call: str, name: str, state: Any) -> tuple["_Epoch | None", Any]:
+        """Return the epoch and the generator's state of a state dict, checked, or raise."""
+        check_keys(call, name, state, (*self._cut(), "generator", "epoch"))
+        for key, expected in self._cut().items():
+            if state[key] != expected:
+                raise ValueError(
+                    f"{call}: {name}[{key!r}] is {state[key]!r}, expected {expected!r} as it is "
+                    "here"
+                )
+        epoch = self._epoch_in(call, f"{name}['epoch']", state["epoch"])
+        generator = self._rng.bit_generator
+        return epoch, _generator_state(call, f"{name}['generator']", generator, state["generator"])
+
+    def _resume(self, resumption: tuple["_Epoch | None", Any]) -> None:
+        self._to_resume, self._rng.bit_generator.state = resumption
+        self._begun = None
+
+    def _cut(self) -> dict[str, Any]:
+        """Return what decides, with the generator, which batches there are."""
+        return {
+            "examples": self.examples,
+            "batch_size": self.batch_size,
+            "shuffle": self._shuffle,
+            "drop_last": self._drop_last,
+        }
+
+    def _under_way(self) -> "_Epoch | None":
+        """Return the epoch begun last, unless it is over or nobody has it any more."""
+        if self._begun is None:
+            return None
+        iterator: Any = self._begun[0]()
+        return self._begun[1] if iterator is not None and iterator.gi_frame is not None else None
+
+    def _epoch_in(self, call: str, name: str, epoch: Any) -> "_Epoch | None":
+        if epoch is None:
+            return None
+        check_keys(call, name, epoch, ("seed", "position"))
+        position = count(call, f"{name}['position']", epoch["position"], least=0)
+        seed = epoch["seed"]
+        if position > len(self):
+            raise ValueError(
+                f"{call}: {name}['position'] is {position}, expected at most {len(self)} batches"
+            )
+        shuffled = type(seed) is int and 0 <= seed < 2**64
+        if not (shuffled if self._shuffle else seed is None):
+            expected = "an integer in [0, 2**64)" if self._shuffle else "None"
+            raise ValueError(f"{call}: {name}['seed'] is {seed!r}, expected {expected}")
+        return _Epoch(seed, position)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle or a copy needs: its epochs are its own."""
+        return {**self.__dict__, "_begun": None}
 
     def __repr__(self) -> str:
         """Return how the examples are cut, and what was chosen."""
@@ -142,19 +252,36 @@ class MiniBatches(Generic[_Batch]):
         self._chosen = f" (auto: {size * bytes_each:,} bytes)"
         return size
 
-    def _batches(self, seed: int | None) -> Iterator[Any]:
-        """Yield the batches of an epoch, in the order that the seed decides."""
-        order = None if seed is None else _core.shuffled(self.examples, seed)
+    def _batches(self, epoch: "_Epoch") -> Generator[Any, None, None]:
+        """Yield the batches of an epoch that are left, in the order that its seed decides."""
+        order = None if epoch.seed is None else _core.shuffled(self.examples, epoch.seed)
         size, end = self.batch_size, len(self) * self.batch_size
+        first = epoch.position * size
         # Views would be read on the thread that uses them, so they are not read ahead.
         own = not self._reuse_buffers or (order is None and self._prefetch > 0)
-        cuts = [source.cuts(order, size, end, own=own) for source in self._sources]
-        for start, *parts in zip(range(0, end, size), *cuts, strict=True):
+        cuts = [source.cuts(order, size, first, end, own=own) for source in self._sources]
+        for start, *parts in zip(range(first, end, size), *cuts, strict=True):
             if self._indices:
                 stop = min(start + size, self.examples)
                 part = np.arange(start, stop) if order is None else order[start:stop].copy()
                 parts.append(part)
             yield parts[0] if self._single and not self._indices else tuple(parts)
+
+
+class _Epoch:
+    """What decides the order of an epoch, and how many of its batches were handed out."""
+
+    __slots__ = ("position", "seed")
+
+    def __init__(self, seed: int | None, position: int = 0) -> None:
+        self.seed, self.position = seed, position
+
+    def counted(self, batches: Generator[_Batch, None, None]) -> Iterator[_Batch]:
+        """Yield the batches as they are handed out."""
+        with closing(batches):
+            for batch in batches:
+                self.position += 1
+                yield batch
 
 
 class _Source:
@@ -172,10 +299,10 @@ class _Source:
         return {**self.__dict__, "_free": []}
 
     def cuts(
-        self, order: npt.NDArray[np.int64] | None, size: int, end: int, *, own: bool
+        self, order: npt.NDArray[np.int64] | None, size: int, first: int, end: int, *, own: bool
     ) -> Iterator[Array]:
         """Yield the pieces of an epoch: views if there is no order, or in memory of their own."""
-        pieces = self._pieces(order, size, min(end, self.examples))
+        pieces = self._pieces(order, size, first, min(end, self.examples))
         if own:
             pieces = (examples.copy() for examples in pieces)
         if self.axis == 0:
@@ -183,19 +310,21 @@ class _Source:
         axes = (*range(1, self.axis + 1), 0, *range(self.axis + 1, self.array.ndim))
         return (examples.transpose(axes) for examples in pieces)
 
-    def _pieces(self, order: npt.NDArray[np.int64] | None, size: int, end: int) -> Iterator[Array]:
+    def _pieces(
+        self, order: npt.NDArray[np.int64] | None, size: int, first: int, end: int
+    ) -> Iterator[Array]:
         if order is None:
-            yield from (self.array[start : start + size] for start in range(0, end, size))
+            yield from (self.array[start : start + size] for start in range(first, end, size))
             return
         if type(self.array) not in (np.ndarray, np.memmap) or self.array.dtype.hasobject:
-            for start in range(0, end, size):
+            for start in range(first, end, size):
                 yield self.array[order[start : min(start + size, end)]]
             return
         at_once, bytes_each = ROWS_AT_ONCE, self.array.nbytes // self.examples
         if self._lies_in_columns():
             at_once, bytes_each = COLUMNS_AT_ONCE, bytes_each + SORTING
         batches = max(at_once // (size * max(bytes_each, 1)), 1)
-        for start in range(0, end, batches * size):
+        for start in range(first, end, batches * size):
             chosen = order[start : min(start + batches * size, end)]
             space = self._space(len(chosen))
             _core.gather(self.array, chosen, space)
@@ -268,7 +397,19 @@ def _generator(rng: Any) -> "np.random.Generator":
         ) from None
 
 
-def _ahead(batches: Iterator[_Batch], many: int) -> Iterator[_Batch]:
+def _generator_state(call: str, name: str, generator: "np.random.BitGenerator", state: Any) -> Any:
+    """Return the state of a bit generator like this one, or raise TypeError or ValueError."""
+    try:
+        deepcopy(generator).state = state
+    except (TypeError, ValueError, KeyError, OverflowError) as error:
+        kind = type(generator).__name__
+        raise ValueError(
+            f"{call}: {name} is not the state of a {kind} ({error}), expected it to be"
+        ) from None
+    return state
+
+
+def _ahead(batches: Iterator[_Batch], many: int) -> Generator[_Batch, None, None]:
     """Yield the batches; while so many are used, a thread of its own prepares the next ones."""
     from queue import SimpleQueue  # not with the library, like numpy.random: it takes long
 

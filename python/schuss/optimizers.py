@@ -78,6 +78,9 @@ _NO_OPTIONS: dict[str, Any] = {
 }
 _NO_FIXED: dict[str, Any] = {"state_dtype": None, "copies": None, "groups": None}
 
+# What a state dict has with values of their own, and what of it is a setting.
+_WITH_VALUES = {"average": "weights", "accumulated": "count"}
+
 # Of a rule: what else lies along the parameters comes after these.
 _MOST_STATES = 3
 
@@ -225,6 +228,7 @@ class Optimizer:
     lr = _Hyperparameter(rate)
     weight_decay = _Hyperparameter(number)
     _hyperparameters: dict[str, Any]
+    _rates: _Rates
     _sum: "_Sum | None"
     clip_norm = _Hyperparameter(optional(number))
     clip_value = _Hyperparameter(optional(number))
@@ -465,26 +469,24 @@ class Optimizer:
             If a step of this optimizer is under way, on another thread.
         """
         with self._turn("state_dict"):
-            return {
-                "optimizer": type(self).__name__,
-                "steps": self.steps,
+            copied = {name: self._copied_tree(leaves) for name, leaves in self._arrays().items()}
+            settings = self._settings()
+            for name in _WITH_VALUES:
+                if name in copied:
+                    settings[name] |= {"values": copied.pop(name)}
+            return settings | {
                 "hyperparameters": _copies(self._hyperparameters),
                 "groups": [
-                    {"hyperparameters": _copies(own), "members": self._members_of(place)}
-                    for place, own in enumerate(self._groups)
+                    group | {"hyperparameters": _copies(group["hyperparameters"])}
+                    for group in settings["groups"]
                 ],
-                "state": {name: self._copied_tree(leaves) for name, leaves in self._leaves.items()},
-                "average": self._averages
-                and {
-                    "weights": self._plan.average_weights,
-                    "values": self._copied_tree(self._averages),
-                },
+                "state": copied,
             }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned: steps, hyperparameters, and the state's values.
 
-        Accumulated gradients are forgotten, and `copies` are written anew.
+        The `copies` are written anew.
 
         Raises
         ------
@@ -494,48 +496,22 @@ class Optimizer:
         RuntimeError
             If a step of this optimizer is under way.
         """
-        call = f"{type(self).__name__}.load_state_dict"
-        expected = ("optimizer", "steps", "hyperparameters", "groups", "state", "average")
-        check_keys(call, "state_dict", state_dict, expected)
-        if state_dict["optimizer"] != type(self).__name__:
-            was = state_dict["optimizer"]
-            raise ValueError(
-                f"{call}: state_dict['optimizer'] is {was!r}, expected {type(self).__name__!r}"
-            )
-        steps = count(call, "state_dict['steps']", state_dict["steps"], least=0)
-        hyperparameters = state_dict["hyperparameters"]
-        check_keys(
-            call, "state_dict['hyperparameters']", hyperparameters, tuple(self._hyperparameters)
-        )
-        hyperparameters = self._checked(call, _copies(hyperparameters))
-        groups = self._groups_in(call, state_dict["groups"])
-        hyperparameters, groups = of_optimizer(hyperparameters, groups)
-        leaves = self._leaves_for(self._states_for(call, hyperparameters, groups))
-        check_keys(call, "state_dict['state']", state_dict["state"], tuple(leaves))
+        call, name = f"{type(self).__name__}.load_state_dict", "state_dict"
+        check_keys(call, name, state_dict, (*self._settings(), "state"))
+        settings = self._settings_in(call, name, state_dict, with_values=True)
+        arrays = self._arrays_for(call, settings)
+        of_rule = tuple(key for key in arrays if key not in _WITH_VALUES)
+        check_keys(call, f"{name}['state']", state_dict["state"], of_rule)
         # Copies: what is given may be the state itself, in other places.
-        values = {
-            name: [
-                array.copy()
-                for array in self._plan.flatten(
-                    state_dict["state"][name],
-                    call,
-                    f"state_dict['state'][{name!r}]",
-                    arrays,
-                    f"state[{name!r}]",
-                )
-            ]
-            for name, arrays in leaves.items()
-        }
-        averages, weights = self._averages_in(call, hyperparameters, state_dict["average"])
-        with self._turn("load_state_dict", changes=True):
-            self._write_copies(call)
-            self._apply(hyperparameters, groups)
-            self._hyperparameters = hyperparameters
-            self._rates = _NO_RATES
-            if self._sum is not None:
-                self._sum.clear()
-            self._fill(values, averages, weights)
-            self._plan.steps = steps
+        values = {}
+        for key, like in arrays.items():
+            if key in _WITH_VALUES:
+                tree, said, known = state_dict[key]["values"], f"{name}[{key!r}]['values']", key
+            else:
+                tree, said = state_dict["state"][key], f"{name}['state'][{key!r}]"
+                known = f"state[{key!r}]"
+            values[key] = _copied(self._plan.flatten(tree, call, said, like, known))
+        self._take_over("load_state_dict", settings, partial(_fill, values=values))
 
     def __repr__(self) -> str:
         """Return the hyperparameters and what they are applied to."""
@@ -569,39 +545,32 @@ class Optimizer:
         """
         with self._turn("__getstate__"):
             # Copies: a pickle is written later, after who knows how many steps.
-            return self._state_with(
-                {name: _copied(arrays) for name, arrays in self._leaves.items()},
-                self._averages and _copied(self._averages),
-            )
+            return self._state_with({k: _copied(arrays) for k, arrays in self._arrays().items()})
 
-    def _state_with(
-        self, leaves: dict[str, list[Array]], averages: list[Array] | None
-    ) -> dict[str, Any]:
+    def _state_with(self, arrays: dict[str, list[Array]]) -> dict[str, Any]:
         return {
             "params": self._params,
-            "hyperparameters": self._hyperparameters,
+            "settings": self._settings(),
             "groups": (self._groups, self._members),
             "state_dtype": self._state_dtype,
             "copies": self.copies,
-            "leaves": leaves,
-            "averages": averages,
-            "average_weights": self._plan.average_weights,
-            "steps": self.steps,
+            "arrays": arrays,
             "attributes": getattr(self, "__dict__", {}),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Rebuild the optimizer around the parameters of the pickle or the copy."""
         groups, members = state["groups"]
+        settings = state["settings"]
         self._hold(
             state["params"],
-            _copies(state["hyperparameters"]),
+            _copies(settings["hyperparameters"]),
             grouping=lambda _: ([_copies(own) for own in groups], members),
             state_dtype=state["state_dtype"],
             copies=state["copies"],
         )
-        self._fill(state["leaves"], state["averages"], state["average_weights"])
-        self._plan.steps = state["steps"]
+        known = self._settings_in(type(self).__name__, "state", settings)
+        self._take_over("__setstate__", known, partial(_fill, values=state["arrays"]))
         for name, value in state["attributes"].items():
             setattr(self, name, value)
 
@@ -609,7 +578,7 @@ class Optimizer:
         """Return an optimizer of the same parameters, with state of its own."""
         other = type(self).__new__(type(self))
         with self._turn("__copy__"):
-            other.__setstate__(self._state_with(self._leaves, self._averages))
+            other.__setstate__(self._state_with(self._arrays()))
         return other
 
     # How it works.
@@ -683,20 +652,17 @@ class Optimizer:
         self._leaves: dict[str, list[Array]] = {}
         self._averages: list[Array] | None = None
         self._hyperparameters = hyperparameters
-        arrays = self._plan.arrays
-        names = list(names_of_leaves(self._plan.unflatten([None] * len(arrays))))
-        groups, self._members = grouping(names)
+        groups, self._members = grouping(self._names())
         hyperparameters, groups = of_optimizer(hyperparameters, groups)
         self._hyperparameters = hyperparameters
         self._state_dtype = self._state_dtype_for(call, state_dtype)
         self._copies = self._copies_for(call, copies)
         self._apply(hyperparameters, groups, first=True)
-        self._write_copies(call)
+        self._write_copies()
 
-    def _write_copies(self, call: str) -> None:
+    def _write_copies(self) -> None:
         if self._copies is None:
             return
-        self._plan.check_copies(call)
         with np.errstate(all="ignore"):
             for copy, array in zip(self._copies, self._plan.arrays, strict=True):
                 copy.reshape(array.shape, copy=False)[...] = array
@@ -726,6 +692,10 @@ class Optimizer:
             dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
             return [zeros_along(array, 0, dtype) for array in self._plan.arrays]
         return self._plan.flatten(copies, call, "copies")
+
+    def _names(self) -> list[str]:
+        """Return the names of the parameters: "layers/0/W"."""
+        return list(names_of_leaves(self._plan.unflatten([None] * len(self._plan.arrays))))
 
     def _members_of(self, place: int) -> list[int]:
         return [i for i, member in enumerate(self._members) if member == place]
@@ -767,16 +737,16 @@ class Optimizer:
                 raise type(error)(told) from None
         return checked
 
-    def _groups_in(self, call: str, groups: Any) -> list[Overrides]:
-        """Return what a state dict has of the groups, checked."""
+    def _groups_in(self, call: str, name_of_all: str, groups: Any) -> list[Overrides]:
+        """Return what settings have of the groups, checked."""
         if not isinstance(groups, list) or len(groups) != len(self._groups):
             raise ValueError(
-                f"{call}: state_dict['groups'] is {groups!r}, "
+                f"{call}: {name_of_all} is {groups!r}, "
                 f"expected a list of {len(self._groups)} groups"
             )
         result = []
         for place, group in enumerate(groups):
-            name = f"state_dict['groups'][{place}]"
+            name = f"{name_of_all}[{place}]"
             check_keys(call, name, group, ("hyperparameters", "members"))
             if group["members"] != self._members_of(place):
                 raise ValueError(
@@ -792,49 +762,108 @@ class Optimizer:
             result.append(self._checked_own(call, name, _copies(own)))
         return result
 
-    def _averages_in(
-        self, call: str, hyperparameters: dict[str, Any], average: Any
-    ) -> tuple[list[Array] | None, tuple[float, float]]:
-        """Return what a state dict has of the averages, checked: copies, and what they weigh."""
-        expected = self._averages_for(hyperparameters)
-        if expected is None or average is None:
-            if (expected is None) != (average is None):
-                was, asked = ("averages", "None") if expected is None else ("None", "averages")
-                raise ValueError(
-                    f"{call}: state_dict['average'] is {was}, expected {asked}, as its "
-                    "hyperparameters have it"
-                )
-            return None, (0.0, 0.0)
-        check_keys(call, "state_dict['average']", average, ("weights", "values"))
-        name = "state_dict['average']['values']"
-        values = self._plan.flatten(average["values"], call, name, expected, "average")
-        weights = average["weights"]
-        if not isinstance(weights, tuple | list) or len(weights) != 2:
+    # What is saved: the settings, all that the optimizer knows beside arrays; and these by name.
+
+    def _settings(self) -> dict[str, Any]:
+        """Return what a state dict has beside arrays: not copied, but in a dict of its own."""
+        waiting = self.accumulated
+        return {
+            "optimizer": type(self).__name__,
+            "steps": self.steps,
+            "skipped": self.skipped,
+            "hyperparameters": self._hyperparameters,
+            "groups": [
+                {"hyperparameters": own, "members": self._members_of(place)}
+                for place, own in enumerate(self._groups)
+            ],
+            "average": None if self._averages is None else {"weights": self._plan.average_weights},
+            "accumulated": {"count": waiting} if waiting else None,
+        }
+
+    def _arrays(self) -> dict[str, list[Array]]:
+        """Return the arrays in use that go with the settings."""
+        arrays = dict(self._leaves)
+        if self._averages is not None:
+            arrays["average"] = self._averages
+        if self._sum is not None and self._sum.count > 0:
+            arrays["accumulated"] = self._sum.plan.arrays
+        return arrays
+
+    def _settings_in(
+        self, call: str, name: str, given: Mapping[str, Any], *, with_values: bool = False
+    ) -> "_Settings":
+        """Return the settings of that name, checked, or raise TypeError or ValueError."""
+        if given["optimizer"] != type(self).__name__:
+            was = given["optimizer"]
             raise ValueError(
-                f"{call}: state_dict['average']['weights'] is {weights!r}, expected two numbers"
+                f"{call}: {name}['optimizer'] is {was!r}, expected {type(self).__name__!r}"
             )
-        name = "state_dict['average']['weights']"
-        in_float32, in_float64 = (number(call, name, w, kind="non_negative") for w in weights)
-        if (in_float32 == 0) != (in_float64 == 0):
-            raise ValueError(f"{call}: {name} is {weights!r}, expected both to be 0, or both above")
-        return [value.copy() for value in values], (in_float32, in_float64)
+        hyperparameters = given["hyperparameters"]
+        known = tuple(self._hyperparameters)
+        check_keys(call, f"{name}['hyperparameters']", hyperparameters, known)
+        hyperparameters = self._checked(call, _copies(hyperparameters))
+        groups = self._groups_in(call, f"{name}['groups']", given["groups"])
+        hyperparameters, groups = of_optimizer(hyperparameters, groups)
+        for key, entry in _WITH_VALUES.items():
+            if given[key] is not None:
+                keys = (entry, "values") if with_values else (entry,)
+                check_keys(call, f"{name}[{key!r}]", given[key], keys)
+        has_average, asks = given["average"] is not None, hyperparameters["average"] is not None
+        if has_average != asks:
+            was, asked = ("averages", "None") if has_average else ("None", "averages")
+            raise ValueError(
+                f"{call}: {name}['average'] is {was}, expected {asked}, as its hyperparameters "
+                "have it"
+            )
+        weights = (0.0, 0.0)
+        if has_average:
+            weights = _weights(call, f"{name}['average']['weights']", given["average"]["weights"])
+        waiting = 0
+        if given["accumulated"] is not None:
+            said = f"{name}['accumulated']['count']"
+            waiting = count(call, said, given["accumulated"]["count"], least=1)
+        return _Settings(
+            steps=count(call, f"{name}['steps']", given["steps"], least=0),
+            skipped=count(call, f"{name}['skipped']", given["skipped"], least=0),
+            hyperparameters=hyperparameters,
+            groups=groups,
+            average_weights=weights,
+            accumulated=waiting,
+        )
+
+    def _arrays_for(self, call: str, settings: "_Settings") -> dict[str, list[Array]]:
+        """Return the arrays that go with settings: those in use, or zeros for what is new."""
+        names = self._states_for(call, settings.hyperparameters, settings.groups)
+        arrays = dict(self._leaves_for(names))
+        averages = self._averages_for(settings.hyperparameters)
+        if averages is not None:
+            arrays["average"] = averages
+        if settings.accumulated:
+            arrays["accumulated"] = _sums_for(self._plan)
+        return arrays
+
+    def _take_over(
+        self, call: str, settings: "_Settings", fill: Callable[[dict[str, list[Array]]], None]
+    ) -> None:
+        """Put checked settings in force, and have the arrays filled that go with them."""
+        with self._turn(call, changes=True):
+            if self._copies is not None:
+                self._plan.check_copies(f"{type(self).__name__}.{call}")
+            if settings.accumulated and self._sum is None:
+                self._sum = _Sum(type(self).__name__, self._plan)
+            self._apply(settings.hyperparameters, settings.groups)
+            self._hyperparameters = settings.hyperparameters
+            self._rates = _NO_RATES
+            if self._sum is not None:
+                self._sum.plan.steps = settings.accumulated
+            fill(self._arrays())
+            self._plan.average_weights = settings.average_weights
+            self._plan.skipped = settings.skipped
+            self._plan.steps = settings.steps
+            self._write_copies()
 
     def _copied_tree(self, arrays: list[Array]) -> Any:
         return self._plan.unflatten(_copied(arrays))
-
-    def _fill(
-        self,
-        values: dict[str, list[Array]],
-        averages: list[Array] | None,
-        average_weights: tuple[float, float],
-    ) -> None:
-        pairs = [(leaves, values[name]) for name, leaves in self._leaves.items()]
-        if self._averages is not None and averages is not None:
-            pairs.append((self._averages, averages))
-        for leaves, sources in pairs:
-            for leaf, value in zip(leaves, sources, strict=True):
-                np.copyto(leaf, value)
-        self._plan.average_weights = average_weights
 
     def _average(self) -> Any:
         """Return the averages, in the structure of the parameters; None if there are none."""
@@ -952,7 +981,7 @@ class _Sum:
     """
 
     def __init__(self, call: str, optimizer: _core.Plan) -> None:
-        arrays = [zeros_along(a, 0, computed_dtype(a)) for a in optimizer.arrays]
+        arrays = _sums_for(optimizer)
         self.tree = optimizer.unflatten(arrays)
         self.plan = _core.Plan(call, self.tree, "accumulate", "accumulated")
         self.plan.stay_apart_from(optimizer)
@@ -972,6 +1001,38 @@ class _Sum:
         options = _NO_OPTIONS | {"clear_grads": clear_grads}
         self.plan.configure([formula], self._members, options, None)
         self.plan.step(grads, 0.0, scale)
+
+
+def _sums_for(optimizer: _core.Plan) -> list[Array]:
+    return [zeros_along(array, 0, computed_dtype(array)) for array in optimizer.arrays]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """All that an optimizer knows beside arrays, checked."""
+
+    steps: int
+    skipped: int
+    hyperparameters: dict[str, Any]
+    groups: list[Overrides]
+    average_weights: tuple[float, float]
+    accumulated: int
+
+
+def _weights(call: str, name: str, weights: Any) -> tuple[float, float]:
+    """Return what the averages weigh, in float32 and in float64, or raise."""
+    if not isinstance(weights, tuple | list) or len(weights) != 2:
+        raise ValueError(f"{call}: {name} is {weights!r}, expected two numbers")
+    in_float32, in_float64 = (number(call, name, w, kind="non_negative") for w in weights)
+    if (in_float32 == 0) != (in_float64 == 0):
+        raise ValueError(f"{call}: {name} is {weights!r}, expected both to be 0, or both above")
+    return in_float32, in_float64
+
+
+def _fill(arrays: dict[str, list[Array]], values: dict[str, list[Array]]) -> None:
+    for name, targets in arrays.items():
+        for target, value in zip(targets, values[name], strict=True):
+            np.copyto(target, value)
 
 
 def _copied(arrays: list[Array]) -> list[Array]:

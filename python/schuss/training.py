@@ -1,5 +1,6 @@
 """The training loop: epochs of mini-batches, what they cost, and when to stop."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schuss import _core
-from schuss._arrays import Array, ArrayTree, names_of_leaves
+from schuss import _core, checkpoints
+from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_leaves
 from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
@@ -210,6 +211,31 @@ class History:
             weights[-1] = self._last_weight
             costs = self._record[_COST, start : start + self._batches]
             self._epoch_cost.append(float(np.average(costs, weights=weights)))
+
+    # What a checkpoint keeps of it.
+
+    def _saved(self) -> tuple[dict[str, Any], dict[str, Array]]:
+        settings = {"validated": self._validated, "best_epoch": self.best_epoch}
+        return settings, {
+            "steps": self._record[:, : self.steps],
+            "epoch_cost": np.array(self._epoch_cost, np.float64),
+            "validation": np.array(self._validation, np.float64),
+        }
+
+    def _resume(self, saved: checkpoints.Checkpoint) -> None:
+        if saved.training is None:
+            saved.refuse("was not saved by fit, expected it to be")
+        if saved.training["validated"] != self._validated:
+            there, here = (
+                ("with", "without") if saved.training["validated"] else ("without", "with")
+            )
+            saved.refuse(f"is of a training {there} validation, expected one {here} it")
+        steps = saved.series("steps")
+        self.steps = steps.shape[1]
+        self._record = np.concatenate((steps, np.empty((4, _FIRST_CAPACITY))), axis=1)
+        self._epoch_cost = saved.series("epoch_cost").tolist()
+        self._validation = saved.series("validation").tolist()
+        self.best_epoch = saved.training["best_epoch"]
 
     def _series(self, place: int) -> Series:
         return _read_only(self._record[place, : self.steps])
@@ -456,6 +482,8 @@ def fit(
     callbacks: Function | Sequence[Function] = (),
     on_step: Function | Sequence[Function] = (),
     progress: bool | None = None,
+    checkpoint: "checkpoints.Path | None" = None,
+    checkpoint_every: int | None = None,
 ) -> History:
     """Train: epochs of mini-batches, a step of the optimizer for each.
 
@@ -515,6 +543,14 @@ def fit(
     progress : bool, optional
         Whether to show a bar on standard error, with the smoothed cost (needs tqdm). None means:
         where standard error is a terminal and tqdm is installed.
+    checkpoint : str or os.PathLike, optional
+        A file to save all of the training in. If it is there already, training goes on from it,
+        whatever the parameters and the optimizer hold, up to `epochs` in all: a training that was
+        stopped anywhere ends with the same bits as if it had not been, if all else that it draws
+        random numbers from is begun anew with each step. See `save` for what is kept.
+    checkpoint_every : int, optional
+        After how many steps to save, at least 1; by default after each epoch. It is saved in the
+        end too, when interrupted within an epoch as well.
 
     Returns
     -------
@@ -530,10 +566,13 @@ def fit(
         If an argument has the wrong type, the optimizer no ``step``, or no ``lr`` for `schedule`;
         if `loss_and_grad` does not return a number and gradients.
     ValueError
-        If an argument is out of range, the optimizer was made for other parameters, or an argument
-        about mini-batches comes with mini-batches ready made.
+        If an argument is out of range, the optimizer was made for other parameters, an argument
+        about mini-batches comes with mini-batches ready made, or the checkpoint is damaged or of
+        another training.
     ImportError
         If `progress` is True and tqdm is not installed.
+    OSError
+        If the checkpoint cannot be read or written.
 
     What the loss, the optimizer or a callback raises passes through.
 
@@ -575,6 +614,11 @@ def fit(
     min_delta = number(call, "min_delta", min_delta, kind="non_negative")
     restore_best = flag(call, "restore_best", restore_best)
     progress = optional(flag)(call, "progress", progress)
+    if checkpoint_every is not None and checkpoint is None:
+        raise ValueError(
+            f"{call}: checkpoint_every is {checkpoint_every!r} without checkpoint, expected both"
+        )
+    checkpoint_every = optional(partial(count, least=1))(call, "checkpoint_every", checkpoint_every)
     after_epoch = _functions(call, "callbacks", callbacks)
     after_step = _functions(call, "on_step", on_step)
     _check_optimizer(call, optimizer, scheduled=schedule is not None)
@@ -590,7 +634,7 @@ def fit(
     batches = _batches(call, x, y, about_batches)
     if schedule_by == "epoch" and callable(schedule):
         schedule = PerEpoch(schedule, len(batches))
-    arrays = _arrays(call, "params", params) if restore_best else []
+    arrays = arrays_of(call, "params", params) if restore_best else []
     best = _Best(patience, min_delta, [array for array in arrays if array.flags.writeable])
     training = _Training(
         loss_and_grad=loss_and_grad,
@@ -606,7 +650,10 @@ def fit(
         after_epoch=after_epoch,
         after_step=after_step,
         tqdm=_tqdm(call, progress),
+        checkpoint=checkpoint,
+        checkpoint_every=checkpoint_every,
     )
+    training.resume()
     history = training.history
     # Ctrl-C can land wherever a function is called or a loop turns, so never in the handlers'
     # assignments. What is left to do in the end can be done twice.
@@ -636,15 +683,33 @@ class _Best:
         """The best epoch."""
         return None if self._kept is None else self._kept[0]
 
-    def judge(self, value: float, epoch: int) -> bool:
-        """Take in the value of an epoch; return whether patience has run out. NaN is no better."""
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether there was no improvement for too long."""
+        return self._patience is not None and self._waited >= self._patience
+
+    def judge(self, value: float, epoch: int) -> None:
+        """Take in the value of an epoch. NaN is no better."""
         if value < self._value - self._min_delta:
             # The copies are put in force together with the epoch that they are of.
             self._kept = epoch, [array.copy(order="K") for array in self._arrays]
             self._value, self._waited = value, 0
         else:
             self._waited += 1
-        return self._patience is not None and self._waited >= self._patience
+
+    def saved(self) -> tuple[dict[str, Any], list[Array]]:
+        """Return what a checkpoint keeps: what JSON can hold, and the copies."""
+        settings = {"epoch": self.epoch, "value": self._value, "waited": self._waited}
+        return settings, [] if self._kept is None else self._kept[1]
+
+    def resume(self, saved: checkpoints.Checkpoint) -> None:
+        """Take over what a checkpoint kept."""
+        best = (saved.training or {})["best"]
+        if best["epoch"] is not None:
+            copies = [np.empty_like(array) for array in self._arrays]
+            saved.fill("best", copies)
+            self._kept = best["epoch"], copies
+        self._value, self._waited = best["value"], best["waited"]
 
     def restore(self) -> None:
         """Copy the parameters of the best epoch back."""
@@ -707,30 +772,49 @@ class _Training:
     after_epoch: Functions
     after_step: Functions
     tqdm: Any
+    checkpoint: "checkpoints.Path | None"
+    checkpoint_every: int | None
     examples: int = field(init=False)  # an epoch
     history: History = field(init=False)
     # The step under way: what history and optimizer counted before it, and when it began.
     under_way: tuple[int, int | None, float] = field(init=False, default=(-1, None, 0.0))
+    # The epoch whose steps are being made, as its mini-batches know it.
+    epoch: dict[str, Any] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         size = self.batches.batch_size
         self.examples = min(self.batches.examples, len(self.batches) * size)
         self.history = History(size, self.examples, validated=self.validation is not None)
 
-    def run(self) -> None:
-        """Train until something says to stop."""
+    def resume(self) -> None:
+        """Go on from the checkpoint, or make the first one."""
         if self.schedule is not None:
             self.optimizer.lr = self.schedule
+        if self.checkpoint is None:
+            return
+        if not os.path.exists(self.checkpoint):
+            self._save()  # what cannot be saved is refused now, not after an epoch
+            return
+        with checkpoints.opened("fit", self.checkpoint) as saved:
+            self.history._resume(saved)
+            self.best.resume(saved)
+            saved.restore(self.params, self.optimizer, self.batches)
+
+    def run(self) -> None:
+        """Train until something says to stop."""
         bar = self.tqdm and _Bar(self.tqdm, self.epochs, len(self.batches))
         with bar or nullcontext():
             self.history.stopped = self._make_epochs(bar)
 
     def settle(self) -> None:
-        """Record what was made and could not be recorded, and restore the best parameters."""
+        """Record what was made and could not be recorded, save, restore the best parameters."""
         history = self.history
         counted, before, begun = self.under_way
         if counted == history.steps and before is not None and self._steps_counted() == before + 1:
             self._end_step(perf_counter() - begun)
+        if self.epoch is not None:  # or all was saved when the last one was over
+            self._save()
+            self.epoch = None
         history._end_epoch()
         if self.validation is None and history.epochs:  # a second time, it is no better than itself
             self.best.judge(history._epoch_cost[-1], history.epochs)
@@ -738,10 +822,16 @@ class _Training:
         self.best.restore()
 
     def _make_epochs(self, bar: _Bar | None) -> Stop:
-        for _ in range(self.epochs):
+        history, every = self.history, self.checkpoint_every
+        if self.best.out_of_patience:
+            return "early"
+        for epoch in range(history.epochs + 1, self.epochs + 1):
             if self._make_steps(bar):
                 return "callback"
+            self.epoch = None
             reason = self._end_epoch()
+            if every is None or history.steps % every == 0 or reason or epoch == self.epochs:
+                self._save()
             if reason is not None:
                 return reason
         return "finished"
@@ -750,6 +840,9 @@ class _Training:
         """Make the steps of an epoch; return whether a function said to stop."""
         history, optimizer, params = self.history, self.optimizer, self.params
         epoch: Any = iter(self.batches)
+        last = history._batches * (history.epochs + 1)
+        if self.checkpoint is not None:
+            self.epoch = self.batches.state_dict()["epoch"]
         with closing(epoch) if hasattr(epoch, "close") else nullcontext():
             for batch, size in zip(epoch, self._sizes(), strict=True):
                 start = perf_counter()
@@ -766,12 +859,37 @@ class _Training:
                     bar.show(history.steps, cost, end)
                 if self.after_step and _says_stop(self.after_step, history):
                     return True
+                every = self.checkpoint_every
+                if every is not None and history.steps % every == 0 and history.steps < last:
+                    self._save()
         return False
 
     def _sizes(self) -> Iterator[int]:
-        """Return the examples in each batch of an epoch."""
+        """Return the examples in each batch that is left of the epoch."""
         size = self.batches.batch_size
-        return (min(size, self.examples - start) for start in range(0, self.examples, size))
+        made = self._steps_of_epoch() * size
+        return (min(size, self.examples - start) for start in range(made, self.examples, size))
+
+    def _steps_of_epoch(self) -> int:
+        return self.history.steps - self.history._batches * self.history.epochs
+
+    def _save(self) -> None:
+        """Save all of the training, between two steps or two epochs."""
+        if self.checkpoint is None:
+            return
+        # The optimizer's steps count, not the batches that were handed out.
+        epoch = self.epoch and {**self.epoch, "position": self._steps_of_epoch()}
+        settings, series = self.history._saved()
+        best, copies = self.best.saved()
+        checkpoints.write(
+            "fit",
+            self.checkpoint,
+            self.params,
+            self.optimizer,
+            batches=self.batches.state_dict() | {"epoch": epoch},
+            training=settings | {"best": best},
+            series=series | {f"best/{place}": copy for place, copy in enumerate(copies)},
+        )
 
     def _steps_counted(self) -> int | None:
         """Return the steps that the optimizer has counted, or None if it does not count."""
@@ -792,10 +910,10 @@ class _Training:
             value = self._validate()
             history._validation.append(value)
         feed(getattr(self.optimizer, "lr", None), value)
-        out_of_patience = self.best.judge(value, history.epochs)
+        self.best.judge(value, history.epochs)
         history.best_epoch = self.best.epoch
         says_stop = _says_stop(self.after_epoch, history)
-        return "early" if out_of_patience else "callback" if says_stop else None
+        return "early" if self.best.out_of_patience else "callback" if says_stop else None
 
     def _validate(self) -> float:
         if callable(self.validation):
@@ -841,25 +959,11 @@ def _stepped(call: str, optimizer: Any, params: ArrayTree) -> ArrayTree:
     if stepped is params:
         return params
     try:
-        held = _arrays(call, "optimizer.params", stepped)
+        held = arrays_of(call, "optimizer.params", stepped)
     except (TypeError, ValueError):  # what another optimizer calls params need not be arrays
         return params
-    # A network of which the optimizer has only some layers is trained as well.
-    given = {_place(array) for array in _arrays(call, "params", params)}
-    if not given.issuperset(map(_place, held)):
-        raise ValueError(f"{call}: optimizer.params are other arrays, expected those of params")
+    check_holds(call, params, held)  # a network may have more layers than the optimizer
     return stepped
-
-
-def _arrays(call: str, name: str, tree: ArrayTree) -> list[Array]:
-    arrays: list[Array] = []
-    _core.map_arrays(arrays.append, tree, call, name)
-    return arrays
-
-
-def _place(array: Array) -> tuple[Any, ...]:
-    """Return where an array lies in memory, and how."""
-    return array.__array_interface__["data"], array.shape, array.strides
 
 
 def _batches(call: str, x: Any, y: Any, options: dict[str, Any]) -> MiniBatches[Any]:

@@ -1,0 +1,298 @@
+"""Files in the safetensors format: written and read piece by piece, whole or not at all.
+
+The package safetensors reads them too, and is not needed: it writes from a copy of all arrays in
+memory, where these go to the disk from where they are.
+"""
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from io import FileIO
+from math import prod
+from typing import Any, BinaryIO, NamedTuple, NoReturn
+
+import numpy as np
+
+from schuss._arrays import Array
+
+_DTYPES = {
+    "bool": "BOOL",
+    **{f"int{8 * size}": f"I{8 * size}" for size in (1, 2, 4, 8)},
+    **{f"uint{8 * size}": f"U{8 * size}" for size in (1, 2, 4, 8)},
+    **{f"float{8 * size}": f"F{8 * size}" for size in (2, 4, 8)},
+    "bfloat16": "BF16",
+}
+_SIZES = {said: np.dtype(name).itemsize for name, said in _DTYPES.items() if name != "bfloat16"}
+_SIZES["BF16"] = 2
+
+# What is copied, hashed, written or read at once. The digest of a file is that of its header and
+# of the digests of all pieces of its tensors, so that several threads can hash.
+_PIECE = 1 << 21
+_HASHERS = 2
+
+_LENGTH = 8  # bytes, of the length of the header
+_ALIGNMENT = 64  # of the first tensor
+_LONGEST_HEADER = 100_000_000  # as the package has it
+
+_DIGEST = "sha256"
+_NO_DIGEST = "0" * 64
+
+
+class Tensor(NamedTuple):
+    """Where a file has a tensor, and what it is."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    nbytes: int
+
+
+def dtype_in_file(array: Array) -> str | None:
+    """Return the format's name for the array's dtype; None if it has none."""
+    dtype = array.dtype
+    return _DTYPES.get(dtype.name) if dtype.isnative and not dtype.hasobject else None
+
+
+# Writing.
+
+
+def write(
+    path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str]
+) -> None:
+    """Write a file in the place of what is there, which stays until all of the new one is on disk.
+
+    Whatever raises or kills, the path names the one or the other.
+    """
+    # As the package sorts them, so that each lies at a multiple of its item's size.
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
+    header = _header(tensors, metadata, _NO_DIGEST)
+    with _replacing(path) as file:
+        file.write(header)
+        digest = _digest(header, _written(file, tensors.values()))
+        file.seek(0)
+        file.write(_header(tensors, metadata, digest))
+
+
+def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str], digest: str) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": {**metadata, _DIGEST: digest}}
+    start = 0
+    for name, array in tensors.items():
+        end = start + array.nbytes
+        entries[name] = {
+            "dtype": dtype_in_file(array),
+            "shape": array.shape,
+            "data_offsets": [start, end],
+        }
+        start = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-(_LENGTH + len(text)) % _ALIGNMENT)
+    return len(text).to_bytes(_LENGTH, "little") + text
+
+
+def _written(file: BinaryIO, arrays: Iterable[Array]) -> Iterator[memoryview]:
+    for array in arrays:
+        for piece in _pieces(array):
+            file.write(piece)
+            yield piece
+
+
+def _pieces(array: Array) -> Iterator[memoryview]:
+    """Yield the bytes of an array in C order: where they are if they lie so, or copies."""
+    array = np.asarray(array)
+    if array.flags.c_contiguous:
+        data = array.reshape(-1).view(np.uint8).data
+        yield from (data[start : start + _PIECE] for start in range(0, array.nbytes, _PIECE))
+        return
+    step = _PIECE // array.itemsize
+    for start in range(0, array.size, step):
+        yield array.flat[start : start + step].view(np.uint8).data
+
+
+def _digest(header: bytes, pieces: Iterable[memoryview]) -> str:
+    """Return the digest of a file of this header, none in it, and of these pieces as they come.
+
+    Of each piece, when the next but _HASHERS - 1 is asked for, the memory is free again.
+    """
+    from concurrent.futures import Future, ThreadPoolExecutor  # not with the library
+
+    whole = sha256(header)
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        hashed: deque[Future[bytes]] = deque()
+        for piece in pieces:
+            hashed.append(pool.submit(_hashed, piece))
+            if len(hashed) > _HASHERS:
+                whole.update(hashed.popleft().result())
+        for each in hashed:
+            whole.update(each.result())
+    return whole.hexdigest()
+
+
+def _hashed(piece: memoryview) -> bytes:
+    return sha256(piece).digest()
+
+
+@contextmanager
+def _replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Give a new file to write to. It takes the path's place once it is on disk, or is no more."""
+    path = os.path.realpath(path)
+    folder = os.path.dirname(path)
+    temporary = os.path.join(folder, f".schuss-{os.urandom(8).hex()}.tmp")
+    try:
+        # Without a name as long as possible: a process that is killed leaves nothing behind.
+        nameless = _nameless(folder)
+        with nameless or open(temporary, "xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            if nameless:
+                # A folder that goes unused, since the other is absolute, has Python follow the
+                # link, which names the file, rather than copy it.
+                held = os.open(folder, os.O_RDONLY)
+                try:
+                    os.link(f"/proc/self/fd/{file.fileno()}", temporary, src_dir_fd=held)
+                finally:
+                    os.close(held)
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _nameless(folder: str) -> BinaryIO | None:
+    """Return a new file without a name in the folder; None where there is no such thing."""
+    if not hasattr(os, "O_TMPFILE") or not os.path.isdir("/proc/self/fd"):
+        return None
+    try:
+        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except OSError:  # if it is not about that, to open with a name says so as well
+        return None
+    return open(descriptor, "wb")
+
+
+def _sync_folder(folder: str) -> None:
+    if os.name != "posix":  # others write names at once
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# Reading.
+
+
+class File:
+    """A file open for reading, of which header and sizes are in order."""
+
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+
+    def __init__(self, file: FileIO, name: str) -> None:
+        self._file, self._name = file, name
+        self._length = 0  # of the header
+        self._read_header()
+
+    def verify(self) -> None:
+        """Raise ValueError if any byte is not as it was written. Reads the whole file once."""
+        metadata, tensors = dict(self.metadata), self.tensors
+        said = metadata.pop(_DIGEST, None)
+        if said is None:
+            self.refuse("has no digest, expected one of all its bytes")
+        # The header is compared as it stands: what JSON takes for the same is not.
+        self._file.seek(0)
+        header = self._file.read(_LENGTH + self._length)
+        place = header.rfind(said.encode())
+        blank = header[:place] + _NO_DIGEST.encode() + header[place + len(said) :]
+        if place < 0 or _digest(blank, self._all_pieces(tensors.values())) != said:
+            self.refuse("was altered, expected the bytes that its digest is of")
+
+    def read_into(self, name: str, array: Array) -> None:
+        """Fill an array with a tensor of its shape and dtype."""
+        array = np.asarray(array)
+        self._seek(self.tensors[name])
+        if array.flags.c_contiguous:
+            self._fill(array.reshape(-1).view(np.uint8).data)
+            return
+        step = _PIECE // array.itemsize
+        buffer = np.empty(min(step, array.size), array.dtype)
+        for start in range(0, array.size, step):
+            piece = buffer[: array.size - start]
+            self._fill(piece.view(np.uint8).data)
+            array.flat[start : start + step] = piece
+
+    def _read_header(self) -> None:
+        size = os.fstat(self._file.fileno()).st_size
+        self._length = int.from_bytes(self._file.read(_LENGTH), "little")
+        if size < _LENGTH or not 2 <= self._length <= min(size - _LENGTH, _LONGEST_HEADER):
+            self.refuse("is cut short, or no file of safetensors")
+        try:
+            entries = json.loads(self._file.read(self._length).decode())
+            self.metadata = entries.pop("__metadata__", {})
+            if not all(isinstance(value, str) for value in self.metadata.values()):
+                raise TypeError
+            tensors = sorted(
+                ((name, _tensor(entry)) for name, entry in entries.items()),
+                key=lambda item: (item[1].start, item[1].nbytes),
+            )
+            end = 0
+            for _, tensor in tensors:
+                if tensor.start != end:
+                    raise ValueError
+                end += tensor.nbytes
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            self.refuse("has a header that is none of safetensors")
+        if size != _LENGTH + self._length + end:
+            expected = _LENGTH + self._length + end
+            how = "is cut short" if size < expected else "is too long"
+            self.refuse(f"{how}: it has {size} bytes, expected {expected}")
+        self.tensors = dict(tensors)
+
+    def refuse(self, problem: str) -> NoReturn:
+        """Raise ValueError: the file has that problem."""
+        raise ValueError(f"{self._name} {problem}") from None
+
+    def _all_pieces(self, tensors: Iterable[Tensor]) -> Iterator[memoryview]:
+        # One for each hasher, one that waits for it to be done, one to read into.
+        buffers = deque(memoryview(bytearray(_PIECE)) for _ in range(_HASHERS + 2))
+        for tensor in tensors:
+            self._seek(tensor)
+            for start in range(0, tensor.nbytes, _PIECE):
+                piece = buffers[0][: tensor.nbytes - start]
+                buffers.rotate()
+                self._fill(piece)
+                yield piece
+
+    def _seek(self, tensor: Tensor) -> None:
+        self._file.seek(_LENGTH + self._length + tensor.start)
+
+    def _fill(self, memory: memoryview) -> None:
+        done = 0
+        while done < len(memory):
+            count = self._file.readinto(memory[done:])
+            if not count:
+                self.refuse("became shorter while it was read")
+            done += count
+
+
+def _tensor(entry: Any) -> Tensor:
+    dtype, shape, (start, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
+    numbers = (*shape, start, end)
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError
+    tensor = Tensor(dtype, shape, start, prod(shape) * _SIZES[dtype])
+    if tensor.nbytes != end - start:
+        raise ValueError
+    return tensor
+
+
+@contextmanager
+def reading(path: str | os.PathLike[str], call: str) -> Iterator[File]:
+    """Open a file; ValueError, now or later, says what is wrong with it."""
+    with open(path, "rb", buffering=0) as file:
+        yield File(file, f"{call}: {os.fspath(path)!r}")
