@@ -6,6 +6,7 @@ memory, where these go to the disk from where they are.
 
 import json
 import os
+from _thread import start_new_thread
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -114,24 +115,37 @@ def _pieces(array: Array) -> Iterator[memoryview]:
 def _digest(header: bytes, pieces: Iterable[memoryview]) -> str:
     """Return the digest of a file of this header, none in it, and of these pieces as they come.
 
-    Of each piece, when the next but _HASHERS - 1 is asked for, the memory is free again.
+    When a piece is asked for, the memory of all but the last _HASHERS is free again.
     """
-    from concurrent.futures import Future, ThreadPoolExecutor  # not with the library
+    # Queues in C and bare threads, as for mini-batches: Ctrl-C breaks Python's own locks.
+    from queue import SimpleQueue  # not with the library
 
     whole = sha256(header)
-    with ThreadPoolExecutor(_HASHERS) as pool:
-        hashed: deque[Future[bytes]] = deque()
-        for piece in pieces:
-            hashed.append(pool.submit(_hashed, piece))
-            if len(hashed) > _HASHERS:
-                whole.update(hashed.popleft().result())
-        for each in hashed:
-            whole.update(each.result())
+    lanes: list[tuple[SimpleQueue[memoryview | None], SimpleQueue[bytes]]]
+    lanes = [(SimpleQueue(), SimpleQueue()) for _ in range(_HASHERS)]
+
+    def hash_pieces(
+        to_hash: "SimpleQueue[memoryview | None]", hashed: "SimpleQueue[bytes]"
+    ) -> None:
+        while (piece := to_hash.get()) is not None:
+            hashed.put(sha256(piece).digest())
+
+    try:
+        for lane in lanes:
+            start_new_thread(hash_pieces, lane)
+        busy: deque[SimpleQueue[bytes]] = deque()  # in the order of their pieces
+        for place, piece in enumerate(pieces):
+            if len(busy) == _HASHERS:
+                whole.update(busy.popleft().get())
+            to_hash, hashed = lanes[place % _HASHERS]
+            to_hash.put(piece)
+            busy.append(hashed)
+        for hashed in busy:
+            whole.update(hashed.get())
+    finally:
+        for to_hash, _ in lanes:
+            to_hash.put(None)
     return whole.hexdigest()
-
-
-def _hashed(piece: memoryview) -> bytes:
-    return sha256(piece).digest()
 
 
 @contextmanager
@@ -258,8 +272,8 @@ class File:
         raise ValueError(f"{self._name} {problem}") from None
 
     def _all_pieces(self, tensors: Iterable[Tensor]) -> Iterator[memoryview]:
-        # One for each hasher, one that waits for it to be done, one to read into.
-        buffers = deque(memoryview(bytearray(_PIECE)) for _ in range(_HASHERS + 2))
+        # One for each hasher, and one to read into.
+        buffers = deque(memoryview(bytearray(_PIECE)) for _ in range(_HASHERS + 1))
         for tensor in tensors:
             self._seek(tensor)
             for start in range(0, tensor.nbytes, _PIECE):

@@ -7,6 +7,7 @@ parameters are the tensors ``params/...``, an optimizer's state is ``optimizer/m
 import dataclasses
 import json
 import os
+from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -103,6 +104,7 @@ def save(
     >>> folder.cleanup()
     """
     call = "save"
+    check_path(call, "path", path)
     if batches is not None:
         _check_type(call, "batches", batches, MiniBatches, "mini-batches, as minibatches makes")
     if extra is not None and not isinstance(extra, Mapping):
@@ -172,6 +174,7 @@ def load(
     See `save`.
     """
     call = "load"
+    check_path(call, "path", path)
     if batches is not None:
         _check_type(call, "batches", batches, MiniBatches, "mini-batches, as minibatches makes")
     with opened(call, path) as checkpoint:
@@ -180,6 +183,11 @@ def load(
 
 
 # For the training loop too, which keeps more.
+
+
+def check_path(call: str, name: str, path: object) -> None:
+    """Raise TypeError unless it may name a file."""
+    _check_type(call, name, path, (str, os.PathLike), "a str or a path")
 
 
 def write(
@@ -194,7 +202,6 @@ def write(
     series: Mapping[str, Array] | None = None,
 ) -> None:
     """Save as `save` does; `training` is what else JSON can hold, and `series` are its arrays."""
-    _check_path(call, path)
     tensors = _named(call, "params", *_taken_apart(call, params))
     if optimizer is not None:
         _check_optimizer(call, params, optimizer)
@@ -227,7 +234,6 @@ def write(
 @contextmanager
 def opened(call: str, path: Path) -> "Iterator[Checkpoint]":
     """Open a checkpoint that is whole and unchanged, or raise."""
-    _check_path(call, path)
     with _safetensors.reading(path, call) as file:
         yield Checkpoint(call, file)
 
@@ -282,11 +288,7 @@ class Checkpoint:
             if batches is not None and resumed is not None:
                 batches._resume(resumed)
 
-        from concurrent.futures import ThreadPoolExecutor  # not with the library
-
-        # On a thread of its own, which Ctrl-C does not reach: it is not left half done.
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(run).result()
+        _run_whole(run)
 
     def refuse(self, problem: str) -> NoReturn:
         """Raise ValueError: the file has that problem."""
@@ -364,6 +366,36 @@ class Checkpoint:
         self.refuse("has settings that schuss.save does not write")
 
 
+def _run_whole(work: Callable[[], None]) -> None:
+    """Do work on a thread of its own, which Ctrl-C does not reach: it is not left half done."""
+    outcome: list[BaseException | None] = []
+    finished = allocate_lock()
+    finished.acquire()
+
+    def run() -> None:
+        try:
+            work()
+            outcome.append(None)
+        except BaseException as error:  # for the thread that waits
+            outcome.append(error)
+        finished.release()
+
+    begun = False
+    pressed: BaseException | None = None
+    # Ctrl-C may land after each call, and lose what it returned.
+    while not outcome:
+        try:
+            if not begun:
+                begun = True
+                start_new_thread(run, ())
+            finished.acquire()
+        except KeyboardInterrupt as error:
+            pressed = error
+    raised = outcome[0] or pressed
+    if raised is not None:
+        raise raised
+
+
 def _taken_apart(call: str, params: ArrayTree) -> tuple[list[str], list[Array]]:
     arrays: list[Array] = []
     places = _core.map_arrays(arrays.append, params, call, "params")
@@ -382,10 +414,6 @@ def _named(call: str, prefix: str, names: list[str], arrays: list[Array]) -> dic
             "'/', give each another"
         )
     return named
-
-
-def _check_path(call: str, path: object) -> None:
-    _check_type(call, "path", path, (str, os.PathLike), "a str or a path")
 
 
 def _check_optimizer(call: str, params: ArrayTree, optimizer: Any) -> None:

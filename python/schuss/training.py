@@ -614,7 +614,9 @@ def fit(
     min_delta = number(call, "min_delta", min_delta, kind="non_negative")
     restore_best = flag(call, "restore_best", restore_best)
     progress = optional(flag)(call, "progress", progress)
-    if checkpoint_every is not None and checkpoint is None:
+    if checkpoint is not None:
+        checkpoints.check_path(call, "checkpoint", checkpoint)
+    elif checkpoint_every is not None:
         raise ValueError(
             f"{call}: checkpoint_every is {checkpoint_every!r} without checkpoint, expected both"
         )

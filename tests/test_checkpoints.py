@@ -1,0 +1,1024 @@
+"""Training that was stopped, killed or cut off goes on with the same bits, or says why not."""
+
+import json
+import os
+import random
+import resource
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import schuss
+from cases import LAYOUTS, bits, laid_out
+from schuss import schedules
+
+safetensors_numpy = pytest.importorskip("safetensors.numpy")
+
+LINUX = sys.platform == "linux"
+
+TREE: dict[str, Any] = {"layers": [{"W": (4, 3), "b": (3,)}, {"W": (3, 2), "b": (2,)}], "scale": ()}
+
+
+def made(make: Callable[[Any], Any], tree: Any = TREE) -> Any:
+    """Return the structure with `make(shape)` in the place of each shape."""
+    if isinstance(tree, dict):
+        return {key: made(make, inner) for key, inner in tree.items()}
+    return [made(make, inner) for inner in tree] if isinstance(tree, list) else make(tree)
+
+
+def leaves(tree: Any) -> list[Any]:
+    if isinstance(tree, dict | list | tuple):
+        inner = tree.values() if isinstance(tree, dict) else tree
+        return [leaf for each in inner for leaf in leaves(each)]
+    return [tree]
+
+
+def params(dtype: Any = np.float32) -> Any:
+    rng = np.random.default_rng(0)
+    return made(lambda shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
+
+
+def grads(t: int, dtype: Any = np.float32) -> Any:
+    rng = np.random.default_rng(t)
+    return made(lambda shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
+
+
+def known(optimizer: Any) -> list[bytes]:
+    """Return all that a training has, as bytes."""
+    state = optimizer.state_dict()
+    average, waiting = state["average"] or {"values": []}, state["accumulated"] or {"values": []}
+    arrays = [*leaves(optimizer.params), *leaves(state["state"])]
+    arrays += [*leaves(average["values"]), *leaves(waiting["values"]), *leaves(optimizer.copies)]
+    told = (optimizer.steps, optimizer.skipped, optimizer.accumulated, optimizer.lr_now)
+    return [*bits([array for array in arrays if array is not None]), repr(told).encode()]
+
+
+# Whatever an optimizer has is saved.
+
+OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
+    "SGD": lambda p: schuss.SGD(p, lr=0.1, weight_decay=0.01),
+    "Momentum": lambda p: schuss.Momentum(p, lr=0.1, dampening=0.5, bias_correction=True),
+    "Nesterov": lambda p: schuss.Momentum(p, lr=0.1, nesterov=True),
+    "RMSprop": lambda p: schuss.RMSprop(p, lr=0.1, centered=True, momentum=0.9),
+    "Adam": lambda p: schuss.Adam(p, lr=0.1),
+    "AMSGrad": lambda p: schuss.Adam(p, lr=0.1, amsgrad=True),
+    "AdamW": lambda p: schuss.AdamW(p, lr=schedules.Cosine(0.1, steps=9), clip_norm=1.0),
+    "average": lambda p: schuss.Adam(p, average=0.9, clip_value=0.5),
+    "corrected average": lambda p: schuss.SGD(p, average=0.9, average_bias_correction=True),
+    "copies": lambda p: schuss.Adam(p, copies="float16", lr=0.1),
+    "skipping": lambda p: schuss.Adam(p, nonfinite="skip"),
+    "groups": lambda p: schuss.Adam(
+        p,
+        lr=schedules.Linear(0.1, 0.01, steps=5),
+        groups=lambda name: {"lr": schedules.InverseSqrt(0.1)} if name.endswith("b") else None,
+    ),
+    "state in bfloat16": lambda p: schuss.Adam(p, state_dtype="bfloat16", seed=7),
+}
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_training_that_is_resumed_has_the_bits_of_one_that_was_not_stopped(
+    kind: str, at: int, tmp_path: Path
+) -> None:
+    if kind == "state in bfloat16":
+        pytest.importorskip("ml_dtypes")
+    path = tmp_path / "checkpoint.safetensors"
+    optimizer = OPTIMIZERS[kind](params())
+    for t in range(1, 7):
+        if t == at + 1:
+            schuss.save(path, optimizer.params, optimizer)
+        optimizer.step(grads(t))
+        if t == 2 and kind == "skipping":
+            optimizer.step(made(lambda shape: np.full(shape, np.nan, np.float32)))
+    other = OPTIMIZERS[kind](made(lambda shape: np.full(shape, 7, np.float32)))
+    other.step(grads(9))  # of which nothing must be left
+    assert schuss.load(path, other.params, other) == {}
+    assert other.steps == at
+    for t in range(at + 1, 7):
+        other.step(grads(t))
+        if t == 2 and kind == "skipping":
+            other.step(made(lambda shape: np.full(shape, np.nan, np.float32)))
+    assert known(other) == known(optimizer)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
+def test_every_dtype_is_kept(dtype: str, tmp_path: Path) -> None:
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    optimizer = schuss.Adam(params(dtype))
+    optimizer.step(grads(1, dtype))
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    other = schuss.Adam(params(dtype))
+    schuss.load(tmp_path / "c", other.params, other)
+    assert known(other) == known(optimizer)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("into", ["c", "fortran", "half reversed"])
+def test_values_are_kept_whatever_the_memory_layouts(
+    layout: str, into: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schuss._safetensors._PIECE", 64)  # or all would be one
+    values = np.random.default_rng(0).standard_normal((7, 5, 3))
+    w = laid_out(values, layout)
+    optimizer = schuss.Adam(w)
+    optimizer.step(np.ones((7, 5, 3)))
+    schuss.save(tmp_path / "c", w, optimizer)
+    other = laid_out(np.zeros((7, 5, 3)), into)
+    fresh = schuss.Adam(other)
+    schuss.load(tmp_path / "c", other, fresh)
+    np.testing.assert_array_equal(other, w)
+    for name, state in fresh.state.items():
+        np.testing.assert_array_equal(state, optimizer.state[name])
+    read = safetensors_numpy.load_file(tmp_path / "c")
+    np.testing.assert_array_equal(read["params"], w)
+
+
+def test_what_waits_for_the_next_step_is_saved(tmp_path: Path) -> None:
+    optimizer = schuss.Adam(params())
+    for t in (1, 2):
+        optimizer.accumulate(grads(t))
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    other = schuss.Adam(params())
+    for t in (3, 4, 5):
+        other.accumulate(grads(t))
+    schuss.load(tmp_path / "c", other.params, other)
+    for each in (optimizer, other):
+        assert each.accumulated == 2
+        each.accumulate(grads(6))
+        each.step(scale=1 / 3)
+    assert known(other) == known(optimizer)
+
+
+def test_loading_drops_what_waited_where_nothing_did(tmp_path: Path) -> None:
+    optimizer = schuss.Adam(params())
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    optimizer.accumulate(grads(1))
+    schuss.load(tmp_path / "c", optimizer.params, optimizer)
+    assert optimizer.accumulated == 0
+
+
+SCHEDULES: list[Any] = [
+    0.25,
+    schedules.Constant(0.1),
+    schedules.InverseTime(0.1, 0.3),
+    schedules.Exponential(0.1, 0.9),
+    schedules.InverseSqrt(0.1, 2.0),
+    schedules.Staircase(0.1, every=3, factor=0.5),
+    schedules.Manual({1: 0.1, 2.5: 0.01}),
+    schedules.Linear(0.1, 0.01, steps=5),
+    schedules.Polynomial(0.1, 0.01, steps=5, power=2.0),
+    schedules.Cosine(0.1, steps=5),
+    schedules.CosineRestarts(0.1, steps=2),
+    schedules.OneCycle(0.1, steps=8),
+    schedules.WarmUp(schedules.Cosine(0.1, steps=5), steps=2),
+    schedules.chain([0.1, schedules.InverseSqrt(0.2), schedules.Constant(0.3)], [1, 3]),
+    schedules.PerEpoch(schedules.chain([schedules.Exponential(0.1, 0.9), 0.2], [2]), steps=2),
+    schedules.ReduceOnPlateau(0.1, patience=1, cooldown=1),
+    schedules.WarmUp(schedules.ReduceOnPlateau(0.1, mode="max", patience=0), steps=2),
+]
+
+
+@pytest.mark.parametrize("lr", SCHEDULES, ids=lambda lr: repr(lr)[:30])
+def test_a_schedule_is_kept_with_all_that_it_has_seen(lr: Any, tmp_path: Path) -> None:
+    lr = deepcopy(lr)
+    optimizer = schuss.SGD(np.ones(3), lr=lr)
+    optimizer.step(np.ones(3))
+    for cost in (3.0, 2.0, 4.0):
+        schedules.feed(optimizer.lr, cost)
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    other = schuss.SGD(np.ones(3))
+    schuss.load(tmp_path / "c", other.params, other)
+    assert type(other.lr) is type(lr)
+    assert repr(other.lr) == repr(optimizer.lr)
+    for each in (optimizer, other):
+        for cost in (5.0, 6.0, 7.0):
+            schedules.feed(each.lr, cost)
+            each.step(np.ones(3))
+    assert known(other) == known(optimizer)
+
+
+def test_every_schedule_is_among_those() -> None:
+    kinds = {name for name in schedules.__all__ if isinstance(getattr(schedules, name), type)}
+    assert kinds - {"Schedule"} == {type(lr).__name__ for lr in SCHEDULES if lr != 0.25}
+
+
+def test_a_function_of_your_own_stays_where_the_checkpoint_is_loaded(tmp_path: Path) -> None:
+    def lr(t: int) -> float:
+        return 1 / t
+
+    for saved in (lr, schedules.PerEpoch(lr, steps=2)):
+        optimizer = schuss.SGD(np.ones(3), lr=saved)
+        schuss.save(tmp_path / "c", optimizer.params, optimizer)
+        other = schuss.SGD(np.ones(3), lr=lr)
+        schuss.load(tmp_path / "c", other.params, other)
+        assert other.lr is lr
+        with pytest.raises(ValueError, match=r"^load: lr is 0.5, expected the function '.+' that"):
+            schuss.load(tmp_path / "c", other.params, schuss.SGD(other.params, lr=0.5))
+
+
+def test_a_schedule_that_changes_is_not_lost_in_a_function_of_your_own(tmp_path: Path) -> None:
+    mixed = schedules.chain([lambda t: 0.1, schedules.ReduceOnPlateau(0.1)], [3])
+    optimizer = schuss.SGD(np.ones(3), lr=mixed)
+    with pytest.raises(TypeError, match=r"^save: lr is a Chain of a ReduceOnPlateau and of a func"):
+        schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_else_is_to_be_kept_comes_back(tmp_path: Path) -> None:
+    rng = np.random.Generator(np.random.MT19937(3))
+    scaler = schuss.DynamicLossScale()
+    extra = {
+        "epoch": 3,
+        "note": "größer",
+        "scale": scaler.state_dict(),
+        "rng": rng.bit_generator.state,
+        "rate": np.float64(0.1),
+        "nothing": None,
+        "flags": np.array([True, False]),
+    }
+    schuss.save(tmp_path / "c", params(), extra=extra)
+    expected = rng.random(5)
+    kept = schuss.load(tmp_path / "c", params())
+    rng.bit_generator.state = kept["rng"]
+    np.testing.assert_array_equal(rng.random(5), expected)
+    scaler.load_state_dict(kept["scale"])
+    assert (kept["epoch"], kept["note"], kept["nothing"]) == (3, "größer", None)
+    assert kept["rate"] == 0.1
+    np.testing.assert_array_equal(kept["flags"], extra["flags"])
+
+
+def test_an_optimizer_of_some_of_the_parameters_is_saved_with_all_of_them(tmp_path: Path) -> None:
+    network = params()
+    optimizer = schuss.Adam(network["layers"][1])
+    optimizer.step(grads(1)["layers"][1])
+    schuss.save(tmp_path / "c", network, optimizer)
+    other = made(lambda shape: np.zeros(shape, np.float32))
+    fresh = schuss.Adam(other["layers"][1])
+    schuss.load(tmp_path / "c", other, fresh)
+    assert bits(leaves(other)) == bits(leaves(network))
+    assert known(fresh) == known(optimizer)
+
+
+def test_parameters_alone_can_be_saved_and_loaded(tmp_path: Path) -> None:
+    optimizer = schuss.Adam(params())
+    frozen = params()
+    for array in leaves(frozen):
+        array.flags.writeable = False
+    schuss.save(tmp_path / "alone", frozen)
+    schuss.save(tmp_path / "both", optimizer.params, optimizer)
+    for name in ("alone", "both"):
+        into = made(lambda shape: np.zeros(shape, np.float32))
+        schuss.load(tmp_path / name, into)
+        assert bits(leaves(into)) == bits(leaves(frozen))
+
+
+def test_other_programs_read_it_as_safetensors(tmp_path: Path) -> None:
+    optimizer = schuss.Adam(params(), average=0.5)
+    optimizer.step(grads(1))
+    schuss.save(tmp_path / "c.safetensors", optimizer.params, optimizer)
+    read = safetensors_numpy.load_file(tmp_path / "c.safetensors")
+    expected = {
+        "params/layers/0/W": optimizer.params["layers"][0]["W"],
+        "params/scale": optimizer.params["scale"],
+        "optimizer/m/layers/1/b": optimizer.state["m"]["layers"][1]["b"],
+        "optimizer/average/scale": optimizer.average["scale"],
+    }
+    assert len(read) == 5 * 4
+    for name, array in expected.items():
+        np.testing.assert_array_equal(read[name], array)
+        assert (read[name].dtype, read[name].shape) == (array.dtype, array.shape)
+    with open(tmp_path / "c.safetensors", "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    assert (8 + length) % 64 == 0
+    assert all(type(value) is str for value in header["__metadata__"].values())
+
+
+# Mini-batches.
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("prefetch", [0, 2])
+@pytest.mark.parametrize("at", range(8))
+def test_mini_batches_go_on_where_they_were(
+    shuffle: bool, prefetch: int, at: int, tmp_path: Path
+) -> None:
+    def batches(seed: int) -> Any:
+        return schuss.minibatches(
+            np.arange(10), batch_size=3, rng=seed, shuffle=shuffle, prefetch=prefetch
+        )
+
+    def epochs(batches: Any) -> Iterator[Any]:
+        while True:
+            for batch in batches:
+                yield batch.tolist()
+
+    training = batches(0)
+    stream = epochs(training)
+    for _ in range(at):
+        next(stream)
+    schuss.save(tmp_path / "c", np.zeros(1), batches=training)
+    resumed = batches(1)
+    next(iter(resumed))
+    schuss.load(tmp_path / "c", np.zeros(1), batches=resumed)
+    schuss.save(tmp_path / "again", np.zeros(1), batches=resumed)
+    again = batches(2)
+    schuss.load(tmp_path / "again", np.zeros(1), batches=again)
+    expected = [next(stream) for _ in range(9)]
+    for other in (resumed, again):
+        rest = epochs(other)
+        assert [next(rest) for _ in range(9)] == expected
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_the_state_of_every_bit_generator_is_kept(kind: str, tmp_path: Path) -> None:
+    def batches(seed: int) -> Any:
+        rng = np.random.Generator(getattr(np.random, kind)(seed))
+        return schuss.minibatches(np.arange(50), batch_size=50, rng=rng)
+
+    one, other = batches(0), batches(1)
+    list(one)
+    schuss.save(tmp_path / "c", np.zeros(1), batches=one)
+    schuss.load(tmp_path / "c", np.zeros(1), batches=other)
+    assert [b.tolist() for b in other] == [b.tolist() for b in one]
+
+
+def test_an_epoch_that_was_left_is_over() -> None:
+    batches = schuss.minibatches(np.arange(10), batch_size=3, rng=0)
+    for _ in batches:
+        break
+    assert batches.state_dict()["epoch"] is None
+    iter(batches)
+    assert batches.state_dict()["epoch"] is None
+    held = iter(batches)
+    next(held)
+    assert batches.state_dict()["epoch"]["position"] == 1
+
+
+def test_mini_batches_cut_otherwise_are_refused(tmp_path: Path) -> None:
+    def batches(**changes: Any) -> Any:
+        return schuss.minibatches(np.arange(10), **({"batch_size": 3, "rng": 0} | changes))
+
+    schuss.save(tmp_path / "c", np.zeros(1), batches=batches())
+    schuss.save(tmp_path / "none", np.zeros(1))
+    w = np.ones(1)
+    rng = np.random.Generator(np.random.MT19937(0))
+    for other, words in [
+        (schuss.minibatches(np.arange(9), batch_size=3), "['examples'] is 10, expected 9"),
+        (batches(batch_size=4), "['batch_size'] is 3, expected 4"),
+        (batches(shuffle=False), "['shuffle'] is True, expected False"),
+        (batches(drop_last=True), "['drop_last'] is False, expected True"),
+        (batches(rng=rng), "['generator'] is not the state of a MT19937"),
+    ]:
+        before = other.state_dict()
+        with pytest.raises(ValueError, match=r"^load: the checkpoint's batches") as refused:
+            schuss.load(tmp_path / "c", w, batches=other)
+        assert words in str(refused.value)
+        np.testing.assert_equal(other.state_dict(), before)
+        assert w == 1
+    with pytest.raises(ValueError, match="holds no mini-batches, expected to find them"):
+        schuss.load(tmp_path / "none", w, batches=batches())
+    assert w == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("epoch",), 3, "['epoch'] is a int"),
+        (("epoch", "position"), 5, "['position'] is 5, expected at most 4"),
+        (("epoch", "position"), -1, "['position'] is -1"),
+        (("epoch", "position"), 0.5, "['position'] is a float"),
+        (("epoch", "seed"), None, "['seed'] is None, expected an integer in [0, 2**64)"),
+        (("epoch", "seed"), 2**64, "['seed'] is 18446744073709551616"),
+        (("generator",), {}, "['generator'] is not the state of a PCG64"),
+        (("generator", "bit_generator"), "PCG32", "['generator'] is not the state of a PCG64"),
+        (("more",), 1, "has the keys"),
+    ],
+)
+def test_a_state_of_mini_batches_that_makes_no_sense_is_refused(
+    path: tuple[str, ...], value: Any, words: str
+) -> None:
+    batches = schuss.minibatches(np.arange(10), batch_size=3, rng=0)
+    held = iter(batches)
+    next(held)
+    state = batches.state_dict()
+    inner = bad = deepcopy(state)
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    with pytest.raises((TypeError, ValueError)) as refused:
+        batches.load_state_dict(bad)
+    assert str(refused.value).startswith("MiniBatches.load_state_dict: state_dict")
+    assert words in str(refused.value)
+    assert batches.state_dict() == state
+
+
+# What is no whole checkpoint of this training is refused, and nothing is changed.
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> tuple[Path, Any, Any]:
+    """Return a checkpoint, and what it is to be loaded into."""
+    w = np.arange(3.0)
+    optimizer = schuss.Momentum(w, lr=schedules.Linear(0.1, 0.2, steps=3))
+    optimizer.step(np.ones(3))
+    batches = schuss.minibatches(np.arange(10), rng=0)
+    schuss.save(tmp_path / "c", w, optimizer, batches=batches)
+    optimizer.step(np.ones(3))
+    list(batches)
+    return tmp_path / "c", optimizer, batches
+
+
+@contextmanager
+def refused(optimizer: Any, batches: Any = None) -> Iterator[pytest.ExceptionInfo[ValueError]]:
+    """Expect a ValueError of `load`, and nothing changed."""
+    before, drawn = known(optimizer), batches and batches.state_dict()
+    with pytest.raises(ValueError, match=r"^load: ") as caught:
+        yield caught
+    assert known(optimizer) == before
+    assert (batches and batches.state_dict()) == drawn
+
+
+def test_a_file_cut_short_anywhere_is_refused(small: tuple[Path, Any, Any]) -> None:
+    path, optimizer, batches = small
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        path.write_bytes(whole[:length])
+        with refused(optimizer, batches) as caught:
+            schuss.load(path, optimizer.params, optimizer, batches=batches)
+        assert "cut short" in str(caught.value)
+    path.write_bytes(whole + b"\0")
+    with refused(optimizer) as caught:
+        schuss.load(path, optimizer.params, optimizer)
+    assert f"is too long: it has {len(whole) + 1} bytes, expected {len(whole)}" in str(caught.value)
+
+
+def test_a_file_with_any_byte_altered_is_refused(small: tuple[Path, Any, Any]) -> None:
+    path, optimizer, batches = small
+    whole = path.read_bytes()
+    rng = random.Random(0)
+    for place in range(len(whole)):
+        altered = bytearray(whole)
+        altered[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(altered)
+        with refused(optimizer, batches):
+            schuss.load(path, optimizer.params, optimizer, batches=batches)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Write the file anew, whole and with its digest, with other metadata."""
+    from schuss import _safetensors
+
+    metadata = dict(safetensors_metadata(path))
+    del metadata["sha256"]
+    arrays = safetensors_numpy.load_file(path)
+    change(metadata)
+    _safetensors.write(path, arrays, metadata)
+
+
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    with pytest.importorskip("safetensors").safe_open(path, "numpy") as file:
+        return dict(file.metadata())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.update(version="2"), "is a checkpoint of version 2, expected 1"),
+        (lambda m: m.pop("version"), "is a checkpoint of version None, expected 1"),
+        (lambda m: m.pop("format"), "is no checkpoint of schuss"),
+        (lambda m: m.clear(), "is no checkpoint of schuss"),
+        (lambda m: m.update(settings="{"), "has settings that schuss.save does not write"),
+        (lambda m: m.update(settings="[]"), "has settings that schuss.save does not write"),
+        (lambda m: m.update(settings="[" * 99999), "has settings that schuss.save does not write"),
+        (lambda m: m.pop("settings"), "has settings that schuss.save does not write"),
+    ],
+)
+def test_a_file_of_another_kind_or_version_is_refused(
+    change: Any, words: str, small: tuple[Path, Any, Any]
+) -> None:
+    path, optimizer, batches = small
+    rewritten(path, change)
+    with refused(optimizer, batches) as caught:
+        schuss.load(path, optimizer.params, optimizer, batches=batches)
+    assert words in str(caught.value)
+    assert repr(str(path)) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["Schedule", "chain", "np", "__builtins__"])
+def test_nothing_is_made_but_schedules(name: str, small: tuple[Path, Any, Any]) -> None:
+    def change(metadata: dict[str, Any]) -> None:
+        assert '"Linear"' in metadata["settings"]
+        metadata["settings"] = metadata["settings"].replace('"Linear"', f'"{name}"')
+
+    path, optimizer, batches = small
+    rewritten(path, change)
+    with refused(optimizer, batches) as caught:
+        schuss.load(path, optimizer.params, optimizer)
+    assert "has settings that schuss.save does not write" in str(caught.value)
+
+
+def test_a_file_of_other_programs_is_refused(tmp_path: Path) -> None:
+    optimizer = schuss.SGD(np.zeros(3))
+    safetensors_numpy.save_file({"params": np.ones(3)}, tmp_path / "plain.safetensors")
+    np.save(tmp_path / "array.npy", np.ones(3))
+    for name, words in [("plain.safetensors", "is no checkpoint"), ("array.npy", "no file of saf")]:
+        with refused(optimizer) as caught:
+            schuss.load(tmp_path / name, optimizer.params)
+        assert words in str(caught.value)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    optimizer = schuss.Adam(params())
+    path = tmp_path / "c"
+    schuss.save(path, optimizer.params, optimizer)
+    schuss.save(tmp_path / "alone", optimizer.params)
+    rest = {"layers": TREE["layers"][:1], "scale": ()}
+    wide = {**TREE, "scale": (1,)}
+    zeros: Callable[[Any], Any] = lambda shape: np.zeros(shape, np.float32)  # noqa: E731
+    frozen = params()
+    frozen["scale"].flags.writeable = False
+    for other, words in [
+        (schuss.Adam(made(zeros, rest)), "holds params/layers/1/W, expected nothing of that name"),
+        (
+            schuss.Adam(made(zeros, {**TREE, "more": 1})),
+            "holds no params/more, expected to find it",
+        ),
+        (schuss.Adam(made(zeros, wide)), "holds params/scale of shape (), expected (1,)"),
+        (schuss.Adam(params(np.float64)), "holds params/layers/0/W in F32, expected F64"),
+        (schuss.AdamW(params()), "the checkpoint's optimizer['optimizer'] is 'Adam', expected 'Ad"),
+        (schuss.SGD(params()), "optimizer['optimizer'] is 'Adam', expected 'SGD'"),
+        (
+            schuss.Adam(params(), groups=lambda name: {"lr": 0.1} if "b" in name else None),
+            "the checkpoint's optimizer['groups'] is",
+        ),
+        (schuss.Adam(params(), state_dtype="bfloat16"), "holds optimizer/m/layers/0/W in F32"),
+    ]:
+        with refused(other) as caught:
+            schuss.load(path, other.params, other)
+        assert words in str(caught.value)
+    with refused(optimizer) as caught:
+        schuss.load(tmp_path / "alone", optimizer.params, optimizer)
+    assert "holds no optimizer, expected to find one" in str(caught.value)
+    with refused(optimizer) as caught:
+        schuss.load(path, frozen)
+    assert "params/scale is read-only, expected a writeable array" in str(caught.value)
+    with refused(optimizer) as caught:
+        schuss.load(path, params(), optimizer)
+    assert "optimizer.params are other arrays" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((7, np.ones(2)), TypeError, "path is a int, expected a str or a path"),
+        (("c", 1.5), TypeError, "params is a float, expected an array"),
+        (("c", np.ones(2, complex)), TypeError, "params has dtype complex128, expected"),
+        (("c", np.ones(2, ">f4")), TypeError, "params has dtype >f4, expected"),
+        (("c", np.ones(2), 7), TypeError, "optimizer is a int, expected an optimizer of schuss"),
+        (("c", np.ones(2), None, 7), TypeError, "batches is a int, expected mini-batches"),
+        (("c", np.ones(2), None, None, [1]), TypeError, "extra is a list, expected a mapping"),
+        (("c", np.ones(2), None, None, {"a": print}), TypeError, "extra holds a builtin_function"),
+        (("c", np.ones(2), None, None, {"a": {1}}), TypeError, "extra holds a set"),
+        (("c", {"a/b": np.ones(2), "a": {"b": np.ones(2)}}), ValueError, "of the name 'a/b'"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused(
+    arguments: Any, error: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "c").write_text("old")
+    names = ("path", "params", "optimizer", "batches", "extra")
+    with pytest.raises(error, match=r"^save: ") as caught:
+        schuss.save(**dict(zip(names, arguments, strict=False)))
+    assert words in str(caught.value)
+    assert os.listdir(tmp_path) == ["c"]
+    assert (tmp_path / "c").read_text() == "old"
+
+
+def test_saving_while_another_thread_steps_is_refused(tmp_path: Path) -> None:
+    optimizer = schuss.SGD(np.ones(3))
+    with optimizer._turn("step"):
+        for call in (schuss.save, schuss.load):
+            if call is schuss.load:
+                schuss.save(tmp_path / "c", optimizer.params)
+                continue
+            with pytest.raises(RuntimeError, match="another call"):
+                call(tmp_path / "c", optimizer.params, optimizer)
+
+
+# Whatever happens while it is saved, there is a whole checkpoint.
+
+SAVE_FOREVER = """
+import sys, numpy as np, schuss
+params = [np.zeros(200_000), np.zeros(70_000, np.float32)]
+optimizer = schuss.Momentum(params, lr=1.0, beta=0.0)
+grads = [np.full_like(p, -1) for p in params]
+if len(sys.argv) > 2:
+    schuss.load(sys.argv[1], params, optimizer)
+print("ready", flush=True)
+while True:
+    optimizer.step(grads)
+    schuss.save(sys.argv[1], params, optimizer, extra={"steps": optimizer.steps})
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no SIGKILL")
+def test_a_process_that_is_killed_leaves_a_whole_checkpoint(tmp_path: Path) -> None:
+    path, program = tmp_path / "c.safetensors", tmp_path / "forever.py"
+    program.write_text(SAVE_FOREVER)
+    params: list[Any] = [np.zeros(200_000), np.zeros(70_000, np.float32)]
+    optimizer = schuss.Momentum(params, lr=1.0, beta=0.0)
+    rng, reached, kills = random.Random(0), 0, 0
+    while kills < 100:
+        command = [sys.executable, str(program), str(path), *["go on"] * path.exists()]
+        child = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        # Several kills a child's life would need several children: a life is short.
+        time.sleep(rng.random() * 0.03)
+        child.kill()
+        child.communicate()
+        assert child.returncode == -signal.SIGKILL
+        kills += 1
+        if reached == 0 and not path.exists():
+            continue
+        kept = schuss.load(path, params, optimizer)
+        # Each element counts the steps; so they are all of one moment.
+        assert kept["steps"] == optimizer.steps >= reached
+        assert all(np.all(array == optimizer.steps) for array in params)
+        assert all(np.all(array == -1) for array in leaves(optimizer.state))
+        reached = optimizer.steps
+    assert reached > 20
+    if LINUX:  # elsewhere a file that was begun may be left
+        assert sorted(os.listdir(tmp_path)) == [path.name, program.name]
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[float], object]]:
+    """Return what presses Ctrl-C in so many seconds."""
+
+    def pressed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handler = signal.signal(signal.SIGALRM, pressed)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, handler)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such timer")
+def test_ctrl_c_finds_all_or_nothing_done(tmp_path: Path, interrupt: Any) -> None:
+    params: list[Any] = [np.zeros(1_000_000), np.zeros((300, 300), order="F")]
+    optimizer = schuss.Momentum(params, lr=1.0, beta=0.0)
+    grads = [np.full_like(array, -1) for array in params]
+    optimizer.step(grads)
+    schuss.save(tmp_path / "c", params, optimizer)
+
+    def moment() -> set[float]:
+        return {optimizer.steps, *(float(v) for array in params for v in np.unique(array))}
+
+    rng, interrupted = random.Random(0), 0
+    for _ in range(60):
+        optimizer.step(grads)
+        now = optimizer.steps
+        assert moment() == {now}
+        saving = rng.random() < 0.5
+        call = schuss.save if saving else schuss.load
+        try:
+            interrupt(rng.uniform(1e-4, 0.02))
+            call(tmp_path / "c", params, optimizer)
+            interrupt(0)
+        except KeyboardInterrupt:
+            interrupted += 1
+        after = moment()
+        assert len(after) == 1
+        assert not saving or after == {now}
+        assert os.listdir(tmp_path) == ["c"]
+    assert interrupted > 10
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("to mount a small disk is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def check_that_the_old_one_stays(path: Path) -> None:
+    w = np.arange(1000.0)
+    optimizer = schuss.SGD(w)
+    schuss.save(path, w, optimizer)
+    before = path.read_bytes()
+    large = np.ones(1_000_000)
+    with pytest.raises(OSError, match=r"No space left|File too large"):
+        schuss.save(path, large, schuss.SGD(large))
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+    w[...] = 0
+    schuss.load(path, w, optimizer)
+    np.testing.assert_array_equal(w, np.arange(1000.0))
+
+
+def test_a_full_disk_is_an_error_and_the_old_checkpoint_stays(full_disk: Path) -> None:
+    check_that_the_old_one_stays(full_disk / "c")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there are no limits of files")
+def test_a_file_that_may_not_grow_is_an_error_and_the_old_checkpoint_stays(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        check_that_the_old_one_stays(tmp_path / "c")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_where_files_have_names_from_the_start_a_failure_leaves_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schuss._safetensors._nameless", lambda folder: None)
+    schuss.save(tmp_path / "c", np.ones(3))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        schuss.save(tmp_path / "c", np.zeros(3))
+    assert os.listdir(tmp_path) == ["c"]
+    w = np.zeros(3)
+    schuss.load(tmp_path / "c", w)
+    assert w.tolist() == [1, 1, 1]
+
+
+@pytest.mark.skipif(not LINUX, reason="looks at the calls of Linux")
+@pytest.mark.parametrize("named", [False, True])
+def test_bytes_are_on_disk_before_the_name_is(
+    named: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if named:
+        monkeypatch.setattr("schuss._safetensors._nameless", lambda folder: None)
+    calls = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+
+        def told(*arguments: Any, name: str = name, real: Any = real) -> Any:
+            folder = name == "fsync" and stat.S_ISDIR(os.fstat(arguments[0]).st_mode)
+            calls.append(f"{name} folder" if folder else name)
+            return real(*arguments)
+
+        monkeypatch.setattr(os, name, told)
+    schuss.save(tmp_path / "c", np.ones(3))
+    assert calls == ["fsync", "replace", "fsync folder"]
+
+
+def test_a_checkpoint_has_the_mode_and_the_place_that_a_file_has(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    (tmp_path / "there").mkdir()
+    os.symlink("there/c", tmp_path / "link")
+    schuss.save(tmp_path / "link", np.ones(3))
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there/c").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    with pytest.raises(FileNotFoundError):
+        schuss.save(tmp_path / "nowhere" / "c", np.ones(3))
+    with pytest.raises(FileNotFoundError):
+        schuss.load(tmp_path / "none", np.ones(3))
+
+
+def test_savers_of_one_path_do_not_mix(tmp_path: Path) -> None:
+    def save_often(value: float) -> None:
+        w = np.full(300_000, value)
+        for _ in range(15):
+            schuss.save(tmp_path / "c", w)
+
+    threads = [threading.Thread(target=save_often, args=(float(i),)) for i in range(3)]
+    for thread in threads:
+        thread.start()
+    w = np.zeros(300_000)
+    while any(thread.is_alive() for thread in threads):
+        if (tmp_path / "c").exists():
+            schuss.load(tmp_path / "c", w)
+            assert np.all(w == w[0])
+    for thread in threads:
+        thread.join()
+    assert os.listdir(tmp_path) == ["c"]
+
+
+PEAK = """
+import resource, sys, numpy as np, schuss
+w = np.ones(16 << 20, np.float32)
+optimizer = schuss.Momentum([w, np.ones((1 << 20, 8), np.float32).T])
+optimizer.step([w.copy(), np.ones((8, 1 << 20), np.float32)])
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+schuss.save(sys.argv[1], np.ones(3))
+schuss.load(sys.argv[1], np.ones(3))
+before = peak()
+schuss.save(sys.argv[1], optimizer.params, optimizer)
+schuss.load(sys.argv[1], optimizer.params, optimizer)
+print(peak() - before)
+"""
+
+
+@pytest.mark.skipif(not LINUX, reason="peaks are counted in KiB on Linux")
+def test_memory_does_not_grow_with_the_arrays(tmp_path: Path) -> None:
+    # The peak so far is with a copy of the gradients, which are gone: 96 MiB would not be seen, so
+    # the arrays are 192 MiB in all.
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK.replace("w.copy()", "w * 0"), tmp_path / "c"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) <= 16 << 10
+
+
+# The training loop.
+
+X = np.random.default_rng(0).standard_normal((100, 5))
+Y = X @ np.arange(5.0) + 1
+
+
+def loss_and_grad(params: Any, x: Any, y: Any) -> tuple[float, Any]:
+    error = x @ params["w"] + params["b"] - y
+    grads = {"w": x.T @ error / len(y), "b": error.mean(keepdims=True)}
+    return float((error**2).mean() / 2), grads
+
+
+class Crash(Exception):
+    """The end of a process, for tests."""
+
+
+FITS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "validated": {"validation": (X[:10], Y[:10]), "patience": 3, "restore_best": True},
+    "best": {"restore_best": True, "patience": 1, "min_delta": 1.0, "drop_last": True},
+    "plateau": {"schedule": schedules.ReduceOnPlateau(0.1, patience=0), "prefetch": 1},
+    "by epoch": {"schedule": schedules.Exponential(0.1, 0.9), "schedule_by": "epoch"},
+    "own": {"schedule": lambda t: 0.1 / t, "schedule_by": "epoch", "shuffle": False},
+}
+
+
+def trained(
+    kind: str, stop_at: int | None = None, how: type[BaseException] = Crash, **options: Any
+) -> tuple[Any, schuss.History]:
+    def stop(history: schuss.History) -> None:
+        if history.steps == stop_at:
+            raise how
+
+    p = {"w": np.zeros(5), "b": np.zeros(1)}
+    optimizer = schuss.Adam(p, lr=0.1, average=0.9)
+    history = schuss.fit(
+        loss_and_grad,
+        p,
+        optimizer,
+        X,
+        Y,
+        batch_size=16,
+        rng=3,
+        epochs=4,
+        on_step=stop,
+        **deepcopy(FITS[kind]),
+        **options,
+    )
+    return optimizer, history
+
+
+def told(history: schuss.History) -> list[Any]:
+    arrays = [history.cost, history.lr, history.epoch_cost, history.validation]
+    return [*bits(arrays), history.steps, history.epochs, history.best_epoch, history.stopped]
+
+
+@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize("every", [None, 1, 4])
+@pytest.mark.parametrize("how", [Crash, KeyboardInterrupt])
+def test_fit_goes_on_with_the_bits_of_a_training_that_was_not_stopped(
+    kind: str, every: int | None, how: Any, tmp_path: Path
+) -> None:
+    expected, history = trained(kind)
+    for stop_at in range(1, history.steps + 1, 2):
+        path = tmp_path / f"{stop_at}"
+        options: dict[str, Any] = {"checkpoint": path, "checkpoint_every": every}
+        if how is Crash:
+            with pytest.raises(Crash):
+                trained(kind, stop_at, how, **options)
+        else:
+            _, interrupted = trained(kind, stop_at, how, **options)
+            assert (interrupted.steps, interrupted.stopped) == (stop_at, "interrupted")
+        made: list[int] = []
+        optimizer, resumed = trained(
+            kind, callbacks=lambda h, made=made: made.append(h.epochs), **options
+        )
+        assert told(resumed) == told(history)
+        assert known(optimizer) == known(expected)
+        if how is KeyboardInterrupt:  # nothing is made twice
+            assert len(resumed.loss_seconds) == history.steps
+        again, finished = trained(kind, **options)
+        assert told(finished) == told(history)
+        assert known(again) == known(expected)
+
+
+def test_fit_goes_on_to_more_epochs(tmp_path: Path) -> None:
+    def train(epochs: int, **options: Any) -> Any:
+        p = {"w": np.zeros(5), "b": np.zeros(1)}
+        optimizer = schuss.Adam(p, lr=0.1)
+        history = schuss.fit(loss_and_grad, p, optimizer, X, Y, epochs=epochs, rng=3, **options)
+        return known(optimizer), told(history)
+
+    for epochs in (1, 3, 5):
+        assert train(epochs, checkpoint=tmp_path / "c") == train(epochs)
+
+
+def test_fit_says_when_its_checkpoint_is_of_another_training(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    trained("validated", checkpoint=path)
+    before = path.read_bytes()
+    p = {"w": np.zeros(5), "b": np.zeros(1)}
+
+    def fit(optimizer: Any, **options: Any) -> None:
+        defaults: dict[str, Any] = {
+            "batch_size": 16,
+            "validation": (X, Y),
+            "checkpoint": path,
+            "restore_best": True,
+        }
+        schuss.fit(loss_and_grad, p, optimizer, X, Y, **(defaults | options))
+
+    adam = schuss.Adam(p, average=0.9)
+    plain = tmp_path / "plain"
+    schuss.save(plain, p, adam)
+    cases: list[tuple[Any, dict[str, Any], str]] = [
+        (adam, {"validation": None}, "is of a training with validation, expected one without it"),
+        (adam, {"batch_size": 10}, "batches['batch_size'] is 16, expected 10"),
+        (schuss.SGD(p), {}, "is 'Adam', expected 'SGD'"),
+        (adam, {"checkpoint": plain}, "was not saved by fit, expected it to be"),
+        (adam, {"restore_best": False}, "holds training/best/0, expected nothing of that name"),
+    ]
+    for optimizer, options, words in cases:
+        with pytest.raises(ValueError, match=r"^fit: ") as caught:
+            fit(optimizer, **options)
+        assert words in str(caught.value)
+        assert not p["w"].any()
+        assert path.read_bytes() == before
+
+
+def test_fit_refuses_at_once_what_it_could_not_save(tmp_path: Path) -> None:
+    p = {"w": np.zeros(5), "b": np.zeros(1)}
+
+    class Own:
+        lr = 0.1
+
+        def step(self, grads: Any) -> None:
+            raise AssertionError
+
+    cases: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+        (Own(), {"checkpoint": tmp_path / "c"}, TypeError, "optimizer is a Own, expected an optim"),
+        (schuss.SGD(p), {"checkpoint": 7}, TypeError, "checkpoint is a int"),
+        (schuss.SGD(p), {"checkpoint": tmp_path / "no" / "c"}, FileNotFoundError, "no"),
+        (schuss.SGD(p), {"checkpoint_every": 3}, ValueError, "checkpoint_every is 3 without"),
+        (
+            schuss.SGD(p),
+            {"checkpoint": tmp_path / "c", "checkpoint_every": 0},
+            ValueError,
+            "checkpoint_every is 0, expected an integer >= 1",
+        ),
+    ]
+    for optimizer, options, error, words in cases:
+        with pytest.raises(error, match=words):
+            schuss.fit(loss_and_grad, p, optimizer, X, Y, **options)
+    assert os.listdir(tmp_path) == []
+
+
+def test_fit_saves_as_often_as_it_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    for every, expected in [(None, [0, 7, 14]), (1, range(15)), (5, [0, 5, 10, 14])]:
+        saved: list[int] = []
+
+        def note(history: Any, saved: list[int] = saved) -> None:
+            kept = safetensors_numpy.load_file(path)["training/steps"].shape[1]
+            saved.extend([kept] if kept not in saved else [])
+
+        path.unlink(missing_ok=True)
+        p = {"w": np.zeros(5), "b": np.zeros(1)}
+        optimizer = schuss.SGD(p)
+        options: Any = {"checkpoint": path, "checkpoint_every": every, "on_step": note}
+        schuss.fit(loss_and_grad, p, optimizer, X, Y, batch_size=16, epochs=2, **options)
+        note(None)
+        assert saved == [*expected]
