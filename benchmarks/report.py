@@ -33,7 +33,9 @@ arrays of its own. In whole each turn is a single step, which begins with the sa
 unclocked; torch and NumPy clip and add up in the first gradients' memory, schuss leaves gradients
 as they are unless it is to clear them. Where all numbers have 16 bits, torch does other work: it
 rounds its state to nearest, and small changes are lost. In train, all but schuss have the gradients
-copied into arrays that they know, within their time."""
+copied into arrays that they know, within their time. In checkpoints all bring what they wrote to
+the disk, and load into arrays that are there; schuss alone looks whether the file is unchanged. The
+peak is what the process's memory grows by meanwhile, with what it maps of the file."""
 
 PEERS = (
     "deepspeed",
@@ -42,6 +44,7 @@ PEERS = (
     "numba",
     "optax",
     "pandas",
+    "safetensors",
     "scipy",
     "thinc",
     "threadpoolctl",
@@ -116,6 +119,7 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "quartiles": ("quartiles", lambda pair: " - ".join(map(three_digits, pair))),
     "gigabytes_per_second": ("GB/s", three_digits),
     "share_of_limit": ("of limit", "{:.1%}".format),
+    "peak_megabytes": ("peak MB", three_digits),
     "accuracy": ("accuracy", "{:.1%}".format),
 }
 TEXTS = frozenset({"rule", "work", "dtype", "param", "grad", "state", "copies"})

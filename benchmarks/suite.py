@@ -9,6 +9,7 @@ from math import prod
 from typing import get_args
 
 import schuss
+from benchmarks.checkpoints import checkpoints
 from benchmarks.contenders import (
     ADAM,
     BOTH_LIMITS,
@@ -157,5 +158,6 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "layout": layout,
     "average": average,
     "batches": batches,
+    "checkpoints": checkpoints,
     "startup": startup,
 }

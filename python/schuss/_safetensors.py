@@ -9,15 +9,20 @@ import os
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from hashlib import sha256
-from io import FileIO
+from io import BufferedWriter, FileIO
 from math import prod
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import numpy as np
 
 from schuss._arrays import Array
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _DTYPES = {
     "bool": "BOOL",
@@ -152,40 +157,52 @@ def _digest(header: bytes, pieces: Iterable[memoryview]) -> str:
 def _replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Give a new file to write to. It takes the path's place once it is on disk, or is no more."""
     path = os.path.realpath(path)
-    folder = os.path.dirname(path)
-    temporary = os.path.join(folder, f".schuss-{os.urandom(8).hex()}.tmp")
+    folder, name = os.path.split(path)
+    prefix = f".schuss-{sha256(name.encode()).hexdigest()[:16]}-"
+    _remove_left(folder, prefix)
+    file = _begun(folder, prefix)
     try:
-        # Without a name as long as possible: a process that is killed leaves nothing behind.
-        nameless = _nameless(folder)
-        with nameless or open(temporary, "xb") as file:
+        with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if nameless:
-                # A folder that goes unused, since the other is absolute, has Python follow the
-                # link, which names the file, rather than copy it.
-                held = os.open(folder, os.O_RDONLY)
-                try:
-                    os.link(f"/proc/self/fd/{file.fileno()}", temporary, src_dir_fd=held)
-                finally:
-                    os.close(held)
-        os.replace(temporary, path)
+            if fcntl is not None:  # as long as it is locked
+                os.replace(file.name, path)
+        if fcntl is None:
+            os.replace(file.name, path)
     except BaseException:
         with suppress(OSError):
-            os.unlink(temporary)
+            os.unlink(file.name)
         raise
     _sync_folder(folder)
 
 
-def _nameless(folder: str) -> BinaryIO | None:
-    """Return a new file without a name in the folder; None where there is no such thing."""
-    if not hasattr(os, "O_TMPFILE") or not os.path.isdir("/proc/self/fd"):
-        return None
-    try:
-        descriptor = os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o666)
-    except OSError:  # if it is not about that, to open with a name says so as well
-        return None
-    return open(descriptor, "wb")
+# A process that is killed leaves what it has begun behind, and the next one to save there takes it
+# away: it is not locked any more. Where there are no such locks (Windows), a file that is open
+# cannot be removed.
+
+
+def _begun(folder: str, prefix: str) -> BufferedWriter:
+    """Return a new file, locked as long as its writer lives."""
+    while True:
+        path = os.path.join(folder, f"{prefix}{os.urandom(8).hex()}.tmp")
+        file = open(path, "xb")  # noqa: SIM115, it is for the caller to close
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks removes nothing either
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(path):
+            return file
+        file.close()  # another has just taken it for left behind
+
+
+def _remove_left(folder: str, prefix: str) -> None:
+    for name in os.listdir(folder):
+        if name.startswith(prefix):
+            path = os.path.join(folder, name)
+            with suppress(OSError), nullcontext() if fcntl is None else open(path, "rb") as file:
+                if fcntl is not None and file is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
 
 
 def _sync_folder(folder: str) -> None:
