@@ -35,7 +35,9 @@ as they are unless it is to clear them. Where all numbers have 16 bits, torch do
 rounds its state to nearest, and small changes are lost. In train, all but schuss have the gradients
 copied into arrays that they know, within their time. In checkpoints all bring what they wrote to
 the disk, and load into arrays that are there; schuss alone looks whether the file is unchanged. The
-peak is what the process's memory grows by meanwhile, with what it maps of the file."""
+peak is what the process's memory grows by meanwhile, with what it maps of the file. In mapped, what
+comes from the disk is in no cache before, and is on the disk in the end; gradients are in memory,
+and GB/s counts them but for plain read and write, which move the files alone."""
 
 PEERS = (
     "deepspeed",

@@ -40,6 +40,7 @@ from benchmarks.harness import (
     repeated,
 )
 from benchmarks.loop import loop
+from benchmarks.mapped import mapped
 from benchmarks.peers import PEERS
 from benchmarks.shapes import Shape, gpt2_small, resnet50
 from benchmarks.train import train
@@ -159,5 +160,6 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "average": average,
     "batches": batches,
     "checkpoints": checkpoints,
+    "mapped": mapped,
     "startup": startup,
 }

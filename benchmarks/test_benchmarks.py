@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 
 import schuss
-from benchmarks import data, dtypes, harness, loop, peers, suite, train, whole
+from benchmarks import data, dtypes, harness, loop, mapped, peers, suite, train, whole
 from benchmarks.__main__ import main
 from benchmarks.compact import compact_tables
 from benchmarks.contenders import (
@@ -1118,6 +1118,30 @@ def test_average_compares_with_a_copy_and_the_installed_peers(tmp_path: Path) ->
     for record in records:
         assert record["milliseconds"] > 0
         assert set(record["times"]) == {"schuss"}
+
+
+def test_mapped_compares_files_with_memory_and_the_disk(tmp_path: Path) -> None:
+    records = records_of("mapped", tmp_path)
+    assert [record["contender"] for record in records] == [*mapped.WORKS]
+    for record in records:
+        assert record["case"] == {"size": 64}
+        assert record["times"].keys() == {mapped.IN_MEMORY, mapped.PLAIN}
+        assert record["gigabytes_per_second"] > 0
+
+
+def test_a_step_that_does_not_reach_the_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mapped.check_bits(tmp_path, 64)
+    elsewhere = schuss.kernels.adam
+    copies = [np.zeros(64, np.float32) for _ in range(3)]
+
+    def adam(param: Array, grad: Array, m: Array, v: Array, *, step: int) -> None:
+        elsewhere(copies[0], grad, *copies[1:], step=step)
+
+    monkeypatch.setattr(schuss.kernels, "adam", adam)
+    with pytest.raises(WrongResultError, match=r"param is .* off the reference"):
+        mapped.check_bits(tmp_path, 64)
 
 
 def test_batches_cross_layouts_and_sizes(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What tests of several promises run within."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -14,3 +15,12 @@ def share_all() -> Iterator[None]:
     yield
     _core.set_tile_elements(tile)
     _core.set_worth_sharing(least)
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[float], object]]:
+    """Return what presses Ctrl-C in so many seconds; in 0, never."""
+    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, handler)

@@ -667,19 +667,6 @@ def test_a_process_that_is_killed_leaves_a_whole_checkpoint(tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path)) == [path.name, program.name]
 
 
-@pytest.fixture
-def interrupt() -> Iterator[Callable[[float], object]]:
-    """Return what presses Ctrl-C in so many seconds."""
-
-    def pressed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    handler = signal.signal(signal.SIGALRM, pressed)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, handler)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="there is no such timer")
 def test_ctrl_c_finds_all_or_nothing_done(tmp_path: Path, interrupt: Any) -> None:
     params: list[Any] = [np.zeros(1_000_000), np.zeros((300, 300), order="F")]

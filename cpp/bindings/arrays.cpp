@@ -162,6 +162,9 @@ py::array as_array(py::handle object, const Name& name) {
     if (!is_array_like(object)) refuse_object(object, name, "");
     const py::module_ numpy = py::module_::import("numpy");
     try {
+        // PyTorch's DLPack lets go of memory that the tensor is made to let go of, and shows
+        // negated numbers as they lie. Its `numpy` never copies, and does neither.
+        if (py::hasattr(object, "__torch_function__")) return object.attr("numpy")();
         if (py::hasattr(object, "__dlpack__")) return from_dlpack(object);
         const auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(object.ptr()));
         if (!view) throw py::error_already_set();

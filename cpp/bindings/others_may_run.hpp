@@ -2,7 +2,9 @@
 #pragma once
 
 #include <Python.h>
-#include <unistd.h>
+
+#include <chrono>
+#include <thread>
 
 namespace schuss::bindings {
 
@@ -17,7 +19,7 @@ class OthersMayRun {
         try {
             PyEval_RestoreThread(state_);
         } catch (...) {
-            for (;;) ::pause();
+            for (;;) std::this_thread::sleep_for(std::chrono::hours(24));
         }
     }
 

@@ -664,7 +664,10 @@ void register_steps(py::module_& module) {
                                               decltype(Plan::Companions::averages),
                                               decltype(Plan::Companions::copies)>>& companions) {
                 std::optional<Plan::Companions> given;
-                if (companions) given = std::make_from_tuple<Plan::Companions>(*companions);
+                if (companions) {
+                    given = std::apply(
+                        [](const auto&... each) { return Plan::Companions{each...}; }, *companions);
+                }
                 plan.configure(groups, members, options, given);
             },
             py::arg("groups"), py::arg("members"), py::arg("options"), py::arg("companions"))

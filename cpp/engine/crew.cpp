@@ -1,8 +1,10 @@
 #include "engine/crew.hpp"
 
+#if !defined(_WIN32)
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#endif
 
 #include <algorithm>
 #include <atomic>
@@ -44,6 +46,11 @@ void relax() {
 
 /// Workers take no signals, which are for the threads that the user knows of; but for those that
 /// tell of a worker's own fault, so that it is reported like any other.
+#if defined(_WIN32)
+struct SignalsAreForOthers {
+    SignalsAreForOthers() {}  // there are none
+};
+#else
 class SignalsAreForOthers {
   public:
     SignalsAreForOthers() {
@@ -61,6 +68,7 @@ class SignalsAreForOthers {
   private:
     sigset_t before_;
 };
+#endif
 
 class Crew {
   public:
@@ -137,7 +145,7 @@ class Crew {
             CPU_CLR(static_cast<std::size_t>(here), &allowed);
         }
         if (placed_ == workers() && CPU_EQUAL(&allowed, &processors_)) return;
-        for (const pthread_t worker : handles_) {
+        for (const auto worker : handles_) {
             ::pthread_setaffinity_np(worker, sizeof allowed, &allowed);
         }
         processors_ = allowed;
@@ -240,7 +248,7 @@ class Crew {
     std::mutex turn_;
     // Whose turn it is owns these.
     Work work_ = {};
-    std::vector<pthread_t> handles_;
+    std::vector<std::thread::native_handle_type> handles_;
 #if defined(__linux__)
     cpu_set_t processors_ = {};  // of the workers
     std::size_t placed_ = 0;     // workers who have been told

@@ -1,6 +1,8 @@
 #include "engine/fork.hpp"
 
+#if !defined(_WIN32)
 #include <pthread.h>
+#endif
 
 #include <atomic>
 #include <new>
@@ -65,7 +67,9 @@ void at_fork(ForkHandler in_parent, ForkHandler in_child) {
 }
 
 void wait_before_others() {
+#if !defined(_WIN32)  // which has no fork
     if (::pthread_atfork(&before, &after_in_parent, &after_in_child) != 0) throw std::bad_alloc();
+#endif
 }
 
 std::thread::id forking_thread() noexcept {

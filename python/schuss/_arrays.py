@@ -43,8 +43,9 @@ def as_any_array(call: str, name: str, value: Any) -> Array:
     """Return what NumPy makes of it, subclasses as they are, or raise TypeError or ValueError."""
     try:
         array: Array = np.asanyarray(value)
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{call}: {name} is no array ({error}), expected one") from None
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{call}: {name} is no array ({error}), expected one") from None
     if array.ndim == 0 and array.dtype.kind in "OUS" and not isinstance(value, np.ndarray):
         raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected an array")
     return array

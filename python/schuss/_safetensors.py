@@ -4,6 +4,7 @@ The package safetensors reads them too, and is not needed: it writes from a copy
 memory, where these go to the disk from where they are.
 """
 
+import errno
 import json
 import os
 from _thread import start_new_thread
@@ -211,6 +212,9 @@ def _sync_folder(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what some file systems say, which do not need it
+            raise
     finally:
         os.close(descriptor)
 

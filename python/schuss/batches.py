@@ -443,6 +443,7 @@ def _ahead(batches: Iterator[_Batch], many: int) -> Generator[_Batch, None, None
                 return
             wanted.put(True)
             yield from part
+        ready.put(None)  # for the program's end, which asks too
     finally:
         atexit.unregister(stop)
         stop()

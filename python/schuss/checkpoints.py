@@ -7,7 +7,6 @@ parameters are the tensors ``params/...``, an optimizer's state is ``optimizer/m
 import dataclasses
 import json
 import os
-from _thread import allocate_lock, start_new_thread
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
@@ -17,6 +16,7 @@ import numpy as np
 from schuss import _core, _safetensors
 from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_leaves
 from schuss._hyperparameters import check_keys
+from schuss._interrupts import whole
 from schuss.batches import MiniBatches
 from schuss.optimizers import Optimizer
 
@@ -257,7 +257,7 @@ class Checkpoint:
             check_keys(call, "the checkpoint", settings, _SETTINGS)
             self._optimizer, self._batches = settings["optimizer"], settings["batches"]
             self.training, self.extra = settings["training"], settings["extra"]
-        except (KeyError, TypeError, ValueError, RecursionError):
+        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             self._refuse_settings()
 
     def restore(
@@ -288,7 +288,7 @@ class Checkpoint:
             if batches is not None and resumed is not None:
                 batches._resume(resumed)
 
-        _run_whole(run)
+        whole(run)
 
     def refuse(self, problem: str) -> NoReturn:
         """Raise ValueError: the file has that problem."""
@@ -366,36 +366,6 @@ class Checkpoint:
         self.refuse("has settings that schuss.save does not write")
 
 
-def _run_whole(work: Callable[[], None]) -> None:
-    """Do work on a thread of its own, which Ctrl-C does not reach: it is not left half done."""
-    outcome: list[BaseException | None] = []
-    finished = allocate_lock()
-    finished.acquire()
-
-    def run() -> None:
-        try:
-            work()
-            outcome.append(None)
-        except BaseException as error:  # for the thread that waits
-            outcome.append(error)
-        finished.release()
-
-    begun = False
-    pressed: BaseException | None = None
-    # Ctrl-C may land after each call, and lose what it returned.
-    while not outcome:
-        try:
-            if not begun:
-                begun = True
-                start_new_thread(run, ())
-            finished.acquire()
-        except KeyboardInterrupt as error:
-            pressed = error
-    raised = outcome[0] or pressed
-    if raised is not None:
-        raise raised
-
-
 def _taken_apart(call: str, params: ArrayTree) -> tuple[list[str], list[Array]]:
     arrays: list[Array] = []
     places = _core.map_arrays(arrays.append, params, call, "params")
@@ -441,6 +411,8 @@ class _Function(str):
 def _encoded(value: Any) -> Any:
     """Return what stands for a value in JSON, or raise TypeError."""
     if isinstance(value, np.ndarray):
+        if value.dtype.kind not in "biuf":
+            raise TypeError(f"an array of {value.dtype}")
         return {_ARRAY: value.tolist(), "dtype": value.dtype.str}
     if isinstance(value, np.generic):
         return value.item()
@@ -478,7 +450,10 @@ def _is_ours(function: object) -> bool:
 def _decoded(value: dict[str, Any]) -> Any:
     """Return what stood for itself or for another in JSON, or raise."""
     if _ARRAY in value:
-        return np.array(value[_ARRAY], np.dtype(value["dtype"]))
+        dtype = np.dtype(value["dtype"])
+        if dtype.kind not in "biuf":  # not one that asks for any amount of memory
+            raise TypeError
+        return np.array(value[_ARRAY], dtype)
     if _FUNCTION in value:
         return _Function(value[_FUNCTION])
     if _SCHEDULE in value:

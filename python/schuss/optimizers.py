@@ -39,6 +39,7 @@ from schuss._groups import (
     ungrouped,
 )
 from schuss._hyperparameters import Rate, check_keys, choice, count, flag, number, optional, rate
+from schuss._interrupts import whole
 
 __all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "RMSprop"]
 
@@ -228,6 +229,7 @@ class Optimizer:
     lr = _Hyperparameter(rate)
     weight_decay = _Hyperparameter(number)
     _hyperparameters: dict[str, Any]
+    _groups: list[Overrides]
     _rates: _Rates
     _sum: "_Sum | None"
     clip_norm = _Hyperparameter(optional(number))
@@ -657,7 +659,7 @@ class Optimizer:
         self._hyperparameters = hyperparameters
         self._state_dtype = self._state_dtype_for(call, state_dtype)
         self._copies = self._copies_for(call, copies)
-        self._apply(hyperparameters, groups, first=True)
+        self._apply(hyperparameters, groups, {}, first=True)
         self._write_copies()
 
     def _write_copies(self) -> None:
@@ -715,10 +717,7 @@ class Optimizer:
             groups = list(self._groups)
             groups[place] = groups[place] | own
             hyperparameters, groups = of_optimizer(self._hyperparameters, groups)
-            self._apply(hyperparameters, groups)
-            if len(groups) == 1:
-                self._hyperparameters = self._hyperparameters | own  # lr may be another by now
-            self._rates = _NO_RATES
+            self._apply(hyperparameters, groups, own if len(groups) == 1 else {})
 
     def _checked_own(self, call: str, group: str, own: Mapping[str, Any]) -> Overrides:
         known = [name for name in self._hyperparameters if name not in _NO_OPTIONS]
@@ -851,16 +850,19 @@ class Optimizer:
                 self._plan.check_copies(f"{type(self).__name__}.{call}")
             if settings.accumulated and self._sum is None:
                 self._sum = _Sum(type(self).__name__, self._plan)
-            self._apply(settings.hyperparameters, settings.groups)
-            self._hyperparameters = settings.hyperparameters
-            self._rates = _NO_RATES
-            if self._sum is not None:
-                self._sum.plan.steps = settings.accumulated
-            fill(self._arrays())
-            self._plan.average_weights = settings.average_weights
-            self._plan.skipped = settings.skipped
-            self._plan.steps = settings.steps
-            self._write_copies()
+
+            def finish() -> None:
+                if self._sum is not None:
+                    self._sum.plan.steps = settings.accumulated
+                fill(self._arrays())
+                self._plan.average_weights = settings.average_weights
+                self._plan.skipped = settings.skipped
+                self._plan.steps = settings.steps
+                self._write_copies()
+
+            self._apply(
+                settings.hyperparameters, settings.groups, settings.hyperparameters, then=finish
+            )
 
     def _copied_tree(self, arrays: list[Array]) -> Any:
         return self._plan.unflatten(_copied(arrays))
@@ -899,15 +901,21 @@ class Optimizer:
             self._rates = _NO_RATES
             return
         with self._turn(", ".join(changes), changes=True):
-            self._apply(self._hyperparameters | changes, self._groups)
-            self._hyperparameters = self._hyperparameters | changes  # lr may be another by now
+            self._apply(self._hyperparameters | changes, self._groups, changes)
 
     def _apply(
-        self, hyperparameters: dict[str, Any], groups: list[Overrides], *, first: bool = False
+        self,
+        hyperparameters: dict[str, Any],
+        groups: list[Overrides],
+        changes: Mapping[str, Any],
+        *,
+        first: bool = False,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
 
-        State that the form did not keep before starts at zero.
+        State that the form did not keep before starts at zero. Of the hyperparameters, `changes`
+        are new; `then` belongs to it, and can be done twice.
         """
         names = self._states_for(type(self).__name__, hyperparameters, groups)
         leaves, averages = self._leaves_for(names), self._averages_for(hyperparameters)
@@ -918,17 +926,27 @@ class Optimizer:
             decay = self._decay_kind() if values["weight_decay"] else "none"
             formulas.append((self._rule_for(of_group), decay, {"lr": 0.0, **values}))
         options = {name: hyperparameters[name] for name in _NO_OPTIONS}
-        others = first or leaves is not self._leaves or averages is not self._averages
+        new_averages = averages is not self._averages
+        others = first or leaves is not self._leaves or new_averages
         companions = (list(leaves.values()), averages, self._copies) if others else None
-        self._plan.configure(formulas, self._members, options, companions)
-        if averages is not self._averages:
-            self._plan.average_weights = 0.0, 0.0
-        self._leaves, self._averages = leaves, averages
-        if others and self._sum is not None:
-            self._sum.plan.stay_apart_from(self._plan)
-        self._groups = groups
         own_rates = [own.get("lr") for own in groups]
-        self._own_rates = None if own_rates == [None] * len(groups) else own_rates
+        other_rates = first or "lr" in changes or groups is not self._groups
+
+        def apply() -> None:
+            self._plan.configure(formulas, self._members, options, companions)
+            if new_averages:
+                self._plan.average_weights = 0.0, 0.0
+            self._leaves, self._averages = leaves, averages
+            if others and self._sum is not None:
+                self._sum.plan.stay_apart_from(self._plan)
+            self._groups = groups
+            self._own_rates = None if own_rates == [None] * len(groups) else own_rates
+            self._hyperparameters = {**self._hyperparameters, **changes}  # lr may be another by now
+            if other_rates:
+                self._rates = _NO_RATES
+            then()
+
+        whole(apply)
 
     def _states_for(
         self, call: str, hyperparameters: dict[str, Any], groups: list[Overrides]

@@ -271,7 +271,7 @@ def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float =
         while len(of_blocks) > 1:
             odd = of_blocks[len(of_blocks) // 2 * 2 :]
             of_blocks = np.concatenate([of_blocks[:-1:2] + of_blocks[1::2], odd])
-        return abs(float(scale)) * math.sqrt(of_blocks[0]) if len(of_blocks) else 0.0
+    return abs(float(scale)) * math.sqrt(of_blocks[0]) if len(of_blocks) else 0.0
 
 
 def in_memory_order(array: Array, param: Array) -> Array:

@@ -1,0 +1,519 @@
+// The engine without Python: replays the cases that vectors.py wrote, and compares all memory with
+// what the NumPy twin made of it, bit for bit (any NaN equals any NaN).
+//
+//     replay FILE [level]         every case, at each level or at one, in small tiles and large, on
+//                                 one thread and several
+//     replay FILE --crew          threads that replay at the same time, while the number of threads
+//                                 and the level change
+//     replay FILE --fork          children that replay, of a process whose other thread steps
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "engine/copy.hpp"
+#include "engine/cpu.hpp"
+#include "engine/crew.hpp"
+#include "engine/ewma.hpp"
+#include "engine/fork.hpp"
+#include "engine/gather.hpp"
+#include "engine/plan.hpp"
+#include "engine/shuffle.hpp"
+#include "rules/book.hpp"
+
+namespace {
+
+namespace engine = schuss::engine;
+namespace numbers = schuss::numbers;
+namespace rules = schuss::rules;
+
+using Bytes = std::vector<std::byte>;
+
+/// The fields of a file, one after the other.
+class Fields {
+  public:
+    explicit Fields(const Bytes& all) : at_(all.data()), end_(at_ + all.size()) {}
+
+    bool more() const { return at_ != end_; }
+    std::size_t integer() { return take<std::uint64_t>(); }
+    double real() { return take<double>(); }
+    Bytes bytes() {
+        const std::size_t size = integer();
+        const std::byte* const begin = advance(size);
+        return {begin, begin + size};
+    }
+    std::string text() {
+        const Bytes all = bytes();
+        return {reinterpret_cast<const char*>(all.data()), all.size()};
+    }
+
+  private:
+    template <typename T>
+    T take() {
+        T value;
+        std::memcpy(&value, advance(sizeof value), sizeof value);
+        return value;
+    }
+    const std::byte* advance(std::size_t size) {
+        if (size > static_cast<std::size_t>(end_ - at_)) throw std::runtime_error("cut short");
+        at_ += size;
+        return at_ - size;
+    }
+
+    const std::byte *at_, *end_;
+};
+
+/// An array with its memory before and its elements afterwards. The memory is as large as it must
+/// be and no larger, so that a sanitizer sees what reaches beyond.
+struct Array {
+    std::size_t number, item_size;
+    std::vector<std::size_t> shape;
+    std::vector<std::ptrdiff_t> strides;
+    std::size_t first;
+    Bytes before, after, memory;
+
+    explicit Array(Fields& in) : number(in.integer()), item_size(in.integer()) {
+        shape.resize(in.integer());
+        for (std::size_t& size : shape) size = in.integer();
+        for (std::size_t i = 0; i < shape.size(); ++i) {
+            strides.push_back(static_cast<std::ptrdiff_t>(in.integer()));
+        }
+        first = in.integer();
+        before = in.bytes();
+        after = in.bytes();
+        memory = before;
+    }
+
+    std::byte* data() { return memory.data() + first; }
+    numbers::Number format() const { return static_cast<numbers::Number>(number); }
+
+    std::vector<engine::CopyAxis> axes() const {
+        std::vector<engine::CopyAxis> result(shape.size());
+        auto dense = static_cast<std::ptrdiff_t>(item_size);
+        for (std::size_t i = shape.size(); i-- > 0;) {
+            result[i] = {shape[i], dense, strides[i]};
+            dense *= static_cast<std::ptrdiff_t>(shape[i]);
+        }
+        return result;
+    }
+
+    bool is_nan(const std::byte* element) const {
+        static constexpr std::uint64_t infinities[] = {0x7f800000, 0x7ff0000000000000, 0x7c00,
+                                                       0x7f80};
+        if (number >= std::size(infinities)) return false;
+        std::uint64_t bits = 0;
+        std::memcpy(&bits, element, item_size);
+        return (bits & ~(std::uint64_t{1} << (8 * item_size - 1))) > infinities[number];
+    }
+
+    /// Whether the elements are what they are to be, and nothing beside them was touched.
+    bool is_right() const {
+        Bytes expected = before;
+        engine::for_each(axes(), after.data(), expected.data() + first,
+                         [&](const std::byte* from, std::byte* to) {
+                             const std::byte* const ours = memory.data() + (to - expected.data());
+                             const bool both_nan = is_nan(from) && is_nan(ours);
+                             std::memcpy(to, both_nan ? ours : from, item_size);
+                         });
+        return memory == expected;
+    }
+};
+
+/// A case that can be replayed.
+class Case {
+  public:
+    explicit Case(std::string name) : name_(std::move(name)) {}
+    virtual ~Case() = default;
+    const std::string& name() const { return name_; }
+    virtual bool replay() = 0;
+
+  private:
+    std::string name_;
+};
+
+/// Steps, made as bindings/steps.cpp makes them.
+class Steps : public Case {
+  public:
+    Steps(const std::string& name, Fields& in) : Case(name), groups_(in.integer()) {
+        for (Group& group : groups_) {
+            group.rule = rules::find(in.text());
+            group.decay = static_cast<rules::Decay>(in.integer());
+            const std::size_t count = in.integer();
+            group.weight_decay = in.real();
+            std::map<std::string, double> values;
+            for (std::size_t i = 0; i < count; ++i) {
+                const std::string key = in.text();
+                values[key] = in.real();
+            }
+            for (const auto key : rules::book()[group.rule].hyperparameters) {
+                group.values.push_back(values.at(std::string(key)));
+            }
+        }
+        seed_ = in.integer();
+        clear_gradients_ = in.integer() != 0;
+        has_averages_ = in.integer() != 0;
+        steps_.resize(in.integer());
+        for (Step& step : steps_) {
+            for (double* value : {&step.scale, &step.norm, &step.factor, &step.limit, &step.beta}) {
+                *value = in.real();
+            }
+        }
+        parameters_.resize(in.integer());
+        for (Parameter& parameter : parameters_) {
+            parameter.group = in.integer();
+            for (std::size_t left = in.integer(); left > 0; --left) {
+                const auto role = static_cast<engine::Role>(in.integer());
+                parameter.arrays.push_back({role, Array(in)});
+            }
+        }
+    }
+
+    bool replay() override {
+        for (Parameter& parameter : parameters_) {
+            for (auto& [role, array] : parameter.arrays) array.memory = array.before;
+        }
+        bool norms_are_right = true;
+        for (std::size_t i = 0; i < steps_.size(); ++i) {
+            prepare(i);
+            const double norm = run(i);
+            const bool same =
+                norm == steps_[i].norm || (norm != norm && std::isnan(steps_[i].norm));
+            norms_are_right = norms_are_right && same;
+        }
+        return norms_are_right && is_right();
+    }
+
+    /// Lays out all that a step needs: it can fail, the step cannot.
+    void prepare(std::size_t i) {
+        plan_.items.resize(parameters_.size());
+        for (std::size_t k = 0; k < parameters_.size(); ++k)
+            lay_out(parameters_[k], i, plan_.items[k]);
+        plan_.disarrange();
+        plan_.prepare();
+        plan_.prepare_survey();
+    }
+
+    /// Makes the step that was prepared. Returns the norm of the gradients.
+    double run(std::size_t i) {
+        const engine::Unforked meanwhile;
+        const Step& step = steps_[i];
+        const double norm = std::fabs(step.scale) * std::sqrt(plan_.survey().sum_of_squares());
+        const auto t = static_cast<double>(i + 1);
+        const rules::Treatment treatment{step.factor, step.limit};
+        std::vector<engine::Update> updates;
+        for (const Group& group : groups_) {
+            updates.push_back(update(group.rule, group.decay, group.values.data(),
+                                     group.weight_decay, t, treatment));
+        }
+        engine::Run all{.groups = updates.data(),
+                        .clear_gradients = clear_gradients_,
+                        .seed = seed_,
+                        .step = i + 1};
+        std::optional<engine::Update> average;
+        if (has_averages_) {
+            const char* const rule = step.beta == 0 ? "accumulation_first" : "average";
+            average =
+                update(rules::find(rule), rules::Decay::none, &step.beta, 0, 1, {1, HUGE_VAL});
+            all.average = &*average;
+        }
+        plan_.run(all);
+        return norm;
+    }
+
+  private:
+    struct Group {
+        std::size_t rule;
+        rules::Decay decay;
+        double weight_decay;
+        std::vector<double> values;
+    };
+    struct Step {
+        double scale, norm, factor, limit, beta;
+    };
+    struct Operand {
+        engine::Role role;
+        Array array;
+    };
+    struct Parameter {
+        std::size_t group;
+        std::vector<Operand> arrays;  // with a gradient for each step
+    };
+
+    static engine::Update update(std::size_t rule, rules::Decay decay, const double* values,
+                                 double weight_decay, double t, const rules::Treatment& treatment) {
+        const auto coefficients =
+            rules::coefficients(rules::book()[rule], values, weight_decay, t, treatment);
+        return {&engine::level().rules[rule], decay, engine::Coefficients(coefficients)};
+    }
+
+    static void lay_out(Parameter& parameter, std::size_t step, engine::Item& item) {
+        std::vector<engine::Operand> operands;
+        std::vector<std::byte*> data;
+        const Array& first = parameter.arrays[0].array;
+        item.group = parameter.group;
+        item.formats = {first.format(), first.format(), numbers::computed(first.format())};
+        std::size_t gradients = 0;
+        for (auto& [role, array] : parameter.arrays) {
+            if (role == engine::Role::gradient && gradients++ != step) continue;
+            operands.push_back({role, array.format(), array.data(), array.strides.data()});
+            data.push_back(array.data());
+            if (role == engine::Role::gradient) item.formats.gradient = array.format();
+            if (role == engine::Role::state) item.formats.state = array.format();
+        }
+        item.layout = engine::Layout(first.shape, operands, engine::tile_elements());
+        for (std::size_t k = 0; k < data.size(); ++k)
+            item.data[k] = data[k] + item.layout.offset(k);
+        const Array& gradient = parameter.arrays[1 + step].array;
+        const bool aligned =
+            reinterpret_cast<std::uintptr_t>(data[rules::gradient_operand]) % gradient.item_size ==
+            0;
+        item.gradient_walk = engine::Walk(first.shape, first.strides.data(),
+                                          gradient.strides.data(), gradient.item_size, aligned);
+    }
+
+    bool is_right() const {
+        return std::all_of(parameters_.begin(), parameters_.end(), [](const Parameter& parameter) {
+            return std::all_of(parameter.arrays.begin(), parameter.arrays.end(),
+                               [](const Operand& operand) { return operand.array.is_right(); });
+        });
+    }
+
+    std::vector<Group> groups_;
+    std::uint64_t seed_;
+    bool clear_gradients_, has_averages_;
+    std::vector<Step> steps_;
+    std::vector<Parameter> parameters_;
+    engine::Plan plan_;
+};
+
+class Ewma : public Case {
+  public:
+    Ewma(const std::string& name, Fields& in)
+        : Case(name),
+          axis_(in.integer()),
+          bias_correction_(in.integer() != 0),
+          beta_(in.real()),
+          values_(in),
+          out_(in) {}
+
+    bool replay() override {
+        out_.memory = out_.before;
+        std::vector<engine::CopyAxis> axes;
+        for (std::size_t i = 0; i < values_.shape.size(); ++i) {
+            axes.push_back({values_.shape[i], values_.strides[i], out_.strides[i]});
+        }
+        const auto time = axes.begin() + static_cast<std::ptrdiff_t>(axis_);
+        std::rotate(time, time + 1, axes.end());
+        engine::ewma(values_.format(), axes, values_.data(), out_.data(), beta_, bias_correction_);
+        return values_.is_right() && out_.is_right();
+    }
+
+  private:
+    std::size_t axis_;
+    bool bias_correction_;
+    double beta_;
+    Array values_, out_;
+};
+
+std::vector<std::int64_t> indices_of(const Bytes& bytes) {
+    std::vector<std::int64_t> indices(bytes.size() / sizeof(std::int64_t));
+    if (!indices.empty()) std::memcpy(indices.data(), bytes.data(), bytes.size());
+    return indices;
+}
+
+class Shuffle : public Case {
+  public:
+    Shuffle(const std::string& name, Fields& in)
+        : Case(name),
+          count_(in.integer()),
+          seed_(in.integer()),
+          expected_(indices_of(in.bytes())) {}
+
+    bool replay() override {
+        std::vector<std::int64_t> order(count_);
+        engine::shuffle(order.data(), count_, seed_);
+        return order == expected_;
+    }
+
+  private:
+    std::size_t count_;
+    std::uint64_t seed_;
+    std::vector<std::int64_t> expected_;
+};
+
+class Gather : public Case {
+  public:
+    Gather(const std::string& name, Fields& in)
+        : Case(name), indices_(indices_of(in.bytes())), array_(in), expected_(in.bytes()) {}
+
+    bool replay() override {
+        engine::Examples examples{array_.data(), array_.strides[0], array_.item_size, {}};
+        for (std::size_t i = 1; i < array_.shape.size(); ++i) {
+            examples.axes.push_back({array_.shape[i], array_.strides[i], 0});
+        }
+        Bytes out(expected_.size());
+        engine::gather(examples, indices_.data(), indices_.size(), out.data());
+        return out == expected_ && array_.is_right();
+    }
+
+  private:
+    std::vector<std::int64_t> indices_;
+    Array array_;
+    Bytes expected_;
+};
+
+using Cases = std::vector<std::unique_ptr<Case>>;
+
+Cases read(const Bytes& file) {
+    Cases cases;
+    for (Fields in(file); in.more();) {
+        const std::string kind = in.text();
+        const std::string name = kind + " " + in.text();
+        if (kind == "steps") cases.push_back(std::make_unique<Steps>(name, in));
+        if (kind == "ewma") cases.push_back(std::make_unique<Ewma>(name, in));
+        if (kind == "shuffle") cases.push_back(std::make_unique<Shuffle>(name, in));
+        if (kind == "gather") cases.push_back(std::make_unique<Gather>(name, in));
+    }
+    if (cases.empty()) throw std::runtime_error("there is no case");
+    return cases;
+}
+
+/// Replays each so many-th case from one on. Returns how many were wrong.
+int replay(const Cases& cases, const std::string& where, std::size_t from = 0,
+           std::size_t each = 1) {
+    int wrong = 0;
+    for (std::size_t i = from; i < cases.size(); i += each) {
+        if (cases[i]->replay()) continue;
+        ++wrong;
+        std::printf("wrong: %s, %s\n", cases[i]->name().c_str(), where.c_str());
+    }
+    return wrong;
+}
+
+int replay_in_all_ways(const Cases& cases, const std::string& only) {
+    struct Way {
+        std::size_t tile, threads;
+    };
+    int wrong = 0;
+    for (const schuss::sweep::Level* level : engine::available_levels()) {
+        if (!only.empty() && only != level->name) continue;
+        engine::use_level(level->name);
+        for (const auto& [tile, threads] : {Way{16384, 1}, Way{64, 3}, Way{7, 2}}) {
+            engine::set_tile_elements(tile);
+            engine::set_threads(threads);
+            const std::string where = std::string(level->name) + ", tiles of " +
+                                      std::to_string(tile) +
+                                      ", threads: " + std::to_string(threads);
+            wrong += replay(cases, where);
+            std::printf("%zu cases at %s\n", cases.size(), where.c_str());
+        }
+    }
+    return wrong;
+}
+
+int replay_at_the_same_time(const Cases& cases) {
+    constexpr std::size_t count = 4;
+    std::atomic<int> wrong = 0;
+    std::atomic<std::size_t> left = count;
+    engine::set_tile_elements(64);
+    std::vector<std::thread> threads;
+    for (std::size_t i = 0; i < count; ++i) {
+        threads.emplace_back([&, i] {
+            wrong += replay(cases, "beside others", i, count);
+            --left;
+        });
+    }
+    const auto levels = engine::available_levels();
+    for (std::size_t turn = 0; left > 0; ++turn) {
+        engine::set_threads(1 + turn % 5);
+        engine::use_level(levels[turn % levels.size()]->name);
+        engine::set_worth_sharing(turn % 2 * 500);
+        engine::set_patience(turn % 3 == 0 ? std::chrono::microseconds(0)
+                                           : engine::ordinary_patience);
+        std::atomic<int> arrived = 0;  // as OpenBLAS has it: each waits for the other
+        const auto meet = [](void* context, std::size_t, std::size_t) noexcept {
+            auto& all = *static_cast<std::atomic<int>*>(context);
+            for (++all; all < 2;) std::this_thread::yield();
+        };
+        engine::all_at_once({meet, &arrived, 2, true});
+    }
+    for (std::thread& thread : threads) thread.join();
+    return wrong;
+}
+
+int replay_in_children(const Cases& cases) {
+    std::vector<Steps*> steps;
+    for (const auto& each : cases) {
+        if (auto* const found = dynamic_cast<Steps*>(each.get())) steps.push_back(found);
+    }
+    if (steps.size() < 2) throw std::runtime_error("there are too few cases");
+    Steps& under_way = *steps.back();
+    steps.pop_back();
+    engine::set_tile_elements(64);
+    engine::set_threads(3);
+    under_way.prepare(0);
+    std::atomic<bool> over = false;
+    std::thread other([&] {
+        while (!over) under_way.run(0);
+    });
+    int wrong = 0;
+    for (std::size_t i = 0; i < 50; ++i) {
+        const pid_t child = ::fork();
+        if (child == 0) {
+            ::alarm(60);  // rather than to wait for ever
+            ::_exit(steps[i % steps.size()]->replay() ? 0 : 1);
+        }
+        int status = -1;
+        if (child < 0 || ::waitpid(child, &status, 0) != child || status != 0) {
+            ++wrong;
+            std::printf("wrong: a child's status is %d\n", status);
+        }
+    }
+    over = true;
+    other.join();
+    return wrong;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc < 2 || argc > 3) {
+        std::fputs("usage: replay FILE [level | --crew | --fork]\n", stderr);
+        return 2;
+    }
+    try {
+        std::ifstream file(argv[1], std::ios::binary);
+        const std::vector<char> all{std::istreambuf_iterator<char>(file), {}};
+        const auto* const begin = reinterpret_cast<const std::byte*>(all.data());
+        const Cases cases = read({begin, begin + all.size()});
+        const std::string mode = argc > 2 ? argv[2] : "";
+        engine::prepare_for_fork();
+        engine::set_worth_sharing(0);
+        const int wrong = mode == "--crew"   ? replay_at_the_same_time(cases)
+                          : mode == "--fork" ? replay_in_children(cases)
+                                             : replay_in_all_ways(cases, mode);
+        std::printf(wrong == 0 ? "all as the reference has it\n" : "%d wrong\n", wrong);
+        return wrong == 0 ? 0 : 1;
+    } catch (const std::exception& error) {
+        std::fprintf(stderr, "replay: %s\n", error.what());
+        return 2;
+    }
+}

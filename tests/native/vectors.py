@@ -1,0 +1,337 @@
+"""Writes what the NumPy twin makes of arrays, for `replay.cpp`: `python -m native.vectors FILE`.
+
+A file is one case after the other, and a case is fields: integers of 64 bits and float64, both
+little-endian; texts and bytes, each after its length; lists, each after theirs. `Case` says which.
+"""
+
+import argparse
+import ctypes
+import struct
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from cases import LAYOUTS, Array, empty_like_layout, laid_out, numbers
+from schuss import _core, reference
+from test_batches import SplitMix64, shuffled
+
+FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)
+BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+NUMBERS = [FLOAT32, FLOAT64, FLOAT16, BFLOAT16]  # as numbers::Number has them; then come raw bytes
+ROLES = ["parameter", "gradient", "state", "average", "copy"]  # as engine::Role has them
+DECAYS = ["none", "coupled", "decoupled"]  # as rules::Decay has them
+SIZES = [(0, 3), (), (1,), (3,), (17,), (65,), (130,)]
+
+OF_MOMENTUM = {"lr": 0.03, "beta": 0.9, "dampening": 0.3, "bias_correction": 1.0}
+OF_RMSPROP = {"lr": 0.03, "beta": 0.9, "eps": 1e-8, "eps_root": 1e-12, "momentum": 0.8}
+OF_ADAM = {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "eps_root": 1e-12, "bias_correction": 1.0}
+OF_ADAM |= {"lr": 0.03}
+RATE = {"lr": 0.03}
+
+
+def _average(average: Array, values: Array, *, beta: float, **_: Any) -> None:
+    reference.average(average, values.astype(average.dtype), beta=beta)
+
+
+def _sum(
+    total: Array, grad: Array, *, first: bool, scale: float, clip_value: Any, **_: Any
+) -> None:
+    treated = reference._treated(total, grad.astype(total.dtype), scale, clip_value)
+    with _core.subnormals_are_zero(), np.errstate(all="ignore"):
+        total[...] = treated if first else total + treated
+
+
+def _additions(param: Array, grad: Array, **states: Any) -> None:
+    with _core.subnormals_are_zero(), np.errstate(all="ignore"):
+        for array in (param, *(states[name] for name in ("first", "second") if name in states)):
+            array[...] = array + grad
+
+
+# Each rule of rules.def: its twin, and its hyperparameters.
+RULES: dict[str, tuple[Callable[..., None], dict[str, float]]] = {
+    "sgd": (reference.sgd, RATE),
+    "momentum": (reference.momentum, OF_MOMENTUM),
+    "momentum_nesterov": (partial(reference.momentum, nesterov=True), OF_MOMENTUM),
+    "rmsprop": (reference.rmsprop, OF_RMSPROP),
+    "rmsprop_centered": (reference.rmsprop, OF_RMSPROP),
+    "rmsprop_momentum": (reference.rmsprop, OF_RMSPROP),
+    "rmsprop_centered_momentum": (reference.rmsprop, OF_RMSPROP),
+    "adam": (reference.adam, OF_ADAM),
+    "adam_amsgrad": (reference.adam, OF_ADAM),
+    "average": (_average, {"beta": 0.98}),
+    "accumulation_first": (partial(_sum, first=True), RATE),
+    "accumulation": (partial(_sum, first=False), RATE),
+    "additions_1": (_additions, RATE),
+    "additions_2": (_additions, RATE),
+}
+UPDATES = [name for name in RULES if not name.startswith(("average", "accumulation", "additions"))]
+WEIGHT_DECAY = 0.1
+
+
+def twin(name: str, decay: str, t: int) -> Callable[..., None]:
+    """Return a rule's step t, as `reference.step` takes it."""
+    rule, values = RULES[name]
+    options = {key: value for key, value in values.items() if key != "bias_correction"}
+    if "bias_correction" in values:
+        options["step"] = t
+    if decay == "coupled" or (decay == "decoupled" and "adam" in name):
+        options["weight_decay"] = WEIGHT_DECAY
+    if decay == "decoupled" and "adam" in name:
+        options["decoupled"] = True
+
+    def step(param: Array, grad: Array, *states: Array, **treatment: Any) -> None:
+        if decay == "decoupled" and "adam" not in name:  # what no optimizer has, but the sweep does
+            keep = param.dtype.type(1 - values["lr"] * WEIGHT_DECAY)
+            with _core.subnormals_are_zero(), np.errstate(all="ignore"):
+                param[...] = param * keep
+        named = dict(zip(_core.states(name), states, strict=True))
+        rule(param, grad, **named, **options, **treatment)
+
+    return step
+
+
+class Kept:
+    """An array's memory as it is now, to be written with the elements that it has later."""
+
+    def __init__(self, array: Array) -> None:
+        low, high = np.lib.array_utils.byte_bounds(array)
+        if array.size == 0:
+            low = high = array.ctypes.data
+        lead = low % array.itemsize  # an array that is not aligned stays so
+        self.array, self.first = array, array.ctypes.data - low + lead
+        self.before = bytes(lead) + ctypes.string_at(low, high - low)
+
+
+class Case:
+    """The fields of a case, in the order in which they are added."""
+
+    def __init__(self, *texts: str) -> None:
+        self.data = bytearray()
+        for text in texts:  # what it is, what it is called
+            self.bytes(text.encode())
+
+    def integers(self, *values: int) -> None:
+        self.data += struct.pack(f"<{len(values)}Q", *(value % 2**64 for value in values))
+
+    def floats(self, *values: float) -> None:
+        self.data += struct.pack(f"<{len(values)}d", *values)
+
+    def bytes(self, value: bytes) -> None:
+        self.integers(len(value))
+        self.data += value
+
+    def array(self, kept: Kept) -> None:
+        array, known = kept.array, kept.array.dtype in NUMBERS
+        self.integers(NUMBERS.index(array.dtype) if known else len(NUMBERS))
+        self.integers(array.itemsize, array.ndim, *array.shape, *array.strides, kept.first)
+        self.bytes(kept.before)
+        self.bytes(array.tobytes())  # afterwards, in C order
+
+
+def steps(
+    groups: Sequence[tuple[str, str]],
+    params: Sequence[Array],
+    grads: Sequence[Sequence[Array]],
+    *,
+    bfloat16_state: bool = False,
+    average: bool = False,
+    copies: np.dtype[Any] | None = None,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    clear_grads: bool = False,
+    scale: float = 1.0,
+) -> Case:
+    """Make steps, one for each sequence of gradients. Parameter i is in group i modulo groups."""
+    members = [i % len(groups) for i in range(len(params))]
+    wide = [p.dtype if p.dtype == FLOAT64 else FLOAT32 for p in params]
+    names = _core.states(groups[0][0])
+    states = [
+        [np.zeros_like(p, BFLOAT16 if bfloat16_state else dtype) for _ in names]
+        for p, dtype in zip(params, wide, strict=True)
+    ]
+    averages = [p.astype(dtype) for p, dtype in zip(params, wide, strict=True)] if average else None
+    copied = [np.zeros(p.shape, copies) for p in params] if copies else None
+    kept = [
+        [("parameter", Kept(p)), *(("gradient", Kept(each[i])) for each in grads)]
+        + [("state", Kept(state)) for state in states[i]]
+        + ([("average", Kept(averages[i]))] if averages else [])
+        + ([("copy", Kept(copied[i]))] if copied else [])
+        for i, p in enumerate(params)
+    ]
+    dtypes = f"{params[-1].dtype} {grads[0][-1].dtype} {'bfloat16 state' * bfloat16_state}"
+    case = Case("steps", f"{' '.join(map('/'.join, groups))} {dtypes}")
+    case.integers(len(groups))
+    for name, decay in groups:
+        case.bytes(name.encode())
+        case.integers(DECAYS.index(decay), len(RULES[name][1]))
+        case.floats(WEIGHT_DECAY)
+        for key, value in RULES[name][1].items():
+            case.bytes(key.encode())
+            case.floats(value)
+    seed = 3
+    case.integers(seed, clear_grads, average, len(grads))
+    for t, each in enumerate(grads, start=1):
+        beta = 0.9 if t > 1 else 0.0
+        norm, _, _ = reference.step(
+            [twin(*groups[member], t) for member in members],
+            params,
+            each,
+            states,
+            step=t,
+            scale=scale,
+            clip_norm=clip_norm,
+            clip_value=clip_value,
+            clear_grads=clear_grads,
+            averages=averages,
+            beta=beta,
+            copies=copied,
+            seed=seed,
+        )
+        factor = 1.0 if clip_norm is None else reference.clip_factor(norm, clip_norm)
+        limit = np.inf if clip_value is None else clip_value
+        case.floats(scale, norm, scale * factor, limit, beta)
+    case.integers(len(params))
+    for member, arrays in zip(members, kept, strict=True):
+        case.integers(member, len(arrays))
+        for role, array in arrays:
+            case.integers(ROLES.index(role))
+            case.array(array)
+    return case
+
+
+def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
+    """Every rule with every decay in every combination of number formats."""
+    halves = [FLOAT32, FLOAT16, BFLOAT16]
+    combinations = [(FLOAT64, FLOAT64, False), *product(halves, halves, (False, True))]
+    for i, (name, decay, formats) in enumerate(product(RULES, DECAYS, combinations)):
+        of_param, of_grad, bfloat16_state = formats
+        updates = name in UPDATES
+        if not updates and (decay != "none" or of_param in halves[1:]):
+            continue
+        if bfloat16_state and not (updates and _core.states(name)):
+            continue
+
+        def case(
+            i: int = i,
+            group: tuple[str, str] = (name, decay),
+            of_param: Any = of_param,
+            of_grad: Any = of_grad,
+            bfloat16_state: bool = bfloat16_state,
+            updates: bool = updates,
+        ) -> Case:
+            rng = np.random.default_rng(i)
+            return steps(
+                [group],
+                [numbers(rng, shape, of_param, special=special) for shape in SIZES],
+                [[numbers(rng, s, of_grad, special=special) for s in SIZES] for _ in range(2)],
+                bfloat16_state=bfloat16_state,
+                average=updates and i % 3 == 0,
+                copies=BFLOAT16 if updates and i % 2 and of_param == FLOAT32 else None,
+                clip_norm=3.0 if i % 4 == 0 else None,
+                clip_value=0.5 if i % 5 == 0 else None,
+                clear_grads=i % 7 < 3,
+                scale=0.3 if i % 2 else 1.0,
+            )
+
+        yield case
+
+
+def of_layouts(special: bool) -> Iterator[Callable[[], Case]]:
+    """Parameters and gradients in every two layouts, and several groups; large arrays."""
+    for i, (of_param, of_grad) in enumerate(product(LAYOUTS, LAYOUTS)):
+
+        def case(i: int = i, of_param: str = of_param, of_grad: str = of_grad) -> Case:
+            rng = np.random.default_rng(i)
+            shapes = [(21, 40), (3, 1, 70), (130, 3)]
+            number = [FLOAT32, FLOAT64][i % 2]
+            make = partial(numbers, rng, dtype=number, special=special)
+            dense = of_param in ("c", "fortran", "columns of more")
+            return steps(
+                [[("adam", "none"), ("adam", "decoupled")], [("momentum", "coupled")]][i % 3 == 0],
+                [laid_out(make(shape), of_param) for shape in shapes],
+                [[laid_out(make(shape), of_grad) for shape in shapes] for _ in range(2)],
+                bfloat16_state=dense and number == FLOAT32,
+                average=i % 5 == 0,
+                clip_norm=1.0 if i % 4 == 0 else None,
+                clear_grads=i % 7 < 3,
+            )
+
+        yield case
+    for name, number in (("adam", FLOAT32), ("sgd", FLOAT64)):
+
+        def large(name: str = name, number: Any = number) -> Case:
+            rng = np.random.default_rng(1)
+            param, grad = numbers(rng, (2, 3 * 16384 + 33), number, special=special)
+            return steps([(name, "none")], [param], [[grad]], clip_norm=1.0)
+
+        yield large
+
+
+def others(special: bool) -> Iterator[Callable[[], Case]]:
+    """Averages along an axis, orders of examples, and mini-batches."""
+
+    def ewma(layout: str, number: Any, shape: tuple[int, ...], axis: int, corrected: bool) -> Case:
+        rng = np.random.default_rng(axis)
+        values = laid_out(numbers(rng, shape, number, special=special), layout)
+        out = empty_like_layout(layout, shape, number)
+        case = Case("ewma", f"{layout} {number}")
+        before = Kept(values), Kept(out)
+        out[...] = reference.ewma(values, 0.97, bias_correction=corrected, axis=axis)
+        case.integers(axis, corrected)
+        case.floats(0.97)
+        for array in before:
+            case.array(array)
+        return case
+
+    for layout, number, corrected in product(LAYOUTS, (FLOAT32, FLOAT64), (False, True)):
+        for shape, axis in (((5, 40), 1), ((33, 17), 0), ((3, 1030, 2), 1), ((4, 0), 0)):
+            yield partial(ewma, layout, number, shape, axis, corrected)
+
+    def shuffle(count: int) -> Case:
+        case = Case("shuffle", str(count))
+        order = shuffled(list(range(count)), SplitMix64(7))
+        case.integers(count, 7)
+        case.bytes(np.array(order, np.int64).tobytes())
+        return case
+
+    for count in (0, 1, 2, 1000, (1 << 16) + 1):
+        yield partial(shuffle, count)
+
+    def gather(layout: str, dtype: str, shape: tuple[int, ...]) -> Case:
+        rng = np.random.default_rng(5)
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        values = np.frombuffer(rng.bytes(size), dtype).reshape(shape)
+        examples, indices = laid_out(values, layout), rng.integers(0, shape[0], 90)
+        case = Case("gather", f"{layout} {dtype} {shape}")
+        case.bytes(indices.tobytes())
+        case.array(Kept(examples))
+        case.bytes(examples[indices].tobytes())
+        return case
+
+    shapes: list[tuple[int, ...]] = [(50,), (50, 7), (30, 4, 9), (2000, 3)]
+    for layout, dtype in product(LAYOUTS, ("u1", "f2", "f4", "f8", "V3", "V16")):
+        yield from (partial(gather, layout, dtype, shape) for shape in shapes)
+
+
+def write(path: Path, *, every: int = 1, special: bool = True) -> int:
+    """Write each so many-th case, and return how many these are."""
+    cases = [*of_formats(special), *of_layouts(special), *others(special)][::every]
+    with path.open("wb") as file:
+        for case in cases:
+            file.write(case().data)
+    return len(cases)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--every", type=int, default=1, help="write each so many-th case")
+    parser.add_argument("--ordinary", action="store_true", help="no subnormals, infinities, NaN")
+    chosen = parser.parse_args()
+    print(write(chosen.file, every=chosen.every, special=not chosen.ordinary), file=sys.stderr)
