@@ -1,0 +1,657 @@
+"""PyTorch's optimizers with the steps of schuss, and state dicts from there and back.
+
+`SGD`, `RMSprop`, `Adam` and `AdamW` are those of `torch.optim`, for parameters on the CPU, but for
+how a step is made: all parameters in one call. Import it by name: ``import schuss.torch``.
+"""
+
+from collections.abc import Callable, Mapping
+from itertools import chain
+from operator import is_
+from typing import Any
+
+import numpy as np
+
+from schuss import _core, optimizers
+from schuss._arrays import Array, computed_dtype
+from schuss._hyperparameters import check_keys
+
+try:
+    import torch
+except ImportError:
+    raise ImportError("schuss.torch: torch is not installed, expected it to be") from None
+
+__all__ = ["SGD", "Adam", "AdamW", "RMSprop", "load_state_dict", "state_dict"]
+
+# What torch.optim calls the states of the rules.
+_KEYS = {
+    "velocity": "momentum_buffer",
+    "square_average": "square_avg",
+    "mean": "grad_avg",
+    "buffer": "momentum_buffer",
+    "m": "exp_avg",
+    "v": "exp_avg_sq",
+    "v_max": "max_exp_avg_sq",
+}
+
+# Hyperparameters.
+
+
+def _translated(group: Mapping[str, Any]) -> tuple[type[optimizers.Optimizer], dict[str, Any]]:
+    """Return the class of schuss, and its hyperparameters, for a group of torch.optim."""
+    rest = {"lr": float(group["lr"]), "weight_decay": float(group["weight_decay"])}
+    if "betas" in group:
+        kind = optimizers.AdamW if group.get("decoupled_weight_decay") else optimizers.Adam
+        beta1, beta2 = map(float, group["betas"])
+        own = {"beta1": beta1, "beta2": beta2, "amsgrad": group["amsgrad"], "bias_correction": True}
+        return kind, {**rest, **own, "eps": group["eps"], "eps_root": 0.0}
+    if "alpha" in group:
+        own = {"beta": group["alpha"], "centered": group["centered"], "eps_root": 0.0}
+        return optimizers.RMSprop, {
+            **rest,
+            **own,
+            "eps": group["eps"],
+            "momentum": group["momentum"],
+        }
+    if not group["momentum"]:
+        return optimizers.SGD, rest
+    return optimizers.Momentum, {
+        **rest,
+        "beta": group["momentum"],
+        "dampening": float(group["dampening"]),
+        "nesterov": group["nesterov"],
+        "bias_correction": False,
+    }
+
+
+def _translated_back(call: str, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a group of torch.optim for hyperparameters of a class of schuss."""
+    for name, expected in (("eps_root", 0.0), ("bias_correction", kind in ("Adam", "AdamW"))):
+        if values.get(name, expected) != expected:
+            raise ValueError(
+                f"{call}: {name} is {values[name]!r}, expected {expected!r}, as torch.optim has it"
+            )
+    same = {name: values[name] for name in ("lr", "weight_decay")}
+    if kind in ("Adam", "AdamW"):
+        betas = values["beta1"], values["beta2"]
+        return {**same, "betas": betas, **{k: values[k] for k in ("eps", "amsgrad")}}
+    if kind == "RMSprop":
+        others = {k: values[k] for k in ("eps", "centered", "momentum")}
+        return {**same, "alpha": values["beta"], **others}
+    if kind == "SGD":
+        return same
+    dampening = values["beta"] if values["dampening"] is None else values["dampening"]
+    if values["nesterov"] and dampening != 0:
+        raise ValueError(
+            f"{call}: dampening is {dampening!r} with nesterov, expected 0, as torch.optim has it"
+        )
+    nesterov = values["nesterov"]
+    return {**same, "momentum": values["beta"], "dampening": dampening, "nesterov": nesterov}
+
+
+_TORCHS = {
+    "SGD": torch.optim.SGD,
+    "Momentum": torch.optim.SGD,
+    "RMSprop": torch.optim.RMSprop,
+    "Adam": torch.optim.Adam,
+    "AdamW": torch.optim.AdamW,
+}
+
+
+# Optimizers.
+
+
+class _Formula:
+    """What the parameters of a group are updated by, beside the rate."""
+
+    def __init__(self, group: Mapping[str, Any], *, first: bool) -> None:
+        kind, given = _translated(group)
+        if first:  # torch.optim begins with the gradient itself, whatever is to dampen it
+            given |= {"beta": 0.0, "dampening": 0.0}
+        optimizer: Any = kind.__new__(kind)  # of no parameters: it is asked for the formula alone
+        rule: str = optimizer._rule_for(given)
+        decay = optimizer._decay_kind() if given["weight_decay"] else "none"
+        self.told = rule, decay, {"lr": 0.0, **optimizer._values(given)}
+        self.keys = tuple(_KEYS[name] for name in _core.states(rule))
+        self.scale = -1.0 if group["maximize"] else 1.0
+
+
+class _Bunch:
+    """Parameters that make each step together: with the same states, and as often stepped."""
+
+    def __init__(self, call: str, groups: list[int], first: bool, formula: _Formula) -> None:
+        self.call, self.groups, self.first = call, groups, first
+        self.keys, self.scale = formula.keys, formula.scale
+        self.places: list[int] = []  # among all that have gradients
+        self.members: list[int] = []  # the place in `groups` of each
+        self.states: list[dict[str, Any]] = []
+        self.counts: Array | None = None
+        self.settings: list[Any] = []
+
+    def make(self, params: list[Any]) -> None:
+        """Get ready for steps, once all parameters are here."""
+        arrays = [_array(self.call, "parameter", params[place]) for place in self.places]
+        self.plan = _core.Plan(self.call, arrays)
+        self.kept = [[state[key] for state in self.states] for key in self.keys]
+        companions = [[each.detach().numpy() for each in tensors] for tensors in self.kept]
+        self.companions: Any = companions, None, None
+        if "step" in self.states[0]:
+            # All in one memory, so that one addition counts.
+            self.counts = np.array([float(state["step"]) for state in self.states], np.float32)
+            for state, count in zip(self.states, torch.from_numpy(self.counts), strict=True):
+                state["step"] = count
+            self.kept.append([state["step"] for state in self.states])
+            self.plan.steps = int(self.counts[0])
+
+    def is_as_before(self) -> bool:
+        """Whether nobody replaced a state, or counted otherwise."""
+        if self.counts is not None and (self.counts != self.plan.steps).any():
+            return False
+        keys = self.keys if self.counts is None else (*self.keys, "step")
+        return all(
+            state.get(key) is tensor
+            for key, tensors in zip(keys, self.kept, strict=True)
+            for state, tensor in zip(self.states, tensors, strict=True)
+        )
+
+    def follow(self, groups: list[dict[str, Any]]) -> bool:
+        """Put the groups' hyperparameters in force; return whether that is possible."""
+        settings = [_but_lr(groups[place]) for place in self.groups]
+        if settings != self.settings:
+            formulas = [_Formula(groups[place], first=self.first) for place in self.groups]
+            if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
+                return False
+            told = [each.told for each in formulas]
+            self.plan.configure(told, self.members, _NO_OPTIONS, self.companions)
+            self.settings, self.companions = settings, None
+        return True
+
+    def step(self, grads: list[Array], groups: list[dict[str, Any]]) -> None:
+        rates = tuple(float(groups[place]["lr"]) for place in self.groups)
+        own = grads if len(self.places) == len(grads) else [grads[place] for place in self.places]
+        self.plan.step(own, rates[0] if len(rates) == 1 else rates, self.scale)
+        if self.counts is not None:
+            self.counts += 1
+
+
+_NO_OPTIONS = optimizers._NO_OPTIONS
+
+
+def _but_lr(group: dict[str, Any]) -> list[Any]:
+    return [value for name, value in group.items() if name not in ("params", "lr", "initial_lr")]
+
+
+class _Made:
+    """All that a step needs, for parameters that have gradients."""
+
+    def __init__(
+        self,
+        call: str,
+        params: list[Any],
+        members: list[int],
+        groups: list[dict[str, Any]],
+        state: Any,
+    ) -> None:
+        self.params, self.members, self.layout = params, members, _layout(params)
+        self.states: list[dict[str, Any]] = []
+        bunches: dict[Any, _Bunch] = {}
+        for place, (param, member) in enumerate(zip(params, members, strict=True)):
+            _check_options(call, groups[member])
+            own = dict(state.get(param, {}))
+            formula = _Formula(groups[member], first=False)
+            dampened = formula.told[2].get("dampening", 0.0) != 0
+            first = dampened and own.get("momentum_buffer") is None
+            for key in formula.keys:
+                if own.get(key) is None:
+                    own[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
+            if "betas" in groups[member] or "alpha" in groups[member]:
+                own.setdefault("step", torch.tensor(0.0))
+            count = float(own["step"]) if "step" in own else 0.0
+            kind = formula.keys, formula.scale, first, count
+            bunch = bunches.setdefault(kind, _Bunch(call, [], first, formula))
+            if member not in bunch.groups:
+                bunch.groups.append(member)
+            bunch.places.append(place)
+            bunch.members.append(bunch.groups.index(member))
+            bunch.states.append(own)
+            self.states.append(own)
+        self.bunches = list(bunches.values())
+        for bunch in self.bunches:
+            bunch.make(params)
+        # All is well: so the state is what it is to be.
+        for param, own in zip(params, self.states, strict=True):
+            if own:
+                state[param] = own
+
+    def fits(self, params: list[Any], members: list[int], state: Any) -> bool:
+        """Whether these are the same parameters, in the same memory, with the same state."""
+        return (
+            len(params) == len(self.params)
+            and all(map(is_, params, self.params))
+            and members == self.members
+            and _layout(params) == self.layout
+            and all(
+                state.get(param) is own
+                for param, own in zip(params, self.states, strict=True)
+                if own
+            )
+            and all(bunch.is_as_before() for bunch in self.bunches)
+        )
+
+
+def _layout(params: list[Any]) -> list[Any]:
+    """Return where parameters lie, which changes when their `data` is replaced."""
+    return [(p.data_ptr(), p.dtype, p.shape, p.stride()) for p in params]
+
+
+def _check_options(call: str, group: Mapping[str, Any]) -> None:
+    for name in ("capturable", "differentiable"):
+        if group.get(name):
+            raise ValueError(f"{call}.step: {name} is True, expected False")
+
+
+def _array(call: str, what: str, tensor: Any) -> Array:
+    """Return the tensor's memory as an array, or raise TypeError or ValueError."""
+    try:
+        array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
+    except (TypeError, RuntimeError):
+        array = np.empty(0)
+    if array.dtype.char in "fd" and array.shape == tensor.shape:
+        return array
+    where = f"{call}.step: a {what} of shape {tuple(tensor.shape)}"
+    if tensor.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"{where} has dtype {tensor.dtype}, expected float32 or float64")
+    kind = f"{tensor.layout} on {tensor.device}"
+    raise ValueError(f"{where} is {kind}, expected plain numbers in the memory of the cpu")
+
+
+class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no torch
+    """The step of the optimizers here."""
+
+    _made: _Made | None = None  # for the parameters that had gradients last time
+
+    # GradScaler leaves the scale to those that torch has fused itself.
+    _step_supports_amp_scaling = property(lambda self: False, lambda self, value: None)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update all parameters that have a gradient, in place.
+
+        Parameters
+        ----------
+        closure : callable, optional
+            Computes the loss and the gradients anew, and returns the loss.
+
+        Returns
+        -------
+        float or torch.Tensor or None
+            What `closure` returned.
+
+        Raises
+        ------
+        TypeError
+            If a parameter is not float32 or float64, or a gradient not of its dtype.
+        ValueError
+            If one is not on the CPU or is sparse, or `capturable` or `differentiable` is set.
+
+        Nothing is changed then.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        call, groups = type(self).__name__, self.param_groups
+        params, arrays, members = [], [], []
+        for place, group in enumerate(groups):
+            for param in group["params"]:
+                grad = param.grad
+                if grad is not None:
+                    params.append(param)
+                    arrays.append(_array(call, "gradient", grad))
+                    members.append(place)
+        if not params:
+            return loss
+        made = self._made
+        if (
+            made is None
+            or not made.fits(params, members, self.state)
+            or not all(bunch.follow(groups) for bunch in made.bunches)
+        ):
+            self._made = None
+            made = self._made = _Made(call, params, members, groups, self.state)
+            for bunch in made.bunches:
+                bunch.follow(groups)
+        for bunch in made.bunches:
+            bunch.step(arrays, groups)
+        if any(bunch.first for bunch in made.bunches):
+            self._made = None
+        return loss
+
+
+class SGD(_Fused, torch.optim.SGD):  # type: ignore[misc]
+    """`torch.optim.SGD` with the step of schuss.
+
+    Parameters
+    ----------
+    params
+        Of any shape and memory layout, in float32 or float64, on the CPU.
+    lr, momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused
+        As in `torch.optim.SGD`; `foreach` and `fused` make no difference.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `torch.optim.SGD`.
+
+    References
+    ----------
+    Sutskever, Martens, Dahl & Hinton, "On the importance of initialization and momentum in deep
+    learning", 2013, as `torch.optim.SGD` has it.
+
+    Examples
+    --------
+    >>> import torch, schuss.torch
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> opt = schuss.torch.SGD([w], lr=0.5)
+    >>> (w * torch.tensor([1.0, 2.0])).sum().backward()
+    >>> opt.step()
+    >>> w.tolist()
+    [0.5, 0.0]
+    """
+
+
+class RMSprop(_Fused, torch.optim.RMSprop):  # type: ignore[misc]
+    """`torch.optim.RMSprop` with the step of schuss.
+
+    Parameters
+    ----------
+    params
+        Of any shape and memory layout, in float32 or float64, on the CPU.
+    lr, alpha, eps, weight_decay, momentum, centered, maximize
+        As in `torch.optim.RMSprop`.
+    capturable, foreach, differentiable
+        As there; `foreach` makes no difference, and the others are refused.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `torch.optim.RMSprop`.
+
+    References
+    ----------
+    Tieleman & Hinton, "Lecture 6.5 - RMSProp", 2012, as `torch.optim.RMSprop` has it.
+
+    Examples
+    --------
+    >>> import torch, schuss.torch
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> opt = schuss.torch.RMSprop([w], lr=0.1, eps=0.0)
+    >>> (w * torch.tensor([1.0, -2.0])).sum().backward()
+    >>> opt.step()
+    >>> w.round(decimals=4).tolist() == [0.0, 2.0]
+    True
+    """
+
+
+class Adam(_Fused, torch.optim.Adam):  # type: ignore[misc]
+    """`torch.optim.Adam` with the step of schuss.
+
+    Parameters
+    ----------
+    params
+        Of any shape and memory layout, in float32 or float64, on the CPU.
+    lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
+        As in `torch.optim.Adam`.
+    foreach, capturable, differentiable, fused
+        As there; `foreach` and `fused` make no difference, and the others are refused.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `torch.optim.Adam`.
+
+    References
+    ----------
+    Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
+
+    Examples
+    --------
+    >>> import torch, schuss.torch
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> opt = schuss.torch.Adam([w], lr=0.5, eps=0.0)
+    >>> (w * torch.tensor([1.0, -2.0])).sum().backward()
+    >>> opt.step()
+    >>> w.tolist()
+    [0.5, 1.5]
+    """
+
+
+class AdamW(_Fused, torch.optim.AdamW):  # type: ignore[misc]
+    """`torch.optim.AdamW` with the step of schuss.
+
+    Parameters
+    ----------
+    params
+        Of any shape and memory layout, in float32 or float64, on the CPU.
+    lr, betas, eps, weight_decay, amsgrad, maximize
+        As in `torch.optim.AdamW`.
+    foreach, capturable, differentiable, fused
+        As there; `foreach` and `fused` make no difference, and the others are refused.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `torch.optim.AdamW`.
+
+    References
+    ----------
+    Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2.
+
+    Examples
+    --------
+    >>> import torch, schuss.torch
+    >>> w = torch.ones(2, requires_grad=True)
+    >>> opt = schuss.torch.AdamW([w], lr=0.5, eps=0.0, weight_decay=1.0)
+    >>> (w * torch.tensor([1.0, -2.0])).sum().backward()
+    >>> opt.step()
+    >>> w.tolist()
+    [0.0, 1.0]
+    """
+
+
+# State dicts.
+
+
+def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
+    """Return the state of an optimizer of schuss as `torch.optim` has it.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss, with parameters of any shape
+        and dtype. Of a schedule, the rate in use is told; what goes beyond the rule (`clip_norm`,
+        averages, copies and so on) is not.
+
+    Returns
+    -------
+    dict
+        What ``load_state_dict`` of `torch.optim.SGD`, `RMSprop`, `Adam` or `AdamW` takes, of the
+        same number of parameters in the same order and groups; its tensors are copies.
+
+    Raises
+    ------
+    TypeError
+        If it is no optimizer of schuss.
+    ValueError
+        If it does what `torch.optim` does not: `eps_root`, Adam without bias correction, momentum
+        with it, Nesterov's with dampening; or has accumulated gradients.
+
+    References
+    ----------
+    PyTorch's documentation, `torch.optim.Optimizer.state_dict`.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, schuss, schuss.torch
+    >>> opt = schuss.Adam(np.ones(2), lr=0.1)
+    >>> opt.step(np.ones(2))
+    >>> there = torch.optim.Adam([torch.ones(2, dtype=torch.float64)])
+    >>> there.load_state_dict(schuss.torch.state_dict(opt))
+    >>> there.param_groups[0]["lr"], there.state_dict()["state"][0]["step"].item()
+    (0.1, 1.0)
+    """
+    call = "state_dict"
+    kind = _kind_of(call, optimizer)
+    if optimizer.accumulated:
+        raise ValueError(
+            f"{call}: {optimizer.accumulated} gradients are accumulated, expected none: "
+            "torch.optim keeps none"
+        )
+    saved = optimizer.state_dict()
+    steps = saved["steps"]
+    states: dict[int, dict[str, Any]] = {}
+    if steps:
+        names = list(saved["state"])
+        leaves = [optimizer._plan.flatten(saved["state"][name], call, name) for name in names]
+        for place, arrays in enumerate(zip(*leaves, strict=True)):
+            states[place] = {
+                _KEYS[name]: torch.tensor(array.astype(computed_dtype(array), copy=False))
+                for name, array in zip(names, arrays, strict=True)
+            }
+            if kind in ("RMSprop", "Adam", "AdamW"):
+                states[place]["step"] = torch.tensor(float(steps))
+    defaults = _TORCHS[kind]([torch.zeros(1)], **({"momentum": 0.5} if kind == "Momentum" else {}))
+    groups, first = [], 0
+    for place, group in enumerate(saved["groups"]):
+        values = saved["hyperparameters"] | group["hyperparameters"]
+        rate = values["lr"] if not callable(values["lr"]) else optimizer.lr_now
+        members = group["members"]
+        if members != list(range(first, first + len(members))):
+            raise ValueError(
+                f"{call}: param_groups[{place}] has parameters between those of others, expected "
+                "groups one after the other, as torch.optim has them"
+            )
+        first += len(members)
+        told = _translated_back(call, kind, values | {"lr": rate})
+        groups.append({**defaults.defaults, **told, "params": members})
+    return {"state": states, "param_groups": groups}
+
+
+def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """Load a state of `torch.optim` into an optimizer of schuss.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss: the class that the state is
+        of, with as many parameters of the same shapes, in the same order and groups. What goes
+        beyond the rule (`clip_norm`, averages and so on) stays as it is.
+    state_dict : mapping
+        What ``state_dict()`` of `torch.optim.SGD`, `RMSprop`, `Adam` or `AdamW` returned. That of
+        SGD has no count of steps: `optimizer.steps` stays.
+
+    Raises
+    ------
+    TypeError
+        If an argument has a wrong type.
+    ValueError
+        If it is the state of another class, or of other parameters or groups; if it says what
+        schuss does not: `maximize`, parameters stepped differently often, dampening before the
+        first step. Nothing is changed then.
+
+    References
+    ----------
+    PyTorch's documentation, `torch.optim.Optimizer.load_state_dict`.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, schuss, schuss.torch
+    >>> w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    >>> there = torch.optim.Adam([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> there.step()
+    >>> opt = schuss.Adam(w.detach().numpy())
+    >>> schuss.torch.load_state_dict(opt, there.state_dict())
+    >>> opt.lr, opt.steps
+    (0.1, 1)
+    """
+    call = "load_state_dict"
+    kind = _kind_of(call, optimizer)
+    check_keys(call, "state_dict", state_dict, ("state", "param_groups"))
+    groups, states = state_dict["param_groups"], state_dict["state"]
+    translated = []
+    for place, group in enumerate(groups):
+        name = f"state_dict['param_groups'][{place}]"
+        try:
+            of_kind, values = _translated(group)
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{call}: {name} has the keys {list(group)}, expected those of torch.optim's SGD, "
+                "RMSprop, Adam or AdamW"
+            ) from None
+        if of_kind is optimizers.SGD and kind == "Momentum" and not states:
+            of_kind, values = optimizers.Momentum, values | {"beta": 0.0}
+        if of_kind.__name__ != kind:
+            raise ValueError(f"{call}: {name} is of {of_kind.__name__}, expected {kind}")
+        if group.get("maximize"):
+            raise ValueError(f"{call}: {name}['maximize'] is True, expected False")
+        translated.append(values)
+    names = _core.states(optimizer._rule_for({**optimizer._hyperparameters, **translated[0]}))
+    ids = list(chain.from_iterable(group["params"] for group in groups))
+    arrays = optimizer._plan.arrays
+    if len(ids) != len(arrays):
+        raise ValueError(f"{call}: state_dict has {len(ids)} parameters, expected {len(arrays)}")
+    saved = optimizer.state_dict()
+    members, first = [], 0
+    for group in groups:
+        members.append(list(range(first, first + len(group["params"]))))
+        first += len(group["params"])
+    known = [group["members"] for group in saved["groups"]]
+    if members != known:
+        raise ValueError(
+            f"{call}: state_dict['param_groups'] has parameters {members}, expected {known}"
+        )
+    trees: dict[str, list[Array]] = {name: [] for name in names}
+    counts = set()
+    for key, param in zip(ids, arrays, strict=True):
+        of_param = states.get(key) or {}
+        if names and not of_param and states:
+            raise ValueError(
+                f"{call}: state_dict['state'] has nothing of {key}, expected all or none"
+            )
+        counts.add(float(of_param.get("step", 0.0 if not states else optimizer.steps)))
+        dtype = optimizer._state_dtype or computed_dtype(param)
+        for name in names:
+            value = of_param.get(_KEYS[name])
+            trees[name].append(
+                np.zeros(param.shape, dtype)
+                if value is None
+                else value.detach().double().numpy().astype(dtype)
+            )
+    if len(counts) != 1:
+        raise ValueError(
+            f"{call}: state_dict['state'] counts {sorted(counts)} steps, expected the same for all"
+        )
+    if not states and any(values.get("dampening") for values in translated):
+        raise ValueError(
+            f"{call}: dampening is set before the first step, which torch.optim does not dampen, "
+            "expected a state with steps"
+        )
+    one = len(translated) == 1
+    optimizer.load_state_dict(
+        saved
+        | {
+            "steps": int(counts.pop()),
+            "hyperparameters": saved["hyperparameters"] | (translated[0] if one else {}),
+            "groups": [
+                {"hyperparameters": {} if one else values, "members": of_group}
+                for values, of_group in zip(translated, members, strict=True)
+            ],
+            "state": {name: optimizer._plan.unflatten(tree) for name, tree in trees.items()},
+        }
+    )
+
+
+def _kind_of(call: str, optimizer: Any) -> str:
+    kind = type(optimizer).__name__
+    if not isinstance(optimizer, optimizers.Optimizer) or kind not in _TORCHS:
+        raise TypeError(f"{call}: optimizer is a {kind}, expected one of {', '.join(_TORCHS)}")
+    return kind

@@ -1,0 +1,447 @@
+"""torch.optim's optimizers, made by schuss: the same semantics, the same numbers."""
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytest
+
+import schuss
+from cases import same_bits
+
+torch = pytest.importorskip("torch")
+schuss_torch = pytest.importorskip("schuss.torch")
+
+SHAPES = [(4, 3), (3,), (), (2, 3, 2), (0, 2)]
+
+# The class and its options.
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("SGD", {"lr": 0.1}),
+    ("SGD", {"lr": 0.1, "weight_decay": 0.1, "maximize": True}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    ("RMSprop", {"lr": 0.01}),
+    ("RMSprop", {"lr": 0.01, "momentum": 0.9, "alpha": 0.9}),
+    ("RMSprop", {"lr": 0.01, "momentum": 0.5, "centered": True, "weight_decay": 0.1}),
+    ("RMSprop", {"lr": 0.01, "maximize": True}),
+    ("Adam", {"lr": 0.1}),
+    ("Adam", {"lr": 0.1, "betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1}),
+    ("Adam", {"lr": 0.1, "amsgrad": True, "maximize": True}),
+    ("AdamW", {"lr": 0.1}),
+    ("AdamW", {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True, "foreach": True}),
+]
+
+
+def parameters(dtype: Any = torch.float64) -> list[Any]:
+    rng = torch.Generator().manual_seed(0)
+    made = [torch.randn(shape, generator=rng, dtype=torch.float64).to(dtype) for shape in SHAPES]
+    made.append(torch.randn(3, 4, generator=rng, dtype=torch.float64).to(dtype).T)
+    made.append(torch.randn(4, 8, generator=rng, dtype=torch.float64).to(dtype)[:, ::2])
+    return [each.requires_grad_() for each in made]
+
+
+def give_gradients(params: list[Any], t: int, without: tuple[int, ...] = ()) -> None:
+    rng = torch.Generator().manual_seed(t)
+    for place, param in enumerate(params):
+        grad = torch.randn(param.shape, generator=rng, dtype=torch.float64).to(param.dtype)
+        param.grad = None if place in without else grad
+
+
+def both(name: str, options: dict[str, Any], groups: Any = list) -> list[Any]:
+    """Return PyTorch's optimizer and ours, each with its parameters."""
+    made = []
+    for module in (torch.optim, schuss_torch):
+        params = parameters()
+        made.append((getattr(module, name)(groups(params), **copy.deepcopy(options)), params))
+    return made
+
+
+def assert_alike(theirs: Any, ours: Any, *, tolerance: float = 1e-12) -> None:
+    (their_optimizer, their_params), (our_optimizer, our_params) = theirs, ours
+    for expected, param in zip(their_params, our_params, strict=True):
+        torch.testing.assert_close(param, expected, rtol=tolerance, atol=tolerance)
+    expected, told = their_optimizer.state_dict(), our_optimizer.state_dict()
+    assert told["param_groups"] == expected["param_groups"]
+    assert told["state"].keys() == expected["state"].keys()
+    for key, state in expected["state"].items():
+        assert told["state"][key].keys() == state.keys()
+        for name, value in state.items():
+            found = told["state"][key][name]
+            assert (found.dtype, found.shape) == (value.dtype, value.shape)
+            torch.testing.assert_close(found, value, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("without", [(), (1, 3)], ids=["all", "some without gradients"])
+def test_steps_and_state_are_those_of_torch(
+    name: str, options: dict[str, Any], without: tuple[int, ...]
+) -> None:
+    pair = both(name, options)
+    for t in range(1, 8):
+        for optimizer, params in pair:
+            give_gradients(params, t, without if t % 3 else ())
+            assert optimizer.step() is None
+        assert_alike(*pair)
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_state_dicts_go_from_torch_to_schuss_and_back_in_the_middle(
+    name: str, options: dict[str, Any]
+) -> None:
+    (theirs, their_params), (ours, our_params) = both(name, options)
+    for t in range(1, 10):
+        if t in (4, 7):
+            saved, other = theirs.state_dict(), ours.state_dict()
+            theirs, ours = (
+                kind([p.detach() for p in params], lr=0.5)
+                for kind, params in ((type(theirs), their_params), (type(ours), our_params))
+            )
+            theirs = type(theirs)(their_params, lr=0.5)
+            ours = type(ours)(our_params, lr=0.5)
+            theirs.load_state_dict(copy.deepcopy(other))
+            ours.load_state_dict(copy.deepcopy(saved))
+        for optimizer, params in ((theirs, their_params), (ours, our_params)):
+            give_gradients(params, t)
+            optimizer.step()
+        assert_alike((theirs, their_params), (ours, our_params))
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
+def test_copies_go_on_as_the_original(how: str) -> None:
+    model = torch.nn.Linear(3, 2).double()
+    optimizer = schuss_torch.Adam(model.parameters(), lr=0.1, amsgrad=True)
+
+    def train(model: Any, optimizer: Any, t: int) -> None:
+        optimizer.zero_grad()
+        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(t), dtype=torch.float64)
+        model(x).square().mean().backward()
+        optimizer.step()
+
+    train(model, optimizer, 1)
+    if how == "deepcopy":
+        other, other_optimizer = copy.deepcopy((model, optimizer))
+    elif how == "pickle":
+        other, other_optimizer = pickle.loads(pickle.dumps((model, optimizer)))
+    else:
+        file = io.BytesIO()
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
+        file.seek(0)
+        saved = torch.load(file)
+        other = torch.nn.Linear(3, 2).double()
+        other.load_state_dict(saved["model"])
+        other_optimizer = schuss_torch.Adam(other.parameters())
+        other_optimizer.load_state_dict(saved["optimizer"])
+    for t in (2, 3):
+        train(model, optimizer, t)
+        train(other, other_optimizer, t)
+        for a, b in zip(model.parameters(), other.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+SCHEDULERS: dict[str, Callable[[Any], Any]] = {
+    "StepLR": lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5),
+    "CosineAnnealingLR": lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 6),
+    "OneCycleLR": lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=9),
+    "LambdaLR": lambda o: torch.optim.lr_scheduler.LambdaLR(o, lambda t: 1 / (1 + t)),
+    "ReduceLROnPlateau": lambda o: torch.optim.lr_scheduler.ReduceLROnPlateau(o, patience=1),
+}
+
+
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("name", "options"), [CASES[3], CASES[9], ("Adam", {"lr": torch.tensor(0.1)})]
+)
+def test_schedulers_of_torch_set_the_rate(
+    scheduler: str, name: str, options: dict[str, Any]
+) -> None:
+    pair = both(name, options)
+    schedules = [SCHEDULERS[scheduler](optimizer) for optimizer, _ in pair]
+    for t in range(1, 9):
+        for (optimizer, params), schedule in zip(pair, schedules, strict=True):
+            give_gradients(params, t)
+            optimizer.step()
+            schedule.step(*[3.0] * (scheduler == "ReduceLROnPlateau"))
+        assert_alike(*pair, tolerance=1e-7 if "tensor" in str(options) else 1e-12)
+
+
+def test_groups_have_what_is_theirs() -> None:
+    def groups(params: list[Any]) -> list[dict[str, Any]]:
+        return [
+            {"params": params[:2], "lr": 0.3},
+            {"params": params[2:4], "amsgrad": True},
+            {"params": params[4:6], "maximize": True, "betas": (0.5, 0.5)},
+        ]
+
+    pair = both("Adam", {"lr": 0.1}, groups)
+    for t in range(1, 10):
+        for optimizer, params in pair:
+            if t == 3:
+                optimizer.add_param_group({"params": params[6], "weight_decay": 0.1})
+            if t == 5:
+                optimizer.param_groups[0]["eps"] = 1e-3
+                optimizer.param_groups[2]["weight_decay"] = 0.2
+            if t == 7:
+                optimizer.param_groups[0]["maximize"] = True
+            give_gradients(params, t, (t % 4,))
+            optimizer.step()
+        assert_alike(*pair)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda optimizer, params: setattr(params[0], "data", params[0].data.clone()),
+        lambda optimizer, params: setattr(params[0], "data", params[0].data.T.contiguous().T),
+        lambda optimizer, params: setattr(params[0], "data", params[0].data[:2]),
+        lambda optimizer, params: optimizer.state.clear(),
+        lambda optimizer, params: optimizer.state.pop(params[1]),
+        lambda optimizer, params: optimizer.state[params[1]].clear(),
+        lambda optimizer, params: optimizer.state[params[0]]["exp_avg"].zero_(),
+        lambda optimizer, params: optimizer.state[params[1]].update(
+            exp_avg=torch.ones(3, dtype=torch.float64)
+        ),
+        lambda optimizer, params: [state["step"].fill_(1) for state in optimizer.state.values()],
+        lambda optimizer, params: optimizer.state[params[1]].update(step=torch.tensor(9.0)),
+        lambda optimizer, params: optimizer.param_groups[0]["params"].reverse(),
+    ],
+)
+def test_what_is_replaced_between_steps_is_noticed(change: Callable[[Any, Any], object]) -> None:
+    pair = both("Adam", {"lr": 0.1})
+    for t in range(1, 5):
+        for optimizer, params in pair:
+            give_gradients(params, t)
+            if t == 3:
+                change(optimizer, params)
+                if params[0].shape == (2, 3):
+                    params[0].grad = torch.ones(2, 3, dtype=torch.float64)
+                    optimizer.state.pop(params[0])
+            elif params[0].shape == (2, 3):
+                params[0].grad = torch.ones(2, 3, dtype=torch.float64)
+            optimizer.step()
+        assert_alike(*pair)
+
+
+def test_a_closure_and_hooks_are_called() -> None:
+    calls: list[str] = []
+    w = torch.ones(2, requires_grad=True)
+    optimizer = schuss_torch.SGD([w], lr=0.5)
+    optimizer.register_step_pre_hook(lambda *_: calls.append("before"))
+    optimizer.register_step_post_hook(lambda *_: calls.append("after"))
+
+    def closure() -> Any:
+        calls.append("closure")
+        optimizer.zero_grad()
+        loss = w.sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 2
+    assert calls == ["before", "closure", "after"]
+    assert w.tolist() == [0.5, 0.5]
+    optimizer.zero_grad()
+    optimizer.step()
+    assert w.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "make"),
+    [
+        ("SGD", {"lr": 0.1, "momentum": 0.9}, partial(schuss.Momentum, lr=0.1, dampening=0.0)),
+        ("RMSprop", {"lr": 0.1}, partial(schuss.RMSprop, lr=0.1, beta=0.99)),
+        ("Adam", {"lr": 0.1}, partial(schuss.Adam, lr=0.1)),
+        ("AdamW", {"lr": 0.1}, partial(schuss.AdamW, lr=0.1)),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_bits_are_those_of_schuss(name: str, options: Any, make: Any, dtype: Any) -> None:
+    params = parameters(dtype)
+    arrays = [param.detach().clone().numpy() for param in params]
+    optimizer, expected = getattr(schuss_torch, name)(params, **options), make(arrays)
+    for t in range(1, 6):
+        give_gradients(params, t)
+        optimizer.step()
+        expected.step([param.grad.numpy() for param in params])
+    assert all(same_bits(p.detach().numpy(), a) for p, a in zip(params, arrays, strict=True))
+
+
+def test_grad_scaler_unscales_before_the_step() -> None:
+    pair = both("Adam", {"lr": 0.1})
+    # (PyTorch's own fused step goes wrong where a gradient lies otherwise than its parameter.)
+    pair[1] = schuss_torch.Adam(pair[1][1], lr=0.1, fused=True), pair[1][1]
+    for optimizer, params in pair:
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        scaler.scale(torch.ones(1))
+        for t in range(1, 4):
+            give_gradients(params, t)
+            for param in params:
+                param.grad *= 1024.0 if t != 2 else np.inf
+            scaler.step(optimizer)
+            scaler.update(1024.0)
+    torch.testing.assert_close(pair[1][1], pair[0][1])
+
+
+@pytest.mark.parametrize(
+    ("param", "grad", "options", "error", "words"),
+    [
+        (torch.ones(2, dtype=torch.bfloat16), None, {}, TypeError, "has dtype torch.bfloat16"),
+        (torch.ones(2, dtype=torch.complex64), None, {}, TypeError, "has dtype torch.complex64"),
+        (
+            torch.ones(2, device="meta"),
+            None,
+            {},
+            ValueError,
+            "is torch.strided on meta, expected plain",
+        ),
+        (torch.ones(2), torch.ones(2).to_sparse(), {}, ValueError, "a gradient of shape (2,) is"),
+        (torch.ones(2), None, {"differentiable": True}, ValueError, "differentiable is True"),
+        (torch.ones(1).expand(2), None, {}, ValueError, "overlap"),
+    ],
+)
+def test_what_cannot_be_stepped_is_refused_and_nothing_is_changed(
+    param: Any, grad: Any, options: Any, error: Any, words: str
+) -> None:
+    first = torch.ones(3, requires_grad=True)
+    first.grad = torch.ones(3)
+    param = param.detach().requires_grad_()
+    param.grad = torch.ones_like(param) if grad is None else grad
+    optimizer = schuss_torch.Adam([first, param], **options)
+    with pytest.raises(error, match=r"^Adam") as caught:
+        optimizer.step()
+    assert words in str(caught.value)
+    assert first.tolist() == [1, 1, 1]
+    assert not optimizer.state
+
+
+# State dicts between torch.optim and the optimizers of schuss.
+
+TRANSLATED: list[tuple[str, dict[str, Any], type[schuss.optimizers.Optimizer]]] = [
+    (
+        name,
+        options,
+        getattr(schuss, "Momentum" if "momentum" in options and name == "SGD" else name),
+    )
+    for name, options in CASES
+    if not options.get("maximize")
+]
+
+
+@pytest.mark.parametrize(("name", "options", "kind"), TRANSLATED)
+@pytest.mark.parametrize("at", [0, 3])
+def test_training_goes_on_from_a_state_dict_of_torch_and_back(
+    name: str, options: dict[str, Any], kind: Any, at: int
+) -> None:
+    if at == 0 and options.get("dampening"):
+        pytest.skip("torch.optim does not dampen its first step, and schuss does")
+    expected = parameters()
+    theirs = getattr(torch.optim, name)(expected, **options)
+    params = [param.detach().clone().requires_grad_() for param in expected]
+    for t in range(1, at + 1):
+        give_gradients(expected, t)
+        theirs.step()
+    arrays = [param.detach().clone().numpy() for param in expected]
+    ours = kind(arrays, clip_norm=1e9)
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    for t in range(at + 1, 10):
+        give_gradients(expected, t)
+        theirs.step()
+        if t <= 6:
+            ours.step([param.grad.numpy() for param in expected])
+        if t == 6:
+            for param, array in zip(params, arrays, strict=True):
+                param.data = torch.from_numpy(array)
+            back = getattr(torch.optim, name)(params, lr=7.0)
+            back.load_state_dict(schuss_torch.state_dict(ours))
+        if t > 6:
+            give_gradients(params, t)
+            back.step()
+    torch.testing.assert_close(params, expected, rtol=1e-12, atol=1e-12)
+    assert ours.clip_norm == 1e9
+
+
+def test_groups_go_there_and_back() -> None:
+    expected = parameters()
+    groups = [{"params": expected[:3]}, {"params": expected[3:], "lr": 0.5, "weight_decay": 0.1}]
+    theirs = torch.optim.AdamW(groups, lr=0.1)
+    arrays = [param.detach().clone().numpy() for param in expected]
+    ours = schuss.AdamW([{"params": arrays[:3]}, {"params": arrays[3:], "lr": 0.9}])
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    assert [group["lr"] for group in ours.param_groups] == [0.1, 0.5]
+    for t in (1, 2):
+        give_gradients(expected, t)
+        theirs.step()
+        grads = [param.grad.numpy() for param in expected]
+        ours.step([grads[:3], grads[3:]])
+    for param, array in zip(expected, arrays, strict=True):
+        np.testing.assert_allclose(array, param.detach().numpy(), rtol=1e-12)
+    told = schuss_torch.state_dict(ours)
+    assert told["param_groups"] == theirs.state_dict()["param_groups"]
+
+
+def test_low_precision_parameters_take_over_state() -> None:
+    param = torch.ones(4, dtype=torch.float16, requires_grad=True)
+    theirs = torch.optim.Adam([param], lr=0.1)
+    param.grad = torch.full((4,), 0.5, dtype=torch.float16)
+    theirs.step()
+    ours = schuss.Adam(np.ones(4, np.float16))
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    expected = theirs.state_dict()["state"][0]["exp_avg"].numpy()
+    assert (ours.state["m"] == expected).all()
+    assert ours.state["m"].dtype == np.float32
+
+
+def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
+    w = np.ones(3)
+
+    def stepped(optimizer: Any) -> Any:
+        optimizer.step(np.ones(3))
+        return optimizer
+
+    waiting = schuss.SGD(w)
+    waiting.accumulate(np.ones(3))
+    for optimizer, words in [
+        (schuss.Adam(w, eps_root=0.1), "eps_root is 0.1, expected 0.0, as torch.optim has it"),
+        (schuss.Adam(w, bias_correction=False), "bias_correction is False, expected True"),
+        (schuss.Momentum(w, bias_correction=True), "bias_correction is True, expected False"),
+        (schuss.Momentum(w, nesterov=True), "dampening is 0.9 with nesterov, expected 0"),
+        (waiting, "1 gradients are accumulated, expected none"),
+    ]:
+        with pytest.raises(ValueError, match=r"^state_dict: ") as caught:
+            schuss_torch.state_dict(optimizer)
+        assert words in str(caught.value)
+    with pytest.raises(TypeError, match=r"^state_dict: optimizer is a int, expected one of SGD"):
+        schuss_torch.state_dict(3)
+    param = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    other = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    param.grad = torch.ones_like(param)
+    adam = torch.optim.Adam([param])
+    adam.step()
+    uneven = torch.optim.Adam([param, other])
+    uneven.step()
+    other.grad = torch.ones_like(other)
+    uneven.step()
+    one = schuss.Adam(w)
+    two = schuss.Adam([w, np.ones(3)])
+    maximizing = torch.optim.Adam([param], maximize=True)
+    dampened = torch.optim.SGD([param], momentum=0.9, dampening=0.5)
+    cases: list[tuple[Any, Any, str]] = [
+        (one, {}, "state_dict has the keys []"),
+        (one, {"state": {}, "param_groups": [{"params": [0]}]}, "expected those of torch.optim's"),
+        (schuss.AdamW(w), adam.state_dict(), "is of Adam, expected AdamW"),
+        (one, maximizing.state_dict(), "['maximize'] is True, expected False"),
+        (two, adam.state_dict(), "state_dict has 1 parameters, expected 2"),
+        (two, uneven.state_dict(), "counts [1.0, 2.0] steps, expected the same for all"),
+        (schuss.Momentum(w), dampened.state_dict(), "dampening is set before the first step"),
+        (schuss.Adam(np.ones(4)), adam.state_dict(), "has shape (3,), expected (4,)"),
+    ]
+    for optimizer, state, words in cases:
+        before = repr(optimizer), optimizer.state_dict()["steps"]
+        with pytest.raises((TypeError, ValueError)) as refused:
+            schuss_torch.load_state_dict(optimizer, state)
+        assert "load_state_dict: " in str(refused.value)
+        assert words in str(refused.value)
+        assert (repr(optimizer), optimizer.steps) == before
