@@ -67,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     results = {}
     for name in names:
         results[name] = BENCHMARKS[name](settings)
+        if not results[name]:
+            print(f"\n{name}: nobody who could take part is installed")
+            continue
         title = f"{name}: {BENCHMARKS[name].__doc__}"
         if options.markdown:
             print(f"\n{markdown_table(title, results[name])}")

@@ -143,11 +143,11 @@ class Worker:
 
     def __init__(self, name: str) -> None:
         self._name, self._saver = name, SAVERS[name]
-        self._folder = tempfile.TemporaryDirectory()
+        self.folder = tempfile.TemporaryDirectory()
 
     def pose(self, size: int) -> None:
         """Get ready to save a training of so many parameters, and see that it comes back."""
-        small = Training(min(size, 100_003), Path(self._folder.name) / "small")
+        small = Training(min(size, 100_003), Path(self.folder.name) / "small")
         kept = {name: array.copy() for name, array in small.arrays.items()}
         self._saver.save(small)
         for array in small.arrays.values():
@@ -155,7 +155,7 @@ class Worker:
         self._saver.load(small)
         for name, array in small.arrays.items():
             check_values(f"{self._name}: {name}", array, kept[name], exact=True)
-        self._training = Training(size, Path(self._folder.name) / "training")
+        self._training = Training(size, Path(self.folder.name) / "training")
         self._saver.save(self._training)
 
     def measure(self, work: str) -> float:

@@ -18,7 +18,19 @@ import numpy.typing as npt
 import pytest
 
 import schuss
-from benchmarks import data, dtypes, harness, loop, mapped, peers, suite, train, whole
+from benchmarks import (
+    checkpoints,
+    data,
+    dtypes,
+    harness,
+    loop,
+    mapped,
+    peers,
+    suite,
+    torch_loop,
+    train,
+    whole,
+)
 from benchmarks.__main__ import main
 from benchmarks.compact import compact_tables
 from benchmarks.contenders import (
@@ -1276,3 +1288,43 @@ def test_compact_tables_have_lines_of_dtypes() -> None:
         "| float32 | 2 | schuss | 3.00 |\n|  |  | torch | 3.00 |\n"
         "| bfloat16 | 2 | schuss | 3.00 |\n|  |  | torch | 3.00 |"
     )
+
+
+def test_checkpoints_compares_savers_with_the_disk(tmp_path: Path) -> None:
+    records = records_of("checkpoints", tmp_path)
+    savers = [name for name, saver in checkpoints.SAVERS.items() if find_spec(saver.package)]
+    assert [(r["case"]["work"], r["contender"]) for r in records] == [
+        (work, name) for work in checkpoints.WORKS for name in savers
+    ]
+    assert {"plain write and read", "schuss"} <= set(savers)
+    for record in records:
+        assert record["times"].keys() == {checkpoints.PLAIN}
+        assert record["gigabytes_per_second"] > 0
+
+
+@pytest.mark.parametrize("broken", ["save", "load"])
+def test_a_saver_that_loses_what_it_saved_is_refused(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saver = checkpoints.SAVERS[checkpoints.PLAIN]
+    changes: Any = {broken: lambda training: training.path.write_bytes(bytes(12 * 64))}
+    monkeypatch.setattr(checkpoints, "SAVERS", {"loser": replace(saver, **changes)})
+    worker = checkpoints.Worker("loser")
+    with pytest.raises(WrongResultError, match=r"^loser: params is .* off the reference"):
+        worker.pose(64)
+    worker.folder.cleanup()
+
+
+def test_torch_loop_exchanges_the_optimizer(tmp_path: Path) -> None:
+    records = records_of("torch_loop", tmp_path)
+    expected = [*torch_loop.OPTIMIZERS] if find_spec("torch") else []
+    assert [record["contender"] for record in records] == expected
+
+
+def test_an_optimizer_that_does_not_step_as_torch_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch_loop, "OPTIMIZERS", {"slow": partial(torch.optim.Adam, lr=1e-4)})
+    with pytest.raises(WrongResultError, match=r"^slow: a parameter is .* off the reference"):
+        torch_loop.Loop("slow").pose(64)
