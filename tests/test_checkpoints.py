@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import resource
 import signal
 import stat
 import subprocess
@@ -734,6 +733,8 @@ def test_a_full_disk_is_an_error_and_the_old_checkpoint_stays(full_disk: Path) -
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no limits of files")
 def test_a_file_that_may_not_grow_is_an_error_and_the_old_checkpoint_stays(tmp_path: Path) -> None:
+    import resource
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
