@@ -67,7 +67,10 @@ def test_public_functions_and_classes_are_documented(module: object) -> None:
             assert f"\n    {section}\n    {'-' * len(section)}\n" in text, (name, section)
 
 
-def test_the_readmes_python_prints_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readmes_python_prints_what_it_says(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # it saves a training
     readme = (ROOT / "README.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
     assert blocks
