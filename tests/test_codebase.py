@@ -7,7 +7,12 @@ import pkgutil
 import re
 import shutil
 import subprocess
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,26 +50,105 @@ def test_the_examples_in_the_docstrings_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-@pytest.mark.parametrize(
-    "module",
-    [schuss.kernels, schuss.landscapes, schuss.schedules, schuss],
-    ids=lambda module: module.__name__,
-)
-def test_public_functions_and_classes_are_documented(module: object) -> None:
-    names: list[str] = module.__all__  # type: ignore[attr-defined]
-    for name in names:
-        thing = getattr(module, name)
-        # Nobody but `minibatches` and `fit` makes a MiniBatches or a History.
-        if not callable(thing) or name in ("simd", "available_simd", "MiniBatches", "History"):
+PUBLIC = ("checkpoints", "kernels", "landscapes", "optimizers", "reference", "schedules", "torch")
+# Nobody but the library makes these; what they have is told by attributes with docstrings.
+MADE_FOR_USERS = ("History", "Last", "MiniBatches")
+SECTION = re.compile(r"^(\w[\w ]*)\n-+\n", re.MULTILINE)
+
+
+def sections(thing: Any) -> dict[str, str]:
+    head, *rest = SECTION.split(inspect.cleandoc(thing.__doc__ or ""))
+    return {"": head, **dict(zip(rest[::2], rest[1::2], strict=True))}
+
+
+def documented(text: str) -> list[tuple[set[str], str, str]]:
+    """Return of each entry of a section the names, the type, and what is said of them."""
+    entries = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
+    found = []
+    for entry in filter(None, entries):
+        head, _, said = entry.partition("\n")
+        names, _, kind = head.partition(" : ")
+        found.append(({name.strip("* ") for name in names.split(",")}, kind, said))
+    return found
+
+
+def public() -> Iterator[Any]:
+    """Yield a name and a thing for all that is public: functions, classes and their members."""
+    seen = set()
+    for name in ("schuss", *(f"schuss.{name}" for name in PUBLIC)):
+        if name == "schuss.torch" and find_spec("torch") is None:
             continue
-        text = thing.__doc__
-        sections = ["Examples"]
-        if inspect.signature(thing).parameters:
-            sections += ["Parameters", "Raises"]
-        if module is schuss.kernels or isinstance(thing, type):
-            sections.append("References")
-        for section in sections:
-            assert f"\n    {section}\n    {'-' * len(section)}\n" in text, (name, section)
+        module = importlib.import_module(name)
+        for entry in module.__all__:
+            thing = getattr(module, entry)
+            if not callable(thing) or thing in seen:
+                continue
+            seen.add(thing)
+            if entry not in MADE_FOR_USERS:
+                yield pytest.param(thing, id=f"{name}.{entry}")
+            for key, member in vars(thing).items() if isinstance(thing, type) else ():
+                if not key.startswith("_") and (inspect.isfunction(member) or is_property(member)):
+                    yield pytest.param(member, id=f"{name}.{entry}.{key}")
+
+
+def is_property(member: object) -> bool:
+    return isinstance(member, property)
+
+
+@pytest.mark.parametrize("thing", [*public()])
+def test_public_docstrings_are_complete(thing: Any, request: pytest.FixtureRequest) -> None:
+    told, name = sections(thing), request.node.callspec.id
+    assert told[""]
+    if is_property(thing):
+        return
+    is_class, is_method = isinstance(thing, type), "." in thing.__qualname__
+    signature = inspect.signature(thing)
+    expected = set(signature.parameters) - {"self"}
+    is_twin = "see `schuss." in told[""].lower() and "Parameters" not in told
+    is_override = thing.__name__ == "formula" and not thing.__qualname__.startswith("Schedule.")
+    if is_twin or is_override:  # told where they stand for
+        return
+    if name == "schuss.optimizers.Optimizer":  # nobody makes one: it tells of what all share
+        expected = set(schuss.optimizers.Options.__annotations__)
+    if name == "schuss.schedules.Schedule":  # it tells of its call
+        expected = {"t"}
+    entries = documented(told.get("Parameters", ""))
+    assert set().union(*(names for names, _, _ in entries)) == expected
+    for names, kind, said in entries:
+        if "array" in kind and names != {"copies"}:
+            words = (
+                "shape",
+                "float",
+                "dtype",
+                "structure",
+                "as ",
+                "those",
+                "like",
+                "step",
+                "label",
+            )
+            assert any(word in (kind + said).lower() for word in words), names
+    returns = signature.return_annotation not in (None, "None", inspect.Signature.empty)
+    if not is_class and returns and inspect.unwrap(thing) is thing:  # `threads` is for `with`
+        assert "Returns" in told
+    if is_method:
+        return
+    assert "Examples" in told
+    by_numbers = not any("array" in kind for _, kind, _ in entries) and not is_class
+    assert "Raises" in told or not expected or by_numbers
+    of_formulas = ("kernels", "reference", "schedules", "checkpoints", "optimizers", "torch")
+    assert "References" in told or not (is_class or name.split(".")[1] in of_formulas)
+
+
+VERSION = schuss.__version__
+
+
+def test_the_version_stands_in_one_place() -> None:
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        assert tomllib.load(file)["project"]["version"] == VERSION
+    assert schuss._core.__version__ == metadata.version("schuss") == VERSION
+    for path in [ROOT / "CMakeLists.txt", *ROOT.glob("python/**/*.py"), *ROOT.glob("cpp/**/*.?pp")]:
+        assert VERSION not in path.read_text(), path
 
 
 def test_the_readmes_python_prints_what_it_says(

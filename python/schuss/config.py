@@ -28,6 +28,11 @@ __all__ = [
 def simd() -> str:
     """Return the instruction set level in use.
 
+    Returns
+    -------
+    str
+        One of `available_simd`.
+
     Examples
     --------
     >>> import schuss
@@ -39,6 +44,11 @@ def simd() -> str:
 
 def available_simd() -> list[str]:
     """Return the instruction set levels that this processor runs, from the least to the best.
+
+    Returns
+    -------
+    list of str
+        On x86-64 "baseline", "avx2" and "avx512", as far as they go; elsewhere "baseline".
 
     Examples
     --------
@@ -97,6 +107,11 @@ def num_threads() -> int:
     At first it is what ``SCHUSS_NUM_THREADS`` says, or else ``OMP_NUM_THREADS``, or else the number
     of processors that this process may use, by its affinity and by the quota of its container.
     threadpoolctl, where it is installed, knows it as the user API "schuss".
+
+    Returns
+    -------
+    int
+        From 1 to 1,024.
 
     Examples
     --------
@@ -382,6 +397,11 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, str] |
     ----------
     mode : {"stdout", "dicts"}
         Whether to print the configuration or to return it.
+
+    Returns
+    -------
+    dict or None
+        The configuration, each entry as it would be printed, if `mode` is "dicts".
 
     Raises
     ------

@@ -86,7 +86,18 @@ class DynamicLossScale:
         return self._value
 
     def scale(self, loss: _T) -> _T:
-        """Return the loss, or whatever can be multiplied by a number, times the scale."""
+        """Multiply a loss by the scale.
+
+        Parameters
+        ----------
+        loss : float, or whatever can be multiplied by one
+            The loss, or its gradients, an array of any shape.
+
+        Returns
+        -------
+        float, or what the product is
+            ``loss * value``.
+        """
         scaled: Any = loss
         return scaled * self._value  # type: ignore[no-any-return]
 
@@ -142,7 +153,13 @@ class DynamicLossScale:
         self._found_nonfinite = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the scale, the settings, and the number of steps since it changed."""
+        """Return all that is to be saved.
+
+        Returns
+        -------
+        dict
+            The scale, the settings, and the number of steps since it changed.
+        """
         return {
             "scale": self._value,
             "growth_factor": self._growth_factor,
@@ -153,6 +170,11 @@ class DynamicLossScale:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            With all that it has.
 
         Raises
         ------

@@ -490,6 +490,12 @@ class Optimizer:
 
         The `copies` are written anew.
 
+        Parameters
+        ----------
+        state_dict : mapping
+            With all that `state_dict` has: arrays in the shapes of the parameters, and in the
+            dtypes of the state.
+
         Raises
         ------
         TypeError, ValueError

@@ -204,12 +204,48 @@ def step(
     copies: Sequence[Array] | None = None,
     seed: int = 0,
 ) -> tuple[float, bool, bool]:
-    """Take a whole step, as an optimizer does with these options; see `schuss.optimizers`.
+    """Take a whole step, as an optimizer of `schuss.optimizers` does with these options.
 
-    rules: for each parameter one of the functions above, with its hyperparameters; beta: the weight
-    of the past in the averages, 0 in the first step unless they begin with zero.
+    Parameters
+    ----------
+    rules : sequence of callables
+        For each parameter one of the functions above, with its hyperparameters.
+    params, grads : sequence of arrays
+        Of the shapes of the parameters, in float32, float64, float16 or bfloat16.
+    states : sequence of sequences of arrays
+        For each parameter those of its rule, in its shape.
+    step : int
+        t, from 1.
+    scale, clip_norm, clip_value, nonfinite, clear_grads, seed
+        As an optimizer has them.
+    averages, copies : sequence of arrays, optional
+        In the shapes of the parameters.
+    beta : float
+        The weight of the past in the averages, 0 in the first step unless they begin with zero.
 
-    Returns the norm of the gradients, whether they were clipped, and whether the step was skipped.
+    Returns
+    -------
+    float, bool, bool
+        The norm of the gradients, whether they were clipped, and whether the step was skipped.
+
+    Raises
+    ------
+    FloatingPointError
+        If a gradient has a NaN or an infinity, and `nonfinite` is "raise".
+
+    References
+    ----------
+    Those of `schuss.optimizers.Optimizer`.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> import numpy as np
+    >>> w, grad = np.array([1.0, 2.0]), np.array([3.0, 4.0])
+    >>> step([partial(sgd, lr=0.5)], [w], [grad], [[]], step=1)
+    (5.0, False, False)
+    >>> w
+    array([-0.5,  0. ])
     """
     norm = grad_norm(params, grads, scale=scale)
     bad = [i for i, grad in enumerate(grads) if not np.isfinite(_computed(grad)).all()]
@@ -251,6 +287,34 @@ def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float =
     in which the parameters' lie in memory and whatever array they belong to, those 16 apart; then
     halves of these 16 sums; then the sums of two blocks that follow each other, of two such pairs,
     and so on.
+
+    Parameters
+    ----------
+    params, grads : sequence of arrays
+        The gradients, and the parameters of the same shapes, whose order in memory counts.
+    scale : float
+        What the gradients are multiplied by.
+
+    Returns
+    -------
+    float
+        The norm; 0 of no elements.
+
+    Raises
+    ------
+    ValueError
+        If there are not as many gradients as parameters.
+
+    References
+    ----------
+    Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013,
+    algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> grad_norm([np.zeros(2), np.zeros(1)], [np.array([2.0, 3.0]), np.array([6.0])], scale=2.0)
+    14.0
     """
     values = [
         in_memory_order(_computed(grad), param).ravel()
@@ -283,7 +347,32 @@ def in_memory_order(array: Array, param: Array) -> Array:
 
 
 def random_stream(seed: int, step: int, state: int) -> int:
-    """Return the key of the random bits that a state of the rule is rounded with in a step."""
+    """Return the key of the random bits that a state of the rule is rounded with in a step.
+
+    Parameters
+    ----------
+    seed : int
+        That of the optimizer.
+    step : int
+        t, from 1.
+    state : int
+        The place of the state among those of the rule, from 0.
+
+    Returns
+    -------
+    int
+        64 bits, all of which depend on each argument.
+
+    References
+    ----------
+    Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014, figure 17, for the
+    mixing of 64 bits.
+
+    Examples
+    --------
+    >>> random_stream(0, 1, 0) == random_stream(0, 1, 1)
+    False
+    """
     return _mixed(_mixed(_mixed(seed) ^ step) ^ state)
 
 
@@ -291,6 +380,39 @@ def rounded_at_random(values: npt.NDArray[np.float32], stream: int, first: int =
     """Return values in bfloat16, rounded up or down with odds by the distance.
 
     The bits of an element come from its place, counted in C order from `first`.
+
+    Parameters
+    ----------
+    values : array of float32
+        Of any shape.
+    stream : int
+        The key of the random bits, of `random_stream`.
+    first : int
+        The place of the first element among all of the optimizer.
+
+    Returns
+    -------
+    array of bfloat16
+        In the shape of `values`.
+
+    Raises
+    ------
+    ImportError
+        If the package ml_dtypes is not installed.
+
+    References
+    ----------
+    Gupta et al., "Deep learning with limited numerical precision", 2015, section 3.
+
+    Examples
+    --------
+    What bfloat16 can hold stays; 1.001953125 is a quarter of the way from 1 to the next, 1.0078125:
+
+    >>> import numpy as np
+    >>> values = np.array([1.0, -2.0, 1.001953125], np.float32)
+    >>> rounded = rounded_at_random(values, random_stream(0, 1, 0)).astype(np.float32)
+    >>> rounded[:2], rounded[2] in (1.0, 1.0078125)
+    (array([ 1., -2.], dtype=float32), True)
     """
     import ml_dtypes
 
@@ -326,7 +448,28 @@ def _round_to(array: Array, values: Array) -> None:
 
 
 def clip_factor(norm: float, clip_norm: float) -> float:
-    """Return what gradients of this norm are multiplied by, so that it is at most `clip_norm`."""
+    """Return what gradients of this norm are multiplied by, so that it is at most `clip_norm`.
+
+    Parameters
+    ----------
+    norm, clip_norm : float
+        The norm, and the largest that is wanted; at least 0.
+
+    Returns
+    -------
+    float
+        ``clip_norm / (norm + 1e-6)``, or 1 if that is more.
+
+    References
+    ----------
+    Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013,
+    algorithm 1; the 1e-6 is PyTorch's.
+
+    Examples
+    --------
+    >>> round(clip_factor(5.0, 1.0), 6), clip_factor(0.5, 1.0)
+    (0.2, 1.0)
+    """
     factor = clip_norm / (norm + 1e-6)
     return 1.0 if factor >= 1 else factor
 

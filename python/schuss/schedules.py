@@ -91,7 +91,18 @@ class Schedule(ABC):
 
     @abstractmethod
     def formula(self, t: float) -> float:
-        """Return the rate at `t`, an int or a float, finite and at least 1."""
+        """Say what the rate is.
+
+        Parameters
+        ----------
+        t : int or float
+            The step or the epoch, finite and at least 1.
+
+        Returns
+        -------
+        float
+            The rate at `t`.
+        """
 
     @overload
     def __call__(self, t: _Number) -> float: ...
@@ -112,7 +123,18 @@ class Schedule(ABC):
         return self._at_any(t)
 
     def per_epoch(self, steps: int) -> "PerEpoch":
-        """Return this schedule by epoch as one by step, for epochs of so many `steps`."""
+        """Return this schedule by epoch as one by step.
+
+        Parameters
+        ----------
+        steps : int
+            Steps an epoch, at least 1: ``len(minibatches(...))``.
+
+        Returns
+        -------
+        PerEpoch
+            A schedule by step.
+        """
         return PerEpoch(self, steps)
 
     @property

@@ -524,9 +524,9 @@ def fit(
         `with_l2`, which also leaves the choice of the parameters, but must be told `axis` like
         `fit`. At least 0.
     validation : tuple of arrays or callable, optional
-        What to measure after each epoch: the loss on these examples, by
-        ``loss_and_grad(params, *validation)`` and without `l2`; or ``validation(params)``. Lower is
-        better.
+        What to measure after each epoch: the loss on these examples, which are like `x` and `y`,
+        by ``loss_and_grad(params, *validation)`` and without `l2`; or ``validation(params)``. Lower
+        is better.
     patience : int, optional
         Stop after so many epochs in a row without improvement of the validation, or of the epoch's
         cost if there is none; at least 1. None never stops early.
