@@ -161,7 +161,7 @@ class _Bunch:
             if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
                 return False
             told = [each.told for each in formulas]
-            self.plan.configure(told, self.members, _NO_OPTIONS, self.companions)
+            self.plan.configure(told, self.members, optimizers._NO_OPTIONS, self.companions)
             self.settings, self.companions = settings, None
         return True
 
@@ -171,9 +171,6 @@ class _Bunch:
         self.plan.step(own, rates[0] if len(rates) == 1 else rates, self.scale)
         if self.counts is not None:
             self.counts += 1
-
-
-_NO_OPTIONS = optimizers._NO_OPTIONS
 
 
 def _but_lr(group: dict[str, Any]) -> list[Any]:
