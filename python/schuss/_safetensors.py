@@ -15,6 +15,7 @@ from hashlib import sha256
 from io import BufferedWriter, FileIO
 from math import prod
 from typing import Any, BinaryIO, NamedTuple, NoReturn
+from zlib import crc32
 
 import numpy as np
 
@@ -36,7 +37,8 @@ _SIZES = {said: np.dtype(name).itemsize for name, said in _DTYPES.items() if nam
 _SIZES["BF16"] = 2
 
 # What is copied, hashed, written or read at once. The digest of a file is that of its header and
-# of the digests of all pieces of its tensors, so that several threads can hash.
+# of the CRC-32 of each piece of its tensors, so that several threads can hash; with SHA-256 of the
+# pieces, saving took 1.3 to 1.5 times as long as the disk alone.
 _PIECE = 1 << 21
 _HASHERS = 2
 
@@ -134,7 +136,7 @@ def _digest(header: bytes, pieces: Iterable[memoryview]) -> str:
         to_hash: "SimpleQueue[memoryview | None]", hashed: "SimpleQueue[bytes]"
     ) -> None:
         while (piece := to_hash.get()) is not None:
-            hashed.put(sha256(piece).digest())
+            hashed.put(crc32(piece).to_bytes(4, "little"))
 
     try:
         for lane in lanes:
