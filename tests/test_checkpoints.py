@@ -485,7 +485,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     del metadata["sha256"]
     arrays = safetensors_numpy.load_file(path)
     change(metadata)
-    _safetensors.write(path, arrays, metadata)
+    _safetensors.write("test", path, arrays, metadata)
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
@@ -1006,3 +1006,29 @@ def test_fit_saves_as_often_as_it_is_told(tmp_path: Path) -> None:
         schuss.fit(loss_and_grad, p, optimizer, X, Y, batch_size=16, epochs=2, **options)
         note(None)
         assert saved == [*expected]
+
+
+def test_settings_that_nobody_could_read_are_refused_and_the_old_checkpoint_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schuss.save(tmp_path / "c", np.ones(3))
+    before = (tmp_path / "c").read_bytes()
+    monkeypatch.setattr("schuss._safetensors._LONGEST_HEADER", 10_000)
+    with pytest.raises(ValueError, match=r"^save: the settings, with extra, take \d+ bytes, exp"):
+        schuss.save(tmp_path / "c", np.ones(3), extra={"long": "x" * 10_000})
+    assert (tmp_path / "c").read_bytes() == before
+
+
+def test_fit_refuses_mini_batches_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    batches = schuss.minibatches(X, Y, batch_size=16, rng=0)
+    held = iter(batches)
+    next(held)
+    schuss.save(tmp_path / "c", np.ones(3), batches=batches)
+    schuss.load(tmp_path / "c", np.ones(3), batches=batches)
+    p = {"w": np.zeros(5), "b": np.zeros(1)}
+    optimizer = schuss.SGD(p, lr=0.5)
+    with pytest.raises(ValueError, match=r"^fit: x is in the middle of an epoch, after 1 batches"):
+        schuss.fit(loss_and_grad, p, optimizer, batches, schedule=0.1)
+    assert (optimizer.steps, optimizer.lr) == (0, 0.5)
+    list(batches)
+    assert schuss.fit(loss_and_grad, p, optimizer, batches).steps == 7

@@ -192,6 +192,10 @@ def test_groups_have_what_is_theirs() -> None:
         assert_alike(*pair)
 
 
+def states_of(optimizer: Any) -> list[Any]:
+    return [optimizer.state[param] for param in optimizer.param_groups[0]["params"]]
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -208,6 +212,18 @@ def test_groups_have_what_is_theirs() -> None:
         lambda optimizer, params: [state["step"].fill_(1) for state in optimizer.state.values()],
         lambda optimizer, params: optimizer.state[params[1]].update(step=torch.tensor(9.0)),
         lambda optimizer, params: optimizer.param_groups[0]["params"].reverse(),
+        lambda optimizer, params: [
+            state["exp_avg"].share_memory_() for state in states_of(optimizer)
+        ],
+        lambda optimizer, params: [state["step"].share_memory_() for state in states_of(optimizer)],
+        lambda optimizer, params: [
+            state["exp_avg_sq"].__setattr__("data", torch.zeros_like(state["exp_avg_sq"]))
+            for state in states_of(optimizer)
+        ],
+        lambda optimizer, params: [
+            state["exp_avg"].set_(torch.ones_like(state["exp_avg"]))
+            for state in states_of(optimizer)
+        ],
     ],
 )
 def test_what_is_replaced_between_steps_is_noticed(change: Callable[[Any, Any], object]) -> None:
@@ -445,3 +461,44 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
         assert "load_state_dict: " in str(refused.value)
         assert words in str(refused.value)
         assert (repr(optimizer), optimizer.steps) == before
+
+
+def test_going_back_through_what_a_parameter_was_is_refused() -> None:
+    for module in (torch.optim, schuss_torch):
+        w = torch.tensor([2.0], requires_grad=True)
+        optimizer = module.SGD([w], lr=0.5)
+        loss = (w**3).sum()
+        loss.backward(retain_graph=True)
+        optimizer.step()
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            loss.backward()
+
+
+def test_each_group_tells_its_own_rate() -> None:
+    group = {"lr": schuss.schedules.Constant(0.5)}
+    lr = schuss.schedules.Linear(0.1, 0.3, steps=3)
+    params = {"a": np.ones(1), "b": np.ones(1)}
+    optimizer = schuss.Adam(params, lr, groups=lambda name: group if name == "b" else None)
+    for _ in range(2):
+        optimizer.step({"a": np.ones(1), "b": np.ones(1)})
+    told = schuss_torch.state_dict(optimizer)["param_groups"]
+    np.testing.assert_allclose([group["lr"] for group in told], [lr(2), 0.5])
+
+
+def test_a_velocity_goes_there_and_back_without_a_count_of_steps() -> None:
+    w = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    theirs = torch.optim.SGD([w], lr=0.1, momentum=0.9)
+    w.grad = torch.ones_like(w)
+    theirs.step()
+    ours = schuss.Momentum(np.ones(3))
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    back = schuss_torch.state_dict(ours)["state"][0]["momentum_buffer"]
+    assert back.tolist() == [1, 1, 1]
+    plain = torch.optim.SGD([w], lr=0.1)
+    plain.step()
+    counted = schuss.SGD(np.ones(3))
+    counted.step(np.ones(3))
+    schuss_torch.load_state_dict(counted, plain.state_dict())
+    assert (counted.steps, counted.lr) == (1, 0.1)
+    with pytest.raises(ValueError, match=r"^state_dict: dampening is set before the first step"):
+        schuss_torch.state_dict(schuss.Momentum(np.ones(3), dampening=0.5))

@@ -69,7 +69,10 @@ def dtype_in_file(array: Array) -> str | None:
 
 
 def write(
-    path: str | os.PathLike[str], tensors: Mapping[str, Array], metadata: Mapping[str, str]
+    call: str,
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Array],
+    metadata: Mapping[str, str],
 ) -> None:
     """Write a file in the place of what is there, which stays until all of the new one is on disk.
 
@@ -78,6 +81,11 @@ def write(
     # As the package sorts them, so that each lies at a multiple of its item's size.
     tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
     header = _header(tensors, metadata, _NO_DIGEST)
+    if len(header) - _LENGTH > _LONGEST_HEADER:  # nobody would read it
+        raise ValueError(
+            f"{call}: the settings, with extra, take {len(header) - _LENGTH} bytes, expected at "
+            f"most {_LONGEST_HEADER}"
+        )
     with _replacing(path) as file:
         file.write(header)
         digest = _digest(header, _written(file, tensors.values()))

@@ -72,7 +72,8 @@ def save(
         If an argument has a wrong type, an array a dtype that the format does not have, or `lr`
         is made of `schedules.ReduceOnPlateau`, which changes, and of a function of your own.
     ValueError
-        If the optimizer was made for other parameters, or two arrays have one name.
+        If the optimizer was made for other parameters, two arrays have one name, or the settings
+        with `extra` take more than 100 MB.
     RuntimeError
         If a step of the optimizer is under way.
     OSError
@@ -228,7 +229,7 @@ def write(
                     "floating point numbers of up to 64 bits in native byte order"
                 )
         metadata = {"format": _FORMAT, "version": _VERSION, "settings": text}
-        _safetensors.write(path, tensors, metadata)
+        _safetensors.write(call, path, tensors, metadata)
 
 
 @contextmanager

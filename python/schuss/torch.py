@@ -134,6 +134,7 @@ class _Bunch:
         self.kept = [[state[key] for state in self.states] for key in self.keys]
         companions = [[each.detach().numpy() for each in tensors] for tensors in self.kept]
         self.companions: Any = companions, None, None
+        self.pointers: list[list[int]] = []
         if "step" in self.states[0]:
             # All in one memory, so that one addition counts.
             self.counts = np.array([float(state["step"]) for state in self.states], np.float32)
@@ -141,10 +142,13 @@ class _Bunch:
                 state["step"] = count
             self.kept.append([state["step"] for state in self.states])
             self.plan.steps = int(self.counts[0])
+        self.pointers = _pointers(self.kept)
 
     def is_as_before(self) -> bool:
-        """Whether nobody replaced a state, or counted otherwise."""
+        """Whether nobody replaced a state or its memory, or counted otherwise."""
         if self.counts is not None and (self.counts != self.plan.steps).any():
+            return False
+        if _pointers(self.kept) != self.pointers:
             return False
         keys = self.keys if self.counts is None else (*self.keys, "step")
         return all(
@@ -171,6 +175,10 @@ class _Bunch:
         self.plan.step(own, rates[0] if len(rates) == 1 else rates, self.scale)
         if self.counts is not None:
             self.counts += 1
+
+
+def _pointers(tensors: list[list[Any]]) -> list[list[int]]:
+    return [[tensor.data_ptr() for tensor in some] for some in tensors]
 
 
 def _but_lr(group: dict[str, Any]) -> list[Any]:
@@ -318,6 +326,8 @@ class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has n
                 bunch.follow(groups)
         for bunch in made.bunches:
             bunch.step(arrays, groups)
+        # So that autograd refuses to go back through what a parameter was.
+        torch.autograd.graph.increment_version(params)
         if any(bunch.first for bunch in made.bunches):
             self._made = None
         return loss
@@ -505,9 +515,11 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
     saved = optimizer.state_dict()
     steps = saved["steps"]
     states: dict[int, dict[str, Any]] = {}
-    if steps:
-        names = list(saved["state"])
-        leaves = [optimizer._plan.flatten(saved["state"][name], call, name) for name in names]
+    names = list(saved["state"])
+    leaves = [optimizer._plan.flatten(saved["state"][name], call, name) for name in names]
+    # Momentum may come from a state that has no count.
+    has_state = steps > 0 or any(array.any() for arrays in leaves for array in arrays)
+    if has_state:
         for place, arrays in enumerate(zip(*leaves, strict=True)):
             states[place] = {
                 _KEYS[name]: torch.tensor(array.astype(computed_dtype(array), copy=False))
@@ -519,7 +531,10 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
     groups, first = [], 0
     for place, group in enumerate(saved["groups"]):
         values = saved["hyperparameters"] | group["hyperparameters"]
-        rate = values["lr"] if not callable(values["lr"]) else optimizer.lr_now
+        rate = values["lr"]
+        if callable(rate):
+            own = "lr" in group["hyperparameters"]
+            rate = float(rate(max(steps, 1))) if own else optimizer.lr_now
         members = group["members"]
         if members != list(range(first, first + len(members))):
             raise ValueError(
@@ -528,6 +543,11 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
             )
         first += len(members)
         told = _translated_back(call, kind, values | {"lr": rate})
+        if told.get("dampening") and not has_state:
+            raise ValueError(
+                f"{call}: dampening is set before the first step, which torch.optim does not "
+                "dampen, expected steps"
+            )
         groups.append({**defaults.defaults, **told, "params": members})
     return {"state": states, "param_groups": groups}
 
@@ -614,7 +634,8 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
             raise ValueError(
                 f"{call}: state_dict['state'] has nothing of {key}, expected all or none"
             )
-        counts.add(float(of_param.get("step", 0.0 if not states else optimizer.steps)))
+        uncounted = optimizer.steps if kind in ("SGD", "Momentum") else 0.0
+        counts.add(float(of_param.get("step", uncounted)))
         dtype = optimizer._state_dtype or computed_dtype(param)
         for name in names:
             value = of_param.get(_KEYS[name])

@@ -790,11 +790,19 @@ class _Training:
 
     def resume(self) -> None:
         """Go on from the checkpoint, or make the first one."""
+        resumes = self.checkpoint is not None and os.path.exists(self.checkpoint)
+        begun = self.batches._to_resume
+        if begun is not None and begun.position and not resumes:
+            # There is no history of what was made of it.
+            raise ValueError(
+                f"fit: x is in the middle of an epoch, after {begun.position} batches, expected "
+                "mini-batches at its beginning"
+            )
         if self.schedule is not None:
             self.optimizer.lr = self.schedule
         if self.checkpoint is None:
             return
-        if not os.path.exists(self.checkpoint):
+        if not resumes:
             self._save()  # what cannot be saved is refused now, not after an epoch
             return
         with checkpoints.opened("fit", self.checkpoint) as saved:
