@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import signal
 import stat
@@ -247,6 +248,7 @@ def test_what_else_is_to_be_kept_comes_back(tmp_path: Path) -> None:
         "rate": np.float64(0.1),
         "nothing": None,
         "flags": np.array([True, False]),
+        "none": np.empty((0, 3)),
     }
     schuss.save(tmp_path / "c", params(), extra=extra)
     expected = rng.random(5)
@@ -257,6 +259,7 @@ def test_what_else_is_to_be_kept_comes_back(tmp_path: Path) -> None:
     assert (kept["epoch"], kept["note"], kept["nothing"]) == (3, "größer", None)
     assert kept["rate"] == 0.1
     np.testing.assert_array_equal(kept["flags"], extra["flags"])
+    assert kept["none"].shape == (0, 3)
 
 
 def test_an_optimizer_of_some_of_the_parameters_is_saved_with_all_of_them(tmp_path: Path) -> None:
@@ -592,6 +595,13 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         (("c", np.ones(2), None, None, [1]), TypeError, "extra is a list, expected a mapping"),
         (("c", np.ones(2), None, None, {"a": print}), TypeError, "extra holds a builtin_function"),
         (("c", np.ones(2), None, None, {"a": {1}}), TypeError, "extra holds a set"),
+        (
+            ("c", np.ones(2), None, None, {1: 2}),
+            TypeError,
+            "extra holds the key 1, which is no str",
+        ),
+        (("c", np.ones(2), None, None, {"a": [{"schuss.same": 1}]}), TypeError, "uses itself"),
+        (("c", np.ones(2), None, None, {"a": np.longdouble(1)}), TypeError, "holds a longdouble"),
         (("c", {"a/b": np.ones(2), "a": {"b": np.ones(2)}}), ValueError, "of the name 'a/b'"),
     ],
 )
@@ -1032,3 +1042,26 @@ def test_fit_refuses_mini_batches_in_the_middle_of_an_epoch(tmp_path: Path) -> N
     assert (optimizer.steps, optimizer.lr) == (0, 0.5)
     list(batches)
     assert schuss.fit(loss_and_grad, p, optimizer, batches).steps == 7
+
+
+@pytest.mark.parametrize("how", ["load", "state_dict", "deepcopy", "pickle"])
+def test_who_shares_a_schedule_shares_it_afterwards(how: str, tmp_path: Path) -> None:
+    lr = schedules.ReduceOnPlateau(0.5, patience=0)
+    two = {"a": np.ones(1), "b": np.ones(1)}
+    shared = {"lr": schedules.PerEpoch(lr, steps=1)}
+    optimizer = schuss.SGD(two, lr, groups=lambda name: shared if name == "b" else None)
+    if how in ("load", "state_dict"):
+        other = schuss.SGD(deepcopy(two), groups=lambda name: {"lr": 1} if name == "b" else None)
+        schuss.save(tmp_path / "c", two, optimizer)
+        if how == "load":
+            schuss.load(tmp_path / "c", other.params, other)
+        else:
+            other.load_state_dict(optimizer.state_dict())
+    else:
+        other = deepcopy(optimizer) if how == "deepcopy" else pickle.loads(pickle.dumps(optimizer))
+    for each in (optimizer, other):
+        for cost in (1.0, 2.0, 3.0):
+            schedules.feed(each.lr, cost)
+        each.step({"a": np.ones(1), "b": np.ones(1)})
+    assert optimizer.params["b"] == 1 - 0.005
+    assert known(other) == known(optimizer)

@@ -212,6 +212,7 @@ def states_of(optimizer: Any) -> list[Any]:
         lambda optimizer, params: [state["step"].fill_(1) for state in optimizer.state.values()],
         lambda optimizer, params: optimizer.state[params[1]].update(step=torch.tensor(9.0)),
         lambda optimizer, params: optimizer.param_groups[0]["params"].reverse(),
+        lambda optimizer, params: optimizer.param_groups[0].update(betas=[0.5, 0.5]),
         lambda optimizer, params: [
             state["exp_avg"].share_memory_() for state in states_of(optimizer)
         ],
@@ -502,3 +503,39 @@ def test_a_velocity_goes_there_and_back_without_a_count_of_steps() -> None:
     assert (counted.steps, counted.lr) == (1, 0.1)
     with pytest.raises(ValueError, match=r"^state_dict: dampening is set before the first step"):
         schuss_torch.state_dict(schuss.Momentum(np.ones(3), dampening=0.5))
+
+
+def test_a_first_step_that_was_refused_is_still_the_first() -> None:
+    results = []
+    for module in (torch.optim, schuss_torch):
+        w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+        optimizer = module.SGD([w], lr=0.1, momentum=0.9, dampening=0.5)
+        if module is schuss_torch:
+            w.grad = w.detach()
+            with pytest.raises(ValueError, match="share"):
+                optimizer.step()
+            assert not optimizer.state
+        w.grad = torch.ones_like(w)
+        optimizer.step()
+        results.append(w.detach())
+    torch.testing.assert_close(*results)
+
+
+def test_betas_and_state_can_be_changed_where_they_are() -> None:
+    results = []
+    for module in (torch.optim, schuss_torch):
+        pair = [torch.ones(2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+        optimizer = module.Adam(pair, lr=0.1)
+        optimizer.param_groups[0]["betas"] = betas = [0.9, 0.999]
+        held: dict[str, Any] = {}
+        for t in range(4):
+            for place, w in enumerate(pair):
+                w.grad = torch.full_like(w, t + 1.0) if t != 1 or place == 0 else None
+            if t == 2:
+                betas[0] = 0.1
+                held["exp_avg"] = torch.zeros(2, dtype=torch.float64)
+            optimizer.step()
+            if t == 0:
+                held = optimizer.state[pair[0]]
+        results.append(torch.cat([w.detach() for w in pair]))
+    torch.testing.assert_close(*results)

@@ -213,7 +213,7 @@ def write(
             "training": training,
         }
         try:
-            text = json.dumps(settings, default=_encoded)[:-1]
+            text = json.dumps(settings, default=_Encoder())[:-1]
         except TypeError as error:
             raise TypeError(f"{call}: {error}") from None
         text += f', "extra": {_extra_as_json(call, extra)}}}'
@@ -254,7 +254,7 @@ class Checkpoint:
             file.refuse(f"is a checkpoint of version {version}, expected {_VERSION}")
         file.verify()
         try:
-            settings = json.loads(file.metadata["settings"], object_hook=_decoded)
+            settings = json.loads(file.metadata["settings"], object_hook=_Decoder())
             check_keys(call, "the checkpoint", settings, _SETTINGS)
             self._optimizer, self._batches = settings["optimizer"], settings["batches"]
             self.training, self.extra = settings["training"], settings["extra"]
@@ -400,7 +400,9 @@ def _check_type(call: str, name: str, value: object, kinds: Any, expected: str) 
 
 # What JSON does not know: schedules, functions, arrays.
 
-_SCHEDULE, _FUNCTION, _ARRAY = "schuss.schedule", "schuss.function", "schuss.array"
+_SCHEDULE, _SAME, _FUNCTION, _ARRAY = (
+    f"schuss.{word}" for word in ("schedule", "same", "function", "array")
+)
 
 
 class _Function(str):
@@ -409,26 +411,57 @@ class _Function(str):
     __slots__ = ()
 
 
-def _encoded(value: Any) -> Any:
-    """Return what stands for a value in JSON, or raise TypeError."""
-    if isinstance(value, np.ndarray):
-        if value.dtype.kind not in "biuf":
-            raise TypeError(f"an array of {value.dtype}")
-        return {_ARRAY: value.tolist(), "dtype": value.dtype.str}
-    if isinstance(value, np.generic):
-        return value.item()
-    if not callable(value):
-        raise TypeError(f"a {type(value).__name__}")
-    functions = list(_functions_in(value))
-    if all(map(_is_ours, functions)):
-        return {_SCHEDULE: type(value).__name__, **_fields(value)}
-    for each in functions:
-        if type(each).__name__ == "ReduceOnPlateau":  # the only one that changes
-            raise TypeError(
-                f"lr is a {type(value).__name__} of a {type(each).__name__} and of a function of "
-                "your own, expected schedules of schuss alone"
-            )
-    return {_FUNCTION: getattr(value, "__qualname__", type(value).__qualname__)}
+class _Encoder:
+    """What stands for a value in JSON; of a schedule that comes again, its number."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, int] = {}  # schedules by id, whose number is how many came before
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+                raise TypeError(f"an array of {value.dtype}")
+            return {_ARRAY: value.ravel().tolist(), "dtype": value.dtype.str, "shape": value.shape}
+        if isinstance(value, np.generic) and value.dtype.kind in "biuf" and value.itemsize <= 8:
+            return value.item()
+        if not callable(value):
+            raise TypeError(f"a {type(value).__name__}")
+        functions = list(_functions_in(value))
+        if all(map(_is_ours, functions)):
+            if id(value) in self._met:
+                return {_SAME: self._met[id(value)]}
+            number = self._met[id(value)] = len(self._met)
+            return {_SCHEDULE: type(value).__name__, "number": number, **_fields(value)}
+        for each in functions:
+            if type(each).__name__ == "ReduceOnPlateau":  # the only one that changes
+                raise TypeError(
+                    f"lr is a {type(value).__name__} of a {type(each).__name__} and of a function "
+                    "of your own, expected schedules of schuss alone"
+                )
+        return {_FUNCTION: getattr(value, "__qualname__", type(value).__qualname__)}
+
+
+class _Decoder:
+    """What stood for itself or for another value in JSON, from the innermost on."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, Any] = {}
+
+    def __call__(self, value: dict[str, Any]) -> Any:
+        if _ARRAY in value:
+            dtype = np.dtype(value["dtype"])
+            if dtype.kind not in "biuf":  # not one that asks for any amount of memory
+                raise TypeError
+            return np.array(value[_ARRAY], dtype).reshape(value["shape"])
+        if _FUNCTION in value:
+            return _Function(value[_FUNCTION])
+        if _SAME in value:
+            return self._made[value[_SAME]]
+        if _SCHEDULE in value:
+            schedule = _schedule(value.pop(_SCHEDULE), value)
+            self._made[value["number"]] = schedule
+            return schedule
+        return value
 
 
 def _fields(schedule: Any) -> dict[str, Any]:
@@ -448,20 +481,6 @@ def _is_ours(function: object) -> bool:
     return type(function).__module__ == "schuss.schedules"
 
 
-def _decoded(value: dict[str, Any]) -> Any:
-    """Return what stood for itself or for another in JSON, or raise."""
-    if _ARRAY in value:
-        dtype = np.dtype(value["dtype"])
-        if dtype.kind not in "biuf":  # not one that asks for any amount of memory
-            raise TypeError
-        return np.array(value[_ARRAY], dtype)
-    if _FUNCTION in value:
-        return _Function(value[_FUNCTION])
-    if _SCHEDULE in value:
-        return _schedule(value.pop(_SCHEDULE), value)
-    return value
-
-
 def _schedule(name: str, fields: dict[str, Any]) -> "Schedule":
     from schuss import schedules  # not with the library, which does without
 
@@ -477,17 +496,35 @@ def _schedule(name: str, fields: dict[str, Any]) -> "Schedule":
 
 
 def _extra_as_json(call: str, extra: Mapping[str, Any] | None) -> str:
+    encode = _Encoder()
+
     def encoded(value: Any) -> Any:
         if callable(value):
             raise TypeError(f"a {type(value).__name__}")
-        return _encoded(value)
+        return encode(value)
 
+    extra = dict(extra or {})
     try:
-        return json.dumps(dict(extra or {}), default=encoded)
-    except (TypeError, ValueError) as error:
+        text = json.dumps(extra, default=encoded)
+        _check_names(extra)
+    except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"{call}: extra holds {error}, expected what JSON can hold, and arrays"
         ) from None
+    return text
+
+
+def _check_names(value: Any) -> None:
+    """Raise TypeError for a key that would not come back, or as something else."""
+    if isinstance(value, dict):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"the key {key!r}, which is no str")
+            if key in (_SCHEDULE, _SAME, _FUNCTION, _ARRAY):
+                raise TypeError(f"the key {key!r}, which schuss uses itself")
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            _check_names(each)
 
 
 def _with_own_functions(call: str, settings: Any, optimizer: Optimizer) -> dict[str, Any]:

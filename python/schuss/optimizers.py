@@ -476,10 +476,11 @@ class Optimizer:
             for name in _WITH_VALUES:
                 if name in copied:
                     settings[name] |= {"values": copied.pop(name)}
+            memo: _Memo = {}
             return settings | {
-                "hyperparameters": _copies(self._hyperparameters),
+                "hyperparameters": _copies(self._hyperparameters, memo),
                 "groups": [
-                    group | {"hyperparameters": _copies(group["hyperparameters"])}
+                    group | {"hyperparameters": _copies(group["hyperparameters"], memo)}
                     for group in settings["groups"]
                 ],
                 "state": copied,
@@ -572,8 +573,8 @@ class Optimizer:
         settings = state["settings"]
         self._hold(
             state["params"],
-            _copies(settings["hyperparameters"]),
-            grouping=lambda _: ([_copies(own) for own in groups], members),
+            dict(settings["hyperparameters"]),
+            grouping=lambda _: ([dict(own) for own in groups], members),
             state_dtype=state["state_dtype"],
             copies=state["copies"],
         )
@@ -742,7 +743,9 @@ class Optimizer:
                 raise type(error)(told) from None
         return checked
 
-    def _groups_in(self, call: str, name_of_all: str, groups: Any) -> list[Overrides]:
+    def _groups_in(
+        self, call: str, name_of_all: str, groups: Any, memo: "_Memo"
+    ) -> list[Overrides]:
         """Return what settings have of the groups, checked."""
         if not isinstance(groups, list) or len(groups) != len(self._groups):
             raise ValueError(
@@ -764,7 +767,7 @@ class Optimizer:
                     f"{call}: {name}['hyperparameters'] is a {type(own).__name__}, "
                     "expected a mapping"
                 )
-            result.append(self._checked_own(call, name, _copies(own)))
+            result.append(self._checked_own(call, name, _copies(own, memo)))
         return result
 
     # What is saved: the settings, all that the optimizer knows beside arrays; and these by name.
@@ -806,8 +809,9 @@ class Optimizer:
         hyperparameters = given["hyperparameters"]
         known = tuple(self._hyperparameters)
         check_keys(call, f"{name}['hyperparameters']", hyperparameters, known)
-        hyperparameters = self._checked(call, _copies(hyperparameters))
-        groups = self._groups_in(call, f"{name}['groups']", given["groups"])
+        memo: _Memo = {}
+        hyperparameters = self._checked(call, _copies(hyperparameters, memo))
+        groups = self._groups_in(call, f"{name}['groups']", given["groups"], memo)
         hyperparameters, groups = of_optimizer(hyperparameters, groups)
         for key, entry in _WITH_VALUES.items():
             if given[key] is not None:
@@ -1063,18 +1067,22 @@ def _copied(arrays: list[Array]) -> list[Array]:
     return [array.copy(order="K") for array in arrays]
 
 
-def _copies(hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _copy(value) for name, value in hyperparameters.items()}
+_Memo: TypeAlias = dict[int, Any]
+"""Copies made so far: who shares a schedule shares its copy."""
 
 
-def _copy(value: Any) -> Any:
+def _copies(hyperparameters: Mapping[str, Any], memo: _Memo) -> dict[str, Any]:
+    return {name: _copy(value, memo) for name, value in hyperparameters.items()}
+
+
+def _copy(value: Any, memo: _Memo) -> Any:
     # A schedule that is fed the cost changes, or holds one that does: whoever resumes from a copy
     # must not find it changed. Any other function is the user's.
     if not callable(value):
         return value
     from schuss.schedules import Schedule  # not with the library, which does without
 
-    return deepcopy(value) if isinstance(value, Schedule) else value
+    return deepcopy(value, memo) if isinstance(value, Schedule) else value
 
 
 class SGD(Optimizer):

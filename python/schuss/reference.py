@@ -321,7 +321,7 @@ def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float =
         for param, grad in zip(params, grads, strict=True)
     ]
     with subnormals_are_zero(), np.errstate(all="ignore"):
-        elements = np.concatenate([each.astype(np.float64) for each in values])
+        elements = np.concatenate([np.empty(0), *(each.astype(np.float64) for each in values)])
         blocks = -(-len(elements) // 4096)
         padded = np.zeros(blocks * 4096)
         padded[: len(elements)] = elements

@@ -182,7 +182,12 @@ def _pointers(tensors: list[list[Any]]) -> list[list[int]]:
 
 
 def _but_lr(group: dict[str, Any]) -> list[Any]:
-    return [value for name, value in group.items() if name not in ("params", "lr", "initial_lr")]
+    # Numbers, since lists and tensors can be changed where they are.
+    return [
+        [float(each) for each in value] if isinstance(value, list | tuple) else value
+        for name, value in group.items()
+        if name not in ("params", "lr", "initial_lr")
+    ]
 
 
 class _Made:
@@ -222,10 +227,15 @@ class _Made:
         self.bunches = list(bunches.values())
         for bunch in self.bunches:
             bunch.make(params)
-        # All is well: so the state is what it is to be.
-        for param, own in zip(params, self.states, strict=True):
-            if own:
-                state[param] = own
+
+    def commit(self, state: Any) -> None:
+        """Let the state be what it is, once a step was made: in the dicts that are there."""
+        for bunch in self.bunches:
+            for i, (place, own) in enumerate(zip(bunch.places, bunch.states, strict=True)):
+                if own:
+                    held = state[self.params[place]]
+                    held.update(own)
+                    self.states[place] = bunch.states[i] = held
 
     def fits(self, params: list[Any], members: list[int], state: Any) -> bool:
         """Whether these are the same parameters, in the same memory, with the same state."""
@@ -297,7 +307,8 @@ class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has n
         ValueError
             If one is not on the CPU or is sparse, or `capturable` or `differentiable` is set.
 
-        Nothing is changed then.
+        Nothing is changed then; but where parameters take different steps (`maximize` in one group
+        alone, or parameters stepped differently often), some may have been updated.
         """
         loss = None
         if closure is not None:
@@ -314,22 +325,24 @@ class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has n
                     members.append(place)
         if not params:
             return loss
-        made = self._made
+        made, is_new = self._made, False
         if (
             made is None
             or not made.fits(params, members, self.state)
             or not all(bunch.follow(groups) for bunch in made.bunches)
         ):
-            self._made = None
-            made = self._made = _Made(call, params, members, groups, self.state)
+            self._made, is_new = None, True
+            made = _Made(call, params, members, groups, self.state)
             for bunch in made.bunches:
                 bunch.follow(groups)
         for bunch in made.bunches:
             bunch.step(arrays, groups)
         # So that autograd refuses to go back through what a parameter was.
         torch.autograd.graph.increment_version(params)
-        if any(bunch.first for bunch in made.bunches):
-            self._made = None
+        if is_new:
+            made.commit(self.state)
+            if not any(bunch.first for bunch in made.bunches):
+                self._made = made
         return loss
 
 
