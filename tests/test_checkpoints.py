@@ -791,6 +791,7 @@ def test_a_checkpoint_has_the_mode_and_the_place_that_a_file_has(tmp_path: Path)
     schuss.save(tmp_path / "link", np.ones(3))
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "there/c").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    schuss.save(os.path.join(tmp_path, "\udcff"), np.ones(3))  # bytes that are no UTF-8
     with pytest.raises(FileNotFoundError):
         schuss.save(tmp_path / "nowhere" / "c", np.ones(3))
     with pytest.raises(FileNotFoundError):

@@ -169,7 +169,7 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Give a new file to write to. It takes the path's place once it is on disk, or is no more."""
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
-    prefix = f".schuss-{sha256(name.encode()).hexdigest()[:16]}-"
+    prefix = f".schuss-{sha256(os.fsencode(name)).hexdigest()[:16]}-"
     _remove_left(folder, prefix)
     file = _begun(folder, prefix)
     try:

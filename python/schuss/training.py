@@ -550,7 +550,8 @@ def fit(
         random numbers from is begun anew with each step. See `save` for what is kept.
     checkpoint_every : int, optional
         After how many steps to save, at least 1; by default after each epoch. It is saved in the
-        end too, when interrupted within an epoch as well.
+        end too, also when interrupted within the steps of an epoch; what interrupts a validation,
+        or the functions called after it, leaves the last one that was saved.
 
     Returns
     -------
