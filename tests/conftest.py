@@ -1,10 +1,13 @@
 """What tests of several promises run within."""
 
+import os
 import signal
 from collections.abc import Callable, Iterator
+from types import FrameType
 
 import pytest
 
+import schuss
 from schuss import _core
 
 
@@ -18,9 +21,33 @@ def share_all() -> Iterator[None]:
 
 
 @pytest.fixture
-def interrupt() -> Iterator[Callable[[float], object]]:
-    """Return what presses Ctrl-C in so many seconds; in 0, never."""
-    handler = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, handler)
+def interrupt() -> Iterator[Callable[..., object]]:
+    """Return what presses Ctrl-C in so many seconds, and after pauses of others; in 0, never.
+
+    It is heard by the library alone: a test cannot tell what it finds while it is interrupted.
+    """
+    library = os.path.dirname(schuss.__file__)
+    left: list[float] = []
+
+    def press(seconds: float, *pauses: float) -> None:
+        left[:] = pauses
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def ring(_: int, frame: FrameType | None) -> None:
+        while frame is not None and not frame.f_code.co_filename.startswith(library):
+            frame = frame.f_back
+        if frame is not None:
+            if left:
+                press(*left)
+            signal.raise_signal(signal.SIGINT)
+
+    handlers = {
+        signal.SIGINT: signal.default_int_handler,  # which a process in the background has not
+        signal.SIGALRM: ring,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+
+    yield press
+    press(0)
+    for number, handler in before.items():
+        signal.signal(number, handler)

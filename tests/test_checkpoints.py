@@ -240,16 +240,21 @@ def test_a_schedule_that_changes_is_not_lost_in_a_function_of_your_own(tmp_path:
 def test_what_else_is_to_be_kept_comes_back(tmp_path: Path) -> None:
     rng = np.random.Generator(np.random.MT19937(3))
     scaler = schuss.DynamicLossScale()
-    extra = {
+    extra: dict[str, Any] = {
         "epoch": 3,
         "note": "größer",
         "scale": scaler.state_dict(),
         "rng": rng.bit_generator.state,
         "rate": np.float64(0.1),
         "nothing": None,
+    }
+    arrays = {
         "flags": np.array([True, False]),
         "none": np.empty((0, 3)),
+        "scalar": np.array(7, np.int8),
+        "strided": np.arange(6, dtype=np.uint16)[::2],
     }
+    extra |= {"list": list(arrays.values()), "transposed": np.arange(12.0).reshape(3, 4).T}
     schuss.save(tmp_path / "c", params(), extra=extra)
     expected = rng.random(5)
     kept = schuss.load(tmp_path / "c", params())
@@ -258,8 +263,10 @@ def test_what_else_is_to_be_kept_comes_back(tmp_path: Path) -> None:
     scaler.load_state_dict(kept["scale"])
     assert (kept["epoch"], kept["note"], kept["nothing"]) == (3, "größer", None)
     assert kept["rate"] == 0.1
-    np.testing.assert_array_equal(kept["flags"], extra["flags"])
-    assert kept["none"].shape == (0, 3)
+    expected_arrays = [*arrays.values(), extra["transposed"]]
+    for array, was in zip([*kept["list"], kept["transposed"]], expected_arrays, strict=True):
+        assert (array.dtype, array.shape) == (was.dtype, was.shape)
+        assert array.tobytes() == was.tobytes()
 
 
 def test_an_optimizer_of_some_of_the_parameters_is_saved_with_all_of_them(tmp_path: Path) -> None:
@@ -285,6 +292,30 @@ def test_parameters_alone_can_be_saved_and_loaded(tmp_path: Path) -> None:
         into = made(lambda shape: np.zeros(shape, np.float32))
         schuss.load(tmp_path / name, into)
         assert bits(leaves(into)) == bits(leaves(frozen))
+
+
+def test_a_read_only_array_may_be_the_one_that_was_saved(tmp_path: Path) -> None:
+    def frozen(value: float) -> Any:
+        array = np.full((3, 1 << 18), value).T  # read in several pieces
+        array.flags.writeable = False
+        return array
+
+    w = np.zeros(2)
+    schuss.save(tmp_path / "c", {"table": frozen(1.0), "w": np.ones(2)})
+    for other in (-1.0, 1 + 2**-52):
+        with pytest.raises(ValueError, match=r"^load: params/table is read-only, expected a write"):
+            schuss.load(tmp_path / "c", {"table": frozen(other), "w": w})
+        assert not w.any()
+    schuss.load(tmp_path / "c", {"table": frozen(1.0), "w": w})
+    assert w.all()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems keep no such modes")
+def test_a_file_keeps_its_mode(tmp_path: Path) -> None:
+    schuss.save(tmp_path / "c", np.ones(3))
+    (tmp_path / "c").chmod(0o600)
+    schuss.save(tmp_path / "c", np.zeros(3))
+    assert (tmp_path / "c").stat().st_mode & 0o777 == 0o600
 
 
 def test_other_programs_read_it_as_safetensors(tmp_path: Path) -> None:
@@ -552,6 +583,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     wide = {**TREE, "scale": (1,)}
     zeros: Callable[[Any], Any] = lambda shape: np.zeros(shape, np.float32)  # noqa: E731
     frozen = params()
+    frozen["scale"] += 1
     frozen["scale"].flags.writeable = False
     for other, words in [
         (schuss.Adam(made(zeros, rest)), "holds params/layers/1/W, expected nothing of that name"),
@@ -577,7 +609,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     assert "holds no optimizer, expected to find one" in str(caught.value)
     with refused(optimizer) as caught:
         schuss.load(path, frozen)
-    assert "params/scale is read-only, expected a writeable array" in str(caught.value)
+    assert "params/scale is read-only, expected a writeable array, or" in str(caught.value)
     with refused(optimizer) as caught:
         schuss.load(path, params(), optimizer)
     assert "optimizer.params are other arrays" in str(caught.value)
@@ -602,6 +634,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         ),
         (("c", np.ones(2), None, None, {"a": [{"schuss.same": 1}]}), TypeError, "uses itself"),
         (("c", np.ones(2), None, None, {"a": np.longdouble(1)}), TypeError, "holds a longdouble"),
+        (("c", np.ones(2), None, None, {"a": np.ones(2, ">f8")}), TypeError, "an array of >f8"),
+        (("c", np.ones(2), None, None, {"a": np.ma.ones(2)}), TypeError, "holds a MaskedArray"),
         (("c", {"a/b": np.ones(2), "a": {"b": np.ones(2)}}), ValueError, "of the name 'a/b'"),
     ],
 )
@@ -677,7 +711,11 @@ def test_a_process_that_is_killed_leaves_a_whole_checkpoint(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there is no such timer")
-def test_ctrl_c_finds_all_or_nothing_done(tmp_path: Path, interrupt: Any) -> None:
+def test_ctrl_c_finds_all_or_nothing_done(
+    tmp_path: Path, interrupt: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is pressed again lands in the handling of the first too, where Python drops it.
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     params: list[Any] = [np.zeros(1_000_000), np.zeros((300, 300), order="F")]
     optimizer = schuss.Momentum(params, lr=1.0, beta=0.0)
     grads = [np.full_like(array, -1) for array in params]
@@ -694,12 +732,13 @@ def test_ctrl_c_finds_all_or_nothing_done(tmp_path: Path, interrupt: Any) -> Non
         assert moment() == {now}
         saving = rng.random() < 0.5
         call = schuss.save if saving else schuss.load
+        pauses = rng.choice(([], [2e-5] * 9, [5e-4] * 9))
+        interrupt(rng.uniform(1e-4, 0.02), *pauses)
         try:
-            interrupt(rng.uniform(1e-4, 0.02))
             call(tmp_path / "c", params, optimizer)
-            interrupt(0)
         except KeyboardInterrupt:
             interrupted += 1
+        interrupt(0)
         after = moment()
         assert len(after) == 1
         assert not saving or after == {now}
@@ -817,32 +856,35 @@ def test_savers_of_one_path_do_not_mix(tmp_path: Path) -> None:
 
 
 PEAK = """
-import resource, sys, numpy as np, schuss
+import sys, numpy as np, schuss
 w = np.ones(16 << 20, np.float32)
 optimizer = schuss.Momentum([w, np.ones((1 << 20, 8), np.float32).T])
-optimizer.step([w.copy(), np.ones((8, 1 << 20), np.float32)])
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-schuss.save(sys.argv[1], np.ones(3))
-schuss.load(sys.argv[1], np.ones(3))
-before = peak()
-schuss.save(sys.argv[1], optimizer.params, optimizer)
-schuss.load(sys.argv[1], optimizer.params, optimizer)
-print(peak() - before)
+optimizer.step([w * 0, np.zeros((8, 1 << 20), np.float32)])  # or the state has no memory yet
+extra = {"buffer": np.ones(32 << 20, np.uint8)}
+def status(name):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(name))
+def peak_of(call, *args, **options):
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak is what is used now
+    before = status("VmRSS")
+    call(sys.argv[1], *args, **options)
+    return status("VmHWM") - before
+for call in (schuss.save, schuss.load):
+    call(sys.argv[1], np.ones(3))
+print(peak_of(schuss.save, optimizer.params, optimizer, extra=extra))
+print(peak_of(schuss.load, optimizer.params, optimizer))
 """
 
 
-@pytest.mark.skipif(not LINUX, reason="peaks are counted in KiB on Linux")
+@pytest.mark.skipif(not LINUX, reason="/proc is Linux's")
 def test_memory_does_not_grow_with_the_arrays(tmp_path: Path) -> None:
-    # The peak so far is with a copy of the gradients, which are gone: 96 MiB would not be seen, so
-    # the arrays are 192 MiB in all.
     done = subprocess.run(
-        [sys.executable, "-c", PEAK.replace("w.copy()", "w * 0"), tmp_path / "c"],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", PEAK, tmp_path / "c"], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) <= 16 << 10
+    saving, loading = map(int, done.stdout.split())
+    assert saving <= 16 << 10
+    assert loading <= (16 + 32) << 10  # with what was saved as extra, which it returns
 
 
 # The training loop.
@@ -1028,6 +1070,16 @@ def test_settings_that_nobody_could_read_are_refused_and_the_old_checkpoint_stay
     with pytest.raises(ValueError, match=r"^save: the settings, with extra, take \d+ bytes, exp"):
         schuss.save(tmp_path / "c", np.ones(3), extra={"long": "x" * 10_000})
     assert (tmp_path / "c").read_bytes() == before
+
+
+def test_fit_that_cannot_go_on_leaves_the_optimizer_its_rate(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("no checkpoint")
+    optimizer = schuss.SGD({"w": np.zeros(5), "b": np.zeros(1)}, lr=0.5)
+    with pytest.raises(ValueError, match=r"^fit: '.*' is cut short, or no file of safetensors"):
+        schuss.fit(
+            loss_and_grad, optimizer.params, optimizer, X, Y, checkpoint=tmp_path / "c", schedule=1
+        )
+    assert optimizer.lr == 0.5
 
 
 def test_fit_refuses_mini_batches_in_the_middle_of_an_epoch(tmp_path: Path) -> None:

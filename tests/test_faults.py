@@ -183,7 +183,7 @@ def check_interrupted_trainings(prefetch: int, interrupt: Interrupt, seed: int) 
 
 
 class Interruption:
-    """Raises KeyboardInterrupt at the n-th line of the library."""
+    """Presses Ctrl-C at the n-th line of the library."""
 
     def __init__(self, n: int) -> None:
         self.n, self.seen = n, 0
@@ -193,7 +193,7 @@ class Interruption:
             if event in ("line", "return"):
                 self.seen += 1
                 if self.seen == self.n:
-                    raise KeyboardInterrupt
+                    signal.raise_signal(signal.SIGINT)
             return self
         return None
 

@@ -7,10 +7,11 @@ memory, where these go to the disk from where they are.
 import errno
 import json
 import os
+import stat
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from hashlib import sha256
 from io import BufferedWriter, FileIO
 from math import prod
@@ -33,7 +34,8 @@ _DTYPES = {
     **{f"float{8 * size}": f"F{8 * size}" for size in (2, 4, 8)},
     "bfloat16": "BF16",
 }
-_SIZES = {said: np.dtype(name).itemsize for name, said in _DTYPES.items() if name != "bfloat16"}
+_NAMES = {said: name for name, said in _DTYPES.items()}
+_SIZES = {said: np.dtype(name).itemsize for said, name in _NAMES.items() if said != "BF16"}
 _SIZES["BF16"] = 2
 
 # What is copied, hashed, written or read at once. The digest of a file is that of its header and
@@ -63,6 +65,11 @@ def dtype_in_file(array: Array) -> str | None:
     """Return the format's name for the array's dtype; None if it has none."""
     dtype = array.dtype
     return _DTYPES.get(dtype.name) if dtype.isnative and not dtype.hasobject else None
+
+
+def array_for(tensor: Tensor) -> Array:
+    """Return a new array for a tensor; TypeError if its dtype is none of NumPy itself."""
+    return np.empty(tensor.shape, _NAMES[tensor.dtype])
 
 
 # Writing.
@@ -174,6 +181,8 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     file = _begun(folder, prefix)
     try:
         with file:
+            with suppress(OSError):  # there is none, or the file system keeps no such modes
+                os.chmod(file.name, stat.S_IMODE(os.stat(path).st_mode))
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -210,8 +219,9 @@ def _remove_left(folder: str, prefix: str) -> None:
     for name in os.listdir(folder):
         if name.startswith(prefix):
             path = os.path.join(folder, name)
-            with suppress(OSError), nullcontext() if fcntl is None else open(path, "rb") as file:
-                if fcntl is not None and file is not None:
+            with suppress(OSError), ExitStack() as stack:
+                if fcntl is not None:
+                    file = stack.enter_context(open(path, "rb"))
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 os.unlink(path)
 
@@ -270,6 +280,16 @@ class File:
             piece = buffer[: array.size - start]
             self._fill(piece.view(np.uint8).data)
             array.flat[start : start + step] = piece
+
+    def differs(self, name: str, array: Array) -> bool:
+        """Whether a tensor is another than an array of its shape and dtype, byte for byte."""
+        self._seek(self.tensors[name])
+        buffer = memoryview(bytearray(_PIECE))
+        for piece in _pieces(array):
+            self._fill(buffer[: len(piece)])
+            if buffer[: len(piece)] != piece:
+                return True
+        return False
 
     def _read_header(self) -> None:
         size = os.fstat(self._file.fileno()).st_size

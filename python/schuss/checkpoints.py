@@ -63,7 +63,8 @@ def save(
         The generator's state, and how many batches of the epoch under way were handed out. So save
         after the step with the last one of them.
     extra : mapping, optional
-        What else to keep: anything of JSON, with str as keys, and arrays, such as
+        What else to keep: anything of JSON, with str as keys, and arrays of any shape in the dtypes
+        of NumPy that parameters may have, such as
         ``{"epoch": 3, "scale": scaler.state_dict(), "dropout": rng.bit_generator.state}``.
 
     Raises
@@ -72,8 +73,8 @@ def save(
         If an argument has a wrong type, an array a dtype that the format does not have, or `lr`
         is made of `schedules.ReduceOnPlateau`, which changes, and of a function of your own.
     ValueError
-        If the optimizer was made for other parameters, two arrays have one name, or the settings
-        with `extra` take more than 100 MB.
+        If the optimizer was made for other parameters, two arrays have one name, or all beside
+        arrays takes more than 100 MB.
     RuntimeError
         If a step of the optimizer is under way.
     OSError
@@ -137,7 +138,7 @@ def load(
         The file.
     params : array, or sequence or mapping of arrays, nested as you like
         The parameters, in the structure, shapes and dtypes of those that were saved; their memory
-        layout may be another.
+        layout may be another. One that is read-only must be what was saved.
     optimizer : Optimizer, optional
         An optimizer of the same class, of these parameters or some of them, with as many groups. It
         takes over all that was saved of the other. Without it, parameters alone are loaded.
@@ -156,8 +157,8 @@ def load(
         If an argument has a wrong type.
     ValueError
         If the file is cut short, was altered, is no checkpoint or one of another version, or holds
-        other arrays, another optimizer or other mini-batches than asked for; if an array is
-        read-only. Nothing is changed then.
+        other arrays, another optimizer or other mini-batches than asked for; if a read-only array
+        is another than was saved. Nothing is changed then.
     RuntimeError
         If a step of the optimizer is under way; nothing is changed then.
     OSError
@@ -212,11 +213,12 @@ def write(
             "batches": batches,
             "training": training,
         }
+        encode = _Encoder(tensors)
         try:
-            text = json.dumps(settings, default=_Encoder())[:-1]
+            text = json.dumps(settings, default=encode)[:-1]
         except TypeError as error:
             raise TypeError(f"{call}: {error}") from None
-        text += f', "extra": {_extra_as_json(call, extra)}}}'
+        text += f', "extra": {_extra_as_json(call, extra, encode)}}}'
         if optimizer is not None:
             for name, arrays in optimizer._arrays().items():
                 tensors |= _named(call, f"optimizer/{name}", optimizer._names(), arrays)
@@ -254,7 +256,7 @@ class Checkpoint:
             file.refuse(f"is a checkpoint of version {version}, expected {_VERSION}")
         file.verify()
         try:
-            settings = json.loads(file.metadata["settings"], object_hook=_Decoder())
+            settings = json.loads(file.metadata["settings"], object_hook=_Decoder(file))
             check_keys(call, "the checkpoint", settings, _SETTINGS)
             self._optimizer, self._batches = settings["optimizer"], settings["batches"]
             self.training, self.extra = settings["training"], settings["extra"]
@@ -268,9 +270,12 @@ class Checkpoint:
         # What can be refused is refused before the first write.
         names, arrays = _taken_apart(self._call, params)
         targets = self._matched(_named(self._call, "params", names, arrays), "params")
-        for name, array in targets.items():
-            if not array.flags.writeable:
-                raise ValueError(f"{self._call}: {name} is read-only, expected a writeable array")
+        for name in [name for name, array in targets.items() if not array.flags.writeable]:
+            if self._file.differs(name, targets.pop(name)):
+                raise ValueError(
+                    f"{self._call}: {name} is read-only, expected a writeable array, or the one "
+                    "that was saved"
+                )
 
         def fill_params() -> None:
             self._fill(targets)
@@ -412,16 +417,24 @@ class _Function(str):
 
 
 class _Encoder:
-    """What stands for a value in JSON; of a schedule that comes again, its number."""
+    """What stands for a value in JSON; of a schedule that comes again, its number.
 
-    def __init__(self) -> None:
+    Arrays go among the tensors of the file.
+    """
+
+    def __init__(self, tensors: dict[str, Array]) -> None:
+        self._tensors = tensors
         self._met: dict[int, int] = {}  # schedules by id, whose number is how many came before
 
     def __call__(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
-            if value.dtype.kind not in "biuf" or value.dtype.itemsize > 8:
+            if type(value) not in (np.ndarray, np.memmap):
+                raise TypeError(f"a {type(value).__name__}")
+            if value.dtype.kind not in "biuf" or _safetensors.dtype_in_file(value) is None:
                 raise TypeError(f"an array of {value.dtype}")
-            return {_ARRAY: value.ravel().tolist(), "dtype": value.dtype.str, "shape": value.shape}
+            name = f"settings/{len(self._tensors)}"
+            self._tensors[name] = value
+            return {_ARRAY: name}
         if isinstance(value, np.generic) and value.dtype.kind in "biuf" and value.itemsize <= 8:
             return value.item()
         if not callable(value):
@@ -444,15 +457,15 @@ class _Encoder:
 class _Decoder:
     """What stood for itself or for another value in JSON, from the innermost on."""
 
-    def __init__(self) -> None:
+    def __init__(self, file: _safetensors.File) -> None:
+        self._file = file
         self._made: dict[int, Any] = {}
 
     def __call__(self, value: dict[str, Any]) -> Any:
         if _ARRAY in value:
-            dtype = np.dtype(value["dtype"])
-            if dtype.kind not in "biuf":  # not one that asks for any amount of memory
-                raise TypeError
-            return np.array(value[_ARRAY], dtype).reshape(value["shape"])
+            array = _safetensors.array_for(self._file.tensors[value[_ARRAY]])
+            self._file.read_into(value[_ARRAY], array)
+            return array
         if _FUNCTION in value:
             return _Function(value[_FUNCTION])
         if _SAME in value:
@@ -495,9 +508,7 @@ def _schedule(name: str, fields: dict[str, Any]) -> "Schedule":
     return schedule
 
 
-def _extra_as_json(call: str, extra: Mapping[str, Any] | None) -> str:
-    encode = _Encoder()
-
+def _extra_as_json(call: str, extra: Mapping[str, Any] | None, encode: _Encoder) -> str:
     def encoded(value: Any) -> Any:
         if callable(value):
             raise TypeError(f"a {type(value).__name__}")

@@ -925,7 +925,7 @@ class Optimizer:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
 
         State that the form did not keep before starts at zero. Of the hyperparameters, `changes`
-        are new; `then` belongs to it, and can be done twice.
+        are new; `then` belongs to it.
         """
         names = self._states_for(type(self).__name__, hyperparameters, groups)
         leaves, averages = self._leaves_for(names), self._averages_for(hyperparameters)

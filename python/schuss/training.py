@@ -547,7 +547,8 @@ def fit(
         A file to save all of the training in. If it is there already, training goes on from it,
         whatever the parameters and the optimizer hold, up to `epochs` in all: a training that was
         stopped anywhere ends with the same bits as if it had not been, if all else that it draws
-        random numbers from is begun anew with each step. See `save` for what is kept.
+        random numbers from is begun anew with each step. See `save` for what is kept: it also takes
+        the place of `schedule`, unless that is a function of your own.
     checkpoint_every : int, optional
         After how many steps to save, at least 1; by default after each epoch. It is saved in the
         end too, also when interrupted within the steps of an epoch; what interrupts a validation,
@@ -799,17 +800,24 @@ class _Training:
                 f"fit: x is in the middle of an epoch, after {begun.position} batches, expected "
                 "mini-batches at its beginning"
             )
+        before = None
         if self.schedule is not None:
+            before = self.optimizer.lr
             self.optimizer.lr = self.schedule
         if self.checkpoint is None:
             return
-        if not resumes:
-            self._save()  # what cannot be saved is refused now, not after an epoch
-            return
-        with checkpoints.opened("fit", self.checkpoint) as saved:
-            self.history._resume(saved)
-            self.best.resume(saved)
-            saved.restore(self.params, self.optimizer, self.batches)
+        try:
+            if resumes:
+                with checkpoints.opened("fit", self.checkpoint) as saved:
+                    self.history._resume(saved)
+                    self.best.resume(saved)
+                    saved.restore(self.params, self.optimizer, self.batches)
+            else:
+                self._save()  # what cannot be saved is refused now, not after an epoch
+        except BaseException:
+            if before is not None:
+                self.optimizer.lr = before
+            raise
 
     def run(self) -> None:
         """Train until something says to stop."""
