@@ -105,7 +105,9 @@ def test_the_crew_does_the_work_and_openblas_sleeps() -> None:
             after = busy()
         new = [name for name in after if name not in before]
         old = [name for name in before if name != str(os.getpid())]
-        print(_core.workers(), len(new), sum(after[n] - before[n] for n in old) <= 2)
+        spent = {name: ticks - before.get(name, 0) for name, ticks in after.items()}
+        # Some time passes before a thread that has just begun to wait for work falls asleep.
+        print(_core.workers(), len(new), sum(spent[n] for n in old) < sum(spent.values()) / 10)
         """,
         OPENBLAS_NUM_THREADS="2",
     )

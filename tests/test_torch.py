@@ -451,8 +451,8 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
         (schuss.AdamW(w), adam.state_dict(), "is of Adam, expected AdamW"),
         (one, maximizing.state_dict(), "['maximize'] is True, expected False"),
         (two, adam.state_dict(), "state_dict has 1 parameters, expected 2"),
-        (two, uneven.state_dict(), "counts [1.0, 2.0] steps, expected the same for all"),
-        (schuss.Momentum(w), dampened.state_dict(), "dampening is set before the first step"),
+        (two, uneven.state_dict(), "counts [1, 2] steps, expected the same for all"),
+        (schuss.Momentum(w), dampened.state_dict(), "no 'momentum_buffer' where dampening is set"),
         (schuss.Adam(np.ones(4)), adam.state_dict(), "has shape (3,), expected (4,)"),
     ]
     for optimizer, state, words in cases:
@@ -462,6 +462,106 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
         assert "load_state_dict: " in str(refused.value)
         assert words in str(refused.value)
         assert (repr(optimizer), optimizer.steps) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.update(state=[]), "state_dict['state'] is a list, expected a mapping"),
+        (lambda s: s.update(param_groups=[]), "state_dict['param_groups'] is [], expected a list"),
+        (lambda s: s.update(param_groups=[3]), "['param_groups'][0] is a int, expected a mapping"),
+        (lambda s: s["param_groups"][0].pop("params"), "expected those of torch.optim's"),
+        (lambda s: s["state"].update({0: [1]}), "['state'][0] is a list, expected a mapping"),
+        (lambda s: s["state"].pop(1), "['state'][1] has no 'step', expected all parameters or"),
+        (lambda s: s["state"][1].pop("step"), "['state'][1] has no 'step'"),
+        (lambda s: s["state"][0].update(step=1.5), "['step'] is 1.5, expected a whole number"),
+        (lambda s: s["state"][0].update(step=np.nan), "['step'] is nan, expected a whole number"),
+        (lambda s: s["state"][0].update(step="1"), "['step'] is a str, expected a number"),
+        (lambda s: s["state"][0].pop("exp_avg"), "['state'][0] has no 'exp_avg', expected it"),
+        (lambda s: s["state"][0].update(exp_avg=[1.0]), "['exp_avg'] is of list, expected a ten"),
+        (
+            lambda s: s["state"][0].update(exp_avg=torch.ones(3, dtype=torch.complex64)),
+            "['exp_avg'] is of torch.complex64, expected a tensor of floating point",
+        ),
+        (lambda s: s["param_groups"][0].update(amsgrad=True), "has no 'max_exp_avg_sq'"),
+    ],
+)
+def test_a_damaged_state_dict_is_refused_and_nothing_is_changed(
+    change: Callable[[Any], object], words: str
+) -> None:
+    params = [torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)]
+    theirs = torch.optim.Adam(params, lr=0.5)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    theirs.step()
+    ours = schuss.Adam([np.ones(3), np.ones(2)], lr=0.1)
+    saved = theirs.state_dict()
+    schuss_torch.load_state_dict(ours, saved)  # which is in order
+    ours.step([np.ones(3), np.ones(2)])
+    before = ours.state_dict()
+    damaged = copy.deepcopy(saved)
+    change(damaged)
+    with pytest.raises((TypeError, ValueError), match=r"^load_state_dict: ") as refused:
+        schuss_torch.load_state_dict(ours, damaged)
+    assert words in str(refused.value)
+    assert str(ours.state_dict()) == str(before)
+
+
+def test_momentum_in_one_group_and_none_in_another_goes_there() -> None:
+    expected = parameters()
+    groups = [
+        {"params": expected[:3], "momentum": 0.9, "nesterov": True},
+        {"params": expected[3:], "dampening": 0.5},
+    ]
+    theirs = torch.optim.SGD(groups, lr=0.1)
+    give_gradients(expected, 1)
+    theirs.step()
+    arrays = [param.detach().clone().numpy() for param in expected]
+    ours = schuss.Momentum([{"params": arrays[:3]}, {"params": arrays[3:]}])
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    for t in (2, 3):
+        give_gradients(expected, t)
+        theirs.step()
+        grads = [param.grad.numpy() for param in expected]
+        ours.step([grads[:3], grads[3:]])
+    for param, array in zip(expected, arrays, strict=True):
+        np.testing.assert_allclose(array, param.detach().numpy(), rtol=1e-12)
+
+
+def test_no_step_is_lost_where_float32_cannot_count_it() -> None:
+    steps = (1 << 24) + 1
+    ours = schuss.Adam(np.ones(3))
+    ours.load_state_dict(ours.state_dict() | {"steps": steps})
+    theirs = torch.optim.Adam([torch.ones(3, dtype=torch.float64)])
+    theirs.load_state_dict(schuss_torch.state_dict(ours))
+    other = schuss.Adam(np.ones(3))
+    schuss_torch.load_state_dict(other, theirs.state_dict())
+    assert other.steps == steps
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"dampening": 0.5}, "SGD.step: dampening is 0.5 with nesterov, expected 0"),
+        ({"differentiable": True}, "SGD.step: differentiable is True, expected False"),
+    ],
+)
+def test_what_is_set_between_steps_is_refused_as_at_the_first(
+    change: dict[str, Any], words: str
+) -> None:
+    w = torch.ones(3, requires_grad=True)
+    optimizer = schuss_torch.SGD([w], lr=0.5, momentum=0.5, nesterov=True)
+    w.grad = torch.ones(3)
+    optimizer.step()
+    before = w.tolist()
+    optimizer.param_groups[0].update(change)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=words):
+            optimizer.step()
+        assert w.tolist() == before
+    optimizer.param_groups[0].update(dict.fromkeys(change, 0))
+    optimizer.step()
+    assert w.tolist() != before
 
 
 def test_going_back_through_what_a_parameter_was_is_refused() -> None:

@@ -5,7 +5,6 @@ how a step is made: all parameters in one call. Import it by name: ``import schu
 """
 
 from collections.abc import Callable, Mapping
-from itertools import chain
 from operator import is_
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from schuss import _core, optimizers
 from schuss._arrays import Array, computed_dtype
-from schuss._hyperparameters import check_keys
+from schuss._hyperparameters import check_keys, real
 
 try:
     import torch
@@ -33,7 +32,13 @@ _KEYS = {
     "v_max": "max_exp_avg_sq",
 }
 
-# Hyperparameters.
+# Hyperparameters, and what else a group may have beside the rate and the betas.
+
+_SETTINGS = (
+    *("momentum", "dampening", "nesterov"),
+    *("alpha", "centered", "eps", "amsgrad", "weight_decay", "decoupled_weight_decay"),
+    *("maximize", "capturable", "differentiable"),
+)
 
 
 def _translated(group: Mapping[str, Any]) -> tuple[type[optimizers.Optimizer], dict[str, Any]]:
@@ -80,12 +85,9 @@ def _translated_back(call: str, kind: str, values: Mapping[str, Any]) -> dict[st
     if kind == "SGD":
         return same
     dampening = values["beta"] if values["dampening"] is None else values["dampening"]
-    if values["nesterov"] and dampening != 0:
-        raise ValueError(
-            f"{call}: dampening is {dampening!r} with nesterov, expected 0, as torch.optim has it"
-        )
-    nesterov = values["nesterov"]
-    return {**same, "momentum": values["beta"], "dampening": dampening, "nesterov": nesterov}
+    told = {"dampening": dampening, "nesterov": values["nesterov"]}
+    _check_nesterov(call, told)
+    return {**same, "momentum": values["beta"], **told}
 
 
 _TORCHS = {
@@ -159,8 +161,10 @@ class _Bunch:
 
     def follow(self, groups: list[dict[str, Any]]) -> bool:
         """Put the groups' hyperparameters in force; return whether that is possible."""
-        settings = [_but_lr(groups[place]) for place in self.groups]
+        settings = [_settings(groups[place]) for place in self.groups]
         if settings != self.settings:
+            for place in self.groups:
+                _check_options(self.call, groups[place])
             formulas = [_Formula(groups[place], first=self.first) for place in self.groups]
             if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
                 return False
@@ -181,13 +185,11 @@ def _pointers(tensors: list[list[Any]]) -> list[list[int]]:
     return [[tensor.data_ptr() for tensor in some] for some in tensors]
 
 
-def _but_lr(group: dict[str, Any]) -> list[Any]:
+def _settings(group: dict[str, Any]) -> list[Any]:
+    """Return what a group is updated by, beside the rate."""
+    settings = [group.get(name) for name in _SETTINGS]
     # Numbers, since lists and tensors can be changed where they are.
-    return [
-        [float(each) for each in value] if isinstance(value, list | tuple) else value
-        for name, value in group.items()
-        if name not in ("params", "lr", "initial_lr")
-    ]
+    return [*settings, [float(beta) for beta in group.get("betas", ())]]
 
 
 class _Made:
@@ -205,7 +207,6 @@ class _Made:
         self.states: list[dict[str, Any]] = []
         bunches: dict[Any, _Bunch] = {}
         for place, (param, member) in enumerate(zip(params, members, strict=True)):
-            _check_options(call, groups[member])
             own = dict(state.get(param, {}))
             formula = _Formula(groups[member], first=False)
             dampened = formula.told[2].get("dampening", 0.0) != 0
@@ -262,6 +263,7 @@ def _check_options(call: str, group: Mapping[str, Any]) -> None:
     for name in ("capturable", "differentiable"):
         if group.get(name):
             raise ValueError(f"{call}.step: {name} is True, expected False")
+    _check_nesterov(f"{call}.step", group)
 
 
 def _array(call: str, what: str, tensor: Any) -> Array:
@@ -305,7 +307,8 @@ class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has n
         TypeError
             If a parameter is not float32 or float64, or a gradient not of its dtype.
         ValueError
-            If one is not on the CPU or is sparse, or `capturable` or `differentiable` is set.
+            If one is not on the CPU or is sparse, `capturable` or `differentiable` is set, or
+            dampening with Nesterov's momentum.
 
         Nothing is changed then; but where parameters take different steps (`maximize` in one group
         alone, or parameters stepped differently often), some may have been updated.
@@ -539,7 +542,9 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
                 for name, array in zip(names, arrays, strict=True)
             }
             if kind in ("RMSprop", "Adam", "AdamW"):
-                states[place]["step"] = torch.tensor(float(steps))
+                # As torch.optim has it, which loses count where float32 does.
+                dtype = torch.float32 if steps <= 1 << 24 else torch.float64
+                states[place]["step"] = torch.tensor(float(steps), dtype=dtype)
     defaults = _TORCHS[kind]([torch.zeros(1)], **({"momentum": 0.5} if kind == "Momentum" else {}))
     groups, first = [], 0
     for place, group in enumerate(saved["groups"]):
@@ -576,16 +581,19 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
         beyond the rule (`clip_norm`, averages and so on) stays as it is.
     state_dict : mapping
         What ``state_dict()`` of `torch.optim.SGD`, `RMSprop`, `Adam` or `AdamW` returned. That of
-        SGD has no count of steps: `optimizer.steps` stays.
+        SGD has no count of steps: `optimizer.steps` stays. Its tensors, on any device, are rounded
+        to nearest to the dtype of the state that is there, as PyTorch does.
 
     Raises
     ------
     TypeError
-        If an argument has a wrong type.
+        If an argument has a wrong type, or what is in it.
     ValueError
-        If it is the state of another class, or of other parameters or groups; if it says what
-        schuss does not: `maximize`, parameters stepped differently often, dampening before the
-        first step. Nothing is changed then.
+        If it is the state of another class, or of other parameters or groups, or lacks something;
+        if it says what schuss does not: `maximize`, parameters stepped differently often, dampening
+        before the first step or with Nesterov's momentum.
+
+    Nothing is changed then.
 
     References
     ----------
@@ -606,71 +614,51 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
     call = "load_state_dict"
     kind = _kind_of(call, optimizer)
     check_keys(call, "state_dict", state_dict, ("state", "param_groups"))
-    groups, states = state_dict["param_groups"], state_dict["state"]
-    translated = []
-    for place, group in enumerate(groups):
-        name = f"state_dict['param_groups'][{place}]"
-        try:
-            of_kind, values = _translated(group)
-        except (KeyError, TypeError, ValueError):
-            raise ValueError(
-                f"{call}: {name} has the keys {list(group)}, expected those of torch.optim's SGD, "
-                "RMSprop, Adam or AdamW"
-            ) from None
-        if of_kind is optimizers.SGD and kind == "Momentum" and not states:
-            of_kind, values = optimizers.Momentum, values | {"beta": 0.0}
-        if of_kind.__name__ != kind:
-            raise ValueError(f"{call}: {name} is of {of_kind.__name__}, expected {kind}")
-        if group.get("maximize"):
-            raise ValueError(f"{call}: {name}['maximize'] is True, expected False")
-        translated.append(values)
-    names = _core.states(optimizer._rule_for({**optimizer._hyperparameters, **translated[0]}))
-    ids = list(chain.from_iterable(group["params"] for group in groups))
-    arrays = optimizer._plan.arrays
+    states = state_dict["state"]
+    _check_mapping(call, "state_dict['state']", states)
+    translated, members, ids = _groups_in(call, state_dict["param_groups"], kind)
+    arrays, saved = optimizer._plan.arrays, optimizer.state_dict()
     if len(ids) != len(arrays):
         raise ValueError(f"{call}: state_dict has {len(ids)} parameters, expected {len(arrays)}")
-    saved = optimizer.state_dict()
-    members, first = [], 0
-    for group in groups:
-        members.append(list(range(first, first + len(group["params"]))))
-        first += len(group["params"])
     known = [group["members"] for group in saved["groups"]]
     if members != known:
         raise ValueError(
             f"{call}: state_dict['param_groups'] has parameters {members}, expected {known}"
         )
+    names = _core.states(optimizer._rule_for({**optimizer._hyperparameters, **translated[0]}))
     trees: dict[str, list[Array]] = {name: [] for name in names}
     counts = set()
-    for key, param in zip(ids, arrays, strict=True):
-        of_param = states.get(key) or {}
-        if names and not of_param and states:
-            raise ValueError(
-                f"{call}: state_dict['state'] has nothing of {key}, expected all or none"
-            )
-        uncounted = optimizer.steps if kind in ("SGD", "Momentum") else 0.0
-        counts.add(float(of_param.get("step", uncounted)))
-        dtype = optimizer._state_dtype or computed_dtype(param)
-        for name in names:
-            value = of_param.get(_KEYS[name])
-            trees[name].append(
-                np.zeros(param.shape, dtype)
-                if value is None
-                else value.detach().double().numpy().astype(dtype)
-            )
-    if len(counts) != 1:
+    for group, of_group in zip(translated, members, strict=True):
+        for place in of_group:
+            name = f"state_dict['state'][{ids[place]!r}]"
+            of_param = states.get(ids[place], {})
+            _check_mapping(call, name, of_param)
+            if kind in ("SGD", "Momentum"):
+                counts.add(optimizer.steps)
+            elif states:
+                counts.add(_step_in(call, name, of_param))
+            for each in names:
+                array = _state_in(call, name, of_param, _KEYS[each])
+                if array is None:
+                    if states and kind != "Momentum":
+                        raise ValueError(f"{call}: {name} has no {_KEYS[each]!r}, expected it")
+                    if group.get("dampening"):
+                        raise ValueError(
+                            f"{call}: {name} has no {_KEYS[each]!r} where dampening is set, "
+                            "expected it: torch.optim does not dampen the first step"
+                        )
+                    array = np.zeros(arrays[place].shape)
+                dtype = optimizer._state_dtype or computed_dtype(arrays[place])
+                trees[each].append(array.astype(dtype))
+    if len(counts) > 1:
         raise ValueError(
             f"{call}: state_dict['state'] counts {sorted(counts)} steps, expected the same for all"
-        )
-    if not states and any(values.get("dampening") for values in translated):
-        raise ValueError(
-            f"{call}: dampening is set before the first step, which torch.optim does not dampen, "
-            "expected a state with steps"
         )
     one = len(translated) == 1
     optimizer.load_state_dict(
         saved
         | {
-            "steps": int(counts.pop()),
+            "steps": counts.pop() if counts else 0,
             "hyperparameters": saved["hyperparameters"] | (translated[0] if one else {}),
             "groups": [
                 {"hyperparameters": {} if one else values, "members": of_group}
@@ -679,6 +667,76 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
             "state": {name: optimizer._plan.unflatten(tree) for name, tree in trees.items()},
         }
     )
+
+
+def _groups_in(
+    call: str, groups: Any, kind: str
+) -> tuple[list[dict[str, Any]], list[list[int]], list[Any]]:
+    """Return each group's hyperparameters for a class of schuss, the places and ids of its own."""
+    if not isinstance(groups, list) or not groups:
+        raise ValueError(
+            f"{call}: state_dict['param_groups'] is {groups!r}, expected a list of some"
+        )
+    translated, members = [], []
+    ids: list[Any] = []
+    for place, group in enumerate(groups):
+        name = f"state_dict['param_groups'][{place}]"
+        _check_mapping(call, name, group)
+        try:
+            of_kind, values = _translated(group)
+            own = list(group["params"])
+        except (KeyError, TypeError, ValueError):
+            raise ValueError(
+                f"{call}: {name} has the keys {list(group)}, expected those of torch.optim's SGD, "
+                "RMSprop, Adam or AdamW"
+            ) from None
+        if of_kind is optimizers.SGD and kind == "Momentum":
+            none = {"beta": 0.0, "dampening": 0.0, "nesterov": False, "bias_correction": False}
+            of_kind, values = optimizers.Momentum, values | none
+        if of_kind.__name__ != kind:
+            raise ValueError(f"{call}: {name} is of {of_kind.__name__}, expected {kind}")
+        if group.get("maximize"):
+            raise ValueError(f"{call}: {name}['maximize'] is True, expected False")
+        _check_nesterov(call, values)
+        translated.append(values)
+        members.append(list(range(len(ids), len(ids) + len(own))))
+        ids += own
+    return translated, members, ids
+
+
+def _step_in(call: str, name: str, of_param: Mapping[str, Any]) -> int:
+    if "step" not in of_param:
+        raise ValueError(f"{call}: {name} has no 'step', expected all parameters or none to have")
+    steps = real(call, f"{name}['step']", of_param["step"])
+    if not (steps >= 0 and steps.is_integer()):
+        raise ValueError(f"{call}: {name}['step'] is {steps!r}, expected a whole number from 0")
+    return int(steps)
+
+
+def _state_in(call: str, name: str, of_param: Mapping[str, Any], key: str) -> Array | None:
+    """Return a state in float64; None if there is none."""
+    value = of_param.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        was = getattr(value, "dtype", None) or type(value).__name__
+        raise TypeError(f"{call}: {name}[{key!r}] is of {was}, expected a tensor of floating point")
+    array: Array = value.detach().cpu().double().numpy()
+    return array
+
+
+def _check_mapping(call: str, name: str, value: object) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a mapping")
+
+
+def _check_nesterov(call: str, values: Mapping[str, Any]) -> None:
+    """Raise ValueError for dampening with Nesterov's momentum, where torch.optim goes otherwise."""
+    if values.get("nesterov") and values["dampening"] != 0:
+        raise ValueError(
+            f"{call}: dampening is {values['dampening']!r} with nesterov, expected 0, as "
+            "torch.optim has it"
+        )
 
 
 def _kind_of(call: str, optimizer: Any) -> str:
