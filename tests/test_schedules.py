@@ -398,6 +398,11 @@ def test_what_was_given_may_change_afterwards() -> None:
             "CosineRestarts: factor is 0, expect",
         ),
         (
+            lambda: MAKE.CosineRestarts(0, 1, 1.0, decay=2),
+            ValueError,
+            "CosineRestarts: decay is 2.0 where start is below end, expected at most 1.0",
+        ),
+        (
             lambda: MAKE.CosineRestarts(1, 5, decay=-1),
             ValueError,
             "CosineRestarts: decay is -1, expect",

@@ -471,7 +471,7 @@ def minibatches(
         The examples, along `axis`; a tuple, such as ``(x, y, weights)``, is cut alike. Arrays may
         be larger than memory (`numpy.memmap`): what is read is what the batches need.
     y : array, optional
-        Their labels.
+        Their labels, of any dtype, and of any shape with as many along the axis of the examples.
     batch_size : int, "auto" or None
         Examples a batch; the last batch of an epoch may be smaller. None means all of them (batch
         gradient descent), 1 is stochastic gradient descent. "auto": all if there are at most 2,000,

@@ -177,10 +177,10 @@ def rmsprop(
     weight_decay : float
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     mean : array, optional
-        The average of the gradient, like `square_average`. Given, the step is centered: its square
-        is taken off `square_average` under the root.
+        The average of the gradient, of the shape and dtype of `square_average`. Given, the step is
+        centered: its square is taken off `square_average` under the root.
     buffer : array, optional
-        A velocity, like `square_average`, needed for `momentum`.
+        A velocity, of the shape and dtype of `square_average`; needed for `momentum`.
     momentum : float
         The weight of the past in `buffer`, in [0, 1).
     scale, clip_value : float
@@ -270,7 +270,8 @@ def adam(
     decoupled : bool
         See `weight_decay`.
     v_max : array, optional
-        The largest `v` so far, like `v`. Given, it is used in place of `v` (AMSGrad).
+        The largest `v` so far, of the shape and dtype of `v`. Given, it is used in place of `v`
+        (AMSGrad).
     scale, clip_value : float
         The gradient is multiplied by `scale`, and then no element is farther from 0 than
         `clip_value` (at least 0; None: no bound), before anything else.

@@ -112,6 +112,13 @@ class Landscape:
         -------
         array of float, shape (..., 2)
             The slopes along x and along y, in float32 for points in float32, else in float64.
+
+        Raises
+        ------
+        TypeError
+            If `points` are no real numbers.
+        ValueError
+            If their last axis is not of length 2.
         """
         x, y = self._coordinates(points)
         gradient = np.empty((*x.shape, 2), x.dtype)

@@ -97,6 +97,11 @@ class DynamicLossScale:
         -------
         float, or what the product is
             ``loss * value``.
+
+        Raises
+        ------
+        TypeError
+            If it cannot be multiplied by a float.
         """
         scaled: Any = loss
         return scaled * self._value  # type: ignore[no-any-return]
@@ -109,7 +114,8 @@ class DynamicLossScale:
         optimizer : Optimizer
             Whatever its `nonfinite` is, the step is skipped and counted in its `skipped`.
         grads : array, or sequence or mapping of arrays, optional
-            As for the optimizer's `step`. They are divided by the scale as they are read.
+            In the structure of the parameters, shapes and dtypes as for the optimizer's `step`.
+            They are divided by the scale as they are read.
 
         Returns
         -------

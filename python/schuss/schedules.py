@@ -57,7 +57,7 @@ class Schedule(ABC):
     Parameters
     ----------
     t : number or array of numbers, in a call
-        The step or the epoch, counted from 1; it need not be whole.
+        The step or the epoch, counted from 1; it need not be whole. An array may have any shape.
 
     Returns
     -------
@@ -134,6 +134,11 @@ class Schedule(ABC):
         -------
         PerEpoch
             A schedule by step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If `steps` is no integer, or less than 1.
         """
         return PerEpoch(self, steps)
 
@@ -575,7 +580,8 @@ class CosineRestarts(Schedule):
     factor : int
         How many times longer each cycle is than the one before, at least 1.
     decay : float
-        How many times higher above `end` each cycle starts than the one before, at least 0.
+        How many times higher above `end` each cycle starts than the one before, at least 0; at most
+        1 where `start` is below `end`.
 
     Raises
     ------
@@ -602,6 +608,11 @@ class CosineRestarts(Schedule):
 
     def __post_init__(self) -> None:
         self._check(start=number, steps=_from_one, end=number, factor=_from_one, decay=number)
+        if self.decay > 1 and self.start < self.end:  # each cycle would start lower: below zero
+            raise ValueError(
+                f"{self._name}: decay is {self.decay!r} where start is below end, expected at most "
+                "1.0"
+            )
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""

@@ -498,15 +498,17 @@ def fit(
         its gradients in the structure of `params`. It gets the arrays of a mini-batch, as many as
         there are: ``loss_and_grad(params, x)`` without `y`.
     params : array, or sequence or mapping of arrays, nested as you like
-        The parameters, updated in place.
+        The parameters, of any shape and memory layout and in the dtypes of the optimizer; updated
+        in place.
     optimizer : Optimizer
         Made for these parameters. Any object with a method ``step(grads)`` will do; one without
         ``lr_now`` leaves no learning rates in the history.
     x : array, tuple of arrays, or MiniBatches
-        The examples, as `minibatches` takes them; or mini-batches ready made, and then `y`,
-        `batch_size`, `shuffle`, `rng`, `axis`, `drop_last` and `prefetch` stay unset.
+        The examples, of any shape and dtype, as `minibatches` takes them; or mini-batches ready
+        made, and then `y`, `batch_size`, `shuffle`, `rng`, `axis`, `drop_last` and `prefetch` stay
+        unset.
     y : array, optional
-        Their labels.
+        Their labels, of any dtype, and of any shape with as many along `axis`.
     epochs : int
         The number of passes over the examples; at least 1.
     batch_size, shuffle, rng, axis, drop_last, prefetch
@@ -524,9 +526,9 @@ def fit(
         `with_l2`, which also leaves the choice of the parameters, but must be told `axis` like
         `fit`. At least 0.
     validation : tuple of arrays or callable, optional
-        What to measure after each epoch: the loss on these examples, which are like `x` and `y`,
-        by ``loss_and_grad(params, *validation)`` and without `l2`; or ``validation(params)``. Lower
-        is better.
+        What to measure after each epoch: the loss on these examples, as many as you like and else
+        of the shapes and dtypes of `x` and `y`, by ``loss_and_grad(params, *validation)`` and
+        without `l2`; or ``validation(params)``. Lower is better.
     patience : int, optional
         Stop after so many epochs in a row without improvement of the validation, or of the epoch's
         cost if there is none; at least 1. None never stops early.
