@@ -73,18 +73,24 @@ def test_a_step_that_ctrl_c_meets_was_made_or_was_not(
     check_interrupted_steps(options, interrupt, seed=0)
 
 
+def met(call: Callable[[], object], interrupt: Interrupt, seconds: float) -> bool:
+    """Whether Ctrl-C, pressed in so many seconds, met the call."""
+    interrupt(seconds)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    interrupt(0)
+    return False
+
+
 def check_interrupted_steps(options: dict[str, Any], interrupt: Interrupt, seed: int) -> None:
     grad = np.random.default_rng(0).standard_normal(500_000, dtype=np.float32)
     optimizer = schuss.Adam(np.zeros_like(grad), **options)
     twin, chance, interrupted = Twin(optimizer.params, **options), random.Random(seed), 0
     with schuss.threads(2):
         while interrupted < 25:
-            try:
-                interrupt(chance.uniform(1e-6, 1e-3))
-                optimizer.step(grad)
-                interrupt(0)
-            except KeyboardInterrupt:
-                interrupted += 1
+            interrupted += met(lambda: optimizer.step(grad), interrupt, chance.uniform(1e-6, 1e-3))
             if optimizer.steps == twin.steps + 1:
                 twin.step(grad)
             assert twin.is_like(optimizer)
@@ -100,23 +106,14 @@ def test_a_gradient_whose_accumulation_ctrl_c_meets_was_added_or_was_not(
     while interrupted < 25:
         total, added = np.zeros_like(grad), 0
         for _ in range(4):
-            try:
-                interrupt(chance.uniform(1e-6, 1e-3))
-                optimizer.accumulate(grad)
-                interrupt(0)
-            except KeyboardInterrupt:
-                interrupted += 1
+            add = partial(optimizer.accumulate, grad)
+            interrupted += met(add, interrupt, chance.uniform(1e-6, 1e-3))
             if optimizer.accumulated == added + 1:
                 total, added = total + grad, added + 1
             assert optimizer.accumulated == added
         steps = optimizer.steps
         while added and optimizer.steps == steps:
-            try:
-                interrupt(chance.uniform(1e-6, 1e-3))
-                optimizer.step()
-                interrupt(0)
-            except KeyboardInterrupt:
-                interrupted += 1
+            interrupted += met(optimizer.step, interrupt, chance.uniform(1e-6, 1e-3))
             assert optimizer.accumulated == (added if optimizer.steps == steps else 0)
         expected -= total
         assert same_bits(optimizer.params, expected)

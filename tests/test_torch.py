@@ -380,21 +380,31 @@ def test_training_goes_on_from_a_state_dict_of_torch_and_back(
     assert ours.clip_norm == 1e9
 
 
+def two_groups(kind: Any, params: list[Any], *options: dict[str, Any]) -> Any:
+    parts = (params[:3], params[3:])
+    groups = [{"params": part, **own} for part, own in zip(parts, options, strict=True)]
+    return kind(groups, lr=0.1)
+
+
+def assert_goes_on_alike(theirs: Any, ours: Any, steps: range) -> None:
+    params = [param for group in theirs.param_groups for param in group["params"]]
+    for t in steps:
+        give_gradients(params, t)
+        theirs.step()
+        grads = [param.grad.numpy() for param in params]
+        ours.step([grads[:3], grads[3:]])
+    arrays = [array for group in ours.params for array in group]
+    for param, array in zip(params, arrays, strict=True):
+        np.testing.assert_allclose(array, param.detach().numpy(), rtol=1e-12)
+
+
 def test_groups_go_there_and_back() -> None:
-    expected = parameters()
-    groups = [{"params": expected[:3]}, {"params": expected[3:], "lr": 0.5, "weight_decay": 0.1}]
-    theirs = torch.optim.AdamW(groups, lr=0.1)
-    arrays = [param.detach().clone().numpy() for param in expected]
-    ours = schuss.AdamW([{"params": arrays[:3]}, {"params": arrays[3:], "lr": 0.9}])
+    theirs = two_groups(torch.optim.AdamW, parameters(), {}, {"lr": 0.5, "weight_decay": 0.1})
+    arrays = [param.detach().numpy() for param in parameters()]
+    ours = two_groups(schuss.AdamW, arrays, {}, {"lr": 0.9})
     schuss_torch.load_state_dict(ours, theirs.state_dict())
     assert [group["lr"] for group in ours.param_groups] == [0.1, 0.5]
-    for t in (1, 2):
-        give_gradients(expected, t)
-        theirs.step()
-        grads = [param.grad.numpy() for param in expected]
-        ours.step([grads[:3], grads[3:]])
-    for param, array in zip(expected, arrays, strict=True):
-        np.testing.assert_allclose(array, param.detach().numpy(), rtol=1e-12)
+    assert_goes_on_alike(theirs, ours, range(1, 3))
     told = schuss_torch.state_dict(ours)
     assert told["param_groups"] == theirs.state_dict()["param_groups"]
 
@@ -508,24 +518,15 @@ def test_a_damaged_state_dict_is_refused_and_nothing_is_changed(
 
 
 def test_momentum_in_one_group_and_none_in_another_goes_there() -> None:
-    expected = parameters()
-    groups = [
-        {"params": expected[:3], "momentum": 0.9, "nesterov": True},
-        {"params": expected[3:], "dampening": 0.5},
-    ]
-    theirs = torch.optim.SGD(groups, lr=0.1)
-    give_gradients(expected, 1)
+    params = parameters()
+    nesterov = {"momentum": 0.9, "nesterov": True}
+    theirs = two_groups(torch.optim.SGD, params, nesterov, {"dampening": 0.5})
+    give_gradients(params, 1)
     theirs.step()
-    arrays = [param.detach().clone().numpy() for param in expected]
-    ours = schuss.Momentum([{"params": arrays[:3]}, {"params": arrays[3:]}])
+    arrays = [param.detach().clone().numpy() for param in params]
+    ours = two_groups(schuss.Momentum, arrays, {}, {})
     schuss_torch.load_state_dict(ours, theirs.state_dict())
-    for t in (2, 3):
-        give_gradients(expected, t)
-        theirs.step()
-        grads = [param.grad.numpy() for param in expected]
-        ours.step([grads[:3], grads[3:]])
-    for param, array in zip(expected, arrays, strict=True):
-        np.testing.assert_allclose(array, param.detach().numpy(), rtol=1e-12)
+    assert_goes_on_alike(theirs, ours, range(2, 4))
 
 
 def test_no_step_is_lost_where_float32_cannot_count_it() -> None:
