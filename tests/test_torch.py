@@ -2,7 +2,9 @@
 
 import copy
 import io
+import os
 import pickle
+import random
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -604,6 +606,50 @@ def test_a_velocity_goes_there_and_back_without_a_count_of_steps() -> None:
     assert (counted.steps, counted.lr) == (1, 0.1)
     with pytest.raises(ValueError, match=r"^state_dict: dampening is set before the first step"):
         schuss_torch.state_dict(schuss.Momentum(np.ones(3), dampening=0.5))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such timer")
+def test_a_step_that_ctrl_c_meets_was_made_or_was_not(interrupt: Any) -> None:
+    param = torch.zeros(500_000, requires_grad=True)
+    param.grad = torch.randn(param.shape, generator=torch.Generator().manual_seed(0))
+    optimizer = schuss_torch.Adam([param], lr=0.1)
+    grad, twin = param.grad.numpy(), schuss.Adam(np.zeros(500_000, np.float32), lr=0.1)
+    chance, interrupted = random.Random(0), 0
+    optimizer.step()
+    twin.step(grad)
+    while interrupted < 25:
+        interrupt(chance.uniform(1e-6, 1e-3))
+        try:
+            optimizer.step()
+        except KeyboardInterrupt:
+            interrupted += 1
+        interrupt(0)
+        if optimizer.state[param]["step"].item() == twin.steps + 1:
+            twin.step(grad)
+        assert same_bits(param.detach().numpy(), twin.params)
+        assert same_bits(optimizer.state[param]["exp_avg"].numpy(), twin.state["m"])
+
+
+def test_parameters_stepped_before_another_was_refused_keep_their_state() -> None:
+    def made(module: Any) -> tuple[Any, list[Any]]:
+        params = [torch.ones(2, requires_grad=True) for _ in range(2)]
+        groups = [{"params": params[:1]}, {"params": params[1:], "maximize": True}]
+        return module.Adam(groups, lr=0.1), params
+
+    optimizer, params = made(schuss_torch)
+    expected, twins = made(torch.optim)
+    for each in (*params, twins[0]):
+        each.grad = torch.ones(2)
+    params[1].grad = params[1].detach()  # which a step may not write while it reads it
+    with pytest.raises(ValueError, match="shares memory"):
+        optimizer.step()
+    expected.step()
+    for each in (*params, *twins):
+        each.grad = torch.full((2,), 3.0)
+    optimizer.step()
+    expected.step()
+    for param, twin in zip(params, twins, strict=True):
+        torch.testing.assert_close(param, twin)
 
 
 def test_a_first_step_that_was_refused_is_still_the_first() -> None:

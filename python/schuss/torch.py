@@ -123,15 +123,17 @@ class _Bunch:
     def __init__(self, call: str, groups: list[int], first: bool, formula: _Formula) -> None:
         self.call, self.groups, self.first = call, groups, first
         self.keys, self.scale = formula.keys, formula.scale
+        self.params: list[Any] = []
         self.places: list[int] = []  # among all that have gradients
         self.members: list[int] = []  # the place in `groups` of each
         self.states: list[dict[str, Any]] = []
+        self.is_kept = False  # in the optimizer's state
         self.counts: Array | None = None
         self.settings: list[Any] = []
 
-    def make(self, params: list[Any]) -> None:
+    def make(self) -> None:
         """Get ready for steps, once all parameters are here."""
-        arrays = [_array(self.call, "parameter", params[place]) for place in self.places]
+        arrays = [_array(self.call, "parameter", param) for param in self.params]
         self.plan = _core.Plan(self.call, arrays)
         self.kept = [[state[key] for state in self.states] for key in self.keys]
         companions = [[each.detach().numpy() for each in tensors] for tensors in self.kept]
@@ -146,8 +148,11 @@ class _Bunch:
             self.plan.steps = int(self.counts[0])
         self.pointers = _pointers(self.kept)
 
-    def is_as_before(self) -> bool:
+    def is_as_before(self, state: Any) -> bool:
         """Whether nobody replaced a state or its memory, or counted otherwise."""
+        held = zip(self.params, self.states, strict=True)
+        if not all(state.get(param) is own for param, own in held if own):
+            return False
         if self.counts is not None and (self.counts != self.plan.steps).any():
             return False
         if _pointers(self.kept) != self.pointers:
@@ -173,12 +178,27 @@ class _Bunch:
             self.settings, self.companions = settings, None
         return True
 
-    def step(self, grads: list[Array], groups: list[dict[str, Any]]) -> None:
+    def step(self, grads: list[Array], groups: list[dict[str, Any]], state: Any) -> None:
         rates = tuple(float(groups[place]["lr"]) for place in self.groups)
         own = grads if len(self.places) == len(grads) else [grads[place] for place in self.places]
-        self.plan.step(own, rates[0] if len(rates) == 1 else rates, self.scale)
-        if self.counts is not None:
-            self.counts += 1
+        before = self.plan.steps
+        try:
+            self.plan.step(own, rates[0] if len(rates) == 1 else rates, self.scale)
+        finally:  # Ctrl-C is raised when it is over
+            if self.plan.steps != before:
+                if self.counts is not None:
+                    self.counts.fill(self.plan.steps)
+                if not self.is_kept:
+                    self._keep(state)
+
+    def _keep(self, state: Any) -> None:
+        """Let the state be what it is, once a step was made: in the dicts that are there."""
+        for i, (param, own) in enumerate(zip(self.params, self.states, strict=True)):
+            if own:
+                held = state[param]
+                held.update(own)
+                self.states[i] = held
+        self.is_kept = True
 
 
 def _pointers(tensors: list[list[Any]]) -> list[list[int]]:
@@ -204,7 +224,6 @@ class _Made:
         state: Any,
     ) -> None:
         self.params, self.members, self.layout = params, members, _layout(params)
-        self.states: list[dict[str, Any]] = []
         bunches: dict[Any, _Bunch] = {}
         for place, (param, member) in enumerate(zip(params, members, strict=True)):
             own = dict(state.get(param, {}))
@@ -221,22 +240,13 @@ class _Made:
             bunch = bunches.setdefault(kind, _Bunch(call, [], first, formula))
             if member not in bunch.groups:
                 bunch.groups.append(member)
+            bunch.params.append(param)
             bunch.places.append(place)
             bunch.members.append(bunch.groups.index(member))
             bunch.states.append(own)
-            self.states.append(own)
         self.bunches = list(bunches.values())
         for bunch in self.bunches:
-            bunch.make(params)
-
-    def commit(self, state: Any) -> None:
-        """Let the state be what it is, once a step was made: in the dicts that are there."""
-        for bunch in self.bunches:
-            for i, (place, own) in enumerate(zip(bunch.places, bunch.states, strict=True)):
-                if own:
-                    held = state[self.params[place]]
-                    held.update(own)
-                    self.states[place] = bunch.states[i] = held
+            bunch.make()
 
     def fits(self, params: list[Any], members: list[int], state: Any) -> bool:
         """Whether these are the same parameters, in the same memory, with the same state."""
@@ -245,12 +255,7 @@ class _Made:
             and all(map(is_, params, self.params))
             and members == self.members
             and _layout(params) == self.layout
-            and all(
-                state.get(param) is own
-                for param, own in zip(params, self.states, strict=True)
-                if own
-            )
-            and all(bunch.is_as_before() for bunch in self.bunches)
+            and all(bunch.is_as_before(state) for bunch in self.bunches)
         )
 
 
@@ -339,13 +344,11 @@ class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has n
             for bunch in made.bunches:
                 bunch.follow(groups)
         for bunch in made.bunches:
-            bunch.step(arrays, groups)
+            bunch.step(arrays, groups, self.state)
         # So that autograd refuses to go back through what a parameter was.
         torch.autograd.graph.increment_version(params)
-        if is_new:
-            made.commit(self.state)
-            if not any(bunch.first for bunch in made.bunches):
-                self._made = made
+        if is_new and not any(bunch.first for bunch in made.bunches):
+            self._made = made
         return loss
 
 
