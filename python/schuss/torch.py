@@ -127,7 +127,7 @@ class _Bunch:
         self.places: list[int] = []  # among all that have gradients
         self.members: list[int] = []  # the place in `groups` of each
         self.states: list[dict[str, Any]] = []
-        self.is_kept = False  # in the optimizer's state
+        self.committed = False  # whether the state is in that of the optimizer
         self.counts: Array | None = None
         self.settings: list[Any] = []
 
@@ -138,7 +138,6 @@ class _Bunch:
         self.kept = [[state[key] for state in self.states] for key in self.keys]
         companions = [[each.detach().numpy() for each in tensors] for tensors in self.kept]
         self.companions: Any = companions, None, None
-        self.pointers: list[list[int]] = []
         if "step" in self.states[0]:
             # All in one memory, so that one addition counts.
             self.counts = np.array([float(state["step"]) for state in self.states], np.float32)
@@ -188,17 +187,17 @@ class _Bunch:
             if self.plan.steps != before:
                 if self.counts is not None:
                     self.counts.fill(self.plan.steps)
-                if not self.is_kept:
-                    self._keep(state)
+                if not self.committed:
+                    self._commit(state)
 
-    def _keep(self, state: Any) -> None:
+    def _commit(self, state: Any) -> None:
         """Let the state be what it is, once a step was made: in the dicts that are there."""
         for i, (param, own) in enumerate(zip(self.params, self.states, strict=True)):
             if own:
                 held = state[param]
                 held.update(own)
                 self.states[i] = held
-        self.is_kept = True
+        self.committed = True
 
 
 def _pointers(tensors: list[list[Any]]) -> list[list[int]]:
