@@ -520,6 +520,25 @@ def check_end(end: str) -> None:
     assert last == message
 
 
+def test_an_epoch_under_way_at_the_programs_end_does_not_end_before_its_last_batch() -> None:
+    printed = ends_well(
+        """
+        import atexit, threading, time
+        import numpy as np, schuss
+        atexit.register(time.sleep, 0.3)  # which comes after all that is registered later
+        begun = threading.Event()
+        def read():
+            for batch in schuss.minibatches(np.ones((1000, 2)), batch_size=1, prefetch=1):
+                begun.set()
+                time.sleep(0.01)
+            print("it ended")
+        threading.Thread(target=read, daemon=True).start()
+        begun.wait()
+        """
+    )
+    assert printed == ""
+
+
 # Files as memory.
 
 

@@ -415,7 +415,8 @@ def _ahead(batches: Iterator[_Batch], many: int) -> Generator[_Batch, None, None
 
     # Queues in C and a bare thread: Ctrl-C in the middle of Python's own locks breaks them.
     wanted: SimpleQueue[bool] = SimpleQueue()
-    ready: SimpleQueue[tuple[list[_Batch], BaseException | None] | None] = SimpleQueue()
+    ready: SimpleQueue[tuple[list[_Batch], BaseException | None]] = SimpleQueue()
+    over: SimpleQueue[None] = SimpleQueue()
 
     def prepare() -> None:
         while wanted.get():
@@ -423,27 +424,26 @@ def _ahead(batches: Iterator[_Batch], many: int) -> Generator[_Batch, None, None
                 ready.put((list(islice(batches, many)), None))
             except BaseException as error:  # for the thread that uses the batches
                 ready.put(([], error))
-        ready.put(None)
+        for _ in range(2):  # for the program's end, and for that of the batches
+            over.put(None)
 
     def stop() -> None:
         wanted.put(False)
-        while ready.get() is not None:
-            pass
-        ready.put(None)  # for whoever asks again
+        over.get()
 
     start_new_thread(prepare, ())
     atexit.register(stop)  # the thread must not outlive the interpreter
     try:
         wanted.put(True)
-        while (prepared := ready.get()) is not None:
-            part, error = prepared
+        while True:
+            # At the program's end nobody answers: a thread that uses them then waits for its own.
+            part, error = ready.get()
             if error is not None:
                 raise error
             if not part:
                 return
             wanted.put(True)
             yield from part
-        ready.put(None)  # for the program's end, which asks too
     finally:
         atexit.unregister(stop)
         stop()
