@@ -24,13 +24,16 @@ def share_all() -> Iterator[None]:
 def interrupt() -> Iterator[Callable[..., object]]:
     """Return what presses Ctrl-C in so many seconds, and after pauses of others; in 0, never.
 
+    Or it sends another signal.
+
     It is heard by the library alone: a test cannot tell what it finds while it is interrupted.
     """
     library = os.path.dirname(schuss.__file__)
     left: list[float] = []
+    sent = [signal.SIGINT]
 
-    def press(seconds: float, *pauses: float) -> None:
-        left[:] = pauses
+    def press(seconds: float, *pauses: float, number: signal.Signals = signal.SIGINT) -> None:
+        left[:], sent[:] = pauses, [number]
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def ring(_: int, frame: FrameType | None) -> None:
@@ -38,8 +41,8 @@ def interrupt() -> Iterator[Callable[..., object]]:
             frame = frame.f_back
         if frame is not None:
             if left:
-                press(*left)
-            signal.raise_signal(signal.SIGINT)
+                press(*left, number=sent[0])
+            signal.raise_signal(sent[0])
 
     handlers = {
         signal.SIGINT: signal.default_int_handler,  # which a process in the background has not

@@ -710,10 +710,21 @@ def test_a_process_that_is_killed_leaves_a_whole_checkpoint(tmp_path: Path) -> N
     assert sorted(os.listdir(tmp_path)) == [path.name, program.name]
 
 
+class Timeout(Exception):
+    """What the handler of a signal may raise."""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="there is no such timer")
-def test_ctrl_c_finds_all_or_nothing_done(
-    tmp_path: Path, interrupt: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("number", "raised"), [("SIGINT", KeyboardInterrupt), ("SIGUSR1", Timeout)]
+)
+def test_a_signal_finds_all_or_nothing_done(
+    number: str, raised: Any, tmp_path: Path, interrupt: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def time_is_up(*_: object) -> None:
+        raise Timeout
+
+    signal.signal(signal.SIGUSR1, time_is_up)
     # What is pressed again lands in the handling of the first too, where Python drops it.
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
     params: list[Any] = [np.zeros(1_000_000), np.zeros((300, 300), order="F")]
@@ -732,17 +743,20 @@ def test_ctrl_c_finds_all_or_nothing_done(
         assert moment() == {now}
         saving = rng.random() < 0.5
         call = schuss.save if saving else schuss.load
-        pauses = rng.choice(([], [2e-5] * 9, [5e-4] * 9))
-        interrupt(rng.uniform(1e-4, 0.02), *pauses)
+        # Others come once, unless someone means it.
+        pauses = rng.choice(([], [2e-5] * 9, [5e-4] * 9)) if number == "SIGINT" else []
+        interrupt(rng.uniform(1e-4, 0.02), *pauses, number=signal.Signals[number])
         try:
             call(tmp_path / "c", params, optimizer)
-        except KeyboardInterrupt:
+        except raised:
             interrupted += 1
         interrupt(0)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         after = moment()
         assert len(after) == 1
         assert not saving or after == {now}
     assert interrupted > 10
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     schuss.save(tmp_path / "c", params, optimizer)
     assert os.listdir(tmp_path) == ["c"]
 

@@ -1,26 +1,44 @@
-"""Ctrl-C, where it must not leave anything half done."""
+"""Signals, where they must not leave anything half done.
+
+What a handler raises, as that of Ctrl-C does, lands after any call, so no order of assignments is
+safe from it.
+"""
 
 import signal
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+
+
+def to_its_end(work: Callable[[], None]) -> None:
+    """Do work that can be done twice: it is, if a signal raises, and that is raised then."""
+    try:
+        work()
+    except BaseException:
+        with suppress(BaseException):  # what else was wrong with it still is
+            work()
+        raise
 
 
 def whole(work: Callable[[], None]) -> None:
-    """Do work; what Ctrl-C does meanwhile is done at its end.
+    """Do work that takes long, as `to_its_end` does; Ctrl-C is put off, so it can come often."""
+    import threading  # not with the library
 
-    Ctrl-C lands after any call, so no order of assignments is safe from it.
-    """
-    handler = signal.getsignal(signal.SIGINT)
-    pressed: list[tuple[Any, ...]] = []
-    if callable(handler):
-        try:
-            signal.signal(signal.SIGINT, lambda *arguments: pressed.append(arguments))
-        except ValueError:  # in another thread than the main one, where Ctrl-C does not land
-            handler = None
+    before = signal.getsignal(signal.SIGINT)
+    pressed: list[None] = []
+
+    def hold(*_: object) -> None:
+        pressed.append(None)
+
+    def release() -> None:
+        if signal.getsignal(signal.SIGINT) is hold:
+            signal.signal(signal.SIGINT, before)
+
     try:
-        work()
+        # No other thread has handlers called, nor may it set them.
+        if callable(before) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, hold)
+        to_its_end(work)
     finally:
-        if callable(handler):
-            signal.signal(signal.SIGINT, handler)
-            for arguments in pressed[:1]:
-                handler(*arguments)
+        to_its_end(release)
+        for _ in pressed:
+            signal.raise_signal(signal.SIGINT)

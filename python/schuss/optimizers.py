@@ -39,7 +39,7 @@ from schuss._groups import (
     ungrouped,
 )
 from schuss._hyperparameters import Rate, check_keys, choice, count, flag, number, optional, rate
-from schuss._interrupts import whole
+from schuss._interrupts import to_its_end, whole
 
 __all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "RMSprop"]
 
@@ -870,9 +870,8 @@ class Optimizer:
                 self._plan.steps = settings.steps
                 self._write_copies()
 
-            self._apply(
-                settings.hyperparameters, settings.groups, settings.hyperparameters, then=finish
-            )
+            new = settings.hyperparameters
+            whole(lambda: self._apply(new, settings.groups, new, then=finish))
 
     def _copied_tree(self, arrays: list[Array]) -> Any:
         return self._plan.unflatten(_copied(arrays))
@@ -925,7 +924,7 @@ class Optimizer:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
 
         State that the form did not keep before starts at zero. Of the hyperparameters, `changes`
-        are new; `then` belongs to it.
+        are new; `then` belongs to it, and can be done twice.
         """
         names = self._states_for(type(self).__name__, hyperparameters, groups)
         leaves, averages = self._leaves_for(names), self._averages_for(hyperparameters)
@@ -956,7 +955,7 @@ class Optimizer:
                 self._rates = _NO_RATES
             then()
 
-        whole(apply)
+        to_its_end(apply)
 
     def _states_for(
         self, call: str, hyperparameters: dict[str, Any], groups: list[Overrides]
