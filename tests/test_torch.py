@@ -245,6 +245,64 @@ def test_what_is_replaced_between_steps_is_noticed(change: Callable[[Any, Any], 
         assert_alike(*pair)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("SGD", {"momentum": 0.9, "nesterov": True}),
+        ("RMSprop", {"momentum": 0.5}),
+        ("Adam", {}),
+        ("AdamW", {}),
+    ],
+)
+def test_what_a_group_has_beside_the_options_of_its_class_makes_no_difference(
+    name: str, options: dict[str, Any]
+) -> None:
+    own = {"alpha": None, "betas": None, "amsgrad": "-", "eps": torch.ones(3), "nesterov": True}
+    own |= {"dampening": 0.5, "centered": "-", "decoupled_weight_decay": True, "name": "mine"}
+
+    def groups(params: list[Any]) -> list[dict[str, Any]]:
+        return [{"params": params}]
+
+    pair = both(name, {"lr": 0.1, **options}, groups)
+    for optimizer, _ in pair:
+        group = optimizer.param_groups[0]
+        group.update({key: value for key, value in own.items() if key not in group})
+    for t in range(1, 4):
+        for optimizer, params in pair:
+            optimizer.param_groups[0]["lr"] = 0.1 * t
+            if name == "SGD":
+                optimizer.param_groups[0]["eps"] = torch.ones(3)
+            give_gradients(params, t)
+            optimizer.step()
+    for theirs, ours in zip(pair[0][1], pair[1][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "values"),
+    [
+        ("SGD", "weight_decay", (0.1, 0.5)),
+        ("SGD", "momentum", (0.5, 0.9)),
+        ("RMSprop", "alpha", (0.5, 0.9)),
+        ("RMSprop", "eps", (0.1, 1.0)),
+        ("Adam", "eps", (0.1, 1.0)),
+    ],
+)
+def test_an_option_that_is_a_tensor_may_be_filled_between_steps(
+    name: str, option: str, values: tuple[float, float]
+) -> None:
+    pair = both(name, {"lr": 0.1, option: 0.3})
+    for optimizer, params in pair:
+        tensor = torch.tensor(0.3, dtype=torch.float64)
+        optimizer.param_groups[0][option] = tensor
+        for t, value in enumerate(values):
+            tensor.fill_(value)
+            give_gradients(params, t)
+            optimizer.step()
+    for theirs, ours in zip(pair[0][1], pair[1][1], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_a_closure_and_hooks_are_called() -> None:
     calls: list[str] = []
     w = torch.ones(2, requires_grad=True)
@@ -437,6 +495,7 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
         (schuss.Adam(w, bias_correction=False), "bias_correction is False, expected True"),
         (schuss.Momentum(w, bias_correction=True), "bias_correction is True, expected False"),
         (schuss.Momentum(w, nesterov=True), "dampening is 0.9 with nesterov, expected 0"),
+        (schuss.Momentum(w, beta=0, dampening=0.5), "dampening is 0.5 where beta is 0, expected 0"),
         (waiting, "1 gradients are accumulated, expected none"),
     ]:
         with pytest.raises(ValueError, match=r"^state_dict: ") as caught:
@@ -459,7 +518,11 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
     dampened = torch.optim.SGD([param], momentum=0.9, dampening=0.5)
     cases: list[tuple[Any, Any, str]] = [
         (one, {}, "state_dict has the keys []"),
-        (one, {"state": {}, "param_groups": [{"params": [0]}]}, "expected those of torch.optim's"),
+        (
+            one,
+            {"state": {}, "param_groups": [{"params": [0]}]},
+            "expected those of torch.optim.Adam",
+        ),
         (schuss.AdamW(w), adam.state_dict(), "is of Adam, expected AdamW"),
         (one, maximizing.state_dict(), "['maximize'] is True, expected False"),
         (two, adam.state_dict(), "state_dict has 1 parameters, expected 2"),
@@ -482,7 +545,7 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
         (lambda s: s.update(state=[]), "state_dict['state'] is a list, expected a mapping"),
         (lambda s: s.update(param_groups=[]), "state_dict['param_groups'] is [], expected a list"),
         (lambda s: s.update(param_groups=[3]), "['param_groups'][0] is a int, expected a mapping"),
-        (lambda s: s["param_groups"][0].pop("params"), "expected those of torch.optim's"),
+        (lambda s: s["param_groups"][0].pop("params"), "expected those of torch.optim.Adam"),
         (lambda s: s["state"].update({0: [1]}), "['state'][0] is a list, expected a mapping"),
         (lambda s: s["state"].pop(1), "['state'][1] has no 'step', expected all parameters or"),
         (lambda s: s["state"][1].pop("step"), "['state'][1] has no 'step'"),
@@ -496,6 +559,21 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
             "['exp_avg'] is of torch.complex64, expected a tensor of floating point",
         ),
         (lambda s: s["param_groups"][0].update(amsgrad=True), "has no 'max_exp_avg_sq'"),
+        (lambda s: s["param_groups"][0].update(params=[0, 0]), "parameters [0, 0], expected each"),
+        (
+            lambda s: s["param_groups"][0].update(betas=0.9),
+            "['betas'] is 0.9, expected two numbers",
+        ),
+        (lambda s: s["param_groups"][0].update(lr="fast"), "['lr'] is a str, expected a number"),
+        (lambda s: s["param_groups"][0].update(lr=torch.ones(2)), "['lr'] is a Tensor, expected a"),
+        (
+            lambda s: s["param_groups"][0].update(eps=torch.ones((), device="meta")),
+            "['eps'] is ten",
+        ),
+        (
+            lambda s: s["state"][0].update(exp_avg=torch.ones(3, device="meta")),
+            "['exp_avg'] is torch.strided on meta, expected plain numbers",
+        ),
     ],
 )
 def test_a_damaged_state_dict_is_refused_and_nothing_is_changed(
@@ -531,6 +609,18 @@ def test_momentum_in_one_group_and_none_in_another_goes_there() -> None:
     assert_goes_on_alike(theirs, ours, range(2, 4))
 
 
+def test_what_a_group_without_momentum_still_has_of_it_is_left() -> None:
+    param = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    theirs = torch.optim.SGD([param], lr=0.1, momentum=0.5)
+    param.grad = torch.full_like(param, torch.inf)
+    theirs.step()
+    theirs.param_groups[0]["momentum"] = 0
+    ours = schuss.Momentum(np.ones(2))
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    ours.step(np.ones(2))
+    assert (ours.params == 0.9).all()
+
+
 def test_no_step_is_lost_where_float32_cannot_count_it() -> None:
     steps = (1 << 24) + 1
     ours = schuss.Adam(np.ones(3))
@@ -540,6 +630,12 @@ def test_no_step_is_lost_where_float32_cannot_count_it() -> None:
     other = schuss.Adam(np.ones(3))
     schuss_torch.load_state_dict(other, theirs.state_dict())
     assert other.steps == steps
+    param = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    fused = schuss_torch.Adam([param])
+    fused.load_state_dict(theirs.state_dict())
+    param.grad = torch.ones_like(param)
+    fused.step()
+    assert fused.state[param]["step"].item() == steps + 1
 
 
 @pytest.mark.parametrize(

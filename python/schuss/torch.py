@@ -32,40 +32,71 @@ _KEYS = {
     "v_max": "max_exp_avg_sq",
 }
 
-# Hyperparameters, and what else a group may have beside the rate and the betas.
+# Hyperparameters. The options of each class, beside the rate; a group may have more.
 
-_SETTINGS = (
-    *("momentum", "dampening", "nesterov"),
-    *("alpha", "centered", "eps", "amsgrad", "weight_decay", "decoupled_weight_decay"),
-    *("maximize", "capturable", "differentiable"),
-)
+_OPTIONS = {
+    "SGD": ("momentum", "dampening", "nesterov", "weight_decay"),
+    "RMSprop": ("alpha", "eps", "centered", "momentum", "weight_decay"),
+    "Adam": ("betas", "eps", "amsgrad", "weight_decay"),
+}
+_OPTIONS["AdamW"] = _OPTIONS["Adam"]
+_OPTIONS_OF_ALL = ("maximize", "decoupled_weight_decay", "capturable", "differentiable")
 
 
-def _translated(group: Mapping[str, Any]) -> tuple[type[optimizers.Optimizer], dict[str, Any]]:
-    """Return the class of schuss, and its hyperparameters, for a group of torch.optim."""
-    rest = {"lr": float(group["lr"]), "weight_decay": float(group["weight_decay"])}
-    if "betas" in group:
-        kind = optimizers.AdamW if group.get("decoupled_weight_decay") else optimizers.Adam
-        beta1, beta2 = map(float, group["betas"])
-        own = {"beta1": beta1, "beta2": beta2, "amsgrad": group["amsgrad"], "bias_correction": True}
-        return kind, {**rest, **own, "eps": group["eps"], "eps_root": 0.0}
-    if "alpha" in group:
-        own = {"beta": group["alpha"], "centered": group["centered"], "eps_root": 0.0}
-        return optimizers.RMSprop, {
-            **rest,
-            **own,
-            "eps": group["eps"],
-            "momentum": group["momentum"],
-        }
-    if not group["momentum"]:
+def _translated(
+    call: str, name: str, rule: str, group: Mapping[str, Any]
+) -> tuple[type[optimizers.Optimizer], dict[str, Any]]:
+    """Return the class of schuss, and its hyperparameters, for a group of a class of torch.optim.
+
+    Raises TypeError if one is of a wrong type, KeyError if it is not there.
+    """
+
+    def told(key: str) -> float:
+        return _number(call, f"{name}[{key!r}]", group[key])
+
+    def says(key: str) -> bool:
+        return bool(told(key))
+
+    rest = {"lr": told("lr"), "weight_decay": told("weight_decay")}
+    if rule == "RMSprop":
+        own = {"beta": told("alpha"), "centered": says("centered"), "momentum": told("momentum")}
+        return optimizers.RMSprop, {**rest, **own, "eps": told("eps"), "eps_root": 0.0}
+    if rule in ("Adam", "AdamW"):
+        decoupled = group.get("decoupled_weight_decay", rule == "AdamW")
+        kind = optimizers.AdamW if decoupled else optimizers.Adam
+        try:
+            beta1, beta2 = group["betas"]
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{call}: {name}['betas'] is {group['betas']!r}, expected two numbers"
+            ) from None
+        betas = (("beta1", beta1), ("beta2", beta2))
+        own = {key: _number(call, f"{name}['betas']", beta) for key, beta in betas}
+        own |= {"amsgrad": says("amsgrad"), "bias_correction": True}
+        return kind, {**rest, **own, "eps": told("eps"), "eps_root": 0.0}
+    momentum, dampening, nesterov = told("momentum"), told("dampening"), says("nesterov")
+    if momentum == 0:
         return optimizers.SGD, rest
-    return optimizers.Momentum, {
-        **rest,
-        "beta": group["momentum"],
-        "dampening": float(group["dampening"]),
-        "nesterov": group["nesterov"],
-        "bias_correction": False,
-    }
+    if nesterov and dampening != 0:
+        raise _nesterov_with(call, dampening)
+    own = {"beta": momentum, "dampening": dampening, "nesterov": nesterov}
+    return optimizers.Momentum, {**rest, **own, "bias_correction": False}
+
+
+def _number(call: str, name: str, value: Any) -> float:
+    """Return a number as a float: bools too, as torch.optim takes them."""
+    if isinstance(value, bool):
+        return float(value)
+    try:
+        return real(call, name, value)
+    except (RuntimeError, NotImplementedError):  # of a tensor that has no memory
+        raise TypeError(f"{call}: {name} is {value!r}, expected a number") from None
+
+
+def _nesterov_with(call: str, dampening: float) -> ValueError:
+    return ValueError(
+        f"{call}: dampening is {dampening!r} with nesterov, expected 0, as torch.optim has it"
+    )
 
 
 def _translated_back(call: str, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -85,8 +116,14 @@ def _translated_back(call: str, kind: str, values: Mapping[str, Any]) -> dict[st
     if kind == "SGD":
         return same
     dampening = values["beta"] if values["dampening"] is None else values["dampening"]
+    if dampening != 0 and values["nesterov"]:
+        raise _nesterov_with(call, dampening)
+    if dampening != 0 and values["beta"] == 0:
+        raise ValueError(
+            f"{call}: dampening is {dampening!r} where beta is 0, expected 0: torch.optim ignores "
+            "it there"
+        )
     told = {"dampening": dampening, "nesterov": values["nesterov"]}
-    _check_nesterov(call, told)
     return {**same, "momentum": values["beta"], **told}
 
 
@@ -105,23 +142,24 @@ _TORCHS = {
 class _Formula:
     """What the parameters of a group are updated by, beside the rate."""
 
-    def __init__(self, group: Mapping[str, Any], *, first: bool) -> None:
-        kind, given = _translated(group)
+    def __init__(self, call: str, rule: str, group: Mapping[str, Any], *, first: bool) -> None:
+        kind, given = _translated(f"{call}.step", "param_groups[...]", rule, group)
         if first:  # torch.optim begins with the gradient itself, whatever is to dampen it
             given |= {"beta": 0.0, "dampening": 0.0}
         optimizer: Any = kind.__new__(kind)  # of no parameters: it is asked for the formula alone
-        rule: str = optimizer._rule_for(given)
+        form: str = optimizer._rule_for(given)
         decay = optimizer._decay_kind() if given["weight_decay"] else "none"
-        self.told = rule, decay, {"lr": 0.0, **optimizer._values(given)}
-        self.keys = tuple(_KEYS[name] for name in _core.states(rule))
+        self.told = form, decay, {"lr": 0.0, **optimizer._values(given)}
+        self.keys = tuple(_KEYS[name] for name in _core.states(form))
         self.scale = -1.0 if group["maximize"] else 1.0
 
 
 class _Bunch:
     """Parameters that make each step together: with the same states, and as often stepped."""
 
-    def __init__(self, call: str, groups: list[int], first: bool, formula: _Formula) -> None:
-        self.call, self.groups, self.first = call, groups, first
+    def __init__(self, call: str, rule: str, first: bool, formula: _Formula) -> None:
+        self.call, self.rule, self.first = call, rule, first
+        self.groups: list[int] = []
         self.keys, self.scale = formula.keys, formula.scale
         self.params: list[Any] = []
         self.places: list[int] = []  # among all that have gradients
@@ -140,7 +178,9 @@ class _Bunch:
         self.companions: Any = companions, None, None
         if "step" in self.states[0]:
             # All in one memory, so that one addition counts.
-            self.counts = np.array([float(state["step"]) for state in self.states], np.float32)
+            steps = [torch.as_tensor(state["step"]) for state in self.states]
+            wide = any(step.dtype == torch.float64 for step in steps)
+            self.counts = np.array(steps, np.float64 if wide else np.float32)
             for state, count in zip(self.states, torch.from_numpy(self.counts), strict=True):
                 state["step"] = count
             self.kept.append([state["step"] for state in self.states])
@@ -165,11 +205,12 @@ class _Bunch:
 
     def follow(self, groups: list[dict[str, Any]]) -> bool:
         """Put the groups' hyperparameters in force; return whether that is possible."""
-        settings = [_settings(groups[place]) for place in self.groups]
+        own = [groups[place] for place in self.groups]
+        settings = [_settings(self.rule, group) for group in own]
         if settings != self.settings:
-            for place in self.groups:
-                _check_options(self.call, groups[place])
-            formulas = [_Formula(groups[place], first=self.first) for place in self.groups]
+            for group in own:
+                _check_options(self.call, group)
+            formulas = [_Formula(self.call, self.rule, group, first=self.first) for group in own]
             if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
                 return False
             told = [each.told for each in formulas]
@@ -204,11 +245,14 @@ def _pointers(tensors: list[list[Any]]) -> list[list[int]]:
     return [[tensor.data_ptr() for tensor in some] for some in tensors]
 
 
-def _settings(group: dict[str, Any]) -> list[Any]:
+def _settings(rule: str, group: dict[str, Any]) -> list[Any]:
     """Return what a group is updated by, beside the rate."""
-    settings = [group.get(name) for name in _SETTINGS]
-    # Numbers, since lists and tensors can be changed where they are.
-    return [*settings, [float(beta) for beta in group.get("betas", ())]]
+    settings: list[Any] = []
+    for name in _OPTIONS[rule]:
+        settings += group[name] if name == "betas" else (group[name],)
+    # Numbers, since tensors can be changed where they are.
+    settings = [each if type(each) is float else float(each) for each in settings]
+    return settings + [group.get(name) for name in _OPTIONS_OF_ALL]
 
 
 class _Made:
@@ -217,6 +261,7 @@ class _Made:
     def __init__(
         self,
         call: str,
+        rule: str,
         params: list[Any],
         members: list[int],
         groups: list[dict[str, Any]],
@@ -226,17 +271,17 @@ class _Made:
         bunches: dict[Any, _Bunch] = {}
         for place, (param, member) in enumerate(zip(params, members, strict=True)):
             own = dict(state.get(param, {}))
-            formula = _Formula(groups[member], first=False)
+            formula = _Formula(call, rule, groups[member], first=False)
             dampened = formula.told[2].get("dampening", 0.0) != 0
             first = dampened and own.get("momentum_buffer") is None
             for key in formula.keys:
                 if own.get(key) is None:
                     own[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            if "betas" in groups[member] or "alpha" in groups[member]:
+            if rule != "SGD":
                 own.setdefault("step", torch.tensor(0.0))
             count = float(own["step"]) if "step" in own else 0.0
             kind = formula.keys, formula.scale, first, count
-            bunch = bunches.setdefault(kind, _Bunch(call, [], first, formula))
+            bunch = bunches.setdefault(kind, _Bunch(call, rule, first, formula))
             if member not in bunch.groups:
                 bunch.groups.append(member)
             bunch.params.append(param)
@@ -267,7 +312,6 @@ def _check_options(call: str, group: Mapping[str, Any]) -> None:
     for name in ("capturable", "differentiable"):
         if group.get(name):
             raise ValueError(f"{call}.step: {name} is True, expected False")
-    _check_nesterov(f"{call}.step", group)
 
 
 def _array(call: str, what: str, tensor: Any) -> Array:
@@ -288,6 +332,7 @@ def _array(call: str, what: str, tensor: Any) -> Array:
 class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no torch
     """The step of the optimizers here."""
 
+    _rule: str  # that of torch.optim which it is
     _made: _Made | None = None  # for the parameters that had gradients last time
 
     # GradScaler leaves the scale to those that torch has fused itself.
@@ -339,7 +384,7 @@ class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has n
             or not all(bunch.follow(groups) for bunch in made.bunches)
         ):
             self._made, is_new = None, True
-            made = _Made(call, params, members, groups, self.state)
+            made = _Made(call, self._rule, params, members, groups, self.state)
             for bunch in made.bunches:
                 bunch.follow(groups)
         for bunch in made.bunches:
@@ -382,6 +427,8 @@ class SGD(_Fused, torch.optim.SGD):  # type: ignore[misc]
     [0.5, 0.0]
     """
 
+    _rule = "SGD"
+
 
 class RMSprop(_Fused, torch.optim.RMSprop):  # type: ignore[misc]
     """`torch.optim.RMSprop` with the step of schuss.
@@ -414,6 +461,8 @@ class RMSprop(_Fused, torch.optim.RMSprop):  # type: ignore[misc]
     >>> w.round(decimals=4).tolist() == [0.0, 2.0]
     True
     """
+
+    _rule = "RMSprop"
 
 
 class Adam(_Fused, torch.optim.Adam):  # type: ignore[misc]
@@ -448,6 +497,8 @@ class Adam(_Fused, torch.optim.Adam):  # type: ignore[misc]
     [0.5, 1.5]
     """
 
+    _rule = "Adam"
+
 
 class AdamW(_Fused, torch.optim.AdamW):  # type: ignore[misc]
     """`torch.optim.AdamW` with the step of schuss.
@@ -480,6 +531,8 @@ class AdamW(_Fused, torch.optim.AdamW):  # type: ignore[misc]
     >>> w.tolist()
     [0.0, 1.0]
     """
+
+    _rule = "AdamW"
 
 
 # State dicts.
@@ -544,7 +597,7 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
                 for name, array in zip(names, arrays, strict=True)
             }
             if kind in ("RMSprop", "Adam", "AdamW"):
-                # As torch.optim has it, which loses count where float32 does.
+                # float32 is what torch.optim has, and counts no further than this.
                 dtype = torch.float32 if steps <= 1 << 24 else torch.float64
                 states[place]["step"] = torch.tensor(float(steps), dtype=dtype)
     defaults = _TORCHS[kind]([torch.zeros(1)], **({"momentum": 0.5} if kind == "Momentum" else {}))
@@ -641,6 +694,8 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
                 counts.add(_step_in(call, name, of_param))
             for each in names:
                 array = _state_in(call, name, of_param, _KEYS[each])
+                if kind == "Momentum" and group["beta"] == 0:  # where it says nothing
+                    array = None
                 if array is None:
                     if states and kind != "Momentum":
                         raise ValueError(f"{call}: {name} has no {_KEYS[each]!r}, expected it")
@@ -684,32 +739,32 @@ def _groups_in(
     for place, group in enumerate(groups):
         name = f"state_dict['param_groups'][{place}]"
         _check_mapping(call, name, group)
-        try:
-            of_kind, values = _translated(group)
-            own = list(group["params"])
-        except (KeyError, TypeError, ValueError):
+        rule = "SGD" if kind == "Momentum" else kind
+        if not {"params", "lr", *_OPTIONS[rule]} <= group.keys():
             raise ValueError(
-                f"{call}: {name} has the keys {list(group)}, expected those of torch.optim's SGD, "
-                "RMSprop, Adam or AdamW"
-            ) from None
+                f"{call}: {name} has the keys {list(group)}, expected those of torch.optim.{rule}"
+            )
+        of_kind, values = _translated(call, name, rule, group)
+        own = list(group["params"])
         if of_kind is optimizers.SGD and kind == "Momentum":
             none = {"beta": 0.0, "dampening": 0.0, "nesterov": False, "bias_correction": False}
             of_kind, values = optimizers.Momentum, values | none
         if of_kind.__name__ != kind:
             raise ValueError(f"{call}: {name} is of {of_kind.__name__}, expected {kind}")
-        if group.get("maximize"):
+        if _number(call, f"{name}['maximize']", group.get("maximize", False)):
             raise ValueError(f"{call}: {name}['maximize'] is True, expected False")
-        _check_nesterov(call, values)
         translated.append(values)
         members.append(list(range(len(ids), len(ids) + len(own))))
         ids += own
+    if len({*map(str, ids)}) != len(ids):
+        raise ValueError(f"{call}: state_dict has parameters {ids}, expected each once")
     return translated, members, ids
 
 
 def _step_in(call: str, name: str, of_param: Mapping[str, Any]) -> int:
     if "step" not in of_param:
         raise ValueError(f"{call}: {name} has no 'step', expected all parameters or none to have")
-    steps = real(call, f"{name}['step']", of_param["step"])
+    steps = _number(call, f"{name}['step']", of_param["step"])
     if not (steps >= 0 and steps.is_integer()):
         raise ValueError(f"{call}: {name}['step'] is {steps!r}, expected a whole number from 0")
     return int(steps)
@@ -723,22 +778,18 @@ def _state_in(call: str, name: str, of_param: Mapping[str, Any], key: str) -> Ar
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         was = getattr(value, "dtype", None) or type(value).__name__
         raise TypeError(f"{call}: {name}[{key!r}] is of {was}, expected a tensor of floating point")
-    array: Array = value.detach().cpu().double().numpy()
+    try:
+        array: Array = value.detach().cpu().double().numpy(force=True)
+    except (TypeError, RuntimeError):
+        raise ValueError(
+            f"{call}: {name}[{key!r}] is {value.layout} on {value.device}, expected plain numbers"
+        ) from None
     return array
 
 
 def _check_mapping(call: str, name: str, value: object) -> None:
     if not isinstance(value, Mapping):
         raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a mapping")
-
-
-def _check_nesterov(call: str, values: Mapping[str, Any]) -> None:
-    """Raise ValueError for dampening with Nesterov's momentum, where torch.optim goes otherwise."""
-    if values.get("nesterov") and values["dampening"] != 0:
-        raise ValueError(
-            f"{call}: dampening is {values['dampening']!r} with nesterov, expected 0, as "
-            "torch.optim has it"
-        )
 
 
 def _kind_of(call: str, optimizer: Any) -> str:
