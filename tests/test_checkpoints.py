@@ -21,7 +21,7 @@ import pytest
 
 import schuss
 from cases import LAYOUTS, bits, laid_out
-from schuss import schedules
+from schuss import _safetensors, checkpoints, schedules
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
@@ -1094,6 +1094,67 @@ def test_fit_that_cannot_go_on_leaves_the_optimizer_its_rate(tmp_path: Path) -> 
             loss_and_grad, optimizer.params, optimizer, X, Y, checkpoint=tmp_path / "c", schedule=1
         )
     assert optimizer.lr == 0.5
+
+
+def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(schedule: float, epochs: int) -> schuss.History:
+        return schuss.fit(
+            loss_and_grad,
+            optimizer.params,
+            optimizer,
+            X,
+            Y,
+            epochs=epochs,
+            checkpoint=tmp_path / "c",
+            schedule=schedule,
+        )
+
+    optimizer = schuss.SGD({"w": np.zeros(5), "b": np.zeros(1)})
+    start(0.25, epochs=1)
+    saved = known(optimizer)
+    optimizer = schuss.SGD({"w": np.zeros(5), "b": np.zeros(1)})
+    fill = checkpoints.Checkpoint._fill
+
+    def press(saved: checkpoints.Checkpoint, arrays: dict[str, Any]) -> None:
+        if "params/w" in arrays:
+            signal.raise_signal(signal.SIGINT)
+        fill(saved, arrays)
+
+    monkeypatch.setattr(checkpoints.Checkpoint, "_fill", press)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with pytest.raises(KeyboardInterrupt):
+        start(0.5, epochs=2)
+    signal.signal(signal.SIGINT, handler)
+    assert known(optimizer) == saved
+    assert optimizer.lr == 0.25
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        {"a": {"schuss.array": "settings/1"}, "b": {"schuss.array": "settings/1"}},  # again
+        {"a": {"schuss.array": "params"}},
+        {"a": {"schuss.array": "settings/9"}},
+        {},  # nobody asks for it
+        [1],
+        None,
+    ],
+)
+def test_a_file_made_by_hand_gets_no_more_memory_than_it_has(extra: Any, tmp_path: Path) -> None:
+    schuss.save(tmp_path / "c", np.ones(3), extra={"a": np.zeros(3)})
+    with _safetensors.reading(tmp_path / "c", "load") as file:
+        metadata = {name: text for name, text in file.metadata.items() if name != "sha256"}
+        tensors = {name: file.read(name) for name in file.tensors}
+    assert list(tensors) == ["params", "settings/1"]
+    settings = json.loads(metadata["settings"]) | {"extra": extra}
+    metadata["settings"] = json.dumps(settings)
+    _safetensors.write("save", tmp_path / "c", tensors, metadata)
+    w = np.zeros(3)
+    with pytest.raises(ValueError, match=r"^load: .* has settings that schuss.save does not write"):
+        schuss.load(tmp_path / "c", w)
+    assert not w.any()
 
 
 def test_fit_refuses_mini_batches_in_the_middle_of_an_epoch(tmp_path: Path) -> None:

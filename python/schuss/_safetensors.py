@@ -67,11 +67,6 @@ def dtype_in_file(array: Array) -> str | None:
     return _DTYPES.get(dtype.name) if dtype.isnative and not dtype.hasobject else None
 
 
-def array_for(tensor: Tensor) -> Array:
-    """Return a new array for a tensor; TypeError if its dtype is none of NumPy itself."""
-    return np.empty(tensor.shape, _NAMES[tensor.dtype])
-
-
 # Writing.
 
 
@@ -182,7 +177,8 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     try:
         with file:
             with suppress(OSError):  # there is none, or the file system keeps no such modes
-                os.chmod(file.name, stat.S_IMODE(os.stat(path).st_mode))
+                # Who owns it must be able to open it, also to take away what was left of it.
+                os.chmod(file.name, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IRUSR)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -266,6 +262,13 @@ class File:
         blank = header[:place] + _NO_DIGEST.encode() + header[place + len(said) :]
         if place < 0 or _digest(blank, self._all_pieces(tensors.values())) != said:
             self.refuse("was altered, expected the bytes that its digest is of")
+
+    def read(self, name: str) -> Array:
+        """Return a tensor as a new array; its dtype must be one of NumPy itself."""
+        tensor = self.tensors[name]
+        array = np.empty(tensor.shape, _NAMES[tensor.dtype])
+        self.read_into(name, array)
+        return array
 
     def read_into(self, name: str, array: Array) -> None:
         """Fill an array with a tensor of its shape and dtype."""

@@ -401,7 +401,7 @@ def _generator_state(call: str, name: str, generator: "np.random.BitGenerator", 
     """Return the state of a bit generator like this one, or raise TypeError or ValueError."""
     try:
         deepcopy(generator).state = state
-    except (TypeError, ValueError, KeyError, OverflowError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         kind = type(generator).__name__
         raise ValueError(
             f"{call}: {name} is not the state of a {kind} ({error}), expected it to be"

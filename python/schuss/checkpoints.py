@@ -21,6 +21,7 @@ from schuss.batches import MiniBatches
 from schuss.optimizers import Optimizer
 
 if TYPE_CHECKING:
+    from schuss._hyperparameters import Rate
     from schuss.schedules import Schedule
 
 __all__ = ["load", "save"]
@@ -28,6 +29,7 @@ __all__ = ["load", "save"]
 Path: TypeAlias = str | os.PathLike[str]
 
 _FORMAT, _VERSION = "schuss", "1"
+_SETTINGS_ARRAYS = "settings/"  # what the names of their tensors begin with
 _SETTINGS = ("optimizer", "batches", "training", "extra")
 
 
@@ -256,17 +258,24 @@ class Checkpoint:
             file.refuse(f"is a checkpoint of version {version}, expected {_VERSION}")
         file.verify()
         try:
-            settings = json.loads(file.metadata["settings"], object_hook=_Decoder(file))
+            decode = _Decoder(file)
+            settings = json.loads(file.metadata["settings"], object_hook=decode)
             check_keys(call, "the checkpoint", settings, _SETTINGS)
             self._optimizer, self._batches = settings["optimizer"], settings["batches"]
             self.training, self.extra = settings["training"], settings["extra"]
+            if decode.left or not isinstance(self.extra, dict):
+                raise ValueError
         except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
             self._refuse_settings()
 
     def restore(
-        self, params: ArrayTree, optimizer: Optimizer | None, batches: MiniBatches[Any] | None
+        self,
+        params: ArrayTree,
+        optimizer: Optimizer | None,
+        batches: MiniBatches[Any] | None,
+        lr: "Rate | None" = None,
     ) -> None:
-        """Load all that is given; see `load`."""
+        """Load all that is given; see `load`. `lr` takes the place of the optimizer's own."""
         # What can be refused is refused before the first write.
         names, arrays = _taken_apart(self._call, params)
         targets = self._matched(_named(self._call, "params", names, arrays), "params")
@@ -282,7 +291,7 @@ class Checkpoint:
 
         work = fill_params
         if optimizer is not None:
-            work = self._for_optimizer(params, optimizer, fill_params)
+            work = self._for_optimizer(params, optimizer, lr, fill_params)
         resumed = None
         if batches is not None:
             if self._batches is None:
@@ -305,9 +314,7 @@ class Checkpoint:
         tensor = self._file.tensors.get(f"training/{name}")
         if tensor is None or tensor.dtype != "F64":
             self._refuse_settings()
-        array = np.empty(tensor.shape)
-        self._file.read_into(f"training/{name}", array)
-        return array
+        return self._file.read(f"training/{name}")
 
     def fill(self, prefix: str, arrays: list[Array]) -> None:
         """Fill arrays with as many of the training's, of their shapes and dtypes."""
@@ -315,7 +322,11 @@ class Checkpoint:
         self._fill(self._matched(named, f"training/{prefix}"))
 
     def _for_optimizer(
-        self, params: ArrayTree, optimizer: Optimizer, fill_params: Callable[[], None]
+        self,
+        params: ArrayTree,
+        optimizer: Optimizer,
+        lr: "Rate | None",
+        fill_params: Callable[[], None],
     ) -> Callable[[], None]:
         """Check what is there for an optimizer; return what loads it, and the parameters."""
         call = self._call
@@ -324,7 +335,7 @@ class Checkpoint:
             self.refuse("holds no optimizer, expected to find one")
         name = "the checkpoint's optimizer"
         check_keys(call, name, self._optimizer, tuple(optimizer._settings()))
-        given = _with_own_functions(call, self._optimizer, optimizer)
+        given = _with_own_functions(call, self._optimizer, optimizer, lr)
         settings = optimizer._settings_in(call, name, given)
 
         def named(arrays: dict[str, list[Array]]) -> dict[str, Array]:
@@ -430,9 +441,10 @@ class _Encoder:
         if isinstance(value, np.ndarray):
             if type(value) not in (np.ndarray, np.memmap):
                 raise TypeError(f"a {type(value).__name__}")
+            # bfloat16 would come back only where ml_dtypes is.
             if value.dtype.kind not in "biuf" or _safetensors.dtype_in_file(value) is None:
                 raise TypeError(f"an array of {value.dtype}")
-            name = f"settings/{len(self._tensors)}"
+            name = f"{_SETTINGS_ARRAYS}{len(self._tensors)}"
             self._tensors[name] = value
             return {_ARRAY: name}
         if isinstance(value, np.generic) and value.dtype.kind in "biuf" and value.itemsize <= 8:
@@ -460,12 +472,12 @@ class _Decoder:
     def __init__(self, file: _safetensors.File) -> None:
         self._file = file
         self._made: dict[int, Any] = {}
+        self.left = {name for name in file.tensors if name.startswith(_SETTINGS_ARRAYS)}
 
     def __call__(self, value: dict[str, Any]) -> Any:
         if _ARRAY in value:
-            array = _safetensors.array_for(self._file.tensors[value[_ARRAY]])
-            self._file.read_into(value[_ARRAY], array)
-            return array
+            self.left.remove(value[_ARRAY])  # each is one, however often a file would name it
+            return self._file.read(value[_ARRAY])
         if _FUNCTION in value:
             return _Function(value[_FUNCTION])
         if _SAME in value:
@@ -520,7 +532,8 @@ def _extra_as_json(call: str, extra: Mapping[str, Any] | None, encode: _Encoder)
         _check_names(extra)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
-            f"{call}: extra holds {error}, expected what JSON can hold, and arrays"
+            f"{call}: extra holds {error}, expected what JSON can hold, and arrays of booleans, "
+            "integers or floating point numbers of up to 64 bits in native byte order"
         ) from None
     return text
 
@@ -538,8 +551,11 @@ def _check_names(value: Any) -> None:
             _check_names(each)
 
 
-def _with_own_functions(call: str, settings: Any, optimizer: Optimizer) -> dict[str, Any]:
+def _with_own_functions(
+    call: str, settings: Any, optimizer: Optimizer, lr: "Rate | None"
+) -> dict[str, Any]:
     """Return an optimizer's settings with its functions where such were saved."""
+    own_of_all = optimizer._hyperparameters | ({} if lr is None else {"lr": lr})
 
     def filled(saved: Any, own: Mapping[str, Any]) -> Any:
         if not isinstance(saved, dict) or not isinstance(saved.get("lr"), _Function):
@@ -559,5 +575,5 @@ def _with_own_functions(call: str, settings: Any, optimizer: Optimizer) -> dict[
             else group
             for group, own in zip(groups, optimizer._groups, strict=True)
         ]
-    hyperparameters = filled(settings["hyperparameters"], optimizer._hyperparameters)
+    hyperparameters = filled(settings["hyperparameters"], own_of_all)
     return {**settings, "hyperparameters": hyperparameters, "groups": groups}

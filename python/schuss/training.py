@@ -802,20 +802,18 @@ class _Training:
                 f"fit: x is in the middle of an epoch, after {begun.position} batches, expected "
                 "mini-batches at its beginning"
             )
+        if self.checkpoint is not None and resumes:
+            with checkpoints.opened("fit", self.checkpoint) as saved:
+                self.history._resume(saved)
+                self.best.resume(saved)
+                saved.restore(self.params, self.optimizer, self.batches, self.schedule)
+            return
         before = None
         if self.schedule is not None:
             before = self.optimizer.lr
             self.optimizer.lr = self.schedule
-        if self.checkpoint is None:
-            return
         try:
-            if resumes:
-                with checkpoints.opened("fit", self.checkpoint) as saved:
-                    self.history._resume(saved)
-                    self.best.resume(saved)
-                    saved.restore(self.params, self.optimizer, self.batches)
-            else:
-                self._save()  # what cannot be saved is refused now, not after an epoch
+            self._save()  # what cannot be saved is refused now, not after an epoch
         except BaseException:
             if before is not None:
                 self.optimizer.lr = before
