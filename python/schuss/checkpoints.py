@@ -87,7 +87,7 @@ def save(
     References
     ----------
     The safetensors format: huggingface/safetensors, README.md, "Format". The checksum in its
-    metadata is a SHA-256 over the header and over the CRC-32 of each 2 MiB of each tensor.
+    metadata is a SHA-256 over the header and over the CRC-32 of each 4 MiB of each tensor.
 
     Examples
     --------
