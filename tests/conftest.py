@@ -24,9 +24,7 @@ def share_all() -> Iterator[None]:
 def interrupt() -> Iterator[Callable[..., object]]:
     """Return what presses Ctrl-C in so many seconds, and after pauses of others; in 0, never.
 
-    Or it sends another signal.
-
-    It is heard by the library alone: a test cannot tell what it finds while it is interrupted.
+    It, or another signal, is heard by the library alone: a test that is interrupted tells nothing.
     """
     library = os.path.dirname(schuss.__file__)
     left: list[float] = []

@@ -1142,7 +1142,9 @@ def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
         None,
     ],
 )
-def test_a_file_made_by_hand_gets_no_more_memory_than_it_has(extra: Any, tmp_path: Path) -> None:
+def test_settings_made_by_hand_name_each_array_once_or_are_refused(
+    extra: Any, tmp_path: Path
+) -> None:
     schuss.save(tmp_path / "c", np.ones(3), extra={"a": np.zeros(3)})
     with _safetensors.reading(tmp_path / "c", "load") as file:
         metadata = {name: text for name, text in file.metadata.items() if name != "sha256"}

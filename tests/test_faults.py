@@ -195,6 +195,7 @@ class Interruption:
         return None
 
     def meets(self, call: Callable[[], object]) -> bool:
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
         was = sys.gettrace()
         sys.settrace(self)
         try:
@@ -203,6 +204,7 @@ class Interruption:
             return True
         finally:
             sys.settrace(was)
+            signal.signal(signal.SIGINT, handler)
         return self.seen >= self.n
 
 

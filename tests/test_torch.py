@@ -559,7 +559,9 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
             "['exp_avg'] is of torch.complex64, expected a tensor of floating point",
         ),
         (lambda s: s["param_groups"][0].update(amsgrad=True), "has no 'max_exp_avg_sq'"),
-        (lambda s: s["param_groups"][0].update(params=[0, 0]), "parameters [0, 0], expected each"),
+        (lambda s: s["param_groups"][0].update(params=[0, 0]), "[0, 0], expected keys, each once"),
+        (lambda s: s["param_groups"][0].update(params=[[0], 1]), "expected keys, each once"),
+        (lambda s: s["param_groups"][0].update(params=2), "['params'] is a int, expected a list"),
         (
             lambda s: s["param_groups"][0].update(betas=0.9),
             "['betas'] is 0.9, expected two numbers",
@@ -643,6 +645,9 @@ def test_no_step_is_lost_where_float32_cannot_count_it() -> None:
     [
         ({"dampening": 0.5}, "SGD.step: dampening is 0.5 with nesterov, expected 0"),
         ({"differentiable": True}, "SGD.step: differentiable is True, expected False"),
+        ({"lr": "fast"}, r"SGD.step: param_groups\[0\]\['lr'\] is a str, expected a number"),
+        ({"momentum": None}, r"SGD.step: param_groups\[0\]\['momentum'\] is a NoneType, exp"),
+        ({"momentum": torch.ones(2)}, r"SGD.step: param_groups\[0\]\['momentum'\] is a Tensor"),
     ],
 )
 def test_what_is_set_between_steps_is_refused_as_at_the_first(
@@ -655,10 +660,11 @@ def test_what_is_set_between_steps_is_refused_as_at_the_first(
     before = w.tolist()
     optimizer.param_groups[0].update(change)
     for _ in range(2):
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises((TypeError, ValueError), match=words):
             optimizer.step()
         assert w.tolist() == before
-    optimizer.param_groups[0].update(dict.fromkeys(change, 0))
+    good = {"dampening": 0, "differentiable": False, "lr": 0.5, "momentum": 0.5}
+    optimizer.param_groups[0].update(good)
     optimizer.step()
     assert w.tolist() != before
 

@@ -45,8 +45,8 @@ _PIECE = 1 << 22
 _HASHERS = 2
 
 # After how many bytes the system's cache lets go of what is on its way to the disk. A checkpoint is
-# seldom read soon, and memory that has to be found for it takes long: up to four times as long as
-# the disk, where a virtual machine has given back what the file before had.
+# seldom read soon, and memory that has to be found for it takes long: three times as long as the
+# disk, where a virtual machine has given back what the file before had.
 _CACHED = 1 << 27
 
 _LENGTH = 8  # bytes, of the length of the header
@@ -129,6 +129,7 @@ def _written(file: BinaryIO, arrays: Iterable[Array]) -> Iterator[memoryview]:
 
 
 def _let_go(file: BinaryIO) -> None:
+    """Bring what was written to the disk, out of the system's cache."""
     if hasattr(os, "posix_fadvise"):
         file.flush()
         os.fdatasync(file.fileno())

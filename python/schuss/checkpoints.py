@@ -275,7 +275,7 @@ class Checkpoint:
         batches: MiniBatches[Any] | None,
         lr: "Rate | None" = None,
     ) -> None:
-        """Load all that is given; see `load`. `lr` takes the place of the optimizer's own."""
+        """Load all that is given; see `load`. A function `lr` stands in for one that was saved."""
         # What can be refused is refused before the first write.
         names, arrays = _taken_apart(self._call, params)
         targets = self._matched(_named(self._call, "params", names, arrays), "params")
@@ -555,25 +555,25 @@ def _with_own_functions(
     call: str, settings: Any, optimizer: Optimizer, lr: "Rate | None"
 ) -> dict[str, Any]:
     """Return an optimizer's settings with its functions where such were saved."""
-    own_of_all = optimizer._hyperparameters | ({} if lr is None else {"lr": lr})
 
-    def filled(saved: Any, own: Mapping[str, Any]) -> Any:
+    def filled(saved: Any, own: "Rate | None") -> Any:
         if not isinstance(saved, dict) or not isinstance(saved.get("lr"), _Function):
             return saved
-        if not callable(own.get("lr")):
+        if not callable(own):
             raise ValueError(
-                f"{call}: lr is {own.get('lr')!r}, expected the function {saved['lr']!r} that it "
-                "was when it was saved, as a file does not hold functions"
+                f"{call}: lr is {own!r}, expected the function {saved['lr']!r} that it was when it "
+                "was saved, as a file does not hold functions"
             )
-        return saved | {"lr": own["lr"]}
+        return saved | {"lr": own}
 
     groups = settings["groups"]
     if isinstance(groups, list) and len(groups) == len(optimizer._groups):
         groups = [
-            group | {"hyperparameters": filled(group.get("hyperparameters"), own)}
+            group | {"hyperparameters": filled(group.get("hyperparameters"), own.get("lr"))}
             if isinstance(group, dict)
             else group
             for group, own in zip(groups, optimizer._groups, strict=True)
         ]
+    own_of_all = optimizer._hyperparameters["lr"] if lr is None else lr
     hyperparameters = filled(settings["hyperparameters"], own_of_all)
     return {**settings, "hyperparameters": hyperparameters, "groups": groups}

@@ -89,7 +89,7 @@ def _number(call: str, name: str, value: Any) -> float:
         return float(value)
     try:
         return real(call, name, value)
-    except (RuntimeError, NotImplementedError):  # of a tensor that has no memory
+    except RuntimeError:  # of a tensor without memory
         raise TypeError(f"{call}: {name} is {value!r}, expected a number") from None
 
 
@@ -142,8 +142,11 @@ _TORCHS = {
 class _Formula:
     """What the parameters of a group are updated by, beside the rate."""
 
-    def __init__(self, call: str, rule: str, group: Mapping[str, Any], *, first: bool) -> None:
-        kind, given = _translated(f"{call}.step", "param_groups[...]", rule, group)
+    def __init__(
+        self, call: str, rule: str, groups: list[dict[str, Any]], place: int, *, first: bool
+    ) -> None:
+        group = groups[place]
+        kind, given = _translated(f"{call}.step", f"param_groups[{place}]", rule, group)
         if first:  # torch.optim begins with the gradient itself, whatever is to dampen it
             given |= {"beta": 0.0, "dampening": 0.0}
         optimizer: Any = kind.__new__(kind)  # of no parameters: it is asked for the formula alone
@@ -205,12 +208,14 @@ class _Bunch:
 
     def follow(self, groups: list[dict[str, Any]]) -> bool:
         """Put the groups' hyperparameters in force; return whether that is possible."""
-        own = [groups[place] for place in self.groups]
-        settings = [_settings(self.rule, group) for group in own]
+        settings = [_settings(self.rule, groups[place]) for place in self.groups]
         if settings != self.settings:
-            for group in own:
-                _check_options(self.call, group)
-            formulas = [_Formula(self.call, self.rule, group, first=self.first) for group in own]
+            for place in self.groups:
+                _check_options(self.call, groups[place])
+            formulas = [
+                _Formula(self.call, self.rule, groups, place, first=self.first)
+                for place in self.groups
+            ]
             if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
                 return False
             told = [each.told for each in formulas]
@@ -219,7 +224,11 @@ class _Bunch:
         return True
 
     def step(self, grads: list[Array], groups: list[dict[str, Any]], state: Any) -> None:
-        rates = tuple(float(groups[place]["lr"]) for place in self.groups)
+        name = f"{self.call}.step"
+        rates = tuple(
+            _number(name, f"param_groups[{place}]['lr']", groups[place]["lr"])
+            for place in self.groups
+        )
         own = grads if len(self.places) == len(grads) else [grads[place] for place in self.places]
         before = self.plan.steps
         try:
@@ -249,9 +258,10 @@ def _settings(rule: str, group: dict[str, Any]) -> list[Any]:
     """Return what a group is updated by, beside the rate."""
     settings: list[Any] = []
     for name in _OPTIONS[rule]:
-        settings += group[name] if name == "betas" else (group[name],)
-    # Numbers, since tensors can be changed where they are.
-    settings = [each if type(each) is float else float(each) for each in settings]
+        value = group[name]
+        settings += value if isinstance(value, list | tuple) else (value,)
+    # Numbers, since lists and tensors can be changed where they are.
+    settings = [each.tolist() if isinstance(each, torch.Tensor) else each for each in settings]
     return settings + [group.get(name) for name in _OPTIONS_OF_ALL]
 
 
@@ -271,7 +281,7 @@ class _Made:
         bunches: dict[Any, _Bunch] = {}
         for place, (param, member) in enumerate(zip(params, members, strict=True)):
             own = dict(state.get(param, {}))
-            formula = _Formula(call, rule, groups[member], first=False)
+            formula = _Formula(call, rule, groups, member, first=False)
             dampened = formula.told[2].get("dampening", 0.0) != 0
             first = dampened and own.get("momentum_buffer") is None
             for key in formula.keys:
@@ -560,7 +570,7 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
         If it is no optimizer of schuss.
     ValueError
         If it does what `torch.optim` does not: `eps_root`, Adam without bias correction, momentum
-        with it, Nesterov's with dampening; or has accumulated gradients.
+        with it, dampening with Nesterov's or where beta is 0; or has accumulated gradients.
 
     References
     ----------
@@ -693,9 +703,8 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
             elif states:
                 counts.add(_step_in(call, name, of_param))
             for each in names:
-                array = _state_in(call, name, of_param, _KEYS[each])
-                if kind == "Momentum" and group["beta"] == 0:  # where it says nothing
-                    array = None
+                without = kind == "Momentum" and group["beta"] == 0  # whatever is left of it
+                array = None if without else _state_in(call, name, of_param, _KEYS[each])
                 if array is None:
                     if states and kind != "Momentum":
                         raise ValueError(f"{call}: {name} has no {_KEYS[each]!r}, expected it")
@@ -734,18 +743,20 @@ def _groups_in(
         raise ValueError(
             f"{call}: state_dict['param_groups'] is {groups!r}, expected a list of some"
         )
+    rule = "SGD" if kind == "Momentum" else kind
     translated, members = [], []
     ids: list[Any] = []
     for place, group in enumerate(groups):
         name = f"state_dict['param_groups'][{place}]"
         _check_mapping(call, name, group)
-        rule = "SGD" if kind == "Momentum" else kind
         if not {"params", "lr", *_OPTIONS[rule]} <= group.keys():
             raise ValueError(
                 f"{call}: {name} has the keys {list(group)}, expected those of torch.optim.{rule}"
             )
         of_kind, values = _translated(call, name, rule, group)
-        own = list(group["params"])
+        own = group["params"]
+        if not isinstance(own, list):
+            raise TypeError(f"{call}: {name}['params'] is a {type(own).__name__}, expected a list")
         if of_kind is optimizers.SGD and kind == "Momentum":
             none = {"beta": 0.0, "dampening": 0.0, "nesterov": False, "bias_correction": False}
             of_kind, values = optimizers.Momentum, values | none
@@ -756,8 +767,12 @@ def _groups_in(
         translated.append(values)
         members.append(list(range(len(ids), len(ids) + len(own))))
         ids += own
-    if len({*map(str, ids)}) != len(ids):
-        raise ValueError(f"{call}: state_dict has parameters {ids}, expected each once")
+    try:
+        once = len(set(ids)) == len(ids)
+    except TypeError:  # which are no keys
+        once = False
+    if not once:
+        raise ValueError(f"{call}: state_dict has parameters {ids}, expected keys, each once")
     return translated, members, ids
 
 
@@ -779,7 +794,7 @@ def _state_in(call: str, name: str, of_param: Mapping[str, Any], key: str) -> Ar
         was = getattr(value, "dtype", None) or type(value).__name__
         raise TypeError(f"{call}: {name}[{key!r}] is of {was}, expected a tensor of floating point")
     try:
-        array: Array = value.detach().cpu().double().numpy(force=True)
+        array: Array = value.double().numpy(force=True)
     except (TypeError, RuntimeError):
         raise ValueError(
             f"{call}: {name}[{key!r}] is {value.layout} on {value.device}, expected plain numbers"
