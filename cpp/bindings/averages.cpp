@@ -14,24 +14,23 @@ namespace schuss::bindings {
 namespace {
 
 /// out may be values itself; else they must be apart, which is Python's to see to.
-void ewma(const py::array& values, const py::array& out, py::ssize_t axis, double beta,
-          bool bias_correction) {
+void ewma(py::handle values, py::handle out, py::ssize_t axis, double beta, bool bias_correction) {
     const Name name{"ewma", "out"};
-    const numbers::Number number = computed_number_of(values, {"ewma", "values"});
-    check_writable(out, name);
-    check_like(out, name, values, "values");
+    const ArrayView from(values, {"ewma", "values"}), to(out, name);
+    const numbers::Number number = computed_number_of(from, {"ewma", "values"});
+    check_writable(to, name);
+    check_like(to, name, from, "values");
     std::vector<engine::CopyAxis> axes;
-    for (py::ssize_t i = 0; i < values.ndim(); ++i) {
-        const auto size = static_cast<std::size_t>(values.shape(i));
-        axes.push_back({size, values.strides(i), out.strides(i)});
+    for (std::size_t i = 0; i < from.ndim(); ++i) {
+        axes.push_back({from.shape()[i], from.strides()[i], to.strides()[i]});
     }
     const engine::CopyAxis time = axes.at(static_cast<std::size_t>(axis));
     axes.erase(axes.begin() + axis);
     axes.push_back(time);
-    const auto* const from = static_cast<const std::byte*>(values.data());
-    auto* const to = static_cast<std::byte*>(const_cast<void*>(out.data()));
+    check_has_its_memory(from, {"ewma", "values"});
+    check_has_its_memory(to, name);
     const OthersMayRun others_may_run;
-    engine::ewma(number, std::move(axes), from, to, beta, bias_correction);
+    engine::ewma(number, std::move(axes), from.data(), to.data(), beta, bias_correction);
 }
 
 }  // namespace

@@ -20,14 +20,14 @@ bool equal(const py::ssize_t* a, const py::ssize_t* b, std::size_t count) {
 
 }  // namespace
 
-void Glances::add(const py::array& parameter) {
-    const Fields& f = fields(parameter);
-    const auto axes = static_cast<std::size_t>(f.nd);
-    glances_.push_back({parameter.ptr(), f.data, f.descr, nullptr, 0, 0, 0, 1,
+void Glances::add(const ArrayView& parameter) {
+    const std::size_t axes = parameter.ndim();
+    glances_.push_back({parameter.array().ptr(), reinterpret_cast<char*>(parameter.data()),
+                        parameter.dtype().ptr(), nullptr, 0, 0, 0, 1,
                         static_cast<std::uint32_t>(axes),
                         static_cast<std::uint32_t>(axes_.size())});
-    axes_.insert(axes_.end(), f.dimensions, f.dimensions + axes);
-    axes_.insert(axes_.end(), f.strides, f.strides + axes);
+    axes_.insert(axes_.end(), parameter.shape().begin(), parameter.shape().end());
+    axes_.insert(axes_.end(), parameter.strides().begin(), parameter.strides().end());
     axes_.resize(axes_.size() + axes);
     dtypes_.push_back(parameter.dtype());
     dtypes_.emplace_back();
@@ -67,20 +67,19 @@ bool Glances::lies_at(std::size_t i, const py::array& gradient, const std::byte*
            looks_familiar(glances_[i], gradient);
 }
 
-void Glances::remember(std::size_t i, const py::array& gradient, const Bounds& gap) {
+void Glances::remember(std::size_t i, const ArrayView& gradient, const Bounds& gap) {
     Glance& glance = glances_[i];
-    const Fields& f = fields(gradient);
     const Bounds bounds = bounds_of(gradient);
-    const auto first = reinterpret_cast<std::size_t>(f.data);
+    const auto first = reinterpret_cast<std::size_t>(gradient.data());
     const std::size_t before = first - bounds.begin, after = bounds.end - first;
     dtypes_[2 * i + 1] = gradient.dtype();
-    std::copy_n(f.strides, glance.axes, axes_.data() + glance.place + 2 * glance.axes);
-    glance.gradient_dtype = f.descr;
+    std::copy_n(gradient.strides().data(), glance.axes,
+                axes_.data() + glance.place + 2 * glance.axes);
+    glance.gradient_dtype = gradient.dtype().ptr();
     glance.item_size = static_cast<std::uint32_t>(gradient.itemsize());
     glance.misalignment = static_cast<std::uint32_t>(first & (glance.item_size - 1));
-    const bool room = gap.begin <= gap.end && gap.end - gap.begin >= before + after;
-    glance.least = room ? gap.begin + before : 1;
-    glance.most = room ? gap.end - after : 0;
+    glance.least = gap.begin + before;
+    glance.most = gap.end - after;
 }
 
 void Glances::fetch_ahead(std::size_t i, const std::vector<py::object>& gradients) const {

@@ -11,14 +11,15 @@
 #include <cstdint>
 #include <vector>
 
-#include "bindings/arrays.hpp"
+#include "bindings/array_view.hpp"
+#include "bindings/overlap.hpp"
 
 namespace schuss::bindings {
 
 class Glances {
   public:
-    /// Takes a parameter in, of which no gradient is known yet. It must outlive this.
-    void add(const py::array& parameter);
+    /// Takes a parameter in, of which no gradient is known yet. Its array must outlive this.
+    void add(const ArrayView& parameter);
 
     /// Whether parameter i is as it was: not resized, not seen as another, not frozen in place.
     bool parameter_is_unchanged(std::size_t i) const;
@@ -31,7 +32,7 @@ class Glances {
     bool lies_at(std::size_t i, const py::array& gradient, const std::byte* first) const;
 
     /// What gradient i was found to be. gap: around it, where nothing is written.
-    void remember(std::size_t i, const py::array& gradient, const Bounds& gap);
+    void remember(std::size_t i, const ArrayView& gradient, const Bounds& gap);
     void forget(std::size_t i) { glances_[i].gradient_dtype = nullptr; }
 
     /// Before a look at i: fetches what the looks after it will read.

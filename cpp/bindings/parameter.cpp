@@ -2,12 +2,10 @@
 
 #include <utility>
 
+#include "bindings/arrays.hpp"
+
 namespace schuss::bindings {
 namespace {
-
-std::byte* address(const py::array& array) {
-    return reinterpret_cast<std::byte*>(fields(array).data);
-}
 
 Goes how_goes(engine::Role role) {
     switch (role) {
@@ -22,8 +20,8 @@ Goes how_goes(engine::Role role) {
 
 }  // namespace
 
-Parameter::Parameter(py::handle object, const Name& name)
-    : name_(name.argument), array_(as_array(object, name)), number_(number_of(array_, name)) {
+Parameter::Parameter(ArrayView array, const Name& name)
+    : name_(name.argument), array_(std::move(array)), number_(number_of(array_, name)) {
     check_writable(array_, name);
 }
 
@@ -34,39 +32,49 @@ void Parameter::set_companions(std::vector<Companion> companions, const std::str
         formats.push_back(check_goes_with(array, name, how_goes(role), array_, name_));
         check_writable(array, name);
     }
-    for (Companion& companion : companions) {
-        if (companion.role != engine::Role::copy) continue;
-        // A view, so that whoever reshapes the array later does it to nobody else.
-        copy_ = companion.array;
-        companion.array = plain(copy_);
-    }
     companions_ = std::move(companions);
     numbers_ = std::move(formats);
 }
 
 void Parameter::check_copy(const std::string& call) const {
-    const py::array& view = companions_.back().array;  // the copy is the last of them
-    if (copy_.writeable() && copy_.data() == view.data() && copy_.size() == view.size()) return;
+    if (companions_.back().array.has_its_memory()) return;
     throw py::value_error(call + ": the copy of " + name_ +
                           " has become read-only or was resized, expected it as it was given");
 }
 
+void Parameter::check_shows_its_memory(const std::string& call) const {
+    const auto check = [&call](const ArrayView& array, const std::string& name) {
+        if (array.shows_its_memory({call, name})) return;
+        throw py::value_error(call + ": " + name +
+                              " was given other memory since the optimizer was made, expected the "
+                              "same memory, shape, strides and dtype (write new values into it, or "
+                              "make the optimizer anew)");
+    };
+    check(array_, name_);
+    if (companions_.empty() || companions_.back().role != engine::Role::copy) return;
+    check(companions_.back().array, "the copy of " + name_);
+}
+
+bool Parameter::is_all_arrays() const {
+    const bool copied = !companions_.empty() && companions_.back().role == engine::Role::copy;
+    return array_.is_own_array() && (!copied || companions_.back().array.is_own_array());
+}
+
 int Parameter::traverse(visitproc visit, void* arg) const {
-    Py_VISIT(array_.ptr());
-    Py_VISIT(copy_.ptr());
-    for (const Companion& companion : companions_) Py_VISIT(companion.array.ptr());
+    if (const int result = array_.traverse(visit, arg); result != 0) return result;
+    for (const Companion& companion : companions_) {
+        if (const int result = companion.array.traverse(visit, arg); result != 0) return result;
+    }
     return 0;
 }
 
-void Parameter::append_written(std::vector<WrittenMemory::Entry>& out) const {
-    out.push_back(WrittenMemory::entry(array_, name_));
-    for (const Companion& companion : companions_) {
-        out.push_back(WrittenMemory::entry(companion.array, companion.name));
-    }
+void Parameter::append_written(std::vector<Named>& out) const {
+    out.push_back({array_, name_});
+    for (const Companion& companion : companions_) out.push_back({companion.array, companion.name});
 }
 
 void Parameter::refuse_change(const std::string& call) const {
-    if (!array_.writeable()) {
+    if (!array_.array().writeable()) {
         throw py::value_error(call + ": " + name_ + " is read-only, expected a writeable array");
     }
     throw py::value_error(call + ": " + name_ +
@@ -74,19 +82,13 @@ void Parameter::refuse_change(const std::string& call) const {
                           "was made, expected the same memory, shape, strides and dtype");
 }
 
-Bounds Parameter::take(const py::array& gradient, const Name& name, const WrittenMemory& written,
-                       engine::Item& item) const {
-    check_goes_with(gradient, name, Goes::converted, array_, name_);
-    Bounds gap{1, 0};
-    written.check_apart(gradient, bounds_of(gradient), name, gap);
-    // Again: that may have let others run.
+void Parameter::take(const ArrayView& gradient, const Name& name, engine::Item& item) const {
     const numbers::Number of_gradient =
         check_goes_with(gradient, name, Goes::converted, array_, name_);
-
     std::vector<engine::Operand> operands;
     const auto add = [&operands](engine::Role role, numbers::Number number,
-                                 const py::array& array) {
-        operands.push_back({role, number, address(array), array.strides()});
+                                 const ArrayView& array) {
+        operands.push_back({role, number, array.data(), array.strides().data()});
     };
     item.formats = {number_, of_gradient, numbers::computed(number_)};
     add(engine::Role::parameter, number_, array_);
@@ -95,16 +97,14 @@ Bounds Parameter::take(const py::array& gradient, const Name& name, const Writte
         add(companions_[i].role, numbers_[i], companions_[i].array);
         if (companions_[i].role == engine::Role::state) item.formats.state = numbers_[i];
     }
-    const std::vector<std::size_t> shape = shape_of(array_);
-    item.layout = engine::Layout(shape, operands, engine::tile_elements());
+    item.layout = engine::Layout(array_.shape(), operands, engine::tile_elements());
     for (std::size_t k = 0; k < operands.size(); ++k) {
         item.data[k] = const_cast<std::byte*>(operands[k].data) + item.layout.offset(k);
     }
     const std::size_t item_size = numbers::size_of(of_gradient);
-    const bool aligned = reinterpret_cast<std::size_t>(address(gradient)) % item_size == 0;
-    item.gradient_walk =
-        engine::Walk(shape, array_.strides(), gradient.strides(), item_size, aligned);
-    return gap;
+    const bool aligned = reinterpret_cast<std::size_t>(gradient.data()) % item_size == 0;
+    item.gradient_walk = engine::Walk(array_.shape(), array_.strides().data(),
+                                      gradient.strides().data(), item_size, aligned);
 }
 
 }  // namespace schuss::bindings

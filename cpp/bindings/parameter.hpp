@@ -1,12 +1,11 @@
 // One parameter of a step and its checks.
 #pragma once
 
-#include <pybind11/numpy.h>
-
 #include <string>
 #include <vector>
 
-#include "bindings/arrays.hpp"
+#include "bindings/array_view.hpp"
+#include "bindings/overlap.hpp"
 #include "engine/plan.hpp"
 
 namespace schuss::bindings {
@@ -16,14 +15,16 @@ class Parameter {
     /// An array that goes with the parameter, as messages call it.
     struct Companion {
         engine::Role role;
-        py::array array;
+        ArrayView array;
         std::string name;
     };
 
     /// Checks what can be a parameter.
-    Parameter(py::handle object, const Name& name);
+    Parameter(ArrayView array, const Name& name);
 
-    const py::array& array() const { return array_; }
+    const std::string& name() const { return name_; }
+    const ArrayView& array() const { return array_; }
+    const std::vector<Companion>& companions() const { return companions_; }
 
     /// The format that it is computed in.
     numbers::Number computed() const { return numbers::computed(number_); }
@@ -32,29 +33,35 @@ class Parameter {
     /// order, then what rides along.
     void set_companions(std::vector<Companion> companions, const std::string& call);
 
+    /// Whether it and its copy are NumPy arrays, and no other objects that show their memory.
+    bool is_all_arrays() const;
+
     /// For Python's collector of cycles.
     int traverse(visitproc visit, void* arg) const;
 
     /// The arrays that an update writes, with the names they have in messages.
-    void append_written(std::vector<WrittenMemory::Entry>& out) const;
+    void append_written(std::vector<Named>& out) const;
 
     /// ValueError if the copy, which is the user's own array, has become read-only or was resized.
+    /// Runs no Python unless it raises.
     void check_copy(const std::string& call) const;
+
+    /// ValueError if the parameter or its copy is no NumPy array, such as a tensor, and was given
+    /// other memory. May run the user's code.
+    void check_shows_its_memory(const std::string& call) const;
 
     /// ValueError: the array is not as it was (Glances::parameter_is_unchanged).
     [[noreturn]] void refuse_change(const std::string& call) const;
 
-    /// Checks a gradient whole, and lays the item out for it. Returns the gap around it, where
-    /// nothing is written; empty if it lies among what is.
-    Bounds take(const py::array& gradient, const Name& name, const WrittenMemory& written,
-                engine::Item& item) const;
+    /// Lays the item out for a gradient. TypeError or ValueError if its dtype or shape does not go
+    /// with the parameter.
+    void take(const ArrayView& gradient, const Name& name, engine::Item& item) const;
 
   private:
     std::string name_;  // in messages
-    py::array array_;
+    ArrayView array_;
     numbers::Number number_;
-    std::vector<Companion> companions_;
-    py::array copy_;                        // as the user holds it
+    std::vector<Companion> companions_;     // a copy is the last of them
     std::vector<numbers::Number> numbers_;  // of the companions
 };
 

@@ -19,8 +19,10 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/arrays.hpp"
 #include "bindings/glances.hpp"
 #include "bindings/others_may_run.hpp"
+#include "bindings/overlap.hpp"
 #include "bindings/parameter.hpp"
 #include "bindings/register.hpp"
 #include "bindings/tree.hpp"
@@ -152,23 +154,61 @@ class Plan {
           tree_(parameters, call, params) {
         const std::vector<py::object> leaves = tree_.take_leaves();
         for (std::size_t i = 0; i < leaves.size(); ++i) {
-            parameters_.emplace_back(leaves[i], Name{call, tree_.name(params_, i)});
-            glances_.add(parameters_[i].array());
+            const Name name{call, tree_.name(params_, i)};
+            parameters_.emplace_back(ArrayView(leaves[i], name), name);
+        }
+        for (const Parameter& parameter : parameters_) {
+            check_shows_its_memory(parameter.array(), {call, parameter.name()});
+            glances_.add(parameter.array());
         }
         written_ = written_memory(parameters_);
         plan_.items.resize(tree_.size());
     }
 
+    /// The parameters as users hold them: their own arrays, or those that other objects showed.
+    py::list users_arrays() const {
+        py::list result;
+        for (const Parameter& parameter : parameters_) result.append(parameter.array().array());
+        return result;
+    }
+    py::list users_copies() const {
+        py::list result;
+        for (const Parameter& parameter : parameters_) {
+            if (has_copies_) result.append(parameter.companions().back().array.array());
+        }
+        return result;
+    }
+
+    /// New arrays of the parameters' memory, as it was when the plan was made, whatever has become
+    /// of the user's own.
     py::list arrays() const {
         py::list result;
-        for (const Parameter& parameter : parameters_) result.append(parameter.array());
+        for (const Parameter& parameter : parameters_) result.append(parameter.array().plain());
+        return result;
+    }
+
+    /// The same of the copies.
+    py::list copies() const {
+        py::list result;
+        for (const Parameter& parameter : parameters_) {
+            if (has_copies_) result.append(parameter.companions().back().array.plain());
+        }
         return result;
     }
 
     py::object unflatten(const py::list& leaves) const { return tree_.unflatten(leaves); }
 
-    /// The leaves of another structure of arrays; if any are given, each like one of those, which
-    /// messages call like_name.
+    /// The leaves of another structure as they are given.
+    py::list leaves(py::handle other, const std::string& call, const std::string& argument) const {
+        std::vector<py::object> leaves;
+        tree_.flatten(other, call, argument, leaves);
+        py::list result;
+        for (py::object& leaf : leaves) result.append(std::move(leaf));
+        return result;
+    }
+
+    /// New arrays of the memory of another structure's leaves; if any are given, each like one of
+    /// those, which messages call like_name.
     py::list flatten(py::handle other, const std::string& call, const std::string& argument,
                      const std::optional<std::vector<py::array>>& like,
                      const std::string& like_name) const {
@@ -177,9 +217,12 @@ class Plan {
         py::list result;
         for (std::size_t i = 0; i < leaves.size(); ++i) {
             const Name name{call, tree_.name(argument, i)};
-            py::array array = as_array(leaves[i], name);
-            if (like) check_like(array, name, like->at(i), tree_.name(like_name, i));
-            result.append(std::move(array));
+            const ArrayView array(leaves[i], name);
+            if (like) {
+                const Name other_name{call, tree_.name(like_name, i)};
+                check_like(array, name, ArrayView(like->at(i), other_name), other_name.argument);
+            }
+            result.append(array.plain());
         }
         return result;
     }
@@ -190,8 +233,8 @@ class Plan {
     /// By what they are called, each an array a parameter: for each state of the rule, in its
     /// order; and what rides along.
     struct Companions {
-        std::vector<std::vector<py::array>> states;
-        std::optional<std::vector<py::array>> averages, copies;
+        std::vector<std::vector<py::object>> states;
+        std::optional<std::vector<py::object>> averages, copies;
     };
 
     /// Other formulas from the next step on, of groups of parameters that all keep the same states;
@@ -300,19 +343,22 @@ class Plan {
             }
         }
         if (rate_of != 0 && rate_of != steps_ + 1) refuse_turn(step_call_);
+        set_rates(rates);
         // First all that may run code of the user's, last the checks that this could undo.
         tree_.flatten(grads, step_call_, grads_, gradients_);
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
-            if (py::isinstance<py::array>(gradients_[i])) continue;
+            if (is_plain_array(gradients_[i])) continue;
             gradients_[i] = as_array(gradients_[i], {step_call_, tree_.name(grads_, i)});
         }
         tree_.check_unchanged(step_call_);
-        bool all_familiar = true, all_stayed = true;
-        std::optional<ForgetGradients> forget_unless;  // what is found is sound
+        check_shown_memory();
+        const std::vector<py::object> held = hold_gradients();
+        bool all_stayed = true;
+        std::vector<std::pair<std::size_t, ArrayView>> unfamiliar;  // held until the step is over
+        std::optional<ForgetGradients> forget_unless;               // what is found is sound
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             glances_.fetch_ahead(i, gradients_);
-            if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
-            if (has_copies_) parameters_[i].check_copy(step_call_);
+            check_unchanged(i);
             if (scale != 1) check_scale(scale, parameters_[i], step_call_);
             engine::Item& item = plan_.items[i];
             if (std::byte* const first = glances_.familiar(i, gradient(i)); first != nullptr) {
@@ -322,31 +368,35 @@ class Plan {
                     first + item.layout.offset(rules::gradient_operand);
                 continue;
             }
-            if (all_familiar) forget_unless.emplace(*this);
-            all_familiar = false;
+            if (!forget_unless) forget_unless.emplace(*this);
             plan_.disarrange();
             glances_.forget(i);  // until all is known of this one
             const Name name{step_call_, tree_.name(grads_, i)};
-            const Bounds gap = parameters_[i].take(gradient(i), name, written_, item);
-            glances_.remember(i, gradient(i), gap);
+            unfamiliar.emplace_back(i, ArrayView(gradient(i), name));
+            parameters_[i].take(unfamiliar.back().second, name, item);
         }
+        const bool all_familiar = unfamiliar.empty();
+        if (!all_familiar) get_to_know(unfamiliar);
         const bool must_be_cleared = options_.clear_grads && !(all_familiar && all_stayed);
         if (must_be_cleared) {
             if (!forget_unless) forget_unless.emplace(*this);
             check_can_be_cleared();
         }
         if (!all_familiar || must_be_cleared) {
+            check_shown_memory();
             check_nothing_moved();
             forget_unless->sound = true;
         }
-        set_rates(rates);
         make(scale, skip_nonfinite ? Options::Nonfinite::skip : options_.nonfinite);
         if (sum != nullptr) sum->steps_ = 0;
     }
 
     /// Before the copies are written otherwise than by a step.
     void check_copies(const std::string& call) const {
-        for (const Parameter& parameter : parameters_) parameter.check_copy(call);
+        for (const Parameter& parameter : parameters_) {
+            parameter.check_shows_its_memory(call);
+            parameter.check_copy(call);
+        }
     }
 
     /// From now on, a gradient may not share memory with what the other plan writes either.
@@ -366,10 +416,52 @@ class Plan {
         return static_cast<const py::array&>(gradients_[i]);
     }
 
+    /// ValueError if a parameter or its copy is not as it was. Runs no Python unless it raises.
+    void check_unchanged(std::size_t i) const {
+        if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
+        if (has_copies_) parameters_[i].check_copy(step_call_);
+    }
+
+    /// The same of what is no NumPy array: its memory is asked for again.
+    void check_shown_memory() const {
+        if (all_are_arrays_) return;
+        for (const Parameter& parameter : parameters_) parameter.check_shows_its_memory(step_call_);
+    }
+
+    /// Takes in where gradients lie that a step has not met before. ValueError if one shares memory
+    /// with what is written.
+    void get_to_know(const std::vector<std::pair<std::size_t, ArrayView>>& gradients) {
+        std::vector<Named> among_written;
+        std::vector<Bounds> gaps;
+        for (const auto& [i, gradient] : gradients) {
+            const Bounds bounds = bounds_of(gradient);
+            gaps.push_back(written_.gap_around(bounds));
+            if (!gaps.back().is_empty()) continue;
+            among_written.push_back({gradient, tree_.name(grads_, i)});
+            gaps.back() = bounds;  // where it is, it is apart, and nothing else is known
+        }
+        if (!among_written.empty()) {
+            written_.check_apart_from(step_call_, std::move(among_written));
+        }
+        for (std::size_t k = 0; k < gradients.size(); ++k) {
+            glances_.remember(gradients[k].first, gradients[k].second, gaps[k]);
+        }
+    }
+
+    /// What keeps the gradients' memory where it is, if other threads will run during the step. At
+    /// first, when the number of elements is not known, no gradient is, and each is held anyway.
+    std::vector<py::object> hold_gradients() const {
+        std::vector<py::object> held;
+        if (plan_.elements() < worth_letting_others_run) return held;
+        held.reserve(gradients_.size());
+        for (std::size_t i = 0; i < gradients_.size(); ++i) held.push_back(hold(gradient(i)));
+        return held;
+    }
+
     /// What was checked may have been changed meanwhile by whatever the interpreter ran in between.
     void check_nothing_moved() const {
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
-            if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
+            check_unchanged(i);
             const engine::Item& item = plan_.items[i];
             if (glances_.lies_at(i, gradient(i), item.gradient())) continue;
             throw py::value_error(step_call_ + ": " + tree_.name(grads_, i) +
@@ -380,11 +472,12 @@ class Plan {
     void set_companions(const std::vector<std::string_view>& state_names,
                         const Companions& companions) {
         std::vector<Parameter> parameters = parameters_;
+        bool all_are_arrays = true;
         for (std::size_t i = 0; i < parameters.size(); ++i) {
             std::vector<Parameter::Companion> own;
-            const auto add = [&](engine::Role role, const std::vector<py::array>& arrays,
+            const auto add = [&](engine::Role role, const std::vector<py::object>& arrays,
                                  const std::string& name) {
-                own.push_back({role, arrays.at(i), tree_.name(name, i)});
+                own.push_back(companion(parameters[i], role, arrays.at(i), tree_.name(name, i)));
             };
             for (std::size_t k = 0; k < state_names.size(); ++k) {
                 add(engine::Role::state, companions.states.at(k),
@@ -393,12 +486,25 @@ class Plan {
             if (companions.averages) add(engine::Role::average, *companions.averages, "average");
             if (companions.copies) add(engine::Role::copy, *companions.copies, "copies");
             parameters[i].set_companions(std::move(own), call_);
+            all_are_arrays = all_are_arrays && parameters[i].is_all_arrays();
         }
         written_ = written_memory(parameters);
         parameters_ = std::move(parameters);
         has_averages_ = companions.averages.has_value();
         has_copies_ = companions.copies.has_value();
+        all_are_arrays_ = all_are_arrays;
         forget_gradients();
+    }
+
+    /// An array that goes with a parameter; as it was first seen, if it has gone with it before.
+    Parameter::Companion companion(const Parameter& parameter, engine::Role role, py::handle array,
+                                   std::string name) const {
+        for (const Parameter::Companion& known : parameter.companions()) {
+            if (known.array.object().is(array)) return {role, known.array, std::move(name)};
+        }
+        const ArrayView view(array, {call_, name});
+        check_shows_its_memory(view, {call_, name});
+        return {role, view, std::move(name)};
     }
 
     /// rates: a float, or a tuple with one for each group.
@@ -429,31 +535,15 @@ class Plan {
         bool sound = false;
     };
 
-    /// Whether that is seen without names for messages: fresh gradients come with every step.
-    bool plainly_can_be_cleared() const {
-        std::vector<Bounds> bounds;
-        for (std::size_t i = 0; i < gradients_.size(); ++i) {
-            if (!gradient(i).writeable() || !plainly_distinct(gradient(i))) return false;
-            bounds.push_back(bounds_of(gradient(i)));
-        }
-        std::sort(bounds.begin(), bounds.end(),
-                  [](const Bounds& a, const Bounds& b) { return a.begin < b.begin; });
-        const auto meeting =
-            std::adjacent_find(bounds.begin(), bounds.end(),
-                               [](const Bounds& a, const Bounds& b) { return a.end > b.begin; });
-        return meeting == bounds.end();
-    }
-
     /// ValueError unless each gradient can be written, and shares memory with no other.
     void check_can_be_cleared() const {
-        if (plainly_can_be_cleared()) return;
-        std::vector<WrittenMemory::Entry> entries;
+        std::vector<Named> gradients;
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
             const Name name{step_call_, tree_.name(grads_, i)};
-            check_writable(gradient(i), name);
-            entries.push_back(WrittenMemory::entry(gradient(i), name.argument));
+            gradients.push_back({ArrayView(gradient(i), name), name.argument});
+            check_writable(gradients.back().array, name);
         }
-        const WrittenMemory apart(step_call_, std::move(entries));
+        check_apart(step_call_, gradients);
     }
 
     /// The average of the parameters after the step that comes. Bias correction needs it to begin
@@ -524,10 +614,10 @@ class Plan {
     }
 
     WrittenMemory written_memory(const std::vector<Parameter>& parameters) const {
-        std::vector<WrittenMemory::Entry> entries;
-        for (const Parameter& parameter : parameters) parameter.append_written(entries);
-        for (const Parameter& parameter : beside_) parameter.append_written(entries);
-        return {call_, std::move(entries)};
+        std::vector<Named> arrays;
+        for (const Parameter& parameter : parameters) parameter.append_written(arrays);
+        for (const Parameter& parameter : beside_) parameter.append_written(arrays);
+        return {call_, std::move(arrays)};
     }
 
     std::string call_, step_call_, params_, grads_;
@@ -540,6 +630,7 @@ class Plan {
     std::vector<engine::Update> updates_;  // the same, in the step under way
     Formula average_{"average"}, first_average_{"accumulation_first"};
     bool has_averages_ = false, has_copies_ = false;
+    bool all_are_arrays_ = true;  // NumPy's, parameters and copies
     Options options_;
     std::optional<Outcome> outcome_;  // of the last step
     std::int64_t skipped_ = 0;        // steps
@@ -576,35 +667,31 @@ void update(const std::string& call, const std::string& rule, const std::string&
         throw py::type_error(call + ": a step of " + rule + " takes " +
                              std::to_string(formula.entry().states.size()) + " states");
     }
-    const Name name{call, "grad"};
     // First all that may run code of the user's, then the checks that this could undo.
-    const py::array gradient = as_array(grad, name);
-    const py::array array = as_array(param, {call, "param"});
-    std::vector<py::array> arrays;
-    std::vector<std::string> names;
+    const ArrayView gradient(grad, {call, "grad"});
+    std::vector<Named> arrays = {{ArrayView(param, {call, "param"}), "param"}};
     for (const auto state : formula.entry().states) {
-        names.emplace_back(state);
-        arrays.push_back(as_array(states[arrays.size()], {call, names.back()}));
+        std::string name(state);
+        const ArrayView array(states[arrays.size() - 1], {call, name});
+        arrays.push_back({array, std::move(name)});
     }
-    Parameter parameter(array, {call, "param"});
+    for (const Named& each : arrays) check_shows_its_memory(each.array, {call, each.argument});
+    Parameter parameter(arrays[0].array, {call, "param"});
     check_scale(scale, parameter, call);
     std::vector<Parameter::Companion> companions;
-    for (std::size_t i = 0; i < arrays.size(); ++i) {
+    for (std::size_t i = 1; i < arrays.size(); ++i) {
         // Not in bfloat16: there is no seed to round it with.
-        check_goes_with(arrays[i], {call, names[i]}, Goes::as_computed, array, "param");
-        companions.push_back({engine::Role::state, arrays[i], names[i]});
+        const auto& [array, name, written] = arrays[i];
+        check_goes_with(array, {call, name}, Goes::as_computed, parameter.array(), "param");
+        companions.push_back({engine::Role::state, array, name});
     }
     parameter.set_companions(std::move(companions), call);
-    std::vector<WrittenMemory::Entry> entries;
-    parameter.append_written(entries);
-    const WrittenMemory written(call, std::move(entries));
-
-    Glances glances;
-    glances.add(parameter.array());
     engine::Plan plan;
     plan.items.resize(1);
-    parameter.take(gradient, name, written, plan.items[0]);
-    if (!glances.parameter_is_unchanged(0)) parameter.refuse_change(call);
+    parameter.take(gradient, {call, "grad"}, plan.items[0]);
+    arrays.push_back({gradient, "grad", false});
+    check_apart(call, arrays);
+    for (const Named& each : arrays) check_has_its_memory(each.array, {call, each.argument});
     plan.prepare();
     const engine::Update step = formula.update(t, {scale, clip_value});
     without_interpreter(plan.elements(), [&]() noexcept { plan.run({.groups = &step}); });
@@ -616,9 +703,15 @@ py::object map_arrays(const py::function& function, py::handle structure, const 
     Tree tree(structure, call, argument);
     py::list results;
     for (const py::object& leaf : tree.take_leaves()) {
-        results.append(function(as_array(leaf, {call, tree.name(argument, results.size())})));
+        const ArrayView array(leaf, {call, tree.name(argument, results.size())});
+        results.append(function(array.plain()));
     }
     return tree.unflatten(results);
+}
+
+/// A view of an array that NumPy does not resize as long as the view lives.
+py::array held(py::handle array) {
+    return ArrayView(array, {"held", "array"}).plain();
 }
 
 std::vector<std::string> state_names(const std::string& rule) {
@@ -652,7 +745,11 @@ void register_steps(py::module_& module) {
                       std::string>(),
              py::arg("call"), py::arg("parameters"), py::arg("step") = "step",
              py::arg("params") = "params", py::arg("grads") = "grads")
+        .def_property_readonly("users_arrays", &Plan::users_arrays)
+        .def_property_readonly("users_copies", &Plan::users_copies)
         .def_property_readonly("arrays", &Plan::arrays)
+        .def_property_readonly("copies", &Plan::copies)
+        .def("leaves", &Plan::leaves, py::arg("other"), py::arg("call"), py::arg("argument"))
         .def("unflatten", &Plan::unflatten, py::arg("leaves"))
         .def("flatten", &Plan::flatten, py::arg("other"), py::arg("call"), py::arg("argument"),
              py::arg("like") = py::none(), py::arg("like_name") = "")
@@ -690,6 +787,7 @@ void register_steps(py::module_& module) {
                py::arg("param"), py::arg("grad"));
     module.def("map_arrays", &map_arrays, py::arg("function"), py::arg("structure"),
                py::arg("call"), py::arg("argument"));
+    module.def("held", &held, py::arg("array"));
     module.def("states", &state_names, py::arg("rule"));
     module.def("set_worth_sharing", &engine::set_worth_sharing, py::arg("elements"));
     module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "bindings/arrays.hpp"
+#include "bindings/array_view.hpp"
 
 namespace schuss::bindings {
 namespace {

@@ -23,29 +23,30 @@ namespace {
 /// Adds grad to param and to each state, repeats times: straight through the loop of the level in
 /// use, with neither plan nor tiles. Each thread has an equal part and never waits for another, so
 /// no step by as many threads can be faster.
-void additions(int repeats, std::size_t threads, const py::array& param, const py::array& grad,
+void additions(int repeats, std::size_t threads, py::handle param, py::handle grad,
                const py::args& states) {
     const std::string call = "additions";
     if (threads == 0) throw py::value_error(call + ": threads is 0, expected at least 1");
-    std::vector<py::array> arrays = {param, grad};
-    for (const py::handle state : states) arrays.push_back(as_array(state, {call, "state"}));
-    check_writable(param, {call, "param"});
+    std::vector<ArrayView> arrays = {ArrayView(param, {call, "param"}),
+                                     ArrayView(grad, {call, "grad"})};
+    for (const py::handle state : states) arrays.emplace_back(state, Name{call, "state"});
+    check_writable(arrays[0], {call, "param"});
     std::vector<std::byte*> operands;
-    for (const py::array& array : arrays) {
-        check_like(array, {call, "array"}, param, "param");
-        if ((array.flags() & py::array::c_style) == 0) {
+    for (const ArrayView& array : arrays) {
+        check_like(array, {call, "array"}, arrays[0], "param");
+        if ((array.array().flags() & py::array::c_style) == 0) {
             throw py::value_error(call + ": expected contiguous arrays");
         }
-        operands.push_back(static_cast<std::byte*>(const_cast<void*>(array.data())));
+        operands.push_back(array.data());
     }
     const std::size_t rule = rules::find("additions_" + std::to_string(states.size()));
-    const numbers::Number format = computed_number_of(param, {call, "param"});
+    const numbers::Number format = computed_number_of(arrays[0], {call, "param"});
     const auto kernel =
         engine::level().rules[rule].of(rules::Decay::none, {format, format, format});
     const engine::Coefficients coefficients{rules::Coefficients{}};
     const void* const values = coefficients.as(format);
-    const auto size = static_cast<std::size_t>(param.size());
-    const auto item_size = static_cast<std::size_t>(param.itemsize());
+    const auto size = arrays[0].size();
+    const auto item_size = arrays[0].itemsize();
     // Cut at cache lines, or two threads would fight for the one between them.
     const std::size_t line = 64 / item_size;
     const std::size_t part = (size / threads + line) / line * line;

@@ -290,6 +290,8 @@ class _Source:
     def __init__(self, name: str, array: Array, axis: int) -> None:
         self.name = name
         self.axis = axis_of("minibatches", axis, array, name)
+        if type(array) is np.ndarray:  # others do not own their memory, or have views of their own
+            array = _core.held(array)
         self.array = np.moveaxis(array, self.axis, 0)
         self.examples = len(self.array)
         self._free: list[Array] = []  # memory of stages that nobody uses any more

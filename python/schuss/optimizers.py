@@ -22,6 +22,7 @@ import numpy.typing as npt
 from schuss import _core, kernels
 from schuss._arrays import (
     Array,
+    ArrayLike,
     ArrayTree,
     computed_dtype,
     dtype_among,
@@ -320,7 +321,7 @@ class Optimizer:
     @property
     def copies(self) -> Any:
         """The low-precision copies, in the structure of `params`; None if there are none."""
-        return None if self._copies is None else self._plan.unflatten(list(self._copies))
+        return None if self._copies is None else self._plan.unflatten(self._plan.users_copies)
 
     @property
     def state_dtype(self) -> np.dtype[Any] | None:
@@ -673,8 +674,8 @@ class Optimizer:
         if self._copies is None:
             return
         with np.errstate(all="ignore"):
-            for copy, array in zip(self._copies, self._plan.arrays, strict=True):
-                copy.reshape(array.shape, copy=False)[...] = array
+            for copy, array in zip(self._plan.copies, self._plan.arrays, strict=True):
+                copy[...] = array
 
     def _state_dtype_for(self, call: str, state_dtype: Any) -> np.dtype[Any] | None:
         if state_dtype is None:
@@ -688,7 +689,7 @@ class Optimizer:
                 )
         return None if dtype == np.float32 else dtype
 
-    def _copies_for(self, call: str, copies: Any) -> list[Array] | None:
+    def _copies_for(self, call: str, copies: Any) -> list[ArrayLike] | None:
         if copies is None:
             return None
         for array in self._plan.arrays:
@@ -700,7 +701,7 @@ class Optimizer:
         if isinstance(copies, str | type | np.dtype):
             dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
             return [zeros_along(array, 0, dtype) for array in self._plan.arrays]
-        return self._plan.flatten(copies, call, "copies")
+        return self._plan.leaves(copies, call, "copies")
 
     def _names(self) -> list[str]:
         """Return the names of the parameters: "layers/0/W"."""
@@ -710,7 +711,7 @@ class Optimizer:
         return [i for i, member in enumerate(self._members) if member == place]
 
     def _params_of(self, place: int) -> list[Array]:
-        arrays = self._plan.arrays
+        arrays = self._plan.users_arrays
         return [arrays[i] for i in self._members_of(place)]
 
     def _hyperparameters_of(self, place: int) -> dict[str, Any]:

@@ -1,0 +1,202 @@
+#include "bindings/array_view.hpp"
+
+#include <cstdint>
+#include <utility>
+
+namespace schuss::bindings {
+namespace {
+
+using npy = py::detail::npy_api;
+
+std::string type_name(py::handle object) {
+    return py::type::handle_of(object).attr("__name__").cast<std::string>();
+}
+
+[[noreturn]] void refuse_object(py::handle object, const Name& name, const std::string& why) {
+    throw py::type_error(name.text() + " is a " + type_name(object) + why +
+                         ", expected a NumPy array, or an object that shows its memory by "
+                         "__dlpack__ or the buffer protocol");
+}
+
+/// The memory that the object shows by DLPack. Only a refusal to know the argument `copy`, which
+/// came late to the protocol, excuses asking without it.
+py::object from_dlpack(py::handle object) {
+    const py::object from_dlpack = py::module_::import("numpy").attr("from_dlpack");
+    try {
+        return from_dlpack(object, py::arg("copy") = false);
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_TypeError)) throw;
+        return from_dlpack(object);
+    }
+}
+
+/// The memory of a tensor of PyTorch's. Its DLPack lets go of memory that the tensor is made to let
+/// go of, and shows negated numbers as they lie; its `numpy` never copies, and does neither. But of
+/// a tensor without memory, `numpy` makes an array with memory of its own.
+py::object from_tensor(py::handle tensor, const Name& name) {
+    py::object array = tensor.attr("numpy")();
+    if (!py::isinstance<py::array>(array)) {
+        refuse_object(tensor, name, " whose numpy() is a " + type_name(array));
+    }
+    if (!py::hasattr(tensor, "data_ptr")) return array;
+    const auto& shown = fields(py::reinterpret_borrow<py::array>(array));
+    const auto address = tensor.attr("data_ptr")().cast<std::uintptr_t>();
+    const bool empty = py::reinterpret_borrow<py::array>(array).size() == 0;
+    if (!empty && address != reinterpret_cast<std::uintptr_t>(shown.data)) {
+        refuse_object(tensor, name, " without memory of its own");
+    }
+    return array;
+}
+
+py::object shown_by(py::handle object, const Name& name) {
+    if (py::hasattr(object, "__torch_function__")) return from_tensor(object, name);
+    if (py::hasattr(object, "__dlpack__")) return from_dlpack(object);
+    const auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(object.ptr()));
+    if (!view) throw py::error_already_set();
+    return py::module_::import("numpy").attr("asarray")(view);
+}
+
+/// Whether it is a masked array. There is none as long as nobody has loaded numpy.ma.
+bool is_masked(py::handle array) {
+    if (is_plain_array(array)) return false;
+    const py::str name("numpy.ma");
+    const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name.ptr()));
+    if (!module) {
+        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+        return false;
+    }
+    return py::isinstance(array, module.attr("MaskedArray"));
+}
+
+/// The array that the memory of this one is a part of, as far as NumPy knows.
+PyObject* owner_of(const py::array& array) {
+    PyObject* owner = array.ptr();
+    for (;;) {
+        PyObject* const base = py::detail::array_proxy(owner)->base;
+        if (base == nullptr || !py::isinstance<py::array>(base)) return owner;
+        owner = base;
+    }
+}
+
+bool is_writeable(const py::detail::PyArray_Proxy& array) {
+    return (array.flags & npy::NPY_ARRAY_WRITEABLE_) != 0;
+}
+
+}  // namespace
+
+bool is_plain_array(py::handle object) {
+    return Py_TYPE(object.ptr()) == npy::get().PyArray_Type_;
+}
+
+bool is_array_like(py::handle object) {
+    // The common containers first: to look for an attribute that is not there is slow.
+    if (PyList_CheckExact(object.ptr()) || PyTuple_CheckExact(object.ptr()) ||
+        PyDict_CheckExact(object.ptr())) {
+        return false;
+    }
+    return py::isinstance<py::array>(object) || PyObject_CheckBuffer(object.ptr()) != 0 ||
+           py::hasattr(object, "__dlpack__");
+}
+
+py::array as_array(py::handle object, const Name& name) {
+    py::object array = py::reinterpret_borrow<py::object>(object);
+    if (!py::isinstance<py::array>(object)) {
+        if (!is_array_like(object)) refuse_object(object, name, "");
+        try {
+            array = shown_by(object, name);
+        } catch (py::error_already_set& error) {
+            if (!error.matches(PyExc_Exception)) throw;
+            refuse_object(object, name,
+                          " that does not show its memory (" +
+                              py::str(error.value()).cast<std::string>() + ")");
+        }
+    }
+    if (is_masked(array)) {
+        throw py::type_error(name.text() + " is a " + type_name(array) +
+                             ", expected an array without a mask (np.ma.getdata gives its numbers "
+                             "and its filled() others for those that are masked)");
+    }
+    return py::reinterpret_steal<py::array>(array.release());
+}
+
+py::object hold(const py::array& array) {
+    // It resizes none that has a weak reference, not even where it is asked not to check for
+    // others.
+    auto hold = py::reinterpret_steal<py::object>(PyWeakref_NewRef(owner_of(array), nullptr));
+    if (!hold) throw py::error_already_set();
+    return hold;
+}
+
+ArrayView::ArrayView(py::handle object, const Name& name)
+    : object_(py::reinterpret_borrow<py::object>(object)), array_(as_array(object, name)) {
+    hold_ = hold(array_);
+    // From here on no Python runs.
+    const auto& f = fields(array_);
+    data_ = reinterpret_cast<std::byte*>(f.data);
+    strides_.assign(f.strides, f.strides + f.nd);
+    for (int i = 0; i < f.nd; ++i) shape_.push_back(static_cast<std::size_t>(f.dimensions[i]));
+    dtype_ = py::reinterpret_borrow<py::dtype>(f.descr);
+    writeable_ = is_writeable(f);
+}
+
+std::size_t ArrayView::size() const {
+    std::size_t size = 1;
+    for (const std::size_t n : shape_) size *= n;
+    return size;
+}
+
+py::array ArrayView::plain() const {
+    const auto& numpy = npy::get();
+    const std::vector<Py_intptr_t> shape(shape_.begin(), shape_.end());
+    static const Py_intptr_t none = 0;  // of an array without axes; nullptr would ask for others
+    const Py_intptr_t* const strides = strides_.empty() ? &none : strides_.data();
+    const py::tuple base = py::make_tuple(array_, hold_);
+    auto array = py::reinterpret_steal<py::array>(numpy.PyArray_NewFromDescr_(
+        numpy.PyArray_Type_, py::dtype(dtype_).release().ptr(), static_cast<int>(ndim()),
+        shape.data(), strides, data_, writeable_ ? npy::NPY_ARRAY_WRITEABLE_ : 0, nullptr));
+    if (!array) throw py::error_already_set();
+    if (numpy.PyArray_SetBaseObject_(array.ptr(), py::object(base).release().ptr()) != 0) {
+        throw py::error_already_set();
+    }
+    return array;
+}
+
+bool ArrayView::has_its_memory() const {
+    const auto& f = fields(array_);
+    if (reinterpret_cast<std::byte*>(f.data) != data_ || (writeable_ && !is_writeable(f))) {
+        return false;
+    }
+    std::size_t size_now = 1;
+    for (int i = 0; i < f.nd; ++i) size_now *= static_cast<std::size_t>(f.dimensions[i]);
+    return size_now == size();
+}
+
+bool ArrayView::shows_its_memory(const Name& name) const {
+    // A memoryview shows one memory as long as it lives, and the array holds that when it is
+    // released.
+    if (is_own_array() || PyMemoryView_Check(object_.ptr()) != 0) return true;
+    const ArrayView now(object_, name);
+    return (now.data_ == data_ || size() == 0) && now.shape_ == shape_ &&
+           now.strides_ == strides_ && now.dtype_.equal(dtype_) && now.writeable_ == writeable_;
+}
+
+int ArrayView::traverse(visitproc visit, void* arg) const {
+    Py_VISIT(object_.ptr());
+    Py_VISIT(array_.ptr());
+    return 0;
+}
+
+void check_has_its_memory(const ArrayView& view, const Name& name) {
+    if (view.has_its_memory()) return;
+    throw py::value_error(name.text() +
+                          " was changed while it was read, expected it to stay as it is");
+}
+
+void check_shows_its_memory(const ArrayView& view, const Name& name) {
+    if (view.shows_its_memory(name)) return;
+    throw py::value_error(name.text() + " is a " + type_name(view.object()) +
+                          " that shows other memory each time it is asked, expected the same "
+                          "memory, or what is written there is lost");
+}
+
+}  // namespace schuss::bindings

@@ -1,0 +1,317 @@
+#include "bindings/overlap.hpp"
+
+#include <algorithm>
+#include <iterator>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <utility>
+
+namespace schuss::bindings {
+namespace {
+
+std::size_t magnitude(std::ptrdiff_t stride) {
+    return static_cast<std::size_t>(stride < 0 ? -stride : stride);
+}
+
+/// numpy.shares_memory, which is exact, within a bound on the work; an answer that would take
+/// longer is nullopt.
+std::optional<bool> share_memory(const py::object& a, const py::object& b) {
+    constexpr int work = 1'000'000;
+    const py::module_ numpy = py::module_::import("numpy");
+    try {
+        return numpy.attr("shares_memory")(a, b, py::arg("max_work") = work).cast<bool>();
+    } catch (py::error_already_set& error) {
+        if (!error.matches(numpy.attr("exceptions").attr("TooHardError"))) throw;
+        return std::nullopt;
+    }
+}
+
+bool same_elements(const ArrayView& a, const ArrayView& b) {
+    return a.data() == b.data() && a.shape() == b.shape() && a.strides() == b.strides();
+}
+
+/// An array among those that are compared.
+struct Entry {
+    const Named* named;
+    std::size_t place;  // as given: of two that are equal, a message names the later one first
+    Bounds bounds;
+};
+
+/// The part of the addresses modulo a stride that an array lies in.
+struct Residues {
+    std::size_t begin, length;
+};
+
+/// All of them, where the array is not known to lie in a part.
+Residues residues_of(const Entry& entry, std::size_t modulus) {
+    const ArrayView& array = entry.named->array;
+    std::size_t length = array.itemsize();
+    for (std::size_t i = 0; i < array.ndim(); ++i) {
+        const std::size_t stride = magnitude(array.strides()[i]);
+        if (stride % modulus != 0) length += (array.shape()[i] - 1) * stride;
+    }
+    return {entry.bounds.begin % modulus, std::min(length, modulus)};
+}
+
+class Apart {
+  public:
+    explicit Apart(std::string call) : call_(std::move(call)) {}
+
+    /// ValueError if one of them shares memory with another that is written. Reorders them.
+    void check(std::span<Entry> entries) {
+        by_bounds(entries, [this](std::span<Entry> meeting) { check_meeting(meeting); });
+    }
+
+  private:
+    using Entries = std::span<Entry>;
+
+    static bool any_is_written(Entries entries) {
+        return std::any_of(entries.begin(), entries.end(),
+                           [](const Entry& entry) { return entry.named->written; });
+    }
+
+    /// Calls back with each run of entries that may share memory, if one of them is written.
+    template <class CallBack>
+    static void call(Entries run, const CallBack& call_back) {
+        if (run.size() > 1 && any_is_written(run)) call_back(run);
+    }
+
+    template <class CallBack>
+    static void by_bounds(Entries entries, const CallBack& call_back) {
+        std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+            return std::pair(a.bounds.begin, a.place) < std::pair(b.bounds.begin, b.place);
+        });
+        for (std::size_t first = 0, next = 0; first < entries.size(); first = next) {
+            std::size_t end = entries[first].bounds.end;
+            for (next = first + 1; next < entries.size() && entries[next].bounds.begin < end;) {
+                end = std::max(end, entries[next++].bounds.end);
+            }
+            call(entries.subspan(first, next - first), call_back);
+        }
+    }
+
+    /// The same by their residues. Returns whether that separates any.
+    template <class CallBack>
+    static bool by_residues(Entries entries, std::size_t modulus, const CallBack& call_back) {
+        std::vector<std::pair<Residues, Entry>> sorted;
+        for (const Entry& entry : entries) sorted.emplace_back(residues_of(entry, modulus), entry);
+        std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
+            return std::pair(a.first.begin, a.second.place) <
+                   std::pair(b.first.begin, b.second.place);
+        });
+        // Residues form a circle: what the last ones reach past its end is covered at its start.
+        std::size_t wrapped = 0;
+        for (const auto& [residues, entry] : sorted) {
+            const std::size_t end = residues.begin + residues.length;
+            if (end > modulus) wrapped = std::max(wrapped, end - modulus);
+        }
+        std::vector<std::size_t> starts;  // of runs that are apart
+        std::size_t end = wrapped;
+        for (std::size_t i = 0; i < sorted.size(); ++i) {
+            const auto& [begin, length] = sorted[i].first;
+            if (i > 0 && begin >= end) starts.push_back(i);
+            end = std::max(end, begin + length);
+        }
+        const bool first_joins_last = wrapped > sorted.front().first.begin;
+        if (starts.size() < (first_joins_last ? 2U : 1U)) return false;
+        // The first run then comes after the last, as one with it.
+        if (first_joins_last) {
+            const auto shift = static_cast<std::ptrdiff_t>(starts.front());
+            std::rotate(sorted.begin(), sorted.begin() + shift, sorted.end());
+            for (std::size_t& start : starts) start -= static_cast<std::size_t>(shift);
+        } else {
+            starts.insert(starts.begin(), 0);
+        }
+        for (std::size_t i = 0; i < sorted.size(); ++i) entries[i] = sorted[i].second;
+        starts.push_back(sorted.size());
+        for (std::size_t i = 0; i + 1 < starts.size(); ++i) {
+            call(entries.subspan(starts[i], starts[i + 1] - starts[i]), call_back);
+        }
+        return true;
+    }
+
+    /// The strides by which the arrays may interleave, the longest first, and what divides all of
+    /// the longest of each array.
+    static std::vector<std::size_t> moduli_of(Entries entries) {
+        constexpr std::size_t most = 16;
+        std::vector<std::size_t> moduli;
+        std::size_t divisor = 0;
+        for (const Entry& entry : entries) {
+            std::size_t longest = 0;
+            for (std::size_t i = 0; i < entry.named->array.ndim(); ++i) {
+                const std::size_t stride = magnitude(entry.named->array.strides()[i]);
+                if (entry.named->array.shape()[i] < 2 || stride == 0) continue;
+                longest = std::max(longest, stride);
+                const bool known = std::find(moduli.begin(), moduli.end(), stride) != moduli.end();
+                if (!known && moduli.size() < most) moduli.push_back(stride);
+            }
+            divisor = std::gcd(divisor, longest);
+        }
+        std::sort(moduli.rbegin(), moduli.rend());
+        if (divisor > 1) moduli.push_back(divisor);
+        return moduli;
+    }
+
+    void check_meeting(Entries entries) {
+        // A pair is told apart by one exact comparison as well.
+        if (entries.size() > 2) {
+            for (const std::size_t modulus : moduli_of(entries)) {
+                const auto check_rest = [this](Entries rest) { check(rest); };
+                if (by_residues(entries, modulus, check_rest)) return;
+            }
+        }
+        check_pairs(entries);
+    }
+
+    /// The entries are sorted by where they begin.
+    void check_pairs(Entries entries) {
+        std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+            return std::pair(a.bounds.begin, a.place) < std::pair(b.bounds.begin, b.place);
+        });
+        std::vector<py::object> arrays(entries.size());
+        const auto array = [&](std::size_t i) -> const py::object& {
+            if (!arrays[i]) arrays[i] = entries[i].named->array.plain();
+            return arrays[i];
+        };
+        for (std::size_t i = 0; i < entries.size(); ++i) {
+            for (std::size_t j = i + 1; j < entries.size(); ++j) {
+                const Entry &a = entries[i], &b = entries[j];
+                if (b.bounds.begin >= a.bounds.end) break;
+                if (!a.named->written && !b.named->written) continue;
+                if (same_elements(a.named->array, b.named->array)) refuse(a, b, "is");
+                const bool too_many = pairs_++ >= most_pairs;
+                const auto shared = too_many ? std::nullopt : share_memory(array(i), array(j));
+                if (shared.value_or(true)) refuse(a, b, shared ? "shares" : "may share");
+            }
+        }
+    }
+
+    /// Names first what is only read, or else the later one.
+    [[noreturn]] void refuse(const Entry& a, const Entry& b, const std::string& verb) const {
+        const bool a_first = b.named->written && !a.named->written;
+        const Named& named = *(a_first ? a : b).named;
+        const Named& other = *(a_first ? b : a).named;
+        if (verb == "is" && named.written) {
+            throw py::value_error(call_ + ": " + named.argument + " is the same array as " +
+                                  other.argument + ", expected each array once");
+        }
+        throw py::value_error(call_ + ": " + named.argument + " " +
+                              (verb == "is" ? "shares" : verb) + " memory with " + other.argument +
+                              ", expected memory of its own");
+    }
+
+    /// Compared exactly, some microseconds each; after that, arrays count as sharing.
+    static constexpr std::size_t most_pairs = 200'000;
+
+    std::string call_;
+    std::size_t pairs_ = 0;
+};
+
+std::vector<Bounds> covered_by(const std::vector<Named>& arrays) {
+    std::vector<Bounds> bounds, covered;
+    for (const Named& named : arrays) {
+        bounds.push_back(bounds_of(named.array));
+        if (bounds.back().is_empty()) bounds.pop_back();
+    }
+    std::sort(bounds.begin(), bounds.end(),
+              [](const Bounds& a, const Bounds& b) { return a.begin < b.begin; });
+    for (const Bounds& each : bounds) {
+        if (!covered.empty() && covered.back().end > each.begin) {
+            covered.back().end = std::max(covered.back().end, each.end);
+        } else {
+            covered.push_back(each);
+        }
+    }
+    return covered;
+}
+
+}  // namespace
+
+Bounds bounds_of(const ArrayView& array) {
+    const auto data = reinterpret_cast<std::size_t>(array.data());
+    if (array.size() == 0) return {data, data};
+    Bounds bounds{data, data + array.itemsize()};
+    for (std::size_t i = 0; i < array.ndim(); ++i) {
+        const std::ptrdiff_t reach =
+            static_cast<std::ptrdiff_t>(array.shape()[i] - 1) * array.strides()[i];
+        (reach < 0 ? bounds.begin : bounds.end) += static_cast<std::size_t>(reach);
+    }
+    return bounds;
+}
+
+bool plainly_distinct(const ArrayView& array) {
+    std::vector<std::pair<std::size_t, std::size_t>> axes;  // stride, size
+    for (std::size_t i = 0; i < array.ndim(); ++i) {
+        if (array.shape()[i] == 0) return true;
+        if (array.shape()[i] == 1) continue;
+        axes.emplace_back(magnitude(array.strides()[i]), array.shape()[i]);
+    }
+    std::sort(axes.begin(), axes.end());
+    std::size_t extent = array.itemsize();
+    for (const auto& [stride, size] : axes) {
+        if (stride < extent) return false;
+        extent += stride * (size - 1);
+    }
+    return true;
+}
+
+bool elements_overlap(const ArrayView& view) {
+    if (plainly_distinct(view)) return false;
+    // The element at the start of an axis, with all that lies within it, against the rest of that
+    // axis, for each axis in turn.
+    const py::array array = view.plain();
+    for (std::size_t axis = 0; axis < view.ndim(); ++axis) {
+        if (view.shape()[axis] == 1) continue;
+        py::tuple first(view.ndim()), rest(view.ndim());
+        for (std::size_t i = 0; i < view.ndim(); ++i) {
+            const py::object all = py::slice(std::nullopt, std::nullopt, std::nullopt);
+            const py::object one = py::slice(0, 1, 1);
+            first[i] = i <= axis ? one : all;
+            rest[i] = i < axis ? one : i == axis ? py::slice(1, std::nullopt, 1) : all;
+        }
+        const py::object a = array[first], b = array[rest];
+        if (share_memory(a, b).value_or(true)) return true;
+    }
+    return false;
+}
+
+void check_apart(const std::string& call, std::vector<Named> arrays) {
+    std::vector<Entry> entries;
+    for (const Named& named : arrays) {
+        const Bounds bounds = bounds_of(named.array);
+        if (!bounds.is_empty()) entries.push_back({&named, entries.size(), bounds});
+    }
+    Apart(call).check(entries);
+}
+
+WrittenMemory::WrittenMemory(const std::string& call, std::vector<Named> arrays)
+    : arrays_(std::move(arrays)), covered_(covered_by(arrays_)) {
+    check_apart(call, arrays_);
+}
+
+Bounds WrittenMemory::gap_around(const Bounds& bounds) const {
+    // The first covered range that ends past the beginning.
+    const auto next =
+        std::upper_bound(covered_.begin(), covered_.end(), bounds.begin,
+                         [](std::size_t begin, const Bounds& range) { return begin < range.end; });
+    if (next != covered_.end() && bounds.end > next->begin) return {1, 0};
+    return {next == covered_.begin() ? 0 : std::prev(next)->end,
+            next == covered_.end() ? std::numeric_limits<std::size_t>::max() : next->begin};
+}
+
+void WrittenMemory::check_apart_from(const std::string& call, std::vector<Named> read) const {
+    for (Named& named : read) named.written = false;
+    read.insert(read.end(), arrays_.begin(), arrays_.end());
+    check_apart(call, std::move(read));
+}
+
+int WrittenMemory::traverse(visitproc visit, void* arg) const {
+    for (const Named& named : arrays_) {
+        if (const int result = named.array.traverse(visit, arg); result != 0) return result;
+    }
+    return 0;
+}
+
+}  // namespace schuss::bindings
