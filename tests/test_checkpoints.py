@@ -197,7 +197,7 @@ def test_a_schedule_is_kept_with_all_that_it_has_seen(lr: Any, tmp_path: Path) -
     optimizer = schuss.SGD(np.ones(3), lr=lr)
     optimizer.step(np.ones(3))
     for cost in (3.0, 2.0, 4.0):
-        schedules.feed(optimizer.lr, cost)
+        schedules.feed([optimizer.lr], cost)
     schuss.save(tmp_path / "c", optimizer.params, optimizer)
     other = schuss.SGD(np.ones(3))
     schuss.load(tmp_path / "c", other.params, other)
@@ -205,7 +205,7 @@ def test_a_schedule_is_kept_with_all_that_it_has_seen(lr: Any, tmp_path: Path) -
     assert repr(other.lr) == repr(optimizer.lr)
     for each in (optimizer, other):
         for cost in (5.0, 6.0, 7.0):
-            schedules.feed(each.lr, cost)
+            schedules.feed([each.lr], cost)
             each.step(np.ones(3))
     assert known(other) == known(optimizer)
 
@@ -1191,7 +1191,7 @@ def test_who_shares_a_schedule_shares_it_afterwards(how: str, tmp_path: Path) ->
         other = deepcopy(optimizer) if how == "deepcopy" else pickle.loads(pickle.dumps(optimizer))
     for each in (optimizer, other):
         for cost in (1.0, 2.0, 3.0):
-            schedules.feed(each.lr, cost)
+            schedules.feed([each.lr], cost)
         each.step({"a": np.ones(1), "b": np.ones(1)})
     assert optimizer.params["b"] == 1 - 0.005
     assert known(other) == known(optimizer)

@@ -562,6 +562,53 @@ def test_a_plateau_inside_falls_as_the_bare_one_does(
     np.testing.assert_array_equal(rates(around), bare)
 
 
+def in_groups(*rates: Any, **options: Any) -> schuss.SGD:
+    params: Any = [
+        {"params": np.zeros(1)} | ({} if rate is None else {"lr": rate}) for rate in rates
+    ]
+    return schuss.SGD(params, **options)
+
+
+def fit_groups(optimizer: schuss.SGD, **options: Any) -> schuss.History:
+    grads = [np.ones(1) for _ in optimizer.params]
+    return schuss.fit(lambda p, x: (1.0, grads), optimizer.params, optimizer, np.ones(4), **options)
+
+
+def test_plateaus_of_groups_are_told_the_cost_each_once() -> None:
+    def plateau(lr: float) -> schedules.ReduceOnPlateau:
+        return schedules.ReduceOnPlateau(lr, factor=0.5, patience=0)
+
+    shared, inner, of_all, unused = plateau(1.0), plateau(2.0), plateau(4.0), plateau(8.0)
+    rates = (shared, schedules.WarmUp(inner, 1), schedules.chain([shared, inner], [2]), None)
+    optimizer = in_groups(*rates, lr=of_all)
+    history = fit_groups(optimizer, epochs=4)
+    assert [shared.lr, inner.lr, of_all.lr] == [0.125, 0.25, 0.5]
+    assert history.lr.tolist() == [4, 4, 2, 1]
+    optimizer = in_groups(plateau(1.0), plateau(2.0), lr=unused)
+    history = fit_groups(optimizer, epochs=4)
+    assert [param.item() for param in optimizer.params] == [-2.75, -5.5]
+    assert history.lr.tolist() == [1, 1, 0.5, 0.25]  # that of the first group
+    assert unused.best == INF
+
+
+def test_a_schedule_is_for_groups_without_a_rate_of_their_own() -> None:
+    optimizer = in_groups(1.0, None)
+    history = fit_groups(optimizer, epochs=2, schedule=lambda t: 0.5 / t)
+    assert [param.item() for param in optimizer.params] == [-2, -0.75]
+    assert history.lr.tolist() == [0.5, 0.25]
+    optimizer = in_groups(1.0, 2.0)
+    with pytest.raises(
+        ValueError,
+        match=r"^fit: schedule is given where each of the 2 groups of the optimizer has an lr of "
+        r"its own, expected None \(give the schedule to groups: ",
+    ):
+        fit_groups(optimizer, schedule=0.5)
+    assert (optimizer.steps, optimizer.params) == (0, [0, 0])
+    optimizer = in_groups(1.0)  # of one group, the optimizer's rate is the group's
+    fit_groups(optimizer, schedule=0.5)
+    assert optimizer.params == [-0.5]
+
+
 def test_the_history_has_the_rates_that_were_used_and_asks_for_each_once() -> None:
     rates = np.random.default_rng(0).random(7)
     told = iter(rates)

@@ -45,9 +45,10 @@ __all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "RMSprop"]
 
 _T = TypeVar("_T")
 
-# The steps made when a schedule was last asked, the rate of the last of them, and what it said.
-_Rates: TypeAlias = tuple[int, float | None, float | None]
-_NO_RATES: _Rates = (0, None, None)
+# The steps made when schedules were last asked; what each, by its id, said for the last of these
+# steps, and for the next one.
+_Rates: TypeAlias = tuple[int, dict[int, float], dict[int, float]]
+_NO_RATES: _Rates = (0, {}, {})
 
 _UNSCALED = 1.0
 
@@ -311,8 +312,9 @@ class Optimizer:
         """The groups of parameters that have the same hyperparameters, as dicts.
 
         Each has its arrays as ``params``, and its hyperparameters: writing one changes it for the
-        group alone. The optimizer's attributes are the hyperparameters of groups that have none of
-        their own.
+        group alone. The attribute ``lr_now`` of a group is the rate that it uses. The optimizer's
+        attributes are the hyperparameters of groups that have none of their own; where each group
+        has its own, the optimizer's cannot be set.
         """
         # No list, to which a group could be appended in vain.
         return tuple(ParamGroup(self, place) for place in range(len(self._groups)))
@@ -336,12 +338,13 @@ class Optimizer:
     def lr_now(self) -> float:
         """The learning rate in use: that of the last step, or of the first to come before any.
 
+        It is the rate of the groups that have no `lr` of their own, or, where each has its own,
+        that of the first group. Each group has a `lr_now` too: ``opt.param_groups[1].lr_now``.
+
         What is set or loaded as `lr` is in use at once: a number is itself, and a schedule that has
         made no step yet is asked for its value at `steps`.
         """
-        lr: Any = self._hyperparameters["lr"]
-        rate: float | None = self._last_rate() if callable(lr) else lr
-        return self._lr_at(max(self.steps, 1), "lr_now") if rate is None else rate
+        return self._rate_now(None if self._uses("lr") else 0)
 
     @property
     def last(self) -> Last | None:
@@ -523,12 +526,12 @@ class Optimizer:
         self._take_over("load_state_dict", settings, partial(_fill, values=values))
 
     def __repr__(self) -> str:
-        """Return the hyperparameters and what they are applied to."""
+        """Return the hyperparameters that are in use, and what they are applied to."""
         arrays = self._plan.arrays
         settings = [
             f"{name}={value!r}"
             for name, value in self._hyperparameters.items()
-            if name not in _NO_OPTIONS or value != _NO_OPTIONS[name]
+            if self._uses(name) and (name not in _NO_OPTIONS or value != _NO_OPTIONS[name])
         ]
         if self._state_dtype is not None:
             settings.append(f"state_dtype={self._state_dtype.name}")
@@ -596,38 +599,55 @@ class Optimizer:
         """Return a context within which no other call, or this one alone, changes the optimizer."""
         return self._plan.turn(f"{type(self).__name__}.{call}", changes)
 
-    def _lr_at(self, t: int, call: str) -> float:
-        return number(f"{type(self).__name__}.{call}", "lr", self._hyperparameters["lr"](t))
+    def _uses(self, name: str) -> bool:
+        """Return whether a group has no hyperparameter of that name of its own."""
+        # Counted to the end: Ctrl-C is lost in a generator that is left before.
+        return sum(name not in own for own in self._groups) > 0
+
+    def _own_rate(self, place: int | None) -> Any:
+        return None if place is None or self._own_rates is None else self._own_rates[place]
+
+    def _lr_of(self, place: int | None) -> Any:
+        """Return the rate or schedule of a group: its own, or else the optimizer's."""
+        own = self._own_rate(place)
+        return self._hyperparameters["lr"] if own is None else own
+
+    def _rates_in_use(self) -> list[Any]:
+        """Return the rate or schedule of each group."""
+        return [self._lr_of(place) for place in range(len(self._groups))]
+
+    def _ask(self, call: str, place: int | None, t: int) -> float:
+        """Return what the schedule of a group says, checked."""
+        name = "lr" if self._own_rate(place) is None else f"param_groups[{place}]['lr']"
+        return number(f"{type(self).__name__}.{call}", name, self._lr_of(place)(t), kind="lr")
+
+    def _rate_now(self, place: int | None) -> float:
+        lr = self._lr_of(place)
+        rate: float | None = self._last_rates().get(id(lr)) if callable(lr) else lr
+        return self._ask("lr_now", place, max(self.steps, 1)) if rate is None else rate
 
     def _rates_of_next(self, t: int) -> float | tuple[float, ...]:
         """Return the rate of step t, or those of the groups where some have their own."""
-        lr = self._hyperparameters["lr"]
-        rate: float = lr if type(lr) is float else self._rate_of_next(t)
-        if self._own_rates is None:
-            return rate
-        rates: list[float] = []
-        asked = {id(lr): rate}  # each schedule once, whoever shares it
-        for place, own in enumerate(self._own_rates):
-            if own is None or type(own) is float:
-                rates.append(rate if own is None else own)
-                continue
-            if id(own) not in asked:
-                call, name = f"{type(self).__name__}.step", f"param_groups[{place}]['lr']"
-                asked[id(own)] = number(call, name, own(t), kind="lr")
-            rates.append(asked[id(own)])
-        return tuple(rates)
+        asked: dict[int, float] = {}
 
-    # A schedule is asked once a step, and what it said is kept before the step is made: Ctrl-C may
-    # come right after. So both are kept, the rate of the last step and that of the step asked for.
+        def rate_of(place: int | None) -> float:
+            lr = self._lr_of(place)
+            if type(lr) is float:
+                return lr
+            if id(lr) not in asked:  # each schedule once, whoever shares it
+                asked[id(lr)] = self._ask("step", place, t)
+            return asked[id(lr)]
 
-    def _rate_of_next(self, t: int) -> float:
-        rate = self._lr_at(t, "step")
-        if self.steps == t - 1:  # or another thread made this step, and this one is refused
-            self._rates = t - 1, self._last_rate(), rate
-        return rate
+        own = self._own_rates
+        rates = rate_of(None) if own is None else tuple(map(rate_of, range(len(own))))
+        # Kept before the step is made, as Ctrl-C may come right after it. So both are kept, what
+        # was said for the last step and for this one.
+        if asked and self.steps == t - 1:  # or another thread made this step: this one is refused
+            self._rates = t - 1, self._last_rates(), asked
+        return rates
 
-    def _last_rate(self) -> float | None:
-        """Return the rate that the schedule gave for the last step, if it made that."""
+    def _last_rates(self) -> dict[int, float]:
+        """Return the rates that schedules gave for the last step, if they made that."""
         made, last, asked = self._rates
         return asked if self.steps > made else last
 
@@ -724,7 +744,8 @@ class Optimizer:
             groups = list(self._groups)
             groups[place] = groups[place] | own
             hyperparameters, groups = of_optimizer(self._hyperparameters, groups)
-            self._apply(hyperparameters, groups, own if len(groups) == 1 else {})
+            changes = own if len(groups) == 1 else {}
+            self._apply(hyperparameters, groups, changes, new_rates="lr" in own)
 
     def _checked_own(self, call: str, group: str, own: Mapping[str, Any]) -> Overrides:
         known = [name for name in self._hyperparameters if name not in _NO_OPTIONS]
@@ -904,7 +925,14 @@ class Optimizer:
         }
 
     def _set_hyperparameters(self, **changes: Any) -> None:
-        changes = self._checked(type(self).__name__, changes)
+        call = type(self).__name__
+        changes = self._checked(call, changes)
+        for name in changes:
+            if not self._uses(name):
+                raise ValueError(
+                    f"{call}: {name} is set where each of the {len(self._groups)} groups has its "
+                    f"own, expected it set in the groups (param_groups[0][{name!r}] = ...)"
+                )
         if changes.keys() == {"lr"}:  # which a step asks for when it begins: no need to wait
             self._hyperparameters = self._hyperparameters | changes
             self._rates = _NO_RATES
@@ -919,6 +947,7 @@ class Optimizer:
         changes: Mapping[str, Any],
         *,
         first: bool = False,
+        new_rates: bool = False,
         then: Callable[[], None] = lambda: None,
     ) -> None:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
@@ -939,7 +968,7 @@ class Optimizer:
         others = first or leaves is not self._leaves or new_averages
         companions = (list(leaves.values()), averages, self._copies) if others else None
         own_rates = [own.get("lr") for own in groups]
-        other_rates = first or "lr" in changes or groups is not self._groups
+        new_rates = new_rates or first or "lr" in changes
 
         def apply() -> None:
             self._plan.configure(formulas, self._members, options, companions)
@@ -951,7 +980,7 @@ class Optimizer:
             self._groups = groups
             self._own_rates = None if own_rates == [None] * len(groups) else own_rates
             self._hyperparameters = {**self._hyperparameters, **changes}  # lr may be another by now
-            if other_rates:
+            if new_rates:
                 self._rates = _NO_RATES
             then()
 

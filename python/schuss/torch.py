@@ -614,10 +614,7 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
     groups, first = [], 0
     for place, group in enumerate(saved["groups"]):
         values = saved["hyperparameters"] | group["hyperparameters"]
-        rate = values["lr"]
-        if callable(rate):
-            own = "lr" in group["hyperparameters"]
-            rate = float(rate(max(steps, 1))) if own else optimizer.lr_now
+        rate = optimizer.param_groups[place].lr_now
         members = group["members"]
         if members != list(range(first, first + len(members))):
             raise ValueError(

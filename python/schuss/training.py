@@ -18,6 +18,7 @@ from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_le
 from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
+from schuss.optimizers import Optimizer
 from schuss.schedules import PerEpoch, feed
 
 if TYPE_CHECKING:
@@ -54,7 +55,9 @@ class History:
     validation : array of float64, shape (epochs,), or (0,) without validation
         The validation after each epoch; NaN where the training was stopped before it.
     lr : array of float64, shape (steps,)
-        The learning rate that each step used; NaN if the optimizer has no ``lr_now``.
+        The learning rate that each step used, as ``optimizer.lr_now`` tells it: of several groups
+        that of those which have no rate of their own, or, where each has its own, that of the
+        first. NaN if the optimizer has no ``lr_now``.
     loss_seconds, step_seconds : array of float64, shape (steps,)
         The time spent in the loss with its gradients, and in the optimizer, in seconds.
     batch_size : int
@@ -515,9 +518,11 @@ def fit(
         As in `minibatches`, defaults too.
     schedule : callable or float, optional
         A new learning rate for the optimizer, which keeps it: a number, or a function of the step
-        of the optimizer, counted from 1. A schedule with a method ``update(cost)``, such as
+        of the optimizer, counted from 1. It is that of the groups without an ``lr`` of their own,
+        and refused where each group has its own. A schedule with a method ``update(cost)``, such as
         `schedules.ReduceOnPlateau` and what is made of it, is told the validation of each epoch, or
-        else its cost; so is one that is the optimizer's ``lr`` already.
+        else its cost; so are those that the optimizer and its groups have already, each once,
+        however many groups share it.
     schedule_by : {"step", "epoch"}
         Whether `schedule` is a function of the step or of the epoch, counted from 1. Epochs are
         those of the optimizer's steps: the first here is ``optimizer.steps // len(batches) + 1``.
@@ -571,8 +576,8 @@ def fit(
         if `loss_and_grad` does not return a number and gradients.
     ValueError
         If an argument is out of range, the optimizer was made for other parameters, an argument
-        about mini-batches comes with mini-batches ready made, or the checkpoint is damaged or of
-        another training.
+        about mini-batches comes with mini-batches ready made, `schedule` is given where each group
+        has its own ``lr``, or the checkpoint is damaged or of another training; nothing is changed then.
     ImportError
         If `progress` is True and tqdm is not installed.
     OSError
@@ -928,7 +933,7 @@ class _Training:
         if self.validation is not None:
             value = self._validate()
             history._validation.append(value)
-        feed(getattr(self.optimizer, "lr", None), value)
+        feed(_rates_in_use(self.optimizer), value)
         self.best.judge(value, history.epochs)
         history.best_epoch = self.best.epoch
         says_stop = _says_stop(self.after_epoch, history)
@@ -938,6 +943,12 @@ class _Training:
         if callable(self.validation):
             return real("fit", "validation(params)", self.validation(self.params))
         return _evaluate("fit", self.loss_and_grad, self.params, self.validation)[0]
+
+
+def _rates_in_use(optimizer: Any) -> list[Any]:
+    if isinstance(optimizer, Optimizer):
+        return optimizer._rates_in_use()
+    return [getattr(optimizer, "lr", None)]
 
 
 def _says_stop(functions: Functions, history: History) -> bool:
@@ -970,6 +981,12 @@ def _check_optimizer(call: str, optimizer: Any, *, scheduled: bool) -> None:
     if scheduled and not hasattr(optimizer, "lr"):
         was = type(optimizer).__name__
         raise TypeError(f"{call}: optimizer is a {was} without lr, expected one for the schedule")
+    if scheduled and isinstance(optimizer, Optimizer) and not optimizer._uses("lr"):
+        raise ValueError(
+            f"{call}: schedule is given where each of the {len(optimizer._groups)} groups of the "
+            "optimizer has an lr of its own, expected None (give the schedule to groups: "
+            "optimizer.param_groups[0]['lr'] = schedule)"
+        )
 
 
 def _stepped(call: str, optimizer: Any, params: ArrayTree) -> ArrayTree:
