@@ -8,6 +8,7 @@ import signal
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import count
 from pathlib import Path
 from types import FrameType
@@ -713,6 +714,56 @@ def test_restore_best_brings_back_the_parameters_of_the_best_epoch(restore: bool
     assert after[1] != after[3]
     assert places == [array.ctypes.data for array in params.values()]
     assert optimizer.steps == 12
+
+
+def next_of(told: Iterator[float], params: Any) -> float:
+    return next(told)
+
+
+class RestoreInterrupted:
+    """Raises KeyboardInterrupt at the n-th line within the restoring of the best parameters."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.seen, self.restoring = n, 0, False
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        code = frame.f_code
+        self.restoring = self.restoring or code.co_qualname == "_Best.restore"
+        if self.restoring and event == "line" and code.co_filename in TRACED:
+            self.seen += not code.co_qualname.startswith("fit")
+            if self.seen == self.n:
+                raise KeyboardInterrupt
+        return self
+
+
+def test_what_optimizers_copy_of_the_best_parameters_is_restored_with_them() -> None:
+    for n in count(1):
+        w = np.zeros(2, np.float32)
+        mine = np.zeros(2, np.float16)
+        optimizer = schuss.SGD(w, lr=1.0, copies=mine, average=0.5)
+        beside = schuss.SGD([w[1:]], copies="float16")  # whoever has copies of them
+        told = iter([3.0, 1.0, 2.0, 5.0])
+        interrupted = RestoreInterrupted(n)
+        was = sys.gettrace()
+        sys.settrace(interrupted)
+        try:
+            schuss.fit(
+                lambda w, x: (0.0, -np.ones(2, np.float32)),
+                w,
+                optimizer,
+                np.zeros(2),
+                epochs=4,
+                validation=partial(next_of, told),
+                restore_best=True,
+            )
+        finally:
+            sys.settrace(was)
+        assert [w.tolist(), mine.tolist(), optimizer.copies.tolist()] == [[2, 2]] * 3
+        assert beside.copies[0] == 2
+        assert optimizer.average[0] == 4 - 1 + 2**-3  # that of the last step
+        if interrupted.seen < n:
+            break
+    assert n > 10
 
 
 @pytest.mark.parametrize("second", [1.0, 5.0])

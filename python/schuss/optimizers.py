@@ -1,6 +1,7 @@
 """Optimizers: parameters in any structure, state that they keep, one fused step for all of them."""
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,11 @@ from typing import (
     Unpack,
     overload,
 )
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.array_utils import byte_bounds
 
 from schuss import _core, kernels
 from schuss._arrays import (
@@ -321,7 +324,12 @@ class Optimizer:
 
     @property
     def copies(self) -> Any:
-        """The low-precision copies, in the structure of `params`; None if there are none."""
+        """The low-precision copies, in the structure of `params`; None if there are none.
+
+        Whatever of schuss writes the parameters as a whole writes the copies too: a step, `load`,
+        `load_state_dict`, and `fit` where it restores the best epoch. After you wrote parameters
+        yourself, or by `kernels`, call `write_copies`.
+        """
         return None if self._copies is None else self._plan.unflatten(list(self._copies))
 
     @property
@@ -356,9 +364,35 @@ class Optimizer:
     def skipped(self) -> int:
         """The number of steps that were not made, since a gradient was not finite.
 
-        Since this object was made: it is not saved.
+        It is saved and loaded with the rest.
         """
         return self._plan.skipped
+
+    def write_copies(self) -> None:
+        """Write the parameters to `copies` anew, after they were written without a step.
+
+        Nothing is done where there are no copies.
+
+        Raises
+        ------
+        ValueError
+            If a copy has become read-only or was resized; nothing is changed then.
+        RuntimeError
+            If a step of this optimizer is under way.
+
+        Examples
+        --------
+        >>> import numpy as np, schuss
+        >>> w = np.zeros(2, np.float32)
+        >>> opt = schuss.SGD(w, copies="float16")
+        >>> w[:] = [1, 2]
+        >>> opt.write_copies()
+        >>> opt.copies
+        array([1., 2.], dtype=float16)
+        """
+        with self._turn("write_copies", changes=True):
+            self._check_copies(f"{type(self).__name__}.write_copies")
+            self._write_copies()
 
     def accumulate(self, grads: ArrayTree, *, scale: float = 1.0) -> None:
         """Add gradients to those that the next step, without gradients, will take.
@@ -465,8 +499,9 @@ class Optimizer:
         dict
             ``optimizer`` (the name of the class), ``steps``, ``hyperparameters`` (with a copy of a
             schedule), ``groups`` (what each has of its own, and the places of its parameters),
-            ``state`` (a copy of each array) and ``average`` (what the averages weigh and a copy of
-            each; or None). Accumulated gradients are not in it.
+            ``state`` (a copy of each array), ``average`` (what the averages weigh and a copy of
+            each; or None), ``accumulated`` (how many gradients wait for the next step and a copy of
+            their sum; or None) and ``skipped``. The `copies` are not in it.
 
         Raises
         ------
@@ -490,9 +525,9 @@ class Optimizer:
             }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned: steps, hyperparameters, and the state's values.
+        """Take over what `state_dict` returned: counts, hyperparameters, and the arrays' values.
 
-        The `copies` are written anew.
+        The `copies` are written anew from the parameters, which stay.
 
         Parameters
         ----------
@@ -688,6 +723,12 @@ class Optimizer:
         self._copies = self._copies_for(call, copies)
         self._apply(hyperparameters, groups, {}, first=True)
         self._write_copies()
+        if self._copies is not None:
+            _WITH_COPIES[id(self)] = self
+
+    def _check_copies(self, call: str) -> None:
+        if self._copies is not None:
+            self._plan.check_copies(call)
 
     def _write_copies(self) -> None:
         if self._copies is None:
@@ -877,8 +918,7 @@ class Optimizer:
     ) -> None:
         """Put checked settings in force, and have the arrays filled that go with them."""
         with self._turn(call, changes=True):
-            if self._copies is not None:
-                self._plan.check_copies(f"{type(self).__name__}.{call}")
+            self._check_copies(f"{type(self).__name__}.{call}")
             if settings.accumulated and self._sum is None:
                 self._sum = _Sum(type(self).__name__, self._plan)
 
@@ -1111,6 +1151,52 @@ def _copy(value: Any, memo: _Memo) -> Any:
     from schuss.schedules import Schedule  # not with the library, which does without
 
     return deepcopy(value, memo) if isinstance(value, Schedule) else value
+
+
+_WITH_COPIES: WeakValueDictionary[int, Optimizer] = WeakValueDictionary()
+"""All optimizers that have copies, by their ids."""
+
+
+def writer_of_copies(
+    call: str, arrays: Iterable[Array], besides: Optimizer | None = None
+) -> Callable[[], None]:
+    """Return what writes the copies anew of parameters among these arrays, after they are written.
+
+    It can be done twice. Copies that cannot be written are refused now. The optimizer `besides`
+    writes its own.
+    """
+    spans = _spans(arrays)
+    starts, ends = [start for start, _ in spans], [end for _, end in spans]
+
+    def overlaps(array: Array) -> bool:
+        start, end = byte_bounds(array)
+        first = bisect_left(ends, start + 1)  # the first that ends behind the start
+        return first < len(starts) and starts[first] < end
+
+    found = []
+    for optimizer in [known() for known in _WITH_COPIES.valuerefs()]:
+        if optimizer is None or optimizer is besides:
+            continue
+        if any(map(overlaps, [array for array in optimizer._plan.arrays if array.size])):
+            optimizer._check_copies(call)
+            found.append(optimizer)
+
+    def write() -> None:
+        for optimizer in found:
+            optimizer._write_copies()
+
+    return write
+
+
+def _spans(arrays: Iterable[Array]) -> list[tuple[int, int]]:
+    """Return where in memory the arrays lie: from lowest to highest, none touching another."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(byte_bounds(array) for array in arrays if array.size):
+        if spans and start <= spans[-1][1]:
+            spans[-1] = spans[-1][0], max(end, spans[-1][1])
+        else:
+            spans.append((start, end))
+    return spans
 
 
 class SGD(Optimizer):

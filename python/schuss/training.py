@@ -18,7 +18,7 @@ from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_le
 from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
-from schuss.optimizers import Optimizer
+from schuss.optimizers import Optimizer, writer_of_copies
 from schuss.schedules import PerEpoch, feed
 
 if TYPE_CHECKING:
@@ -540,8 +540,9 @@ def fit(
     min_delta : float
         By how much the best must fall to count as an improvement: by more than this; at least 0.
     restore_best : bool
-        Whether to copy the parameters of the best epoch back in the end, when interrupted too. The
-        optimizer's state stays that of the last step.
+        Whether to copy the parameters of the best epoch back in the end, when interrupted too, and
+        to write the optimizer's low-precision `copies` anew. Its state and its averages stay those
+        of the last step.
     callbacks : callable, or sequence of callables
         Called with the history after each epoch. One that returns True, Python's or NumPy's, stops
         the training.
@@ -723,10 +724,12 @@ class _Best:
         self._value, self._waited = best["value"], best["waited"]
 
     def restore(self) -> None:
-        """Copy the parameters of the best epoch back."""
+        """Copy the parameters of the best epoch back, and write what optimizers have of them."""
         if self._kept is not None:
+            write_copies = writer_of_copies("fit", self._arrays)
             for array, copy in zip(self._arrays, self._kept[1], strict=True):
                 np.copyto(array, copy)
+            write_copies()
 
 
 class _Bar:
