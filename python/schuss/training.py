@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf, isfinite, nan
+from math import frexp, inf, isfinite, isinf, nan
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
@@ -14,10 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _core, checkpoints
-from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_leaves
+from schuss._arrays import (
+    Array,
+    ArrayTree,
+    arrays_of,
+    check_holds,
+    computed_dtype,
+    names_of_leaves,
+)
 from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
+from schuss.loss_scale import DynamicLossScale, with_l2_of_fit
 from schuss.optimizers import Optimizer, writer_of_copies
 from schuss.schedules import PerEpoch, feed
 
@@ -213,7 +221,11 @@ class History:
             weights = np.ones(self._batches)
             weights[-1] = self._last_weight
             costs = self._record[_COST, start : start + self._batches]
-            self._epoch_cost.append(float(np.average(costs, weights=weights)))
+            with np.errstate(all="ignore"):  # costs may be anything
+                mean = float(np.average(costs, weights=weights))
+                if isinf(mean) and np.isfinite(costs).all():  # their sum is beyond floating point
+                    mean = float(np.average(costs / 2**64, weights=weights)) * 2**64
+            self._epoch_cost.append(mean)
 
     # What a checkpoint keeps of it.
 
@@ -324,8 +336,15 @@ def _evaluate(
 class _L2:
     """The L2 cost of weights, added to the loss and to its gradients."""
 
-    def __init__(self, call: str, strength: float, weights: Callable[[str], bool] | None) -> None:
+    def __init__(
+        self,
+        call: str,
+        strength: float,
+        weights: Callable[[str], bool] | None = None,
+        loss_scale: DynamicLossScale | float | None = None,
+    ) -> None:
         self._call, self._strength, self._weights = call, strength, weights
+        self._loss_scale = loss_scale  # None where nobody could tell
         # Of the structure that parameters had last, and which of them are weights.
         self._known: tuple[_core.Plan, list[bool]] | None = None
 
@@ -334,17 +353,28 @@ class _L2:
     ) -> tuple[float, Any]:
         """Return the loss and the gradients of a batch with those of the L2 cost."""
         plan, chosen, arrays = self._taken_apart(params)
-        leaves = plan.flatten(grads, self._call, "grads", plan.arrays, "params")
-        factor = self._strength / examples
-        squares = 0.0
-        for place, (array, weight) in enumerate(zip(arrays, chosen, strict=True)):
-            if weight:
-                axes = list(range(array.ndim))
-                squares += float(np.einsum(array, axes, array, axes, [], dtype=np.float64))
-                decay = np.asarray(array * factor)  # without axes it is no array
-                decay += leaves[place]
-                leaves[place] = decay
-        return loss + factor / 2 * squares, plan.unflatten(leaves)
+        leaves = self._leaves(plan, grads)
+        factor, scale = self._strength / examples, self._loss_scale
+        scaled = factor * (scale.value if isinstance(scale, DynamicLossScale) else scale or 1.0)
+        weights = [place for place, weight in enumerate(chosen) if weight]
+        with np.errstate(all="ignore"):  # as in a step
+            for place in weights:
+                leaves[place] = _with_decay(arrays[place], scaled, leaves[place])
+                if scale is None:
+                    with_l2_of_fit[id(leaves[place])] = leaves[place]
+            cost = _half_squares(factor, [arrays[place] for place in weights])
+        return loss + cost, plan.unflatten(leaves)
+
+    def _leaves(self, plan: _core.Plan, grads: ArrayTree) -> list[Array]:
+        """Return the gradients, in the dtypes and shapes that a step takes, or raise."""
+        call, like = self._call, plan.arrays
+        with suppress(TypeError):  # for gradients in another dtype than their parameters'
+            return plan.flatten(grads, call, "grads", like, "params")
+        leaves = plan.flatten(grads, call, "grads")
+        for place, leaf in enumerate(leaves):
+            if computed_dtype(like[place]) == np.float32 == computed_dtype(leaf):
+                like[place] = np.broadcast_to(np.zeros((), leaf.dtype), like[place].shape)
+        return plan.flatten(grads, call, "grads", like, "params")
 
     def _taken_apart(self, params: ArrayTree) -> tuple[_core.Plan, list[bool], list[Array]]:
         """Return the plan of a structure, which of its arrays are weights, and the arrays."""
@@ -365,6 +395,37 @@ class _L2:
         return plan, chosen, arrays
 
 
+def _with_decay(weights: Array, factor: float, grad: Array) -> Array:
+    """Return ``factor * weights + grad``, in the dtype that a step computes in."""
+    dtype = computed_dtype(weights)
+    limits = np.finfo(dtype)
+    # What the dtype does not hold is no factor in it, but may give products that are.
+    exact = dtype if limits.tiny <= factor <= limits.max else np.dtype(np.float64)
+    decay = np.asarray(np.multiply(weights, factor, dtype=exact)).astype(dtype, copy=False)
+    decay += grad
+    return decay
+
+
+def _half_squares(factor: float, arrays: list[Array]) -> float:
+    """Return half the sum of squares, times the factor, though the sum be beyond float64."""
+    squares = sum(map(_squares, arrays))
+    if not 1e-280 < squares < inf:
+        parts = []
+        for array in arrays:
+            largest = float(np.abs(array).max(initial=0))
+            shift = frexp(largest)[1] if isfinite(largest) else 0
+            part = _squares(np.ldexp(array.astype(np.float64), -shift))
+            # In two steps: the square of a power of two may itself be beyond.
+            parts.append(float(np.ldexp(np.ldexp(factor / 2 * part, shift), shift)))
+        return sum(parts)
+    return factor / 2 * squares
+
+
+def _squares(array: Array) -> float:
+    axes = list(range(array.ndim))
+    return float(np.einsum(array, axes, array, axes, [], dtype=np.float64))
+
+
 def _writeable(array: Array) -> Array:
     return array if array.flags.writeable else np.empty_like(array, subok=False)
 
@@ -375,6 +436,7 @@ def with_l2(
     *,
     weights: Callable[[str], bool] | None = None,
     axis: int = 0,
+    loss_scale: DynamicLossScale | float = 1.0,
 ) -> Loss:
     """Add the L2 cost of the weights to a loss: ``J = (1/b) sum(loss) + (l2/2b) sum(||W||^2)``.
 
@@ -386,7 +448,7 @@ def with_l2(
     ----------
     loss_and_grad : callable
         ``loss_and_grad(params, x, ...) -> (loss, gradients)``: a number, and arrays in the
-        structure of `params`, which are left as they are.
+        structure of `params`, as a step takes them; they are left as they are.
     strength : float
         l2, also called lambda; at least 0.
     weights : callable, optional
@@ -397,22 +459,29 @@ def with_l2(
     axis : int
         The axis of x along which the examples lie, of which b is the length. `fit` cannot know it:
         if they do not lie along axis 0, give `axis` to both.
+    loss_scale : DynamicLossScale or float
+        What the gradients of `loss_and_grad` are multiplied by (the loss is not), and a step
+        divides by: those of the L2 cost then are multiplied by it too.
 
     Returns
     -------
     callable
-        A function like `loss_and_grad`, with the L2 cost.
+        A function like `loss_and_grad`, with the L2 cost. Gradients of weights are computed, and
+        returned, in float32 for weights in float16, bfloat16 and float32, and in float64 for those
+        in float64.
 
     Raises
     ------
     TypeError
-        If `loss_and_grad` or `weights` is not callable, or `strength` is no number. When called: if
+        If `loss_and_grad` or `weights` is not callable, or `strength` no number, or `loss_scale`
+        neither a number nor a `DynamicLossScale`. When called: if
         x is missing or no array, the loss is no number, `axis` no integer, `weights` returns no
         bool, or parameters and gradients are not as an optimizer takes them; but parameters may be
         read-only.
     ValueError
-        If `strength` is negative or not finite. When called: if `axis` is no axis of x, x has no
-        examples, or parameters and gradients are not as an optimizer takes them.
+        If `strength` is negative or not finite, or `loss_scale` not above 0 and finite. When
+        called: if `axis` is no axis of x, x has no examples, or parameters and gradients are not as
+        an optimizer takes them.
 
     References
     ----------
@@ -431,7 +500,10 @@ def with_l2(
     _check_callable(call, "loss_and_grad", loss_and_grad)
     if weights is not None:
         _check_callable(call, "weights", weights)
-    l2 = _L2(call, number(call, "strength", strength, kind="non_negative"), weights)
+    strength = number(call, "strength", strength, kind="non_negative")
+    if not isinstance(loss_scale, DynamicLossScale):
+        loss_scale = number(call, "loss_scale", loss_scale, kind="init_scale")
+    l2 = _L2(call, strength, weights, loss_scale)
 
     def loss_and_grad_with_l2(params: ArrayTree, *batch: Any) -> tuple[float, Any]:
         examples = _examples(call, axis, batch)
@@ -529,7 +601,9 @@ def fit(
     l2 : float
         The strength of an L2 cost of the optimizer's parameters with two axes or more; see
         `with_l2`, which also leaves the choice of the parameters, but must be told `axis` like
-        `fit`. At least 0.
+        `fit`. At least 0. Where an optimizer of your own divides gradients by a loss scale, use
+        ``with_l2(..., loss_scale=scaler)`` in its place: `fit` cannot know the scale, and
+        `DynamicLossScale.step` refuses what `l2` was added to.
     validation : tuple of arrays or callable, optional
         What to measure after each epoch: the loss on these examples, as many as you like and else
         of the shapes and dtypes of `x` and `y`, by ``loss_and_grad(params, *validation)`` and
@@ -656,7 +730,7 @@ def fit(
         batches=batches,
         epochs=epochs,
         schedule=schedule,
-        l2=_L2(call, l2, None) if l2 else None,
+        l2=_L2(call, l2) if l2 else None,
         validation=validation,
         best=best,
         after_epoch=after_epoch,
