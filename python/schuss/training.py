@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schuss import _core, checkpoints
+from schuss import _arguments, _core, checkpoints
 from schuss._arrays import (
     Array,
     ArrayTree,
@@ -626,11 +626,19 @@ def fit(
         Whether to show a bar on standard error, with the smoothed cost (needs tqdm). None means:
         where standard error is a terminal and tqdm is installed.
     checkpoint : str or os.PathLike, optional
-        A file to save all of the training in. If it is there already, training goes on from it,
-        whatever the parameters and the optimizer hold, up to `epochs` in all: a training that was
-        stopped anywhere ends with the same bits as if it had not been, if all else that it draws
-        random numbers from is begun anew with each step. See `save` for what is kept: it also takes
-        the place of `schedule`, unless that is a function of your own.
+        A file to save all of the training in. If it is there already, training goes on from it, up
+        to `epochs` in all: a training that was stopped anywhere ends with the same bits as if it
+        had not been, if all else that it draws random numbers from is begun anew with each step.
+        See `save` for what is kept. It takes the place of what the parameters and the state of the
+        optimizer hold, but not of the arguments: those must be what they were when the training
+        began, but for `epochs` and `patience`, which may be larger, and those that do not decide
+        the result. Compared are the optimizer's class, hyperparameters and groups (which may also
+        be as they were last saved), `schedule`, `rng` where it is given (the generator may have
+        drawn since), `l2`, `min_delta`, `restore_best`, how mini-batches are cut, and the examples,
+        their labels and those of `validation`: all their bytes up to 64 MiB an array, 1,000
+        elements of a larger one. Functions cannot be compared: those that are given are used. To go
+        on with other arguments, `load` the file into the parameters and the optimizer, and give
+        `fit` another path.
     checkpoint_every : int, optional
         After how many steps to save, at least 1; by default after each epoch. It is saved in the
         end too, also when interrupted within the steps of an epoch; what interrupts a validation,
@@ -652,7 +660,8 @@ def fit(
     ValueError
         If an argument is out of range, the optimizer was made for other parameters, an argument
         about mini-batches comes with mini-batches ready made, `schedule` is given where each group
-        has its own ``lr``, or the checkpoint is damaged or of another training; nothing is changed then.
+        has its own ``lr``, the checkpoint is damaged or of another training, or more epochs of it
+        were begun than `epochs`; nothing is changed then.
     ImportError
         If `progress` is True and tqdm is not installed.
     OSError
@@ -738,6 +747,18 @@ def fit(
         tqdm=_tqdm(call, progress),
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
+        arguments={}
+        if checkpoint is None
+        else _arguments.of_training(
+            optimizer,
+            schedule,
+            batches,
+            l2=l2,
+            validation=validation,
+            patience=patience,
+            min_delta=min_delta,
+            restore_best=restore_best,
+        ),
     )
     training.resume()
     history = training.history
@@ -862,6 +883,7 @@ class _Training:
     tqdm: Any
     checkpoint: "checkpoints.Path | None"
     checkpoint_every: int | None
+    arguments: _arguments.Texts  # what the checkpoint tells of them
     examples: int = field(init=False)  # an epoch
     history: History = field(init=False)
     # The step under way: what history and optimizer counted before it, and when it began.
@@ -887,6 +909,15 @@ class _Training:
         if self.checkpoint is not None and resumes:
             with checkpoints.opened("fit", self.checkpoint) as saved:
                 self.history._resume(saved)
+                self.arguments = _arguments.resumed(
+                    saved,
+                    self.arguments,
+                    self.optimizer,
+                    self.schedule,
+                    self.batches,
+                    self.epochs,
+                )
+                self._check_epochs()
                 self.best.resume(saved)
                 saved.restore(self.params, self.optimizer, self.batches, self.schedule)
             return
@@ -900,6 +931,14 @@ class _Training:
             if before is not None:
                 self.optimizer.lr = before
             raise
+
+    def _check_epochs(self) -> None:
+        begun = -(-self.history.steps // self.history._batches)
+        if begun > self.epochs:
+            raise ValueError(
+                f"fit: epochs is {self.epochs}, expected at least {begun}, as many as checkpoint "
+                f"{str(self.checkpoint)!r} has begun (delete the file to begin anew)"
+            )
 
     def run(self) -> None:
         """Train until something says to stop."""
@@ -988,7 +1027,7 @@ class _Training:
             self.params,
             self.optimizer,
             batches=self.batches.state_dict() | {"epoch": epoch},
-            training=settings | {"best": best},
+            training=settings | {"best": best, "arguments": self.arguments},
             series=series | {f"best/{place}": copy for place, copy in enumerate(copies)},
         )
 
