@@ -555,8 +555,8 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
     ----------
     optimizer : Optimizer
         An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss, with parameters of any shape
-        and dtype. Of a schedule, the rate in use is told; what goes beyond the rule (`clip_norm`,
-        averages, copies and so on) is not.
+        and dtype. Of schedules, the rates in use are told (each group's ``lr_now``); what goes
+        beyond the rule (`clip_norm`, averages, copies and so on) is not.
 
     Returns
     -------
