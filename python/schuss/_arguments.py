@@ -44,7 +44,7 @@ def of_training(
         texts["rng"] = _of_generator(batches._rng)
     for name, value in others.items():
         if isinstance(value, tuple):
-            texts |= {f"{name}[{i}]": _of_data(np.asanyarray(v)) for i, v in enumerate(value)}
+            texts |= {f"{name}[{place}]": _of_any(each) for place, each in enumerate(value)}
         else:
             texts[name] = _text(value)
     return texts
@@ -159,6 +159,13 @@ def _parts(value: Any, met: dict[int, int], leave_out: Any) -> Iterator[str]:
     else:
         function = callable(value) or isinstance(value, checkpoints._Function)
         yield "a function" if function else repr(value)
+
+
+def _of_any(value: Any) -> str:
+    try:
+        return _of_data(np.asanyarray(value))
+    except (TypeError, ValueError, RuntimeError):  # what only the loss makes something of
+        return f"a {type(value).__name__}"
 
 
 def _of_data(array: Array) -> str:
