@@ -429,6 +429,27 @@ def test_the_l2_cost_of_scaled_gradients_is_scaled_or_refused() -> None:
     np.testing.assert_array_equal(by_number, 0.5 * w["W"] + 0.125)
 
 
+def test_gradients_are_cleared_where_there_is_an_l2_cost_too() -> None:
+    w = {"W": np.zeros((1, 1)), "b": np.zeros(1)}
+    grads = copy.deepcopy(w)
+
+    def loss_and_grad(params: Any, x: Any) -> tuple[float, Any]:
+        for grad in grads.values():
+            grad += 1
+        return 0.0, grads
+
+    optimizer = schuss.SGD(w, lr=0.5, clear_grads=True)
+    schuss.fit(loss_and_grad, w, optimizer, np.zeros(2), batch_size=1, l2=1.0)
+    assert bits(grads) == bits(line_start()["b"]) * 2
+    assert (w["W"].item(), w["b"].item()) == (-0.5 - 0.5 * (1 - 0.5), -1)
+    grads["W"].flags.writeable = False
+    with pytest.raises(ValueError, match=r"^fit: a gradient is read-only, expected w"):
+        schuss.fit(lambda p, x: (0.0, grads), w, optimizer, np.zeros(2), l2=1.0)
+    assert optimizer.steps == 2
+    optimizer.clear_grads = False
+    schuss.fit(lambda p, x: (0.0, grads), w, optimizer, np.zeros(2), l2=1.0)
+
+
 def test_fit_with_l2_and_a_scale_of_1_is_no_error() -> None:
     w = np.ones((1, 1))
     scaler = schuss.DynamicLossScale(1.0)
@@ -695,6 +716,13 @@ def test_plateaus_of_groups_are_told_the_cost_each_once() -> None:
     assert [param.item() for param in optimizer.params] == [-2.75, -5.5]
     assert history.lr.tolist() == [1, 1, 0.5, 0.25]  # that of the first group
     assert unused.best == INF
+    own, lone = Duck(), Duck()
+    vars(own).update(lr=plateau(1.0), param_groups=[{"lr": plateau(2.0)}, {"lr": 3.0}])
+    vars(lone).update(lr=plateau(4.0), param_groups="none")
+    for duck in (own, lone):
+        fit_line(line_start(), duck, epochs=3)
+    assert [vars(own)["lr"].lr, vars(own)["param_groups"][0]["lr"].lr] == [1.0, 0.5]
+    assert vars(lone)["lr"].lr == 1.0
 
 
 def test_a_schedule_is_for_groups_without_a_rate_of_their_own() -> None:

@@ -456,7 +456,8 @@ class Optimizer:
         Raises
         ------
         TypeError
-            If a gradient is no array, or its dtype does not go with its parameter's.
+            If a gradient is no array, its dtype does not go with its parameter's, or the schedule
+            gives no number.
         ValueError
             If there are accumulated gradients and others, or neither; if the structure or a shape
             is not that of `params`; if a gradient shares memory with a parameter or with state; if
@@ -646,10 +647,6 @@ class Optimizer:
         """Return the rate or schedule of a group: its own, or else the optimizer's."""
         own = self._own_rate(place)
         return self._hyperparameters["lr"] if own is None else own
-
-    def _rates_in_use(self) -> list[Any]:
-        """Return the rate or schedule of each group."""
-        return [self._lr_of(place) for place in range(len(self._groups))]
 
     def _ask(self, call: str, place: int | None, t: int) -> float:
         """Return what the schedule of a group says, checked."""

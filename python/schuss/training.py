@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -347,16 +347,33 @@ class _L2:
         self._loss_scale = loss_scale  # None where nobody could tell
         # Of the structure that parameters had last, and which of them are weights.
         self._known: tuple[_core.Plan, list[bool]] | None = None
+        self._to_clear: list[Array] = []
 
     def add(
-        self, params: ArrayTree, loss: float, grads: ArrayTree, examples: int
+        self,
+        params: ArrayTree,
+        loss: float,
+        grads: ArrayTree,
+        examples: int,
+        *,
+        clear: bool = False,
     ) -> tuple[float, Any]:
-        """Return the loss and the gradients of a batch with those of the L2 cost."""
+        """Return the loss and the gradients of a batch with those of the L2 cost.
+
+        clear: whether `clear` is to be called after the step.
+        """
         plan, chosen, arrays = self._taken_apart(params)
         leaves = self._leaves(plan, grads)
         factor, scale = self._strength / examples, self._loss_scale
         scaled = factor * (scale.value if isinstance(scale, DynamicLossScale) else scale or 1.0)
         weights = [place for place, weight in enumerate(chosen) if weight]
+        self._to_clear = [leaves[place] for place in weights] if clear else []
+        for leaf in self._to_clear:
+            if not leaf.flags.writeable:
+                raise ValueError(
+                    f"{self._call}: a gradient is read-only, expected writeable arrays, as "
+                    "clear_grads is set"
+                )
         with np.errstate(all="ignore"):  # as in a step
             for place in weights:
                 leaves[place] = _with_decay(arrays[place], scaled, leaves[place])
@@ -364,6 +381,11 @@ class _L2:
                     with_l2_of_fit[id(leaves[place])] = leaves[place]
             cost = _half_squares(factor, [arrays[place] for place in weights])
         return loss + cost, plan.unflatten(leaves)
+
+    def clear(self) -> None:
+        """Set the gradients that were given to zero; the step has done so with others."""
+        for leaf in self._to_clear:
+            leaf[...] = 0
 
     def _leaves(self, plan: _core.Plan, grads: ArrayTree) -> list[Array]:
         """Return the gradients, in the dtypes and shapes that a step takes, or raise."""
@@ -412,7 +434,9 @@ def _half_squares(factor: float, arrays: list[Array]) -> float:
     if not 1e-280 < squares < inf:
         parts = []
         for array in arrays:
-            largest = float(np.abs(array).max(initial=0))
+            largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
+            if largest == 0:
+                continue
             shift = frexp(largest)[1] if isfinite(largest) else 0
             part = _squares(np.ldexp(array.astype(np.float64), -shift))
             # In two steps: the square of a power of two may itself be beyond.
@@ -448,7 +472,8 @@ def with_l2(
     ----------
     loss_and_grad : callable
         ``loss_and_grad(params, x, ...) -> (loss, gradients)``: a number, and arrays in the
-        structure of `params`, as a step takes them; they are left as they are.
+        structure of `params`, as a step takes them; they are left as they are, so that
+        `clear_grads` does not reach those of weights (`fit` with `l2` sets them to zero itself).
     strength : float
         l2, also called lambda; at least 0.
     weights : callable, optional
@@ -577,7 +602,8 @@ def fit(
         in place.
     optimizer : Optimizer
         Made for these parameters. Any object with a method ``step(grads)`` will do; one without
-        ``lr_now`` leaves no learning rates in the history.
+        ``lr_now`` leaves no learning rates in the history, and schedules are told the cost if they
+        are its ``lr``, or that of its ``param_groups``.
     x : array, tuple of arrays, or MiniBatches
         The examples, of any shape and dtype, as `minibatches` takes them; or mini-batches ready
         made, and then `y`, `batch_size`, `shuffle`, `rng`, `axis`, `drop_last` and `prefetch` stay
@@ -988,11 +1014,14 @@ class _Training:
                 start = perf_counter()
                 cost, grads = _evaluate("fit", self.loss_and_grad, params, batch)
                 if self.l2 is not None:
-                    cost, grads = self.l2.add(self.stepped, cost, grads, size)
+                    clear = getattr(optimizer, "clear_grads", False) is True
+                    cost, grads = self.l2.add(self.stepped, cost, grads, size, clear=clear)
                 between = perf_counter()
                 history._begin_step(cost, between - start)
                 self.under_way = history.steps, self._steps_counted(), between
                 optimizer.step(grads)
+                if self.l2 is not None:
+                    self.l2.clear()
                 end = perf_counter()
                 self._end_step(end - between)
                 if bar is not None:
@@ -1062,9 +1091,10 @@ class _Training:
 
 
 def _rates_in_use(optimizer: Any) -> list[Any]:
-    if isinstance(optimizer, Optimizer):
-        return optimizer._rates_in_use()
-    return [getattr(optimizer, "lr", None)]
+    """Return the rate or schedule of each group, or of an optimizer without groups."""
+    groups = getattr(optimizer, "param_groups", ())
+    rates = [group.get("lr") for group in groups if isinstance(group, Mapping)]
+    return rates or [getattr(optimizer, "lr", None)]
 
 
 def _says_stop(functions: Functions, history: History) -> bool:
