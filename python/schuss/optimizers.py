@@ -326,9 +326,9 @@ class Optimizer:
     def copies(self) -> Any:
         """The low-precision copies, in the structure of `params`; None if there are none.
 
-        Whatever of schuss writes the parameters as a whole writes the copies too: a step, `load`,
-        `load_state_dict`, and `fit` where it restores the best epoch. After you wrote parameters
-        yourself, or by `kernels`, call `write_copies`.
+        They are written with the parameters: by this optimizer's steps, by `load`, and by `fit`
+        where it restores the best epoch. After you wrote parameters otherwise (yourself, by
+        `kernels`, by a step of another optimizer), call `write_copies`.
         """
         return None if self._copies is None else self._plan.unflatten(list(self._copies))
 
