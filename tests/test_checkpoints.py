@@ -1021,7 +1021,7 @@ OTHERS: list[tuple[str, Any, dict[str, Any], str]] = [
         "falling",
         None,
         {"schedule": schedules.Linear(0.1, 0, steps=2), "schedule_by": "epoch"},
-        "expected PerEpoch(schedule=Linear(start=0.1, end=0.0, steps=2, ), steps=7, )",
+        "expected PerEpoch(schedule=Linear(start=0.1, end=0.0, steps=2), steps=7), as",
     ),
     ("function", None, {"schedule": lambda t: 0.1}, "rate 0.1, expected a function, as it is"),
     ("class", lambda p: schuss.SGD(p), {}, "began with optimizer Adam, expected SGD"),

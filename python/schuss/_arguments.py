@@ -27,6 +27,8 @@ _NONE = "None"
 _WHOLE, _SAMPLE = 1 << 26, 1000
 _GOLDEN = 0.6180339887498949  # its multiples spread evenly, whatever the shape
 
+_NOTHING: Any = object()
+
 _LONGEST = 200  # what is longer is cut, and told apart by a digest
 
 
@@ -129,36 +131,53 @@ def _grown(saved: checkpoints.Checkpoint, optimizer: Any, schedule: "Rate | None
 
 def _text(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None" = None) -> str:
     """Return a text of a value, leaving out the rates of some of the plateaus in it."""
-    text = "".join(_parts(value, {}, leave_out))
+    text = "".join(_pieces(value, leave_out))
     if len(text) <= _LONGEST:
         return text
     return f"{text[:_LONGEST]}... (sha256 {_digest(text.encode())})"
 
 
-def _parts(value: Any, met: dict[int, int], leave_out: Any) -> Iterator[str]:
+def _pieces(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None") -> Iterator[str]:
     """Yield the pieces of a text; of a schedule that comes again, its number."""
-    if isinstance(value, tuple):
-        yield "("
-        for each in value:
-            yield from _parts(each, met, leave_out)
-            yield ", "
-        yield ")"
-    elif checkpoints._is_ours(value):
-        if id(value) in met:
-            yield f"schedule {met[id(value)]}"
-            return
-        met[id(value)] = len(met)
-        yield f"{type(value).__name__}("
-        plateau = leave_out and isinstance(value, ReduceOnPlateau) and leave_out(value)
-        for field in fields(value):
-            if field.init and not (plateau and field.name == "lr"):
-                yield f"{field.name}="
-                yield from _parts(getattr(value, field.name), met, leave_out)
-                yield ", "
-        yield ")"
-    else:
-        function = callable(value) or isinstance(value, checkpoints._Function)
-        yield "a function" if function else repr(value)
+    met: dict[int, int] = {}
+    waiting = [("", value, "")]  # values with the text before and after: nested to any depth
+    while waiting:
+        before, value, after = waiting.pop()
+        yield before
+        if isinstance(value, tuple):
+            inside = [("", each) for each in value]
+            name = ""
+        elif checkpoints._is_ours(value) and id(value) not in met:
+            met[id(value)] = len(met)
+            name = type(value).__name__
+            without = {"lr"} if _leaves_out(value, leave_out) else ()
+            inside = [
+                (f"{field.name}=", getattr(value, field.name))
+                for field in fields(value)
+                if field.init and field.name not in without
+            ]
+        else:
+            yield f"schedule {met[id(value)]}" if id(value) in met else _simple(value)
+            yield after
+            continue
+        yield f"{name}("
+        waiting.append((")", _NOTHING, after))
+        commas = [", "] * len(inside)
+        commas[-1:] = [""] * (len(inside) > 0)
+        waiting += [(*each, comma) for each, comma in zip(inside, commas, strict=True)][::-1]
+
+
+def _leaves_out(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None") -> bool:
+    return leave_out is not None and isinstance(value, ReduceOnPlateau) and leave_out(value)
+
+
+def _simple(value: Any) -> str:
+    if value is _NOTHING:
+        return ""
+    if callable(value) or isinstance(value, checkpoints._Function):
+        return "a function"
+    known = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if known else f"a {type(value).__name__}"
 
 
 def _of_any(value: Any) -> str:
