@@ -197,7 +197,7 @@ def test_a_schedule_is_kept_with_all_that_it_has_seen(lr: Any, tmp_path: Path) -
     optimizer = schuss.SGD(np.ones(3), lr=lr)
     optimizer.step(np.ones(3))
     for cost in (3.0, 2.0, 4.0):
-        schedules.feed(optimizer.lr, cost)
+        schedules.feed([optimizer.lr], cost)
     schuss.save(tmp_path / "c", optimizer.params, optimizer)
     other = schuss.SGD(np.ones(3))
     schuss.load(tmp_path / "c", other.params, other)
@@ -205,7 +205,7 @@ def test_a_schedule_is_kept_with_all_that_it_has_seen(lr: Any, tmp_path: Path) -
     assert repr(other.lr) == repr(optimizer.lr)
     for each in (optimizer, other):
         for cost in (5.0, 6.0, 7.0):
-            schedules.feed(each.lr, cost)
+            schedules.feed([each.lr], cost)
             each.step(np.ones(3))
     assert known(other) == known(optimizer)
 
@@ -997,37 +997,195 @@ def test_fit_goes_on_to_more_epochs(tmp_path: Path) -> None:
         assert train(epochs, checkpoint=tmp_path / "c") == train(epochs)
 
 
-def test_fit_says_when_its_checkpoint_is_of_another_training(tmp_path: Path) -> None:
-    path = tmp_path / "c"
-    trained("validated", checkpoint=path)
+OTHER_X = X + (np.arange(X.size).reshape(X.shape) == 3)  # in a single number
+OTHERS: list[tuple[str, Any, dict[str, Any], str]] = [
+    ("validation", None, {"validation": None}, "a training with validation, expected one without"),
+    ("checkpoint", None, {"checkpoint": "plain"}, "was not saved by fit, expected it to be"),
+    ("epochs", None, {"epochs": 3}, "epochs is 3, expected at least 4, as many as checkpoint"),
+    ("batch_size", None, {"batch_size": 10}, "began with batch_size 16, expected 10"),
+    ("shuffle", None, {"shuffle": False}, "began with shuffle True, expected False"),
+    ("drop_last", None, {"drop_last": True}, "began with drop_last False, expected True"),
+    ("rng", None, {"rng": 4}, "began with rng PCG64 (sha256 "),
+    ("kind of rng", None, {"rng": np.random.Generator(np.random.MT19937(3))}, ", expected MT19937"),
+    ("x", None, {"x": OTHER_X}, f"began with x float64 of shape {X.shape} (sha256 "),
+    ("dtype", None, {"x": X.astype("f")}, "expected float32 of shape"),
+    ("y", None, {"y": -Y}, f"began with y float64 of shape {Y.shape} (sha256 "),
+    ("no y", None, {"x": (X, Y), "y": None}, f", expected {X.dtype} of shape {X.shape}"),
+    ("measured", None, {"validation": (OTHER_X, Y)}, "began with validation[0] float64 of shape"),
+    ("l2", None, {"l2": 0.5}, "began with l2 0.0, expected 0.5"),
+    ("patience", None, {"patience": 2}, "began with patience 3, expected 2"),
+    ("min_delta", None, {"min_delta": 0.5}, "began with min_delta 0.0, expected 0.5"),
+    ("restore_best", None, {"restore_best": False}, "began with restore_best True, expected False"),
+    ("schedule", None, {"schedule": 0.2}, "began with the learning rate 0.1, expected 0.2"),
+    (
+        "falling",
+        None,
+        {"schedule": schedules.Linear(0.1, 0, steps=2), "schedule_by": "epoch"},
+        "expected PerEpoch(schedule=Linear(start=0.1, end=0.0, steps=2), steps=7), as",
+    ),
+    ("function", None, {"schedule": lambda t: 0.1}, "rate 0.1, expected a function, as it is"),
+    ("class", lambda p: schuss.SGD(p), {}, "began with optimizer Adam, expected SGD"),
+    ("lr", lambda p: schuss.Adam(p, 0.01, average=0.9), {}, "rate 0.1, expected 0.01, as it is"),
+    ("beta1", lambda p: schuss.Adam(p, 0.1, beta1=0.5, average=0.9), {}, "optimizer.beta1 0.9, ex"),
+    ("average", lambda p: schuss.Adam(p, 0.1), {}, "optimizer.average 0.9, expected None"),
+    (
+        "groups",
+        lambda p: schuss.Adam(
+            p, 0.1, average=0.9, groups=lambda name: {"lr": 0.5} if name == "b" else None
+        ),
+        {},
+        "optimizer.param_groups[1]['lr'] None, expected 0.5",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "words"), [case[1:] for case in OTHERS], ids=[case[0] for case in OTHERS]
+)
+def test_fit_says_when_its_checkpoint_is_of_another_training(
+    make: Any, options: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    path, plain = tmp_path / "c", tmp_path / "plain"
+    finished, _ = trained("validated", checkpoint=path)
     before = path.read_bytes()
+    schuss.save(plain, finished.params, finished)
     p = {"w": np.zeros(5), "b": np.zeros(1)}
+    optimizer = make(p) if make else schuss.Adam(p, lr=0.1, average=0.9)
+    given: dict[str, Any] = {"x": X, "y": Y, "batch_size": 16, "epochs": 4, "checkpoint": path}
+    given |= FITS["validated"] | options
+    if options.get("checkpoint"):
+        given["checkpoint"] = plain
+    unknown = known(optimizer)
+    with pytest.raises(ValueError, match=r"^fit: ") as caught:
+        schuss.fit(loss_and_grad, p, optimizer, **given)
+    assert words in str(caught.value)
+    assert known(optimizer) == unknown
+    assert not p["w"].any()
+    assert path.read_bytes() == before
 
-    def fit(optimizer: Any, **options: Any) -> None:
-        defaults: dict[str, Any] = {
-            "batch_size": 16,
-            "validation": (X, Y),
-            "checkpoint": path,
-            "restore_best": True,
-        }
-        schuss.fit(loss_and_grad, p, optimizer, X, Y, **(defaults | options))
 
-    adam = schuss.Adam(p, average=0.9)
-    plain = tmp_path / "plain"
-    schuss.save(plain, p, adam)
-    cases: list[tuple[Any, dict[str, Any], str]] = [
-        (adam, {"validation": None}, "is of a training with validation, expected one without it"),
-        (adam, {"batch_size": 10}, "batches['batch_size'] is 16, expected 10"),
-        (schuss.SGD(p), {}, "is 'Adam', expected 'SGD'"),
-        (adam, {"checkpoint": plain}, "was not saved by fit, expected it to be"),
-        (adam, {"restore_best": False}, "holds training/best/0, expected nothing of that name"),
-    ]
-    for optimizer, options, words in cases:
-        with pytest.raises(ValueError, match=r"^fit: ") as caught:
-            fit(optimizer, **options)
-        assert words in str(caught.value)
-        assert not p["w"].any()
-        assert path.read_bytes() == before
+def test_fit_goes_on_with_what_it_was_given_before(tmp_path: Path) -> None:
+    """The optimizer, its schedules, the generator: as they are after a crash, and as they were."""
+
+    def start() -> tuple[Any, Any]:
+        p = {"w": np.zeros(5), "b": np.zeros(1)}
+        plateau, other = (schedules.ReduceOnPlateau(lr, 0.5, patience=0) for lr in (0.1, 0.5))
+        adam = schuss.Adam(p, plateau, groups=lambda k: {"lr": other} if k == "b" else None)
+        return adam, np.random.default_rng(3)
+
+    def train(optimizer: Any, rng: Any, stop_at: int | None = None, **options: Any) -> Any:
+        options = {"epochs": 6, "patience": 2, "checkpoint_every": 10} | options
+        return schuss.fit(
+            loss_and_grad,
+            optimizer.params,
+            optimizer,
+            X,
+            Y,
+            batch_size=16,
+            rng=rng,
+            validation=lambda p: 1.0,
+            on_step=lambda history: 1 / 0 if history.steps == stop_at else None,
+            **options,
+        )
+
+    expected, rng = start()
+    history = train(expected, rng, patience=None, checkpoint=tmp_path / "whole")
+    path = tmp_path / "c"
+    optimizer, rng = start()
+    for stop_at in (9, 13, 20):
+        with pytest.raises(ZeroDivisionError):
+            train(optimizer, rng, stop_at, checkpoint=path)
+    assert train(optimizer, rng, checkpoint=path, patience=3).stopped == "early"
+    fresh = start()[0]
+    assert train(fresh, None, checkpoint=path, patience=3, epochs=5).stopped == "early"
+    assert train(optimizer, None, checkpoint=path, patience=None, epochs=5).epochs == 5
+    for given in (optimizer, fresh):
+        resumed = train(given, None, checkpoint=path, patience=None)
+        assert told(resumed) == told(history)
+        assert bits(given.params.values()) == bits(expected.params.values())
+        for group, known_group in zip(given.param_groups, expected.param_groups, strict=True):
+            assert group["lr"] == known_group["lr"]
+            assert group["lr"].best == 1.0
+
+
+@pytest.mark.parametrize("how", ["load", "of one optimizer"])
+def test_low_precision_copies_are_those_of_the_parameters_that_are_loaded(
+    how: str, tmp_path: Path
+) -> None:
+    """Whoever has copies of them, in whatever views, and whatever else is loaded."""
+    p: Any = {"w": np.zeros((4, 3), np.float32), "b": np.zeros(2, np.float32)}
+    other = np.zeros(2, np.float32)
+    loaded = schuss.SGD(p, copies="bfloat16")
+    mine = np.zeros((3, 2), np.float16)
+    beside = schuss.SGD([p["w"].T[:, 2:]], copies=[mine], average=0.5)
+    apart = schuss.SGD(other, copies="float16")
+    schuss.SGD(p["b"], copies="float16")  # which is gone
+    schuss.save(tmp_path / "c", p, loaded)
+    for array in (*p.values(), other):
+        array[...] = 3
+    loaded.write_copies()
+    beside.step([np.ones((3, 2), np.float32)])
+    average = beside.average[0].copy()
+    schuss.load(tmp_path / "c", p, loaded if how == "of one optimizer" else None)
+    assert not any(copy.any() for copy in (*loaded.copies.values(), mine, *p.values()))
+    assert bits(beside.average) == bits([average])
+    assert apart.copies.tolist() == [0, 0]
+    apart.write_copies()
+    assert apart.copies.tolist() == [3, 3]
+
+
+def test_copies_that_cannot_be_written_leave_what_was_to_be_loaded_as_it_is(
+    tmp_path: Path,
+) -> None:
+    w = np.zeros(3, np.float32)
+    schuss.save(tmp_path / "c", w)
+    w += 1
+    copies = np.ones(3, np.float16)
+    optimizer = schuss.SGD(w, copies=copies)
+    copies.flags.writeable = False
+    with pytest.raises(ValueError, match=r"^load: the copy of params has become read-only"):
+        schuss.load(tmp_path / "c", w)
+    with pytest.raises(ValueError, match=r"^SGD.write_copies: the copy of params has become"):
+        optimizer.write_copies()
+    assert w.tolist() == [1, 1, 1]
+
+
+def test_a_checkpoint_of_other_large_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schuss._arguments._WHOLE", 1 << 10)
+    shape = (16, 3000)
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, shape)[:] = 1
+    x = np.load(tmp_path / "x.npy", mmap_mode="r+")
+
+    def fit() -> int:
+        w = np.zeros(1)
+        options: dict[str, Any] = {"rng": 0, "checkpoint": tmp_path / "c"}
+        return schuss.fit(lambda w, x: (0.0, 0 * w), w, schuss.SGD(w), x, **options).steps
+
+    assert fit() == fit() == 1
+    x[:, ::2] = 2
+    with pytest.raises(ValueError, match=r"^fit: '.*' is of a training that began with x float32"):
+        fit()
+    x[:, ::2] = 1
+    assert fit() == 1
+    x[-1, -1] = 2
+    with pytest.raises(ValueError, match="began with x"):
+        fit()
+
+
+@pytest.mark.parametrize("arguments", [None, [], {"l2": 0.0}, {"l2": ["0.0"]}])
+def test_arguments_made_by_hand_are_refused(arguments: Any, tmp_path: Path) -> None:
+    trained("plain", checkpoint=tmp_path / "c")
+    with _safetensors.reading(tmp_path / "c", "load") as file:
+        metadata = {name: text for name, text in file.metadata.items() if name != "sha256"}
+        tensors = {name: file.read(name) for name in file.tensors}
+    settings = json.loads(metadata["settings"])
+    settings["training"]["arguments"] = arguments
+    metadata["settings"] = json.dumps(settings)
+    _safetensors.write("save", tmp_path / "c", tensors, metadata)
+    with pytest.raises(ValueError, match=r"^fit: .* has settings that schuss.save does not write"):
+        trained("plain", checkpoint=tmp_path / "c")
 
 
 def test_fit_refuses_at_once_what_it_could_not_save(tmp_path: Path) -> None:
@@ -1099,7 +1257,7 @@ def test_fit_that_cannot_go_on_leaves_the_optimizer_its_rate(tmp_path: Path) -> 
 def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def start(schedule: float, epochs: int) -> schuss.History:
+    def start(epochs: int) -> schuss.History:
         return schuss.fit(
             loss_and_grad,
             optimizer.params,
@@ -1108,11 +1266,12 @@ def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
             Y,
             epochs=epochs,
             checkpoint=tmp_path / "c",
-            schedule=schedule,
+            schedule=0.5,
+            callbacks=lambda history: setattr(optimizer, "lr", 0.25),
         )
 
     optimizer = schuss.SGD({"w": np.zeros(5), "b": np.zeros(1)})
-    start(0.25, epochs=1)
+    start(epochs=1)
     saved = known(optimizer)
     optimizer = schuss.SGD({"w": np.zeros(5), "b": np.zeros(1)})
     fill = checkpoints.Checkpoint._fill
@@ -1125,7 +1284,7 @@ def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
     monkeypatch.setattr(checkpoints.Checkpoint, "_fill", press)
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt):
-        start(0.5, epochs=2)
+        start(epochs=2)
     signal.signal(signal.SIGINT, handler)
     assert known(optimizer) == saved
     assert optimizer.lr == 0.25
@@ -1191,7 +1350,7 @@ def test_who_shares_a_schedule_shares_it_afterwards(how: str, tmp_path: Path) ->
         other = deepcopy(optimizer) if how == "deepcopy" else pickle.loads(pickle.dumps(optimizer))
     for each in (optimizer, other):
         for cost in (1.0, 2.0, 3.0):
-            schedules.feed(each.lr, cost)
+            schedules.feed([each.lr], cost)
         each.step({"a": np.ones(1), "b": np.ones(1)})
     assert optimizer.params["b"] == 1 - 0.005
     assert known(other) == known(optimizer)

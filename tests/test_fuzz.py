@@ -548,7 +548,10 @@ class Training(RuleBasedStateMachine):
         name = data.draw(st.sampled_from([*sorted(self.model.settings), *more]), "name")
         value = data.draw(HYPERPARAMETERS[name], "value")
         changed = self.model.settings | {name: value}
-        if self.model.can_take(changed, self.model.groups):
+        if all(name in own for own in self.model.groups):
+            with pytest.raises(ValueError, match=f": {name} is set where each of the . groups has"):
+                setattr(self.optimizer, name, value)
+        elif self.model.can_take(changed, self.model.groups):
             setattr(self.optimizer, name, value)
             self.model.take(changed, self.model.groups)
         else:
@@ -677,8 +680,11 @@ class Training(RuleBasedStateMachine):
             assert {name: group[name] for name in group if name != "params"} == {
                 name: value for name, value in values.items() if name not in OPTIONS
             }
-        lr = model.settings["lr"]
-        assert optimizer.lr_now == (lr(max(model.steps, 1)) if callable(lr) else lr)
+        rates = [model.of_group(place)["lr"] for place in range(len(model.groups))]
+        rates = [lr(max(model.steps, 1)) if callable(lr) else lr for lr in rates]
+        assert [group.lr_now for group in optimizer.param_groups] == rates
+        of_all = next((i for i, own in enumerate(model.groups) if "lr" not in own), 0)
+        assert optimizer.lr_now == rates[of_all]
 
     def has_the_outcome(self) -> None:
         last = self.optimizer.last

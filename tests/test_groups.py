@@ -417,6 +417,48 @@ def test_each_groups_schedule_is_asked_once_a_step() -> None:
     assert optimizer.param_groups[0]["lr"] is own["W"]["lr"]
 
 
+def test_lr_now_is_what_groups_use() -> None:
+    def schedule(t: int) -> float:
+        return 0.5 / t
+
+    def never(t: int) -> float:
+        raise AssertionError
+
+    plateau = schuss.schedules.ReduceOnPlateau(0.25, 0.5, patience=0)
+    params: Groups = [{"params": np.zeros(1), "lr": lr} for lr in (plateau, 2.0, schedule)]
+    optimizer = schuss.SGD(params, lr=never)
+    assert [group.lr_now for group in optimizer.param_groups] == [0.25, 2.0, 0.5]
+    for _ in range(3):
+        optimizer.step([np.ones(1)] * 3)
+        before = [param.item() for param in optimizer.params]
+        plateau.update(1.0)
+    assert [group.lr_now for group in optimizer.param_groups] == [0.125, 2.0, 0.5 / 3]
+    assert (plateau.lr, optimizer.lr_now) == (0.0625, 0.125)
+    optimizer.param_groups[0]["weight_decay"] = 0.5  # no rate
+    assert optimizer.lr_now == 0.125
+    optimizer.param_groups[1]["lr"] = schedule  # in use at once, as that of an optimizer
+    assert [group.lr_now for group in optimizer.param_groups] == [0.0625, 0.5 / 3, 0.5 / 3]
+    assert [param.item() for param in optimizer.params] == before
+    some = schuss.SGD([{"params": np.zeros(1), "lr": 1.0}, {"params": np.zeros(1)}], lr=3.0)
+    assert (some.lr_now, [group.lr_now for group in some.param_groups]) == (3.0, [1.0, 3.0])
+
+
+def test_what_each_group_has_of_its_own_cannot_be_set_for_all() -> None:
+    params: Groups = [{"params": np.zeros(1), "lr": 1.0}, {"params": np.zeros(1), "lr": 2.0}]
+    optimizer = schuss.SGD(params, lr=0.5)
+    assert "lr=" not in repr(optimizer)
+    with pytest.raises(
+        ValueError,
+        match=r"^SGD: lr is set where each of the 2 groups has its own, expected it set in the "
+        r"groups \(param_groups\[0\]\['lr'\] = ...\)$",
+    ):
+        optimizer.lr = 0.25
+    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 2.0]
+    optimizer.weight_decay = 0.25
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
 def test_a_schedule_of_two_groups_is_asked_once_a_step() -> None:
     rates = iter([0.5, 0.25])
 

@@ -1009,6 +1009,16 @@ def test_lr_now_stays_that_of_the_last_step_when_a_plateau_is_fed() -> None:
     assert optimizer.params.tolist() == [1 - 0.5 - 0.5 - 0.25] * 3
 
 
+def test_a_plateau_that_is_shared_is_told_a_cost_once() -> None:
+    shared = ReduceOnPlateau(1.0, factor=0.5, patience=0)
+    schedule: Any = shared
+    for _ in range(64):  # 2**64 ways to it
+        schedule = Chain([schedule, WarmUp(schedule, 2)], [3])
+    for _ in range(3):
+        schedule.update(1.0)
+    assert shared.lr == 0.25
+
+
 @pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf, None, "fast", True])
 def test_lr_now_refuses_what_a_step_refuses(bad: Any) -> None:
     optimizer = schuss.Adam(np.ones(3), lr=lambda t: bad)

@@ -458,6 +458,18 @@ def assert_goes_on_alike(theirs: Any, ours: Any, steps: range) -> None:
         np.testing.assert_allclose(array, param.detach().numpy(), rtol=1e-12)
 
 
+def test_a_state_dict_tells_the_rate_that_each_group_used() -> None:
+    told = {0: iter([0.5, 0.25]), 1: iter([0.125, 0.0625])}
+    groups: list[dict[str, Any]] = [
+        {"params": np.ones(1), "lr": lambda t, rates=rates: next(rates)} for rates in told.values()
+    ]
+    optimizer = schuss.SGD(groups)
+    for _ in range(2):
+        optimizer.step([np.ones(1)] * 2)
+    saved = schuss_torch.state_dict(optimizer)
+    assert [group["lr"] for group in saved["param_groups"]] == [0.25, 0.0625]
+
+
 def test_groups_go_there_and_back() -> None:
     theirs = two_groups(torch.optim.AdamW, parameters(), {}, {"lr": 0.5, "weight_decay": 0.1})
     arrays = [param.detach().numpy() for param in parameters()]

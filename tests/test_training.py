@@ -8,11 +8,13 @@ import signal
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
-from itertools import count
+from functools import partial
+from itertools import count, product
 from pathlib import Path
 from types import FrameType
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -22,6 +24,7 @@ from schuss import batches, optimizers, schedules, training
 from schuss.network import accuracy, cost_and_gradients, initial_parameters
 
 M, BATCH = 23, 8
+NAN, INF = float("nan"), float("inf")
 SIZES = [8, 8, 7]
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((M, 3))
@@ -315,20 +318,144 @@ def test_the_l2_cost_is_that_which_the_network_adds_itself() -> None:
         np.testing.assert_allclose(grad, expected_grads[name], rtol=1e-13)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_on_whole_batches_l2_is_the_weight_decay_of_l2_by_b_to_the_bit(dtype: type) -> None:
-    x: Any = X.astype(dtype)
+HALVES = [np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16)]
+SINGLES = [np.dtype(np.float32), *HALVES]
 
+
+@pytest.mark.parametrize(
+    ("dtype", "of_grad"),
+    [(np.dtype(np.float64), np.dtype(np.float64)), *product(SINGLES, SINGLES)],
+    ids=str,
+)
+def test_on_whole_batches_l2_is_the_weight_decay_of_l2_by_b_to_the_bit(
+    dtype: np.dtype[Any], of_grad: np.dtype[Any]
+) -> None:
     def loss_and_grad(w: Any, x: Any) -> tuple[float, Any]:
-        return 0.0, x.T @ (x @ w - 1) / len(x)
+        w = w.astype(np.float64)
+        return 0.0, (x.T @ (x @ w - 1) / len(x)).astype(of_grad)
 
     ours: Any = np.ones((3, 1), dtype)
     theirs: Any = ours.copy()
     options: dict[str, Any] = {"batch_size": None, "epochs": 20, "shuffle": False}
-    schuss.fit(loss_and_grad, ours, schuss.SGD(ours, lr=0.1), x, l2=0.6, **options)
+    schuss.fit(loss_and_grad, ours, schuss.SGD(ours, lr=0.1), X, l2=0.6, **options)
     decaying = schuss.SGD(theirs, lr=0.1, weight_decay=0.6 / M)
-    schuss.fit(loss_and_grad, theirs, decaying, x, **options)
+    schuss.fit(loss_and_grad, theirs, decaying, X, **options)
     assert ours.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "weight", "strength", "cost", "grad"),
+    [
+        (np.float16, 300.0, 2.0, 3.6e5, 600.0),
+        (np.float16, 6e4, 2e3, 1.44e13, 1.2e8),
+        (np.float16, 2.0**-24, 2.0**-20, 2.0**-67, 2.0**-44),
+        (np.float32, 1e30, 1e-42, 2e18, 1e-12),  # the strength is no float32
+        (np.float64, 1e160, 1e-20, 2e300, 1e140),  # the squares are no float64
+        (np.float64, 1e-170, 1e300, 2e-40, 1e130),
+        (np.float64, 1e200, 1.0, INF, 1e200),
+        (np.float64, NAN, 1.0, NAN, NAN),
+        (np.float32, 0.0, 1.0, 0.0, 0.0),
+    ],
+)
+def test_the_l2_cost_is_right_where_floating_point_ends(
+    dtype: type, weight: float, strength: float, cost: float, grad: float
+) -> None:
+    w: Any = np.full((2, 2), weight, dtype)
+    zeros = np.zeros_like(w)
+    with np.errstate(all="raise"):
+        loss, grads = schuss.with_l2(lambda w, x: (0.0, zeros), strength)(w, np.zeros((1, 1)))
+    assert loss == pytest.approx(cost, rel=1e-6, nan_ok=True)
+    np.testing.assert_allclose(grads, np.full((2, 2), grad, grads.dtype), rtol=1e-6)
+
+
+def test_nothing_that_numpy_raises_on_request_stops_a_training() -> None:
+    costs = [INF, -INF, 1e308, 1.5e308, 1e308, 1.5e308, 1.0, 1.0]
+    told = iter(costs)
+    w = np.full((1, 1), 1e-7, np.float16)
+    with np.errstate(all="raise"):
+        history = schuss.fit(
+            lambda w, x: (next(told), np.full((1, 1), 1e-7, np.float16)),
+            w,
+            schuss.SGD(w),
+            np.zeros(8),
+            batch_size=2,
+            epochs=2,
+            l2=1e-7,
+        )
+    np.testing.assert_array_equal(history.cost, costs)
+    assert np.isnan(history.epoch_cost[0])
+    assert history.epoch_cost[1] == pytest.approx(0.625e308)
+
+
+class Scaled:
+    """An optimizer that divides gradients by a scale which `fit` does not know."""
+
+    def __init__(self, optimizer: schuss.SGD, scaler: schuss.DynamicLossScale) -> None:
+        self.optimizer, self.scaler = optimizer, scaler
+
+    def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
+        self.scaler.step(self.optimizer, grads)
+        self.scaler.update()
+
+
+def test_the_l2_cost_of_scaled_gradients_is_scaled_or_refused() -> None:
+    scaler = schuss.DynamicLossScale(1024.0, growth_interval=2)
+    w = {"W": np.ones((2, 2), np.float32), "b": np.ones(2, np.float32)}
+    start = copy.deepcopy(w)
+    optimizer = schuss.SGD(w, lr=1.0)
+
+    def loss_and_grad(p: Any, x: Any) -> tuple[float, Any]:
+        half = (np.full(each.shape, 2.0**-14 * scaler.value, np.float16) for each in p.values())
+        return 3.0, dict(zip(p, half, strict=True))
+
+    x = np.zeros((2, 1))
+    with pytest.raises(
+        ValueError,
+        match=r"^DynamicLossScale.step: grads have the l2 of fit, which is not scaled, expected "
+        r"schuss.with_l2\(loss_and_grad, l2, loss_scale=scaler\) in fit, and no l2$",
+    ):
+        schuss.fit(loss_and_grad, w, Scaled(optimizer, scaler), x, l2=0.5)
+    assert (optimizer.steps, bits(w)) == (0, bits(start))
+    with_l2 = schuss.with_l2(loss_and_grad, 0.5, loss_scale=scaler)
+    history = schuss.fit(with_l2, w, Scaled(optimizer, scaler), x, epochs=3)
+    assert scaler.value == 2048
+    expected = 1.0
+    for cost in history.cost:
+        assert cost == 3 + 0.5 / 4 * 4 * expected**2
+        expected -= 0.25 * expected + 2.0**-14
+    np.testing.assert_array_equal(w["W"], np.full((2, 2), expected))
+    np.testing.assert_array_equal(w["b"], np.full(2, 1 - 3 * 2.0**-14))
+    by_number = schuss.with_l2(loss_and_grad, 0.5, loss_scale=2.0)(w, x)[1]["W"]
+    np.testing.assert_array_equal(by_number, 0.5 * w["W"] + 0.125)
+
+
+def test_gradients_are_cleared_where_there_is_an_l2_cost_too() -> None:
+    w = {"W": np.zeros((1, 1)), "b": np.zeros(1)}
+    grads = copy.deepcopy(w)
+
+    def loss_and_grad(params: Any, x: Any) -> tuple[float, Any]:
+        for grad in grads.values():
+            grad += 1
+        return 0.0, grads
+
+    optimizer = schuss.SGD(w, lr=0.5, clear_grads=True)
+    schuss.fit(loss_and_grad, w, optimizer, np.zeros(2), batch_size=1, l2=1.0)
+    assert bits(grads) == bits(line_start()["b"]) * 2
+    assert (w["W"].item(), w["b"].item()) == (-0.5 - 0.5 * (1 - 0.5), -1)
+    grads["W"].flags.writeable = False
+    with pytest.raises(ValueError, match=r"^fit: a gradient is read-only, expected w"):
+        schuss.fit(lambda p, x: (0.0, grads), w, optimizer, np.zeros(2), l2=1.0)
+    assert optimizer.steps == 2
+    optimizer.clear_grads = False
+    schuss.fit(lambda p, x: (0.0, grads), w, optimizer, np.zeros(2), l2=1.0)
+
+
+def test_fit_with_l2_and_a_scale_of_1_is_no_error() -> None:
+    w = np.ones((1, 1))
+    scaler = schuss.DynamicLossScale(1.0)
+    zeros = np.zeros((1, 1))
+    schuss.fit(lambda w, x: (0.0, zeros), w, Scaled(schuss.SGD(w, 1.0), scaler), X, l2=M / 2)
+    assert w == 0.5
 
 
 @pytest.mark.parametrize("ready", [False, True])
@@ -562,6 +689,60 @@ def test_a_plateau_inside_falls_as_the_bare_one_does(
     np.testing.assert_array_equal(rates(around), bare)
 
 
+def in_groups(*rates: Any, **options: Any) -> schuss.SGD:
+    params: Any = [
+        {"params": np.zeros(1)} | ({} if rate is None else {"lr": rate}) for rate in rates
+    ]
+    return schuss.SGD(params, **options)
+
+
+def fit_groups(optimizer: schuss.SGD, **options: Any) -> schuss.History:
+    grads = [np.ones(1) for _ in optimizer.params]
+    return schuss.fit(lambda p, x: (1.0, grads), optimizer.params, optimizer, np.ones(4), **options)
+
+
+def test_plateaus_of_groups_are_told_the_cost_each_once() -> None:
+    def plateau(lr: float) -> schedules.ReduceOnPlateau:
+        return schedules.ReduceOnPlateau(lr, factor=0.5, patience=0)
+
+    shared, inner, of_all, unused = plateau(1.0), plateau(2.0), plateau(4.0), plateau(8.0)
+    rates = (shared, schedules.WarmUp(inner, 1), schedules.chain([shared, inner], [2]), None)
+    optimizer = in_groups(*rates, lr=of_all)
+    history = fit_groups(optimizer, epochs=4)
+    assert [shared.lr, inner.lr, of_all.lr] == [0.125, 0.25, 0.5]
+    assert history.lr.tolist() == [4, 4, 2, 1]
+    optimizer = in_groups(plateau(1.0), plateau(2.0), lr=unused)
+    history = fit_groups(optimizer, epochs=4)
+    assert [param.item() for param in optimizer.params] == [-2.75, -5.5]
+    assert history.lr.tolist() == [1, 1, 0.5, 0.25]  # that of the first group
+    assert unused.best == INF
+    own, lone = Duck(), Duck()
+    vars(own).update(lr=plateau(1.0), param_groups=[{"lr": plateau(2.0)}, {"lr": 3.0}])
+    vars(lone).update(lr=plateau(4.0), param_groups="none")
+    for duck in (own, lone):
+        fit_line(line_start(), duck, epochs=3)
+    assert [vars(own)["lr"].lr, vars(own)["param_groups"][0]["lr"].lr] == [1.0, 0.5]
+    assert vars(lone)["lr"].lr == 1.0
+
+
+def test_a_schedule_is_for_groups_without_a_rate_of_their_own() -> None:
+    optimizer = in_groups(1.0, None)
+    history = fit_groups(optimizer, epochs=2, schedule=lambda t: 0.5 / t)
+    assert [param.item() for param in optimizer.params] == [-2, -0.75]
+    assert history.lr.tolist() == [0.5, 0.25]
+    optimizer = in_groups(1.0, 2.0)
+    with pytest.raises(
+        ValueError,
+        match=r"^fit: schedule is given where each of the 2 groups of the optimizer has an lr of "
+        r"its own, expected None \(give the schedule to groups: ",
+    ):
+        fit_groups(optimizer, schedule=0.5)
+    assert (optimizer.steps, optimizer.params) == (0, [0, 0])
+    optimizer = in_groups(1.0)  # of one group, the optimizer's rate is the group's
+    fit_groups(optimizer, schedule=0.5)
+    assert optimizer.params == [-0.5]
+
+
 def test_the_history_has_the_rates_that_were_used_and_asks_for_each_once() -> None:
     rates = np.random.default_rng(0).random(7)
     told = iter(rates)
@@ -604,9 +785,6 @@ def test_validation_is_the_loss_on_examples_or_what_a_function_says() -> None:
     assert by_function[2].validation[-1] == np.float32(params["b"].item())
     assert by_function[2].epochs == len(by_function[2].validation) == 3
     assert fitted()[2].validation.shape == (0,)
-
-
-NAN, INF = float("nan"), float("inf")
 
 
 @pytest.mark.parametrize(
@@ -666,6 +844,56 @@ def test_restore_best_brings_back_the_parameters_of_the_best_epoch(restore: bool
     assert after[1] != after[3]
     assert places == [array.ctypes.data for array in params.values()]
     assert optimizer.steps == 12
+
+
+def next_of(told: Iterator[float], params: Any) -> float:
+    return next(told)
+
+
+class RestoreInterrupted:
+    """Raises KeyboardInterrupt at the n-th line within the restoring of the best parameters."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.seen, self.restoring = n, 0, False
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        code = frame.f_code
+        self.restoring = self.restoring or code.co_qualname == "_Best.restore"
+        if self.restoring and event == "line" and code.co_filename in TRACED:
+            self.seen += not code.co_qualname.startswith("fit")
+            if self.seen == self.n:
+                raise KeyboardInterrupt
+        return self
+
+
+def test_what_optimizers_copy_of_the_best_parameters_is_restored_with_them() -> None:
+    for n in count(1):
+        w = np.zeros(2, np.float32)
+        mine = np.zeros(2, np.float16)
+        optimizer = schuss.SGD(w, lr=1.0, copies=mine, average=0.5)
+        beside = schuss.SGD([w[1:]], copies="float16")  # whoever has copies of them
+        told = iter([3.0, 1.0, 2.0, 5.0])
+        interrupted = RestoreInterrupted(n)
+        was = sys.gettrace()
+        sys.settrace(interrupted)
+        try:
+            schuss.fit(
+                lambda w, x: (0.0, -np.ones(2, np.float32)),
+                w,
+                optimizer,
+                np.zeros(2),
+                epochs=4,
+                validation=partial(next_of, told),
+                restore_best=True,
+            )
+        finally:
+            sys.settrace(was)
+        assert [w.tolist(), mine.tolist(), optimizer.copies.tolist()] == [[2, 2]] * 3
+        assert beside.copies[0] == 2
+        assert optimizer.average[0] == 4 - 1 + 2**-3  # that of the last step
+        if interrupted.seen < n:
+            break
+    assert n > 10
 
 
 @pytest.mark.parametrize("second", [1.0, 5.0])
@@ -1404,6 +1632,8 @@ def test_what_the_loss_must_return(returned: Any, error: type[Exception], messag
     [
         ({"loss_and_grad": 3}, TypeError, "loss_and_grad is a int, expected a function"),
         ({"strength": -1}, ValueError, "strength is -1, expected a finite number >= 0"),
+        ({"loss_scale": 0}, ValueError, "loss_scale is 0, expected a finite number > 0"),
+        ({"loss_scale": None}, TypeError, "loss_scale is a NoneType, expected a number"),
         ({"weights": ["W"]}, TypeError, "weights is a list, expected a function"),
         ({"weights": lambda name: 1}, TypeError, r"weights\('W'\) is 1, expected True or False"),
         ({"axis": 2}, ValueError, "axis is 2, expected an axis of x, which has 2"),

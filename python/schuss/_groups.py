@@ -86,6 +86,11 @@ class ParamGroup(MutableMapping[str, Any]):
     def __init__(self, optimizer: "Optimizer", place: int) -> None:
         self._optimizer, self._place = optimizer, place
 
+    @property
+    def lr_now(self) -> float:
+        """The learning rate that the group uses, as `Optimizer.lr_now` is that of an optimizer."""
+        return self._optimizer._rate_now(self._place)
+
     def __getitem__(self, name: str) -> Any:
         if name == "params":
             return self._optimizer._params_of(self._place)

@@ -81,6 +81,7 @@ class MiniBatches(Generic[_Batch]):
         self._chosen = ""
         self._batch_size = self._size_of_batch(batch_size, memory)
         self._rng = _generator(rng)
+        self._seeded = rng is not None
         self._begun: tuple[ReferenceType[Iterator[Any]], _Epoch] | None = None  # the last one
         self._to_resume: _Epoch | None = None
 
@@ -105,12 +106,14 @@ class MiniBatches(Generic[_Batch]):
         if epoch is None:
             # One number of the generator decides an epoch, and it is drawn now, so that the order
             # of epochs that run side by side does not depend on how they take turns.
-            seed = int(self._rng.integers(2**64, dtype=np.uint64)) if self._shuffle else None
-            epoch = _Epoch(seed)
+            epoch = _Epoch(self._seed_of_epoch() if self._shuffle else None)
         batches = self._batches(epoch)
         counted = epoch.counted(_ahead(batches, self._prefetch) if self._prefetch else batches)
         self._begun = ref(counted), epoch
         return counted
+
+    def _seed_of_epoch(self) -> int:
+        return int(self._rng.integers(2**64, dtype=np.uint64))
 
     def state_dict(self) -> dict[str, Any]:
         """Return how far the epochs are: the generator, and the epoch under way.

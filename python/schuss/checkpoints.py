@@ -18,7 +18,7 @@ from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_le
 from schuss._hyperparameters import check_keys
 from schuss._interrupts import whole
 from schuss.batches import MiniBatches
-from schuss.optimizers import Optimizer
+from schuss.optimizers import Optimizer, writer_of_copies
 
 if TYPE_CHECKING:
     from schuss._hyperparameters import Rate
@@ -143,7 +143,9 @@ def load(
         layout may be another. One that is read-only must be what was saved.
     optimizer : Optimizer, optional
         An optimizer of the same class, of these parameters or some of them, with as many groups. It
-        takes over all that was saved of the other. Without it, parameters alone are loaded.
+        takes over all that was saved of the other. Without it, parameters alone are loaded: the
+        optimizers that have low-precision `copies` of them write these anew, and their state and
+        averages stay as they are.
     batches : MiniBatches, optional
         Mini-batches of as many examples, cut alike. The next iteration over them goes on where the
         epoch was that was under way, or begins the next one.
@@ -289,6 +291,7 @@ class Checkpoint:
         def fill_params() -> None:
             self._fill(targets)
 
+        write_copies = writer_of_copies(self._call, targets.values(), besides=optimizer)
         work = fill_params
         if optimizer is not None:
             work = self._for_optimizer(params, optimizer, lr, fill_params)
@@ -300,6 +303,7 @@ class Checkpoint:
 
         def run() -> None:
             work()
+            write_copies()
             if batches is not None and resumed is not None:
                 batches._resume(resumed)
 

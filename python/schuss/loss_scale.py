@@ -2,14 +2,18 @@
 
 from collections.abc import Mapping
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
-from schuss._arrays import ArrayTree
+from schuss._arrays import Array, ArrayTree
 from schuss._hyperparameters import check_keys, count, number
 from schuss.optimizers import Optimizer
 
 __all__ = ["DynamicLossScale"]
 
 _T = TypeVar("_T")
+
+with_l2_of_fit: WeakValueDictionary[int, Array] = WeakValueDictionary()
+"""The gradients, by their ids, to which `fit` has added an L2 cost that nobody scaled."""
 
 _LEAST, _MOST = 2.0**-126, 2.0**126
 
@@ -125,18 +129,33 @@ class DynamicLossScale:
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            As the optimizer's `step`; nothing is changed then.
+            As the optimizer's `step`; nothing is changed then. ValueError too if `fit` has added an
+            L2 cost to the gradients: it would be divided by the scale.
         """
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
                 f"{type(self).__name__}.step: optimizer is a {type(optimizer).__name__}, "
                 "expected an optimizer of schuss"
             )
+        if grads is not None:
+            self._refuse_l2_of_fit(optimizer, grads)
         optimizer._step(grads, 1 / self._value, skip_nonfinite=True)
         last = optimizer.last
         skipped = last is not None and last.skipped
         self._found_nonfinite = bool(self._found_nonfinite) or skipped
         return not skipped
+
+    def _refuse_l2_of_fit(self, optimizer: Optimizer, grads: ArrayTree) -> None:
+        if not with_l2_of_fit or self._value == 1:
+            return
+        call = f"{type(optimizer).__name__}.step"
+        for array in optimizer._plan.leaves(grads, call, "grads"):
+            if with_l2_of_fit.get(id(array)) is array:
+                raise ValueError(
+                    f"{type(self).__name__}.step: grads have the l2 of fit, which is not scaled, "
+                    "expected schuss.with_l2(loss_and_grad, l2, loss_scale=scaler) in fit, and no "
+                    "l2"
+                )
 
     def update(self) -> None:
         """Adapt the scale to what came of the steps since the last update.

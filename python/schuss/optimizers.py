@@ -1,6 +1,7 @@
 """Optimizers: parameters in any structure, state that they keep, one fused step for all of them."""
 
-from collections.abc import Callable, Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,11 @@ from typing import (
     Unpack,
     overload,
 )
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.array_utils import byte_bounds
 
 from schuss import _core, kernels
 from schuss._arrays import (
@@ -46,9 +49,10 @@ __all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "RMSprop"]
 
 _T = TypeVar("_T")
 
-# The steps made when a schedule was last asked, the rate of the last of them, and what it said.
-_Rates: TypeAlias = tuple[int, float | None, float | None]
-_NO_RATES: _Rates = (0, None, None)
+# The steps made when schedules were last asked; what each, by its id, said for the last of these
+# steps, and for the next one.
+_Rates: TypeAlias = tuple[int, dict[int, float], dict[int, float]]
+_NO_RATES: _Rates = (0, {}, {})
 
 _UNSCALED = 1.0
 
@@ -312,15 +316,21 @@ class Optimizer:
         """The groups of parameters that have the same hyperparameters, as dicts.
 
         Each has its arrays as ``params``, and its hyperparameters: writing one changes it for the
-        group alone. The optimizer's attributes are the hyperparameters of groups that have none of
-        their own.
+        group alone. The attribute ``lr_now`` of a group is the rate that it uses. The optimizer's
+        attributes are the hyperparameters of groups that have none of their own; where each group
+        has its own, the optimizer's cannot be set.
         """
         # No list, to which a group could be appended in vain.
         return tuple(ParamGroup(self, place) for place in range(len(self._groups)))
 
     @property
     def copies(self) -> Any:
-        """The low-precision copies, in the structure of `params`; None if there are none."""
+        """The low-precision copies, in the structure of `params`; None if there are none.
+
+        They are written with the parameters: by this optimizer's steps, by `load`, and by `fit`
+        where it restores the best epoch. After you wrote parameters otherwise (yourself, by
+        `kernels`, by a step of another optimizer), call `write_copies`.
+        """
         return None if self._copies is None else self._plan.unflatten(self._plan.users_copies)
 
     @property
@@ -337,12 +347,13 @@ class Optimizer:
     def lr_now(self) -> float:
         """The learning rate in use: that of the last step, or of the first to come before any.
 
+        It is the rate of the groups that have no `lr` of their own, or, where each has its own,
+        that of the first group. Each group has a `lr_now` too: ``opt.param_groups[1].lr_now``.
+
         What is set or loaded as `lr` is in use at once: a number is itself, and a schedule that has
         made no step yet is asked for its value at `steps`.
         """
-        lr: Any = self._hyperparameters["lr"]
-        rate: float | None = self._last_rate() if callable(lr) else lr
-        return self._lr_at(max(self.steps, 1), "lr_now") if rate is None else rate
+        return self._rate_now(None if self._uses("lr") else 0)
 
     @property
     def last(self) -> Last | None:
@@ -354,9 +365,35 @@ class Optimizer:
     def skipped(self) -> int:
         """The number of steps that were not made, since a gradient was not finite.
 
-        Since this object was made: it is not saved.
+        It is saved and loaded with the rest.
         """
         return self._plan.skipped
+
+    def write_copies(self) -> None:
+        """Write the parameters to `copies` anew, after they were written without a step.
+
+        Nothing is done where there are no copies.
+
+        Raises
+        ------
+        ValueError
+            If a copy has become read-only or was resized; nothing is changed then.
+        RuntimeError
+            If a step of this optimizer is under way.
+
+        Examples
+        --------
+        >>> import numpy as np, schuss
+        >>> w = np.zeros(2, np.float32)
+        >>> opt = schuss.SGD(w, copies="float16")
+        >>> w[:] = [1, 2]
+        >>> opt.write_copies()
+        >>> opt.copies
+        array([1., 2.], dtype=float16)
+        """
+        with self._turn("write_copies", changes=True):
+            self._check_copies(f"{type(self).__name__}.write_copies")
+            self._write_copies()
 
     def accumulate(self, grads: ArrayTree, *, scale: float = 1.0) -> None:
         """Add gradients to those that the next step, without gradients, will take.
@@ -420,7 +457,8 @@ class Optimizer:
         Raises
         ------
         TypeError
-            If a gradient is no array, or its dtype does not go with its parameter's.
+            If a gradient is no array, its dtype does not go with its parameter's, or the schedule
+            gives no number.
         ValueError
             If there are accumulated gradients and others, or neither; if the structure or a shape
             is not that of `params`; if a gradient shares memory with a parameter or with state; if
@@ -463,8 +501,9 @@ class Optimizer:
         dict
             ``optimizer`` (the name of the class), ``steps``, ``hyperparameters`` (with a copy of a
             schedule), ``groups`` (what each has of its own, and the places of its parameters),
-            ``state`` (a copy of each array) and ``average`` (what the averages weigh and a copy of
-            each; or None). Accumulated gradients are not in it.
+            ``state`` (a copy of each array), ``average`` (what the averages weigh and a copy of
+            each; or None), ``accumulated`` (how many gradients wait for the next step and a copy of
+            their sum; or None) and ``skipped``. The `copies` are not in it.
 
         Raises
         ------
@@ -488,9 +527,9 @@ class Optimizer:
             }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned: steps, hyperparameters, and the state's values.
+        """Take over what `state_dict` returned: counts, hyperparameters, and the arrays' values.
 
-        The `copies` are written anew.
+        The `copies` are written anew from the parameters, which stay.
 
         Parameters
         ----------
@@ -524,12 +563,12 @@ class Optimizer:
         self._take_over("load_state_dict", settings, partial(_fill, values=values))
 
     def __repr__(self) -> str:
-        """Return the hyperparameters and what they are applied to."""
+        """Return the hyperparameters that are in use, and what they are applied to."""
         arrays = self._plan.arrays
         settings = [
             f"{name}={value!r}"
             for name, value in self._hyperparameters.items()
-            if name not in _NO_OPTIONS or value != _NO_OPTIONS[name]
+            if self._uses(name) and (name not in _NO_OPTIONS or value != _NO_OPTIONS[name])
         ]
         if self._state_dtype is not None:
             settings.append(f"state_dtype={self._state_dtype.name}")
@@ -597,38 +636,51 @@ class Optimizer:
         """Return a context within which no other call, or this one alone, changes the optimizer."""
         return self._plan.turn(f"{type(self).__name__}.{call}", changes)
 
-    def _lr_at(self, t: int, call: str) -> float:
-        return number(f"{type(self).__name__}.{call}", "lr", self._hyperparameters["lr"](t))
+    def _uses(self, name: str) -> bool:
+        """Return whether a group has no hyperparameter of that name of its own."""
+        # Counted to the end: Ctrl-C is lost in a generator that is left before.
+        return sum(name not in own for own in self._groups) > 0
+
+    def _own_rate(self, place: int | None) -> Any:
+        return None if place is None or self._own_rates is None else self._own_rates[place]
+
+    def _lr_of(self, place: int | None) -> Any:
+        """Return the rate or schedule of a group: its own, or else the optimizer's."""
+        own = self._own_rate(place)
+        return self._hyperparameters["lr"] if own is None else own
+
+    def _ask(self, call: str, place: int | None, t: int) -> float:
+        """Return what the schedule of a group says, checked."""
+        name = "lr" if self._own_rate(place) is None else f"param_groups[{place}]['lr']"
+        return number(f"{type(self).__name__}.{call}", name, self._lr_of(place)(t), kind="lr")
+
+    def _rate_now(self, place: int | None) -> float:
+        lr = self._lr_of(place)
+        rate: float | None = self._last_rates().get(id(lr)) if callable(lr) else lr
+        return self._ask("lr_now", place, max(self.steps, 1)) if rate is None else rate
 
     def _rates_of_next(self, t: int) -> float | tuple[float, ...]:
         """Return the rate of step t, or those of the groups where some have their own."""
-        lr = self._hyperparameters["lr"]
-        rate: float = lr if type(lr) is float else self._rate_of_next(t)
-        if self._own_rates is None:
-            return rate
-        rates: list[float] = []
-        asked = {id(lr): rate}  # each schedule once, whoever shares it
-        for place, own in enumerate(self._own_rates):
-            if own is None or type(own) is float:
-                rates.append(rate if own is None else own)
-                continue
-            if id(own) not in asked:
-                call, name = f"{type(self).__name__}.step", f"param_groups[{place}]['lr']"
-                asked[id(own)] = number(call, name, own(t), kind="lr")
-            rates.append(asked[id(own)])
-        return tuple(rates)
+        asked: dict[int, float] = {}
 
-    # A schedule is asked once a step, and what it said is kept before the step is made: Ctrl-C may
-    # come right after. So both are kept, the rate of the last step and that of the step asked for.
+        def rate_of(place: int | None) -> float:
+            lr = self._lr_of(place)
+            if type(lr) is float:
+                return lr
+            if id(lr) not in asked:  # each schedule once, whoever shares it
+                asked[id(lr)] = self._ask("step", place, t)
+            return asked[id(lr)]
 
-    def _rate_of_next(self, t: int) -> float:
-        rate = self._lr_at(t, "step")
-        if self.steps == t - 1:  # or another thread made this step, and this one is refused
-            self._rates = t - 1, self._last_rate(), rate
-        return rate
+        own = self._own_rates
+        rates = rate_of(None) if own is None else tuple(map(rate_of, range(len(own))))
+        # Kept before the step is made, as Ctrl-C may come right after it. So both are kept, what
+        # was said for the last step and for this one.
+        if asked and self.steps == t - 1:  # or another thread made this step: this one is refused
+            self._rates = t - 1, self._last_rates(), asked
+        return rates
 
-    def _last_rate(self) -> float | None:
-        """Return the rate that the schedule gave for the last step, if it made that."""
+    def _last_rates(self) -> dict[int, float]:
+        """Return the rates that schedules gave for the last step, if they made that."""
         made, last, asked = self._rates
         return asked if self.steps > made else last
 
@@ -669,6 +721,12 @@ class Optimizer:
         self._copies = self._copies_for(call, copies)
         self._apply(hyperparameters, groups, {}, first=True)
         self._write_copies()
+        if self._copies is not None:
+            _WITH_COPIES[id(self)] = self
+
+    def _check_copies(self, call: str) -> None:
+        if self._copies is not None:
+            self._plan.check_copies(call)
 
     def _write_copies(self) -> None:
         if self._copies is None:
@@ -725,7 +783,8 @@ class Optimizer:
             groups = list(self._groups)
             groups[place] = groups[place] | own
             hyperparameters, groups = of_optimizer(self._hyperparameters, groups)
-            self._apply(hyperparameters, groups, own if len(groups) == 1 else {})
+            changes = own if len(groups) == 1 else {}
+            self._apply(hyperparameters, groups, changes, new_rates="lr" in own)
 
     def _checked_own(self, call: str, group: str, own: Mapping[str, Any]) -> Overrides:
         known = [name for name in self._hyperparameters if name not in _NO_OPTIONS]
@@ -857,8 +916,7 @@ class Optimizer:
     ) -> None:
         """Put checked settings in force, and have the arrays filled that go with them."""
         with self._turn(call, changes=True):
-            if self._copies is not None:
-                self._plan.check_copies(f"{type(self).__name__}.{call}")
+            self._check_copies(f"{type(self).__name__}.{call}")
             if settings.accumulated and self._sum is None:
                 self._sum = _Sum(type(self).__name__, self._plan)
 
@@ -905,7 +963,14 @@ class Optimizer:
         }
 
     def _set_hyperparameters(self, **changes: Any) -> None:
-        changes = self._checked(type(self).__name__, changes)
+        call = type(self).__name__
+        changes = self._checked(call, changes)
+        for name in changes:
+            if not self._uses(name):
+                raise ValueError(
+                    f"{call}: {name} is set where each of the {len(self._groups)} groups has its "
+                    f"own, expected it set in the groups (param_groups[0][{name!r}] = ...)"
+                )
         if changes.keys() == {"lr"}:  # which a step asks for when it begins: no need to wait
             self._hyperparameters = self._hyperparameters | changes
             self._rates = _NO_RATES
@@ -920,6 +985,7 @@ class Optimizer:
         changes: Mapping[str, Any],
         *,
         first: bool = False,
+        new_rates: bool = False,
         then: Callable[[], None] = lambda: None,
     ) -> None:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
@@ -940,7 +1006,7 @@ class Optimizer:
         others = first or leaves is not self._leaves or new_averages
         companions = (list(leaves.values()), averages, self._copies) if others else None
         own_rates = [own.get("lr") for own in groups]
-        other_rates = first or "lr" in changes or groups is not self._groups
+        new_rates = new_rates or first or "lr" in changes
 
         def apply() -> None:
             self._plan.configure(formulas, self._members, options, companions)
@@ -952,7 +1018,7 @@ class Optimizer:
             self._groups = groups
             self._own_rates = None if own_rates == [None] * len(groups) else own_rates
             self._hyperparameters = {**self._hyperparameters, **changes}  # lr may be another by now
-            if other_rates:
+            if new_rates:
                 self._rates = _NO_RATES
             then()
 
@@ -1083,6 +1149,52 @@ def _copy(value: Any, memo: _Memo) -> Any:
     from schuss.schedules import Schedule  # not with the library, which does without
 
     return deepcopy(value, memo) if isinstance(value, Schedule) else value
+
+
+_WITH_COPIES: WeakValueDictionary[int, Optimizer] = WeakValueDictionary()
+"""All optimizers that have copies, by their ids."""
+
+
+def writer_of_copies(
+    call: str, arrays: Iterable[Array], besides: Optimizer | None = None
+) -> Callable[[], None]:
+    """Return what writes the copies anew of parameters among these arrays, after they are written.
+
+    It can be done twice. Copies that cannot be written are refused now. The optimizer `besides`
+    writes its own.
+    """
+    spans = _spans(arrays)
+    starts, ends = [start for start, _ in spans], [end for _, end in spans]
+
+    def overlaps(array: Array) -> bool:
+        start, end = byte_bounds(array)
+        first = bisect_left(ends, start + 1)  # the first that ends behind the start
+        return first < len(starts) and starts[first] < end
+
+    found = []
+    for optimizer in [known() for known in _WITH_COPIES.valuerefs()]:
+        if optimizer is None or optimizer is besides:
+            continue
+        if any(map(overlaps, [array for array in optimizer._plan.arrays if array.size])):
+            optimizer._check_copies(call)
+            found.append(optimizer)
+
+    def write() -> None:
+        for optimizer in found:
+            optimizer._write_copies()
+
+    return write
+
+
+def _spans(arrays: Iterable[Array]) -> list[tuple[int, int]]:
+    """Return where in memory the arrays lie: from lowest to highest, none touching another."""
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(byte_bounds(array) for array in arrays if array.size):
+        if spans and start <= spans[-1][1]:
+            spans[-1] = spans[-1][0], max(end, spans[-1][1])
+        else:
+            spans.append((start, end))
+    return spans
 
 
 class SGD(Optimizer):

@@ -733,15 +733,31 @@ class _Composite(Schedule):
         TypeError
             If it is no number and a schedule inside is fed.
         """
-        for schedule in self._inner():
-            feed(schedule, cost)
+        feed(self._inner(), cost)
 
 
-def feed(schedule: object, cost: float) -> None:
-    """Tell a schedule the cost, if it has a method ``update(cost)``."""
-    update = getattr(schedule, "update", None)
-    if callable(schedule) and callable(update):
-        update(cost)
+def feed(schedules: Iterable[object], cost: float) -> None:
+    """Tell the cost to each schedule with a method ``update(cost)``, and to those inside, once."""
+    for schedule in _fed(schedules):
+        schedule.update(cost)
+
+
+def _fed(schedules: Iterable[object]) -> list[Any]:
+    """Return what is to be told the cost: each object once, however many share it."""
+    found: list[Any] = []
+    met: set[int] = set()
+    waiting = list(schedules)[::-1]
+    while waiting:
+        schedule: Any = waiting.pop()
+        update = getattr(schedule, "update", None)
+        if id(schedule) in met or not (callable(schedule) and callable(update)):
+            continue
+        met.add(id(schedule))
+        if getattr(update, "__func__", None) is _Composite.update:
+            waiting += [*schedule._inner()][::-1]
+        else:  # a class of the user's may have an update of its own
+            found.append(schedule)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

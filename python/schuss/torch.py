@@ -555,8 +555,8 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
     ----------
     optimizer : Optimizer
         An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss, with parameters of any shape
-        and dtype. Of a schedule, the rate in use is told; what goes beyond the rule (`clip_norm`,
-        averages, copies and so on) is not.
+        and dtype. Of schedules, the rates in use are told (each group's ``lr_now``); what goes
+        beyond the rule (`clip_norm`, averages, copies and so on) is not.
 
     Returns
     -------
@@ -614,10 +614,7 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
     groups, first = [], 0
     for place, group in enumerate(saved["groups"]):
         values = saved["hyperparameters"] | group["hyperparameters"]
-        rate = values["lr"]
-        if callable(rate):
-            own = "lr" in group["hyperparameters"]
-            rate = float(rate(max(steps, 1))) if own else optimizer.lr_now
+        rate = optimizer.param_groups[place].lr_now
         members = group["members"]
         if members != list(range(first, first + len(members))):
             raise ValueError(

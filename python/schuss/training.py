@@ -2,22 +2,31 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from math import inf, isfinite, nan
+from math import frexp, inf, isfinite, isinf, nan
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from schuss import _core, checkpoints
-from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_leaves
+from schuss import _arguments, _core, checkpoints
+from schuss._arrays import (
+    Array,
+    ArrayTree,
+    arrays_of,
+    check_holds,
+    computed_dtype,
+    names_of_leaves,
+)
 from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
+from schuss.loss_scale import DynamicLossScale, with_l2_of_fit
+from schuss.optimizers import Optimizer, writer_of_copies
 from schuss.schedules import PerEpoch, feed
 
 if TYPE_CHECKING:
@@ -54,7 +63,9 @@ class History:
     validation : array of float64, shape (epochs,), or (0,) without validation
         The validation after each epoch; NaN where the training was stopped before it.
     lr : array of float64, shape (steps,)
-        The learning rate that each step used; NaN if the optimizer has no ``lr_now``.
+        The learning rate that each step used, as ``optimizer.lr_now`` tells it: of several groups
+        that of those which have no rate of their own, or, where each has its own, that of the
+        first. NaN if the optimizer has no ``lr_now``.
     loss_seconds, step_seconds : array of float64, shape (steps,)
         The time spent in the loss with its gradients, and in the optimizer, in seconds.
     batch_size : int
@@ -210,7 +221,11 @@ class History:
             weights = np.ones(self._batches)
             weights[-1] = self._last_weight
             costs = self._record[_COST, start : start + self._batches]
-            self._epoch_cost.append(float(np.average(costs, weights=weights)))
+            with np.errstate(all="ignore"):  # costs may be anything
+                mean = float(np.average(costs, weights=weights))
+                if isinf(mean) and np.isfinite(costs).all():  # their sum is beyond floating point
+                    mean = float(np.average(costs / 2**64, weights=weights)) * 2**64
+            self._epoch_cost.append(mean)
 
     # What a checkpoint keeps of it.
 
@@ -321,27 +336,67 @@ def _evaluate(
 class _L2:
     """The L2 cost of weights, added to the loss and to its gradients."""
 
-    def __init__(self, call: str, strength: float, weights: Callable[[str], bool] | None) -> None:
+    def __init__(
+        self,
+        call: str,
+        strength: float,
+        weights: Callable[[str], bool] | None = None,
+        loss_scale: DynamicLossScale | float | None = None,
+    ) -> None:
         self._call, self._strength, self._weights = call, strength, weights
+        self._loss_scale = loss_scale  # None where nobody could tell
         # Of the structure that parameters had last, and which of them are weights.
         self._known: tuple[_core.Plan, list[bool]] | None = None
+        self._to_clear: list[Array] = []
 
     def add(
-        self, params: ArrayTree, loss: float, grads: ArrayTree, examples: int
+        self,
+        params: ArrayTree,
+        loss: float,
+        grads: ArrayTree,
+        examples: int,
+        *,
+        clear: bool = False,
     ) -> tuple[float, Any]:
-        """Return the loss and the gradients of a batch with those of the L2 cost."""
+        """Return the loss and the gradients of a batch with those of the L2 cost.
+
+        clear: whether `clear` is to be called after the step.
+        """
         plan, chosen, arrays = self._taken_apart(params)
-        leaves = plan.flatten(grads, self._call, "grads", plan.arrays, "params")
-        factor = self._strength / examples
-        squares = 0.0
-        for place, (array, weight) in enumerate(zip(arrays, chosen, strict=True)):
-            if weight:
-                axes = list(range(array.ndim))
-                squares += float(np.einsum(array, axes, array, axes, [], dtype=np.float64))
-                decay = np.asarray(array * factor)  # without axes it is no array
-                decay += leaves[place]
-                leaves[place] = decay
-        return loss + factor / 2 * squares, plan.unflatten(leaves)
+        leaves = self._leaves(plan, grads)
+        factor, scale = self._strength / examples, self._loss_scale
+        scaled = factor * (scale.value if isinstance(scale, DynamicLossScale) else scale or 1.0)
+        weights = [place for place, weight in enumerate(chosen) if weight]
+        self._to_clear = [leaves[place] for place in weights] if clear else []
+        for leaf in self._to_clear:
+            if not leaf.flags.writeable:
+                raise ValueError(
+                    f"{self._call}: a gradient is read-only, expected writeable arrays, as "
+                    "clear_grads is set"
+                )
+        with np.errstate(all="ignore"):  # as in a step
+            for place in weights:
+                leaves[place] = _with_decay(arrays[place], scaled, leaves[place])
+                if scale is None:
+                    with_l2_of_fit[id(leaves[place])] = leaves[place]
+            cost = _half_squares(factor, [arrays[place] for place in weights])
+        return loss + cost, plan.unflatten(leaves)
+
+    def clear(self) -> None:
+        """Set the gradients that were given to zero; the step has done so with others."""
+        for leaf in self._to_clear:
+            leaf[...] = 0
+
+    def _leaves(self, plan: _core.Plan, grads: ArrayTree) -> list[Array]:
+        """Return the gradients, in the dtypes and shapes that a step takes, or raise."""
+        call, like = self._call, plan.arrays
+        with suppress(TypeError):  # for gradients in another dtype than their parameters'
+            return plan.flatten(grads, call, "grads", like, "params")
+        leaves = plan.flatten(grads, call, "grads")
+        for place, leaf in enumerate(leaves):
+            if computed_dtype(like[place]) == np.float32 == computed_dtype(leaf):
+                like[place] = np.broadcast_to(np.zeros((), leaf.dtype), like[place].shape)
+        return plan.flatten(grads, call, "grads", like, "params")
 
     def _taken_apart(self, params: ArrayTree) -> tuple[_core.Plan, list[bool], list[Array]]:
         """Return the plan of a structure, which of its arrays are weights, and the arrays."""
@@ -362,6 +417,39 @@ class _L2:
         return plan, chosen, arrays
 
 
+def _with_decay(weights: Array, factor: float, grad: Array) -> Array:
+    """Return ``factor * weights + grad``, in the dtype that a step computes in."""
+    dtype = computed_dtype(weights)
+    limits = np.finfo(dtype)
+    # What the dtype does not hold is no factor in it, but may give products that are.
+    exact = dtype if limits.tiny <= factor <= limits.max else np.dtype(np.float64)
+    decay = np.asarray(np.multiply(weights, factor, dtype=exact)).astype(dtype, copy=False)
+    decay += grad
+    return decay
+
+
+def _half_squares(factor: float, arrays: list[Array]) -> float:
+    """Return half the sum of squares, times the factor, though the sum be beyond float64."""
+    squares = sum(map(_squares, arrays))
+    if not 1e-280 < squares < inf:
+        parts = []
+        for array in arrays:
+            largest = max(float(array.max(initial=0)), -float(array.min(initial=0)))
+            if largest == 0:
+                continue
+            shift = frexp(largest)[1] if isfinite(largest) else 0
+            part = _squares(np.ldexp(array.astype(np.float64), -shift))
+            # In two steps: the square of a power of two may itself be beyond.
+            parts.append(float(np.ldexp(np.ldexp(factor / 2 * part, shift), shift)))
+        return sum(parts)
+    return factor / 2 * squares
+
+
+def _squares(array: Array) -> float:
+    axes = list(range(array.ndim))
+    return float(np.einsum(array, axes, array, axes, [], dtype=np.float64))
+
+
 def _writeable(array: Array) -> Array:
     return array if array.flags.writeable else np.empty_like(array, subok=False)
 
@@ -372,6 +460,7 @@ def with_l2(
     *,
     weights: Callable[[str], bool] | None = None,
     axis: int = 0,
+    loss_scale: DynamicLossScale | float = 1.0,
 ) -> Loss:
     """Add the L2 cost of the weights to a loss: ``J = (1/b) sum(loss) + (l2/2b) sum(||W||^2)``.
 
@@ -383,7 +472,8 @@ def with_l2(
     ----------
     loss_and_grad : callable
         ``loss_and_grad(params, x, ...) -> (loss, gradients)``: a number, and arrays in the
-        structure of `params`, which are left as they are.
+        structure of `params`, as a step takes them; they are left as they are, so that
+        `clear_grads` does not reach those of weights (`fit` with `l2` sets them to zero itself).
     strength : float
         l2, also called lambda; at least 0.
     weights : callable, optional
@@ -394,22 +484,29 @@ def with_l2(
     axis : int
         The axis of x along which the examples lie, of which b is the length. `fit` cannot know it:
         if they do not lie along axis 0, give `axis` to both.
+    loss_scale : DynamicLossScale or float
+        What the gradients of `loss_and_grad` are multiplied by (the loss is not), and a step
+        divides by: those of the L2 cost then are multiplied by it too.
 
     Returns
     -------
     callable
-        A function like `loss_and_grad`, with the L2 cost.
+        A function like `loss_and_grad`, with the L2 cost. Gradients of weights are computed, and
+        returned, in float32 for weights in float16, bfloat16 and float32, and in float64 for those
+        in float64.
 
     Raises
     ------
     TypeError
-        If `loss_and_grad` or `weights` is not callable, or `strength` is no number. When called: if
+        If `loss_and_grad` or `weights` is not callable, or `strength` no number, or `loss_scale`
+        neither a number nor a `DynamicLossScale`. When called: if
         x is missing or no array, the loss is no number, `axis` no integer, `weights` returns no
         bool, or parameters and gradients are not as an optimizer takes them; but parameters may be
         read-only.
     ValueError
-        If `strength` is negative or not finite. When called: if `axis` is no axis of x, x has no
-        examples, or parameters and gradients are not as an optimizer takes them.
+        If `strength` is negative or not finite, or `loss_scale` not above 0 and finite. When
+        called: if `axis` is no axis of x, x has no examples, or parameters and gradients are not as
+        an optimizer takes them.
 
     References
     ----------
@@ -428,7 +525,10 @@ def with_l2(
     _check_callable(call, "loss_and_grad", loss_and_grad)
     if weights is not None:
         _check_callable(call, "weights", weights)
-    l2 = _L2(call, number(call, "strength", strength, kind="non_negative"), weights)
+    strength = number(call, "strength", strength, kind="non_negative")
+    if not isinstance(loss_scale, DynamicLossScale):
+        loss_scale = number(call, "loss_scale", loss_scale, kind="init_scale")
+    l2 = _L2(call, strength, weights, loss_scale)
 
     def loss_and_grad_with_l2(params: ArrayTree, *batch: Any) -> tuple[float, Any]:
         examples = _examples(call, axis, batch)
@@ -502,7 +602,8 @@ def fit(
         in place.
     optimizer : Optimizer
         Made for these parameters. Any object with a method ``step(grads)`` will do; one without
-        ``lr_now`` leaves no learning rates in the history.
+        ``lr_now`` leaves no learning rates in the history, and schedules are told the cost if they
+        are its ``lr``, or that of its ``param_groups``.
     x : array, tuple of arrays, or MiniBatches
         The examples, of any shape and dtype, as `minibatches` takes them; or mini-batches ready
         made, and then `y`, `batch_size`, `shuffle`, `rng`, `axis`, `drop_last` and `prefetch` stay
@@ -515,16 +616,20 @@ def fit(
         As in `minibatches`, defaults too.
     schedule : callable or float, optional
         A new learning rate for the optimizer, which keeps it: a number, or a function of the step
-        of the optimizer, counted from 1. A schedule with a method ``update(cost)``, such as
+        of the optimizer, counted from 1. It is that of the groups without an ``lr`` of their own,
+        and refused where each group has its own. A schedule with a method ``update(cost)``, such as
         `schedules.ReduceOnPlateau` and what is made of it, is told the validation of each epoch, or
-        else its cost; so is one that is the optimizer's ``lr`` already.
+        else its cost; so are those that the optimizer and its groups have already, each once,
+        however many groups share it.
     schedule_by : {"step", "epoch"}
         Whether `schedule` is a function of the step or of the epoch, counted from 1. Epochs are
         those of the optimizer's steps: the first here is ``optimizer.steps // len(batches) + 1``.
     l2 : float
         The strength of an L2 cost of the optimizer's parameters with two axes or more; see
         `with_l2`, which also leaves the choice of the parameters, but must be told `axis` like
-        `fit`. At least 0.
+        `fit`. At least 0. Where an optimizer of your own divides gradients by a loss scale, use
+        ``with_l2(..., loss_scale=scaler)`` in its place: `fit` cannot know the scale, and
+        `DynamicLossScale.step` refuses what `l2` was added to.
     validation : tuple of arrays or callable, optional
         What to measure after each epoch: the loss on these examples, as many as you like and else
         of the shapes and dtypes of `x` and `y`, by ``loss_and_grad(params, *validation)`` and
@@ -535,8 +640,9 @@ def fit(
     min_delta : float
         By how much the best must fall to count as an improvement: by more than this; at least 0.
     restore_best : bool
-        Whether to copy the parameters of the best epoch back in the end, when interrupted too. The
-        optimizer's state stays that of the last step.
+        Whether to copy the parameters of the best epoch back in the end, when interrupted too, and
+        to write the optimizer's low-precision `copies` anew. Its state and its averages stay those
+        of the last step.
     callbacks : callable, or sequence of callables
         Called with the history after each epoch. One that returns True, Python's or NumPy's, stops
         the training.
@@ -546,11 +652,19 @@ def fit(
         Whether to show a bar on standard error, with the smoothed cost (needs tqdm). None means:
         where standard error is a terminal and tqdm is installed.
     checkpoint : str or os.PathLike, optional
-        A file to save all of the training in. If it is there already, training goes on from it,
-        whatever the parameters and the optimizer hold, up to `epochs` in all: a training that was
-        stopped anywhere ends with the same bits as if it had not been, if all else that it draws
-        random numbers from is begun anew with each step. See `save` for what is kept: it also takes
-        the place of `schedule`, unless that is a function of your own.
+        A file to save all of the training in. If it is there already, training goes on from it, up
+        to `epochs` in all: a training that was stopped anywhere ends with the same bits as if it
+        had not been, if all else that it draws random numbers from is begun anew with each step.
+        See `save` for what is kept. It takes the place of what the parameters and the state of the
+        optimizer hold, but not of the arguments: those must be what they were when the training
+        began, but for `epochs` and `patience`, which may be larger, and those that do not decide
+        the result. Compared are the optimizer's class, hyperparameters and groups (which may also
+        be as they were last saved), `schedule`, `rng` where it is given (the generator may have
+        drawn since), `l2`, `min_delta`, `restore_best`, how mini-batches are cut, and the examples,
+        their labels and those of `validation`: all their bytes up to 64 MiB an array, 1,000
+        elements of a larger one. Functions cannot be compared: those that are given are used. To go
+        on with other arguments, `load` the file into the parameters and the optimizer, and give
+        `fit` another path.
     checkpoint_every : int, optional
         After how many steps to save, at least 1; by default after each epoch. It is saved in the
         end too, also when interrupted within the steps of an epoch; what interrupts a validation,
@@ -571,8 +685,9 @@ def fit(
         if `loss_and_grad` does not return a number and gradients.
     ValueError
         If an argument is out of range, the optimizer was made for other parameters, an argument
-        about mini-batches comes with mini-batches ready made, or the checkpoint is damaged or of
-        another training.
+        about mini-batches comes with mini-batches ready made, `schedule` is given where each group
+        has its own ``lr``, the checkpoint is damaged or of another training, or more epochs of it
+        were begun than `epochs`; nothing is changed then.
     ImportError
         If `progress` is True and tqdm is not installed.
     OSError
@@ -650,7 +765,7 @@ def fit(
         batches=batches,
         epochs=epochs,
         schedule=schedule,
-        l2=_L2(call, l2, None) if l2 else None,
+        l2=_L2(call, l2) if l2 else None,
         validation=validation,
         best=best,
         after_epoch=after_epoch,
@@ -658,6 +773,18 @@ def fit(
         tqdm=_tqdm(call, progress),
         checkpoint=checkpoint,
         checkpoint_every=checkpoint_every,
+        arguments={}
+        if checkpoint is None
+        else _arguments.of_training(
+            optimizer,
+            schedule,
+            batches,
+            l2=l2,
+            validation=validation,
+            patience=patience,
+            min_delta=min_delta,
+            restore_best=restore_best,
+        ),
     )
     training.resume()
     history = training.history
@@ -718,10 +845,12 @@ class _Best:
         self._value, self._waited = best["value"], best["waited"]
 
     def restore(self) -> None:
-        """Copy the parameters of the best epoch back."""
+        """Copy the parameters of the best epoch back, and write what optimizers have of them."""
         if self._kept is not None:
+            write_copies = writer_of_copies("fit", self._arrays)
             for array, copy in zip(self._arrays, self._kept[1], strict=True):
                 np.copyto(array, copy)
+            write_copies()
 
 
 class _Bar:
@@ -780,6 +909,7 @@ class _Training:
     tqdm: Any
     checkpoint: "checkpoints.Path | None"
     checkpoint_every: int | None
+    arguments: _arguments.Texts  # what the checkpoint tells of them
     examples: int = field(init=False)  # an epoch
     history: History = field(init=False)
     # The step under way: what history and optimizer counted before it, and when it began.
@@ -805,6 +935,15 @@ class _Training:
         if self.checkpoint is not None and resumes:
             with checkpoints.opened("fit", self.checkpoint) as saved:
                 self.history._resume(saved)
+                self.arguments = _arguments.resumed(
+                    saved,
+                    self.arguments,
+                    self.optimizer,
+                    self.schedule,
+                    self.batches,
+                    self.epochs,
+                )
+                self._check_epochs()
                 self.best.resume(saved)
                 saved.restore(self.params, self.optimizer, self.batches, self.schedule)
             return
@@ -818,6 +957,14 @@ class _Training:
             if before is not None:
                 self.optimizer.lr = before
             raise
+
+    def _check_epochs(self) -> None:
+        begun = -(-self.history.steps // self.history._batches)
+        if begun > self.epochs:
+            raise ValueError(
+                f"fit: epochs is {self.epochs}, expected at least {begun}, as many as checkpoint "
+                f"{str(self.checkpoint)!r} has begun (delete the file to begin anew)"
+            )
 
     def run(self) -> None:
         """Train until something says to stop."""
@@ -867,11 +1014,14 @@ class _Training:
                 start = perf_counter()
                 cost, grads = _evaluate("fit", self.loss_and_grad, params, batch)
                 if self.l2 is not None:
-                    cost, grads = self.l2.add(self.stepped, cost, grads, size)
+                    clear = getattr(optimizer, "clear_grads", False) is True
+                    cost, grads = self.l2.add(self.stepped, cost, grads, size, clear=clear)
                 between = perf_counter()
                 history._begin_step(cost, between - start)
                 self.under_way = history.steps, self._steps_counted(), between
                 optimizer.step(grads)
+                if self.l2 is not None:
+                    self.l2.clear()
                 end = perf_counter()
                 self._end_step(end - between)
                 if bar is not None:
@@ -906,7 +1056,7 @@ class _Training:
             self.params,
             self.optimizer,
             batches=self.batches.state_dict() | {"epoch": epoch},
-            training=settings | {"best": best},
+            training=settings | {"best": best, "arguments": self.arguments},
             series=series | {f"best/{place}": copy for place, copy in enumerate(copies)},
         )
 
@@ -928,7 +1078,7 @@ class _Training:
         if self.validation is not None:
             value = self._validate()
             history._validation.append(value)
-        feed(getattr(self.optimizer, "lr", None), value)
+        feed(_rates_in_use(self.optimizer), value)
         self.best.judge(value, history.epochs)
         history.best_epoch = self.best.epoch
         says_stop = _says_stop(self.after_epoch, history)
@@ -938,6 +1088,13 @@ class _Training:
         if callable(self.validation):
             return real("fit", "validation(params)", self.validation(self.params))
         return _evaluate("fit", self.loss_and_grad, self.params, self.validation)[0]
+
+
+def _rates_in_use(optimizer: Any) -> list[Any]:
+    """Return the rate or schedule of each group, or of an optimizer without groups."""
+    groups = getattr(optimizer, "param_groups", ())
+    rates = [group.get("lr") for group in groups if isinstance(group, Mapping)]
+    return rates or [getattr(optimizer, "lr", None)]
 
 
 def _says_stop(functions: Functions, history: History) -> bool:
@@ -970,6 +1127,12 @@ def _check_optimizer(call: str, optimizer: Any, *, scheduled: bool) -> None:
     if scheduled and not hasattr(optimizer, "lr"):
         was = type(optimizer).__name__
         raise TypeError(f"{call}: optimizer is a {was} without lr, expected one for the schedule")
+    if scheduled and isinstance(optimizer, Optimizer) and not optimizer._uses("lr"):
+        raise ValueError(
+            f"{call}: schedule is given where each of the {len(optimizer._groups)} groups of the "
+            "optimizer has an lr of its own, expected None (give the schedule to groups: "
+            "optimizer.param_groups[0]['lr'] = schedule)"
+        )
 
 
 def _stepped(call: str, optimizer: Any, params: ArrayTree) -> ArrayTree:

@@ -1,0 +1,238 @@
+"""What `fit` was called with, as a checkpoint keeps it, and whether a later call asks for that."""
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy, deepcopy
+from dataclasses import fields, replace
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from schuss import checkpoints
+from schuss._arrays import Array
+from schuss.batches import MiniBatches
+from schuss.optimizers import Optimizer
+from schuss.schedules import ReduceOnPlateau
+
+if TYPE_CHECKING:
+    from schuss._hyperparameters import Rate
+
+Texts: TypeAlias = dict[str, str]
+"""Arguments by their names, each as a text that is equal where the argument is."""
+
+_NONE = "None"
+
+# Up to so many bytes are read whole; of larger arrays, which may lie on disk, so many elements.
+_WHOLE, _SAMPLE = 1 << 26, 1000
+_GOLDEN = 0.6180339887498949  # its multiples spread evenly, whatever the shape
+
+_NOTHING: Any = object()
+
+_LONGEST = 200  # what is longer is cut, and told apart by a digest
+
+
+def of_training(
+    optimizer: Any, schedule: "Rate | None", batches: MiniBatches[Any], **others: Any
+) -> Texts:
+    """Return what decides a training beside its parameters and functions."""
+    texts = {"optimizer": type(optimizer).__name__}
+    if isinstance(optimizer, Optimizer):
+        texts |= _of_optimizer(optimizer._hyperparameters, optimizer._groups, schedule, _text)
+    for source in batches._sources:
+        texts[source.name] = _of_data(source.array)
+    texts |= {name: repr(value) for name, value in batches._cut().items()}
+    if batches._shuffle and batches._seeded:
+        texts["rng"] = _of_generator(batches._rng)
+    for name, value in others.items():
+        if isinstance(value, tuple):
+            texts |= {f"{name}[{place}]": _of_any(each) for place, each in enumerate(value)}
+        else:
+            texts[name] = _text(value)
+    return texts
+
+
+def resumed(
+    saved: checkpoints.Checkpoint,
+    texts: Texts,
+    optimizer: Any,
+    schedule: "Rate | None",
+    batches: MiniBatches[Any],
+    most_epochs: int,
+) -> Texts:
+    """Return the arguments with which the training began, or raise ValueError if it is another."""
+    began: Any = (saved.training or {}).get("arguments")
+    if not isinstance(began, dict) or not all(isinstance(text, str) for text in began.values()):
+        saved._refuse_settings()
+    last = _of_saved(saved._optimizer, _text)
+    grown = _grown(saved, optimizer, schedule)
+    for name in [*texts, *(name for name in began if name not in texts and name != "rng")]:
+        there, here = began.get(name, _NONE), texts.get(name, _NONE)
+        if here in (there, last.get(name)) or name in grown:
+            continue
+        if name == "patience" and _is_longer(here, there):
+            continue
+        if name == "rng" and _goes_on(there, saved, batches, most_epochs):
+            continue
+        otherwise = "load it, and give fit another path"
+        if name == "rng":
+            otherwise = "leave rng out, and the saved one goes on"
+        saved.refuse(
+            f"is of a training that began with {name} {there[:999]}, expected {here}, as it is now "
+            f"(delete the file to begin anew; to go on, {otherwise})"
+        )
+    return began | {"patience": texts["patience"]}
+
+
+def _of_optimizer(
+    hyperparameters: Mapping[str, Any],
+    groups: list[Any],
+    schedule: "Rate | None",
+    text: Callable[[Any], str],
+) -> Texts:
+    texts = {}
+    for name, value in hyperparameters.items():
+        if any(name not in own for own in groups):  # or nobody uses it
+            value = schedule if name == "lr" and schedule is not None else value
+            texts["the learning rate" if name == "lr" else f"optimizer.{name}"] = text(value)
+    for place, own in enumerate(groups):
+        for name, value in own.items():
+            texts[f"optimizer.param_groups[{place}][{name!r}]"] = text(value)
+    return texts
+
+
+def _of_saved(optimizer: Any, text: Callable[[Any], str]) -> Texts:
+    """Return the hyperparameters that were saved last; what is wrong with them is told later."""
+    if not isinstance(optimizer, dict):
+        return {}
+    hyperparameters, groups = optimizer.get("hyperparameters"), optimizer.get("groups")
+    if not isinstance(hyperparameters, dict) or not isinstance(groups, list):
+        return {}
+    own = [group.get("hyperparameters") for group in groups if isinstance(group, dict)]
+    return _of_optimizer(hyperparameters, [g for g in own if isinstance(g, dict)], None, text)
+
+
+def _grown(saved: checkpoints.Checkpoint, optimizer: Any, schedule: "Rate | None") -> set[str]:
+    """Return which rates are those that were saved, but for what plateaus were told since.
+
+    An optimizer that a crash left may be ahead of what was saved last.
+    """
+    if not isinstance(optimizer, Optimizer):
+        return set()
+    here = _of_optimizer(
+        optimizer._hyperparameters,
+        optimizer._groups,
+        schedule,
+        partial(_text, leave_out=lambda plateau: plateau != replace(plateau)),
+    )
+    there = _of_saved(saved._optimizer, partial(_text, leave_out=lambda plateau: True))
+    return {name for name, text in here.items() if text == there.get(name)}
+
+
+def _text(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None" = None) -> str:
+    """Return a text of a value, leaving out the rates of some of the plateaus in it."""
+    text = "".join(_pieces(value, leave_out))
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}... (sha256 {_digest(text.encode())})"
+
+
+def _pieces(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None") -> Iterator[str]:
+    """Yield the pieces of a text; of a schedule that comes again, its number."""
+    met: dict[int, int] = {}
+    waiting = [("", value, "")]  # values with the text before and after: nested to any depth
+    while waiting:
+        before, value, after = waiting.pop()
+        yield before
+        if isinstance(value, tuple):
+            inside = [("", each) for each in value]
+            name = ""
+        elif checkpoints._is_ours(value) and id(value) not in met:
+            met[id(value)] = len(met)
+            name = type(value).__name__
+            without = {"lr"} if _leaves_out(value, leave_out) else ()
+            inside = [
+                (f"{field.name}=", getattr(value, field.name))
+                for field in fields(value)
+                if field.init and field.name not in without
+            ]
+        else:
+            yield f"schedule {met[id(value)]}" if id(value) in met else _simple(value)
+            yield after
+            continue
+        yield f"{name}("
+        waiting.append((")", _NOTHING, after))
+        commas = [", "] * len(inside)
+        commas[-1:] = [""] * (len(inside) > 0)
+        waiting += [(*each, comma) for each, comma in zip(inside, commas, strict=True)][::-1]
+
+
+def _leaves_out(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None") -> bool:
+    return leave_out is not None and isinstance(value, ReduceOnPlateau) and leave_out(value)
+
+
+def _simple(value: Any) -> str:
+    if value is _NOTHING:
+        return ""
+    if callable(value) or isinstance(value, checkpoints._Function):
+        return "a function"
+    known = value is None or isinstance(value, bool | int | float | str)
+    return repr(value) if known else f"a {type(value).__name__}"
+
+
+def _of_any(value: Any) -> str:
+    try:
+        return _of_data(np.asanyarray(value))
+    except (TypeError, ValueError, RuntimeError):  # what only the loss makes something of
+        return f"a {type(value).__name__}"
+
+
+def _of_data(array: Array) -> str:
+    kind = f"{array.dtype} of shape {array.shape}"
+    if array.dtype.hasobject or array.size == 0:
+        return kind
+    sample = np.asarray(array)
+    if array.nbytes > _WHOLE:
+        places = (np.arange(_SAMPLE) * _GOLDEN % 1 * array.size).astype(np.int64)
+        places = np.sort(np.r_[places, array.size - 1])  # as they lie on disk
+        sample = sample[np.unravel_index(places, array.shape)]
+    return f"{kind} (sha256 {_digest(np.ascontiguousarray(sample).tobytes())})"
+
+
+def _of_generator(generator: "np.random.Generator") -> str:
+    state = _plain(generator.bit_generator.state)
+    return f"{state['bit_generator']} (sha256 {_digest(repr(state).encode())})"
+
+
+def _plain(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _plain(value) for name, value in state.items()}
+    return state.tolist() if isinstance(state, np.ndarray | np.generic) else state
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()[:16]
+
+
+def _is_longer(here: str, there: str) -> bool:
+    """Return whether the patience here is longer than that there."""
+    if here == _NONE:
+        return True
+    return there.isdecimal() and len(there) < _LONGEST and int(there) <= int(here)
+
+
+def _goes_on(
+    there: str, saved: checkpoints.Checkpoint, batches: MiniBatches[Any], most_epochs: int
+) -> bool:
+    """Return whether the generator given is the one that was saved, or has drawn epochs since."""
+    given = _of_generator(batches._rng)
+    if given.split()[0] != there.split()[0]:  # the kind
+        return False
+    twin = copy(batches)
+    twin._rng = deepcopy(batches._rng)
+    twin._resume(twin._resumption("fit", "the checkpoint's batches", saved._batches))
+    for _ in range(most_epochs + 1):
+        if _of_generator(twin._rng) == given:
+            return True
+        twin._seed_of_epoch()
+    return False
