@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -55,6 +55,8 @@ class Plan:
         like: list[npt.NDArray[Any]] | None = None,
         like_name: str = "",
     ) -> list[npt.NDArray[Any]]: ...
+    def come_from(self, groups: Sequence[Any]) -> None: ...
+    def hold_copies(self, copies: ArrayTree, call: str) -> list[npt.NDArray[Any]]: ...
     def configure(
         self,
         groups: list[tuple[str, str, dict[str, float]]],
@@ -98,7 +100,11 @@ def update(
     *states: ArrayLike,
 ) -> None: ...
 def map_arrays(
-    function: Callable[[npt.NDArray[Any]], Any], structure: ArrayTree, call: str, argument: str
+    function: Callable[[npt.NDArray[Any]], Any],
+    structure: ArrayTree,
+    call: str,
+    argument: str,
+    written: bool = False,
 ) -> Any: ...
 def states(rule: str) -> list[str]: ...
 def set_tile_elements(elements: int) -> int: ...

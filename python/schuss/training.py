@@ -640,7 +640,7 @@ def fit(
     batches = _batches(call, x, y, about_batches)
     if schedule_by == "epoch" and callable(schedule):
         schedule = PerEpoch(schedule, len(batches))
-    arrays = arrays_of(call, "params", params) if restore_best else []
+    arrays = arrays_of(call, "params", params, written=True) if restore_best else []
     best = _Best(patience, min_delta, [array for array in arrays if array.flags.writeable])
     training = _Training(
         loss_and_grad=loss_and_grad,
