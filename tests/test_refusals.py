@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from types import MappingProxyType
@@ -826,6 +827,23 @@ def test_a_step_refuses_copies_that_were_replaced() -> None:
             optimizer.load_state_dict(saved)
 
 
+def test_fit_refuses_parameters_that_are_no_longer_those_of_the_optimizer() -> None:
+    params = {"w": np.ones(1)}
+
+    def loss_and_grad(params: Any, x: Any) -> Any:
+        params["w"] = params["w"] * 1.0  # not in place, so that steps are not seen
+        return float(params["w"].sum()), {"w": np.ones(1)}
+
+    class Stepper(schuss.SGD):
+        def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
+            super().step([grads["w"]], scale=scale)
+
+    optimizer = Stepper(list(params.values()))
+    with pytest.raises(ValueError, match=r"^fit: optimizer\.params are other arrays, expected"):
+        schuss.fit(loss_and_grad, params, optimizer, np.ones((2, 1)), epochs=3, batch_size=1)
+    assert optimizer.steps == 2
+
+
 # Structures that make their arrays anew.
 
 
@@ -857,6 +875,13 @@ class CopyingLayers(Layers):
 class CopyingPair(Pair):
     def __getitem__(self, index: Any) -> Any:
         return tuple.__getitem__(self, index).copy()
+
+
+class Idle:
+    """An optimizer that has no parameters to tell."""
+
+    def step(self, grads: Any) -> None:
+        pass
 
 
 def npz(folder: Path, w: Any) -> Any:
@@ -904,6 +929,8 @@ def test_structures_that_make_their_arrays_anew_are_refused_where_arrays_are_wri
     refused("SGD", "params['net'][0]", lambda: schuss.SGD(nested))
     refused("SGD", "params[0]", lambda: schuss.SGD([{"params": params}, {"params": half}]))
     refused("load", "params", lambda: schuss.load(file, params))
+    rest: Any = partial(schuss.fit, lambda params, x: (0.0, params), params, Idle())
+    refused("fit", "params", lambda: rest(np.ones((2, 1)), restore_best=True))
     written = make(tmp_path, half)
     refused("SGD", "copies", lambda: schuss.SGD(kept(params), copies=written))
 

@@ -922,6 +922,7 @@ class _Training:
 
     def _end_epoch(self) -> Stop | None:
         """Measure, adapt and tell; return why to stop, if so."""
+        _stepped("fit", self.optimizer, self.params)  # or steps went where the loss does not look
         history = self.history
         history._end_epoch()
         value = history._epoch_cost[-1]
