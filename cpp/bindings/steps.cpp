@@ -185,9 +185,8 @@ class Plan {
         return result;
     }
 
-    /// Says that the structure lists what these groups have as their params, so that they are
-    /// looked at before each step.
-    void come_from(py::object groups) { tree_.come_from(std::move(groups), call_); }
+    /// For parameters that are those of groups: the groups are looked at before each step.
+    void hold_groups(py::object groups) { tree_.hold_groups(std::move(groups), call_); }
 
     /// The arrays of the structure in which the user keeps copies. From now on it is looked at
     /// before each step, as that of the parameters is.
@@ -680,7 +679,7 @@ void register_steps(py::module_& module) {
         .def("unflatten", &Plan::unflatten, py::arg("leaves"))
         .def("flatten", &Plan::flatten, py::arg("other"), py::arg("call"), py::arg("argument"),
              py::arg("like") = py::none(), py::arg("like_name") = "")
-        .def("come_from", &Plan::come_from, py::arg("groups"))
+        .def("hold_groups", &Plan::hold_groups, py::arg("groups"))
         .def("hold_copies", &Plan::hold_copies, py::arg("copies"), py::arg("call"))
         .def(
             "configure",

@@ -346,9 +346,9 @@ class Tree::SecondLook {
     void compare_groups() {
         const std::vector<Node>& nodes = tree_.root_.children;
         const py::list groups = iterated(held_.groups, name(""));
-        const auto params_of = [](py::handle group) {
-            if (!is_mapping(group)) return py::object();
-            return value_at(group, py::str("params"), is_plain_dict(group));
+        const py::str key("params");
+        const auto params_of = [&key](py::handle group) {
+            return is_mapping(group) ? value_at(group, key, is_plain_dict(group)) : py::object();
         };
         for (std::size_t i = 0; i < nodes.size(); ++i) {
             const py::object params = i < groups.size() ? params_of(groups[i]) : py::object();
@@ -400,6 +400,8 @@ class Tree::SecondLook {
         if (plain && node.leaves_only) {
             InOrder in_order(now.ptr(), node.keys);
             while (in_order.next() && in_order.value == held_.leaves[node.first + i].ptr()) ++i;
+            const auto size = static_cast<std::size_t>(PyDict_GET_SIZE(now.ptr()));
+            if (i == size && i == node.keys.size()) return;
         }
         for (; i < node.keys.size(); ++i) {
             const py::object value = value_at(now, node.keys[i], plain);
@@ -555,7 +557,7 @@ Tree::Held Tree::hold(py::handle other, const std::string& call,
     return held;
 }
 
-void Tree::come_from(py::object groups, const std::string& call) {
+void Tree::hold_groups(py::object groups, const std::string& call) {
     own_.groups = std::move(groups);
     check_kept(call);
 }

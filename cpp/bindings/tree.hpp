@@ -45,8 +45,9 @@ class Tree {
     void flatten(py::handle other, const std::string& call, const std::string& argument,
                  std::vector<py::object>& out) const;
 
-    /// Says that the structure lists what groups of parameters have as their params.
-    void come_from(py::object groups, const std::string& call);
+    /// For a structure that lists what groups have as their params: those are looked at from now
+    /// on.
+    void hold_groups(py::object groups, const std::string& call);
 
     /// ValueError if the structure makes its arrays anew at each access: what is written to those
     /// that it gave would be lost.
@@ -71,11 +72,11 @@ class Tree {
     struct Node {
         enum class Kind { leaf, mapping, list, tuple };
         Kind kind = Kind::leaf;
-        std::string path;
+        bool leaves_only = false;      // whether all children are leaves
+        std::size_t first = 0;         // the place of the first leaf
         std::vector<py::object> keys;  // of a mapping
         std::vector<Node> children;
-        std::size_t first = 0;     // the place of the first leaf
-        bool leaves_only = false;  // whether all children are leaves
+        std::string path;
     };
     class Reader;
     class SecondLook;

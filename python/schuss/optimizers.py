@@ -660,7 +660,7 @@ class Optimizer:
         self._rule_for(hyperparameters)
         self._plan = _core.Plan(call, params)
         if groups_given is not None:
-            self._plan.come_from(groups_given)
+            self._plan.hold_groups(groups_given)
         self._params = params
         self._rates = _NO_RATES
         self._sum = None
