@@ -844,6 +844,41 @@ def test_fit_refuses_parameters_that_are_no_longer_those_of_the_optimizer() -> N
     assert optimizer.steps == 2
 
 
+def test_a_structure_that_changes_while_it_is_looked_at_is_refused() -> None:
+    check_in_a_child(
+        """
+        from collections import UserDict
+        import numpy as np, schuss
+        class Actor(UserDict):
+            act = staticmethod(lambda: None)
+            def __getitem__(self, key):
+                self.act()
+                return self.data[key]
+        for what in ("list", "dict", "actor", "gradients"):
+            actor = Actor(a=np.ones(4))
+            params = [np.ones(4), actor, np.ones(4), {"b": np.ones(4), "c": np.ones(4)}]
+            grads = [np.ones(4), {"a": np.ones(4)}, np.ones(4), {"b": np.ones(4), "c": np.ones(4)}]
+            held = [params[0], actor.data["a"], params[2], params[3]["b"], params[3]["c"]]
+            optimizer = schuss.SGD(params, lr=1.0)
+            containers = {
+                "list": params, "dict": params[3], "actor": actor.data, "gradients": grads
+            }
+            def act():
+                containers[what].clear()
+                act.junk = [bytearray(200) for _ in range(1000)]
+            actor.act = act
+            try:
+                optimizer.step(grads)
+            except (KeyError, ValueError):
+                assert what != "gradients"  # which are known by then
+                assert optimizer.steps == 0 and all((array == 1).all() for array in held)
+            else:
+                assert what == "gradients"
+                assert optimizer.steps == 1 and all((array == 0).all() for array in held)
+        """
+    )
+
+
 # Structures that make their arrays anew.
 
 
