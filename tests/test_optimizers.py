@@ -6,7 +6,7 @@ import gc
 import pickle
 import tracemalloc
 import weakref
-from collections import OrderedDict, UserDict, UserList, namedtuple
+from collections import ChainMap, OrderedDict, UserDict, UserList, deque, namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -212,6 +212,47 @@ class Net(dict[str, Any]):
 
 Four = namedtuple("Four", "a b c d")
 
+
+class Reversed(list[Any]):
+    """A list whose user sees it from its end."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return list.__reversed__(self)
+
+    def __getitem__(self, index: Any) -> Any:
+        return list.__getitem__(self, -1 - index)
+
+
+class Renamed(dict[str, Any]):
+    """A dict whose user sees other keys than it stores."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([key.upper() for key in self.keys()])
+
+    def __contains__(self, key: object) -> bool:
+        return dict.__contains__(self, str(key).lower())
+
+    def __getitem__(self, key: str) -> Any:
+        return dict.__getitem__(self, key.lower())
+
+
+class Views(Mapping[str, Any]):
+    """A mapping that makes new views and lists of its arrays at each access."""
+
+    def __init__(self, arrays: list[Any]) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return 2
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["first", "rest"])
+
+    def __getitem__(self, key: str) -> Any:
+        first, *rest = [array[...] for array in self.arrays]
+        return {"first": first, "rest": rest}[key]
+
+
 KEYS = ("a", 1, None, (2, 3))
 STRUCTURES: dict[str, Callable[[list[Any]], Any]] = {
     "list": lambda arrays: list(arrays),
@@ -227,6 +268,13 @@ STRUCTURES: dict[str, Callable[[list[Any]], Any]] = {
     "UserList": lambda arrays: UserList(arrays),
     "Sequence": lambda arrays: Layers(arrays),
     "namedtuple": lambda arrays: Four(*arrays),
+    "deque": lambda arrays: deque(arrays),
+    "ChainMap": lambda arrays: ChainMap(
+        {"d": arrays[3]}, dict(zip("abc", arrays[:3], strict=True))
+    ),
+    "list read backwards": lambda arrays: Reversed(arrays[::-1]),
+    "dict with other keys": lambda arrays: Renamed(zip("abcd", arrays, strict=True)),
+    "views": Views,
 }
 
 

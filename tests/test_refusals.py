@@ -4,18 +4,21 @@ import array
 import ctypes
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 import textwrap
 import warnings
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterator
+from collections import ChainMap, OrderedDict, UserDict, UserList, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -689,6 +692,292 @@ def test_a_step_refuses_parameters_that_were_taken_out() -> None:
         assert optimizer.steps == 0
 
 
+class Net(dict[str, Any]):
+    pass
+
+
+class Pair(NamedTuple):
+    layers: list[Any]
+    bias: Any
+
+
+class Named(Mapping[str, Any]):
+    """A mapping made of the list that holds its arrays."""
+
+    def __init__(self, arrays: list[Any]) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __iter__(self) -> Iterator[str]:
+        return map(str, range(len(self.arrays)))
+
+    def __getitem__(self, key: str) -> Any:
+        return self.arrays[int(key)]
+
+
+class Layers(Sequence[Any]):
+    """A sequence made of the list that holds its arrays."""
+
+    def __init__(self, arrays: list[Any]) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.arrays[index]
+
+
+# Of two arrays: parameters, where the first of them is held, and by which key.
+HELD: dict[str, Callable[[Any, Any], tuple[Any, Any, Any]]] = {
+    "list": lambda a, b: (p := [a, b], p, 0),
+    "dict": lambda a, b: (p := {"a": a, "b": b}, p, "a"),
+    "list in a tuple": lambda a, b: (([held := [a], b],), held, 0),
+    "named tuple": lambda a, b: (Pair(held := [a], b), held, 0),
+    "dict subclass": lambda a, b: (p := Net(a=a, b=b), p, "a"),
+    "OrderedDict": lambda a, b: (p := OrderedDict(a=a, b=b), p, "a"),
+    "defaultdict": lambda a, b: (p := defaultdict(None, a=a, b=b), p, "a"),
+    "UserDict": lambda a, b: (p := UserDict(a=a, b=b), p, "a"),
+    "ChainMap": lambda a, b: (ChainMap(held := {"a": a}, {"b": b}), held, "a"),
+    "mappingproxy": lambda a, b: (MappingProxyType(held := {"a": a, "b": b}), held, "a"),
+    "Mapping": lambda a, b: (Named(held := [a, b]), held, 0),
+    "UserList": lambda a, b: (p := UserList([a, b]), p, 0),
+    "deque": lambda a, b: (p := deque([a, b]), p, 0),
+    "Sequence": lambda a, b: (Layers(held := [a, b]), held, 0),
+    "UserDict in a list": lambda a, b: ([held := UserDict(a=a), b], held, "a"),
+    "groups": lambda a, b: ([held := {"params": a, "lr": 0.5}, {"params": b}], held, "params"),
+}
+
+
+@pytest.mark.parametrize("what", HELD)
+def test_a_step_refuses_a_parameter_that_was_replaced_in_any_structure(what: str) -> None:
+    a, b = np.ones(3), np.ones(2)
+    params, held, key = HELD[what](a, b)
+    optimizer = schuss.Adam(params)
+    grads = pickle.loads(pickle.dumps(optimizer.state["m"]))
+    for other in (np.ones(3), [np.ones(3)], np.zeros(4)[1:], a.view(np.int64), None):
+        held[key] = other
+        message = r"^Adam\.step: params\[.* was replaced since the optimizer was made, expected"
+        with pytest.raises(ValueError, match=message):
+            optimizer.step(grads)
+        assert (a == 1).all()
+        assert (b == 1).all()
+        assert optimizer.steps == 0
+    held[key] = a[...]  # the same memory
+    optimizer.step(grads)
+    assert optimizer.steps == 1
+
+
+def test_a_step_refuses_parameters_that_moved_within_their_structure() -> None:
+    in_turn = deque([np.ones(2), np.ones(2)])
+    shadowed: ChainMap[str, Any] = ChainMap({}, {"a": np.ones(2)})
+    ways: list[tuple[Any, Callable[[], object]]] = [
+        (in_turn, in_turn.rotate),
+        (shadowed, lambda: shadowed.update(a=np.ones(2))),
+    ]
+    for params, move in ways:
+        optimizer = schuss.SGD(params)
+        grads = pickle.loads(pickle.dumps(params))
+        optimizer.step(grads)
+        move()
+        with pytest.raises(ValueError, match=r"SGD\.step: params\[.* was replaced"):
+            optimizer.step(grads)
+        assert optimizer.steps == 1
+
+
+# Parameters, and what puts something beside them.
+GROWING: dict[str, Callable[[Any], tuple[Any, Callable[[Any], object]]]] = {
+    "dict": lambda w: (p := {"w": w}, lambda new: p.update(more=new)),
+    "UserDict": lambda w: (p := UserDict(w=w), lambda new: p.update(more=new)),
+    "list": lambda w: (p := [w], p.append),
+    "deque": lambda w: (p := deque([w]), p.append),
+    "an empty list": lambda w: (p := {"w": w, "more": []}, lambda new: p["more"].append(new)),
+    "groups": lambda w: (p := [{"params": w}], lambda new: p.append({"params": new})),
+}
+
+
+@pytest.mark.parametrize("what", GROWING)
+def test_a_step_refuses_parameters_that_it_does_not_know(what: str) -> None:
+    params, put = GROWING[what](np.ones(2))
+    optimizer = schuss.SGD(params)
+    grads = pickle.loads(pickle.dumps(optimizer.params))
+    put("what is no array may come, such as a name or the optimizer")
+    optimizer.step(grads)
+    for new in (np.ones(3), {"W": [np.ones(3)]}):
+        params, put = GROWING[what](np.ones(2))
+        optimizer = schuss.SGD(params)
+        put(new)
+        with pytest.raises(ValueError, match=r"^SGD\.step: params\[.*\] came after .*expected"):
+            optimizer.step(grads)
+        assert optimizer.steps == 0
+
+
+def test_a_step_refuses_copies_that_were_replaced() -> None:
+    params = {"a": np.ones(2, np.float32), "b": np.ones(1, np.float32)}
+    halves = {key: np.zeros_like(w, np.float16) for key, w in params.items()}
+    for copies in (halves, UserDict(halves)):
+        optimizer = schuss.SGD(params, copies=copies)
+        saved, copies["b"] = optimizer.state_dict(), np.zeros(1, np.float16)
+        grads = {key: np.ones_like(w) for key, w in params.items()}
+        with refused_by(optimizer, ValueError, "SGD.step: copies['b'] was replaced"):
+            optimizer.step(grads)
+        with refused_by(optimizer, ValueError, "SGD.load_state_dict: copies['b'] was replaced"):
+            optimizer.load_state_dict(saved)
+
+
+def test_fit_refuses_parameters_that_are_no_longer_those_of_the_optimizer() -> None:
+    params = {"w": np.ones(1)}
+
+    def loss_and_grad(params: Any, x: Any) -> Any:
+        params["w"] = params["w"] * 1.0  # not in place, so that steps are not seen
+        return float(params["w"].sum()), {"w": np.ones(1)}
+
+    class Stepper(schuss.SGD):
+        def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
+            super().step([grads["w"]], scale=scale)
+
+    optimizer = Stepper(list(params.values()))
+    with pytest.raises(ValueError, match=r"^fit: optimizer\.params are other arrays, expected"):
+        schuss.fit(loss_and_grad, params, optimizer, np.ones((2, 1)), epochs=3, batch_size=1)
+    assert optimizer.steps == 2
+
+
+def test_a_structure_that_changes_while_it_is_looked_at_is_refused() -> None:
+    check_in_a_child(
+        """
+        from collections import UserDict
+        import numpy as np, schuss
+        class Actor(UserDict):
+            act = staticmethod(lambda: None)
+            def __getitem__(self, key):
+                self.act()
+                return self.data[key]
+        for what in ("list", "dict", "actor", "gradients"):
+            actor = Actor(a=np.ones(4))
+            params = [np.ones(4), actor, np.ones(4), {"b": np.ones(4), "c": np.ones(4)}]
+            grads = [np.ones(4), {"a": np.ones(4)}, np.ones(4), {"b": np.ones(4), "c": np.ones(4)}]
+            held = [params[0], actor.data["a"], params[2], params[3]["b"], params[3]["c"]]
+            optimizer = schuss.SGD(params, lr=1.0)
+            containers = {
+                "list": params, "dict": params[3], "actor": actor.data, "gradients": grads
+            }
+            def act():
+                containers[what].clear()
+                act.junk = [bytearray(200) for _ in range(1000)]
+            actor.act = act
+            try:
+                optimizer.step(grads)
+            except (KeyError, ValueError):
+                assert what != "gradients"  # which are known by then
+                assert optimizer.steps == 0 and all((array == 1).all() for array in held)
+            else:
+                assert what == "gradients"
+                assert optimizer.steps == 1 and all((array == 0).all() for array in held)
+        """
+    )
+
+
+# Structures that make their arrays anew.
+
+
+class CopyingDict(dict[str, Any]):
+    def __getitem__(self, key: str) -> Any:
+        return dict.__getitem__(self, key).copy()
+
+
+class CopyingList(list[Any]):
+    def __getitem__(self, index: Any) -> Any:
+        return list.__getitem__(self, index).copy()
+
+
+class CopyingIterator(list[Any]):
+    def __iter__(self) -> Iterator[Any]:
+        return (array.copy() for array in list.__iter__(self))
+
+
+class CopyingNamed(Named):
+    def __getitem__(self, key: str) -> Any:
+        return {"copy": self.arrays[int(key)].copy()}
+
+
+class CopyingLayers(Layers):
+    def __getitem__(self, index: Any) -> Any:
+        return self.arrays[index].copy()
+
+
+class CopyingPair(Pair):
+    def __getitem__(self, index: Any) -> Any:
+        return tuple.__getitem__(self, index).copy()
+
+
+class Idle:
+    """An optimizer that has no parameters to tell."""
+
+    def step(self, grads: Any) -> None:
+        pass
+
+
+def npz(folder: Path, w: Any) -> Any:
+    np.savez(folder / f"{w.dtype}.npz", w=w)
+    return np.load(folder / f"{w.dtype}.npz")
+
+
+def kept(tree: Any) -> Any:
+    """Return what a structure gives, in dicts, lists and tuples."""
+    values = schuss.ExponentialAverage(0.0)
+    values.update(tree)
+    return values.value
+
+
+ANEW: dict[str, tuple[Callable[[Path, Any], Any], str, str]] = {
+    "npz": (npz, "['w']", "dict"),
+    "dict": (lambda _, w: CopyingDict(w=w), "['w']", "dict"),
+    "Mapping": (lambda _, w: CopyingNamed([w]), "['0']['copy']", "dict"),
+    "list by index": (lambda _, w: CopyingList([w]), "[0]", "list"),
+    "list in turn": (lambda _, w: CopyingIterator([w]), "[0]", "list"),
+    "Sequence": (lambda _, w: CopyingLayers([w]), "[0]", "list"),
+    "named tuple": (lambda _, w: CopyingPair(w, w.copy()), "[0]", "list"),
+}
+
+
+@pytest.mark.parametrize("what", ANEW)
+def test_structures_that_make_their_arrays_anew_are_refused_where_arrays_are_written(
+    what: str, tmp_path: Path
+) -> None:
+    make, path, kind = ANEW[what]
+    single, half = np.ones(2, np.float32), np.ones(2, np.float16)
+    params, file = make(tmp_path, single), tmp_path / "weights.safetensors"
+    schuss.save(file, params)  # which only reads them
+
+    def refused(call: str, name: str, act: Callable[[], object]) -> None:
+        message = (
+            f"{call}: {name}{path} is made anew at each access, expected {name} to keep its "
+            f"arrays (write {name} = {kind}({name}) first)"
+        )
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+            act()
+
+    nested = {"net": [params]}
+    refused("SGD", "params", lambda: schuss.SGD(params))
+    refused("SGD", "params['net'][0]", lambda: schuss.SGD(nested))
+    refused("SGD", "params[0]", lambda: schuss.SGD([{"params": params}, {"params": half}]))
+    refused("load", "params", lambda: schuss.load(file, params))
+    rest: Any = partial(schuss.fit, lambda params, x: (0.0, params), params, Idle())
+    refused("fit", "params", lambda: rest(np.ones((2, 1)), restore_best=True))
+    written = make(tmp_path, half)
+    refused("SGD", "copies", lambda: schuss.SGD(kept(params), copies=written))
+
+
+@pytest.mark.parametrize("what", ANEW)
+def test_gradients_and_values_may_be_made_anew(what: str, tmp_path: Path) -> None:
+    grads = ANEW[what][0](tmp_path, np.array([1.0, 2.0]))
+    optimizer = schuss.SGD(kept(grads), lr=1.0)
+    optimizer.step(grads)
+    assert all(leaf.tolist() == [0, 0] for leaf in leaves(optimizer.params))
+
+
 @pytest.mark.parametrize("shape", [(2, 3), (6,)])
 def test_a_step_refuses_a_parameter_that_was_reshaped(
     optimizers: Callable[[str], Any], shape: tuple[int, ...]
@@ -821,19 +1110,56 @@ def test_a_gradient_cannot_move_a_parameter_while_it_is_read() -> None:
 # Structures without an end.
 
 
-def test_structures_that_hold_themselves_are_refused() -> None:
+class Endless(Sequence[Any]):
+    """A sequence whose items are such sequences, or have no end."""
+
+    def __init__(self, item: Any = None) -> None:
+        self.item = item
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: Any) -> Any:
+        if self.item is None and index < 2:
+            return Endless()
+        if self.item is None:
+            raise IndexError
+        return self.item
+
+
+def test_structures_without_an_end_are_refused(tmp_path: Path) -> None:
     in_list: list[Any] = [np.ones(3)]
-    in_list.append(in_list)
+    in_list.append({"list": in_list})
     in_dict: dict[str, Any] = {"W": np.ones(3)}
     in_dict["self"] = in_dict
     deep: list[Any] = [np.ones(3)]
     for _ in range(20_000):
         deep = [deep]
-    for endless in (in_list, in_dict, deep):
-        with pytest.raises((RecursionError, ValueError)):
+    often: list[Any] = [np.ones(3)]
+    for _ in range(60):
+        often = [often, often]
+    cases: list[tuple[Any, str]] = [
+        (in_list, "params[1]['list'] is params itself, expected a structure that"),
+        ({"a": in_dict}, "params['a']['self'] is params['a'] itself, expected a structure that"),
+        (deep, "params is nested more than 250 deep, expected less"),
+        (Endless(), "params is nested more than 250 deep, expected less"),
+        (Endless(np.ones(1)), "params has length 2 and gives more items, expected as many"),
+        (often, "params holds the same containers too often, expected each once"),
+    ]
+    for endless, told in cases:
+        with pytest.raises(ValueError, match=f"^{re.escape(f'Adam: {told}')}"):
             schuss.Adam(endless)
+        with pytest.raises(ValueError, match=f"^{re.escape(f'save: {told}')}"):
+            schuss.save(tmp_path / "weights.safetensors", endless)
     while deep and isinstance(deep[0], list):  # so that it ends without recursion, too
         deep = deep[0]
+
+
+def test_the_same_container_may_come_twice_where_it_is_only_read(tmp_path: Path) -> None:
+    tied = {"W": np.ones(2)}
+    schuss.save(tmp_path / "tied.safetensors", {"in": tied, "out": tied, "rest": ((), ())})
+    with pytest.raises(ValueError, match=r"params\['out'\]\['W'\] is the same array as"):
+        schuss.SGD({"in": tied, "out": tied})
 
 
 def test_gradients_that_hold_themselves_are_refused() -> None:
@@ -1626,11 +1952,151 @@ def test_a_subclass_cannot_hide_that_it_shares_memory() -> None:
         schuss.SGD(overlapping)
 
 
-@pytest.mark.parametrize("container", [OrderedDict, partial(defaultdict, None)])
-def test_a_parameter_replaced_in_any_dict_is_noticed(container: Any) -> None:
-    params = container({"W": np.ones(3)})
+# Keys.
+
+
+class Keys(Mapping[Any, Any]):
+    """A mapping that has what it says, whatever its keys are."""
+
+    def __init__(self, keys: list[Any]) -> None:
+        self.keys_in_turn, self.array = keys, np.ones(2)
+
+    def __len__(self) -> int:
+        return len(self.keys_in_turn)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.keys_in_turn)
+
+    def __getitem__(self, key: Any) -> Any:
+        if key == "missing":
+            raise KeyError(key)
+        return self.array
+
+
+def test_a_mapping_has_keys_as_a_dict_has_them() -> None:
+    cases: list[tuple[list[Any], type[Exception], str]] = [
+        ([[1]], TypeError, "params has the key [1], expected keys that can be hashed"),
+        (["a", "a"], ValueError, "params has the key 'a' twice, expected each once"),
+        (["missing"], ValueError, "params gives the key 'missing' and has nothing there, expected"),
+    ]
+    for keys, error, told in cases:
+        with pytest.raises(error, match=f"^{re.escape(f'SGD: {told}')}"):
+            schuss.SGD(Keys(keys))
+
+
+def test_a_key_that_equals_nothing_is_found_by_itself() -> None:
+    nan = float("nan")
+    params = {nan: np.ones(2), 1: np.ones(1)}
+    optimizer = schuss.SGD(params, lr=1.0)
+    optimizer.step({1: np.ones(1), nan: np.ones(2)})
+    assert params[nan].tolist() == [0, 0]
+    with refused_by(optimizer, ValueError, "SGD.step: grads has no key nan, expected it"):
+        optimizer.step({1: np.ones(1), float("nan"): np.ones(2)})
+
+
+class Compared:
+    """A key, or a learning rate, that counts how often it was compared."""
+
+    comparisons = 0
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __hash__(self) -> int:
+        return hash(self.number)
+
+    def __eq__(self, other: object) -> bool:
+        Compared.comparisons += 1
+        return isinstance(other, Compared) and other.number == self.number
+
+    def __call__(self, step: int) -> float:
+        return 0.5
+
+
+def test_the_key_that_is_too_many_is_found_without_comparing_all_with_all() -> None:
+    n = 3000
+    params = {Compared(i): np.ones(1) for i in range(n)}
     optimizer = schuss.SGD(params)
-    params["W"] = np.zeros(3)
-    with pytest.raises(ValueError, match=r"SGD.step: params\['W'\] was replaced"):
-        optimizer.step({"W": np.ones(3)})
-    assert optimizer.steps == 0
+    for build in (dict, UserDict):
+        grads = build({Compared(i): np.ones(1) for i in range(n + 1)})
+        Compared.comparisons = 0
+        with pytest.raises(ValueError, match=r"SGD\.step: grads has the key"):
+            optimizer.step(grads)
+        assert Compared.comparisons < 20 * n
+
+
+def test_groups_are_found_without_comparing_all_with_all() -> None:
+    n = 3000
+    params = {i: np.ones(1) for i in range(n)}
+    Compared.comparisons = 0
+    optimizer = schuss.SGD(params, groups=lambda name: {"lr": Compared(int(name) // 2)})
+    assert len(optimizer.param_groups) == n // 2
+    assert Compared.comparisons < 20 * n
+
+
+# What is no structure.
+
+
+class WithArray:
+    """What may be made an array, as a table of pandas may."""
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return np.ones(2)
+
+
+@dataclass
+class Fields:
+    W: Any
+
+
+class Modules:
+    """Has keys and is none of Python's mappings, as a `ParameterDict` of PyTorch."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(["W"])
+
+    def keys(self) -> list[str]:
+        return ["W"]
+
+
+def test_what_could_be_made_a_structure_is_refused_with_how_to() -> None:
+    arrays = {"W": np.ones(2)}
+    cases: list[tuple[Any, str]] = [
+        (arrays.values(), "list"),
+        (iter(arrays.values()), "list"),
+        (arrays.items(), "dict"),
+        (Modules(), "dict"),
+        (Fields(np.ones(2)), "vars"),
+        (WithArray(), "numpy.array"),
+        (0.5, "numpy.array"),
+        (arrays.keys(), ""),
+        ("W", ""),
+        (np.ndarray, ""),
+        (3, ""),
+    ]
+    for wrong, maker in cases:
+        kind = type(wrong).__name__
+        told = f"params['net'] is a {kind}, expected an array, or a sequence or mapping of arrays"
+        told += f" (write params['net'] = {maker}(params['net']) first)" if maker else ""
+        with pytest.raises(TypeError, match=f"^{re.escape(f'SGD: {told}')}$"):
+            schuss.SGD({"net": wrong})
+        forms: list[tuple[Any, str, bool]] = [
+            (arrays, "mapping", maker in ("dict", "vars")),
+            ([np.ones(2)], "sequence", maker == "list"),
+        ]
+        for params, expected, helps in forms:
+            told = f"grads is a {kind}, expected a {expected} of arrays"
+            told += f" (write grads = {maker}(grads) first)" if helps else ""
+            with pytest.raises(TypeError, match=f"^{re.escape(f'SGD.step: {told}')}$"):
+                schuss.SGD(params).step(wrong)
+
+
+def test_a_dict_whose_keys_are_attributes_is_a_dict() -> None:
+    class Attributes(dict[str, Any]):
+        def __getattr__(self, name: str) -> Any:
+            return self.setdefault(name, Attributes())
+
+    params = Attributes(W=np.ones(2))
+    schuss.SGD(params, lr=1.0).step(Attributes(W=np.ones(2)))
+    assert list(params) == ["W"]
+    assert params["W"].tolist() == [0, 0]

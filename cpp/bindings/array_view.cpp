@@ -18,6 +18,16 @@ std::string type_name(py::handle object) {
                          "__dlpack__ or the buffer protocol");
 }
 
+/// Whether the error is of a kind by which objects refuse to show their memory. Others, such as a
+/// time-out that a signal's handler raises, are the caller's.
+bool says_why_not(const py::error_already_set& error) {
+    for (const py::handle kind : {PyExc_TypeError, PyExc_ValueError, PyExc_RuntimeError,
+                                  PyExc_BufferError, PyExc_AttributeError}) {
+        if (error.matches(kind)) return true;
+    }
+    return false;
+}
+
 /// The memory that the object shows by DLPack. Only a refusal to know the argument `copy`, which
 /// came late to the protocol, excuses asking without it.
 py::object from_dlpack(py::handle object) {
@@ -38,7 +48,7 @@ py::object from_tensor(py::handle tensor, const Name& name) {
     if (!py::isinstance<py::array>(array)) {
         refuse_object(tensor, name, " whose numpy() is a " + type_name(array));
     }
-    if (!py::hasattr(tensor, "data_ptr")) return array;
+    if (!has_attribute(tensor, "data_ptr")) return array;
     const auto& shown = fields(py::reinterpret_borrow<py::array>(array));
     const auto address = tensor.attr("data_ptr")().cast<std::uintptr_t>();
     const bool empty = py::reinterpret_borrow<py::array>(array).size() == 0;
@@ -49,8 +59,8 @@ py::object from_tensor(py::handle tensor, const Name& name) {
 }
 
 py::object shown_by(py::handle object, const Name& name) {
-    if (py::hasattr(object, "__torch_function__")) return from_tensor(object, name);
-    if (py::hasattr(object, "__dlpack__")) return from_dlpack(object);
+    if (has_attribute(object, "__torch_function__")) return from_tensor(object, name);
+    if (has_attribute(object, "__dlpack__")) return from_dlpack(object);
     const auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(object.ptr()));
     if (!view) throw py::error_already_set();
     return py::module_::import("numpy").attr("asarray")(view);
@@ -84,6 +94,15 @@ bool is_writeable(const py::detail::PyArray_Proxy& array) {
 
 }  // namespace
 
+bool has_attribute(py::handle object, const char* name) {
+    const auto found =
+        py::reinterpret_steal<py::object>(PyObject_GetAttrString(object.ptr(), name));
+    if (found) return true;
+    if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw py::error_already_set();
+    PyErr_Clear();
+    return false;
+}
+
 bool is_plain_array(py::handle object) {
     return Py_TYPE(object.ptr()) == npy::get().PyArray_Type_;
 }
@@ -95,7 +114,7 @@ bool is_array_like(py::handle object) {
         return false;
     }
     return py::isinstance<py::array>(object) || PyObject_CheckBuffer(object.ptr()) != 0 ||
-           py::hasattr(object, "__dlpack__");
+           has_attribute(object, "__dlpack__");
 }
 
 py::array as_array(py::handle object, const Name& name) {
@@ -105,7 +124,7 @@ py::array as_array(py::handle object, const Name& name) {
         try {
             array = shown_by(object, name);
         } catch (py::error_already_set& error) {
-            if (!error.matches(PyExc_Exception)) throw;
+            if (!says_why_not(error)) throw;
             refuse_object(object, name,
                           " that does not show its memory (" +
                               py::str(error.value()).cast<std::string>() + ")");
@@ -176,14 +195,18 @@ bool ArrayView::shows_its_memory(const Name& name) const {
     // released.
     if (is_own_array() || PyMemoryView_Check(object_.ptr()) != 0) return true;
     const ArrayView now(object_, name);
-    return (now.data_ == data_ || size() == 0) && now.shape_ == shape_ &&
-           now.strides_ == strides_ && now.dtype_.equal(dtype_) && now.writeable_ == writeable_;
+    return same_memory(now, *this) && now.writeable_ == writeable_;
 }
 
 int ArrayView::traverse(visitproc visit, void* arg) const {
     Py_VISIT(object_.ptr());
     Py_VISIT(array_.ptr());
     return 0;
+}
+
+bool same_memory(const ArrayView& a, const ArrayView& b) {
+    const bool same_place = a.data() == b.data() && a.strides() == b.strides();
+    return a.shape() == b.shape() && a.dtype().equal(b.dtype()) && (same_place || a.size() == 0);
 }
 
 void check_has_its_memory(const ArrayView& view, const Name& name) {

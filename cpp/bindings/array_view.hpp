@@ -25,6 +25,10 @@ inline const py::detail::PyArray_Proxy& fields(const py::array& array) {
     return *py::detail::array_proxy(array.ptr());
 }
 
+/// Whether the object has the attribute. What else than AttributeError is raised, passes through,
+/// which that of pybind11 drops.
+bool has_attribute(py::handle object, const char* name);
+
 /// Whether the object is an array or exports its memory without a copy.
 bool is_array_like(py::handle object);
 
@@ -92,6 +96,9 @@ class ArrayView {
     py::dtype dtype_;
     bool writeable_ = false;
 };
+
+/// Whether they have the same elements, in the same memory.
+bool same_memory(const ArrayView& a, const ArrayView& b);
 
 /// ValueError if the array was resized, given other memory or made read-only meanwhile.
 void check_has_its_memory(const ArrayView& view, const Name& name);

@@ -28,10 +28,6 @@ std::optional<bool> share_memory(const py::object& a, const py::object& b) {
     }
 }
 
-bool same_elements(const ArrayView& a, const ArrayView& b) {
-    return a.data() == b.data() && a.shape() == b.shape() && a.strides() == b.strides();
-}
-
 /// An array among those that are compared.
 struct Entry {
     const Named* named;
@@ -180,7 +176,7 @@ class Apart {
                 const Entry &a = entries[i], &b = entries[j];
                 if (b.bounds.begin >= a.bounds.end) break;
                 if (!a.named->written && !b.named->written) continue;
-                if (same_elements(a.named->array, b.named->array)) refuse(a, b, "is");
+                if (same_memory(a.named->array, b.named->array)) refuse(a, b, "is");
                 const bool too_many = pairs_++ >= most_pairs;
                 const auto shared = too_many ? std::nullopt : share_memory(array(i), array(j));
                 if (shared.value_or(true)) refuse(a, b, shared ? "shares" : "may share");

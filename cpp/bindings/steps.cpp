@@ -152,7 +152,8 @@ class Plan {
           params_(params),
           grads_(std::move(grads)),
           tree_(parameters, call, params) {
-        const std::vector<py::object> leaves = tree_.take_leaves();
+        tree_.check_kept(call);
+        const std::vector<py::object>& leaves = tree_.leaves();
         for (std::size_t i = 0; i < leaves.size(); ++i) {
             const Name name{call, tree_.name(params_, i)};
             parameters_.emplace_back(ArrayView(leaves[i], name), name);
@@ -227,6 +228,18 @@ class Plan {
         return result;
     }
 
+    /// For parameters that are those of groups: the groups are looked at before each step.
+    void hold_groups(py::object groups) { tree_.hold_groups(std::move(groups), call_); }
+
+    /// The leaves of the structure in which the user keeps copies. From now on it is looked at
+    /// before each step, as that of the parameters is.
+    py::list hold_copies(py::handle copies, const std::string& call) {
+        copies_ = tree_.hold(copies, call, "copies");
+        py::list result;
+        for (const py::object& leaf : copies_->leaves) result.append(leaf);
+        return result;
+    }
+
     /// The name of a rule, how weight decay enters, and the hyperparameters.
     using GroupValues = std::tuple<std::string, std::string, py::dict>;
 
@@ -262,15 +275,18 @@ class Plan {
             }
         }
         if (const int result = written_.traverse(visit, arg); result != 0) return result;
+        if (copies_) {
+            if (const int result = copies_->traverse(visit, arg); result != 0) return result;
+        }
         return tree_.traverse(visit, arg);
     }
     void release() {
         plan_.items.clear();
         plan_.disarrange();
         glances_ = {};
-        const auto gone =
-            std::make_tuple(std::exchange(tree_, Tree()), std::exchange(parameters_, {}),
-                            std::exchange(beside_, {}), std::exchange(written_, {}));
+        const auto gone = std::make_tuple(std::exchange(tree_, Tree()), std::exchange(copies_, {}),
+                                          std::exchange(parameters_, {}),
+                                          std::exchange(beside_, {}), std::exchange(written_, {}));
     }
 
     std::int64_t steps() const { return steps_; }
@@ -351,6 +367,7 @@ class Plan {
             gradients_[i] = as_array(gradients_[i], {step_call_, tree_.name(grads_, i)});
         }
         tree_.check_unchanged(step_call_);
+        if (copies_) tree_.check_unchanged(*copies_, step_call_);
         check_shown_memory();
         const std::vector<py::object> held = hold_gradients();
         bool all_stayed = true;
@@ -393,6 +410,7 @@ class Plan {
 
     /// Before the copies are written otherwise than by a step.
     void check_copies(const std::string& call) const {
+        if (copies_) tree_.check_unchanged(*copies_, call);
         for (const Parameter& parameter : parameters_) {
             parameter.check_shows_its_memory(call);
             parameter.check_copy(call);
@@ -622,6 +640,7 @@ class Plan {
 
     std::string call_, step_call_, params_, grads_;
     Tree tree_;
+    std::optional<Tree::Held> copies_;  // as the user keeps them
     std::vector<Parameter> parameters_;
     std::vector<Parameter> beside_;  // another plan's
     WrittenMemory written_;
@@ -697,12 +716,14 @@ void update(const std::string& call, const std::string& rule, const std::string&
     without_interpreter(plan.elements(), [&]() noexcept { plan.run({.groups = &step}); });
 }
 
-/// The structure with function(array) in the place of each array.
+/// The structure with function(array) in the place of each array. written: whether the arrays will
+/// be written to, so that the structure has to keep them.
 py::object map_arrays(const py::function& function, py::handle structure, const std::string& call,
-                      const std::string& argument) {
-    Tree tree(structure, call, argument);
+                      const std::string& argument, bool written) {
+    const Tree tree(structure, call, argument);
+    if (written) tree.check_kept(call);
     py::list results;
-    for (const py::object& leaf : tree.take_leaves()) {
+    for (const py::object& leaf : tree.leaves()) {
         const ArrayView array(leaf, {call, tree.name(argument, results.size())});
         results.append(function(array.plain()));
     }
@@ -753,6 +774,8 @@ void register_steps(py::module_& module) {
         .def("unflatten", &Plan::unflatten, py::arg("leaves"))
         .def("flatten", &Plan::flatten, py::arg("other"), py::arg("call"), py::arg("argument"),
              py::arg("like") = py::none(), py::arg("like_name") = "")
+        .def("hold_groups", &Plan::hold_groups, py::arg("groups"))
+        .def("hold_copies", &Plan::hold_copies, py::arg("copies"), py::arg("call"))
         .def(
             "configure",
             [](Plan& plan, const std::vector<Plan::GroupValues>& groups,
@@ -786,7 +809,7 @@ void register_steps(py::module_& module) {
                py::arg("values"), py::arg("t"), py::arg("scale"), py::arg("clip_value"),
                py::arg("param"), py::arg("grad"));
     module.def("map_arrays", &map_arrays, py::arg("function"), py::arg("structure"),
-               py::arg("call"), py::arg("argument"));
+               py::arg("call"), py::arg("argument"), py::arg("written") = false);
     module.def("held", &held, py::arg("array"));
     module.def("states", &state_names, py::arg("rule"));
     module.def("set_worth_sharing", &engine::set_worth_sharing, py::arg("elements"));

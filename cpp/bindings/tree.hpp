@@ -1,11 +1,10 @@
-// The structure in which parameters come: one array, or sequences and mappings of them, nested.
+// The structure in which arrays come: one array, or sequences and mappings of them, nested.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #include <cstddef>
 #include <string>
-#include <utility>
 #include <vector>
 
 namespace schuss::bindings {
@@ -14,16 +13,27 @@ namespace py = pybind11;
 
 class Tree {
   public:
+    /// A structure whose arrays are written from call to call.
+    struct Held {
+        std::string argument;  // what messages call it
+        py::object structure;
+        std::vector<py::object> leaves;  // what it gave, in order
+        py::object groups;               // of which it lists the params; null if there are none
+
+        /// For Python's collector of cycles.
+        int traverse(visitproc visit, void* arg) const;
+    };
+
     Tree() = default;
 
     /// Takes the structure apart. TypeError for what is neither array, sequence nor mapping;
-    /// ValueError if it holds no array at all.
+    /// ValueError if it holds no array at all, or itself.
     Tree(py::handle structure, const std::string& call, const std::string& argument);
 
     std::size_t size() const { return paths_.size(); }
 
-    /// The arrays, in order; the tree does not keep them.
-    std::vector<py::object> take_leaves() { return std::move(leaves_); }
+    /// The arrays of the structure, in order.
+    const std::vector<py::object>& leaves() const { return own_.leaves; }
 
     /// A leaf as messages call it: "grads['W1'][0]" for the argument "grads".
     std::string name(const std::string& argument, std::size_t leaf) const {
@@ -35,11 +45,24 @@ class Tree {
     void flatten(py::handle other, const std::string& call, const std::string& argument,
                  std::vector<py::object>& out) const;
 
-    /// ValueError if a dict or list of the structure no longer holds the array it held: whoever
-    /// replaced it expects the new array to be updated, and it would not be.
-    void check_unchanged(const std::string& call) const;
+    /// For a structure that lists what groups have as their params: those are looked at from now
+    /// on.
+    void hold_groups(py::object groups, const std::string& call);
 
-    /// For Python's collector of cycles: a dict that held arrays may later hold the optimizer too.
+    /// ValueError if the structure makes its arrays anew at each access: what is written to those
+    /// that it gave would be lost.
+    void check_kept(const std::string& call) const { check_kept(own_, call); }
+
+    /// Another structure of the same form whose arrays are written too. ValueError if its form is
+    /// another, or if it makes its arrays anew at each access.
+    Held hold(py::handle other, const std::string& call, const std::string& argument) const;
+
+    /// ValueError if the structure no longer gives the arrays that it gave, or gives more: whoever
+    /// put another array there expects it to be updated, and it would not be.
+    void check_unchanged(const std::string& call) const { check_unchanged(own_, call); }
+    void check_unchanged(const Held& held, const std::string& call) const;
+
+    /// For Python's collector of cycles: a dict of arrays may later hold the optimizer too.
     int traverse(visitproc visit, void* arg) const;
 
     /// The leaves in the form of the structure: dicts, lists and tuples.
@@ -49,36 +72,31 @@ class Tree {
     struct Node {
         enum class Kind { leaf, mapping, list, tuple };
         Kind kind = Kind::leaf;
-        std::string path;
+        bool leaves_only = false;      // whether all children are leaves
+        std::size_t first = 0;         // the place of the first leaf
         std::vector<py::object> keys;  // of a mapping
         std::vector<Node> children;
-        bool leaves_only = false;  // whether all children are leaves
+        std::string path;
     };
+    class Reader;
+    class SecondLook;
 
-    /// A dict or list of the user's, and what stood in it, in its order. Those that are compared in
-    /// each step lie together, apart from what only messages need.
-    struct Container {
-        py::object object;
-        std::vector<py::object> keys;  // of a dict
-        std::vector<py::object> values;
-        std::vector<std::string> paths;
-    };
-
-    Node take_apart(py::handle structure, const std::string& call, const std::string& argument,
-                    std::string path);
+    void check_kept(const Held& held, const std::string& call) const;
     void flatten(const Node& node, py::handle other, const std::string& call,
                  const std::string& argument, std::vector<py::object>& out) const;
-    void flatten_child(const Node& node, std::size_t child, PyObject* object,
-                       const std::string& call, const std::string& argument,
-                       std::vector<py::object>& out) const;
+    void flatten_sequence(const Node& node, py::handle other, const std::string& call,
+                          const std::string& argument, std::vector<py::object>& out) const;
+    void flatten_mapping(const Node& node, py::handle other, const std::string& call,
+                         const std::string& argument, std::vector<py::object>& out) const;
     bool flatten_same_keys(const Node& node, py::handle dict, std::vector<py::object>& out) const;
+    [[noreturn]] void refuse(const Node& node, const std::string& call, const std::string& argument,
+                             const std::string& was, const std::string& expected) const;
     py::object unflatten(const Node& node, const py::list& leaves, std::size_t& next) const;
+    static int traverse(const Node& node, visitproc visit, void* arg);
 
-    std::string argument_;
-    std::vector<py::object> leaves_;
-    std::vector<std::string> paths_;
-    std::vector<Container> containers_;
+    std::vector<std::string> paths_;  // of the leaves
     Node root_;
+    Held own_;
 };
 
 }  // namespace schuss::bindings

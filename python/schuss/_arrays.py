@@ -51,10 +51,13 @@ def as_any_array(call: str, name: str, value: Any) -> Array:
     return array
 
 
-def arrays_of(call: str, name: str, tree: ArrayTree) -> list[Array]:
-    """Return the arrays of a structure, or raise TypeError or ValueError."""
+def arrays_of(call: str, name: str, tree: ArrayTree, *, written: bool = False) -> list[Array]:
+    """Return the arrays of a structure, or raise TypeError or ValueError.
+
+    written: whether they will be written to, so that the structure has to keep them.
+    """
     arrays: list[Array] = []
-    _core.map_arrays(arrays.append, tree, call, name)
+    _core.map_arrays(arrays.append, tree, call, name, written)
     return arrays
 
 

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -62,6 +62,8 @@ class Plan:
         like: list[npt.NDArray[Any]] | None = None,
         like_name: str = "",
     ) -> list[npt.NDArray[Any]]: ...
+    def hold_groups(self, groups: Sequence[Any]) -> None: ...
+    def hold_copies(self, copies: ArrayTree, call: str) -> list[ArrayLike]: ...
     def configure(
         self,
         groups: list[tuple[str, str, dict[str, float]]],
@@ -105,7 +107,11 @@ def update(
     *states: ArrayLike,
 ) -> None: ...
 def map_arrays(
-    function: Callable[[npt.NDArray[Any]], Any], structure: ArrayTree, call: str, argument: str
+    function: Callable[[npt.NDArray[Any]], Any],
+    structure: ArrayTree,
+    call: str,
+    argument: str,
+    written: bool = False,
 ) -> Any: ...
 def held(array: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
 def states(rule: str) -> list[str]: ...

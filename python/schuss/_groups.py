@@ -1,6 +1,7 @@
 """Groups of parameters with hyperparameters of their own."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from schuss._arrays import ArrayTree
@@ -57,6 +58,7 @@ def grouped(
         was = type(groups).__name__
         raise TypeError(f"{call}: groups is a {was}, expected a function of a parameter's name")
     found: list[Overrides] = []
+    alike: dict[Hashable, list[int]] = {}  # the places of those that may be equal
     members = []
     for name in names:
         own = groups(name)
@@ -65,10 +67,35 @@ def grouped(
                 f"{call}: groups({name!r}) is a {type(own).__name__}, expected a mapping or None"
             )
         overrides = check(call, f"groups({name!r})", own or {})
-        if overrides not in found:
+        places = alike.setdefault(_key_of(overrides), [])
+        place = next((place for place in places if found[place] == overrides), len(found))
+        if place == len(found):
+            places.append(place)
             found.append(overrides)
-        members.append(found.index(overrides))
+        members.append(place)
     return found, members
+
+
+def _key_of(overrides: Overrides) -> Hashable:
+    """Return a key that equal hyperparameters have in common."""
+    return frozenset((name, _hashable(value)) for name, value in overrides.items())
+
+
+def _hashable(value: Any) -> Hashable:
+    try:
+        hash(value)
+    except TypeError:
+        # A schedule that changes shows all its fields. Of a function of the user's, nobody knows.
+        return repr(value) if is_dataclass(value) else repr(type(value))
+    return value  # type: ignore[no-any-return]
+
+
+def places_of(members: list[int], groups: int) -> list[list[int]]:
+    """Return the places of the parameters of each group."""
+    places: list[list[int]] = [[] for _ in range(groups)]
+    for place, member in enumerate(members):
+        places[member].append(place)
+    return places
 
 
 def of_optimizer(

@@ -162,7 +162,8 @@ def load(
     ValueError
         If the file is cut short, was altered, is no checkpoint or one of another version, or holds
         other arrays, another optimizer or other mini-batches than asked for; if a read-only array
-        is another than was saved. Nothing is changed then.
+        is another than was saved; if `params` makes its arrays anew at each access, so that
+        nothing would be loaded. Nothing is changed then.
     RuntimeError
         If a step of the optimizer is under way; nothing is changed then.
     OSError
@@ -279,7 +280,7 @@ class Checkpoint:
     ) -> None:
         """Load all that is given; see `load`. A function `lr` stands in for one that was saved."""
         # What can be refused is refused before the first write.
-        names, arrays = _taken_apart(self._call, params)
+        names, arrays = _taken_apart(self._call, params, written=True)
         targets = self._matched(_named(self._call, "params", names, arrays), "params")
         for name in [name for name, array in targets.items() if not array.flags.writeable]:
             if self._file.differs(name, targets.pop(name)):
@@ -387,23 +388,24 @@ class Checkpoint:
         self.refuse("has settings that schuss.save does not write")
 
 
-def _taken_apart(call: str, params: ArrayTree) -> tuple[list[str], list[Array]]:
+def _taken_apart(
+    call: str, params: ArrayTree, *, written: bool = False
+) -> tuple[list[str], list[Array]]:
     arrays: list[Array] = []
-    places = _core.map_arrays(arrays.append, params, call, "params")
+    places = _core.map_arrays(arrays.append, params, call, "params", written)
     return list(names_of_leaves(places)), arrays
 
 
 def _named(call: str, prefix: str, names: list[str], arrays: list[Array]) -> dict[str, Array]:
-    named = {
-        f"{prefix}/{name}" if name else prefix: array
-        for name, array in zip(names, arrays, strict=True)
-    }
-    if len(named) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(
-            f"{call}: {prefix} has two arrays of the name {twice!r}, expected keys that, joined by "
-            "'/', give each another"
-        )
+    named: dict[str, Array] = {}
+    for name, array in zip(names, arrays, strict=True):
+        whole_name = f"{prefix}/{name}" if name else prefix
+        if whole_name in named:
+            raise ValueError(
+                f"{call}: {prefix} has two arrays of the name {name!r}, expected keys that, joined "
+                "by '/', give each another"
+            )
+        named[whole_name] = array
     return named
 
 

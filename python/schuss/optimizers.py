@@ -40,6 +40,7 @@ from schuss._groups import (
     Params,
     grouped,
     of_optimizer,
+    places_of,
     ungrouped,
 )
 from schuss._hyperparameters import Rate, check_keys, choice, count, flag, number, optional, rate
@@ -225,6 +226,7 @@ class Optimizer:
         "_members",
         "_own_rates",
         "_params",
+        "_places",
         "_plan",
         "_rates",
         "_state_dtype",
@@ -257,9 +259,9 @@ class Optimizer:
                     f"{call}: there is no argument {name!r}, expected one of {', '.join(known)}"
                 )
         fixed = {name: given.pop(name, default) for name, default in _NO_FIXED.items()}
-        params, items = ungrouped(params)
+        structure, items = ungrouped(params)
         self._hold(
-            params,
+            structure,
             hyperparameters | _NO_OPTIONS | given,
             grouping=partial(
                 grouped,
@@ -270,6 +272,7 @@ class Optimizer:
             ),
             state_dtype=fixed["state_dtype"],
             copies=fixed["copies"],
+            groups_given=None if items is None else params,
         )
 
     # What a class of optimizers says of itself.
@@ -462,8 +465,8 @@ class Optimizer:
         ValueError
             If there are accumulated gradients and others, or neither; if the structure or a shape
             is not that of `params`; if a gradient shares memory with a parameter or with state; if
-            a parameter has become read-only, was resized, or was replaced in the dict or list that
-            held it; if the schedule gives no valid rate.
+            a parameter has become read-only, was resized, or was replaced in the structure that
+            holds it, or another array was added there; if the schedule gives no valid rate.
         FloatingPointError
             If a gradient has a NaN or an infinity, and `nonfinite` is "raise".
         RuntimeError
@@ -703,11 +706,14 @@ class Optimizer:
         grouping: Callable[[list[str]], Groups],
         state_dtype: Any,
         copies: Any,
+        groups_given: Any = None,
     ) -> None:
         call = type(self).__name__
         hyperparameters = self._checked(call, hyperparameters)
         self._rule_for(hyperparameters)
         self._plan = _core.Plan(call, params)
+        if groups_given is not None:
+            self._plan.hold_groups(groups_given)
         self._params = params
         self._rates = _NO_RATES
         self._sum = None
@@ -715,6 +721,7 @@ class Optimizer:
         self._averages: list[Array] | None = None
         self._hyperparameters = hyperparameters
         groups, self._members = grouping(self._names())
+        self._places = places_of(self._members, len(groups))
         hyperparameters, groups = of_optimizer(hyperparameters, groups)
         self._hyperparameters = hyperparameters
         self._state_dtype = self._state_dtype_for(call, state_dtype)
@@ -759,18 +766,15 @@ class Optimizer:
         if isinstance(copies, str | type | np.dtype):
             dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
             return [zeros_along(array, 0, dtype) for array in self._plan.arrays]
-        return self._plan.leaves(copies, call, "copies")
+        return self._plan.hold_copies(copies, call)
 
     def _names(self) -> list[str]:
         """Return the names of the parameters: "layers/0/W"."""
         return list(names_of_leaves(self._plan.unflatten([None] * len(self._plan.arrays))))
 
-    def _members_of(self, place: int) -> list[int]:
-        return [i for i, member in enumerate(self._members) if member == place]
-
     def _params_of(self, place: int) -> list[Array]:
         arrays = self._plan.users_arrays
-        return [arrays[i] for i in self._members_of(place)]
+        return [arrays[i] for i in self._places[place]]
 
     def _hyperparameters_of(self, place: int) -> dict[str, Any]:
         values = self._hyperparameters | self._groups[place]
@@ -816,10 +820,10 @@ class Optimizer:
         for place, group in enumerate(groups):
             name = f"{name_of_all}[{place}]"
             check_keys(call, name, group, ("hyperparameters", "members"))
-            if group["members"] != self._members_of(place):
+            if group["members"] != self._places[place]:
                 raise ValueError(
                     f"{call}: {name}['members'] is {group['members']!r}, "
-                    f"expected {self._members_of(place)!r}"
+                    f"expected {self._places[place]!r}"
                 )
             own = group["hyperparameters"]
             if not isinstance(own, Mapping):
@@ -841,8 +845,8 @@ class Optimizer:
             "skipped": self.skipped,
             "hyperparameters": self._hyperparameters,
             "groups": [
-                {"hyperparameters": own, "members": self._members_of(place)}
-                for place, own in enumerate(self._groups)
+                {"hyperparameters": own, "members": list(places)}
+                for own, places in zip(self._groups, self._places, strict=True)
             ],
             "average": None if self._averages is None else {"weights": self._plan.average_weights},
             "accumulated": {"count": waiting} if waiting else None,
@@ -1220,7 +1224,8 @@ class SGD(Optimizer):
         type.
     ValueError
         For read-only arrays, arrays given twice or sharing memory, elements that overlap; for a
-        hyperparameter out of range.
+        structure that makes its arrays anew at each access, as that of `numpy.load` does, or that
+        holds itself; for a hyperparameter out of range.
 
     References
     ----------
@@ -1286,7 +1291,8 @@ class Momentum(Optimizer):
         type.
     ValueError
         For read-only arrays, arrays given twice or sharing memory, elements that overlap; for a
-        hyperparameter out of range.
+        structure that makes its arrays anew at each access, as that of `numpy.load` does, or that
+        holds itself; for a hyperparameter out of range.
 
     References
     ----------
@@ -1379,7 +1385,8 @@ class RMSprop(Optimizer):
         type.
     ValueError
         For read-only arrays, arrays given twice or sharing memory, elements that overlap; for a
-        hyperparameter out of range.
+        structure that makes its arrays anew at each access, as that of `numpy.load` does, or that
+        holds itself; for a hyperparameter out of range.
 
     References
     ----------
@@ -1472,7 +1479,8 @@ class Adam(Optimizer):
         type.
     ValueError
         For read-only arrays, arrays given twice or sharing memory, elements that overlap; for a
-        hyperparameter out of range.
+        structure that makes its arrays anew at each access, as that of `numpy.load` does, or that
+        holds itself; for a hyperparameter out of range.
 
     References
     ----------

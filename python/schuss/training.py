@@ -755,7 +755,7 @@ def fit(
     batches = _batches(call, x, y, about_batches)
     if schedule_by == "epoch" and callable(schedule):
         schedule = PerEpoch(schedule, len(batches))
-    arrays = arrays_of(call, "params", params) if restore_best else []
+    arrays = arrays_of(call, "params", params, written=True) if restore_best else []
     best = _Best(patience, min_delta, [array for array in arrays if array.flags.writeable])
     training = _Training(
         loss_and_grad=loss_and_grad,
@@ -1072,6 +1072,7 @@ class _Training:
 
     def _end_epoch(self) -> Stop | None:
         """Measure, adapt and tell; return why to stop, if so."""
+        _stepped("fit", self.optimizer, self.params)  # or steps went where the loss does not look
         history = self.history
         history._end_epoch()
         value = history._epoch_cost[-1]
