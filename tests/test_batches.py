@@ -918,6 +918,25 @@ def test_children_of_children_that_fork_within_the_loop_have_every_batch(prefetc
 
 
 @fork
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_training_that_forks_goes_on_in_both_processes(prefetch: int) -> None:
+    code = f"""
+    def fit(prefetch, forks=()):
+        def loss_and_grad(params, batch):
+            return 0.0, np.full(1, batch.sum() * 1e-3)
+        def on_step(history):
+            if history.steps in forks and os.fork() == 0: signal.alarm(60)
+            elif history.steps in forks: assert os.wait()[1] == 0
+        params = np.zeros(1)
+        schuss.fit(loss_and_grad, params, schuss.Momentum(params, lr=0.1), x, batch_size=7, rng=3,
+                   epochs=2, prefetch=prefetch, on_step=on_step, progress=False)
+        return params.tobytes()
+    assert fit({prefetch}, forks=(1, 14, 15, 20)) == fit(0)
+    """
+    with_forks(code)
+
+
+@fork
 @pytest.mark.parametrize("prefetch", [0, 1, 2])
 def test_a_fork_while_a_thread_waits_for_a_batch_leaves_the_child_that_batch(prefetch: int) -> None:
     code = f"""
