@@ -994,6 +994,36 @@ def test_a_fork_by_what_reads_the_examples_leaves_nobody_waiting() -> None:
 
 
 @fork
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_signal_s_handler_that_forks_while_a_batch_is_awaited_leaves_both_that_batch(
+    prefetch: int,
+) -> None:
+    code = f"""
+    class Gated(np.ndarray):
+        def __getitem__(self, key):
+            if isinstance(key, np.ndarray) and is_open is False:
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+                while not is_open: forked.wait()
+            return super().__getitem__(key)
+    def handle(*_):
+        global is_open, process
+        is_open = True
+        process = os.fork()
+        if process == 0: signal.alarm(60)
+        forked.set()
+    signal.signal(signal.SIGUSR1, handle)
+    is_open, forked = True, threading.Event()
+    epoch = iter(schuss.minibatches(x.view(Gated), batch_size=7, rng=3, prefetch={prefetch}))
+    given = [next(epoch)]
+    is_open = False
+    given += epoch
+    assert lists(given) == plain, lists(given)
+    assert process == 0 or os.waitpid(process, 0)[1] == 0
+    """
+    with_forks(code)
+
+
+@fork
 def test_forks_at_any_time_leave_children_the_rest_of_every_epoch() -> None:
     with_forks(forks_while_threads_read(10))
 

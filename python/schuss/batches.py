@@ -2,6 +2,7 @@
 
 import atexit
 import math
+import os
 import sys
 from _queue import SimpleQueue  # without the rest of queue, which takes long to import
 from _thread import start_new_thread
@@ -308,14 +309,14 @@ class _Iteration(Iterator[_Batch]):
         return all(each.gi_frame is not None for each in [*self._generators.values()])
 
     def __next__(self) -> _Batch:
-        batch: _Batch = next(self._generator())
+        batch: _Batch = next(self._of_this_process())
         return batch
 
     def close(self) -> None:
         """Leave the epoch, and let go of what was prepared of it."""
-        self._generator().close()
+        self._of_this_process().close()
 
-    def _generator(self) -> Any:
+    def _of_this_process(self) -> Any:
         process = _core.fork_generation()
         if process not in self._generators:
             begun = self._begin()
@@ -484,6 +485,7 @@ class _Preparer(Generic[_Batch]):
         """Start the thread, if the system and the interpreter have one to give."""
         if sys.is_finalizing():
             return  # it would never run
+        _preparers.add(self)
         self._wanted.put(True)
         try:
             # In one call: whatever a signal's handler raises finds no thread, or one noted here.
@@ -508,6 +510,7 @@ class _Preparer(Generic[_Batch]):
 
     def close(self) -> None:
         """End the thread, and wait for its end."""
+        _preparers.discard(self)
         atexit.unregister(self._stop)
         self._stop()
 
@@ -527,9 +530,13 @@ class _Preparer(Generic[_Batch]):
             while self._is_here() and self._wanted.get():
                 self._ready.put(self._part())
         finally:
-            self._ready.put(None)
-            for _ in range(2):  # for the program's end, and for that of the batches
-                self._over.put(None)
+            self.release()
+
+    def release(self) -> None:
+        """Let whoever waits for the thread go on without it."""
+        self._ready.put(None)
+        for _ in range(2):  # for the program's end, and for that of the batches
+            self._over.put(None)
 
     def _part(self) -> tuple[list[_Batch], BaseException | None]:
         try:
@@ -538,6 +545,20 @@ class _Preparer(Generic[_Batch]):
             if not self._is_here():
                 raise
             return [], error
+
+
+_preparers: set[_Preparer[Any]] = set()
+
+
+def _release_in_child() -> None:
+    # The one who waits has forked, in the handler of a signal.
+    for preparer in _preparers:
+        preparer.release()
+    _preparers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_release_in_child)
 
 
 def minibatches(
