@@ -11,7 +11,6 @@
 #include "bindings/register.hpp"
 #include "engine/cpu.hpp"
 #include "engine/crew.hpp"
-#include "engine/fork.hpp"
 #include "engine/openblas.hpp"
 #include "engine/subnormals.hpp"
 
@@ -50,7 +49,6 @@ void register_processor(py::module_& module) {
         return names;
     });
     engine::prepare_for_fork();
-    module.def("fork_generation", &engine::fork_generation);
     module.def("workers", &engine::workers);
     module.def("num_threads", &engine::threads);
     module.def("set_num_threads", &engine::set_threads, py::arg("threads"));

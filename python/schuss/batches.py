@@ -301,7 +301,7 @@ class _Iteration(Iterator[_Batch]):
 
     def __init__(self, begin: Callable[[], Generator[_Batch, None, None]]) -> None:
         self._begin = begin  # returns a generator of what the epoch has left
-        self._generators: dict[int, Any] = {_core.fork_generation(): begin()}
+        self._generators: dict[int, Any] = {_forks: begin()}
 
     @property
     def under_way(self) -> bool:
@@ -309,21 +309,18 @@ class _Iteration(Iterator[_Batch]):
         return all(each.gi_frame is not None for each in [*self._generators.values()])
 
     def __next__(self) -> _Batch:
-        batch: _Batch = next(self._of_this_process())
+        batch: _Batch = next(self._generators.get(_forks) or self._begun_here())
         return batch
 
     def close(self) -> None:
         """Leave the epoch, and let go of what was prepared of it."""
-        self._of_this_process().close()
+        (self._generators.get(_forks) or self._begun_here()).close()
 
-    def _of_this_process(self) -> Any:
-        process = _core.fork_generation()
-        if process not in self._generators:
-            begun = self._begin()
-            if not self.under_way:
-                begun.close()
-            self._generators.setdefault(process, begun)
-        return self._generators[process]
+    def _begun_here(self) -> Any:
+        begun = self._begin()
+        if not self.under_way:
+            begun.close()
+        return self._generators.setdefault(_forks, begun)
 
 
 class _Source:
@@ -474,7 +471,7 @@ class _Preparer(Generic[_Batch]):
 
     def __init__(self, batches: Iterator[_Batch], many: int) -> None:
         self._batches, self._many = batches, many
-        self._process = _core.fork_generation()
+        self._forks = _forks
         self._threads: list[int] = []  # one, or none
         # Queues in C and a bare thread: Ctrl-C in the middle of Python's own locks breaks them.
         self._wanted: SimpleQueue[bool] = SimpleQueue()
@@ -522,7 +519,7 @@ class _Preparer(Generic[_Batch]):
 
     def _is_here(self) -> bool:
         """Whether this is the process that the thread was started in."""
-        return _core.fork_generation() == self._process
+        return self._forks == _forks
 
     def _prepare(self) -> None:
         try:
@@ -547,18 +544,20 @@ class _Preparer(Generic[_Batch]):
             return [], error
 
 
+_forks = 0  # between the first process and this one
 _preparers: set[_Preparer[Any]] = set()
 
 
-def _release_in_child() -> None:
-    # The one who waits has forked, in the handler of a signal.
-    for preparer in _preparers:
+def _after_fork_in_child() -> None:
+    global _forks
+    _forks += 1
+    for preparer in _preparers:  # who waits for one has forked, in the handler of a signal
         preparer.release()
     _preparers.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_release_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def minibatches(
