@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 import schuss
 from cases import Array, same_bits
 from schuss import _core, config
-from test_threads import ends_well, fork
+from test_threads import NO_THREADS, ends_well, fork, needs_no_threads
 
 can_share = any(not refusal for _, _, refusal, _ in _core.find_openblas())
 needs_openblas = pytest.mark.skipif(
@@ -203,6 +203,19 @@ def test_more_threads_than_there_is_room_for_are_openblas_s_own() -> None:
         print((pairs[0][0] @ pairs[0][1]).tobytes() == products[0], _core.workers())
     """
     assert under_load(code, OPENBLAS_NUM_THREADS="2") == "True\nTrue 1\n"
+
+
+@needs_openblas
+@needs_no_threads
+def test_where_the_system_has_no_more_threads_products_are_openblas_s_own() -> None:
+    code = """
+    schuss.set_num_threads(3)
+    schuss.share_threads_with_blas()
+    work(0, 12)
+    print(bad, _core.workers())
+    """
+    code = NO_THREADS + textwrap.dedent(LOAD) + textwrap.dedent(code)
+    assert ends_well(code, OPENBLAS_NUM_THREADS="2") == "[] 0\n"
 
 
 # Processes.

@@ -21,6 +21,7 @@ import pytest
 import schuss
 from cases import Array, equal, numbers
 from schuss import reference
+from test_batches import forks_while_threads_read, with_forks
 from test_faults import (
     ENDS,
     LOSES_CTRL_C,
@@ -185,6 +186,12 @@ def test_eight_threads_step_one_optimizer_each_time_or_are_refused() -> None:
 def test_a_thread_forks_all_the_time_while_another_steps() -> None:
     for _ in rounds():
         ends_well(forks(50))
+
+
+@fork
+def test_children_have_the_rest_of_every_epoch_that_threads_read() -> None:
+    for _ in rounds():
+        with_forks(forks_while_threads_read(50))
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])

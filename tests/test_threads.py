@@ -1,11 +1,13 @@
 """Threads: the same bits on any number of them, and no harm to whoever else has threads."""
 
 import contextlib
+import ctypes
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,25 @@ def ends_well(code: str, **environment: str) -> str:
     done = script(code, **environment)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
+
+
+# No system has memory for the stack of such a thread.
+NO_THREADS = """
+import ctypes, threading
+import numpy as np, schuss
+from schuss import _core
+libc, attributes = ctypes.CDLL(None), ctypes.create_string_buffer(256)
+assert libc.pthread_attr_init(attributes) == 0
+assert libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 60)) == 0
+assert libc.pthread_setattr_default_np(attributes) == 0
+try: threading.Thread(target=print).start()
+except RuntimeError: pass
+else: raise AssertionError("there are threads")
+"""
+needs_no_threads = pytest.mark.skipif(
+    os.name != "posix" or not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np"),
+    reason="threads can be had here, whatever is done",
+)
 
 
 # The same bits.
@@ -296,6 +317,41 @@ def test_the_interpreter_ends_while_a_daemon_works_without_its_lock() -> None:
     """
     for _ in range(5):
         ends_well(after_setup(code))
+
+
+@needs_no_threads
+def test_where_the_system_has_no_threads_the_caller_s_makes_the_step() -> None:
+    code = """
+    _core.set_worth_sharing(0)
+    schuss.set_num_threads(3)
+    optimizer = schuss.SGD(np.zeros(3_000_000, np.float32), lr=1.0)
+    for _ in range(3): optimizer.step(np.ones(3_000_000, np.float32))
+    print((optimizer.params == -3).all(), _core.workers())
+    """
+    assert ends_well(textwrap.dedent(NO_THREADS) + textwrap.dedent(code)) == "True 0\n"
+
+
+@pytest.mark.skipif(find_spec("_xxsubinterpreters") is None, reason="Python 3.13 has others")
+@pytest.mark.parametrize("isolated", [False, True])
+@pytest.mark.parametrize("module", ["schuss", "schuss._core", "schuss.schedules"])
+@pytest.mark.parametrize("first", ["", "import schuss"])
+def test_a_subinterpreter_is_refused(first: str, module: str, isolated: bool) -> None:
+    code = f"""
+    import _xxsubinterpreters as subinterpreters
+    {first}
+    for _ in range(2):
+        other = subinterpreters.create(isolated={isolated})
+        try: subinterpreters.run_string(other, "import {module}")
+        except subinterpreters.RunFailedError as error: message = str(error)
+        subinterpreters.destroy(other)
+        assert "schuss: this is a subinterpreter, expected the main interpreter" in message
+        assert "ImportError" in message
+    import numpy as np, schuss
+    optimizer = schuss.SGD(np.zeros(3), lr=1.0)
+    optimizer.step(np.ones(3))
+    print(optimizer.params)
+    """
+    assert ends_well(code) == "[-1. -1. -1.]\n"
 
 
 def test_workers_leave_signals_to_the_users_threads() -> None:

@@ -264,6 +264,37 @@ def test_the_child_of_a_fork_need_not_wait_for_a_step_that_it_does_not_have() ->
     assert optimizer.params.tolist() == [-2, -2, -2]
 
 
+@fork
+def test_the_child_of_a_fork_need_not_wait_for_a_first_update_that_it_does_not_have() -> None:
+    code = """
+    import os, signal, threading
+    import numpy as np, schuss
+    class Slow(schuss.ExponentialAverage):
+        @property
+        def updates(self):
+            calls.append(None)
+            if len(calls) == 2:  # before the update is made, and before it counts
+                reached.set()
+                assert let_go.wait(60)
+            return super().updates
+    calls, reached, let_go = [], threading.Event(), threading.Event()
+    slow = Slow(0.5)
+    thread = threading.Thread(target=slow.update, args=[np.ones(3)])
+    thread.start()
+    assert reached.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        averages = schuss.ExponentialAverage(0.5), slow
+        for average in averages: average.update(np.ones(3))
+        os._exit(0 if all(average.value.tolist() == [1, 1, 1] for average in averages) else 1)
+    status = os.waitpid(child, 0)[1]
+    let_go.set(); thread.join()
+    print(status, slow.value)
+    """
+    assert ends_well(code) == "0 [1. 1. 1.]\n"
+
+
 def test_kernels_of_several_threads_do_not_meet() -> None:
     rng = np.random.default_rng(3)
     grads = rng.standard_normal((4, 300_000))

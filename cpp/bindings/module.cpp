@@ -1,12 +1,38 @@
 #include <pybind11/pybind11.h>
 
+#include <stdexcept>
+
 #include "bindings/register.hpp"
 
-PYBIND11_MODULE(_core, module) {
+namespace {
+
+constexpr const char* refusal =
+    "schuss: this is a subinterpreter, expected the main interpreter (a process of its own, as of "
+    "multiprocessing, can import schuss)";
+
+bool is_in_subinterpreter() {
+    return PyInterpreterState_Get() != PyInterpreterState_Main();
+}
+
+}  // namespace
+
+PYBIND11_MODULE(core, module) {
+    // Interpreters since 3.13 call the function below in the main interpreter, then this.
+    if (is_in_subinterpreter()) throw std::runtime_error(refusal);
     module.attr("__version__") = SCHUSS_VERSION;
     schuss::bindings::register_averages(module);
     schuss::bindings::register_batches(module);
     schuss::bindings::register_processor(module);
     schuss::bindings::register_steps(module);
     schuss::bindings::register_yardstick(module);
+}
+
+/// What Python calls to import `schuss._core`. In a subinterpreter of Python 3.11 pybind11 waits
+/// forever for the interpreter's lock, which its own thread has.
+extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
+    if (is_in_subinterpreter()) {
+        PyErr_SetString(PyExc_ImportError, refusal);
+        return nullptr;
+    }
+    return PyInit_core();
 }

@@ -13,8 +13,7 @@ array([-0.01, -0.01], dtype=float32)
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from schuss import config, kernels, optimizers, reference
-from schuss._core import __version__
+from schuss import _core, config, kernels, optimizers, reference
 from schuss.averages import ExponentialAverage, ewma
 from schuss.batches import MiniBatches, minibatches
 from schuss.config import (
@@ -67,6 +66,8 @@ __all__ = [
     "threads",
     "with_l2",
 ]
+
+__version__ = _core.__version__
 
 # Loaded when they are first asked for: whoever only takes steps does not wait for them.
 _LATER = {

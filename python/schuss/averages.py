@@ -1,7 +1,6 @@
 """Exponentially weighted averages: of series, of a cost as it comes, of weights in training."""
 
 from numbers import Real
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -97,9 +96,6 @@ def _same_memory(a: Array, b: Array) -> bool:
     return a.ctypes.data == b.ctypes.data and (a.shape, a.strides) == (b.shape, b.strides)
 
 
-_first_update = Lock()
-
-
 class ExponentialAverage:
     """The exponentially weighted average of values as they come, numbers or arrays.
 
@@ -141,12 +137,13 @@ class ExponentialAverage:
     {'W': array([1., 1.])}
     """
 
+    _plan: _core.Plan | None = None  # of arrays; an instance has one from its first update on
+
     def __init__(self, beta: float, *, bias_correction: bool = True) -> None:
         call = type(self).__name__
         self._beta = number(call, "beta", beta)
         self._bias_correction = flag(call, "bias_correction", bias_correction)
         self._of_numbers = 0, 0.0  # how many, and their average so far
-        self._plan: _core.Plan | None = None  # of arrays
 
     @property
     def beta(self) -> float:
@@ -198,14 +195,13 @@ class ExponentialAverage:
                 self._refuse(values, "a number")
             plan = self._plan_for(arrays)
             plan.step(arrays, self._beta)
-            with _first_update:
-                if self.updates > 0:  # by another thread, meanwhile
-                    call = type(self).__name__
-                    raise RuntimeError(
-                        f"{call}.update: another call of {call} is under way, "
-                        "expected one at a time"
-                    )
-                self._plan = plan
+            # Another thread may have been first. The look and the assignment are one operation: a
+            # lock would stay locked in the child of a fork.
+            if self.updates > 0 or vars(self).setdefault("_plan", plan) is not plan:
+                call = type(self).__name__
+                raise RuntimeError(
+                    f"{call}.update: another call of {call} is under way, expected one at a time"
+                )
         else:
             self._plan.step(arrays, self._beta)
 
@@ -263,9 +259,10 @@ class ExponentialAverage:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over what a pickle or a copy holds."""
-        self.__dict__.update({**state, "_plan": None})
-        if state["_plan"] is not None:
-            averages, updates = state["_plan"]
+        saved = state.get("_plan")
+        self.__dict__.update({name: value for name, value in state.items() if name != "_plan"})
+        if saved is not None:
+            averages, updates = saved
             plan = self._plan_for(averages)
             for average, value in zip(plan.arrays, plan.flatten(averages, "", ""), strict=True):
                 np.copyto(average, value)

@@ -2,10 +2,14 @@
 
 import atexit
 import math
+import os
+import sys
+from _queue import SimpleQueue  # without the rest of queue, which takes long to import
 from _thread import start_new_thread
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
 from copy import deepcopy
+from functools import partial
 from itertools import islice
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from weakref import ReferenceType, ref
@@ -82,7 +86,7 @@ class MiniBatches(Generic[_Batch]):
         self._batch_size = self._size_of_batch(batch_size, memory)
         self._rng = _generator(rng)
         self._seeded = rng is not None
-        self._begun: tuple[ReferenceType[Iterator[Any]], _Epoch] | None = None  # the last one
+        self._begun: tuple[ReferenceType[_Iteration[Any]], _Epoch] | None = None  # the last one
         self._to_resume: _Epoch | None = None
 
     @property
@@ -107,10 +111,9 @@ class MiniBatches(Generic[_Batch]):
             # One number of the generator decides an epoch, and it is drawn now, so that the order
             # of epochs that run side by side does not depend on how they take turns.
             epoch = _Epoch(self._seed_of_epoch() if self._shuffle else None)
-        batches = self._batches(epoch)
-        counted = epoch.counted(_ahead(batches, self._prefetch) if self._prefetch else batches)
-        self._begun = ref(counted), epoch
-        return counted
+        iteration: _Iteration[_Batch] = _Iteration(partial(self._rest, epoch))
+        self._begun = ref(iteration), epoch
+        return iteration
 
     def _seed_of_epoch(self) -> int:
         return int(self._rng.integers(2**64, dtype=np.uint64))
@@ -192,8 +195,8 @@ class MiniBatches(Generic[_Batch]):
         """Return the epoch begun last, unless it is over or nobody has it any more."""
         if self._begun is None:
             return None
-        iterator: Any = self._begun[0]()
-        return self._begun[1] if iterator is not None and iterator.gi_frame is not None else None
+        iteration = self._begun[0]()
+        return self._begun[1] if iteration is not None and iteration.under_way else None
 
     def _epoch_in(self, call: str, name: str, epoch: Any) -> "_Epoch | None":
         if epoch is None:
@@ -255,6 +258,11 @@ class MiniBatches(Generic[_Batch]):
         self._chosen = f" (auto: {size * bytes_each:,} bytes)"
         return size
 
+    def _rest(self, epoch: "_Epoch") -> Generator[Any, None, None]:
+        """Return the batches that an epoch has left, prepared ahead if that is wanted."""
+        begin = partial(self._batches, epoch)
+        return epoch.counted(_ahead(begin, self._prefetch) if self._prefetch else begin())
+
     def _batches(self, epoch: "_Epoch") -> Generator[Any, None, None]:
         """Yield the batches of an epoch that are left, in the order that its seed decides."""
         order = None if epoch.seed is None else _core.shuffled(self.examples, epoch.seed)
@@ -279,12 +287,43 @@ class _Epoch:
     def __init__(self, seed: int | None, position: int = 0) -> None:
         self.seed, self.position = seed, position
 
-    def counted(self, batches: Generator[_Batch, None, None]) -> Iterator[_Batch]:
+    def counted(self, batches: Generator[_Batch, None, None]) -> Generator[_Batch, None, None]:
         """Yield the batches as they are handed out."""
         with closing(batches):
             for batch in batches:
                 self.position += 1
                 yield batch
+
+
+class _Iteration(Iterator[_Batch]):
+    """Hands out the batches of an epoch; in the child of a fork, those that were left at the fork.
+
+    The threads that prepare batches, or that were within the generator, do not exist in the child.
+    So each process has a generator of its own, which begins where the epoch is.
+    """
+
+    def __init__(self, begin: Callable[[], Generator[_Batch, None, None]]) -> None:
+        self._begin = begin  # returns a generator of what the epoch has left
+        self._generators: dict[int, Any] = {_forks: begin()}
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the epoch is neither over nor left."""
+        return all(each.gi_frame is not None for each in [*self._generators.values()])
+
+    def __next__(self) -> _Batch:
+        batch: _Batch = next(self._generators.get(_forks) or self._begun_here())
+        return batch
+
+    def close(self) -> None:
+        """Leave the epoch, and let go of what was prepared of it."""
+        (self._generators.get(_forks) or self._begun_here()).close()
+
+    def _begun_here(self) -> Any:
+        begun = self._begin()
+        if not self.under_way:
+            begun.close()
+        return self._generators.setdefault(_forks, begun)
 
 
 class _Source:
@@ -414,44 +453,116 @@ def _generator_state(call: str, name: str, generator: "np.random.BitGenerator", 
     return state
 
 
-def _ahead(batches: Iterator[_Batch], many: int) -> Generator[_Batch, None, None]:
-    """Yield the batches; while so many are used, a thread of its own prepares the next ones."""
-    from queue import SimpleQueue  # not with the library, like numpy.random: it takes long
+def _ahead(begin: Callable[[], Iterator[_Batch]], many: int) -> Generator[_Batch, None, None]:
+    """Yield the batches; while so many are used, a thread of its own prepares the next ones.
 
-    # Queues in C and a bare thread: Ctrl-C in the middle of Python's own locks breaks them.
-    wanted: SimpleQueue[bool] = SimpleQueue()
-    ready: SimpleQueue[tuple[list[_Batch], BaseException | None]] = SimpleQueue()
-    over: SimpleQueue[None] = SimpleQueue()
-
-    def prepare() -> None:
-        while wanted.get():
-            try:
-                ready.put((list(islice(batches, many)), None))
-            except BaseException as error:  # for the thread that uses the batches
-                ready.put(([], error))
-        for _ in range(2):  # for the program's end, and for that of the batches
-            over.put(None)
-
-    def stop() -> None:
-        wanted.put(False)
-        over.get()
-
-    start_new_thread(prepare, ())
-    atexit.register(stop)  # the thread must not outlive the interpreter
+    `begin` returns those that nobody was given yet. The caller's thread prepares them where there
+    can be no other thread, or where the other one has ended with the program.
+    """
+    preparer = _Preparer(begin(), many)
     try:
-        wanted.put(True)
-        while True:
-            # At the program's end nobody answers: a thread that uses them then waits for its own.
-            part, error = ready.get()
-            if error is not None:
-                raise error
+        preparer.start()
+        while (part := preparer.next_part()) is not None:
             if not part:
                 return
-            wanted.put(True)
             yield from part
+        yield from begin()
     finally:
-        atexit.unregister(stop)
-        stop()
+        preparer.close()
+
+
+class _Preparer(Generic[_Batch]):
+    """A thread that prepares a part of the batches while the one before is used."""
+
+    def __init__(self, batches: Iterator[_Batch], many: int) -> None:
+        self._batches, self._many = batches, many
+        self._forks = _forks
+        self._threads: list[int] = []  # one, or none
+        # Queues in C and a bare thread: Ctrl-C in the middle of Python's own locks breaks them.
+        self._wanted: SimpleQueue[bool] = SimpleQueue()
+        self._ready: SimpleQueue[tuple[list[_Batch], BaseException | None] | None] = SimpleQueue()
+        self._over: SimpleQueue[None] = SimpleQueue()
+
+    def start(self) -> None:
+        """Start the thread, if the system and the interpreter have one to give."""
+        if sys.is_finalizing():
+            return  # it would never run
+        _preparers.add(self)
+        self._wanted.put(True)
+        try:
+            # In one call: whatever a signal's handler raises finds no thread, or one noted here.
+            self._threads.extend(map(start_new_thread, [self._prepare], [()]))
+        except RuntimeError:
+            if self._threads:  # so a handler raised it
+                raise
+        else:
+            atexit.register(self._stop)  # the thread must not outlive the interpreter
+
+    def next_part(self) -> list[_Batch] | None:
+        """Return the next part, empty at the end of the epoch; None if there is no thread."""
+        answer = self._ready.get() if self._threads and not sys.is_finalizing() else None
+        if answer is None:
+            return None
+        part, error = answer
+        if error is not None:
+            raise error
+        if part:
+            self._wanted.put(True)
+        return part
+
+    def close(self) -> None:
+        """End the thread, and wait for its end."""
+        _preparers.discard(self)
+        atexit.unregister(self._stop)
+        self._stop()
+
+    def _stop(self) -> None:
+        # Neither the child of a fork nor the interpreter at its end has the thread.
+        if self._threads and self._is_here() and not sys.is_finalizing():
+            self._wanted.put(False)
+            self._over.get()
+
+    def _is_here(self) -> bool:
+        """Whether this is the process that the thread was started in."""
+        return self._forks == _forks
+
+    def _prepare(self) -> None:
+        try:
+            # Code of the user's that reads the batches may fork: then this is the child's thread.
+            while self._is_here() and self._wanted.get():
+                self._ready.put(self._part())
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Let whoever waits for the thread go on without it."""
+        self._ready.put(None)
+        for _ in range(2):  # for the program's end, and for that of the batches
+            self._over.put(None)
+
+    def _part(self) -> tuple[list[_Batch], BaseException | None]:
+        try:
+            return list(islice(self._batches, self._many)), None
+        except BaseException as error:  # for the thread that uses the batches
+            if not self._is_here():
+                raise
+            return [], error
+
+
+_forks = 0  # between the first process and this one
+_preparers: set[_Preparer[Any]] = set()
+
+
+def _after_fork_in_child() -> None:
+    global _forks
+    _forks += 1
+    for preparer in _preparers:  # who waits for one has forked, in the handler of a signal
+        preparer.release()
+    _preparers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def minibatches(
@@ -498,7 +609,8 @@ def minibatches(
         The bytes that "auto" may use for a batch; by default 64 MiB, or what 64 examples need.
     prefetch : int
         While so many batches are used, prepare as many of the next on a thread of its own, in the
-        same order. It pays where reading takes long: for arrays on disk, for large batches.
+        same order. It pays where reading takes long: for arrays on disk, for large batches. Where
+        no thread can be started, the caller's prepares them.
     reuse_buffers : bool
         Use memory of batches again once no array refers to it; so a batch may always be kept, but
         then keeps that of its neighbours (up to 1 MiB of rows, 64 MiB of columns). False gives each
@@ -509,7 +621,8 @@ def minibatches(
     MiniBatches
         Each iteration over it is an epoch of batches: ``x`` alone, or pairs ``(x, y)``, or tuples
         like that given. Its length is the number of batches in an epoch. The arrays are not copied,
-        and must not be changed while an epoch runs: some examples are read ahead.
+        and must not be changed while an epoch runs: some examples are read ahead. In the child of a
+        fork, an epoch under way goes on with the batches that were left of it.
 
     Raises
     ------
