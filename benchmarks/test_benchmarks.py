@@ -748,6 +748,7 @@ def test_each_turn_begins_with_the_numbers_that_were_posed() -> None:
     assert all(restored)
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_a_turn_begins_when_all_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     stopwatch = Stopwatch(lambda calls: events.append("run"), seconds=0)

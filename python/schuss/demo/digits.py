@@ -68,7 +68,7 @@ def train(
     seed: int,
     batch_size: int | None = BATCH_SIZE,
     l2: float = 0.0,
-    watch: Callable[[Parameters, schuss.History], object],
+    watch: Callable[[Parameters, schuss.History], object] = lambda params, history: None,
 ) -> tuple[Parameters, schuss.History]:
     """Train the network; the same seed gives the same start and the same batches.
 

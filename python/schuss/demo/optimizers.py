@@ -213,7 +213,7 @@ def picture(results: list[Result]) -> Figure:
             np.arange(epochs) + 0.5, means, color=color, linewidth=2, marker="o", markersize=2.5
         )
         # The curves may end close together; their labels must not.
-        label_height = max(means[-1], 1.5 * label_height)
+        label_height = max(means[-1], 1.6 * label_height)
         axes.annotate(
             rf"{name}  $\alpha$ = {result.contender.lr:g}" + f"\n{result.accuracy_told}",
             (epochs, label_height),
