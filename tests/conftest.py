@@ -26,6 +26,13 @@ def share_all() -> Iterator[None]:
 
 
 @pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what is saved to the system's cache: where many are, a slow disk takes half an hour."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda descriptor: None, raising=False)
+
+
+@pytest.fixture
 def interrupt() -> Iterator[Callable[..., object]]:
     """Return what presses Ctrl-C in so many seconds, and after pauses of others; in 0, never.
 

@@ -975,6 +975,7 @@ def told(history: schuss.History) -> list[Any]:
     return [*bits(arrays), history.steps, history.epochs, history.best_epoch, history.stopped]
 
 
+@pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("kind", FITS)
 @pytest.mark.parametrize("every", [None, 1, 4])
 @pytest.mark.parametrize("how", [Crash, KeyboardInterrupt])
