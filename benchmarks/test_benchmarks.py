@@ -2,14 +2,12 @@
 
 import json
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
-from time import process_time
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -646,7 +644,7 @@ def test_the_slow_are_compared_within_the_rounds_they_were_in() -> None:
     assert line({}, "fast", times, "milliseconds", ["slow"])["times"] == {"slow": 0.1}
 
 
-@pytest.mark.parametrize(("seconds", "rounds"), [(0.0, 2), (1e9, 5)])
+@pytest.mark.parametrize(("seconds", "rounds"), [(-1.0, 2), (1e9, 5)])
 def test_rounds_go_on_while_there_is_time(seconds: float, rounds: int) -> None:
     assert len(list(Rounds(least=2, most=5, seconds=seconds))) == rounds
 
@@ -677,17 +675,22 @@ def test_a_stopwatch_tells_the_seconds_of_one_step(
     assert stopwatch.calls == 1 or stopwatch.calls * seconds < 2 * harness.CLOCK_SECONDS
 
 
-def test_all_is_quiet_once_the_process_has_settled() -> None:
-    def busy() -> None:
-        end = process_time() + 0.1
-        while process_time() < end:
-            pass
+@pytest.mark.parametrize(("busy", "waited"), [(0.1, 0.1), (1e9, harness.SETTLE_SECONDS)])
+def test_all_is_quiet_once_the_process_has_settled(
+    busy: float, waited: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
 
-    thread = threading.Thread(target=busy)
-    thread.start()
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(harness, "sleep", sleep)
+    monkeypatch.setattr(harness, "perf_counter", lambda: now)
+    monkeypatch.setattr(harness, "process_time", lambda: min(now, busy))  # of a thread that spins
     harness.settle()
-    assert not thread.is_alive()
-    thread.join()
+    assert now == pytest.approx(waited, abs=2 * harness.QUIET_SECONDS)
+    assert now >= waited
 
 
 def test_a_turn_is_measured_within_the_contenders_setting() -> None:
@@ -745,6 +748,7 @@ def test_each_turn_begins_with_the_numbers_that_were_posed() -> None:
     assert all(restored)
 
 
+@pytest.mark.usefixtures("fake_clock")
 def test_a_turn_begins_when_all_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     stopwatch = Stopwatch(lambda calls: events.append("run"), seconds=0)

@@ -6,9 +6,14 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import schuss
 from schuss import _core
+
+# How long an example takes is the machine's affair.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 
 @pytest.fixture
@@ -18,6 +23,13 @@ def share_all() -> Iterator[None]:
     yield
     _core.set_tile_elements(tile)
     _core.set_worth_sharing(least)
+
+
+@pytest.fixture
+def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave what is saved to the system's cache: where many are, a slow disk takes half an hour."""
+    for name in ("fsync", "fdatasync"):
+        monkeypatch.setattr(os, name, lambda descriptor: None, raising=False)
 
 
 @pytest.fixture

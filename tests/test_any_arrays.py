@@ -5,7 +5,7 @@ from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
 
@@ -144,7 +144,7 @@ def advanced(options: dict[str, Any]) -> dict[str, Any]:
     return options | {"step": options["step"] + 1} if options.get("step") else options
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_a_step_on_any_arrays_is_the_step_of_the_reference(data: st.DataObject) -> None:
     rule = data.draw(st.sampled_from(sorted(STATES)), "rule")
@@ -229,7 +229,7 @@ def parts(memory: Array, shape: tuple[int, ...]) -> st.SearchStrategy[Array]:
     return st.one_of(slices(memory, shape), slices(memory, shape), windows(memory[:560], shape))
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=400)
 @given(data=st.data())
 def test_views_of_one_memory_are_refused_exactly_if_they_share_an_element(
     data: st.DataObject,

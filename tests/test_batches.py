@@ -9,7 +9,7 @@ import threading
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain, islice
 from math import factorial
 from pathlib import Path
@@ -458,16 +458,22 @@ def test_a_mapped_array_larger_than_memory_need_be_is_never_loaded_whole(
 # Batches ahead of their use.
 
 
-THREADS = _thread._count()
+OTHERS = [0]
 
 
-def ours() -> int:
-    """The number of threads that prepare batches, after those that end have had time to."""
-    for _ in range(1000):
-        if _thread._count() == THREADS:
-            break
+@pytest.fixture(autouse=True)
+def _threads_of_others() -> Iterator[None]:
+    OTHERS[0] = _thread._count()
+    yield
+    ours()
+
+
+def ours(expected: int = 0) -> int:
+    """Return the number of threads that prepare batches, once it is as expected: they end late."""
+    late = time.monotonic() + 60
+    while (count := _thread._count() - OTHERS[0]) != expected and time.monotonic() < late:
         time.sleep(0.001)
-    return _thread._count() - THREADS
+    return count
 
 
 @pytest.mark.usefixtures("small_stages")
@@ -514,7 +520,7 @@ def test_the_next_batches_are_prepared_on_a_thread_of_its_own() -> None:
     epoch = iter(schuss.minibatches(array, batch_size=4, prefetch=2))
     assert not ours()  # nothing happens before the first batch is asked for
     next(epoch)
-    assert ours() == 1
+    assert ours(1) == 1
     assert len(list(epoch)) == 5
     (worker,) = {thread.ident for thread in array.threads}
     assert worker != threading.get_ident()
@@ -526,7 +532,7 @@ def test_the_next_batches_are_prepared_on_a_thread_of_its_own() -> None:
 def test_an_epoch_broken_off_leaves_no_thread(read: int) -> None:
     epoch = iter(schuss.minibatches(X, batch_size=4, prefetch=2))
     list(islice(epoch, read))
-    assert ours() == (read > 0)
+    assert ours(read > 0) == (read > 0)
     del epoch
     assert not ours()
     for _ in schuss.minibatches(X, batch_size=4, prefetch=2):
@@ -852,7 +858,7 @@ FORKS = """
 
     def child(work):
         def run():
-            signal.alarm(60)
+            signal.alarm(500)
             sys.exit(not work())
         if how == "multiprocessing":
             process = multiprocessing.get_context("fork").Process(target=run)
@@ -925,7 +931,7 @@ def test_a_training_that_forks_goes_on_in_both_processes(prefetch: int) -> None:
         def loss_and_grad(params, batch):
             return 0.0, np.full(1, batch.sum() * 1e-3)
         def on_step(history):
-            if history.steps in forks and os.fork() == 0: signal.alarm(60)
+            if history.steps in forks and os.fork() == 0: signal.alarm(500)
             elif history.steps in forks: assert os.wait()[1] == 0
         params = np.zeros(1)
         schuss.fit(loss_and_grad, params, schuss.Momentum(params, lr=0.1), x, batch_size=7, rng=3,
@@ -982,7 +988,7 @@ def test_a_fork_by_what_reads_the_examples_leaves_nobody_waiting() -> None:
             if isinstance(key, np.ndarray):
                 process = os.fork()
                 if process == 0:
-                    signal.alarm(60)  # here the child has the thread that prepares, and no other
+                    signal.alarm(500)  # here the child has the thread that prepares, and no other
                 else:
                     statuses.append(os.waitpid(process, 0)[1])
             return super().__getitem__(key)
@@ -1009,7 +1015,7 @@ def test_a_signal_s_handler_that_forks_while_a_batch_is_awaited_leaves_both_that
         global is_open, process
         is_open = True
         process = os.fork()
-        if process == 0: signal.alarm(60)
+        if process == 0: signal.alarm(500)
         forked.set()
     signal.signal(signal.SIGUSR1, handle)
     is_open, forked = True, threading.Event()

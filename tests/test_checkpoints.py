@@ -676,6 +676,7 @@ print("ready", flush=True)
 while True:
     optimizer.step(grads)
     schuss.save(sys.argv[1], params, optimizer, extra={"steps": optimizer.steps})
+    print(optimizer.steps, flush=True)
 """
 
 
@@ -685,18 +686,20 @@ def test_a_process_that_is_killed_leaves_a_whole_checkpoint(tmp_path: Path) -> N
     program.write_text(SAVE_FOREVER)
     params: list[Any] = [np.zeros(200_000), np.zeros(70_000, np.float32)]
     optimizer = schuss.Momentum(params, lr=1.0, beta=0.0)
-    rng, reached, kills = random.Random(0), 0, 0
-    while kills < 100:
+    rng, reached, took = random.Random(0), 0, 0.0
+    for _ in range(100):
         command = [sys.executable, str(program), str(path), *["go on"] * path.exists()]
         child = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        # Several kills a child's life would need several children: a life is short.
-        time.sleep(rng.random() * 0.03)
+        for _ in range(rng.randrange(3)):
+            begun = time.perf_counter()
+            reached = int(child.stdout.readline())  # what was saved is never lost again
+            took = time.perf_counter() - begun
+        time.sleep(rng.random() * took)  # somewhere in the next save, however slow the disk is
         child.kill()
         child.communicate()
         assert child.returncode == -signal.SIGKILL
-        kills += 1
         if reached == 0 and not path.exists():
             continue
         kept = schuss.load(path, params, optimizer)
@@ -705,7 +708,7 @@ def test_a_process_that_is_killed_leaves_a_whole_checkpoint(tmp_path: Path) -> N
         assert all(np.all(array == optimizer.steps) for array in params)
         assert all(np.all(array == -1) for array in leaves(optimizer.state))
         reached = optimizer.steps
-    assert reached > 20
+    assert reached >= 50  # children told of more saves
     schuss.save(path, params, optimizer)
     assert sorted(os.listdir(tmp_path)) == [path.name, program.name]
 
@@ -731,13 +734,23 @@ def test_a_signal_finds_all_or_nothing_done(
     optimizer = schuss.Momentum(params, lr=1.0, beta=0.0)
     grads = [np.full_like(array, -1) for array in params]
     optimizer.step(grads)
-    schuss.save(tmp_path / "c", params, optimizer)
+    took = dict.fromkeys((schuss.save, schuss.load), 0.02)
+
+    def make(call: Any) -> None:
+        begun = time.perf_counter()
+        call(tmp_path / "c", params, optimizer)
+        took[call] = time.perf_counter() - begun
+
+    make(schuss.save)
+    make(schuss.load)
 
     def moment() -> set[float]:
         return {optimizer.steps, *(float(v) for array in params for v in np.unique(array))}
 
     rng, interrupted = random.Random(0), 0
-    for _ in range(60):
+    for _ in range(1000):  # at most: how many are met depends on the machine
+        if interrupted == 80:
+            break
         optimizer.step(grads)
         now = optimizer.steps
         assert moment() == {now}
@@ -745,9 +758,11 @@ def test_a_signal_finds_all_or_nothing_done(
         call = schuss.save if saving else schuss.load
         # Others come once, unless someone means it.
         pauses = rng.choice(([], [2e-5] * 9, [5e-4] * 9)) if number == "SIGINT" else []
-        interrupt(rng.uniform(1e-4, 0.02), *pauses, number=signal.Signals[number])
+        # At the end, what was loaded takes the place of what was there.
+        part = rng.choice((rng.random(), rng.uniform(0.7, 1)))
+        interrupt(1e-4 + part * took[call], *pauses, number=signal.Signals[number])
         try:
-            call(tmp_path / "c", params, optimizer)
+            make(call)
         except raised:
             interrupted += 1
         interrupt(0)
@@ -755,7 +770,7 @@ def test_a_signal_finds_all_or_nothing_done(
         after = moment()
         assert len(after) == 1
         assert not saving or after == {now}
-    assert interrupted > 10
+    assert interrupted == 80
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     schuss.save(tmp_path / "c", params, optimizer)
     assert os.listdir(tmp_path) == ["c"]
@@ -870,7 +885,7 @@ def test_savers_of_one_path_do_not_mix(tmp_path: Path) -> None:
 
 
 PEAK = """
-import sys, numpy as np, schuss
+import os, sys, numpy as np, schuss
 w = np.ones(16 << 20, np.float32)
 optimizer = schuss.Momentum([w, np.ones((1 << 20, 8), np.float32).T])
 optimizer.step([w * 0, np.zeros((8, 1 << 20), np.float32)])  # or the state has no memory yet
@@ -888,6 +903,7 @@ for call in (schuss.save, schuss.load):
     call(sys.argv[1], np.ones(3))
 print(peak_of(schuss.save, optimizer.params, optimizer, extra=extra))
 print(peak_of(schuss.load, optimizer.params, optimizer))
+print(os.stat(sys.argv[1]).st_size >> 10)
 """
 
 
@@ -896,9 +912,11 @@ def test_memory_does_not_grow_with_the_arrays(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PEAK, tmp_path / "c"], capture_output=True, text=True, check=True
     )
-    saving, loading = map(int, done.stdout.split())
-    assert saving <= 16 << 10
-    assert loading <= (16 + 32) << 10  # with what was saved as extra, which it returns
+    saving, loading, whole = map(int, done.stdout.split())  # in KiB
+    extra = 32 << 10  # which it returns
+    assert whole > 7 * extra
+    assert saving < whole / 4
+    assert loading - extra < whole / 4
 
 
 # The training loop.
@@ -957,6 +975,7 @@ def told(history: schuss.History) -> list[Any]:
     return [*bits(arrays), history.steps, history.epochs, history.best_epoch, history.stopped]
 
 
+@pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("kind", FITS)
 @pytest.mark.parametrize("every", [None, 1, 4])
 @pytest.mark.parametrize("how", [Crash, KeyboardInterrupt])

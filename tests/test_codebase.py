@@ -3,10 +3,12 @@
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
@@ -145,18 +147,43 @@ def test_the_version_stands_in_one_place() -> None:
         assert VERSION not in path.read_text(), path
 
 
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+PROMISED = [block.strip().rpartition("  # ")[2] for block in BLOCKS]
+
+
 def test_the_readmes_python_prints_what_it_says(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)  # it saves a training
-    readme = (ROOT / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    assert blocks
+    assert BLOCKS
     names: dict[str, object] = {}
-    for block in blocks:  # each goes on where the one before ended
+    for block, promised in zip(BLOCKS, PROMISED, strict=True):  # each goes on where one ended
         exec(compile(block, "README.md", "exec"), names)
-        *_, promised = block.strip().rpartition("  # ")
         assert capsys.readouterr().out.strip() == promised
+
+
+def test_the_readmes_python_can_be_pasted_into_the_prompt(tmp_path: Path) -> None:
+    environment = {name: os.environ[name] for name in os.environ if name != "PYTHONSTARTUP"}
+    done = subprocess.run(
+        [sys.executable, "-i", "-q"],
+        input="".join(BLOCKS),
+        capture_output=True,
+        cwd=tmp_path,
+        env={**environment, "PYTHONIOENCODING": "utf-8"},
+        encoding="utf-8",
+        check=True,
+    )
+    assert done.stderr.replace(">>> ", "").replace("... ", "").strip() == ""
+    assert [line for line in done.stdout.splitlines() if line in PROMISED] == PROMISED
+
+
+def test_the_readmes_error_message_is_the_librarys() -> None:
+    (said,) = re.findall(r"^TypeError: (.*)$", README, re.MULTILINE)
+    optimizer = schuss.Adam({"W1": np.ones(3, np.float32)})
+    with pytest.raises(TypeError) as caught:
+        optimizer.step({"W1": np.ones(3)})
+    assert str(caught.value) == said
 
 
 def test_a_rule_says_nothing_of_loops_dtypes_or_instruction_sets() -> None:

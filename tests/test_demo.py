@@ -3,10 +3,10 @@
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import date
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,8 @@ from schuss import cli, landscapes, reference
 from schuss.network import accuracy, cost_and_gradients, initial_parameters
 
 Network = dict[str, Any]
-NAMES = ["SGD", "Momentum", "RMSprop", "Adam"]
+RATES = {"SGD": 0.2, "Momentum": 0.5, "RMSprop": 0.001, "Adam": 0.002}
+NAMES = [*RATES]
 PICTURES = ["averages.png", "batch-size.png", "decay.png", "landscapes.png", "optimizers.png"]
 PNG = b"\x89PNG\r\n\x1a\n"
 BATCH = 9
@@ -49,8 +50,10 @@ def demo() -> ModuleType:
 
 
 @pytest.fixture(scope="module")
-def digits(demo: ModuleType) -> Any:
-    return demo.Digits.load(cli._parser().parse_args(["demo"]).seed)
+def digits(demo: ModuleType) -> Iterator[Any]:
+    """Return the digits; and as in the demo, one thread multiplies: on busy cores more wait."""
+    with demo.threadpool_limits(1, user_api="blas"):
+        yield demo.Digits.load(cli._parser().parse_args(["demo"]).seed)
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +65,9 @@ def results(demo: ModuleType, digits: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def costs(demo: ModuleType, digits: Any) -> dict[str, Any]:
-    """Return the costs of the three sizes of batch, in fewer epochs than the picture has."""
-    found: dict[str, Any] = demo.batch_size.compare(digits, epochs=4, seed=0)
+def courses(demo: ModuleType, digits: Any) -> dict[str, Any]:
+    """Return the courses of the three sizes of batch, in fewer epochs than the picture has."""
+    found: dict[str, Any] = demo.batch_size.compare(digits, epochs=2, seed=0)
     return found
 
 
@@ -156,13 +159,13 @@ def test_weights_start_with_hes_deviation_and_biases_with_zero() -> None:
 
 def test_adam_reaches_97_percent_on_the_test_images(results: list[Any]) -> None:
     (adam,) = (result for result in results if result.contender.name == "Adam")
-    assert adam.test_accuracy >= 0.97
+    assert np.mean(adam.test_accuracies) >= 0.97
 
 
 def test_every_optimizer_learns(results: list[Any]) -> None:
     assert [result.contender.name for result in results] == NAMES
     for result in results:
-        assert result.test_accuracy > 0.95
+        assert min(result.test_accuracies) > 0.95
         assert result.training_accuracy > 0.99
         assert result.epoch_costs[-1] < 0.1 < 2 < result.fused.history.cost[0]
 
@@ -177,6 +180,21 @@ def test_schuss_and_the_numpy_twin_end_with_the_same_bits(results: list[Any]) ->
 def test_all_trainings_start_alike_and_each_ends_elsewhere(results: list[Any]) -> None:
     assert len({result.fused.history.cost[0] for result in results}) == 1
     assert len({result.fused.params["W1"].tobytes() for result in results}) == len(NAMES)
+
+
+def test_the_test_accuracy_is_that_of_several_splits_with_its_spread(
+    demo: ModuleType, digits: Any, results: list[Any]
+) -> None:
+    told = []
+    for result in results:
+        first, *others = result.test_accuracies
+        assert first == accuracy(result.fused.params, digits.x_test, digits.labels_test)
+        assert len(others) == demo.optimizers.SPLITS - 1 >= 4
+        assert len({first, *others}) > 1
+        mean = (first + sum(others)) / 5
+        variance = sum((each - mean) ** 2 for each in (first, *others)) / 4
+        told.append(f"{100 * mean:.1f} ± {100 * variance**0.5:.1f}%")
+    assert [result.accuracy_told for result in results] == told
 
 
 def test_the_digits_are_split_in_two_with_each_class_alike(demo: ModuleType) -> None:
@@ -203,9 +221,10 @@ def test_the_table_has_a_row_of_results_for_each_optimizer(
     for result in results:
         (row,) = (line.split() for line in lines if line.split()[:1] == [result.contender.name])
         assert row[1:] == [
+            f"{RATES[result.contender.name]:g}",
             f"{np.mean(result.fused.history.cost[-22:]):.3f}",
             f"{100 * result.training_accuracy:.1f}%",
-            f"{100 * result.test_accuracy:.1f}%",
+            *result.accuracy_told.split(),
             f"{sum(seconds(result.fused)):.2f}",
             *(
                 f"{100 * seconds(run)[1] / sum(seconds(run)):.1f}%"
@@ -236,20 +255,20 @@ def test_the_picture_of_optimizers_has_the_four_cost_curves_and_says_what_they_a
         np.testing.assert_allclose(
             means[color], result.fused.history.cost.reshape(30, 22).mean(axis=1), rtol=1e-12
         )
-        assert labels[color].get_text().startswith(result.contender.name)
-        assert f"{result.test_accuracy:.1%}" in labels[color].get_text()
+        name = result.contender.name
+        assert labels[color].get_text() == (
+            rf"{name}  $\alpha$ = {RATES[name]:g}" + f"\n{result.accuracy_told}"
+        )
         heights.append(labels[color].xy[1])
     assert all(high / low > 1.2 for low, high in pairwise(sorted(heights)))
 
 
 def test_batch_descent_falls_at_every_update_and_mini_batches_are_noisy_and_trend_down(
-    costs: dict[str, Any],
+    courses: dict[str, Any],
 ) -> None:
-    assert {name: len(values) for name, values in costs.items()} == {
-        "batch": 4 * 22,
-        "mini-batch": 4 * 22,
-        "stochastic": 4 * 1408,
-    }
+    updates = {"batch": 2 * 22, "mini-batch": 2 * 22 * 22, "stochastic": 2 * 1408}
+    costs = {name: course.batch_costs for name, course in courses.items()}
+    assert {name: len(values) for name, values in costs.items()} == updates
     falls = {name: np.diff(values) < 0 for name, values in costs.items()}
     assert falls["batch"].all()
     for name in ("mini-batch", "stochastic"):
@@ -258,29 +277,47 @@ def test_batch_descent_falls_at_every_update_and_mini_batches_are_noisy_and_tren
         assert quarters == sorted(quarters, reverse=True)
 
 
-def test_the_picture_of_batch_sizes_shows_those_costs_by_update_and_by_epoch(
-    demo: ModuleType, costs: dict[str, Any]
+def test_all_sizes_of_batch_are_judged_by_the_cost_of_all_digits(
+    demo: ModuleType, digits: Any, courses: dict[str, Any]
 ) -> None:
-    by_update, by_epoch = demo.batch_size.picture(costs).axes
-    assert (by_update.get_xlabel(), by_epoch.get_xlabel()) == ("update", "epoch")
-    assert by_update.get_ylabel() == "cost J (nats per example)"
-    assert set(curves(by_update)) == {"batch", "mini-batch"}
-    for name, line in curves(by_update).items():
-        np.testing.assert_array_equal(line.get_ydata(), costs[name])
-        np.testing.assert_array_equal(line.get_xdata(), np.arange(1, 89))
-    after_three_epochs = {"batch": 3, "mini-batch": 3 * 22, "stochastic": 3 * 1408}
-    for name, line in curves(by_epoch).items():
-        assert line.get_xdata()[after_three_epochs[name]] == pytest.approx(3)
-    np.testing.assert_allclose(
-        curves(by_epoch)["stochastic"].get_ydata(),
-        reference.ewma(costs["stochastic"], 0.999),
-        rtol=1e-12,
-    )
-    assert [text.split(",")[0] for text in texts(by_epoch)] == [
-        "batch: $b$ = 1",  # 1,408
-        "mini-batch: $b$ = 64",
-        "stochastic: $b$ = 1",
+    for size in demo.batch_size.SIZES:
+        params = initial_parameters(demo.LAYERS, np.random.default_rng(0))
+        batches = schuss.minibatches(digits.x, digits.labels, batch_size=size.batch_size, rng=0)
+        measured = dict(zip(courses[size.name].measured, courses[size.name].costs, strict=True))
+        assert list(measured)[-1] == len(courses[size.name].batch_costs)
+        for step, batch in enumerate(islice(batches, 20), start=1):
+            _, gradients = cost_and_gradients(params, *batch)
+            for name, p in params.items():
+                reference.sgd(p, gradients[name], lr=size.lr)
+            cost, _ = cost_and_gradients(params, digits.x, digits.labels)
+            assert measured.pop(step, cost) == pytest.approx(cost, rel=1e-4)
+            if len(batches) == 1:
+                assert courses["batch"].batch_costs[1] == pytest.approx(cost, rel=1e-4)
+
+
+def test_the_picture_of_batch_sizes_shows_those_costs_by_update_epoch_and_time(
+    demo: ModuleType, courses: dict[str, Any]
+) -> None:
+    drawn = demo.batch_size.picture(courses)
+    assert [axes.get_xlabel() for axes in drawn.axes] == ["update", "epoch", "seconds"]
+    assert drawn.axes[0].get_ylabel() == "cost J (nats per example)"
+    (legend,) = drawn.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        r"batch: $b$ = 1,408, $\alpha$ = 0.1",
+        r"mini-batch: $b$ = 64, $\alpha$ = 0.1",
+        r"stochastic: $b$ = 1, $\alpha$ = 0.01",
     ]
+    for size in demo.batch_size.SIZES:
+        course = courses[size.name]
+        at = course.measured
+        scales = at, at * size.batch_size / 1408, course.seconds[at - 1]
+        for axes, x in zip(drawn.axes, scales, strict=True):
+            pale, strong = (line for line in axes.lines if line.get_color() == size.color)
+            assert strong.get_label().startswith(f"{size.name}: ")
+            np.testing.assert_array_equal(strong.get_ydata(), course.costs)
+            np.testing.assert_allclose(strong.get_xdata(), x, rtol=1e-12)
+            np.testing.assert_array_equal(pale.get_ydata(), course.batch_costs[1:])
+        assert (np.diff(course.seconds) >= 0).all()
 
 
 def test_the_temperatures_are_those_of_every_day_of_a_year(demo: ModuleType) -> None:
@@ -378,6 +415,28 @@ def test_the_pictures_tell_the_same_story_as_the_mission(demo: ModuleType) -> No
     assert bowl["Momentum"] < bowl["SGD"] / 2
     assert max(saddle.values()) < 200
     assert max(plateau["RMSprop"], plateau["Adam"]) < min(plateau["SGD"], plateau["Momentum"]) / 5
+
+
+def test_the_picture_says_why_momentum_is_slower_than_sgd_at_the_same_rate(
+    demo: ModuleType,
+) -> None:
+    told = []
+    for scene in demo.landscapes.SCENES[1:]:
+        rate, gradient = scene.rates["SGD"], scene.landscape.gradient
+        velocity, path = np.zeros(2), [np.array(scene.start)]
+        for _ in range(500):
+            velocity = 0.9 * velocity + gradient(path[-1])
+            path.append(path[-1] - rate * velocity)
+        steps = landscapes.steps_until(np.array(path), scene.done, for_good=True)
+        averaged = {name: steps for name, (_, steps) in scene.paths().items()}
+        assert steps is not None
+        assert steps < averaged["SGD"] < averaged["Momentum"]
+        assert scene.rates["Momentum"] == rate
+        told.append(steps)
+    note = demo.landscapes.picture().get_supxlabel()
+    assert r"Momentum averages the gradients, $v = 0.9\,v + 0.1\,g$" in note
+    assert "so it is slower on saddle and plateau" in note
+    assert f"it takes {told[0]} and {told[1]} steps there" in note
 
 
 # The command.

@@ -697,6 +697,7 @@ class Training(RuleBasedStateMachine):
         assert both_nan or last.grad_norm == norm
 
 
+@pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("kind", DEFAULTS)
 def test_an_optimizer_is_its_model_whatever_is_done(kind: str) -> None:
     make: Any = partial(Training, kind)
@@ -730,6 +731,7 @@ def test_averages_of_series_are_the_references(
     assert same_bits(got, expected)
 
 
+@pytest.mark.usefixtures("quick_disk")
 @settings(150)
 @given(schedule=any_schedule(), t=st.lists(st.integers(1, 40) | st.floats(1, 40), max_size=9))
 def test_schedules_have_the_same_rates_whoever_asks_and_wherever_they_were(

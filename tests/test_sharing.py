@@ -92,21 +92,22 @@ def test_the_crew_does_the_work_and_openblas_sleeps() -> None:
         import os, time, numpy as np, schuss
         from pathlib import Path
         from schuss import _core
-        def busy():
-            ticks = {}
+        def threads():
+            found = {}
             for task in Path("/proc/self/task").iterdir():
-                fields = (task / "stat").read_text().rpartition(")")[2].split()
-                ticks[task.name] = int(fields[11]) + int(fields[12])
-            return ticks
+                state, *fields = (task / "stat").read_text().rpartition(")")[2].split()
+                found[task.name] = state, int(fields[10]) + int(fields[11])
+            return found
+        def awake(found):
+            return [name for name, (state, _) in found.items() if state != "S"]
         a = np.ones((1000, 1000))
         with schuss.share_threads_with_blas():
-            before = None
-            while before != (before := busy()): time.sleep(0.1)  # until those awake are asleep
+            while awake(before := threads()) != [str(os.getpid())]: time.sleep(0.001)
             for _ in range(30): a @ a
-            after = busy()
+            after = threads()
         new = [name for name in after if name not in before]
         old = [name for name in before if name != str(os.getpid())]
-        print(_core.workers(), len(new), sum(after[n] - before[n] for n in old) <= 2)
+        print(_core.workers(), len(new), all(after[name] == before[name] for name in old))
         """,
         OPENBLAS_NUM_THREADS="2",
     )
@@ -228,13 +229,16 @@ def test_a_fork_leaves_parent_and_child_multiplying() -> None:
     code = """
     schuss.share_threads_with_blas()
     work(0, 6)
+    stepping = threading.Event()
     def step():
-        while not done.is_set(): stepped()
+        while not done.is_set():
+            stepping.set()
+            stepped()
     for _ in range(8):
-        done.clear()
+        done.clear(); stepping.clear()
         thread = threading.Thread(target=step)
         thread.start()
-        time.sleep(0.005)
+        stepping.wait()
         child = os.fork()
         if child == 0:
             for thread in all_at_once(3): thread.join()
@@ -268,7 +272,7 @@ def test_processes_of_multiprocessing_multiply_too(method: str, tmp_path: Any) -
         )
     )
     done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=600, check=False
     )
     assert (done.returncode, done.stdout) == (0, "[300.0, 1200.0]\n"), done.stderr
 
@@ -277,10 +281,13 @@ def test_processes_of_multiprocessing_multiply_too(method: str, tmp_path: Any) -
 def test_the_interpreter_ends_while_a_daemon_multiplies() -> None:
     code = """
     schuss.share_threads_with_blas()
+    multiplied = threading.Semaphore(0)
     def multiply():
-        while True: pairs[0][0] @ pairs[0][1]
+        while True:
+            pairs[0][0] @ pairs[0][1]
+            multiplied.release()
     for _ in range(2): threading.Thread(target=multiply, daemon=True).start()
-    time.sleep(0.05)
+    for _ in range(20): multiplied.acquire()
     """
     for _ in range(4):
         under_load(code, OPENBLAS_NUM_THREADS="2")

@@ -226,7 +226,7 @@ def test_pools_of_processes_step_while_the_parent_does(method: str, tmp_path: Pa
     )
     for _ in rounds():
         command = [sys.executable, "-W", "ignore::DeprecationWarning", str(program)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
         assert (done.returncode, done.stderr) == (0, "")
 
 

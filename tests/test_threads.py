@@ -26,7 +26,7 @@ def script(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
         env={**os.environ, **environment},
     )
@@ -195,6 +195,10 @@ schuss.set_num_threads(3)
 param, grad = np.zeros(1_000_000, np.float32), np.ones(1_000_000, np.float32)
 optimizer = schuss.SGD(param, lr=1.0)
 for _ in range(3): optimizer.step(grad)
+def await_step_of(optimizer):
+    # Wait until another thread has made a step since: it is at work.
+    steps = optimizer.steps
+    while optimizer.steps == steps: time.sleep(0.0001)
 """
 
 
@@ -230,7 +234,7 @@ def test_a_fork_while_another_thread_steps_leaves_both_working() -> None:
     thread = threading.Thread(target=step)
     thread.start()
     for _ in range(30):
-        time.sleep(0.002)
+        await_step_of(other)
         child = os.fork()
         if child == 0:
             for _ in range(3): optimizer.step(grad)
@@ -252,7 +256,7 @@ def test_new_threads_of_a_child_step_what_another_thread_stepped_in_the_parent()
     thread = threading.Thread(target=step, daemon=True)
     thread.start()
     for _ in range(10):
-        time.sleep(0.002)
+        await_step_of(optimizer)
         child = os.fork()
         if child == 0:
             made = optimizer.steps
@@ -288,7 +292,7 @@ def test_processes_of_multiprocessing_step_too(method: str, tmp_path: Path) -> N
         )
     )
     done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=600, check=False
     )
     assert (done.returncode, done.stdout) == (0, "[(-3.0, -3.0), (-6.0, -6.0)]\n"), done.stderr
 
@@ -302,7 +306,7 @@ def test_the_interpreter_ends_while_a_daemon_steps() -> None:
     def step():
         while True: optimizer.step(grad)
     threading.Thread(target=step, daemon=True).start()
-    time.sleep(0.05)
+    await_step_of(optimizer)
     """
     for _ in range(5):
         ends_well(after_setup(code))
@@ -311,9 +315,12 @@ def test_the_interpreter_ends_while_a_daemon_steps() -> None:
 def test_the_interpreter_ends_while_a_daemon_works_without_its_lock() -> None:
     code = """
     def average():
-        while True: schuss.ewma(param, 0.9, out=param)
+        while True:
+            schuss.ewma(param, 0.9, out=param)
+            begun.set()
+    begun = threading.Event()
     threading.Thread(target=average, daemon=True).start()
-    time.sleep(0.05)
+    begun.wait()
     """
     for _ in range(5):
         ends_well(after_setup(code))

@@ -1091,7 +1091,7 @@ def check_consistent(history: schuss.History, optimizer: Any, params: Any) -> No
     np.testing.assert_array_equal(history.lr, [0.1] * history.steps)
     for seconds in (history.loss_seconds, history.step_seconds):
         assert len(seconds) == history.steps
-        assert ((seconds >= 0) & (seconds < 60)).all()
+        assert ((seconds >= 0) & (seconds < 3600)).all()  # of any machine
     if history.best_epoch is None:
         assert bits(params) == bits(expected)
     assert repr(history)
@@ -1110,13 +1110,13 @@ def test_ctrl_c_during_a_step_of_an_optimizer_that_does_not_count_leaves_that_st
 
 
 def test_a_signal_is_ctrl_c() -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
     def interrupt(history: schuss.History) -> None:
         if history.steps == 5:
             signal.raise_signal(signal.SIGINT)
 
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # the background has none
     params, optimizer, history = fitted(epochs=3, on_step=interrupt)
+    signal.signal(signal.SIGINT, handler)
     assert (history.steps, history.stopped) == (5, "interrupted")
     check_consistent(history, optimizer, params)
 

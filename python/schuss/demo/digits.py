@@ -13,12 +13,21 @@ import schuss
 from schuss._arrays import Array
 from schuss.network import Parameters, cost_and_gradients, initial_parameters
 
-__all__ = ["BATCH_SIZE", "LAYERS", "TRAINING_EXAMPLES", "Digits", "Stepper", "train"]
+__all__ = [
+    "BATCH_SIZE",
+    "LAYERS",
+    "TEST_EXAMPLES",
+    "TRAINING_EXAMPLES",
+    "Digits",
+    "Stepper",
+    "train",
+]
 
 LAYERS = (64, 256, 128, 10)
 BATCH_SIZE = 64
 # About 80/20, and such that all batches are full: J's L2 term depends on the size of the batch.
 TRAINING_EXAMPLES = 22 * BATCH_SIZE
+TEST_EXAMPLES = 1797 - TRAINING_EXAMPLES
 
 
 @dataclass(frozen=True)
@@ -59,14 +68,17 @@ def train(
     seed: int,
     batch_size: int | None = BATCH_SIZE,
     l2: float = 0.0,
-    tick: Callable[[], object] = lambda: None,
+    watch: Callable[[Parameters, schuss.History], object] = lambda params, history: None,
 ) -> tuple[Parameters, schuss.History]:
-    """Train the network; the same seed gives the same start and the same batches."""
+    """Train the network; the same seed gives the same start and the same batches.
+
+    After each update, `watch` is called with the parameters and the history.
+    """
     params = initial_parameters(LAYERS, np.random.default_rng(seed))
     optimizer = make_optimizer(params)
 
     def on_step(history: schuss.History) -> None:
-        tick()  # what it returns must not stop the training
+        watch(params, history)  # what it returns must not stop the training
 
     history = schuss.fit(
         cost_and_gradients,

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import schuss
+from schuss.demo.digits import Stepper
 from schuss.demo.style import COLORS, figure, note, styled
 from schuss.landscapes import Landscape, bowl, descend, plateau, saddle, steps_until
 
@@ -32,13 +33,17 @@ class Scene:
 
     def paths(self) -> dict[str, tuple[Points, int]]:
         """Return each optimizer's path to the end of its way, and the number of its steps."""
-        found = {}
-        for name, lr in self.rates.items():
-            path = descend(partial(getattr(schuss, name), lr=lr), self.landscape, self.start, 2000)
-            steps = steps_until(path, self.done, for_good=True)
-            assert steps is not None, name
-            found[name] = path[: steps + 1], steps
-        return found
+        return {
+            name: self.path(partial(getattr(schuss, name), lr=lr))
+            for name, lr in self.rates.items()
+        }
+
+    def path(self, optimizer: Callable[..., Stepper]) -> tuple[Points, int]:
+        """Return an optimizer's path to the end of its way, and the number of its steps."""
+        path = descend(optimizer, self.landscape, self.start, 2000)
+        steps = steps_until(path, self.done, for_good=True)
+        assert steps is not None
+        return path[: steps + 1], steps
 
 
 SCENES = (
@@ -84,8 +89,28 @@ def picture() -> Figure:
     )
     for scene in SCENES:
         _draw(panels[scene.landscape.name], scene)
-    note(drawn, "dots: steps; white circle: start; cross: the minimum or the saddle")
+    note(
+        drawn,
+        "dots: steps; white circle: start; cross: the minimum or the saddle\n"
+        f"{_why_momentum_is_slower()}",
+    )
     return drawn
+
+
+def _why_momentum_is_slower() -> str:
+    """Say what the averaging form does where Momentum has the rate of SGD."""
+    same_rate = [scene for scene in SCENES if scene.rates["Momentum"] == scene.rates["SGD"]]
+    places = " and ".join(scene.landscape.name for scene in same_rate)
+    steps = [
+        scene.path(partial(schuss.Momentum, lr=scene.rates["SGD"], dampening=0.0))[1]
+        for scene in same_rate
+    ]
+    return (
+        r"Momentum averages the gradients, $v = 0.9\,v + 0.1\,g$: at the rate of SGD its steps are "
+        f"no longer, and begin late,\nso it is slower on {places}. "
+        r"Summing them, $v = 0.9\,v + g$ (or ten times the rate), it takes "
+        f"{' and '.join(map(str, steps))} steps there."
+    )
 
 
 def _draw(axes: Axes, scene: Scene) -> None:
