@@ -2,6 +2,7 @@
 
 import _thread
 import errno
+import io
 import json
 import os
 import pickle
@@ -1065,6 +1066,45 @@ def test_where_no_file_can_be_without_a_name_a_new_one_has_the_usual_mode_too(
     schuss.save(tmp_path / "c", np.ones(3))
     assert mode_of(tmp_path / "c") == mode_of(tmp_path / "plain")
     assert sorted(os.listdir(tmp_path)) == ["c", "plain"]
+
+
+@posix
+def test_file_systems_without_locks_or_syncs_that_write_in_parts_have_checkpoints_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    class InParts(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:700])
+
+    def fails(number: int) -> Callable[..., None]:
+        def fail(*_: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    def in_parts(descriptor: int, memory: list[memoryview], start: int) -> int:
+        return os.readv(descriptor, [memory[0][:700]]) if os.lseek(descriptor, start, 0) >= 0 else 0
+
+    values = np.arange(1000.0)
+    monkeypatch.setattr(_safetensors, "FileIO", InParts)
+    monkeypatch.setattr(fcntl, "flock", fails(errno.ENOLCK))
+    monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
+    monkeypatch.setattr(os, "preadv", in_parts, raising=False)
+    schuss.save(tmp_path / "c", values)
+    schuss.load(tmp_path / "c", w := np.zeros(1000))
+    np.testing.assert_array_equal(w, values)
+
+
+@posix
+def test_another_hard_link_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    schuss.save(tmp_path / "c", np.ones(3))
+    os.link(tmp_path / "c", tmp_path / "kept")
+    schuss.save(tmp_path / "c", np.full(3, 2.0))
+    for name, value in [("c", 2.0), ("kept", 1.0)]:
+        schuss.load(tmp_path / name, w := np.zeros(3))
+        assert w.tolist() == [value] * 3
 
 
 root = pytest.mark.skipif(

@@ -303,7 +303,7 @@ class _NewFile:
     def let_go(self) -> None:
         """Bring what was written to the disk, out of the system's cache."""
         if hasattr(os, "posix_fadvise"):
-            os.fdatasync(self.descriptor)
+            _sync(self.descriptor)
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
@@ -320,7 +320,7 @@ def _replacing(call: str, path: str) -> Iterator[_NewFile]:
     try:
         with new.file:
             yield new
-            os.fsync(new.descriptor)
+            _sync(new.descriptor)
             if os.name == "posix":
                 _give_rights(call, new.descriptor, path, prefix)
             new.check_is_ours()
@@ -389,12 +389,17 @@ def _sync_folder(folder: str) -> None:
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # what some file systems say, which do not need it
-            raise
+        _sync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _sync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # of a file system that does not need it, or has none
+            raise
 
 
 # Who may read and write the new file: who might the one whose place it takes; where the system does
