@@ -1228,6 +1228,7 @@ class Alarm:
         """Whether it did; it must have been told then, and no descriptor left open."""
         descriptors = open_descriptors()
         handler = signal.signal(signal.SIGUSR1, self.handle)
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
         was, told = sys.gettrace(), 0
         sys.settrace(self)
         try:
@@ -1236,7 +1237,7 @@ class Alarm:
             told = 1
         finally:
             sys.settrace(was)
-            assert signal.getsignal(signal.SIGUSR1) == self.handle
+            assert handlers == [signal.getsignal(number) for number in signal.valid_signals()]
             signal.signal(signal.SIGUSR1, handler)
         assert told == self.raised
         assert open_descriptors() == descriptors

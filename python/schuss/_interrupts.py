@@ -81,20 +81,19 @@ class Deferred:
                 _signal.signal(number, self)
 
     def _end(self) -> None:
-        self._over = True  # from here on, what comes is not put off any more
         try:
+            self._over = True  # from here on, what comes is not put off any more
             self._give_back()
+        except BaseException:  # of a handler that is back
+            self._give_back()
+            raise
         finally:
             self.let_in()
 
     def _give_back(self) -> None:
-        try:
-            for number, before in self._before.items():
-                if _signal.getsignal(number) is self:
-                    _signal.signal(number, before)
-        except BaseException:  # of a handler that is back
-            self._give_back()
-            raise
+        for number, before in self._before.items():
+            if _signal.getsignal(number) is self:
+                _signal.signal(number, before)
 
 
 def raised_within(error: BaseException) -> bool:
