@@ -1098,6 +1098,32 @@ def test_file_systems_without_locks_or_syncs_that_write_in_parts_have_checkpoint
 
 
 @posix
+def test_a_file_that_another_saver_takes_for_left_behind_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    flock, fsync = fcntl.flock, os.fsync
+    taken: list[str] = []
+
+    def taken_once(file: Any, how: int) -> None:
+        if not taken:
+            taken.append(file.name)
+            raise BlockingIOError
+        flock(file, how)
+
+    def removed_by_the_other(descriptor: int) -> None:
+        if os.path.exists(taken[0]):
+            os.unlink(taken[0])
+        fsync(descriptor)
+
+    monkeypatch.setattr(fcntl, "flock", taken_once)
+    monkeypatch.setattr(os, "fsync", removed_by_the_other)
+    schuss.save(tmp_path / "c", np.ones(3))
+    assert (len(taken), os.listdir(tmp_path)) == (1, ["c"])
+
+
+@posix
 def test_another_hard_link_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     schuss.save(tmp_path / "c", np.ones(3))
     os.link(tmp_path / "c", tmp_path / "kept")
