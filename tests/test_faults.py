@@ -7,12 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Callable
+from collections import UserDict
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import pytest
 
 import schuss
 from cases import Array, bits, equal, same_bits
-from schuss import _interrupts, averages, optimizers, reference
+from schuss import _interrupts, averages, cli, optimizers, reference
 from test_threads import ends_well, fork
 
 Interrupt = Callable[[float], object]
@@ -294,6 +296,92 @@ def test_a_signal_that_comes_again_and_again_does_not_cut_what_is_done_to_its_en
     assert handled == [signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2]
     for number, handler in zip(numbers, before, strict=True):
         assert signal.signal(number, handler) is time_is_up
+
+
+class TooLong(TimeoutError, ValueError):
+    """What a handler raises, of kinds that are caught where calls raise them."""
+
+
+def pressed(result: Any) -> Any:
+    """Return it; meanwhile a signal comes."""
+    signal.raise_signal(signal.SIGUSR1)
+    return result
+
+
+class Pressing(UserDict[str, Array]):
+    """Parameters, and a signal when they are looked at first."""
+
+    looks = 0
+
+    def look(self) -> None:
+        self.looks += 1
+        if self.looks == 1:
+            pressed(None)
+
+    def __iter__(self) -> Iterator[str]:
+        self.look()
+        return super().__iter__()
+
+    def __getitem__(self, key: str) -> Array:
+        self.look()
+        return super().__getitem__(key)
+
+
+class Stepper:
+    """An optimizer that is not of schuss."""
+
+    lr = 0.1
+
+    def __init__(self) -> None:
+        self.params = Pressing({"w": np.ones(3)})
+
+    def step(self, grads: Any) -> None:
+        raise AssertionError
+
+
+def fit_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: pressed(False)))
+    w = np.ones(3)
+    schuss.fit(lambda p, x: (0.0, np.ones(3)), w, schuss.SGD(w), np.ones((4, 3)))
+
+
+def fit_with_another_optimizer(_: pytest.MonkeyPatch) -> None:
+    schuss.fit(lambda p, x: (0.0, p), {"w": np.ones(3)}, Stepper(), np.ones((4, 3)))
+
+
+def l2_of_the_same_again(_: pytest.MonkeyPatch) -> None:
+    plain = {"w": np.ones((3, 3))}
+    loss = schuss.with_l2(lambda p, x: (0.0, plain), 0.1)
+    loss(plain, np.ones((4, 3)))
+    loss(Pressing(plain), np.ones((4, 3)))
+
+
+def demo_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("schuss.demo", reason="needs schuss[demo]")
+    mkdir = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", lambda *a, **options: pressed(mkdir(*a, **options)))
+    monkeypatch.setattr("schuss.demo.run", lambda **_: 0)
+    cli.main(["demo", "--out", tempfile.mkdtemp()])
+
+
+@posix
+@pytest.mark.parametrize(
+    "call",
+    [fit_on_a_terminal, fit_with_another_optimizer, l2_of_the_same_again, demo_elsewhere],
+)
+def test_what_a_handler_raises_is_not_taken_for_what_a_call_raises(
+    call: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_is_up(*_: object) -> None:
+        raise TooLong
+
+    handler = signal.signal(signal.SIGUSR1, time_is_up)
+    try:
+        with pytest.raises(TooLong):
+            call(monkeypatch)
+    finally:
+        monkeypatch.undo()
+        signal.signal(signal.SIGUSR1, handler)
 
 
 # No memory.
