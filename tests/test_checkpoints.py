@@ -1,11 +1,16 @@
 """Training that was stopped, killed or cut off goes on with the same bits, or says why not."""
 
+import _thread
+import errno
+import io
 import json
 import os
 import pickle
 import random
 import signal
+import socket
 import stat
+import struct
 import subprocess
 import sys
 import time
@@ -13,7 +18,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
+from hashlib import sha256
+from itertools import count
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,11 +30,12 @@ import pytest
 
 import schuss
 from cases import LAYOUTS, bits, laid_out
-from schuss import _safetensors, checkpoints, schedules
+from schuss import _interrupts, _safetensors, checkpoints, schedules
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
 LINUX = sys.platform == "linux"
+posix = pytest.mark.skipif(os.name != "posix", reason="other systems have no such files or signals")
 
 TREE: dict[str, Any] = {"layers": [{"W": (4, 3), "b": (3,)}, {"W": (3, 2), "b": (2,)}], "scale": ()}
 
@@ -519,7 +529,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     del metadata["sha256"]
     arrays = safetensors_numpy.load_file(path)
     change(metadata)
-    _safetensors.write("test", path, arrays, metadata)
+    _safetensors.write("test", str(path), arrays, metadata)
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
@@ -884,6 +894,705 @@ def test_savers_of_one_path_do_not_mix(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["c"]
 
 
+# Files that are not a checkpoint's, and folders that others write to.
+
+
+def a_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(str(path))
+
+
+def a_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def a_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+OTHERS = {"FIFO": a_fifo, "socket": a_socket, "folder": a_folder, "device": a_device}
+
+
+@posix
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_no_regular_file_is_refused_and_stays(
+    kind: str, linked: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "c"
+    OTHERS[kind](tmp_path / "it" if linked else path)
+    if linked:
+        path.symlink_to("it")
+    before, names = path.lstat(), os.listdir(tmp_path)
+    optimizer = schuss.SGD({"w": np.zeros(5), "b": np.zeros(1)}, lr=0.5)
+
+    def fit() -> None:
+        schuss.fit(loss_and_grad, optimizer.params, optimizer, X, Y, checkpoint=path)
+
+    calls: dict[str, Callable[[], object]] = {
+        "save": lambda: schuss.save(path, optimizer.params, optimizer),
+        "load": lambda: schuss.load(path, optimizer.params, optimizer),
+        "fit": fit,
+    }
+    for name, call in calls.items():
+        error = IsADirectoryError if kind == "folder" else ValueError
+        words = f"^{name}: '.*/c' is a {kind}, expected a regular file$"
+        with pytest.raises(error, match=words):
+            call()
+        assert (path.lstat(), os.listdir(tmp_path)) == (before, names)
+        assert (optimizer.steps, optimizer.lr) == (0, 0.5)
+
+
+class OfBytes:
+    def __fspath__(self) -> bytes:
+        return b"c"
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "words"),
+    [
+        ("", ValueError, "is '', expected the name of a file"),
+        ("c/", ValueError, "is 'c/', expected the name of a file"),
+        ("a\0b", ValueError, r"is 'a\x00b', expected the name of a file"),
+        ("\ud800", ValueError, r"is '\ud800', expected the name of a file"),
+        (OfBytes(), TypeError, "is a OfBytes of bytes, expected one of str"),
+        (b"c", TypeError, "is a bytes, expected a str or a path"),
+    ],
+)
+def test_a_path_that_names_no_file_is_refused(
+    path: Any, error: Any, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    optimizer = schuss.SGD({"w": np.zeros(5), "b": np.zeros(1)})
+
+    def fit() -> None:
+        schuss.fit(loss_and_grad, optimizer.params, optimizer, X, Y, checkpoint=path)
+
+    calls: dict[str, Callable[[], object]] = {
+        "save: path": lambda: schuss.save(path, optimizer.params),
+        "load: path": lambda: schuss.load(path, optimizer.params),
+        "fit: checkpoint": fit,
+    }
+    for name, call in calls.items():
+        with pytest.raises(error) as caught:
+            call()
+        assert str(caught.value).startswith(f"{name} {words}")
+    assert (os.listdir(tmp_path), optimizer.steps) == ([], 0)
+
+
+def test_a_name_as_long_as_may_be_is_saved_and_a_longer_one_is_an_error(tmp_path: Path) -> None:
+    schuss.save(tmp_path / ("c" * 255), np.ones(3))
+    schuss.load(tmp_path / ("c" * 255), w := np.zeros(3))
+    assert w.all()
+    with pytest.raises(OSError, match="too long"):
+        schuss.save(tmp_path / ("c" * 256), np.ones(3))
+    assert os.listdir(tmp_path) == ["c" * 255]
+
+
+def left_by(path: Path) -> str:
+    """Return how the names begin of what a save to the path may have left behind."""
+    return f".schuss-{sha256(path.name.encode()).hexdigest()[:16]}-"
+
+
+@posix
+def test_what_others_call_as_we_call_ours_stays_and_is_not_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c"
+    theirs = [f"{left_by(path)}{kind}.tmp" for kind in [*OTHERS, "link", "dangling"]]
+    for name, make in zip(theirs, OTHERS.values(), strict=False):
+        make(tmp_path / name)
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / theirs[-2]).symlink_to("precious")
+    (tmp_path / theirs[-1]).symlink_to("nowhere")
+    if os.geteuid() == 0:
+        theirs.append(f"{left_by(path)}of another.tmp")
+        (tmp_path / theirs[-1]).write_text("")
+        os.chown(tmp_path / theirs[-1], 1234, 1234)
+    (tmp_path / f"{left_by(path)}ours.tmp").write_text("left behind")
+    opened: list[str] = []
+    real = os.open
+
+    def told(name: Any, *arguments: Any, **options: Any) -> int:
+        opened.append(str(name))
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", told)
+    schuss.save(path, np.ones(3))
+    assert sorted(os.listdir(tmp_path)) == sorted([*theirs, "c", "precious"])
+    assert not [name for name in opened if os.path.basename(name) in theirs]
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+@posix
+@pytest.mark.parametrize("mode", [None, 0o600, 0o640, 0o604, 0o444, 0o666, 0o200, 0o777])
+@pytest.mark.parametrize("umask", [0, 0o22, 0o77])
+def test_a_file_is_private_until_it_has_the_mode_of_the_one_before(
+    mode: int | None, umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c"
+    seen: set[int] = set()
+    if mode is not None:
+        path.write_text("old")
+        path.chmod(mode)
+
+    def look(name: str) -> None:
+        real = getattr(os, name)
+
+        def looks(*arguments: Any, **options: Any) -> Any:
+            for each in os.scandir(tmp_path):
+                found = stat.S_IMODE(each.stat(follow_symlinks=False).st_mode)
+                if each.name != "c":
+                    seen.add(found)
+                elif mode is not None:
+                    assert found == mode
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, name, looks)
+
+    before = os.umask(umask)
+    try:
+        for name in ("open", "fsync", "fchmod", "unlink", "lstat", "stat"):
+            look(name)
+        monkeypatch.setattr(os, "umask", None)  # which is the whole process's
+        schuss.save(path, np.ones(3))
+    finally:
+        monkeypatch.undo()
+        os.umask(before)
+    assert seen == {0o600}
+    assert mode_of(path) == (0o666 & ~umask if mode is None else mode)
+    assert os.listdir(tmp_path) == ["c"]
+
+
+@posix
+def test_where_no_file_can_be_without_a_name_a_new_one_has_the_usual_mode_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "O_TMPFILE", raising=False)
+    (tmp_path / "plain").write_text("")
+    schuss.save(tmp_path / "c", np.ones(3))
+    assert mode_of(tmp_path / "c") == mode_of(tmp_path / "plain")
+    assert sorted(os.listdir(tmp_path)) == ["c", "plain"]
+
+
+@posix
+def test_file_systems_without_locks_or_syncs_that_write_in_parts_have_checkpoints_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    class InParts(io.FileIO):
+        def write(self, data: Any) -> int:
+            return super().write(data[:700])
+
+    def fails(number: int) -> Callable[..., None]:
+        def fail(*_: Any) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fail
+
+    def in_parts(descriptor: int, memory: list[memoryview], start: int) -> int:
+        return os.readv(descriptor, [memory[0][:700]]) if os.lseek(descriptor, start, 0) >= 0 else 0
+
+    values = np.arange(1000.0)
+    monkeypatch.setattr(_safetensors, "FileIO", InParts)
+    monkeypatch.setattr(fcntl, "flock", fails(errno.ENOLCK))
+    monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
+    monkeypatch.setattr(os, "preadv", in_parts, raising=False)
+    schuss.save(tmp_path / "c", values)
+    schuss.load(tmp_path / "c", w := np.zeros(1000))
+    np.testing.assert_array_equal(w, values)
+
+
+@posix
+def test_a_file_that_another_saver_takes_for_left_behind_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    flock, fsync = fcntl.flock, os.fsync
+    taken: list[str] = []
+
+    def taken_once(file: Any, how: int) -> None:
+        if not taken:
+            taken.append(file.name)
+            raise BlockingIOError
+        flock(file, how)
+
+    def removed_by_the_other(descriptor: int) -> None:
+        if os.path.exists(taken[0]):
+            os.unlink(taken[0])
+        fsync(descriptor)
+
+    monkeypatch.setattr(fcntl, "flock", taken_once)
+    monkeypatch.setattr(os, "fsync", removed_by_the_other)
+    schuss.save(tmp_path / "c", np.ones(3))
+    assert (len(taken), os.listdir(tmp_path)) == (1, ["c"])
+
+
+@posix
+def test_another_hard_link_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+    schuss.save(tmp_path / "c", np.ones(3))
+    os.link(tmp_path / "c", tmp_path / "kept")
+    schuss.save(tmp_path / "c", np.full(3, 2.0))
+    for name, value in [("c", 2.0), ("kept", 1.0)]:
+        schuss.load(tmp_path / name, w := np.zeros(3))
+        assert w.tolist() == [value] * 3
+
+
+root = pytest.mark.skipif(
+    os.name != "posix" or os.geteuid() != 0, reason="only root gives files to others"
+)
+
+
+@root
+@pytest.mark.parametrize(
+    ("may", "mode", "expected"),
+    [
+        ("both", 0o640, 0o640),
+        ("group", 0o664, 0o664),
+        ("group", 0o460, 0o440),
+        ("group", 0o006, 0o000),
+        ("none", 0o640, 0o600),
+        ("none", 0o664, 0o644),
+        ("none", 0o604, 0o600),
+        ("none", 0o266, 0o222),
+    ],
+)
+def test_a_file_keeps_its_owner_or_is_open_to_fewer(
+    may: str, mode: int, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "c", os.fchown
+    path.write_text("old")
+    os.chown(path, 1234, 2345)
+    path.chmod(mode)
+
+    def fchown(descriptor: int, owner: int, group: int) -> None:
+        if may == "none" or (may == "group" and owner != -1):
+            raise PermissionError(1, "Operation not permitted")
+        real(descriptor, owner, group)
+
+    monkeypatch.setattr(os, "fchown", fchown)
+    schuss.save(path, np.ones(3))
+    owner, group = {"both": (1234, 2345), "group": (0, 2345), "none": (0, 0)}[may]
+    assert (path.stat().st_uid, path.stat().st_gid) == (owner, group)
+    assert mode_of(path) == expected
+
+
+ACL = "system.posix_acl_access"
+
+
+def an_acl(group: int, reader: int, mask: int) -> bytes:
+    """Return an ACL by which one more user, 1234, may do something."""
+    entries = [(1, 6, -1), (2, reader, 1234), (4, group, -1), (16, mask, -1), (32, 0, -1)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *entry) for entry in entries)
+
+
+def acl_of(path: Path) -> bytes | None:
+    return os.getxattr(path, ACL) if ACL in os.listxattr(path) else None
+
+
+@pytest.fixture
+def with_acls(tmp_path: Path) -> Path:
+    """Return a folder in which files may have ACLs."""
+    try:
+        (tmp_path / "try").write_text("")
+        os.setxattr(tmp_path / "try", ACL, an_acl(0, 4, 4))
+    except (AttributeError, OSError):
+        pytest.skip("files have no POSIX ACLs here")
+    (tmp_path / "try").unlink()
+    return tmp_path
+
+
+def test_a_file_keeps_its_acl(with_acls: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = with_acls / "c"
+    path.write_text("old")
+    os.setxattr(path, ACL, an_acl(0, 4, 6))
+    before = acl_of(path)
+    schuss.save(path, np.ones(3))
+    assert (acl_of(path), mode_of(path)) == (before, 0o660)
+
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    # A mode says what an ACL allows at most: without it, the group could do what it could not.
+    monkeypatch.setattr(os, "setxattr", refused)
+    schuss.save(path, np.ones(3))
+    assert (acl_of(path), mode_of(path)) == (None, 0o600)
+
+
+def test_the_acl_that_a_folder_gives_to_new_files_is_for_new_files(with_acls: Path) -> None:
+    (with_acls / "plain").write_text("old")
+    (with_acls / "plain").chmod(0o640)
+    os.setxattr(with_acls, "system.posix_acl_default", an_acl(0, 4, 6))
+    (with_acls / "new").write_text("")
+    schuss.save(with_acls / "plain", np.ones(3))
+    assert (acl_of(with_acls / "plain"), mode_of(with_acls / "plain")) == (None, 0o640)
+    schuss.save(with_acls / "c", np.ones(3))
+    assert acl_of(with_acls / "c") == acl_of(with_acls / "new")
+    assert mode_of(with_acls / "c") == mode_of(with_acls / "new")
+
+
+# Signals, wherever they land.
+
+
+class Alarm:
+    """Sends a signal at the n-th line of these modules; its handler raises a TimeoutError."""
+
+    files = frozenset(m.__file__ for m in (_interrupts, _safetensors, checkpoints))
+
+    def __init__(self, n: int) -> None:
+        self.n, self.seen, self.raised = n, 0, 0
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_filename not in self.files:
+            return None
+        if event in ("line", "return"):
+            self.seen += 1
+            if self.seen == self.n:
+                signal.raise_signal(signal.SIGUSR1)
+        return self
+
+    def handle(self, *_: object) -> None:
+        self.raised += 1
+        raise TimeoutError("too long")
+
+    def meets(self, call: Callable[[], object]) -> bool:
+        """Whether it did; it must have been told then, and no descriptor left open."""
+        descriptors = open_descriptors()
+        handler = signal.signal(signal.SIGUSR1, self.handle)
+        handlers = [signal.getsignal(number) for number in signal.valid_signals()]
+        was, told = sys.gettrace(), 0
+        sys.settrace(self)
+        try:
+            call()
+        except TimeoutError:
+            told = 1
+        finally:
+            sys.settrace(was)
+            assert handlers == [signal.getsignal(number) for number in signal.valid_signals()]
+            signal.signal(signal.SIGUSR1, handler)
+        assert told == self.raised
+        assert open_descriptors() == descriptors
+        return self.raised > 0
+
+
+def open_descriptors() -> int:
+    return len(os.listdir("/proc/self/fd")) if LINUX else 0
+
+
+@posix
+@pytest.mark.parametrize("there", [False, True])
+def test_a_timeout_at_any_line_of_save_is_raised_and_finds_all_or_nothing_saved(
+    there: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / "c"
+    old, new = (schuss.SGD(np.full(3, value)) for value in (1.0, 2.0))
+    schuss.save(path, new.params, new)
+    allowed = [None, path.read_bytes()]
+    path.unlink()
+    if there:
+        schuss.save(path, old.params, old)
+        path.chmod(0o640)
+        allowed[0] = path.read_bytes()
+    seen = []
+    for n in count(1):
+        met = Alarm(n).meets(lambda: schuss.save(path, new.params, new))
+        assert os.listdir(tmp_path) in ([], ["c"])
+        seen.append(path.read_bytes() if path.exists() else None)
+        assert seen[-1] in allowed
+        if there:
+            assert mode_of(path) == 0o640
+        if not met:
+            break
+        if seen[-1] != allowed[0]:
+            if there:
+                path.write_bytes(allowed[0] or b"")
+            else:
+                path.unlink()
+    assert len(seen) > 100
+    assert seen[0] == allowed[0]
+    assert seen[-1] == seen[-2] == allowed[1]
+
+
+@posix
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_timeout_at_any_line_of_load_is_raised_and_finds_all_or_nothing_loaded(
+    alone: bool, tmp_path: Path
+) -> None:
+    def fresh() -> Any:
+        optimizer = schuss.Adam({"W": np.ones(3), "b": np.ones((2, 2)).T}, lr=0.5)
+        optimizer.step({"W": np.ones(3), "b": np.ones((2, 2))})
+        return optimizer
+
+    saved, seen = fresh(), []
+    saved.lr = 0.25
+    saved.step({"W": np.ones(3), "b": np.ones((2, 2))})
+    schuss.save(tmp_path / "c", saved.params, saved)
+    expected = fresh()
+    schuss.load(tmp_path / "c", expected.params, None if alone else expected)
+    allowed = [known(fresh()), known(expected)]
+    assert alone or allowed[1] == known(saved)
+    for n in count(1):
+        optimizer = fresh()
+        load = partial(schuss.load, tmp_path / "c", optimizer.params, None if alone else optimizer)
+        met = Alarm(n).meets(load)
+        seen.append(allowed.index(known(optimizer)))
+        if not met:
+            break
+    assert len(seen) > 100
+    assert (seen[0], seen[-1]) == (0, 1)
+    assert seen == sorted(seen)
+
+
+@posix
+def test_a_timeout_while_fit_looks_for_its_checkpoint_does_not_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "c", os.stat
+    trained("plain", 5, KeyboardInterrupt, checkpoint=path)
+    before = path.read_bytes()
+
+    looks = count()
+
+    def slow(*arguments: Any, **options: Any) -> os.stat_result:
+        if arguments[0] == str(path) and next(looks) == 0:
+            signal.raise_signal(signal.SIGUSR1)
+        return real(*arguments, **options)
+
+    def time_is_up(*_: object) -> None:
+        raise TimeoutError
+
+    handler = signal.signal(signal.SIGUSR1, time_is_up)
+    monkeypatch.setattr(os, "stat", slow)
+    with pytest.raises(TimeoutError):
+        trained("plain", checkpoint=path)
+    monkeypatch.undo()
+    signal.signal(signal.SIGUSR1, handler)
+    assert path.read_bytes() == before
+
+
+@posix
+def test_every_signal_that_came_is_handled_once_all_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers = [signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM]
+    handled: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        assert frame is not None
+        handled.append(number)
+        raise TimeoutError(number)
+
+    real = os.replace
+
+    def press(*arguments: Any) -> None:
+        for number in numbers:
+            signal.raise_signal(number)
+        assert handled == []
+        real(*arguments)
+
+    before = [signal.signal(number, note) for number in numbers]
+    monkeypatch.setattr(os, "replace", press)
+    with pytest.raises(TimeoutError):
+        schuss.save(tmp_path / "c", np.ones(3))
+    for number, handler in zip(numbers, before, strict=True):
+        assert signal.signal(number, handler) is note
+    assert sorted(handled) == sorted(numbers)
+    schuss.load(tmp_path / "c", w := np.zeros(3))
+    assert w.all()
+
+
+# What is loaded is what was verified.
+
+
+@pytest.mark.parametrize("piece", [64, 1 << 22])
+@pytest.mark.parametrize("how", ["overwritten", "cut short", "replaced"])
+def test_a_file_that_changes_while_it_is_read_is_loaded_as_it_was_or_not_at_all(
+    how: str, piece: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real = tmp_path / "c", _safetensors._read_at
+    monkeypatch.setattr(_safetensors, "_PIECE", piece)
+    saved = schuss.Momentum({"a": np.arange(50.0), "b": np.arange(30.0)})
+    saved.step({"a": np.ones(50), "b": np.ones(30)})
+    schuss.save(path, saved.params, saved)
+    good = path.read_bytes()
+    outcomes = set()
+    for n in count():
+        path.write_bytes(good)
+        reads = 0
+
+        def read_at(*arguments: Any) -> int:
+            nonlocal reads
+            if reads == n:  # noqa: B023
+                if how == "overwritten":
+                    with open(path, "r+b") as file:
+                        file.seek(-640, os.SEEK_END)
+                        file.write(bytes(640))
+                elif how == "cut short":
+                    os.truncate(path, len(good) - 24)
+                else:
+                    schuss.save(tmp_path / "other", {"a": np.ones(50), "b": np.ones(30)})
+                    os.replace(tmp_path / "other", path)
+            reads += 1
+            return real(*arguments)
+
+        monkeypatch.setattr(_safetensors, "_read_at", read_at)
+        optimizer = schuss.Momentum({"a": np.zeros(50), "b": np.zeros(30)})
+        before = known(optimizer)
+        try:
+            schuss.load(path, optimizer.params, optimizer)
+            outcomes.add("loaded")
+            assert known(optimizer) == known(saved)
+        except ValueError:
+            outcomes.add("refused")
+            assert known(optimizer) == before
+        if reads <= n:
+            break
+    assert outcomes == ({"loaded"} if how == "replaced" else {"loaded", "refused"})
+
+
+# A header's numbers are bounded before anything is done with them.
+
+
+def with_header(path: Path, text: str, size: int = 0) -> None:
+    header = text.encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    os.truncate(path, 8 + len(header) + size)
+
+
+def entry(dtype: str = '"U8"', shape: str = "[0]", offsets: str = "[0,0]") -> str:
+    return f'{{"dtype":{dtype},"shape":{shape},"data_offsets":{offsets}}}'
+
+
+def an_a(**entries: str) -> str:
+    return f'"a":{entry(**entries)}'
+
+
+OURS = '"__metadata__":{"format":"schuss","version":"1","sha256":"%s"}' % ("0" * 64)
+NINES = "9" * 4300
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        an_a(shape="[" + ",".join([NINES] * 900) + "]"),
+        an_a(shape=f"[{NINES}9]", offsets=f"[0,{NINES}9]"),
+        an_a(shape=f"[{2**63}, 0]"),
+        an_a(shape=f"[{2**32},{2**32},0]"),  # which NumPy cannot make
+        an_a(shape="[0" + ",1" * 64 + "]"),
+        an_a(shape="[-1]", offsets="[0,-1]"),
+        an_a(shape="[0.0]"),
+        an_a(shape="[1e400]"),
+        an_a(shape="[NaN]"),
+        an_a(shape="[false]"),
+        an_a(shape="0"),
+        an_a(shape="{}"),
+        an_a(offsets="[0]"),
+        an_a(offsets="[0,0,0]"),
+        an_a(offsets='"00"'),
+        an_a(dtype="[]"),
+        an_a(dtype="7"),
+        an_a(dtype='"F128"'),
+        an_a(shape="[2]"),
+        an_a(offsets="[1,1]"),
+        an_a() + "," + an_a(offsets="[1,1]").replace('"a"', '"b"'),
+        an_a() + "," + an_a(),
+        an_a()[:-1] + ',"more":1}',
+        an_a().replace('"a"', '"' + "a" * 70_000 + '"'),
+        '"a":[]',
+        '"a":null',
+        '"a":' + "[" * 99_999,
+        '"a":' + "[" * 99_999 + "]" * 99_999,
+        '"__metadata__":{}',
+        "[]",
+        "7777",
+        '{"__metadata__":[]}',
+        '{"__metadata__":"7"}',
+        OURS.replace('"1"', "1").join("{}"),
+    ],
+    ids=lambda text: text[:50],
+)
+def test_a_header_with_what_none_has_is_refused(tensors: str, tmp_path: Path) -> None:
+    text = f"{{{OURS},{tensors}}}" if tensors.startswith('"') else tensors
+    with_header(tmp_path / "c", text)
+    with pytest.raises(ValueError, match=r"^load: .* has a header that is none of safetensors$"):
+        schuss.load(tmp_path / "c", np.ones(3))
+
+
+@pytest.mark.parametrize("digest", ["\\ud800", "", "0" * 63, "G" * 64])
+def test_a_digest_that_is_none_is_refused(digest: str, tmp_path: Path) -> None:
+    ours = OURS.replace("0" * 64, digest)
+    with_header(tmp_path / "c", f'{{{ours},"params":{entry()}}}')
+    with pytest.raises(ValueError, match=r"^load: .* has no digest, expected one of all its byte"):
+        schuss.load(tmp_path / "c", np.ones(0, np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("params", "holds params of shape (4398046511104,), expected (3,) as it is here"),
+        ("optimizer/m", "of shape (4398046511104,), expected that of a parameter"),
+        ("others", "holds others, expected nothing of that name"),
+    ],
+)
+def test_a_huge_file_is_refused_by_its_header(name: str, words: str, tmp_path: Path) -> None:
+    size = 1 << 42
+    before = "" if name == "params" else f'"params":{entry(shape="[3]", offsets="[0,3]")},'
+    start = 3 if before else 0
+    huge = f'"{name}":{entry(shape=f"[{size}]", offsets=f"[{start},{start + size}]")}'
+    try:
+        with_header(tmp_path / "c", f"{{{OURS},{before}{huge}}}", start + size)
+    except OSError:
+        pytest.skip("no file can be that long here")
+    w = np.ones(3, np.uint8)
+    optimizer = schuss.SGD(np.zeros(3))
+    with refused(optimizer) as caught:
+        schuss.load(tmp_path / "c", w)
+    assert words in str(caught.value)
+    assert w.all()
+
+
+def test_names_that_nobody_would_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^save: the name of an array has 70007 characters, exp"):
+        schuss.save(tmp_path / "c", {"a" * 70_000: np.ones(3)})
+    assert os.listdir(tmp_path) == []
+
+
+# Threads that cannot be started, and forks.
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_where_no_thread_can_be_started_saving_and_loading_do_without(
+    started: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).standard_normal(300)
+    monkeypatch.setattr(_safetensors, "_PIECE", 256)
+    schuss.save(tmp_path / "with", values)
+    left, real = [started], _thread.start_new_thread
+
+    def start(*arguments: Any) -> int:
+        if left[0] == 0:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        return real(*arguments)
+
+    monkeypatch.setattr(_safetensors, "start_new_thread", start)
+    schuss.save(tmp_path / "without", values)
+    assert (tmp_path / "without").read_bytes() == (tmp_path / "with").read_bytes()
+    left[0] = started
+    schuss.load(tmp_path / "without", w := np.zeros(300))
+    np.testing.assert_array_equal(w, values)
+
+
 PEAK = """
 import os, sys, numpy as np, schuss
 w = np.ones(16 << 20, np.float32)
@@ -908,7 +1617,9 @@ print(os.stat(sys.argv[1]).st_size >> 10)
 
 
 @pytest.mark.skipif(not LINUX, reason="/proc is Linux's")
-def test_memory_does_not_grow_with_the_arrays(tmp_path: Path) -> None:
+def test_saving_needs_no_memory_for_the_arrays_and_loading_as_much_as_they_have(
+    tmp_path: Path,
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PEAK, tmp_path / "c"], capture_output=True, text=True, check=True
     )
@@ -916,7 +1627,7 @@ def test_memory_does_not_grow_with_the_arrays(tmp_path: Path) -> None:
     extra = 32 << 10  # which it returns
     assert whole > 7 * extra
     assert saving < whole / 4
-    assert loading - extra < whole / 4
+    assert loading - extra < whole * 5 / 4  # a copy of what is loaded
 
 
 # The training loop.
@@ -1017,7 +1728,7 @@ def test_fit_goes_on_to_more_epochs(tmp_path: Path) -> None:
 
 
 OTHER_X = X + (np.arange(X.size).reshape(X.shape) == 3)  # in a single number
-OTHERS: list[tuple[str, Any, dict[str, Any], str]] = [
+OTHER_ARGUMENTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("validation", None, {"validation": None}, "a training with validation, expected one without"),
     ("checkpoint", None, {"checkpoint": "plain"}, "was not saved by fit, expected it to be"),
     ("epochs", None, {"epochs": 3}, "epochs is 3, expected at least 4, as many as checkpoint"),
@@ -1059,7 +1770,9 @@ OTHERS: list[tuple[str, Any, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "words"), [case[1:] for case in OTHERS], ids=[case[0] for case in OTHERS]
+    ("make", "options", "words"),
+    [case[1:] for case in OTHER_ARGUMENTS],
+    ids=[case[0] for case in OTHER_ARGUMENTS],
 )
 def test_fit_says_when_its_checkpoint_is_of_another_training(
     make: Any, options: dict[str, Any], words: str, tmp_path: Path
@@ -1196,13 +1909,14 @@ def test_a_checkpoint_of_other_large_data_is_refused(
 @pytest.mark.parametrize("arguments", [None, [], {"l2": 0.0}, {"l2": ["0.0"]}])
 def test_arguments_made_by_hand_are_refused(arguments: Any, tmp_path: Path) -> None:
     trained("plain", checkpoint=tmp_path / "c")
-    with _safetensors.reading(tmp_path / "c", "load") as file:
+    with _safetensors.reading("load", str(tmp_path / "c")) as file:
+        file.read_tensors()
         metadata = {name: text for name, text in file.metadata.items() if name != "sha256"}
         tensors = {name: file.read(name) for name in file.tensors}
     settings = json.loads(metadata["settings"])
     settings["training"]["arguments"] = arguments
     metadata["settings"] = json.dumps(settings)
-    _safetensors.write("save", tmp_path / "c", tensors, metadata)
+    _safetensors.write("save", str(tmp_path / "c"), tensors, metadata)
     with pytest.raises(ValueError, match=r"^fit: .* has settings that schuss.save does not write"):
         trained("plain", checkpoint=tmp_path / "c")
 
@@ -1324,13 +2038,14 @@ def test_settings_made_by_hand_name_each_array_once_or_are_refused(
     extra: Any, tmp_path: Path
 ) -> None:
     schuss.save(tmp_path / "c", np.ones(3), extra={"a": np.zeros(3)})
-    with _safetensors.reading(tmp_path / "c", "load") as file:
+    with _safetensors.reading("load", str(tmp_path / "c")) as file:
+        file.read_tensors()
         metadata = {name: text for name, text in file.metadata.items() if name != "sha256"}
         tensors = {name: file.read(name) for name in file.tensors}
     assert list(tensors) == ["params", "settings/1"]
     settings = json.loads(metadata["settings"]) | {"extra": extra}
     metadata["settings"] = json.dumps(settings)
-    _safetensors.write("save", tmp_path / "c", tensors, metadata)
+    _safetensors.write("save", str(tmp_path / "c"), tensors, metadata)
     w = np.zeros(3)
     with pytest.raises(ValueError, match=r"^load: .* has settings that schuss.save does not write"):
         schuss.load(tmp_path / "c", w)

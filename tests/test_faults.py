@@ -7,12 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
-from collections.abc import Callable
+from collections import UserDict
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, pairwise
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import pytest
 
 import schuss
 from cases import Array, bits, equal, same_bits
-from schuss import averages, optimizers, reference
+from schuss import _interrupts, averages, cli, optimizers, reference
 from test_threads import ends_well, fork
 
 Interrupt = Callable[[float], object]
@@ -273,6 +275,118 @@ def test_ctrl_c_at_any_line_of_an_update_finds_the_average_as_before_or_after() 
     assert n > 2
 
 
+@posix
+def test_a_signal_that_comes_again_and_again_does_not_cut_what_is_done_to_its_end() -> None:
+    begun: list[int] = []
+    ended: list[int] = []
+    handled: list[int] = []
+
+    def time_is_up(number: int, _: FrameType | None) -> None:
+        handled.append(number)
+        raise TimeoutError
+
+    def work() -> None:
+        begun.append(len(begun))
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGUSR2)
+        ended.append(begun[-1])
+
+    numbers = signal.SIGUSR1, signal.SIGUSR2
+    before = [signal.signal(number, time_is_up) for number in numbers]
+    with pytest.raises(TimeoutError):
+        _interrupts.to_its_end(work)
+    assert (begun, ended) == ([0, 1], [1])
+    assert handled == [signal.SIGUSR1, signal.SIGUSR1, signal.SIGUSR2]
+    for number, handler in zip(numbers, before, strict=True):
+        assert signal.signal(number, handler) is time_is_up
+
+
+class TooLong(TimeoutError, ValueError):
+    """What a handler raises, of kinds that are caught where calls raise them."""
+
+
+def pressed(result: Any) -> Any:
+    """Return it; meanwhile a signal comes."""
+    signal.raise_signal(signal.SIGUSR1)
+    return result
+
+
+class Pressing(UserDict[str, Array]):
+    """Parameters, and a signal when they are looked at first."""
+
+    looks = 0
+
+    def look(self) -> None:
+        self.looks += 1
+        if self.looks == 1:
+            pressed(None)
+
+    def __iter__(self) -> Iterator[str]:
+        self.look()
+        return super().__iter__()
+
+    def __getitem__(self, key: str) -> Array:
+        self.look()
+        return super().__getitem__(key)
+
+
+class Stepper:
+    """An optimizer that is not of schuss."""
+
+    lr = 0.1
+
+    def __init__(self) -> None:
+        self.params = Pressing({"w": np.ones(3)})
+
+    def step(self, grads: Any) -> None:
+        raise AssertionError
+
+
+def fit_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", SimpleNamespace(isatty=lambda: pressed(False)))
+    w = np.ones(3)
+    schuss.fit(lambda p, x: (0.0, np.ones(3)), w, schuss.SGD(w), np.ones((4, 3)))
+
+
+def fit_with_another_optimizer(_: pytest.MonkeyPatch) -> None:
+    schuss.fit(lambda p, x: (0.0, p), {"w": np.ones(3)}, Stepper(), np.ones((4, 3)))
+
+
+def l2_of_the_same_again(_: pytest.MonkeyPatch) -> None:
+    plain = {"w": np.ones((3, 3))}
+    loss = schuss.with_l2(lambda p, x: (0.0, plain), 0.1)
+    loss(plain, np.ones((4, 3)))
+    loss(Pressing(plain), np.ones((4, 3)))
+
+
+def demo_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("schuss.demo", reason="needs schuss[demo]")
+    mkdir = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", lambda *a, **options: pressed(mkdir(*a, **options)))
+    monkeypatch.setattr("schuss.demo.run", lambda **_: 0)
+    cli.main(["demo", "--out", tempfile.mkdtemp()])
+
+
+@posix
+@pytest.mark.parametrize(
+    "call",
+    [fit_on_a_terminal, fit_with_another_optimizer, l2_of_the_same_again, demo_elsewhere],
+)
+def test_what_a_handler_raises_is_not_taken_for_what_a_call_raises(
+    call: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def time_is_up(*_: object) -> None:
+        raise TooLong
+
+    handler = signal.signal(signal.SIGUSR1, time_is_up)
+    try:
+        with pytest.raises(TooLong):
+            call(monkeypatch)
+    finally:
+        monkeypatch.undo()
+        signal.signal(signal.SIGUSR1, handler)
+
+
 # No memory.
 
 LIMITED = """
@@ -398,6 +512,130 @@ def forks(times: int) -> str:
     assert statuses == [0] * {times}, statuses
     assert (optimizer.params == -optimizer.steps).all()
     """
+
+
+# A checkpoint's pieces are hashed by threads, which a child does not have.
+
+FORKS_WHILE_HASHING = """
+    import os, sys, tempfile
+    import numpy as np, schuss
+    from schuss import _safetensors
+    _safetensors._PIECE = 256
+    folder = tempfile.TemporaryDirectory()
+    path = folder.name + "/c"
+    w, into = np.arange(1000.0), np.zeros(1000)
+    schuss.save(path, w)
+    def fork():
+        global child
+        child = os.fork()
+        if child:  # which does all that it does before the parent goes on
+            status = os.waitpid(child, 0)[1]
+            assert status == 0, status
+    def pieces(array, real=_safetensors._pieces):
+        for place, piece in enumerate(real(array)):
+            if place == 9: fork()
+            yield piece
+    def read_at(*arguments, reads=iter(range(99)), real=_safetensors._read_at):
+        if next(reads) == 9: fork()
+        return real(*arguments)
+    def fsync(descriptor, calls=[], real=os.fsync):
+        calls.append(None)
+        if len(calls) == 1: fork()
+        real(descriptor)
+    _safetensors.{name} = {own}
+    try:
+        {call}
+    except RuntimeError as error:
+        assert child == 0
+        print(error)
+    if child == 0:
+        folder._finalizer.detach()
+        sys.exit(0 if not into.any() or (into == w).all() else 1)
+    assert os.listdir(folder.name) == ["c"]
+    schuss.load(path, into)
+    assert (into == w).all()
+"""
+
+
+FORKED = "save: the process was forked while it saved, expected the parent alone to go on\n"
+
+
+@fork
+@pytest.mark.parametrize(
+    ("name", "own", "call", "printed"),
+    [
+        ("_read_at", "read_at", "schuss.load(path, into)", ""),
+        ("_pieces", "pieces", "schuss.save(path, w)", FORKED),
+        ("os.fsync", "fsync", "schuss.save(path, w)", FORKED),
+    ],
+)
+def test_a_fork_in_the_middle_of_a_checkpoint_leaves_parent_and_child_at_work(
+    name: str, own: str, call: str, printed: str
+) -> None:
+    code = FORKS_WHILE_HASHING.format(name=name, own=own, call=call)
+    assert ends_well(code) == printed
+
+
+@fork
+def test_children_forked_while_other_threads_save_and_load_do_so_too_and_end() -> None:
+    ends_well(
+        """
+        import os, sys, tempfile, threading
+        import numpy as np, schuss
+        folder = tempfile.TemporaryDirectory()
+        w = np.arange(500_000.0)
+        schuss.save(folder.name + "/load", w)
+        over = threading.Event()
+        def save():
+            while not over.is_set(): schuss.save(folder.name + "/save", w)
+        def load():
+            while not over.is_set(): schuss.load(folder.name + "/load", np.zeros_like(w))
+        threads = [threading.Thread(target=work) for work in (save, load)]
+        for thread in threads: thread.start()
+        for n in range(20):
+            child = os.fork()
+            if child == 0:
+                folder._finalizer.detach()
+                into = np.zeros_like(w)
+                schuss.save(f"{folder.name}/{n}", w)
+                schuss.load(f"{folder.name}/{n}", into)
+                sys.exit(0 if (into == w).all() else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        over.set()
+        for thread in threads: thread.join()
+        """
+    )
+
+
+@posix
+@fork
+def test_a_child_forked_while_the_main_thread_saves_has_its_handlers() -> None:
+    ends_well(
+        """
+        import os, signal, tempfile, threading
+        import numpy as np, schuss
+        folder = tempfile.TemporaryDirectory()
+        handled, real, replaced = [], os.replace, threading.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: handled.append(os.getpid()))
+        def child():
+            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(signal.SIGUSR1)
+            os._exit(0 if handled == [os.getpid()] * 2 else 1)
+        statuses = []
+        def fork():
+            process = os.fork()
+            if process == 0: child()
+            statuses.append(os.waitpid(process, 0)[1])
+        def replace(*arguments):
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+            real(*arguments)
+        os.replace = replace
+        schuss.save(folder.name + "/c", np.ones(3))
+        assert statuses == [0], statuses
+        """
+    )
 
 
 # What is dropped is gone.

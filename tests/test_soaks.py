@@ -4,6 +4,8 @@ SCHUSS_SOAK_SECONDS says how long each takes; by default 60.
 """
 
 import os
+import random
+import signal
 import subprocess
 import sys
 import textwrap
@@ -250,3 +252,34 @@ def test_ctrl_c_finds_every_training_at_a_step(prefetch: int, interrupt: Interru
 def test_programs_end_whatever_is_under_way(end: str) -> None:
     for _ in rounds():
         check_end(end)
+
+
+@posix
+def test_every_timeout_while_a_checkpoint_is_saved_or_loaded_is_raised(tmp_path: Path) -> None:
+    path, chance = tmp_path / "c", random.Random(0)
+    optimizer = schuss.Adam(np.ones(100_000))
+    optimizer.step(np.ones(100_000))
+    schuss.save(path, optimizer.params, optimizer)
+    path.chmod(0o600)
+    sent = raised = 0
+
+    def time_is_up(*_: object) -> None:
+        nonlocal sent
+        sent += 1
+        raise TimeoutError("too long")
+
+    before = signal.signal(signal.SIGALRM, time_is_up)
+    for number in rounds():
+        call = schuss.load if number % 2 else schuss.save
+        try:
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 0.02))
+            call(path, optimizer.params, optimizer)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        except TimeoutError:
+            raised += 1
+        assert raised == sent
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert os.listdir(tmp_path) == ["c"]
+    signal.signal(signal.SIGALRM, before)
+    assert raised > 0
+    print(f"{raised:,} of {number:,} met")

@@ -8,7 +8,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import numpy as np
@@ -30,6 +30,7 @@ Path: TypeAlias = str | os.PathLike[str]
 
 _FORMAT, _VERSION = "schuss", "1"
 _SETTINGS_ARRAYS = "settings/"  # what the names of their tensors begin with
+_SECTIONS = ("params", "optimizer", "training", "settings")  # or with these, or they are params
 _SETTINGS = ("optimizer", "batches", "training", "extra")
 
 
@@ -48,12 +49,18 @@ def save(
 
     The file is written beside `path`, brought to the disk, and only then takes its name: whatever
     happens meanwhile, there is a whole checkpoint, the one before or this one. Arrays are written
-    from where they are, without a copy of them in memory.
+    from where they are, without a copy of them in memory. Until then nobody else can read it. In
+    the end it has the mode, the owner and the POSIX ACL of the file whose place it takes, or the
+    mode of a new file; where the system does not let it have them, it is open to fewer. Where
+    `path` is a symbolic link, the file that it leads to is replaced; other hard links keep theirs.
+
+    Handlers of signals, Ctrl-C's too, run between two pieces of 4 MiB, or when all is done.
 
     Parameters
     ----------
     path : str or os.PathLike
-        The file, replaced if it is there. Its name usually ends in ".safetensors".
+        The file, replaced if it is there; folders, devices, FIFOs and sockets are refused. Its name
+        usually ends in ".safetensors".
     params : array, or sequence or mapping of arrays, nested as you like
         The parameters, of any shape and memory layout, in any dtype of booleans, integers or
         floating point numbers. No step of another thread may change them meanwhile.
@@ -75,14 +82,16 @@ def save(
         If an argument has a wrong type, an array a dtype that the format does not have, or `lr`
         is made of `schedules.ReduceOnPlateau`, which changes, and of a function of your own.
     ValueError
-        If the optimizer was made for other parameters, two arrays have one name, or all beside
-        arrays takes more than 100 MB.
+        If the optimizer was made for other parameters, two arrays have one name, all beside
+        arrays takes more than 100 MB, or `path` names no file or what is no regular file.
     RuntimeError
-        If a step of the optimizer is under way.
+        If a step of the optimizer is under way, or in a child that was forked while it saved.
     OSError
-        If the file cannot be written, as when the disk is full.
+        If the file cannot be written, as when the disk is full, or `path` is a folder.
 
-    Whatever is raised, the path has what it had before.
+    Whatever is raised, by handlers of signals too, the path has what it had before, or all of this
+    checkpoint: that where something is raised once the file has its name, as when the folder cannot
+    be brought to the disk.
 
     References
     ----------
@@ -108,7 +117,7 @@ def save(
     >>> folder.cleanup()
     """
     call = "save"
-    check_path(call, "path", path)
+    path = _safetensors.check_path(call, "path", path)
     if batches is not None:
         _check_type(call, "batches", batches, MiniBatches, "mini-batches, as minibatches makes")
     if extra is not None and not isinstance(extra, Mapping):
@@ -132,15 +141,18 @@ def load(
 ) -> dict[str, Any]:
     """Load a checkpoint into parameters, an optimizer and mini-batches that are there.
 
-    The file is read twice: once to see that it is whole and unchanged, then into the arrays.
+    The file is read once, into memory of its own; when it is whole and unchanged, it is copied into
+    the arrays. So meanwhile this needs as much memory as is to be loaded, and nobody who writes to
+    the file can change what is loaded.
 
     Parameters
     ----------
     path : str or os.PathLike
         The file.
     params : array, or sequence or mapping of arrays, nested as you like
-        The parameters, in the structure, shapes and dtypes of those that were saved; their memory
-        layout may be another. One that is read-only must be what was saved.
+        The parameters, in the structure, shapes and dtypes of those that were saved, which are
+        compared before all is read; their memory layout may be another. One that is read-only must
+        be what was saved.
     optimizer : Optimizer, optional
         An optimizer of the same class, of these parameters or some of them, with as many groups. It
         takes over all that was saved of the other. Without it, parameters alone are loaded: the
@@ -163,14 +175,16 @@ def load(
         If the file is cut short, was altered, is no checkpoint or one of another version, or holds
         other arrays, another optimizer or other mini-batches than asked for; if a read-only array
         is another than was saved; if `params` makes its arrays anew at each access, so that
-        nothing would be loaded. Nothing is changed then.
+        nothing would be loaded; or if `path` is a device, a FIFO or a socket.
     RuntimeError
-        If a step of the optimizer is under way; nothing is changed then.
+        If a step of the optimizer is under way.
     OSError
-        If the file cannot be read. Nothing is changed then, unless a disk fails that could be read
-        the first time.
+        If the file cannot be read, or `path` is a folder.
+    MemoryError
+        If there is no memory for what is to be loaded.
 
-    Ctrl-C interrupts before anything is changed, or once all is loaded.
+    Nothing is changed then. Ctrl-C, and what else handlers of signals raise, interrupts before
+    anything is changed, or once all is loaded.
 
     References
     ----------
@@ -181,25 +195,20 @@ def load(
     See `save`.
     """
     call = "load"
-    check_path(call, "path", path)
+    path = _safetensors.check_path(call, "path", path)
     if batches is not None:
         _check_type(call, "batches", batches, MiniBatches, "mini-batches, as minibatches makes")
-    with opened(call, path) as checkpoint:
-        checkpoint.restore(params, optimizer, batches)
-        return checkpoint.extra
+    checkpoint = opened(call, path, params, optimizer)
+    checkpoint.restore(params, optimizer, batches)
+    return checkpoint.extra
 
 
 # For the training loop too, which keeps more.
 
 
-def check_path(call: str, name: str, path: object) -> None:
-    """Raise TypeError unless it may name a file."""
-    _check_type(call, name, path, (str, os.PathLike), "a str or a path")
-
-
 def write(
     call: str,
-    path: Path,
+    path: str,
     params: ArrayTree,
     optimizer: Optimizer | None,
     *,
@@ -229,6 +238,7 @@ def write(
                 tensors |= _named(call, f"optimizer/{name}", optimizer._names(), arrays)
         for name, array in (series or {}).items():
             tensors[f"training/{name}"] = array
+        tensors = {name: _core.held(array) for name, array in tensors.items()}
         for name, array in tensors.items():
             if _safetensors.dtype_in_file(array) is None:
                 raise TypeError(
@@ -239,27 +249,48 @@ def write(
         _safetensors.write(call, path, tensors, metadata)
 
 
-@contextmanager
-def opened(call: str, path: Path) -> "Iterator[Checkpoint]":
-    """Open a checkpoint that is whole and unchanged, or raise."""
-    with _safetensors.reading(path, call) as file:
-        yield Checkpoint(call, file)
+def opened(
+    call: str,
+    path: str,
+    params: ArrayTree,
+    optimizer: Optimizer | None,
+    *,
+    with_training: bool = False,
+) -> "Checkpoint":
+    """Read a checkpoint that is whole, unchanged and of such arrays, or raise."""
+    targets, unused = _named(call, "params", *_taken_apart(call, params, written=True)), []
+    if optimizer is None:
+        unused.append("optimizer")
+    else:
+        _check_optimizer(call, params, optimizer)
+    if not with_training:
+        unused.append("training")
+    with _safetensors.reading(call, path) as file:
+        return Checkpoint(call, file, targets, unused)
 
 
 class Checkpoint:
-    """A checkpoint open for reading."""
+    """A checkpoint that was read."""
 
     extra: dict[str, Any]
     training: dict[str, Any] | None
 
-    def __init__(self, call: str, file: _safetensors.File) -> None:
+    def __init__(
+        self,
+        call: str,
+        file: _safetensors.File,
+        params: dict[str, Array],
+        unused: list[str],
+    ) -> None:
         self._call, self._file = call, file
         form, version = (file.metadata.get(name) for name in ("format", "version"))
         if form != _FORMAT:
             file.refuse("is no checkpoint of schuss, expected one that schuss.save wrote")
         if version != _VERSION:
             file.refuse(f"is a checkpoint of version {version}, expected {_VERSION}")
-        file.verify()
+        # What the header shows to be another checkpoint need not be read.
+        self._check_sections(params)
+        file.read_tensors(lambda name: _section(name) not in unused)
         try:
             decode = _Decoder(file)
             settings = json.loads(file.metadata["settings"], object_hook=decode)
@@ -309,6 +340,17 @@ class Checkpoint:
                 batches._resume(resumed)
 
         whole(run)
+
+    def _check_sections(self, params: dict[str, Array]) -> None:
+        """Refuse tensors that a checkpoint of these parameters does not have."""
+        self._matched(params, "params")
+        shapes = {array.shape for array in params.values()}
+        for name, tensor in self._file.tensors.items():
+            section = _section(name)
+            if section not in _SECTIONS:
+                self.refuse(f"holds {name}, expected nothing of that name")
+            if section == "optimizer" and tensor.shape not in shapes:
+                self.refuse(f"holds {name} of shape {tensor.shape}, expected that of a parameter")
 
     def refuse(self, problem: str) -> NoReturn:
         """Raise ValueError: the file has that problem."""
@@ -386,6 +428,10 @@ class Checkpoint:
 
     def _refuse_settings(self) -> NoReturn:
         self.refuse("has settings that schuss.save does not write")
+
+
+def _section(name: str) -> str:
+    return name.partition("/")[0]
 
 
 def _taken_apart(

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from schuss._core import __version__
+from schuss._interrupts import Deferred
 
 __all__ = ["main"]
 
@@ -65,18 +66,26 @@ def _demo(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    try:
-        # Before any training, lest it be in vain.
-        options.out.mkdir(parents=True, exist_ok=True)
-        TemporaryFile(dir=options.out).close()
-    except OSError as error:
+    refusal = _refusal_to_write(options.out)  # before any training, lest it be in vain
+    if refusal is not None:
         print(
             f"schuss demo: --out is {str(options.out)!r}, expected a folder to write to: "
-            f"{error.strerror}",
+            f"{refusal.strerror}",
             file=sys.stderr,
         )
         return 2
     return demo.run(out=options.out, epochs=options.epochs, seed=options.seed)
+
+
+def _refusal_to_write(folder: Path) -> OSError | None:
+    """Return what keeps a folder from being made and written to."""
+    with Deferred():  # what a signal's handler raises is no refusal
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            return error
+    return None
 
 
 def _integer(low: int, high: int = sys.maxsize) -> Callable[[str], int]:

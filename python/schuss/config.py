@@ -11,6 +11,7 @@ import numpy as np
 
 from schuss import _core
 from schuss._hyperparameters import count, flag
+from schuss._interrupts import Deferred
 
 __all__ = [
     "SharedThreads",
@@ -247,7 +248,9 @@ def _text(path: str) -> str:
     try:
         with open(path) as file:
             return file.read().strip()
-    except (OSError, ValueError):
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # a signal's handler raised it
+            raise
         return ""
 
 
@@ -380,10 +383,14 @@ def share_blas_from_environment() -> None:
     if asked not in ("0", "1"):
         raise ValueError(f"SCHUSS_SHARE_BLAS is {asked!r}, expected '0' or '1'")
     if asked == "1":
-        try:
-            share_threads_with_blas()
-        except RuntimeError as error:
-            warnings.warn(f"SCHUSS_SHARE_BLAS is '1', but {error}", RuntimeWarning, stacklevel=2)
+        refusal = None
+        with Deferred():  # what a signal's handler raises is no refusal
+            try:
+                share_threads_with_blas()
+            except RuntimeError as error:
+                refusal = error
+        if refusal is not None:
+            warnings.warn(f"SCHUSS_SHARE_BLAS is '1', but {refusal}", RuntimeWarning, stacklevel=2)
 
 
 @overload

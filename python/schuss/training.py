@@ -1,9 +1,8 @@
 """The training loop: epochs of mini-batches, what they cost, and when to stop."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext, suppress
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from math import frexp, inf, isfinite, isinf, nan
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schuss import _arguments, _core, checkpoints
+from schuss import _arguments, _core, _safetensors, checkpoints
 from schuss._arrays import (
     Array,
     ArrayTree,
@@ -23,6 +22,7 @@ from schuss._arrays import (
     names_of_leaves,
 )
 from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
+from schuss._interrupts import Deferred, raised_within
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
 from schuss.loss_scale import DynamicLossScale, with_l2_of_fit
@@ -390,8 +390,11 @@ class _L2:
     def _leaves(self, plan: _core.Plan, grads: ArrayTree) -> list[Array]:
         """Return the gradients, in the dtypes and shapes that a step takes, or raise."""
         call, like = self._call, plan.arrays
-        with suppress(TypeError):  # for gradients in another dtype than their parameters'
+        try:
             return plan.flatten(grads, call, "grads", like, "params")
+        except TypeError as error:  # for gradients in another dtype than their parameters'
+            if raised_within(error):
+                raise
         leaves = plan.flatten(grads, call, "grads")
         for place, leaf in enumerate(leaves):
             if computed_dtype(like[place]) == np.float32 == computed_dtype(leaf):
@@ -403,8 +406,11 @@ class _L2:
         call, is_weight = self._call, self._weights
         if self._known is not None:
             plan, chosen = self._known
-            with suppress(TypeError, ValueError):  # of another structure than the last one
+            try:
                 return plan, chosen, plan.flatten(params, call, "params", plan.arrays, "params")
+            except (TypeError, ValueError) as error:  # of another structure than the last one
+                if raised_within(error):
+                    raise
         # A plan asks for arrays to write to, but here they are only read and may be frozen.
         plan = _core.Plan(call, _core.map_arrays(_writeable, params, call, "params"))
         arrays = plan.flatten(params, call, "params")
@@ -734,7 +740,7 @@ def fit(
     restore_best = flag(call, "restore_best", restore_best)
     progress = optional(flag)(call, "progress", progress)
     if checkpoint is not None:
-        checkpoints.check_path(call, "checkpoint", checkpoint)
+        checkpoint = _safetensors.check_path(call, "checkpoint", checkpoint)
     elif checkpoint_every is not None:
         raise ValueError(
             f"{call}: checkpoint_every is {checkpoint_every!r} without checkpoint, expected both"
@@ -907,7 +913,7 @@ class _Training:
     after_epoch: Functions
     after_step: Functions
     tqdm: Any
-    checkpoint: "checkpoints.Path | None"
+    checkpoint: str | None
     checkpoint_every: int | None
     arguments: _arguments.Texts  # what the checkpoint tells of them
     examples: int = field(init=False)  # an epoch
@@ -924,7 +930,7 @@ class _Training:
 
     def resume(self) -> None:
         """Go on from the checkpoint, or make the first one."""
-        resumes = self.checkpoint is not None and os.path.exists(self.checkpoint)
+        resumes = self.checkpoint is not None and _safetensors.exists(self.checkpoint)
         begun = self.batches._to_resume
         if begun is not None and begun.position and not resumes:
             # There is no history of what was made of it.
@@ -933,19 +939,21 @@ class _Training:
                 "mini-batches at its beginning"
             )
         if self.checkpoint is not None and resumes:
-            with checkpoints.opened("fit", self.checkpoint) as saved:
-                self.history._resume(saved)
-                self.arguments = _arguments.resumed(
-                    saved,
-                    self.arguments,
-                    self.optimizer,
-                    self.schedule,
-                    self.batches,
-                    self.epochs,
-                )
-                self._check_epochs()
-                self.best.resume(saved)
-                saved.restore(self.params, self.optimizer, self.batches, self.schedule)
+            saved = checkpoints.opened(
+                "fit", self.checkpoint, self.params, self.optimizer, with_training=True
+            )
+            self.history._resume(saved)
+            self.arguments = _arguments.resumed(
+                saved,
+                self.arguments,
+                self.optimizer,
+                self.schedule,
+                self.batches,
+                self.epochs,
+            )
+            self._check_epochs()
+            self.best.resume(saved)
+            saved.restore(self.params, self.optimizer, self.batches, self.schedule)
             return
         before = None
         if self.schedule is not None:
@@ -1141,10 +1149,11 @@ def _stepped(call: str, optimizer: Any, params: ArrayTree) -> ArrayTree:
     stepped: ArrayTree = getattr(optimizer, "params", params)
     if stepped is params:
         return params
-    try:
-        held = arrays_of(call, "optimizer.params", stepped)
-    except (TypeError, ValueError):  # what another optimizer calls params need not be arrays
-        return params
+    with Deferred():
+        try:
+            held = arrays_of(call, "optimizer.params", stepped)
+        except (TypeError, ValueError):  # what another optimizer calls params need not be arrays
+            return params
     check_holds(call, params, held)  # a network may have more layers than the optimizer
     return stepped
 
@@ -1185,7 +1194,8 @@ def _tqdm(call: str, progress: bool | None) -> Any:
 
 
 def _on_terminal() -> bool:
-    try:
-        return sys.stderr.isatty()
-    except (AttributeError, OSError, ValueError):  # none, or one of which nobody knows, or closed
-        return False
+    with Deferred():
+        try:
+            return sys.stderr.isatty()
+        except (AttributeError, OSError, ValueError):  # none, or one nobody knows of, or closed
+            return False
