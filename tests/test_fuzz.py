@@ -266,11 +266,12 @@ class Model:
             return
         self.steps = t
         if self.averages is not None:
-            keep, gain = np.float32(beta), np.float32(1 - beta)
-            self.weights = (
-                float(keep) * self.weights[0] + float(gain),
-                beta * self.weights[1] + (1 - beta),
+            gains = float(np.float32(1 - beta)), 1 - beta
+            in_float32, in_float64 = (
+                weight + gain * (1 - weight)
+                for weight, gain in zip(self.weights, gains, strict=True)
             )
+            self.weights = in_float32, in_float64
 
     # What was saved.
 

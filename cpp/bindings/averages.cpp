@@ -39,7 +39,7 @@ void ewma(const py::array& values, const py::array& out, py::ssize_t axis, doubl
 void register_averages(py::module_& module) {
     module.def("ewma", &ewma, py::arg("values"), py::arg("out"), py::arg("axis"), py::arg("beta"),
                py::arg("bias_correction"));
-    module.def("weight_of", &engine::weight_of, py::arg("beta"), py::arg("t"));
+    module.def("weight_of", &engine::weight_of, py::arg("gain"), py::arg("t"));
 }
 
 }  // namespace schuss::bindings

@@ -462,9 +462,8 @@ class Plan {
         const bool first = average_weights_.second == 0 && !options_.average_from_zero;
         const double beta = first ? 0 : options_.average;
         const auto weigh = [beta](double weight, auto zero) {
-            const auto keep = static_cast<decltype(zero)>(beta);
             const auto gain = static_cast<decltype(zero)>(1 - beta);
-            return static_cast<double>(keep) * weight + static_cast<double>(gain);
+            return weight + static_cast<double>(gain) * (1 - weight);
         };
         auto& [in_float32, in_float64] = average_weights_;
         in_float32 = weigh(in_float32, 0.0F);

@@ -150,7 +150,7 @@ class Optimizer:
     clear_grads : bool
         Set the gradients to zero in the same pass, also those of a step that is skipped.
     average : float, optional
-        Keep an exponential average of the parameters, ``a = average*a + (1-average)*p`` after each
+        Keep an exponential average of the parameters, ``a = a + (1-average)*(p - a)`` after each
         step, in the same pass; in [0, 1). The attribute `average` gives the averages, in the
         structure of the parameters and in float32 or float64. They begin with what the first step
         makes of the parameters, as in PyTorch; assigning None drops them.

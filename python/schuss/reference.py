@@ -4,8 +4,9 @@ So are `average` and `ewma`, the twins of `schuss.ExponentialAverage` and `schus
 that of an optimizer's step with all its options. These are what the kernels are, bit for bit: each
 operation on arrays rounds on its own, in the order written here. What depends on hyperparameters
 alone is computed in double precision and rounded once to the arrays' dtype. Subnormal numbers count
-as zero, as they do in the kernels. The one freedom is what IEEE 754 leaves open: a NaN's sign and
-payload.
+as zero, as they do in the kernels. Momentum, RMSprop and Adam weigh by beta and 1-beta, each of
+them rounded, as in their papers and in PyTorch; averages of parameters and of series, whose weights
+must add up to 1, do not. The one freedom is what IEEE 754 leaves open: a NaN's sign and payload.
 
 They are slow, allocate, and do not check their arrays: for reading, and for testing.
 """
@@ -477,9 +478,12 @@ def clip_factor(norm: float, clip_norm: float) -> float:
 def average(average: npt.NDArray[_Float], values: npt.NDArray[_Float], *, beta: float) -> None:
     """Take values into an average of arrays; see `schuss.ExponentialAverage`."""
     v, x = average, values
-    beta, gain = _cast(v, beta, 1 - float(beta))
+    # beta and 1-beta are rounded each and do not add up to 1: a long average moves by a part of the
+    # distance, v + gain*(x - v), in two products, as the distance may overflow.
+    gain = 1 - float(beta)
+    keep, gain, loss = _cast(v, *((1.0, gain, gain) if gain < 0.5 else (beta, gain, 0.0)))
     with subnormals_are_zero(), np.errstate(all="ignore"):
-        v[...] = beta * v + gain * x
+        v[...] = keep * v + (gain * x - loss * v)
 
 
 def ewma(
@@ -490,27 +494,28 @@ def ewma(
     out = np.empty_like(values)
     averages = np.moveaxis(out, axis, 0)
     v = np.zeros(x.shape[1:], x.dtype)
+    (gain,) = _cast(v, 1 - float(beta))
     for t in range(1, len(x) + 1):
         average(v, x[t - 1], beta=beta)
-        (weight,) = _cast(v, weight_of(beta, t) if bias_correction else 1.0)
+        (weight,) = _cast(v, weight_of(float(gain), t) if bias_correction else 1.0)
         with subnormals_are_zero(), np.errstate(all="ignore"):
             averages[t - 1] = v / weight
     return out
 
 
-def weight_of(beta: float, t: int) -> float:
-    """Return the sum of the weights of t values, ``1 - beta**t``, exact for beta close to 1 too.
+def weight_of(gain: float, t: int) -> float:
+    """Return the sum of the weights of t values, ``1 - (1-gain)**t``, exact for a small gain too.
 
     Of the values since the last multiple of 1,024, and of those before: a kernel can make many of
     these with few exponentials.
     """
     later = (t - 1) % 1024 + 1
-    weight = _one_minus_power(beta, later)
-    return weight + (1 - weight) * _one_minus_power(beta, t - later)
+    weight = _one_minus_power(gain, later)
+    return weight + (1 - weight) * _one_minus_power(gain, t - later)
 
 
-def _one_minus_power(beta: float, t: int) -> float:
-    return -math.expm1(t * math.log(beta)) if beta > 0 else float(t > 0)
+def _one_minus_power(gain: float, t: int) -> float:
+    return -math.expm1(t * math.log1p(-gain)) if gain < 1 else float(t > 0)
 
 
 def _treated(
