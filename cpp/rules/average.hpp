@@ -16,6 +16,7 @@ struct Average {
     struct Coefficients {
         T keep, gain, loss;
     };
+    static constexpr Names origins{"", "", ""};  // a beta next to 0 may count as 0, next to 1 as 1
 
     /// beta and 1-beta are rounded each and do not add up to 1, so that with both as weights a long
     /// average shrinks or grows: the average moves by a part of the distance instead. Below 1/2, as

@@ -185,6 +185,9 @@ class Optimizer:
 
     Notes
     -----
+    A hyperparameter must be 0 or a normal number of the dtype that is computed in, with what a step
+    makes of it; a rate may be smaller, and so may `scale` and the factor of `clip_norm`.
+
     Parameters may be float16 or bfloat16 too, and so may gradients of float32 parameters: they are
     computed with in float32, and parameters are rounded to nearest, ties to even.
 
@@ -906,6 +909,8 @@ class Optimizer:
     def _set_hyperparameters(self, **changes: Any) -> None:
         changes = self._checked(type(self).__name__, changes)
         if changes.keys() == {"lr"}:  # which a step asks for when it begins: no need to wait
+            if not callable(changes["lr"]):
+                self._plan.check_rates(changes["lr"])
             self._hyperparameters = self._hyperparameters | changes
             self._rates = _NO_RATES
             return
@@ -933,7 +938,8 @@ class Optimizer:
             of_group = hyperparameters | own
             values = self._values(of_group)
             decay = self._decay_kind() if values["weight_decay"] else "none"
-            formulas.append((self._rule_for(of_group), decay, {"lr": 0.0, **values}))
+            lr = 0.0 if callable(of_group["lr"]) else of_group["lr"]
+            formulas.append((self._rule_for(of_group), decay, {"lr": lr, **values}))
         options = {name: hyperparameters[name] for name in _NO_OPTIONS}
         new_averages = averages is not self._averages
         others = first or leaves is not self._leaves or new_averages
