@@ -337,6 +337,9 @@ def test_a_rate_that_float32_cannot_hold_is_refused_where_it_comes_from() -> Non
     with pytest.raises(ValueError, match=r"^SGD\.step: param_groups\[1\]\['lr'\] is 1e\+39, exp"):
         optimizer.step([[np.ones(2)], [grad]])
     assert (optimizer.steps, wide.tolist(), param.tolist()) == (0, [0, 0], [0, 1])
+    with pytest.raises(ValueError, match=r"^SGD: param_groups\[0\]\['lr'\] is 1e\+39, expected"):
+        schuss.SGD([{"params": [param]}, {"params": [wide], "lr": 0.1}]).lr = 1e39
+    schuss.SGD([{"params": [wide]}, {"params": [param], "lr": 0.1}]).lr = 1e39
     saved, other = schuss.SGD(np.zeros(2), lr=1e39).state_dict(), schuss.SGD(param)
     with pytest.raises(ValueError, match=r"^SGD: lr is 1e\+39, expected"):
         other.load_state_dict(saved)

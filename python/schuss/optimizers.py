@@ -909,8 +909,10 @@ class Optimizer:
     def _set_hyperparameters(self, **changes: Any) -> None:
         changes = self._checked(type(self).__name__, changes)
         if changes.keys() == {"lr"}:  # which a step asks for when it begins: no need to wait
-            if not callable(changes["lr"]):
-                self._plan.check_rates(changes["lr"])
+            lr, own = changes["lr"], self._own_rates
+            if not callable(lr):
+                of_groups = (lr if rate is None else 0.0 for rate in own or ())
+                self._plan.check_rates(tuple(of_groups) if own else lr)
             self._hyperparameters = self._hyperparameters | changes
             self._rates = _NO_RATES
             return
