@@ -150,6 +150,15 @@ def test_clipping_sees_the_gradients_without_the_scale() -> None:
     np.testing.assert_allclose(optimizer.params, [-1.5, -2.0], rtol=1e-6)
 
 
+def test_the_scale_and_the_clip_factor_multiply_without_underflow() -> None:
+    # Of 1e-35 and 1.4e-6 the product is subnormal in float32.
+    optimizer = schuss.SGD(np.zeros(2, np.float32), lr=1.0, clip_norm=0.005)
+    scaler = schuss.DynamicLossScale(1e35)
+    assert scaler.step(optimizer, np.array([3e38, -2e38], np.float32))
+    expected = np.array([-3.0, 2.0]) / np.hypot(3, 2) * 0.005
+    np.testing.assert_allclose(optimizer.params, expected, rtol=1e-5)
+
+
 def test_small_gradients_in_float16_are_not_lost() -> None:
     # 1e-8 is below what float16 can hold, 65536 times as much is not.
     optimizer, scaler = schuss.SGD(np.zeros(1, np.float32), lr=1.0), schuss.DynamicLossScale()

@@ -141,7 +141,7 @@ class Twin:
         bfloat16: bool = False,
         average: float | None = None,
     ) -> None:
-        self.name, self.beta, self.t = name, average, 0
+        self.name, self.beta, self.t, self.lr = name, average, 0, 0.1
         self.params = [param.copy(order="K") for param in params]
         kept = BFLOAT16 if bfloat16 else None
         wide = [FLOAT32 if p.dtype in HALVES else p.dtype for p in params]
@@ -176,7 +176,7 @@ class Twin:
         if self.name == "centered RMSprop":
             options |= {"mean": states[1], "buffer": states[2], "momentum": 0.8}
             states = states[:1]
-        rule(param, grad, *states, lr=0.1, **options)
+        rule(param, grad, *states, lr=self.lr, **options)
 
 
 def make(name: str, params: Any, **options: Any) -> Any:
@@ -208,7 +208,9 @@ def test_every_combination_of_formats_has_the_twins_bits(
         seed=3,
         **options,
     )
-    for scale in (1.0, 0.25, 3.0):
+    # At last a scale, and a rate, that float32 cannot hold.
+    for scale, lr in ((1.0, 0.1), (0.25, 0.1), (3.0, 0.1), (3e-42, 0.1), (1e39, 1e-39)):
+        optimizer.lr = twin.lr = lr
         grads = [numbers(rng, shape, of_grad) for shape in SHAPES]
         copies = [grad.copy() for grad in grads]
         optimizer.step(grads, scale=scale)

@@ -1,7 +1,10 @@
 """What rides along with a step: scaling, clipping, the check for infinities, cleared gradients."""
 
+import re
 import threading
 from collections.abc import Callable
+from decimal import Decimal, localcontext
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
@@ -167,6 +170,220 @@ def test_options_can_be_changed_between_steps() -> None:
     optimizer.clip_norm = None
     optimizer.step(np.array([8.0]))
     np.testing.assert_allclose(optimizer.params, [-(8 + 2 + 4 + 8)], rtol=1e-6)
+
+
+# Factors, norms and rates at the edges of a number format.
+
+FLOAT32, FLOAT64 = np.finfo(np.float32), np.finfo(np.float64)
+FACTORS: list[tuple[Any, list[float], dict[str, Any]]] = [
+    (np.float32, [1e35, -1.0], {"scale": 1e-30, "clip_norm": 1e-5}),
+    (np.float32, [1e35, -3e38, 1e-30], {"scale": 1e-40}),
+    (np.float32, [float(FLOAT32.max), -1e38], {"scale": 1e-76}),
+    (np.float32, [float(FLOAT32.max), -1e38], {"scale": 2.0**-254}),
+    (np.float32, [1.5e-38, -1e-30, 0.0], {"scale": 1e39}),
+    (np.float32, [float(FLOAT32.tiny), 0.0], {"scale": -3e75}),
+    (np.float32, [1.0, -1e30], {"scale": 1e-300}),
+    (np.float32, [1e30, 1.0], {"scale": 5e-324, "clip_norm": 1e300}),
+    (np.float64, [1e300, 1.0], {"scale": 1e-310}),
+    (np.float64, [1e300, -1e299], {"scale": 1e-300, "clip_norm": 1e-200}),
+    (np.float64, [1e300, -1e299], {"scale": 1e-5, "clip_norm": 1e-310}),
+    (np.float64, [1e308, -1e300], {"scale": 1e308, "clip_norm": 1.0}),
+    (np.float64, [3e-308, 0.0], {"scale": 1e308, "clip_norm": 1e-8}),
+]
+
+
+def treated(values: Array, scale: float, clip_norm: float | None) -> list[Fraction]:
+    """Return what becomes of gradients in exact arithmetic, but for a root with 40 digits."""
+    scaled = [Fraction(scale) * Fraction(x) for x in values.tolist()]
+    if clip_norm is None:
+        return scaled
+    with localcontext(prec=40, Emax=99999, Emin=-99999):
+        total = sum((Decimal(x.numerator) / Decimal(x.denominator)) ** 2 for x in scaled)
+        factor = Fraction(clip_norm) / (Fraction(Decimal(total).sqrt()) + Fraction(1e-6))
+    return [x * min(factor, Fraction(1)) for x in scaled]
+
+
+@pytest.mark.parametrize(("dtype", "values", "options"), FACTORS)
+def test_what_float_can_hold_in_the_end_comes_out_right(
+    dtype: Any, values: list[float], options: dict[str, Any]
+) -> None:
+    info, grad = np.finfo(dtype), np.array(values, dtype)
+    exact = treated(grad, options["scale"], options.get("clip_norm"))
+    expected = [0.0 if abs(x) < Fraction(float(info.tiny)) else float(x) for x in exact]
+    param, twin = np.zeros_like(grad), np.zeros_like(grad)
+    optimizer = schuss.SGD(param, lr=1.0, clip_norm=options.get("clip_norm"), nonfinite="raise")
+    optimizer.step(grad, scale=options["scale"])
+    np.testing.assert_allclose(-param, expected, rtol=4 * float(info.eps))
+    reference.step([partial(reference.sgd, lr=1.0)], [twin], [grad], [[]], step=1, **options)
+    assert same_bits(param, twin)
+
+
+@pytest.mark.parametrize("of_grad", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("scale", [3e-40, -3e-60, 7e40])
+def test_scales_that_float32_cannot_hold_have_the_twins_bits(
+    scale: float, name: str, of_grad: str
+) -> None:
+    dtype: Any = of_grad
+    if of_grad == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    rng = np.random.default_rng(11)
+    params = arrays(rng)
+    twin, optimizer = Twin(name, params), make(name, params, clip_value=0.5)
+    for _ in range(2):
+        grads = [numbers(rng, shape, dtype) for shape in SHAPES]
+        optimizer.step(grads, scale=scale)
+        wide = [grad.astype(np.float32) for grad in grads]
+        twin.step(wide, scale=scale, clip_value=0.5)
+        assert equal(params, twin.params)
+
+
+def test_gradients_are_accumulated_with_a_scale_that_float32_cannot_hold() -> None:
+    param = np.zeros(2, np.float32)
+    optimizer = schuss.SGD(param, lr=1.0)
+    for _ in range(2):
+        optimizer.accumulate(np.array([1e35, 1e-10], np.float32), scale=1e-40)
+    optimizer.step()
+    np.testing.assert_allclose(param, [-2e-5, 0], rtol=1e-6)
+
+
+NORMS: list[list[float]] = [
+    [1e155, 0.0],
+    [1e160] * 8,
+    [float(FLOAT64.max), 1.0],
+    [1.7e308, -1.7e308],
+    [1e-170, -2e-170],
+    [float(FLOAT64.tiny)] * 5000,
+    [1e-170, 1.0],
+    [1e160, 1e-160],
+    [0.0, 0.0],
+]
+
+
+@pytest.mark.parametrize("values", NORMS, ids=lambda values: f"{values[0]:g}, {values[-1]:g}")
+@pytest.mark.parametrize("scale", [1.0, 1e-10])
+def test_every_finite_float64_has_a_norm(values: list[float], scale: float) -> None:
+    grads = [np.array(values), np.array([3.0], np.float32)]
+    for given in (grads, grads[:1]):
+        params = [np.zeros_like(grad) for grad in given]
+        optimizer = schuss.SGD(params, lr=1.0, clip_norm=1.0, nonfinite="raise")
+        optimizer.step(given, scale=scale)
+        squares = sum(Fraction(float(x)) ** 2 for grad in given for x in grad)
+        with localcontext(prec=40, Emax=99999, Emin=-99999):
+            norm = (Decimal(squares.numerator) / Decimal(squares.denominator)).sqrt()
+            scaled = norm * Decimal(scale)
+        assert optimizer.last is not None
+        assert optimizer.last.grad_norm == reference.grad_norm(params, given, scale=scale)
+        assert optimizer.last.grad_norm == pytest.approx(float(scaled), rel=1e-15, abs=0)
+        made = np.concatenate([-param.astype(float) for param in params])
+        expected = min(Decimal(1), scaled)
+        largest = max(abs(made))
+        length = float(largest) * np.linalg.norm(made / largest) if largest else 0.0
+        assert length == pytest.approx(float(expected), rel=2e-6)
+
+
+UNHELD: list[tuple[str, dict[str, Any], str, float]] = [
+    ("SGD", {}, "lr", 1e39),
+    ("Momentum", {"beta": 0.99, "bias_correction": True}, "lr", 1e38),
+    ("Adam", {}, "lr", 1e38),
+    ("SGD", {}, "weight_decay", 1e39),
+    ("SGD", {}, "weight_decay", 1e-40),
+    ("AdamW", {"lr": 1e30}, "weight_decay", 1e30),
+    ("Adam", {}, "eps", 1e39),
+    ("Adam", {}, "eps", 1e-60),
+    ("RMSprop", {}, "eps_root", 1e-46),
+    ("RMSprop", {}, "momentum", 1e-39),
+    ("Adam", {}, "beta2", 1e-39),
+    ("SGD", {}, "clip_value", 1e-39),
+]
+
+
+@pytest.mark.parametrize(("name", "others", "bad", "value"), UNHELD)
+def test_what_float32_cannot_hold_is_refused_at_once(
+    name: str, others: dict[str, Any], bad: str, value: float
+) -> None:
+    # Some as they are, some as what the first step makes of them.
+    made = "(, of which the step makes .*)?"
+    message = (
+        rf"^{name}: {bad} is {re.escape(repr(value))}{made}, expected 0 or a number from 1\.2e-38"
+    )
+    options = others | {bad: value}
+    with pytest.raises(ValueError, match=message):
+        getattr(schuss, name)([np.zeros(2), np.zeros(2, np.float32)], **options)
+    getattr(schuss, name)(np.zeros(2), **options)
+    optimizer = getattr(schuss, name)(np.zeros(2, np.float32), **others)
+    before = repr(optimizer)
+    with pytest.raises(ValueError, match=message):
+        setattr(optimizer, bad, value)
+    assert repr(optimizer) == before
+    if bad != "clip_value":  # which no group has of its own
+        with pytest.raises(ValueError, match=message):
+            optimizer.param_groups[0][bad] = value
+    optimizer.step(np.ones(2, np.float32))
+    assert np.isfinite(optimizer.params).all()
+
+
+def test_a_rate_that_float32_cannot_hold_is_refused_where_it_comes_from() -> None:
+    wide, param = np.zeros(2), np.array([0.0, 1.0], np.float32)
+    grad = np.array([0.0, 1.0], np.float32)
+    groups: Any = [
+        {"params": [wide], "lr": 1e39},
+        {"params": [param], "lr": lambda t: 10.0**37 * t},
+    ]
+    optimizer = schuss.SGD(groups)
+    with pytest.raises(ValueError, match=r"^SGD: param_groups\[1\]\['lr'\] is 1e\+39, expected"):
+        optimizer.param_groups[1]["lr"] = 1e39
+    optimizer.param_groups[1]["lr"] = lambda t: 1e39
+    with pytest.raises(ValueError, match=r"^SGD\.step: param_groups\[1\]\['lr'\] is 1e\+39, exp"):
+        optimizer.step([[np.ones(2)], [grad]])
+    assert (optimizer.steps, wide.tolist(), param.tolist()) == (0, [0, 0], [0, 1])
+    with pytest.raises(ValueError, match=r"^SGD: param_groups\[0\]\['lr'\] is 1e\+39, expected"):
+        schuss.SGD([{"params": [param]}, {"params": [wide], "lr": 0.1}]).lr = 1e39
+    schuss.SGD([{"params": [wide]}, {"params": [param], "lr": 0.1}]).lr = 1e39
+    saved, other = schuss.SGD(np.zeros(2), lr=1e39).state_dict(), schuss.SGD(param)
+    with pytest.raises(ValueError, match=r"^SGD: lr is 1e\+39, expected"):
+        other.load_state_dict(saved)
+    assert other.lr == 0.01
+    with pytest.raises(ValueError, match=r"^kernels\.sgd: lr is 1e\+39, expected"):
+        schuss.kernels.sgd(param, grad, lr=1e39)
+    state = np.zeros((2, 2), np.float32)
+    with pytest.raises(ValueError, match=r"^kernels\.adam: eps is 1e-60, expected"):
+        schuss.kernels.adam(param, grad, *state, step=1, eps=1e-60)
+    assert param.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", [*OPTIMIZERS, "AdamW"])
+def test_a_rate_below_the_normal_numbers_is_no_zero(name: str, dtype: Any) -> None:
+    """As those of schedules become: what is large enough moves, and training goes on."""
+    lr = {np.float32: 1e-41, np.float64: 1e-311}[dtype]
+    rng = np.random.default_rng(12)
+    rule, states = OPTIMIZERS["Adam" if name == "AdamW" else name]
+    params = arrays(rng, dtype)
+    for param in params:
+        param *= rng.random(param.shape) < 0.5
+    twins = [param.copy() for param in params]
+    state = [[np.zeros_like(param) for _ in range(states)] for param in params]
+    options: dict[str, Any] = {"weight_decay": 0.1, "clip_value": 1e30}
+    optimizer = getattr(schuss, name)(params, lr=lambda t: lr * t, **options)
+    for t in (1, 2):
+        grads = [grad * dtype(1e34) for grad in arrays(rng, dtype)]
+        optimizer.step(grads)
+        own = {"step": t} if states == 2 else {}
+        own |= {"decoupled": True} if name == "AdamW" else {}
+        for twin, grad, kept in zip(twins, grads, state, strict=True):
+            rule(twin, grad, *kept, lr=lr * t, **own, **options)
+        assert equal(params, twins)
+
+
+@pytest.mark.parametrize(("dtype", "lr"), [(np.float32, 1e-41), (np.float64, 1e-311)])
+def test_a_tiny_rate_times_a_huge_gradient_moves(dtype: Any, lr: float) -> None:
+    param = np.zeros(3, dtype)
+    schuss.SGD(param, lr=lr).step(np.array([1e30, -3e37, 0], dtype))
+    np.testing.assert_allclose(param, [-lr * 1e30, lr * 3e37, 0], rtol=1e-6)
+    for vanishing in (1e-300 * lr, 0.0):
+        schuss.SGD(param, lr=vanishing).step(np.ones(3, dtype))
+    np.testing.assert_allclose(param, [-lr * 1e30, lr * 3e37, 0], rtol=1e-6)
 
 
 # What is not finite.
@@ -372,6 +589,23 @@ def test_bias_correction_makes_true_weighted_means(dtype: Any) -> None:
     assert optimizer.average.dtype == dtype
 
 
+@pytest.mark.parametrize("corrected", [False, True])
+def test_a_long_average_of_float32_neither_shrinks_nor_grows(corrected: bool) -> None:
+    """Beta and 1-beta as weights would be off by up to 3e-8, here 10,000 times in a row."""
+    beta, base, rng = 0.9999, np.linspace(0.1, 2, 16), np.random.default_rng(13)
+    param, exact, weight = np.zeros(16, np.float32), np.zeros(16), 0.0
+    optimizer = schuss.SGD(param, lr=0.0, average=beta, average_bias_correction=corrected)
+    for t in range(30_000):
+        param[:] = base + 0.05 * rng.standard_normal(16)
+        optimizer.step(np.zeros(16, np.float32))
+        gain = 1.0 if t == 0 and not corrected else 1 - beta
+        exact += gain * (param - exact)
+        weight += gain * (1 - weight)
+    error = optimizer.average / (exact / weight) - 1
+    assert abs(error.mean()) <= 2e-6
+    assert abs(error).max() <= 2e-5
+
+
 def test_bias_correction_divides_by_the_weights_that_were_used() -> None:
     """In float32, beta and 1-beta are rounded each, and beta may change."""
     param = np.full(3, 7.0, np.float32)
@@ -571,21 +805,6 @@ def test_averages_of_low_precision_are_float32_from_the_start() -> None:
         optimizer = schuss.SGD(param, average=0.5, average_bias_correction=corrected)
         assert optimizer.average.dtype == np.float32
         assert optimizer.average.tolist() == [1.5]
-
-
-def test_a_scale_that_float32_cannot_hold_is_refused() -> None:
-    param = np.zeros(2, np.float32)
-    optimizer = schuss.SGD(param, nonfinite="raise")
-    with pytest.raises(
-        ValueError, match=r"^SGD\.step: scale is 1e\+39, expected a number that float32"
-    ):
-        optimizer.step(np.ones_like(param), scale=1e39)
-    with pytest.raises(ValueError, match=r"^kernels\.sgd: scale is -1e\+39"):
-        schuss.kernels.sgd(param, np.ones_like(param), lr=0.1, scale=-1e39)
-    assert not param.any()
-    wide = np.zeros(2)
-    schuss.SGD(wide, lr=1.0).step(np.full(2, 2.0**-130), scale=2.0**130)
-    assert wide.tolist() == [-1, -1]
 
 
 def test_the_norm_of_gradients_that_lie_across_is_the_twins() -> None:

@@ -38,7 +38,7 @@ void ewma(py::handle values, py::handle out, py::ssize_t axis, double beta, bool
 void register_averages(py::module_& module) {
     module.def("ewma", &ewma, py::arg("values"), py::arg("out"), py::arg("axis"), py::arg("beta"),
                py::arg("bias_correction"));
-    module.def("weight_of", &engine::weight_of, py::arg("beta"), py::arg("t"));
+    module.def("weight_of", &engine::weight_of, py::arg("gain"), py::arg("t"));
 }
 
 }  // namespace schuss::bindings

@@ -5,6 +5,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <cmath>
 #include <cstdint>
@@ -52,11 +53,34 @@ class Formula {
     const rules::Entry& entry() const { return rules::book()[index_]; }
     void set_rate(double rate) { values_[0] = rate; }
 
-    /// What a step needs: nothing of the interpreter's.
-    engine::Update update(std::int64_t t, const rules::Treatment& treatment) const noexcept {
+    /// What step t needs beside the scale of the gradients: nothing of the interpreter's.
+    engine::Update update(std::int64_t t, double limit) const noexcept {
         const rules::Coefficients values = rules::coefficients(
-            entry(), values_.data(), weight_decay_, static_cast<double>(t), treatment);
-        return {&engine::level().rules[index_], decay_, engine::Coefficients(values)};
+            entry(), values_.data(), weight_decay_, static_cast<double>(t), limit);
+        return {&engine::level().rules[index_], decay_,
+                engine::Coefficients(values, rules::rate_place(entry()))};
+    }
+
+    /// ValueError unless the format can hold what the update makes of each hyperparameter.
+    void check(const engine::Update& update, double limit, numbers::Number number,
+               const std::string& call, const std::size_t* group = nullptr) const {
+        const auto unheld = update.coefficients.first_unheld(decay_, number);
+        const std::string_view origin = unheld ? rules::origin(entry(), unheld->place) : "";
+        if (origin.empty()) return;
+        const auto& names = entry().hyperparameters;
+        const auto named = std::find(names.begin(), names.end(), origin);
+        double value = unheld->place == rules::place::limit ? limit : weight_decay_;
+        if (named != names.end()) value = values_[static_cast<std::size_t>(named - names.begin())];
+        const auto told = [](double x) { return py::repr(py::float_(x)).cast<std::string>(); };
+        std::string name(origin);
+        if (group != nullptr) name = "param_groups[" + std::to_string(*group) + "]['" + name + "']";
+        const std::string made =
+            value == unheld->value ? "" : ", of which the step makes " + told(unheld->value);
+        const std::string range = number == numbers::Number::float32
+                                      ? "1.2e-38 to 3.4e+38, as float32 holds (or use float64)"
+                                      : "2.3e-308 to 1.7e+308, as float64 holds";
+        throw py::value_error(call + ": " + name + " is " + told(value) + made +
+                              ", expected 0 or a number from " + range);
     }
 
   private:
@@ -86,15 +110,6 @@ void without_interpreter(std::size_t elements, const Work& work) {
 }
 
 constexpr double no_limit = std::numeric_limits<double>::infinity();
-constexpr rules::Treatment untreated{1, no_limit};
-
-/// ValueError unless what gradients are multiplied by is a number of the parameter's format too.
-void check_scale(double scale, const Parameter& parameter, const std::string& call) {
-    constexpr double most = std::numeric_limits<float>::max();
-    if (std::fabs(scale) <= most || parameter.computed() == numbers::Number::float64) return;
-    throw py::value_error(call + ": scale is " + py::repr(py::float_(scale)).cast<std::string>() +
-                          ", expected a number that float32 can hold");
-}
 
 /// What a step does besides its rule.
 struct Options {
@@ -123,10 +138,13 @@ struct Options {
 
     /// As torch.nn.utils.clip_grad_norm_ has it: Pascanu, Mikolov & Bengio, 2013, algorithm 1, with
     /// something added to the norm. NaN for a norm that is none.
-    double factor(double norm) const {
-        if (clip_norm == no_limit) return 1;
-        const double factor = clip_norm / (norm + 1e-6);
-        return factor >= 1 ? 1 : factor;
+    numbers::Wide factor(const numbers::Wide& norm) const {
+        if (clip_norm == no_limit) return numbers::Wide(1);
+        const double denominator = norm.value() + 1e-6;
+        const bool overflows = std::isinf(denominator) && std::isfinite(norm.digits);
+        const numbers::Wide factor =
+            numbers::Wide(clip_norm) / (overflows ? norm : numbers::Wide(denominator));
+        return factor.value() >= 1 ? numbers::Wide(1) : factor;
     }
 
   private:
@@ -258,11 +276,17 @@ class Plan {
         std::vector<Formula> formulas;
         for (const auto& [rule, decay, values] : groups) formulas.emplace_back(rule, decay, values);
         const Options options = options_by_name.empty() ? Options() : Options(options_by_name);
-        std::vector<engine::Update> updates(groups.size());
+        std::vector<Formats> formats(groups.size());
+        for (std::size_t i = 0; i < parameters_.size(); ++i) {
+            formats.at(members.at(i))[static_cast<std::size_t>(parameters_[i].computed())] = true;
+        }
+        std::vector<engine::Update> updates;
+        update(updates, formulas, formats, options.clip_value, call_);
         if (companions) set_companions(formulas.at(0).entry().states, *companions);
         for (std::size_t i = 0; i < plan_.items.size(); ++i) plan_.items[i].group = members.at(i);
         formulas_ = std::move(formulas);
         updates_ = std::move(updates);
+        formats_ = std::move(formats);
         if (options.clear_grads && !options_.clear_grads) forget_gradients();
         options_ = options;
     }
@@ -287,6 +311,14 @@ class Plan {
         const auto gone = std::make_tuple(std::exchange(tree_, Tree()), std::exchange(copies_, {}),
                                           std::exchange(parameters_, {}),
                                           std::exchange(beside_, {}), std::exchange(written_, {}));
+    }
+
+    /// ValueError unless a step can be made with rates, as step takes them.
+    void check_rates(py::handle rates) const {
+        std::vector<Formula> formulas = formulas_;
+        std::vector<engine::Update> updates;
+        set_rates(formulas, rates);
+        update(updates, formulas, formats_, options_.clip_value, call_);
     }
 
     std::int64_t steps() const { return steps_; }
@@ -359,7 +391,8 @@ class Plan {
             }
         }
         if (rate_of != 0 && rate_of != steps_ + 1) refuse_turn(step_call_);
-        set_rates(rates);
+        set_rates(formulas_, rates);
+        update(updates_, formulas_, formats_, options_.clip_value, step_call_);
         // First all that may run code of the user's, last the checks that this could undo.
         tree_.flatten(grads, step_call_, grads_, gradients_);
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
@@ -376,7 +409,6 @@ class Plan {
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             glances_.fetch_ahead(i, gradients_);
             check_unchanged(i);
-            if (scale != 1) check_scale(scale, parameters_[i], step_call_);
             engine::Item& item = plan_.items[i];
             if (std::byte* const first = glances_.familiar(i, gradient(i)); first != nullptr) {
                 all_stayed = all_stayed && item.gradient() == first &&
@@ -425,6 +457,9 @@ class Plan {
     }
 
   private:
+    /// Which formats the parameters of a group are computed in.
+    using Formats = std::array<bool, numbers::computed_kinds>;
+
     [[noreturn]] void refuse_turn(const std::string& call) const {
         throw std::runtime_error(call + ": another call of " + call_ +
                                  " is under way, expected one at a time");
@@ -526,13 +561,27 @@ class Plan {
     }
 
     /// rates: a float, or a tuple with one for each group.
-    void set_rates(py::handle rates) {
+    static void set_rates(std::vector<Formula>& formulas, py::handle rates) {
         if (PyFloat_Check(rates.ptr()) != 0) {
             const double rate = PyFloat_AS_DOUBLE(rates.ptr());
-            for (Formula& formula : formulas_) formula.set_rate(rate);
+            for (Formula& formula : formulas) formula.set_rate(rate);
         } else {
             const auto each = rates.cast<std::vector<double>>();
-            for (std::size_t i = 0; i < formulas_.size(); ++i) formulas_[i].set_rate(each.at(i));
+            for (std::size_t i = 0; i < formulas.size(); ++i) formulas[i].set_rate(each.at(i));
+        }
+    }
+
+    /// What the next step needs of the formulas; ValueError where a format cannot hold it.
+    void update(std::vector<engine::Update>& updates, const std::vector<Formula>& formulas,
+                const std::vector<Formats>& formats, double limit, const std::string& call) const {
+        updates.resize(formulas.size());
+        for (std::size_t i = 0; i < formulas.size(); ++i) {
+            updates[i] = formulas[i].update(steps_ + 1, limit);
+            const std::size_t* const group = formulas.size() > 1 ? &i : nullptr;
+            for (std::size_t k = 0; k < formats[i].size(); ++k) {
+                const auto number = static_cast<numbers::Number>(k);
+                if (formats[i][k]) formulas[i].check(updates[i], limit, number, call, group);
+            }
         }
     }
 
@@ -570,9 +619,8 @@ class Plan {
         const bool first = average_weights_.second == 0 && !options_.average_from_zero;
         const double beta = first ? 0 : options_.average;
         const auto weigh = [beta](double weight, auto zero) {
-            const auto keep = static_cast<decltype(zero)>(beta);
             const auto gain = static_cast<decltype(zero)>(1 - beta);
-            return static_cast<double>(keep) * weight + static_cast<double>(gain);
+            return weight + static_cast<double>(gain) * (1 - weight);
         };
         auto& [in_float32, in_float64] = average_weights_;
         in_float32 = weigh(in_float32, 0.0F);
@@ -580,7 +628,7 @@ class Plan {
         // A product with 0 would keep what is not finite.
         Formula& formula = beta == 0 ? first_average_ : average_;
         formula.set_rate(beta);
-        return formula.update(1, untreated);
+        return formula.update(1, no_limit);
     }
 
     /// Makes the step, as the options have it.
@@ -592,11 +640,11 @@ class Plan {
         std::size_t nonfinite = parameters_.size();
         Outcome outcome;
         without_interpreter(plan_.elements(), [&]() noexcept {
-            double factor = scale;
+            numbers::Wide factor(scale);
             if (survey_first) {
                 const engine::Survey& survey = plan_.survey();
-                const double norm = std::fabs(scale) * std::sqrt(survey.sum_of_squares());
-                outcome.grad_norm = norm;
+                const numbers::Wide norm = numbers::Wide(std::fabs(scale)) * survey.norm();
+                outcome.grad_norm = norm.value();
                 if (check_finite) nonfinite = survey.first_nonfinite();
                 outcome.skipped = nonfinite < parameters_.size();
                 if (outcome.skipped) {
@@ -604,18 +652,15 @@ class Plan {
                     if (options_.clear_grads && !raise) plan_.run({.clear_gradients = true});
                     return;
                 }
-                const double clip = options_.factor(norm);
-                outcome.clipped = clip != 1;
-                factor *= clip;
+                const numbers::Wide clip = options_.factor(norm);
+                outcome.clipped = clip.value() != 1;
+                factor = factor * clip;
             }
-            const std::int64_t t = steps_ + 1;
-            for (std::size_t i = 0; i < formulas_.size(); ++i) {
-                updates_[i] = formulas_[i].update(t, {factor, options_.clip_value});
-            }
+            for (engine::Update& update : updates_) update.coefficients.set_scale(factor);
             engine::Run run{.groups = updates_.data(),
                             .clear_gradients = options_.clear_grads,
                             .seed = options_.seed,
-                            .step = static_cast<std::uint64_t>(t)};
+                            .step = static_cast<std::uint64_t>(steps_ + 1)};
             std::optional<engine::Update> average;
             if (has_averages_) run.average = &average.emplace(averaging());
             plan_.run(run);
@@ -647,6 +692,7 @@ class Plan {
     Glances glances_;
     std::vector<Formula> formulas_;        // of the groups
     std::vector<engine::Update> updates_;  // the same, in the step under way
+    std::vector<Formats> formats_;         // of each group
     Formula average_{"average"}, first_average_{"accumulation_first"};
     bool has_averages_ = false, has_copies_ = false;
     bool all_are_arrays_ = true;  // NumPy's, parameters and copies
@@ -696,7 +742,6 @@ void update(const std::string& call, const std::string& rule, const std::string&
     }
     for (const Named& each : arrays) check_shows_its_memory(each.array, {call, each.argument});
     Parameter parameter(arrays[0].array, {call, "param"});
-    check_scale(scale, parameter, call);
     std::vector<Parameter::Companion> companions;
     for (std::size_t i = 1; i < arrays.size(); ++i) {
         // Not in bfloat16: there is no seed to round it with.
@@ -712,7 +757,9 @@ void update(const std::string& call, const std::string& rule, const std::string&
     check_apart(call, arrays);
     for (const Named& each : arrays) check_has_its_memory(each.array, {call, each.argument});
     plan.prepare();
-    const engine::Update step = formula.update(t, {scale, clip_value});
+    engine::Update step = formula.update(t, clip_value);
+    formula.check(step, clip_value, parameter.computed(), call);
+    step.coefficients.set_scale(numbers::Wide(scale));
     without_interpreter(plan.elements(), [&]() noexcept { plan.run({.groups = &step}); });
 }
 
@@ -803,6 +850,7 @@ void register_steps(py::module_& module) {
         .def_property("skipped", &Plan::skipped, &Plan::set_skipped)
         .def("step", &Plan::step, py::arg("grads"), py::arg("rates"), py::arg("scale") = 1.0,
              py::arg("rate_of") = 0, py::arg("skip_nonfinite") = false, py::arg("sum") = py::none())
+        .def("check_rates", &Plan::check_rates, py::arg("rates"))
         .def("check_copies", &Plan::check_copies, py::arg("call"))
         .def("stay_apart_from", &Plan::stay_apart_from, py::arg("other"));
     module.def("update", &update, py::arg("call"), py::arg("rule"), py::arg("decay"),

@@ -29,49 +29,54 @@ bool same_bits(T a, T b) {
     return std::memcmp(&a, &b, sizeof a) == 0;
 }
 
-/// One average after another: what all ways through an array have in common.
+/// One average after another, as rules/average.hpp has it: what all ways through an array have in
+/// common.
 template <typename T>
 struct Recurrence {
-    T beta, gain;
-    explicit Recurrence(double b) : beta(static_cast<T>(b)), gain(static_cast<T>(1 - b)) {}
-    T operator()(T v, T x) const { return beta * v + gain * x; }
+    T keep, gain, loss;
+    explicit Recurrence(double beta)
+        : keep(static_cast<T>(1 - beta < 0.5 ? 1 : beta)),
+          gain(static_cast<T>(1 - beta)),
+          loss(1 - beta < 0.5 ? gain : 0) {}
+    T operator()(T v, T x) const { return keep * v + (gain * x - loss * v); }
 };
 
 /// So many weights are made with one exponential.
 constexpr std::size_t block_of_weights = 1024;
 
-/// Exact for a beta close to 1 too.
-double one_minus_power(double beta, double t) {
-    return beta > 0 ? -::expm1(t * ::log(beta)) : t > 0 ? 1 : 0;
+/// 1 - (1-gain)^t, exact for a small gain too.
+double one_minus_power(double gain, double t) {
+    return gain < 1 ? -::expm1(t * ::log1p(-gain)) : t > 0 ? 1 : 0;
 }
 
-/// 1 - beta^(s+t) of 1 - beta^s and 1 - beta^t: the weight of later values, and the rest of it for
+/// That of s + t, of those of s and of t: the weight of later values, and the rest of it for
 /// earlier ones.
 double combined(double later, double earlier) {
     return later + (1 - later) * earlier;
 }
 
-/// The divisors 1 - beta^t of the bias correction, a block of t at a time.
+/// The divisors of the bias correction, a block of t at a time: of the gain as T rounds it, so that
+/// they are the weights that were used.
 template <typename T>
 class Weights {
   public:
     static constexpr std::size_t block = block_of_weights;
 
-    Weights(double beta, bool bias_correction) : beta_(beta), corrected_(bias_correction) {}
+    Weights(T gain, bool bias_correction) : gain_(gain), corrected_(bias_correction) {}
 
     /// Whether the divisors of t = first + 1 and of all later t are 1.
     bool are_one(std::size_t first) const {
         return !corrected_ ||
-               static_cast<T>(weight_of(beta_, static_cast<std::int64_t>(first + 1))) == T{1};
+               static_cast<T>(weight_of(gain_, static_cast<std::int64_t>(first + 1))) == T{1};
     }
 
     /// The divisors of t = first + 1 ... first + count, at most a block.
     const T* from(std::size_t first, std::size_t count) {
         if (first != first_) {
             for (; made_ < count; ++made_) {
-                parts_[made_] = one_minus_power(beta_, static_cast<double>(made_ + 1));
+                parts_[made_] = one_minus_power(gain_, static_cast<double>(made_ + 1));
             }
-            const double earlier = one_minus_power(beta_, static_cast<double>(first));
+            const double earlier = one_minus_power(gain_, static_cast<double>(first));
             for (std::size_t i = 0; i < count; ++i) {
                 at_[i] = static_cast<T>(combined(parts_[i], earlier));
             }
@@ -81,7 +86,7 @@ class Weights {
     }
 
   private:
-    double beta_;
+    double gain_;
     bool corrected_;
     std::size_t first_ = std::numeric_limits<std::size_t>::max();
     std::size_t made_ = 0;
@@ -102,9 +107,9 @@ struct Line {
     }
 };
 
-/// A single average waits for each product and each sum in turn, so a few run side by side: as many
-/// as have their addresses in registers.
-constexpr std::size_t lanes = 4;
+/// A single average waits for each product and each sum in turn, so a few run side by side.
+/// Measured: fewer take longer.
+constexpr std::size_t lanes = 8;
 
 /// Averages `steps` values of each of `count` lines. output(address, step, v) takes what comes out.
 template <std::size_t count, typename T, class Output>
@@ -259,9 +264,9 @@ void average(std::vector<CopyAxis> axes, const std::byte* from, std::byte* to, d
     std::stable_sort(axes.begin(), axes.end(), [](const CopyAxis& a, const CopyAxis& b) {
         return magnitude(a.from) > magnitude(b.from);
     });
-    Weights<T> weights(beta, bias_correction);
     // Made before the mode is set, which would take some coefficients for zero.
     const Recurrence<T> next(beta);
+    Weights<T> weights(next.gain, bias_correction);
     const SubnormalsAreZero mode;
 
     if (!axes.empty() && magnitude(axes.back().from) < magnitude(time.from)) {
@@ -291,11 +296,11 @@ void average(std::vector<CopyAxis> axes, const std::byte* from, std::byte* to, d
 
 }  // namespace
 
-double weight_of(double beta, std::int64_t t) {
+double weight_of(double gain, std::int64_t t) {
     const std::int64_t first = (t - 1) / static_cast<std::int64_t>(block_of_weights) *
                                static_cast<std::int64_t>(block_of_weights);
-    return combined(one_minus_power(beta, static_cast<double>(t - first)),
-                    one_minus_power(beta, static_cast<double>(first)));
+    return combined(one_minus_power(gain, static_cast<double>(t - first)),
+                    one_minus_power(gain, static_cast<double>(first)));
 }
 
 void ewma(numbers::Number number, std::vector<CopyAxis> axes, const std::byte* from, std::byte* to,

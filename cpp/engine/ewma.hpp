@@ -1,4 +1,4 @@
-// Exponentially weighted averages along an axis of an array: v_t = beta*v_(t-1) + (1-beta)*x_t.
+// Exponentially weighted averages along an axis of an array, as rules/average.hpp has them.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +10,9 @@
 
 namespace schuss::engine {
 
-/// The sum of the weights of t >= 1 values, 1 - beta^t, with all its digits for a beta close to 1
-/// too.
-double weight_of(double beta, std::int64_t t);
+/// The sum of the weights of t >= 1 values, each of which moved the average by the gain, a part of
+/// the distance: 1 - (1-gain)^t, with all its digits for a small gain too.
+double weight_of(double gain, std::int64_t t);
 
 /// Averages series whose time runs along the last axis, from `from` on, and writes the averages to
 /// `to`, which may be the same memory in the same layout and must not meet it otherwise. Elements

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
+#include <limits>
+#include <type_traits>
 #include <utility>
 
 #include "engine/cpu.hpp"
@@ -26,8 +29,52 @@ std::size_t set_worth_sharing(std::size_t elements) {
     return worth_sharing.exchange(elements, std::memory_order_relaxed);
 }
 
-Coefficients::Coefficients(const rules::Coefficients& values) : float64_(values) {
+Coefficients::Coefficients(const rules::Coefficients& values, std::size_t rate)
+    : float64_(values), rate_(rate) {
     for (std::size_t i = 0; i < values.size(); ++i) float32_[i] = static_cast<float>(values[i]);
+    if (rate == 0) return;
+    const auto hold = [&](auto& held) {
+        using T = std::remove_reference_t<decltype(held[0])>;
+        using Limits = std::numeric_limits<T>;
+        if (held[rate] >= Limits::min() || values[rate] == 0) return;
+        held[rate] = static_cast<T>(std::ldexp(values[rate], 1 - Limits::min_exponent));
+        held[rules::place::fine] = Limits::min();
+    };
+    hold(float32_);
+    hold(float64_);
+}
+
+void Coefficients::set_scale(const numbers::Wide& scale) {
+    if (scale.value() == 1) return;
+    const auto set = [&scale](auto& values) {
+        using T = std::remove_reference_t<decltype(values[0])>;
+        const numbers::Factors<T> factors = numbers::factors_of<T>(scale);
+        values[rules::place::power] = factors.power;
+        values[rules::place::scale] = factors.scale;
+    };
+    set(float32_);
+    set(float64_);
+}
+
+std::optional<Coefficients::Unheld> Coefficients::first_unheld(rules::Decay decay,
+                                                               numbers::Number number) const {
+    const auto first_in = [&](const auto& values) -> std::optional<Unheld> {
+        using Limits = std::numeric_limits<std::remove_cvref_t<decltype(values[0])>>;
+        for (std::size_t i = rules::place::limit; i < values.size(); ++i) {
+            const auto magnitude = std::fabs(values[i]);
+            const bool too_large = magnitude > Limits::max();
+            if ((magnitude >= Limits::min() && !too_large) || float64_[i] == 0) continue;
+            // Too large a limit is none; and with a rate that is too small in spite of the fine
+            // factor, updates are zero.
+            if (i == rules::place::limit && too_large) continue;
+            if (i == rate_ && !too_large) continue;
+            if (i == rules::place::weight_decay && decay != rules::Decay::coupled) continue;
+            if (i == rules::place::keep && decay != rules::Decay::decoupled) continue;
+            return Unheld{i, float64_[i]};
+        }
+        return std::nullopt;
+    };
+    return number == numbers::Number::float32 ? first_in(float32_) : first_in(float64_);
 }
 
 const void* Coefficients::as(numbers::Number number) const {

@@ -4,11 +4,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "engine/layout.hpp"
 #include "engine/survey.hpp"
 #include "numbers/number.hpp"
+#include "numbers/wide.hpp"
 #include "rules/book.hpp"
 #include "sweep/level.hpp"
 
@@ -18,7 +20,19 @@ namespace schuss::engine {
 class Coefficients {
   public:
     Coefficients() = default;
-    explicit Coefficients(const rules::Coefficients& values);
+    /// rate: the place of the rate, which may be too small for a format; 0 if there is none.
+    explicit Coefficients(const rules::Coefficients& values, std::size_t rate = 0);
+
+    /// Has the gradients multiplied by this; to be called once.
+    void set_scale(const numbers::Wide& scale);
+
+    struct Unheld {
+        std::size_t place;
+        double value;
+    };
+
+    /// A coefficient that the format takes for zero or for infinite, while it is neither.
+    std::optional<Unheld> first_unheld(rules::Decay decay, numbers::Number number) const;
 
     /// number: a format that is computed in.
     const void* as(numbers::Number number) const;
@@ -26,6 +40,7 @@ class Coefficients {
   private:
     rules::Coefficients float64_ = {};
     std::array<float, std::tuple_size_v<rules::Coefficients>> float32_ = {};
+    std::size_t rate_ = 0;
 };
 
 /// The arrays of one parameter: itself, its gradient, its states, what rides along.

@@ -1,7 +1,9 @@
 #include "engine/survey.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -17,6 +19,13 @@ namespace {
 /// whole.
 constexpr std::size_t least_share = 16, most_share = 256;
 constexpr std::size_t rows_a_share = 16;
+
+/// Sums of squares from here on have lost nothing to squares that underflow, however many these
+/// are. Below, elements are less than 2^-450; where a sum overflows, one is more than 2^480. Times
+/// such a power of two, the squares of all that counts are well within the range, and so is their
+/// sum.
+constexpr double safe_sum = 0x1p-900;
+constexpr int safe_power = 600;
 
 }  // namespace
 
@@ -134,7 +143,9 @@ void Survey::run_share(const sweep::Level& level, std::size_t share, std::byte* 
                 values = scratch + (begin - gathered_from) * numbers::size_of(format);
             }
             const std::size_t lane = done % sweep::survey_lanes;
-            finite = level.format(format).survey(values, count, lane, lanes);
+            const sweep::Format& loops = level.format(format);
+            const sweep::Survey survey = power_ == 0 ? loops.survey : loops.survey_scaled;
+            finite = survey(values, count, lane, lanes, std::ldexp(1.0, power_));
             done += count;
         }
         for (std::size_t half = sweep::survey_lanes / 2; half > 0; half /= 2) {
@@ -145,6 +156,22 @@ void Survey::run_share(const sweep::Level& level, std::size_t share, std::byte* 
 }
 
 void Survey::run(const sweep::Level& level, bool worth_waking) noexcept {
+    add_up(level, worth_waking, 0);
+    const bool is_safe = sum_ >= safe_sum && sum_ <= std::numeric_limits<double>::max();
+    if (is_safe || first_nonfinite_ < gradients_.size()) return;
+    // The squares of other formats do not leave the range of double.
+    const bool may_leave = std::any_of(
+        gradients_.begin(), gradients_.end(),
+        [](const Gradient& gradient) { return gradient.number == numbers::Number::float64; });
+    if (may_leave) add_up(level, worth_waking, sum_ < 1 ? safe_power : -safe_power);
+}
+
+numbers::Wide Survey::norm() const {
+    return numbers::Wide(std::sqrt(sum_), -power_);
+}
+
+void Survey::add_up(const sweep::Level& level, bool worth_waking, int power) noexcept {
+    power_ = power;
     struct Job {
         Survey& survey;
         const sweep::Level& level;

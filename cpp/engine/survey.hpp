@@ -1,7 +1,8 @@
 // What a step may need to know of all gradients before it begins: their norm, and whether they are
-// finite. Squares are added up in double, in an order that depends on nothing but the number of an
-// element among those of all arrays: in blocks, lanes within a block, and pairs of blocks, pairs of
-// pairs and so on. So it does not matter into how many arrays they are cut.
+// finite. Squares are added up in double (of what is scaled by a power of two, where they would
+// leave its range), in an order that depends on nothing but the number of an element among those of
+// all arrays: in blocks, lanes within a block, and pairs of blocks, pairs of pairs and so on. So it
+// does not matter into how many arrays they are cut.
 #pragma once
 
 #include <cstddef>
@@ -9,6 +10,7 @@
 
 #include "engine/layout.hpp"
 #include "numbers/number.hpp"
+#include "numbers/wide.hpp"
 #include "sweep/level.hpp"
 
 namespace schuss::engine {
@@ -64,7 +66,8 @@ class Survey {
     /// Reads all gradients.
     void run(const sweep::Level& level, bool worth_waking) noexcept;
 
-    double sum_of_squares() const { return sum_; }
+    /// Of all gradients together; not finite where one of them is not.
+    numbers::Wide norm() const;
 
     /// The first gradient that is not finite; as many as there are if all are.
     std::size_t first_nonfinite() const { return first_nonfinite_; }
@@ -76,6 +79,7 @@ class Survey {
         bool finite;
     };
 
+    void add_up(const sweep::Level& level, bool worth_waking, int power) noexcept;
     void run_share(const sweep::Level& level, std::size_t share, std::byte* scratch) noexcept;
 
     std::vector<Gradient> gradients_;
@@ -86,6 +90,7 @@ class Survey {
     std::size_t threads_ = 1;
     std::size_t blocks_a_share_ = 1;
     double sum_ = 0;
+    int power_ = 0;  // of 2, by which elements were multiplied before they were squared
     std::size_t first_nonfinite_ = 0;
 };
 

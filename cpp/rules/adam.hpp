@@ -17,6 +17,8 @@ struct Adam {
     struct Coefficients {
         T beta1, rest1, beta2, rest2, rate, correction, eps_root, eps;
     };
+    static constexpr Names origins{"beta1", "beta1", "beta2",    "beta2",
+                                   "lr",    "beta2", "eps_root", "eps"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const bool corrected = h.bias_correction != 0;

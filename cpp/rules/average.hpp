@@ -14,15 +14,23 @@ struct Average {
 
     template <typename T>
     struct Coefficients {
-        T beta, gain;
+        T keep, gain, loss;
     };
+    static constexpr Names origins{"", "", ""};  // a beta next to 0 may count as 0, next to 1 as 1
 
+    /// beta and 1-beta are rounded each and do not add up to 1, so that with both as weights a long
+    /// average shrinks or grows: the average moves by a part of the distance instead. Below 1/2, as
+    /// the past is forgotten sooner than that matters, it would lose digits.
     static Coefficients<double> coefficients(const Hyper& h, double) {
-        return {h.beta, 1 - h.beta};
+        const double gain = 1 - h.beta;
+        return gain < 0.5 ? Coefficients<double>{1, gain, gain}
+                          : Coefficients<double>{h.beta, gain, 0};
     }
 
+    /// The distance times the gain, in two products: what is finite has a finite average, however
+    /// large the distance.
     template <typename T>
     static void update(T& average, T value, const Coefficients<T>& c) {
-        average = c.beta * average + c.gain * value;
+        average = c.keep * average + (c.gain * value - c.loss * average);
     }
 };

@@ -20,7 +20,9 @@ namespace {
 struct Common {
     Gradient::Coefficients<double> gradient;
     WeightDecay::Coefficients<double> decay;
+    double fine;
 };
+static_assert(sizeof(Common) == place::own * sizeof(double));
 
 std::vector<std::string_view> list(const Names& names) {
     std::vector<std::string_view> result;
@@ -34,12 +36,13 @@ void fill(const double* hyperparameters, double t, Coefficients& coefficients) {
     std::memcpy(&hyper, hyperparameters, sizeof hyper);
     const auto values = Rule::coefficients(hyper, t);
     static_assert(sizeof(Common) + sizeof values <= sizeof(Coefficients));
-    std::memcpy(coefficients.data() + sizeof(Common) / sizeof(double), &values, sizeof values);
+    std::memcpy(coefficients.data() + place::own, &values, sizeof values);
 }
 
 template <class Rule>
 Entry entry(const char* name) {
-    return {name, list(Rule::states), list(Rule::hyperparameters), &fill<Rule>};
+    return {name, list(Rule::states), list(Rule::hyperparameters), list(Rule::origins),
+            &fill<Rule>};
 }
 
 }  // namespace
@@ -59,12 +62,25 @@ std::size_t find(std::string_view name) {
     throw std::invalid_argument("no rule is called " + std::string(name));
 }
 
+std::string_view origin(const Entry& rule, std::size_t place) {
+    if (place == place::limit) return "clip_value";
+    if (place == place::weight_decay || place == place::keep) return "weight_decay";
+    return place < place::own ? "" : rule.origins.at(place - place::own);
+}
+
+std::size_t rate_place(const Entry& rule) {
+    for (std::size_t i = 0; i < rule.origins.size(); ++i) {
+        if (rule.origins[i] == "lr") return place::own + i;
+    }
+    return 0;
+}
+
 Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
-                          double t, const Treatment& treatment) {
+                          double t, double limit) {
     Coefficients result = {};
     // The first hyperparameter of every rule that weight decay enters is lr.
-    const Common common{{treatment.scale, treatment.limit},
-                        WeightDecay::coefficients(weight_decay, hyperparameters[0])};
+    const Common common{
+        {1, 1, limit}, WeightDecay::coefficients(weight_decay, hyperparameters[0]), 1};
     std::memcpy(result.data(), &common, sizeof common);
     rule.fill(hyperparameters, t, result);
     return result;

@@ -13,7 +13,14 @@ namespace schuss::rules {
 
 /// The coefficients of one step, in double, as they are laid out for the loop: the gradient's, the
 /// weight decay's, then the rule's.
-using Coefficients = std::array<double, 16>;
+using Coefficients = std::array<double, max_coefficients>;
+
+/// Where those that every rule has lie among them, and where the rule's own begin. fine: what the
+/// update is multiplied by, 1 unless the rate is too small for the format.
+namespace place {
+inline constexpr std::size_t power = 0, scale = 1, limit = 2, weight_decay = 3, keep = 4, fine = 5,
+                             own = 6;
+}
 
 /// So many steps can be counted, exactly in double too.
 inline constexpr std::int64_t most_steps = std::int64_t{1} << 53;
@@ -23,6 +30,7 @@ struct Entry {
     std::string_view name;
     std::vector<std::string_view> states;
     std::vector<std::string_view> hyperparameters;
+    std::vector<std::string_view> origins;
     void (*fill)(const double* hyperparameters, double t, Coefficients& coefficients);
 };
 
@@ -31,13 +39,15 @@ const std::vector<Entry>& book();
 /// The index of a rule in the book; throws std::invalid_argument if there is none.
 std::size_t find(std::string_view name);
 
-/// What becomes of the gradients: multiplied, and then no farther from 0 than the limit.
-struct Treatment {
-    double scale, limit;
-};
+/// The hyperparameter that decides whether a format can hold a coefficient, or "".
+std::string_view origin(const Entry& rule, std::size_t place);
 
-/// hyperparameters: in the order of the entry's names.
+/// Where the rate lies among the coefficients; 0 if the rule has none.
+std::size_t rate_place(const Entry& rule);
+
+/// Of gradients that are not scaled. hyperparameters: in the order of the entry's names; limit: how
+/// far from 0 the elements of gradients may be.
 Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
-                          double t, const Treatment& treatment);
+                          double t, double limit);
 
 }  // namespace schuss::rules

@@ -16,6 +16,7 @@ struct Momentum {
     struct Coefficients {
         T beta, gain, rate;
     };
+    static constexpr Names origins{"beta", "dampening", "lr"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const double correction = h.bias_correction != 0 ? 1 / (1 - ::pow(h.beta, t)) : 1;

@@ -11,6 +11,7 @@ struct RateOnly {
     struct Coefficients {
         T lr;
     };
+    static constexpr Names origins{"lr"};
 
     static Coefficients<double> coefficients(const Hyper& h, double) { return {h.lr}; }
 };

@@ -20,6 +20,7 @@ struct RMSprop {
     struct Coefficients {
         T beta, rest, momentum, lr, eps, eps_root;
     };
+    static constexpr Names origins{"beta", "beta", "momentum", "lr", "eps", "eps_root"};
 
     static Coefficients<double> coefficients(const Hyper& h, double) {
         return {h.beta, 1 - h.beta, h.momentum, h.lr, h.eps, h.eps_root};

@@ -9,6 +9,8 @@
 //     updates_parameters  whether what it writes is a parameter, and so may have any number format
 //     Hyper             their values: doubles and nothing else
 //     Coefficients<T>   what the loop needs of them: values of type T and nothing else
+//     origins           for each of these, the hyperparameter that decides whether T can hold it;
+//                       "" where none does
 //     coefficients(h,t) makes these in double for step t; they are cast to T once, by the caller
 //     update(p, g, state..., c)
 // update is plain scalar arithmetic, in exactly the order of schuss.reference: every operation
@@ -21,20 +23,22 @@
 
 namespace schuss::rules {
 
-/// Up to seven names; the unused rest are null.
+/// Up to eight names; the unused rest are null.
 struct Names {
-    const char* at[8];
+    const char* at[9];
 };
 
 /// How weight decay enters a step: not at all, added to the gradient, or shrinking the parameter.
 enum class Decay { none, coupled, decoupled };
 inline constexpr int decay_kinds = 3;
 
-/// The arrays of one update: the parameter, its gradient, and at most three states.
+/// The arrays of one update: the parameter, its gradient, and at most three states; and so many
+/// coefficients at most, with those that every rule has.
 inline constexpr int max_states = 3;
 inline constexpr int parameter_operand = 0;
 inline constexpr int gradient_operand = 1;
 inline constexpr int first_state_operand = 2;
+inline constexpr int max_coefficients = 16;
 inline constexpr int max_operands = first_state_operand + max_states;
 
 }  // namespace schuss::rules

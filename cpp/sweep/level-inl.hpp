@@ -34,6 +34,12 @@ using rules::Names;
 #define SCHUSS_RULE(name, ...)
 #include "rules/rules.def"
 
+constexpr int count(const Names& names) {
+    int n = 0;
+    while (names.at[n] != nullptr) ++n;
+    return n;
+}
+
 template <bool first, typename A, typename B>
 struct Choose {
     using Type = A;
@@ -44,10 +50,15 @@ struct Choose<false, A, B> {
 };
 
 /// As rules::coefficients lays them out.
-template <class Rule, typename T>
-struct Coefficients {
+template <typename T>
+struct Common {
     Gradient::Coefficients<T> gradient;
     WeightDecay::Coefficients<T> decay;
+    T fine;
+};
+
+template <class Rule, typename T>
+struct Coefficients : Common<T> {
     typename Rule::template Coefficients<T> rule;
 };
 
@@ -88,17 +99,80 @@ void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S
     }
 }
 
-constexpr int count(const Names& names) {
-    int n = 0;
-    while (names.at[n] != nullptr) ++n;
-    return n;
+/// What run_in_pieces needs of a kernel: the same for gradients in T, and that of the update alone.
+struct Parts {
+    Kernel whole, update;
+    Decay decay;
+    int states;
+    std::size_t state_size, coefficients_size;
+};
+
+template <typename T>
+void decay_as(Decay decay, T& p, T& g, const WeightDecay::Coefficients<T>& c) {
+    if (decay == Decay::coupled) WeightDecay::apply<Decay::coupled>(p, g, c);
+    if (decay == Decay::decoupled) WeightDecay::apply<Decay::decoupled>(p, g, c);
+}
+
+/// A kernel whose scale or rate T cannot hold, a piece after the other: with the gradients scaled
+/// before, and the update made small afterwards. So seldom that the loop shall not pay for it.
+template <typename T, typename P, typename G>
+[[gnu::noinline]] void run_in_pieces(std::byte* const* operands, std::size_t n,
+                                     const void* coefficients, const Stream* streams,
+                                     const Parts& parts) {
+    constexpr std::size_t most = 256;
+    Common<T> c;
+    __builtin_memcpy(&c, coefficients, sizeof c);
+    const bool apart = c.fine != 1;
+    const Common<T> ordinary = {{1, 1, apart ? T(HUGE_VAL) : c.gradient.limit}, c.decay, 1};
+    alignas(T) std::byte others[rules::max_coefficients * sizeof(T)];
+    __builtin_memcpy(others, coefficients, parts.coefficients_size);
+    __builtin_memcpy(others, &ordinary, sizeof ordinary);
+
+    T gradient[most], parameter[most], update[most];
+    for (std::size_t done = 0; done < n; done += most) {
+        const std::size_t left = n - done < most ? n - done : most;
+        P* const p = reinterpret_cast<P*>(operands[0]) + done;
+        const G* const g = reinterpret_cast<const G*>(operands[1]) + done;
+        for (std::size_t i = 0; i < left; ++i) {
+            gradient[i] = Gradient::scaled(loaded(g[i]), c.gradient);
+            if (!apart) continue;
+            gradient[i] = Gradient::limited(gradient[i], c.gradient);
+            parameter[i] = loaded(p[i]);
+            update[i] = -T{0};  // what a sum leaves as it is, -0 too
+            decay_as(parts.decay, parameter[i], gradient[i], c.decay);
+        }
+        std::byte* piece[rules::max_operands] = {reinterpret_cast<std::byte*>(p),
+                                                 reinterpret_cast<std::byte*>(gradient)};
+        if (apart) piece[0] = reinterpret_cast<std::byte*>(update);
+        Stream stream[rules::max_states] = {};
+        for (int k = 0; k < parts.states; ++k) {
+            piece[2 + k] = operands[2 + k] + done * parts.state_size;
+            if (parts.state_size < sizeof(T)) stream[k] = {streams[k].key, streams[k].first + done};
+        }
+        (apart ? parts.update : parts.whole)(piece, left, others, stream);
+        for (std::size_t i = 0; apart && i < left; ++i) {
+            store(p[i], parameter[i] + update[i] * c.fine);
+        }
+    }
 }
 
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
-void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
-            const Stream* streams) {
+[[gnu::noinline]] void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
+                              const Stream* streams) {
     // A copy, so that no store through T* can be taken to change it.
     const auto c = *static_cast<const Coefficients<Rule, T>*>(coefficients);
+    if constexpr (Rule::takes_gradients) {
+        if (c.gradient.power != 1 || c.fine != 1) {
+            static_assert(sizeof c <= rules::max_coefficients * sizeof(T));
+            const Parts parts = {&kernel<Rule, decay, T, P, T, S>,
+                                 &kernel<Rule, Decay::none, T, T, T, S>,
+                                 decay,
+                                 count(Rule::states),
+                                 sizeof(S),
+                                 sizeof c};
+            return run_in_pieces<T, P, G>(operands, n, coefficients, streams, parts);
+        }
+    }
     P* const p = reinterpret_cast<P*>(operands[0]);
     const G* const g = reinterpret_cast<const G*>(operands[1]);
     const auto state = [operands](int i) { return reinterpret_cast<S*>(operands[2 + i]); };
@@ -171,8 +245,9 @@ inline void fetch_ahead(const void* address) {
         reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address) + 8192));
 }
 
-template <typename Stored>
-bool survey(const void* elements, std::size_t count, std::size_t lane, double* lanes) {
+template <typename Stored, bool scaled>
+bool survey(const void* elements, std::size_t count, std::size_t lane, double* lanes,
+            double scale) {
     using T = decltype(loaded(Stored{}));
     constexpr std::size_t all = survey_lanes;
     const Stored* const x = static_cast<const Stored*>(elements);
@@ -181,7 +256,8 @@ bool survey(const void* elements, std::size_t count, std::size_t lane, double* l
     for (std::size_t k = 0; k < all; ++k) sums[k] = lanes[k];
     const auto take = [&](Stored element, std::size_t k) {
         const T value = loaded(element);
-        const auto wide = static_cast<double>(value);
+        auto wide = static_cast<double>(value);
+        if constexpr (scaled) wide = wide * scale;
         sums[k] = sums[k] + wide * wide;
         zeros[k] = zeros[k] + (value - value);
     };
@@ -198,6 +274,11 @@ bool survey(const void* elements, std::size_t count, std::size_t lane, double* l
         finite = finite && zeros[k] == 0;
     }
     return finite;
+}
+
+template <typename Stored>
+constexpr Format format(Store store) {
+    return {&survey<Stored, false>, &survey<Stored, true>, store};
 }
 
 template <typename Stored>
@@ -220,12 +301,11 @@ constexpr std::uint64_t compiled_features = 0
 
 #define SCHUSS_LEVEL_TABLE SCHUSS_EXPANDED_JOIN(level_, SCHUSS_LEVEL)
 extern const Level SCHUSS_LEVEL_TABLE;
-constinit const Level SCHUSS_LEVEL_TABLE = {SCHUSS_EXPANDED_TEXT(SCHUSS_LEVEL),
-                                            compiled_features,
-                                            table,
-                                            {{&survey<float>, nullptr},
-                                             {&survey<double>, nullptr},
-                                             {&survey<Float16>, &store_all<Float16>},
-                                             {&survey<Bfloat16>, &store_all<Bfloat16>}}};
+constinit const Level SCHUSS_LEVEL_TABLE = {
+    SCHUSS_EXPANDED_TEXT(SCHUSS_LEVEL),
+    compiled_features,
+    table,
+    {format<float>(nullptr), format<double>(nullptr), format<Float16>(&store_all<Float16>),
+     format<Bfloat16>(&store_all<Bfloat16>)}};
 
 }  // namespace schuss::sweep

@@ -35,15 +35,17 @@ struct Kernels {
 inline constexpr std::size_t survey_block = 4096;
 inline constexpr std::size_t survey_lanes = 16;
 
-/// Adds the squares of elements to the lanes, from a lane on. Returns whether all are finite.
-using Survey = bool (*)(const void* elements, std::size_t count, std::size_t lane, double* lanes);
+/// Adds the squares of elements to the lanes, from a lane on; of elements times scale, where that
+/// is asked for. Returns whether all are finite.
+using Survey = bool (*)(const void* elements, std::size_t count, std::size_t lane, double* lanes,
+                        double scale);
 
 /// Converts count elements from the format that they were computed in.
 using Store = void (*)(const void* from, void* to, std::size_t count);
 
 /// The loops of one number format.
 struct Format {
-    Survey survey;
+    Survey survey, survey_scaled;
     Store store;  // nullptr where there is nothing to convert
 };
 

@@ -24,7 +24,9 @@ def ewma(
     """Average a series with weights that decay exponentially into the past.
 
     ``v_t = beta*v_(t-1) + (1-beta)*x_t`` from ``v_0 = 0``, so that about ``1/(1-beta)`` values
-    count; bias correction divides by the sum of the weights so far, ``v_t/(1-beta**t)``.
+    count; bias correction divides by the sum of the weights so far, ``v_t/(1-beta**t)``. For beta
+    above 0.5 it is computed as ``v_(t-1) + (1-beta)*(x_t - v_(t-1))``: beta and 1-beta are rounded
+    each, and as weights would not add up to 1.
 
     Parameters
     ----------
@@ -56,10 +58,10 @@ def ewma(
 
     Notes
     -----
-    A NaN or an infinity stays in all averages after it. ``values.ewm(alpha=1-beta).mean()`` in
-    pandas is the corrected average. Each step rounds to the dtype: in float32, averages over more
-    than some thousands of values lose digits, a relative error of up to about ``6e-8/(1-beta)``, as
-    beta and 1-beta are rounded each.
+    After a NaN or an infinity no average is finite. ``values.ewm(alpha=1-beta).mean()`` in
+    pandas is the corrected average. Each step rounds to the dtype: in float32, a move of less than
+    half a unit in the last place is lost, which can add up to a relative error of ``6e-8/(1-beta)``
+    where values hardly change. Use float64 for averages over more than some thousands of values.
 
     References
     ----------
@@ -96,10 +98,17 @@ def _same_memory(a: Array, b: Array) -> bool:
     return a.ctypes.data == b.ctypes.data and (a.shape, a.strides) == (b.shape, b.strides)
 
 
+def _moved(average: float, x: float, beta: float) -> float:
+    """Return the average with one value more, as the kernels compute it."""
+    gain = 1 - beta
+    keep, loss = (1.0, gain) if gain < 0.5 else (beta, 0.0)
+    return keep * average + (gain * x - loss * average)
+
+
 class ExponentialAverage:
     """The exponentially weighted average of values as they come, numbers or arrays.
 
-    ``v = beta*v + (1-beta)*x`` with each `update`, in place: it keeps one number for each series.
+    ``v = v + (1-beta)*(x - v)`` with each `update`, in place: it keeps one number for each series.
     The first update decides what is averaged: numbers, such as a cost to be smoothed, or arrays in
     any structure, such as the weights in training, which take one pass of a fused kernel. Arrays
     are averaged in their own dtype, float16 and bfloat16 in float32, and corrected by the sum of
@@ -187,7 +196,7 @@ class ExponentialAverage:
             x = real(f"{type(self).__name__}.update", "values", values)
             # In one assignment, so that whatever interrupts finds the two agree.
             updates, average = self._of_numbers
-            self._of_numbers = updates + 1, self._beta * average + (1 - self._beta) * x
+            self._of_numbers = updates + 1, _moved(average, x, self._beta)
             return
         arrays: Any = values  # or whatever the plan refuses
         if self._plan is None:
@@ -230,15 +239,8 @@ class ExponentialAverage:
             return self._plan.unflatten(values)
 
     def _weight(self, dtype: Any) -> float:
-        """Return the sum of the weights of all values so far, as the dtype rounds them.
-
-        In float32 beta and 1-beta are rounded each, so their sum is not quite 1; a weighted mean is
-        divided by the weights that were used.
-        """
-        beta, gain = float(dtype(self._beta)), float(dtype(1 - self._beta))
-        if beta == 1:  # float32 knows no number between
-            return gain * self.updates
-        return gain / (1 - beta) * _core.weight_of(beta, self.updates)
+        """Return the sum of the weights of all values so far, as the dtype rounds them."""
+        return _core.weight_of(float(dtype(1 - self._beta)), self.updates)
 
     def __repr__(self) -> str:
         """Return the settings and how far it is."""

@@ -13,7 +13,8 @@ TypeError
     `param`'s; for a hyperparameter that is not a number;
 ValueError
     for a shape that differs from `param`'s, for read-only arrays, for arrays that share memory with
-    each other or elements that overlap within one; for a hyperparameter out of range,
+    each other or elements that overlap within one; for a hyperparameter out of range, or one that
+    is not 0 and that the dtype takes for zero or for infinite,
 
 and then have changed nothing.
 """

@@ -156,7 +156,7 @@ class Optimizer:
     clear_grads : bool
         Set the gradients to zero in the same pass, also those of a step that is skipped.
     average : float, optional
-        Keep an exponential average of the parameters, ``a = average*a + (1-average)*p`` after each
+        Keep an exponential average of the parameters, ``a = a + (1-average)*(p - a)`` after each
         step, in the same pass; in [0, 1). The attribute `average` gives the averages, in the
         structure of the parameters and in float32 or float64. They begin with what the first step
         makes of the parameters, as in PyTorch; assigning None drops them.
@@ -191,6 +191,9 @@ class Optimizer:
 
     Notes
     -----
+    A hyperparameter must be 0 or a normal number of the dtype that is computed in, with what a step
+    makes of it; a rate may be smaller, and so may `scale` and the factor of `clip_norm`.
+
     Parameters may be float16 or bfloat16 too, and so may gradients of float32 parameters: they are
     computed with in float32, and parameters are rounded to nearest, ties to even.
 
@@ -976,6 +979,10 @@ class Optimizer:
                     f"own, expected it set in the groups (param_groups[0][{name!r}] = ...)"
                 )
         if changes.keys() == {"lr"}:  # which a step asks for when it begins: no need to wait
+            lr, own = changes["lr"], self._own_rates
+            if not callable(lr):
+                of_groups = (lr if rate is None else 0.0 for rate in own or ())
+                self._plan.check_rates(tuple(of_groups) if own else lr)
             self._hyperparameters = self._hyperparameters | changes
             self._rates = _NO_RATES
             return
@@ -1004,7 +1011,8 @@ class Optimizer:
             of_group = hyperparameters | own
             values = self._values(of_group)
             decay = self._decay_kind() if values["weight_decay"] else "none"
-            formulas.append((self._rule_for(of_group), decay, {"lr": 0.0, **values}))
+            lr = 0.0 if callable(of_group["lr"]) else of_group["lr"]
+            formulas.append((self._rule_for(of_group), decay, {"lr": lr, **values}))
         options = {name: hyperparameters[name] for name in _NO_OPTIONS}
         new_averages = averages is not self._averages
         others = first or leaves is not self._leaves or new_averages

@@ -4,14 +4,17 @@ So are `average` and `ewma`, the twins of `schuss.ExponentialAverage` and `schus
 that of an optimizer's step with all its options. These are what the kernels are, bit for bit: each
 operation on arrays rounds on its own, in the order written here. What depends on hyperparameters
 alone is computed in double precision and rounded once to the arrays' dtype. Subnormal numbers count
-as zero, as they do in the kernels. The one freedom is what IEEE 754 leaves open: a NaN's sign and
-payload.
+as zero, as they do in the kernels; but products of factors, and rates, have any exponent. Momentum,
+RMSprop and Adam weigh by beta and 1-beta, each of them rounded, as in their papers and in PyTorch;
+averages of parameters and of series, whose weights must add up to 1, do not. The one freedom is
+what IEEE 754 leaves open: a NaN's sign and payload.
 
 They are slow, allocate, and do not check their arrays: for reading, and for testing.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any, TypeVar
 
@@ -66,11 +69,12 @@ def sgd(
     g = _treated(param, grad, scale, clip_value)
     lr, weight_decay = _floats(lr, weight_decay)
     decays = weight_decay != 0
-    lr, weight_decay = _cast(p, lr, weight_decay)
+    (weight_decay,) = _cast(p, weight_decay)
+    rate, fine = _rate(p, lr)
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
-        p[...] = p - lr * g
+        p[...] = p - rate * g * fine
 
 
 @_in_float32
@@ -95,13 +99,14 @@ def momentum(
     gain = 1 - (beta if dampening is None else float(dampening))
     rate = lr * (1 if step is None else 1 / (1 - beta ** int(step)))
     decays = weight_decay != 0
-    beta, gain, rate, weight_decay = _cast(p, beta, gain, rate, weight_decay)
+    beta, gain, weight_decay = _cast(p, beta, gain, weight_decay)
+    rate, fine = _rate(p, rate)
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
         v[...] = beta * v + gain * g
         d = gain * g + beta * v if nesterov else v
-        p[...] = p - rate * d
+        p[...] = p - rate * d * fine
 
 
 @_in_float32
@@ -126,7 +131,8 @@ def rmsprop(
     g = _treated(param, grad, scale, clip_value)
     beta, weight_decay = _floats(beta, weight_decay)
     decays = weight_decay != 0
-    rest, beta, lr, eps, eps_root = _cast(p, 1 - beta, beta, lr, eps, eps_root)
+    rest, beta, eps, eps_root = _cast(p, 1 - beta, beta, eps, eps_root)
+    rate, fine = _rate(p, float(lr))
     weight_decay, momentum = _cast(p, weight_decay, momentum)
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
@@ -138,9 +144,9 @@ def rmsprop(
             variance = np.maximum(s - a * a, 0)
         if b is not None:
             b[...] = momentum * b + g / (np.sqrt(variance + eps_root) + eps)
-            p[...] = p - lr * b
+            p[...] = p - rate * b * fine
         else:
-            p[...] = p - lr * g / (np.sqrt(variance + eps_root) + eps)
+            p[...] = p - rate * g / (np.sqrt(variance + eps_root) + eps) * fine
 
 
 @_in_float32
@@ -171,7 +177,8 @@ def adam(
     decays = weight_decay != 0
     weight_decay, keep = _cast(p, weight_decay, 1 - lr * weight_decay)
     rest1, beta1, rest2, beta2 = _cast(p, 1 - beta1, beta1, 1 - beta2, beta2)
-    rate, correction, eps, eps_root = _cast(p, rate, correction, eps, eps_root)
+    correction, eps, eps_root = _cast(p, correction, eps, eps_root)
+    rate, fine = _rate(p, rate)
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decoupled:
             p[...] = p * keep
@@ -184,7 +191,7 @@ def adam(
             # numpy.maximum, but for the sign of zero, which that leaves to chance.
             v_max[...] = np.where((v_max >= v) | np.isnan(v_max), v_max, v)
             v_hat = v_max
-        p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps)
+        p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps) * fine
 
 
 def step(
@@ -247,18 +254,20 @@ def step(
     >>> w
     array([-0.5,  0. ])
     """
-    norm = grad_norm(params, grads, scale=scale)
+    norm = _wide(scale) * _norm(params, grads)
+    norm = _Wide(abs(norm.digits), norm.exponent)
     bad = [i for i, grad in enumerate(grads) if not np.isfinite(_computed(grad)).all()]
     if bad and nonfinite == "raise":
         raise FloatingPointError(f"grads[{bad[0]}] has a NaN or an infinity")
     skipped = bool(bad) and nonfinite == "skip"
-    factor = 1.0 if clip_norm is None else clip_factor(norm, clip_norm)
+    factor = _wide(1.0) if clip_norm is None else _clip_factor(norm, clip_norm)
     first = 0  # elements before the parameter
     for i, (rule, p) in enumerate(zip(rules, params, strict=True)):
         if not skipped:
             param, grad = _computed(p), _computed(grads[i])
             own = [_computed(state) for state in states[i]]
-            rule(param, grad, *own, scale=scale * factor, clip_value=clip_value)
+            scaled = _scaled(param, grad, _wide(scale) * factor)
+            rule(param, scaled, *own, clip_value=clip_value)
             _round_to(p, param)
             for number, (state, values) in enumerate(zip(states[i], own, strict=True)):
                 if state.dtype == values.dtype:
@@ -277,7 +286,7 @@ def step(
         if clear_grads:
             grads[i][...] = 0
         first += p.size
-    return norm, factor != 1, skipped
+    return norm.value(), factor.value() != 1, skipped
 
 
 def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float = 1.0) -> float:
@@ -286,7 +295,8 @@ def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float =
     The squares are added up in double, in a fixed order: of 4,096 elements at a time, in the order
     in which the parameters' lie in memory and whatever array they belong to, those 16 apart; then
     halves of these 16 sums; then the sums of two blocks that follow each other, of two such pairs,
-    and so on.
+    and so on. Where the sum leaves the range of double on the way, while no gradient is infinite
+    or NaN, the elements are first multiplied by a power of two.
 
     Parameters
     ----------
@@ -298,7 +308,7 @@ def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float =
     Returns
     -------
     float
-        The norm; 0 of no elements.
+        The norm; 0 of no elements, infinite if no float is so large.
 
     Raises
     ------
@@ -316,12 +326,28 @@ def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float =
     >>> grad_norm([np.zeros(2), np.zeros(1)], [np.array([2.0, 3.0]), np.array([6.0])], scale=2.0)
     14.0
     """
+    return abs((_wide(scale) * _norm(params, grads)).value())
+
+
+def _norm(params: Sequence[Array], grads: Sequence[Array]) -> "_Wide":
     values = [
         in_memory_order(_computed(grad), param).ravel()
         for param, grad in zip(params, grads, strict=True)
     ]
     with subnormals_are_zero(), np.errstate(all="ignore"):
         elements = np.concatenate([np.empty(0), *(each.astype(np.float64) for each in values)])
+    total = _sum_of_squares(elements)
+    power = 0
+    if not 2.0**-900 <= total < math.inf and np.isfinite(elements).all():
+        power = 600 if total < 1 else -600
+        with subnormals_are_zero(), np.errstate(all="ignore"):
+            elements = elements * 2.0**power
+        total = _sum_of_squares(elements)
+    return _wide(math.sqrt(total), -power)
+
+
+def _sum_of_squares(elements: npt.NDArray[np.float64]) -> float:
+    with subnormals_are_zero(), np.errstate(all="ignore"):
         blocks = -(-len(elements) // 4096)
         padded = np.zeros(blocks * 4096)
         padded[: len(elements)] = elements
@@ -335,7 +361,7 @@ def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float =
         while len(of_blocks) > 1:
             odd = of_blocks[len(of_blocks) // 2 * 2 :]
             of_blocks = np.concatenate([of_blocks[:-1:2] + of_blocks[1::2], odd])
-    return abs(float(scale)) * math.sqrt(of_blocks[0]) if len(of_blocks) else 0.0
+    return float(of_blocks[0]) if len(of_blocks) else 0.0
 
 
 def in_memory_order(array: Array, param: Array) -> Array:
@@ -470,16 +496,25 @@ def clip_factor(norm: float, clip_norm: float) -> float:
     >>> round(clip_factor(5.0, 1.0), 6), clip_factor(0.5, 1.0)
     (0.2, 1.0)
     """
-    factor = clip_norm / (norm + 1e-6)
-    return 1.0 if factor >= 1 else factor
+    return _clip_factor(_wide(norm), clip_norm).value()
+
+
+def _clip_factor(norm: "_Wide", clip_norm: float) -> "_Wide":
+    denominator = norm.value() + 1e-6
+    overflows = math.isinf(denominator) and math.isfinite(norm.digits)
+    factor = _wide(clip_norm) / (norm if overflows else _wide(denominator))
+    return _wide(1.0) if factor.value() >= 1 else factor
 
 
 def average(average: npt.NDArray[_Float], values: npt.NDArray[_Float], *, beta: float) -> None:
     """Take values into an average of arrays; see `schuss.ExponentialAverage`."""
     v, x = average, values
-    beta, gain = _cast(v, beta, 1 - float(beta))
+    # beta and 1-beta are rounded each and do not add up to 1: a long average moves by a part of the
+    # distance, v + gain*(x - v), in two products, as the distance may overflow.
+    gain = 1 - float(beta)
+    keep, gain, loss = _cast(v, *((1.0, gain, gain) if gain < 0.5 else (beta, gain, 0.0)))
     with subnormals_are_zero(), np.errstate(all="ignore"):
-        v[...] = beta * v + gain * x
+        v[...] = keep * v + (gain * x - loss * v)
 
 
 def ewma(
@@ -490,37 +525,98 @@ def ewma(
     out = np.empty_like(values)
     averages = np.moveaxis(out, axis, 0)
     v = np.zeros(x.shape[1:], x.dtype)
+    (gain,) = _cast(v, 1 - float(beta))
     for t in range(1, len(x) + 1):
         average(v, x[t - 1], beta=beta)
-        (weight,) = _cast(v, weight_of(beta, t) if bias_correction else 1.0)
+        (weight,) = _cast(v, weight_of(float(gain), t) if bias_correction else 1.0)
         with subnormals_are_zero(), np.errstate(all="ignore"):
             averages[t - 1] = v / weight
     return out
 
 
-def weight_of(beta: float, t: int) -> float:
-    """Return the sum of the weights of t values, ``1 - beta**t``, exact for beta close to 1 too.
+def weight_of(gain: float, t: int) -> float:
+    """Return the sum of the weights of t values, ``1 - (1-gain)**t``, exact for a small gain too.
 
     Of the values since the last multiple of 1,024, and of those before: a kernel can make many of
     these with few exponentials.
     """
     later = (t - 1) % 1024 + 1
-    weight = _one_minus_power(beta, later)
-    return weight + (1 - weight) * _one_minus_power(beta, t - later)
+    weight = _one_minus_power(gain, later)
+    return weight + (1 - weight) * _one_minus_power(gain, t - later)
 
 
-def _one_minus_power(beta: float, t: int) -> float:
-    return -math.expm1(t * math.log(beta)) if beta > 0 else float(t > 0)
+def _one_minus_power(gain: float, t: int) -> float:
+    return -math.expm1(t * math.log1p(-gain)) if gain < 1 else float(t > 0)
 
 
 def _treated(
     p: npt.NDArray[_Float], g: npt.NDArray[_Float], scale: float, clip_value: float | None
 ) -> npt.NDArray[_Float]:
-    scale, limit = _cast(p, scale, math.inf if clip_value is None else clip_value)
+    (limit,) = _cast(p, math.inf if clip_value is None else clip_value)
+    g = _scaled(p, g, _wide(scale))
     with subnormals_are_zero(), np.errstate(all="ignore"):
-        g = g * scale
         g = np.where(g > limit, limit, g)  # numpy.clip leaves the sign of zero to chance
         return np.where(g < -limit, -limit, g)
+
+
+def _scaled(p: npt.NDArray[_Float], g: npt.NDArray[_Float], scale: "_Wide") -> Any:
+    power, rest = scale.factors(np.finfo(p.dtype))
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        return g * power * power * rest
+
+
+def _rate(p: npt.NDArray[_Float], rate: float) -> Any:
+    # With a factor of 1, unless it would be subnormal.
+    info: np.finfo[Any] = np.finfo(p.dtype)
+    (held,) = _cast(p, rate)
+    if held >= info.tiny or rate == 0:
+        return held, p.dtype.type(1)
+    return *_cast(p, math.ldexp(rate, -int(info.minexp))), info.tiny
+
+
+def _wide(value: float, power: int = 0) -> "_Wide":
+    digits, exponent = math.frexp(value)
+    return _Wide(digits, exponent + power if math.isfinite(digits) else 0)
+
+
+@dataclass(frozen=True)
+class _Wide:
+    """A number with a float's digits, and any exponent: ``digits * 2**exponent``."""
+
+    digits: float  # in [0.5, 1) by magnitude; or zero, infinite or NaN
+    exponent: int
+
+    def __mul__(self, other: "_Wide") -> "_Wide":
+        return _wide(self.digits * other.digits, self.exponent + other.exponent)
+
+    def __truediv__(self, other: "_Wide") -> "_Wide":
+        return _wide(self.digits / other.digits, self.exponent - other.exponent)
+
+    def value(self) -> float:
+        try:
+            return math.ldexp(self.digits, self.exponent)
+        except OverflowError:
+            return math.copysign(math.inf, self.digits)
+
+    def factors(self, info: "np.finfo[Any]") -> tuple[Any, Any]:
+        """Return power and rest, so that ``x * power * power * rest`` is rounded once.
+
+        Ordinarily they are 1 and the number itself. Where the dtype takes that for zero or for
+        infinite, the exponent is in the power.
+        """
+        with np.errstate(all="ignore"):
+            whole = info.dtype.type(self.value())
+        special = self.digits == 0 or not math.isfinite(self.digits)
+        if special or info.tiny <= abs(whole) <= info.max:
+            return info.dtype.type(1), whole
+        digits, exponent = self.digits, self.exponent
+        # With less or more, no product is anything but zero or infinite.
+        least, most = info.minexp + 1 - info.maxexp, 2 * info.maxexp - 1
+        if not least <= exponent <= most:
+            digits, exponent = math.copysign(0.5, digits), min(max(exponent, least), most)
+        shift = -(exponent & 1) if exponent < 0 else 2 - (exponent & 1)
+        power = 2.0 ** ((exponent - shift) // 2)
+        return info.dtype.type(power), info.dtype.type(math.ldexp(digits, shift))
 
 
 def _floats(*values: float) -> list[float]:

@@ -215,13 +215,14 @@ class Steps : public Case {
     double run(std::size_t i) {
         const engine::Unforked meanwhile;
         const Step& step = steps_[i];
-        const double norm = std::fabs(step.scale) * std::sqrt(plan_.survey().sum_of_squares());
+        const double norm = (numbers::Wide(std::fabs(step.scale)) * plan_.survey().norm()).value();
         const auto t = static_cast<double>(i + 1);
-        const rules::Treatment treatment{step.factor, step.limit};
+        const numbers::Wide scale = numbers::Wide(step.scale) * numbers::Wide(step.factor);
         std::vector<engine::Update> updates;
         for (const Group& group : groups_) {
             updates.push_back(update(group.rule, group.decay, group.values.data(),
-                                     group.weight_decay, t, treatment));
+                                     group.weight_decay, t, step.limit));
+            updates.back().coefficients.set_scale(scale);
         }
         engine::Run all{.groups = updates.data(),
                         .clear_gradients = clear_gradients_,
@@ -230,8 +231,7 @@ class Steps : public Case {
         std::optional<engine::Update> average;
         if (has_averages_) {
             const char* const rule = step.beta == 0 ? "accumulation_first" : "average";
-            average =
-                update(rules::find(rule), rules::Decay::none, &step.beta, 0, 1, {1, HUGE_VAL});
+            average = update(rules::find(rule), rules::Decay::none, &step.beta, 0, 1, HUGE_VAL);
             all.average = &*average;
         }
         plan_.run(all);
@@ -258,10 +258,11 @@ class Steps : public Case {
     };
 
     static engine::Update update(std::size_t rule, rules::Decay decay, const double* values,
-                                 double weight_decay, double t, const rules::Treatment& treatment) {
-        const auto coefficients =
-            rules::coefficients(rules::book()[rule], values, weight_decay, t, treatment);
-        return {&engine::level().rules[rule], decay, engine::Coefficients(coefficients)};
+                                 double weight_decay, double t, double limit) {
+        const rules::Entry& entry = rules::book()[rule];
+        const auto coefficients = rules::coefficients(entry, values, weight_decay, t, limit);
+        return {&engine::level().rules[rule], decay,
+                engine::Coefficients(coefficients, rules::rate_place(entry))};
     }
 
     static void lay_out(Parameter& parameter, std::size_t step, engine::Item& item) {

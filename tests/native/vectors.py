@@ -39,10 +39,8 @@ def _average(average: Array, values: Array, *, beta: float, **_: Any) -> None:
     reference.average(average, values.astype(average.dtype), beta=beta)
 
 
-def _sum(
-    total: Array, grad: Array, *, first: bool, scale: float, clip_value: Any, **_: Any
-) -> None:
-    treated = reference._treated(total, grad.astype(total.dtype), scale, clip_value)
+def _sum(total: Array, grad: Array, *, first: bool, clip_value: Any, **_: Any) -> None:
+    treated = reference._treated(total, grad.astype(total.dtype), 1.0, clip_value)
     with _core.subnormals_are_zero(), np.errstate(all="ignore"):
         total[...] = treated if first else total + treated
 
@@ -195,7 +193,7 @@ def steps(
         )
         factor = 1.0 if clip_norm is None else reference.clip_factor(norm, clip_norm)
         limit = np.inf if clip_value is None else clip_value
-        case.floats(scale, norm, scale * factor, limit, beta)
+        case.floats(scale, norm, factor, limit, beta)
     case.integers(len(params))
     for member, arrays in zip(members, kept, strict=True):
         case.integers(member, len(arrays))
@@ -236,7 +234,7 @@ def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
                 clip_norm=3.0 if i % 4 == 0 else None,
                 clip_value=0.5 if i % 5 == 0 else None,
                 clear_grads=i % 7 < 3,
-                scale=0.3 if i % 2 else 1.0,
+                scale=[1.0, 0.3, 1.0, 0.3, 1e-44][i % 5],
             )
 
         yield case

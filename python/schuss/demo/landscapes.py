@@ -107,7 +107,7 @@ def _why_momentum_is_slower() -> str:
     ]
     return (
         r"Momentum averages the gradients, $v = 0.9\,v + 0.1\,g$: at the rate of SGD its steps are "
-        f"no longer, and begin late,\nso it is slower on {places}. "
+        f"no larger, and it starts slowly,\nso it is slower on {places}. "
         r"Summing them, $v = 0.9\,v + g$ (or ten times the rate), it takes "
         f"{' and '.join(map(str, steps))} steps there."
     )
