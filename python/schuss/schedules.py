@@ -11,18 +11,29 @@ The first five decay with t itself (`InverseTime`, `Exponential`, `InverseSqrt`,
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import cos, inf, isfinite, pi, sqrt
 from numbers import Integral
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, TypeGuard, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from schuss._hyperparameters import Rate, choice, count, flag, number, rate, real
+from schuss._hyperparameters import (
+    Check,
+    Rate,
+    choice,
+    count,
+    extended,
+    flag,
+    number,
+    rate,
+    real,
+    shown,
+)
 
 __all__ = [
     "Chain",
@@ -44,7 +55,7 @@ __all__ = [
     "chain",
 ]
 
-_Check: TypeAlias = Callable[[str, str, Any], Any]
+_Check: TypeAlias = Check[Any]
 _Number: TypeAlias = float | np.integer[Any] | np.floating[Any]
 
 _from_one: _Check = partial(count, least=1)
@@ -389,7 +400,7 @@ def _by_hand(call: str, name: str, values: Any) -> tuple[tuple[float, float], ..
     try:
         pairs = [(t, lr) for t, lr in (values.items() if isinstance(values, Mapping) else values)]
     except (TypeError, ValueError):
-        raise TypeError(f"{call}: {name} is {values!r}, {expected}") from None
+        raise TypeError(f"{call}: {name} is {shown(values)}, {expected}") from None
     chosen: dict[float, float] = {}
     for t, lr in pairs:
         place = number(call, f"a t of {name}", t, kind="t")
@@ -708,13 +719,36 @@ class OneCycle(Schedule):
         return _between(first, last, *(_wave(gone) if self.anneal == "cos" else (1 - gone, gone)))
 
 
-# Schedules of schedules.
+# Schedules of schedules. One that stands in several places counts in each of them: bounds on the
+# depth and on the count keep all that walks over schedules short, whoever shares what.
+
+_DEEPEST, _MOST_SCHEDULES = 32, 10_000
 
 
 class _Composite(Schedule):
     """A schedule made of others: what it is told of the cost it passes on to them."""
 
     __slots__ = ()
+
+    def _check_nesting(self) -> None:
+        """Raise ValueError if schedules are nested too deep, or too many."""
+        level: list[Any] = [self]
+        depth = count = 0
+        while level:
+            depth, count = depth + 1, count + len(level)
+            if depth > _DEEPEST or count > _MOST_SCHEDULES:
+                raise ValueError(
+                    f"{self._name}: schedules are nested more than {_DEEPEST} deep, or more than "
+                    f"{_MOST_SCHEDULES:,} in all, expected at most so many"
+                )
+            inner = (
+                rate
+                for schedule in level
+                if isinstance(schedule, _Composite)
+                for rate in schedule._inner()
+                if callable(rate)
+            )
+            level = list(islice(inner, _MOST_SCHEDULES + 1))
 
     @abstractmethod
     def _inner(self) -> Iterable[Rate]:
@@ -733,15 +767,36 @@ class _Composite(Schedule):
         TypeError
             If it is no number and a schedule inside is fed.
         """
-        for schedule in self._inner():
-            feed(schedule, cost)
+        for schedule in fed(*self._inner()):
+            schedule.update(cost)
+
+
+def fed(*schedules: object) -> list[Any]:
+    """Return what is told the cost: schedules with a method ``update(cost)``, each once.
+
+    Those that composites are made of stand for them.
+    """
+    met: dict[int, Any] = {}
+    level: Iterable[object] = schedules
+    while level:
+        new = {id(each): each for each in level if callable(each) and id(each) not in met}
+        met |= new
+        level = [rate for each in new.values() if _passes_on(each) for rate in each._inner()]
+    return [
+        each
+        for each in met.values()
+        if callable(getattr(each, "update", None)) and not _passes_on(each)
+    ]
+
+
+def _passes_on(schedule: object) -> TypeGuard[_Composite]:
+    return isinstance(schedule, _Composite) and type(schedule).update is _Composite.update
 
 
 def feed(schedule: object, cost: float) -> None:
-    """Tell a schedule the cost, if it has a method ``update(cost)``."""
-    update = getattr(schedule, "update", None)
-    if callable(schedule) and callable(update):
-        update(cost)
+    """Tell a schedule the cost, if it or what it is made of has a method ``update(cost)``."""
+    for each in fed(schedule):
+        each.update(cost)
 
 
 @dataclass(frozen=True, slots=True)
@@ -781,6 +836,7 @@ class WarmUp(_Composite):
 
     def __post_init__(self) -> None:
         self._check(after=rate, steps=_from_one, start=number)
+        self._check_nesting()
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -833,6 +889,7 @@ class Chain(_Composite):
                 f"{self._name}: boundaries has {given} entries, expected {expected} "
                 f"(one fewer than schedules)"
             )
+        self._check_nesting()
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -892,7 +949,7 @@ def _rates(call: str, name: str, values: Any) -> tuple[Rate, ...]:
 def _increasing(call: str, name: str, values: Any) -> tuple[int, ...]:
     entries = _entries(call, name, values, _from_one)
     if any(after <= before for before, after in pairwise(entries)):
-        raise ValueError(f"{call}: {name} is {entries}, expected increasing integers")
+        raise ValueError(f"{call}: {name} is {shown(entries)}, expected increasing integers")
     return entries
 
 
@@ -932,6 +989,7 @@ class PerEpoch(_Composite):
 
     def __post_init__(self) -> None:
         self._check(schedule=rate, steps=_from_one)
+        self._check_nesting()
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -1035,14 +1093,14 @@ class ReduceOnPlateau(Schedule):
             If it is no number; nothing is changed then.
         """
         cost = real(f"{self._name}.update", "cost", cost)
+        waited = self.waited + 1
         if self._improves(cost):
-            self.best, self.waited = cost, 0
-        else:
-            self.waited += 1
+            self.best, waited = cost, 0
         if self.cooling:
-            self.cooling, self.waited = self.cooling - 1, 0
-        if self.waited > self.patience:
-            self.cooling, self.waited = self.cooldown, 0
+            self.cooling, waited = self.cooling - 1, 0
+        self.waited = 0 if waited > self.patience else waited
+        if waited > self.patience:
+            self.cooling = self.cooldown
             reduced = max(self.lr * self.factor, self.min_lr)
             if self.lr - reduced > self.eps:
                 self.lr = reduced
@@ -1070,7 +1128,7 @@ _PLATEAU: dict[str, _Check] = {
     "cooldown": _from_zero,
     "min_lr": number,
     "eps": number,
-    "best": real,
+    "best": extended,
     "waited": _from_zero,
     "cooling": _from_zero,
 }
