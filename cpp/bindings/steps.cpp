@@ -231,12 +231,7 @@ class Plan {
     }
 
     std::int64_t steps() const { return steps_; }
-    void set_steps(std::int64_t steps) {
-        if (steps < 0 || steps > rules::most_steps) {
-            throw py::value_error(call_ + ": steps is out of range");
-        }
-        steps_ = steps;
-    }
+    void set_steps(std::int64_t steps) { steps_ = in_range(steps, "steps"); }
 
     /// What all that went into the averages weighs, in float32 and in float64, where the weights
     /// round differently.
@@ -283,7 +278,7 @@ class Plan {
         return py::make_tuple(outcome_->grad_norm, outcome_->clipped, outcome_->skipped);
     }
     std::int64_t skipped() const { return skipped_; }
-    void set_skipped(std::int64_t skipped) { skipped_ = skipped; }
+    void set_skipped(std::int64_t skipped) { skipped_ = in_range(skipped, "skipped"); }
 
     /// rates: of every group, or for each. scale: what the gradients are multiplied by as they are
     /// read. rate_of: the step that the rates were asked for; 0 if they are those of every step.
@@ -300,6 +295,10 @@ class Plan {
             }
         }
         if (rate_of != 0 && rate_of != steps_ + 1) refuse_turn(step_call_);
+        if (std::max<std::int64_t>(steps_, skipped_) >= rules::most_steps) {
+            throw py::value_error(step_call_ + ": " + std::to_string(rules::most_steps) +
+                                  " steps were made or skipped, expected fewer");
+        }
         // First all that may run code of the user's, last the checks that this could undo.
         tree_.flatten(grads, step_call_, grads_, gradients_);
         for (std::size_t i = 0; i < gradients_.size(); ++i) {
@@ -357,6 +356,11 @@ class Plan {
     }
 
   private:
+    std::int64_t in_range(std::int64_t count, const std::string& name) const {
+        if (count >= 0 && count <= rules::most_steps) return count;
+        throw py::value_error(call_ + ": " + name + " is out of range");
+    }
+
     [[noreturn]] void refuse_turn(const std::string& call) const {
         throw std::runtime_error(call + ": another call of " + call_ +
                                  " is under way, expected one at a time");

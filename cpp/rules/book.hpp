@@ -16,7 +16,7 @@ namespace schuss::rules {
 using Coefficients = std::array<double, 16>;
 
 /// So many steps can be counted, exactly in double too.
-inline constexpr std::int64_t most_steps = std::int64_t{1} << 53;
+inline constexpr std::int64_t most_steps = (std::int64_t{1} << 53) - 1;
 
 /// One entry of rules.def. Its place in the book is its place in every level's table.
 struct Entry {
