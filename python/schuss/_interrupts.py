@@ -1,12 +1,100 @@
 """Signals, where they must not leave anything half done.
 
-What a handler raises, as that of Ctrl-C does, lands after any call, so no order of assignments is
-safe from it.
+What a handler raises, as that of Ctrl-C does, lands after any call: no order of assignments is safe
+from it, and where errors of a call are caught it would be taken for one of them.
 """
 
-import signal
+import _signal  # type: ignore[import-not-found]  # functions of signal take 30 times as long
+import os
+import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
+from typing import Self
+
+
+class Deferred:
+    """A context in which handlers of signals are called when it says so, and at its end.
+
+    Of each signal that came meanwhile the handler is called once. Handlers run in the main thread
+    alone; in other threads there is nothing to defer.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._before: dict[int, Callable[..., object]] = {}
+        self._came: deque[int] = deque()
+        self._over = False
+
+    def __enter__(self) -> Self:
+        import threading  # not with the library
+
+        if threading.current_thread() is threading.main_thread():
+            try:
+                self._take_over()
+            except BaseException:
+                self._end()
+                raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.let_in()
+        finally:
+            self._end()
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Stand in for the handler of a signal."""
+        # A signal may come before its handler is back; a child that another thread has forked never
+        # gets to the end of this.
+        if self._over or os.getpid() != self._process:
+            before = self._before[number]
+            if _signal.getsignal(number) is self:
+                _signal.signal(number, before)
+            before(number, frame)
+        elif number not in self._came:
+            self._came.append(number)
+
+    def let_in(self) -> None:
+        """Call the handlers of the signals that have come; what they raise is raised."""
+        if self._came:
+            numbers = []
+            while self._came:
+                numbers.append(self._came.popleft())
+            self._call(numbers)
+
+    def _call(self, numbers: list[int]) -> None:
+        """Call all of these handlers, whatever one of them raises."""
+        first, *others = numbers
+        try:
+            self._before[first](first, sys._getframe())
+        finally:
+            if others:
+                self._call(others)
+
+    def _take_over(self) -> None:
+        for number in range(1, _signal.NSIG):
+            before = _signal.getsignal(number)
+            if callable(before):
+                self._before[number] = before
+                _signal.signal(number, self)
+
+    def _end(self) -> None:
+        self._over = True  # from here on, what comes is not put off any more
+        try:
+            self._give_back()
+        finally:
+            self.let_in()
+
+    def _give_back(self) -> None:
+        try:
+            for number, before in self._before.items():
+                if _signal.getsignal(number) is self:
+                    _signal.signal(number, before)
+        except BaseException:  # of a handler that is back
+            self._give_back()
+            raise
 
 
 def to_its_end(work: Callable[[], None]) -> None:
@@ -14,31 +102,24 @@ def to_its_end(work: Callable[[], None]) -> None:
     try:
         work()
     except BaseException:
-        with suppress(BaseException):  # what else was wrong with it still is
-            work()
+        _again(work)
+        raise
+
+
+def _again(work: Callable[[], None]) -> None:
+    begun = False
+    try:
+        with Deferred():
+            begun = True
+            with suppress(Exception):  # what else was wrong with it still is
+                work()
+    except BaseException:  # of another signal
+        if not begun:
+            _again(work)
         raise
 
 
 def whole(work: Callable[[], None]) -> None:
-    """Do work that takes long, as `to_its_end` does; Ctrl-C is put off, so it can come often."""
-    import threading  # not with the library
-
-    before = signal.getsignal(signal.SIGINT)
-    pressed: list[None] = []
-
-    def hold(*_: object) -> None:
-        pressed.append(None)
-
-    def release() -> None:
-        if signal.getsignal(signal.SIGINT) is hold:
-            signal.signal(signal.SIGINT, before)
-
-    try:
-        # No other thread has handlers called, nor may it set them.
-        if callable(before) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, hold)
-        to_its_end(work)
-    finally:
-        to_its_end(release)
-        for _ in pressed:
-            signal.raise_signal(signal.SIGINT)
+    """Do work that no signal may meet; handlers are called when it is done."""
+    with Deferred():
+        work()
