@@ -155,7 +155,7 @@ class Plan {
             parameters_.emplace_back(leaves[i], Name{call, tree_.name(params_, i)});
             glances_.add(parameters_[i].array());
         }
-        written_ = written_memory(parameters_);
+        written_ = written_memory(parameters_, beside_);
         plan_.items.resize(tree_.size());
     }
 
@@ -195,15 +195,19 @@ class Plan {
     };
 
     /// Other formulas from the next step on, of groups of parameters that all keep the same states;
-    /// with other arrays beside the parameters, if they are given. members: the group of each
-    /// parameter. All or nothing.
+    /// with other arrays beside the parameters, if they are given, of which the averages may be
+    /// new. members: the group of each parameter. sum: whose gradients stay apart from what is
+    /// written here. All or nothing, also where memory runs out.
     void configure(const std::vector<GroupValues>& groups, const std::vector<std::size_t>& members,
-                   const py::dict& options_by_name, const std::optional<Companions>& companions) {
+                   const py::dict& options_by_name, const std::optional<Companions>& companions,
+                   bool new_averages, Plan* sum) {
         std::vector<Formula> formulas;
         for (const auto& [rule, decay, values] : groups) formulas.emplace_back(rule, decay, values);
         const Options options = options_by_name.empty() ? Options() : Options(options_by_name);
         std::vector<engine::Update> updates(groups.size());
-        if (companions) set_companions(formulas.at(0).entry().states, *companions);
+        if (companions) set_companions(formulas.at(0).entry().states, *companions, sum);
+        // From here on, nothing fails.
+        if (new_averages) average_weights_ = {0, 0};
         for (std::size_t i = 0; i < plan_.items.size(); ++i) plan_.items[i].group = members.at(i);
         formulas_ = std::move(formulas);
         updates_ = std::move(updates);
@@ -349,11 +353,7 @@ class Plan {
     }
 
     /// From now on, a gradient may not share memory with what the other plan writes either.
-    void stay_apart_from(const Plan& other) {
-        beside_ = other.parameters_;
-        written_ = written_memory(parameters_);
-        forget_gradients();
-    }
+    void stay_apart_from(const Plan& other) { take(apart_from(other.parameters_)); }
 
   private:
     std::int64_t in_range(std::int64_t count, const std::string& name) const {
@@ -382,7 +382,7 @@ class Plan {
     }
 
     void set_companions(const std::vector<std::string_view>& state_names,
-                        const Companions& companions) {
+                        const Companions& companions, Plan* sum) {
         std::vector<Parameter> parameters = parameters_;
         for (std::size_t i = 0; i < parameters.size(); ++i) {
             std::vector<Parameter::Companion> own;
@@ -398,7 +398,12 @@ class Plan {
             if (companions.copies) add(engine::Role::copy, *companions.copies, "copies");
             parameters[i].set_companions(std::move(own), call_);
         }
-        written_ = written_memory(parameters);
+        WrittenMemory written = written_memory(parameters, beside_);
+        std::optional<Apart> of_sum;
+        if (sum != nullptr) of_sum = sum->apart_from(parameters);
+        // From here on, nothing fails.
+        if (sum != nullptr) sum->take(std::move(*of_sum));
+        written_ = std::move(written);
         parameters_ = std::move(parameters);
         has_averages_ = companions.averages.has_value();
         has_copies_ = companions.copies.has_value();
@@ -527,11 +532,26 @@ class Plan {
         outcome_ = outcome;
     }
 
-    WrittenMemory written_memory(const std::vector<Parameter>& parameters) const {
+    WrittenMemory written_memory(const std::vector<Parameter>& parameters,
+                                 const std::vector<Parameter>& beside) const {
         std::vector<WrittenMemory::Entry> entries;
         for (const Parameter& parameter : parameters) parameter.append_written(entries);
-        for (const Parameter& parameter : beside_) parameter.append_written(entries);
+        for (const Parameter& parameter : beside) parameter.append_written(entries);
         return {call_, std::move(entries)};
+    }
+
+    /// What a plan is to know of another's parameters: made first, and taken without a failure.
+    struct Apart {
+        std::vector<Parameter> beside;
+        WrittenMemory written;
+    };
+    Apart apart_from(const std::vector<Parameter>& others) const {
+        return {others, written_memory(parameters_, others)};
+    }
+    void take(Apart&& apart) {
+        beside_ = std::move(apart.beside);
+        written_ = std::move(apart.written);
+        forget_gradients();
     }
 
     std::string call_, step_call_, params_, grads_;
@@ -666,15 +686,17 @@ void register_steps(py::module_& module) {
                const std::vector<std::size_t>& members, const py::dict& options,
                const std::optional<std::tuple<decltype(Plan::Companions::states),
                                               decltype(Plan::Companions::averages),
-                                              decltype(Plan::Companions::copies)>>& companions) {
+                                              decltype(Plan::Companions::copies)>>& companions,
+               bool new_averages, Plan* sum) {
                 std::optional<Plan::Companions> given;
                 if (companions) {
                     given = std::apply(
                         [](const auto&... each) { return Plan::Companions{each...}; }, *companions);
                 }
-                plan.configure(groups, members, options, given);
+                plan.configure(groups, members, options, given, new_averages, sum);
             },
-            py::arg("groups"), py::arg("members"), py::arg("options"), py::arg("companions"))
+            py::arg("groups"), py::arg("members"), py::arg("options"), py::arg("companions"),
+            py::arg("new_averages") = false, py::arg("sum") = py::none())
         .def(
             "turn",
             [](py::object plan, std::string call, bool changes) {

@@ -54,7 +54,7 @@ from schuss._hyperparameters import (
     same,
     shown,
 )
-from schuss._interrupts import to_its_end, whole
+from schuss._interrupts import whole
 
 __all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "RMSprop"]
 
@@ -872,7 +872,7 @@ class Optimizer:
                 self._write_copies()
 
             new = settings.hyperparameters
-            whole(lambda: self._apply(new, settings.groups, new, then=finish))
+            self._apply(new, settings.groups, new, then=finish)
 
     def _copied_tree(self, arrays: list[Array]) -> Any:
         return self._plan.unflatten(_copied(arrays))
@@ -925,7 +925,7 @@ class Optimizer:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
 
         State that the form did not keep before starts at zero. Of the hyperparameters, `changes`
-        are new; `then` belongs to it, and can be done twice.
+        are new; `then` belongs to it.
         """
         names = self._states_for(type(self).__name__, hyperparameters, groups)
         leaves, averages = self._leaves_for(names), self._averages_for(hyperparameters)
@@ -942,21 +942,25 @@ class Optimizer:
         own_rates = [own.get("lr") for own in groups]
         other_rates = first or "lr" in changes or groups is not self._groups
 
+        own_rates_or_none = None if own_rates == [None] * len(groups) else own_rates
+        all_hyperparameters = {**self._hyperparameters, **changes}
+        gathered = None if self._sum is None else self._sum.plan
+
         def apply() -> None:
-            self._plan.configure(formulas, self._members, options, companions)
-            if new_averages:
-                self._plan.average_weights = 0.0, 0.0
+            # All or nothing, where memory runs out. What follows needs none.
+            self._plan.configure(
+                formulas, self._members, options, companions, new_averages, gathered
+            )
             self._leaves, self._averages = leaves, averages
-            if others and self._sum is not None:
-                self._sum.plan.stay_apart_from(self._plan)
-            self._groups = groups
-            self._own_rates = None if own_rates == [None] * len(groups) else own_rates
-            self._hyperparameters = {**self._hyperparameters, **changes}  # lr may be another by now
+            self._groups, self._own_rates = groups, own_rates_or_none
+            if "lr" not in changes:  # it may be another by now
+                all_hyperparameters["lr"] = self._hyperparameters["lr"]
+            self._hyperparameters = all_hyperparameters
             if other_rates:
                 self._rates = _NO_RATES
             then()
 
-        to_its_end(apply)
+        whole(apply)
 
     def _states_for(
         self, call: str, hyperparameters: dict[str, Any], groups: list[Overrides]
