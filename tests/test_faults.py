@@ -20,7 +20,7 @@ import pytest
 
 import schuss
 from cases import Array, bits, equal, same_bits
-from schuss import averages, optimizers, reference
+from schuss import _core, averages, optimizers, reference
 from test_threads import ends_well, fork
 
 Interrupt = Callable[[float], object]
@@ -335,6 +335,29 @@ def test_what_finds_no_memory_says_so_and_changes_nothing(what: str) -> None:
     made = 1 if what == "fit" else 0  # the best is copied when an epoch is over
     code = LIMITED.format(change=NEEDS_MEMORY[what], steps=2 + made, more=3_000_000)
     assert ends_well(code, **APART) == f"no memory\n{not made} 0\nTrue\n"
+
+
+@pytest.mark.parametrize("change", ["beta1", "clip_norm", "amsgrad", "average", "load_state_dict"])
+def test_a_change_that_raised_was_not_made_though_a_second_time_memory_was_there(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grad = {"W": np.array([1.0, -2.0, 3.0]), "b": np.array([0.5])}
+    optimizer, twin = (schuss.Adam({"W": np.ones(3), "b": np.ones(1)}) for _ in range(2))
+    for each in (optimizer, twin):
+        each.accumulate(grad)
+    make = changes(optimizer, grad)[change]
+    configure, calls = _core.Plan.configure, count(1)
+
+    def flaky(*arguments: Any) -> None:
+        if next(calls) == 1:
+            raise MemoryError
+        configure(*arguments)
+
+    monkeypatch.setattr(_core.Plan, "configure", flaky)
+    with pytest.raises(MemoryError):
+        make()
+    assert after_one_more_step(optimizer, grad) == after_one_more_step(twin, grad)
+    make()  # now there is
 
 
 @linux

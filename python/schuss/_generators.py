@@ -61,20 +61,17 @@ _FIELDS: dict[str, dict[str, Check[Any]]] = {
 }
 
 
+def state_of(call: str, generator: "np.random.BitGenerator") -> dict[str, Any]:
+    """Return a copy of a bit generator's state, or raise TypeError if nobody could check it."""
+    _fields_of(call, generator)
+    return checked_state(call, "rng's state", generator.state, generator=generator)
+
+
 def checked_state(
     call: str, name: str, state: Any, *, generator: "np.random.BitGenerator"
 ) -> dict[str, Any]:
-    """Return a copy of a state that this bit generator can take, or raise.
-
-    TypeError says that the generator is of a kind whose state nobody here knows.
-    """
-    kind = type(generator).__name__
-    fields = _fields_of(type(generator))
-    if fields is None:
-        raise TypeError(
-            f"{call}: rng is a {kind}, whose state cannot be checked, expected one of NumPy's: "
-            f"{', '.join(_FIELDS)}"
-        )
+    """Return a copy of a state that this bit generator can take, or raise."""
+    kind, fields = type(generator).__name__, _fields_of(call, generator)
     if not isinstance(state, Mapping) or state.get("bit_generator") != kind:
         raise ValueError(f"{call}: {name} is not the state of a {kind}, expected it to be")
     checked = record(bit_generator=same(kind), **fields)(call, name, state)
@@ -87,8 +84,12 @@ def checked_state(
     return checked
 
 
-def _fields_of(kind: type) -> dict[str, Check[Any]] | None:
+def _fields_of(call: str, generator: "np.random.BitGenerator") -> dict[str, Check[Any]]:
+    kind = type(generator)
     for base in kind.__mro__:
         if base.__name__ in _FIELDS and getattr(np.random, base.__name__) is base:
             return _FIELDS[base.__name__]
-    return None
+    raise TypeError(
+        f"{call}: rng is a {kind.__name__}, whose state cannot be checked, expected one of "
+        f"NumPy's: {', '.join(_FIELDS)}"
+    )

@@ -233,10 +233,13 @@ def record(**fields: Check[Any]) -> Check[dict[str, Any]]:
 
 
 def same(expected: Any) -> Check[Any]:
-    """Return a check that lets pass nothing but this value, of this type."""
+    """Return a check that lets pass nothing but this value, or this list, of these types."""
+
+    def types(value: Any) -> list[type]:
+        return [type(value), *(map(type, value) if isinstance(value, list) else ())]
 
     def check(call: str, name: str, value: Any) -> Any:
-        if type(value) is not type(expected) or value != expected:
+        if types(value) != types(expected) or value != expected:
             raise ValueError(
                 f"{call}: {name} is {shown(value)}, expected {expected!r} as it is here"
             )

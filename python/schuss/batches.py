@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from schuss import _core
 from schuss._arrays import Array, as_any_array
-from schuss._generators import checked_state
+from schuss._generators import checked_state, state_of
 from schuss._hyperparameters import axis_of, count, flag, optional, record, same, shown
 
 __all__ = ["MiniBatches", "minibatches"]
@@ -143,11 +143,9 @@ class MiniBatches(Generic[_Batch]):
         (2, 3)
         """
         epoch = self._to_resume or self._under_way()
-        generator = self._rng.bit_generator
-        call = "MiniBatches.state_dict"
         return {
             **self._cut(),
-            "generator": checked_state(call, "rng's state", generator.state, generator=generator),
+            "generator": state_of("MiniBatches.state_dict", self._rng.bit_generator),
             "epoch": epoch and {"seed": epoch.seed, "position": epoch.position},
         }
 

@@ -508,8 +508,9 @@ def _parsed(call: str, text: str | None) -> Any:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError(f"an integer of {len(digits)} digits")
+    many = len(digits.removeprefix("-"))
+    if many > _MOST_DIGITS:
+        raise ValueError(f"an integer of {many} digits")
     return int(digits)
 
 
