@@ -743,15 +743,19 @@ def test_what_cannot_be_saved_is_refused(
     assert (tmp_path / "c").read_text() == "old"
 
 
-def test_saving_while_another_thread_steps_is_refused(tmp_path: Path) -> None:
+def test_saving_and_loading_while_another_thread_steps_are_refused(tmp_path: Path) -> None:
     optimizer = schuss.SGD(np.ones(3))
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    content = (tmp_path / "c").read_bytes()
+    optimizer.step(np.ones(3))
+    before = known(optimizer)
     with optimizer._turn("step"):
         for call in (schuss.save, schuss.load):
-            if call is schuss.load:
-                schuss.save(tmp_path / "c", optimizer.params)
-                continue
-            with pytest.raises(RuntimeError, match="another call"):
+            with pytest.raises(RuntimeError, match=r"^SGD\.\w+: another call"):
                 call(tmp_path / "c", optimizer.params, optimizer)
+    assert known(optimizer) == before
+    assert (tmp_path / "c").read_bytes() == content
+    assert os.listdir(tmp_path) == ["c"]
 
 
 # Whatever happens while it is saved, there is a whole checkpoint.

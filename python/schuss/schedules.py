@@ -7,6 +7,9 @@ at ``t = 1`` and stay at their last value once their `steps` are made.
 The first five decay with t itself (`InverseTime`, `Exponential`, `InverseSqrt`, `Staircase`,
 `Manual`); then come a rate that stays, ramps and cycles, and what is made of other schedules.
 `ReduceOnPlateau` alone changes: it is fed the cost, also by what is made of it.
+
+Schedules of schedules may be 32 deep and 10,000 in all; one that stands in several places counts in
+each of them. Those that go beyond are refused with a ValueError when they are made.
 """
 
 from abc import ABC, abstractmethod
