@@ -642,6 +642,17 @@ def test_a_file_of_another_kind_or_version_is_refused(
     assert repr(str(path)) in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["optimizer", "batches", "training", "extra"])
+def test_parts_that_nobody_asks_for_are_what_they_should_be_too(
+    key: str, small: tuple[Path, Any, Any]
+) -> None:
+    path, optimizer, batches = small
+    path.write_bytes(with_settings(path.read_bytes(), lambda s: s.update({key: 7})))
+    with refused(optimizer, batches) as caught:
+        schuss.load(path, optimizer.params)
+    assert f"settings['{key}'] is a int, expected a mapping" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["Schedule", "chain", "np", "__builtins__"])
 def test_nothing_is_made_but_schedules(name: str, small: tuple[Path, Any, Any]) -> None:
     def change(metadata: dict[str, Any]) -> None:
@@ -1481,6 +1492,8 @@ def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
     [
         {"a": {"schuss.array": "settings/1"}, "b": {"schuss.array": "settings/1"}},  # again
         {"a": {"schuss.array": "params"}},
+        {"a": {"schuss.array": "settings/1", "more": 1}},
+        {"a": {"schuss.array": ["settings/1"]}},
         {"a": {"schuss.array": "settings/9"}},
         {},  # nobody asks for it
         [1],
@@ -1502,6 +1515,20 @@ def test_settings_made_by_hand_name_each_array_once_or_are_refused(
     with pytest.raises(ValueError, match=r"^load: .* has settings that schuss.save does not write"):
         schuss.load(tmp_path / "c", w)
     assert not w.any()
+
+
+def test_settings_made_by_hand_have_no_arrays_in_dtypes_that_numpy_may_not_know(
+    tmp_path: Path,
+) -> None:
+    w = np.zeros(3)
+    schuss.save(tmp_path / "c", w, extra={"a": np.zeros(3, np.float16)})
+    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    header["settings/1"]["dtype"] = "BF16"
+    (tmp_path / "c").write_bytes(sealed(header, tensors))
+    with pytest.raises(
+        ValueError, match=r"^load: .* write: extra names an array in BF16, expected"
+    ):
+        schuss.load(tmp_path / "c", w)
 
 
 def test_fit_refuses_mini_batches_in_the_middle_of_an_epoch(tmp_path: Path) -> None:

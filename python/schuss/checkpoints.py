@@ -569,7 +569,6 @@ class _Rates:
 
     def put_in(self, name: str, settings: Any) -> dict[str, Any]:
         """Return the settings with schedules where they are described."""
-        mapping(self._call, name, settings)
         result = dict(settings)
         result["hyperparameters"] = self._of_hyperparameters(name, settings)
         if isinstance(groups := settings.get("groups"), list):
