@@ -3,6 +3,7 @@
 import copy
 import math
 import pickle
+import types
 import warnings
 from collections.abc import Callable
 from fractions import Fraction
@@ -707,6 +708,11 @@ def test_a_number_may_be_an_array_without_axes_of_any_library() -> None:
     assert optimizer.params == 0.5
     with pytest.raises(TypeError, match=r"cost is a bool, expected a number"):
         schedule.update(Scalar(True))  # type: ignore[arg-type]
+    without_memory: Any = types.SimpleNamespace(shape=(), item=lambda: int("x"))
+    with pytest.raises(TypeError, match=r"best is namespace.*, expected a number"):
+        schedule.best = without_memory
+    with pytest.raises(TypeError, match=r"patience is a SimpleNamespace, expected an integer"):
+        schedule.patience = without_memory
     with pytest.raises(ValueError, match=r"best is nan, expected a number"):
         schedule.best = Scalar(np.nan)  # type: ignore[assignment]
 

@@ -80,7 +80,10 @@ def real(call: str, name: str, value: object) -> float:
     """
     if type(value) is float:
         return value
-    item = _without_axes(value)
+    try:
+        item = _without_axes(value)
+    except (RuntimeError, TypeError, ValueError):  # of a tensor without memory
+        raise TypeError(f"{call}: {name} is {shown(value)}, expected a number") from None
     # NumPy registers its durations as integers.
     if isinstance(item, bool | np.timedelta64) or not isinstance(item, Real):
         raise TypeError(f"{call}: {name} is a {type(item).__name__}, expected a number")
@@ -97,10 +100,7 @@ def _without_axes(value: Any) -> Any:
         return value
     if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "mM":
         return value  # of some units, item() is an int
-    try:
-        return value.item()
-    except (RuntimeError, TypeError, ValueError):  # a tensor without memory
-        return value
+    return value.item()
 
 
 def number(call: str, name: str, value: object, *, kind: str | None = None) -> float:
@@ -180,7 +180,7 @@ def count(call: str, name: str, value: object, *, least: int, most: int = MOST) 
         if isinstance(_without_axes(value), bool) or getattr(value, "shape", ()) != ():
             raise TypeError
         result = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+    except (RuntimeError, TypeError, ValueError):
         kind = type(value).__name__
         raise TypeError(f"{call}: {name} is a {kind}, expected an integer") from None
     if not least <= result <= most:
