@@ -1185,6 +1185,7 @@ def test_a_field_of_a_checkpoint_is_of_its_type_and_range_or_refused(tmp_path: P
     ("change", "words"),
     [
         (lambda t: t.update(validated=False), "is of a training without validation, expected one"),
+        (lambda t: t.update(validated=1), "training['validated'] is 1, expected True or False"),
         (lambda t: t.update(best_epoch=1), "training best_epoch 1, expected 2 to 2"),
         (lambda t: t.update(best_epoch=None), "training best_epoch 0, expected 2 to 2"),
         (lambda t: t["best"].update(epoch=3), "training best['epoch'] 3, expected 0 to 2"),

@@ -300,8 +300,8 @@ class Plan {
         }
         if (rate_of != 0 && rate_of != steps_ + 1) refuse_turn(step_call_);
         if (std::max<std::int64_t>(steps_, skipped_) >= rules::most_steps) {
-            throw py::value_error(step_call_ + ": " + std::to_string(rules::most_steps) +
-                                  " steps were made or skipped, expected fewer");
+            throw py::value_error(step_call_ + ": as many as can be counted, " +
+                                  std::to_string(rules::most_steps) + ", were, expected fewer");
         }
         // First all that may run code of the user's, last the checks that this could undo.
         tree_.flatten(grads, step_call_, grads_, gradients_);
