@@ -15,8 +15,16 @@ def taken_apart(content: bytes) -> tuple[dict[str, Any], bytes]:
     return json.loads(content[8:end]), content[end:]
 
 
-def sealed(header: dict[str, Any], tensors: bytes) -> bytes:
-    """Return a file with a digest that is right, whatever its header says."""
+def offsets_in(header: dict[str, Any]) -> list[Any]:
+    """Return where the tensors lie, as a header says."""
+    return [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
+
+
+def sealed(header: dict[str, Any], tensors: bytes, offsets: list[Any] | None = None) -> bytes:
+    """Return a file with a digest that is right, whatever its header says.
+
+    offsets: where the tensors lie, if the header does not say it.
+    """
 
     def text(digest: str) -> bytes:
         header["__metadata__"]["sha256"] = digest
@@ -24,9 +32,8 @@ def sealed(header: dict[str, Any], tensors: bytes) -> bytes:
         encoded += b" " * (-(8 + len(encoded)) % ALIGNMENT)
         return len(encoded).to_bytes(8, "little") + encoded
 
-    offsets = [entry["data_offsets"] for name, entry in header.items() if name != "__metadata__"]
     whole = sha256(text("0" * 64))
-    for start, end in sorted(offsets):
+    for start, end in sorted(offsets or offsets_in(header)):
         held = range(len(tensors))[start:end]  # of which there may be less
         for place in held[::PIECE]:
             piece = tensors[place : min(place + PIECE, held.stop)]

@@ -21,7 +21,7 @@ import pytest
 
 import schuss
 from cases import LAYOUTS, bits, laid_out
-from files import at, places_in, sealed, taken_apart, with_settings
+from files import at, offsets_in, places_in, sealed, taken_apart, with_settings
 from schuss import _safetensors, checkpoints, schedules
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
@@ -1489,33 +1489,67 @@ def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
 
 
 @pytest.mark.parametrize(
-    "extra",
+    ("extra", "words"),
     [
-        {"a": {"schuss.array": "settings/1"}, "b": {"schuss.array": "settings/1"}},  # again
-        {"a": {"schuss.array": "params"}},
-        {"a": {"schuss.array": "settings/1", "more": 1}},
-        {"a": {"schuss.array": ["settings/1"]}},
-        {"a": {"schuss.array": "settings/9"}},
-        {},  # nobody asks for it
-        [1],
-        None,
+        ({"a": {"schuss.array": "settings/1"}, "b": {"schuss.array": "settings/1"}}, "once"),
+        ({"a": {"schuss.array": "params"}}, "extra names an array as"),
+        ({"a": {"schuss.array": "settings/1", "more": 1}}, "extra names an array as"),
+        ({"a": {"schuss.array": ["settings/1"]}}, "extra names an array as"),
+        ({"a": {"schuss.array": "settings/9"}}, "extra names an array as"),
+        ({}, "there is 'settings/1', which no field names"),
+        ([1], "settings['extra'] is a list, expected a mapping"),
+        (None, "settings['extra'] is a NoneType, expected a mapping"),
     ],
 )
 def test_settings_made_by_hand_name_each_array_once_or_are_refused(
-    extra: Any, tmp_path: Path
+    extra: Any, words: str, tmp_path: Path
 ) -> None:
     schuss.save(tmp_path / "c", np.ones(3), extra={"a": np.zeros(3)})
-    with _safetensors.reading(tmp_path / "c", "load") as file:
-        metadata = {name: text for name, text in file.metadata.items() if name != "sha256"}
-        tensors = {name: file.read(name) for name in file.tensors}
-    assert list(tensors) == ["params", "settings/1"]
-    settings = json.loads(metadata["settings"]) | {"extra": extra}
-    metadata["settings"] = json.dumps(settings)
-    _safetensors.write("save", tmp_path / "c", tensors, metadata)
+    content = (tmp_path / "c").read_bytes()
+    assert [name for name in taken_apart(content)[0] if name[0] != "_"] == ["params", "settings/1"]
+    (tmp_path / "c").write_bytes(with_settings(content, lambda s: s.update(extra=extra)))
     w = np.zeros(3)
-    with pytest.raises(ValueError, match=r"^load: .* has settings that schuss.save does not write"):
+    with pytest.raises(ValueError, match=r"^load: .* has settings that schuss.save does not") as e:
         schuss.load(tmp_path / "c", w)
+    assert words in str(e.value)
     assert not w.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [3.0]},
+        {"shape": [True, 3]},
+        {"shape": [-1, -3]},
+        {"shape": [3, 0.5, 2]},
+        {"shape": "3"},
+        {"shape": None},
+        {"data_offsets": [0.0, 24.0]},
+        {"data_offsets": [0]},
+        {"data_offsets": [8, 32]},
+        {"data_offsets": [-24, 0]},
+        {"data_offsets": {}},
+        {"dtype": "F128"},
+        {"dtype": ["F64"]},
+        {"dtype": None},
+    ],
+)
+def test_a_header_that_is_none_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    w = np.zeros(3)
+    schuss.save(tmp_path / "c", np.ones(3))
+    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    offsets = offsets_in(header)
+    for bad, accepted in [({}, True), (change, False)]:
+        w[...] = 0
+        told = {**header, "params": header["params"] | bad}
+        (tmp_path / "c").write_bytes(sealed(told, tensors, offsets))
+        if accepted:
+            schuss.load(tmp_path / "c", w)
+            assert w.all()
+            continue
+        with pytest.raises(ValueError, match=r"^load: '.*/c' "):
+            schuss.load(tmp_path / "c", w)
+        assert not w.any()
 
 
 def test_settings_made_by_hand_have_no_arrays_in_dtypes_that_numpy_may_not_know(

@@ -34,7 +34,7 @@ from hypothesis.stateful import (
 
 import schuss
 from cases import LAYOUTS, Array, equal, laid_out, numbers, same_bits
-from files import at, places_in, sealed, taken_apart
+from files import at, offsets_in, places_in, sealed, taken_apart
 from schuss import _core, reference, schedules
 
 TIMES = int(os.environ.get("SCHUSS_FUZZ", "1"))
@@ -944,7 +944,7 @@ HOSTILE: list[Any] = [
 def tellings(draw: st.DrawFn, content: bytes) -> bytes:
     """Draw a file with a digest that is right, and something else in its header or settings."""
     header, tensors = taken_apart(content)
-    original = header["__metadata__"]["settings"]
+    original, offsets = header["__metadata__"]["settings"], offsets_in(header)
     told = json.loads(original)
     for _ in range(draw(st.integers(0, 2))):
         changed = draw(st.sampled_from([told, told, told, header]))
@@ -960,12 +960,11 @@ def tellings(draw: st.DrawFn, content: bytes) -> bytes:
             container[key] = copy.deepcopy(value)
         if not told or not isinstance(header.get("__metadata__"), dict):
             break
-    with suppress(
-        TypeError, ValueError, KeyError, AttributeError
-    ):  # of a header that is beyond that
-        if header["__metadata__"].get("settings") == original:
-            header["__metadata__"]["settings"] = json.dumps(told)
-        return sealed(header, tensors)
+    for lying in (None, offsets):  # as the header says, or where it says what cannot be
+        with suppress(TypeError, ValueError, KeyError, AttributeError):
+            if header["__metadata__"].get("settings") == original:
+                header["__metadata__"]["settings"] = json.dumps(told)
+            return sealed(header, tensors, lying)
     encoded = json.dumps(header).encode()
     return len(encoded).to_bytes(8, "little") + encoded + tensors
 
