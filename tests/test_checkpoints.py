@@ -1552,6 +1552,21 @@ def test_a_header_that_is_none_is_refused(change: dict[str, Any], tmp_path: Path
         assert not w.any()
 
 
+@pytest.mark.parametrize("of_b", [[0, 24], [24, 48]])
+def test_tensors_do_not_share_bytes_and_leave_none_out(of_b: list[int], tmp_path: Path) -> None:
+    params = {"a": np.zeros(3), "b": np.zeros(3)}
+    schuss.save(tmp_path / "c", {"a": np.ones(3), "b": np.ones(3)})
+    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    header["params/b"]["data_offsets"] = of_b
+    (tmp_path / "c").write_bytes(sealed(header, tensors))
+    if of_b[0]:
+        schuss.load(tmp_path / "c", params)
+    else:
+        with pytest.raises(ValueError, match=r"^load: '.*/c' "):
+            schuss.load(tmp_path / "c", params)
+    assert params["b"].all() == bool(of_b[0])
+
+
 def test_settings_made_by_hand_have_no_arrays_in_dtypes_that_numpy_may_not_know(
     tmp_path: Path,
 ) -> None:

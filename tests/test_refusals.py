@@ -1402,6 +1402,7 @@ def test_an_optimizer_refuses_a_state_that_is_not_its_own(how: str) -> None:
         ("weights", (1.0,), ValueError, "['weights'] is (1.0,), expected two numbers"),
         ("weights", (1.0, -1.0), ValueError, "['weights'] is -1.0, expected a finite number >= 0"),
         ("weights", (np.nan, 1.0), ValueError, "['weights'] is nan, expected a finite number >= 0"),
+        ("weights", (0.0, 0.5), ValueError, "['weights'] is (0.0, 0.5), expected both to be 0, or"),
         ("weights", ("1", 1.0), TypeError, "['weights'] is a str, expected a number"),
         ("values", [np.ones(3)], ValueError, "['values'] is a list, expected a mapping"),
         ("values", {"W": np.ones(4)}, ValueError, "['values']['W'] has shape (4,), expected (3,)"),
