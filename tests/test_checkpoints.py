@@ -30,6 +30,7 @@ import pytest
 
 import schuss
 from cases import LAYOUTS, bits, laid_out
+from files import at, offsets_in, places_in, sealed, taken_apart, with_settings
 from schuss import _interrupts, _safetensors, checkpoints, schedules
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
@@ -399,6 +400,96 @@ def test_the_state_of_every_bit_generator_is_kept(kind: str, tmp_path: Path) -> 
     assert [b.tolist() for b in other] == [b.tolist() for b in one]
 
 
+class OwnPCG64(np.random.PCG64):
+    """A bit generator of one's own, whose state is that of NumPy's."""
+
+
+class Constant(np.random.BitGenerator):
+    """One whose state nobody knows."""
+
+
+def drawing(kind: Any) -> Any:
+    """Return mini-batches with a generator that has half of a number left."""
+    rng = np.random.Generator((kind if isinstance(kind, type) else getattr(np.random, kind))(0))
+    rng.integers(9, dtype=np.uint32)
+    return schuss.minibatches(np.arange(9), batch_size=3, rng=rng)
+
+
+def test_the_state_of_ones_own_kind_of_a_bit_generator_is_kept(tmp_path: Path) -> None:
+    one, other = drawing(OwnPCG64), drawing(OwnPCG64)
+    list(one)
+    schuss.save(tmp_path / "c", np.zeros(1), batches=one)
+    schuss.load(tmp_path / "c", np.zeros(1), batches=other)
+    assert [b.tolist() for b in other] == [b.tolist() for b in one]
+    with pytest.raises(ValueError, match=r"\['generator'\] is not the state of a PCG64, expected"):
+        drawing("PCG64").load_state_dict(one.state_dict())
+
+
+def test_a_state_that_nobody_could_check_is_not_saved(tmp_path: Path) -> None:
+    batches = schuss.minibatches(np.arange(9), rng=np.random.Generator(Constant(0)))
+    with pytest.raises(TypeError, match=r"rng is a Constant, whose state cannot be checked, exp"):
+        schuss.save(tmp_path / "c", np.zeros(1), batches=batches)
+    assert os.listdir(tmp_path) == []
+
+
+STATES_OUT_OF_RANGE: dict[str, dict[str, list[Any]]] = {
+    "MT19937": {
+        "state/pos": [-1, 625, 10**8, 2**64, 0.5, None, True],
+        "state/key": [[0] * 624, [1] * 623, [1] * 625, [0.5] * 624, None, 7, "x" * 624],
+        "state/key/5": [-1, 2**32, 0.5, True],
+    },
+    "PCG64": {"state/state": [-1, 2**128, 0.5, None], "state/inc": [-1, 2, 2**128 + 1, None]},
+    "Philox": {
+        "buffer_pos": [-1, 5, 2**31, 0.5],
+        "buffer": [[1] * 3, [1] * 5, None],
+        "buffer/3": [-1, 2**64],
+        "state/counter": [[1] * 3, 1],
+        "state/counter/0": [-1, 2**64],
+        "state/key": [[1], [1] * 3],
+    },
+    "SFC64": {"state/state": [[1] * 3, [1] * 5, {}], "state/state/0": [-1, 2**64, None]},
+}
+STATES_OUT_OF_RANGE["PCG64DXSM"] = STATES_OUT_OF_RANGE["PCG64"]
+for of_kind in STATES_OUT_OF_RANGE.keys() - {"MT19937"}:
+    STATES_OUT_OF_RANGE[of_kind] = STATES_OUT_OF_RANGE[of_kind] | {
+        "has_uint32": [-1, 2, 0.5, None],
+        "uinteger": [-1, 2**32, 0.5, None],
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "field"),
+    [(kind, field) for kind, fields in STATES_OUT_OF_RANGE.items() for field in fields],
+)
+def test_a_state_that_a_bit_generator_cannot_have_is_refused(
+    kind: str, field: str, tmp_path: Path
+) -> None:
+    def in_lists(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: in_lists(inner) for key, inner in value.items()}
+        return value.tolist() if isinstance(value, np.ndarray) else value
+
+    batches = drawing(kind)
+    state = in_lists(batches.state_dict())
+    path, w = tmp_path / "c", np.zeros(1)
+    schuss.save(path, w, batches=batches)
+    content = path.read_bytes()
+    *place, key = ("generator", *(int(k) if k.isdigit() else k for k in field.split("/")))
+    for value in STATES_OUT_OF_RANGE[kind][field]:
+        bad = deepcopy(state)
+        at(bad, tuple(place))[key] = value
+        with pytest.raises(
+            (TypeError, ValueError), match=r"^MiniBatches\.load_state_dict: .*expec"
+        ):
+            batches.load_state_dict(bad)
+        path.write_bytes(with_settings(content, lambda s, bad=bad: s.update(batches=bad)))  # type: ignore[misc]
+        with pytest.raises(ValueError, match=r"^load: .*(batches|has settings|whi)"):
+            schuss.load(path, w, batches=batches)
+        assert in_lists(batches.state_dict()) == state
+    batches.load_state_dict(state)  # lists do as well as arrays
+    assert in_lists(batches.state_dict()) == state
+
+
 def test_an_epoch_that_was_left_is_over() -> None:
     batches = schuss.minibatches(np.arange(10), batch_size=3, rng=0)
     for _ in batches:
@@ -427,7 +518,7 @@ def test_mini_batches_cut_otherwise_are_refused(tmp_path: Path) -> None:
         (batches(rng=rng), "['generator'] is not the state of a MT19937"),
     ]:
         before = other.state_dict()
-        with pytest.raises(ValueError, match=r"^load: the checkpoint's batches") as refused:
+        with pytest.raises(ValueError, match=r"^load: '.*': batches\[") as refused:
             schuss.load(tmp_path / "c", w, batches=other)
         assert words in str(refused.value)
         np.testing.assert_equal(other.state_dict(), before)
@@ -561,6 +652,17 @@ def test_a_file_of_another_kind_or_version_is_refused(
     assert repr(str(path)) in str(caught.value)
 
 
+@pytest.mark.parametrize("key", ["optimizer", "batches", "training", "extra"])
+def test_parts_that_nobody_asks_for_are_what_they_should_be_too(
+    key: str, small: tuple[Path, Any, Any]
+) -> None:
+    path, optimizer, batches = small
+    path.write_bytes(with_settings(path.read_bytes(), lambda s: s.update({key: 7})))
+    with refused(optimizer, batches) as caught:
+        schuss.load(path, optimizer.params)
+    assert f"settings['{key}'] is a int, expected a mapping" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["Schedule", "chain", "np", "__builtins__"])
 def test_nothing_is_made_but_schedules(name: str, small: tuple[Path, Any, Any]) -> None:
     def change(metadata: dict[str, Any]) -> None:
@@ -571,7 +673,7 @@ def test_nothing_is_made_but_schedules(name: str, small: tuple[Path, Any, Any]) 
     rewritten(path, change)
     with refused(optimizer, batches) as caught:
         schuss.load(path, optimizer.params, optimizer)
-    assert "has settings that schuss.save does not write" in str(caught.value)
+    assert f"['lr'] is no schedule (there is no {name!r}), expected one" in str(caught.value)
 
 
 def test_a_file_of_other_programs_is_refused(tmp_path: Path) -> None:
@@ -603,11 +705,11 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
         ),
         (schuss.Adam(made(zeros, wide)), "holds params/scale of shape (), expected (1,)"),
         (schuss.Adam(params(np.float64)), "holds params/layers/0/W in F32, expected F64"),
-        (schuss.AdamW(params()), "the checkpoint's optimizer['optimizer'] is 'Adam', expected 'Ad"),
+        (schuss.AdamW(params()), "c': optimizer['optimizer'] is 'Adam', expected 'AdamW'"),
         (schuss.SGD(params()), "optimizer['optimizer'] is 'Adam', expected 'SGD'"),
         (
             schuss.Adam(params(), groups=lambda name: {"lr": 0.1} if "b" in name else None),
-            "the checkpoint's optimizer['groups'] is",
+            "c': optimizer['groups'] is",
         ),
         (schuss.Adam(params(), state_dtype="bfloat16"), "holds optimizer/m/layers/0/W in F32"),
     ]:
@@ -662,15 +764,19 @@ def test_what_cannot_be_saved_is_refused(
     assert (tmp_path / "c").read_text() == "old"
 
 
-def test_saving_while_another_thread_steps_is_refused(tmp_path: Path) -> None:
+def test_saving_and_loading_while_another_thread_steps_are_refused(tmp_path: Path) -> None:
     optimizer = schuss.SGD(np.ones(3))
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    content = (tmp_path / "c").read_bytes()
+    optimizer.step(np.ones(3))
+    before = known(optimizer)
     with optimizer._turn("step"):
         for call in (schuss.save, schuss.load):
-            if call is schuss.load:
-                schuss.save(tmp_path / "c", optimizer.params)
-                continue
-            with pytest.raises(RuntimeError, match="another call"):
+            with pytest.raises(RuntimeError, match=r"^SGD\.\w+: another call"):
                 call(tmp_path / "c", optimizer.params, optimizer)
+    assert known(optimizer) == before
+    assert (tmp_path / "c").read_bytes() == content
+    assert os.listdir(tmp_path) == ["c"]
 
 
 # Whatever happens while it is saved, there is a whole checkpoint.
@@ -1727,6 +1833,261 @@ def test_fit_goes_on_to_more_epochs(tmp_path: Path) -> None:
         assert train(epochs, checkpoint=tmp_path / "c") == train(epochs)
 
 
+# A file can be whole, with a digest that is right, and say what no training says.
+
+SCHEDULE = {"schuss.schedule": "Constant", "number": 0, "lr": 0.1}
+WRONG: list[Any] = [
+    *(None, True, 7, -1, 0.5, "x", [], {"a": 1}, 2**53, 10**400, float("nan"), SCHEDULE),
+    *({"schuss.same": 0}, {"schuss.array": "params"}),
+]
+# Where these may stand; the integers are places in lists: what averages weigh.
+REALS = {"lr", "after", "start", "weight_decay", "eps", "eps_root", "clip_norm", "clip_value", 0, 1}
+COUNTS = {"steps", "skipped", "seed", "number", "state", "inc", "uinteger"}
+ALSO_RIGHT: dict[str, set[Any]] = {
+    "True": {"clear_grads", "average_bias_correction"},
+    "7": REALS | COUNTS,
+    "0.5": REALS | {"beta1", "beta2"},
+    "{'a': 1}": {"extra"},
+    str(2**53): REALS | {"state"},
+    str(SCHEDULE): {"lr", "after"},
+}
+
+
+def fitted(path: Path, epochs: int) -> Any:
+    """Train for so many epochs, from the checkpoint if there is one; return the optimizer."""
+    p = {"w": np.zeros(5), "b": np.zeros(1)}
+    optimizer = schuss.Adam(p, lr=schedules.WarmUp(0.1, 2), average=0.5)
+    options: dict[str, Any] = {"batch_size": 50, "epochs": epochs, "rng": 0, "patience": 9}
+    options |= {"validation": (X, Y), "restore_best": True, "checkpoint": path}
+    refusal = None
+    try:
+        schuss.fit(loss_and_grad, p, optimizer, X, Y, **options)
+    except ValueError as error:
+        refusal = error
+    if refusal is None:
+        return optimizer
+    assert str(refusal).startswith((f"fit: {str(path)!r}", "fit: lr is ")), refusal
+    assert optimizer.steps == 0
+    assert not p["w"].any()
+    raise refusal
+
+
+def test_no_field_of_a_checkpoint_can_be_left_out(tmp_path: Path) -> None:
+    fitted(tmp_path / "c", 1)
+    content = (tmp_path / "c").read_bytes()
+    settings = json.loads(taken_apart(content)[0]["__metadata__"]["settings"])
+    for *path, key in places_in(settings):
+        if "arguments" in path:  # one that is not there is None
+            continue
+
+        def leave_out(told: Any, path: Any = path, key: Any = key) -> None:
+            del at(told, tuple(path))[key]
+
+        (tmp_path / "c").write_bytes(with_settings(content, leave_out))
+        with pytest.raises(ValueError, match=r"^fit: "):
+            fitted(tmp_path / "c", 2)
+
+
+def test_a_field_of_a_checkpoint_is_of_its_type_and_range_or_refused(tmp_path: Path) -> None:
+    """Or it is another value that it may have: with that, training goes on to its end."""
+    fitted(tmp_path / "c", 1)
+    content = (tmp_path / "c").read_bytes()
+    settings = json.loads(taken_apart(content)[0]["__metadata__"]["settings"])
+    accepted: dict[str, set[Any]] = {}
+    for path in places_in(settings):
+        if "arguments" in path[:-1]:  # texts, which are compared
+            continue
+        for value in WRONG:
+
+            def put(told: Any, path: Any = path, value: Any = value) -> None:
+                at(told, path[:-1])[path[-1]] = deepcopy(value)
+
+            was = at(settings, path)
+            if type(value) is type(was) and value == was:
+                continue
+            (tmp_path / "c").write_bytes(with_settings(content, put))
+            try:
+                optimizer = fitted(tmp_path / "c", 2)
+            except ValueError:
+                continue
+            assert optimizer.steps in (4, 9)  # 7 is a number of steps too
+            accepted.setdefault(repr(value), set()).add(path[-1])
+    assert accepted == ALSO_RIGHT
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda t: t.update(validated=False), "is of a training without validation, expected one"),
+        (lambda t: t.update(validated=1), "training['validated'] is 1, expected True or False"),
+        (lambda t: t.update(best_epoch=1), "training best_epoch 1, expected 2 to 2"),
+        (lambda t: t.update(best_epoch=None), "training best_epoch 0, expected 2 to 2"),
+        (lambda t: t["best"].update(epoch=3), "training best['epoch'] 3, expected 0 to 2"),
+        (lambda t: t["best"].update(epoch=0), "['epoch'] is 0, expected an integer >= 1"),
+        (lambda t: t["best"].update(epoch=None), "training best_epoch 2, expected 0 to 0"),
+        (lambda t: t["best"].update(waited=1), "training best['waited'] 1, expected 0 to 0"),
+        (lambda t: t["best"].update(value=0.5), "training best['value'] 0.5, expected 14.9"),
+    ],
+)
+def test_what_a_checkpoint_says_of_a_training_agrees_with_its_history(
+    change: Any, words: str, tmp_path: Path
+) -> None:
+    fitted(tmp_path / "c", 2)
+    content = with_settings((tmp_path / "c").read_bytes(), lambda s: change(s["training"]))
+    (tmp_path / "c").write_bytes(content)
+    with pytest.raises(ValueError, match=r"^fit: ") as caught:
+        fitted(tmp_path / "c", 3)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("steps", (4, 4), None),
+        ("steps", (2, 8), "training/steps in F64 of shape (2, 8), expected F64 of shape (4, n)"),
+        ("steps", (16,), "training/steps in F64 of shape (16,), expected F64 of shape (4, n)"),
+        ("steps", (4, 3), "holds 3 steps and 2 validations, expected 4 to 6, and 2, as it holds 2"),
+        ("steps", (4, 7), "holds 7 steps and 2 validations, expected 4 to 6"),
+        ("steps", (4, 5), "has batches['epoch'] after 0 batches, expected 1 as of its steps"),
+        ("steps", None, "holds no training/steps, expected to find it"),
+        ("epoch_cost", (2, 1), "training/epoch_cost in F64 of shape (2, 1), expected F64 of sh"),
+        ("epoch_cost", (1,), "holds 4 steps and 2 validations, expected 2 to 4, and 1, as it"),
+        ("epoch_cost", (), "training/epoch_cost in F64 of shape (), expected F64 of shape (n,)"),
+        ("validation", (1,), "holds 4 steps and 1 validations, expected 4 to 6, and 2"),
+        ("validation", None, "holds no training/validation, expected to find it"),
+        ("best/w", (5,), "holds training/best/w, expected nothing of that name"),
+        ("best/0", None, "holds no training/best/0, expected to find it"),
+        ("best/0", (4,), "holds training/best/0 of shape (4,), expected (5,) as it is here"),
+    ],
+)
+def test_a_history_in_a_checkpoint_is_of_one_training(
+    name: str, shape: Any, words: str | None, tmp_path: Path
+) -> None:
+    fitted(tmp_path / "c", 2)
+    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    arrays = {
+        key: np.frombuffer(tensors[slice(*entry["data_offsets"])], "f8").reshape(entry["shape"])
+        for key, entry in header.items()
+        if key != "__metadata__"
+    }
+    if shape is None:
+        del arrays[f"training/{name}"]
+    elif words is not None:
+        arrays[f"training/{name}"] = np.zeros(shape)
+    metadata = {key: text for key, text in header["__metadata__"].items() if key != "sha256"}
+    _safetensors.write("save", str(tmp_path / "c"), arrays, metadata)
+    if words is None:
+        assert fitted(tmp_path / "c", 3).steps == 6
+        return
+    with pytest.raises(ValueError, match=r"^fit: ") as caught:
+        fitted(tmp_path / "c", 3)
+    assert words in str(caught.value)
+
+
+def in_warm_ups(times: int) -> Any:
+    lr: Any = 0.1
+    for number in range(times):
+        lr = {"schuss.schedule": "WarmUp", "number": number, "after": lr, "steps": 1, "start": 0.0}
+    return lr
+
+
+def doubled(times: int) -> Any:
+    lr: Any = {"schuss.schedule": "Constant", "number": 0, "lr": 0.1}
+    for number in range(1, times + 1):
+        pair = [lr, {"schuss.same": number - 1}]
+        lr = {"schuss.schedule": "Chain", "number": number, "schedules": pair, "boundaries": [1]}
+    return lr
+
+
+@pytest.mark.parametrize(
+    ("lr", "words"),
+    [
+        (in_warm_ups(32), None),
+        (
+            in_warm_ups(33),
+            "is no schedule (WarmUp: schedules are nested more than 32 deep, or more",
+        ),
+        (in_warm_ups(450), "is nested more than 100 deep"),
+        (doubled(12), None),
+        (doubled(13), "is no schedule (Chain: schedules are nested more than 32 deep, or more"),
+        (in_warm_ups(1) | {"steps": 0}, "is no schedule (WarmUp: steps is 0, expected an integer"),
+        (in_warm_ups(1) | {"more": 0}, "is no schedule (WarmUp: it has the keys"),
+        (in_warm_ups(1) | {"number": "x"}, "['number'] is a str, expected an integer"),
+        (in_warm_ups(1) | {"after": {"schuss.same": 0}}, "is schedule 0, expected one before"),
+        (in_warm_ups(1) | {"after": {"schuss.function": "f"}}, "lr']['number'] is a NoneType, ex"),
+        ({"schuss.same": [1]}, "['schuss.same'] is a list, expected an integer"),
+        ({"schuss.function": 7, "number": 0}, "is no schedule (there is no None), expected one"),
+        ([0.1], "lr is a list, expected a number"),
+        (10**400, "lr is inf, expected a finite number >= 0"),
+    ],
+)
+def test_a_schedule_in_a_checkpoint_is_one_that_could_be_made(
+    lr: Any, words: str | None, small: tuple[Path, Any, Any]
+) -> None:
+    path, optimizer, batches = small
+
+    def put(settings: Any) -> None:
+        settings["optimizer"]["hyperparameters"]["lr"] = lr
+
+    path.write_bytes(with_settings(path.read_bytes(), put))
+    if words is not None:
+        with refused(optimizer, batches) as caught:
+            schuss.load(path, optimizer.params, optimizer, batches=batches)
+        assert words in str(caught.value)
+        assert f"{str(path)!r}: " in str(caught.value)
+        return
+    schuss.load(path, optimizer.params, optimizer, batches=batches)
+    schedules.feed([optimizer.lr], 1.0)
+    optimizer.step(np.ones(3))
+    assert repr(optimizer)
+    schuss.save(path, optimizer.params, optimizer, batches=batches)
+
+
+def lists(depth: int) -> Any:
+    return [] if depth == 1 else [lists(depth - 1)]
+
+
+def test_what_json_would_not_come_to_an_end_with_is_refused(tmp_path: Path) -> None:
+    w, path = np.zeros(1), tmp_path / "c"
+    largest = 10**4300 - 1
+    kept: dict[str, Any] = {"deep": lists(100), "large": [largest, -largest]}
+    schuss.save(path, w, extra=kept)
+    content = path.read_bytes()
+    assert schuss.load(path, w) == kept
+    shared: Any = []
+    for _ in range(60):
+        shared = [shared, shared]
+    round_: list[Any] = []
+    round_.append(round_)
+    for bad, words in [
+        (lists(101), "lists and mappings nested more than 100 deep"),
+        (round_, "lists and mappings nested more than 100 deep"),
+        ({"a": largest + 1}, "an integer of more than 4300 digits"),
+        (shared, "more than 50,000,000 values"),
+    ]:
+        with pytest.raises(TypeError, match=rf"^save: extra holds {words}, expected what JSON can"):
+            schuss.save(path, w, extra={"bad": bad})
+    assert path.read_bytes() == content
+    limit = sys.get_int_max_str_digits()
+    try:
+        sys.set_int_max_str_digits(0)  # what Python would then begin with, nobody would see the end
+        for extra, words in [
+            (json.dumps({"a": lists(101)}), "extra is nested more than 100 deep"),
+            (f'{{"a": 1{"0" * 4300}}}', r"they are no JSON \(an integer of 4301 digits\)"),
+            ("[" * 99_999, "they are no JSON"),
+            ('{"a": {"schuss.same": 0}}', "extra has the key 'schuss.same', expected none such"),
+        ]:
+            header, tensors = taken_apart(content)
+            settings = json.loads(header["__metadata__"]["settings"])
+            settings["extra"] = "EXTRA"
+            header["__metadata__"]["settings"] = json.dumps(settings).replace('"EXTRA"', extra)
+            path.write_bytes(sealed(header, tensors))
+            with pytest.raises(ValueError, match=rf"^load: .*does not write: {words}"):
+                schuss.load(path, w)
+    finally:
+        sys.set_int_max_str_digits(limit)
+
+
 OTHER_X = X + (np.arange(X.size).reshape(X.shape) == 3)  # in a single number
 OTHER_ARGUMENTS: list[tuple[str, Any, dict[str, Any], str]] = [
     ("validation", None, {"validation": None}, "a training with validation, expected one without"),
@@ -1909,15 +2270,11 @@ def test_a_checkpoint_of_other_large_data_is_refused(
 @pytest.mark.parametrize("arguments", [None, [], {"l2": 0.0}, {"l2": ["0.0"]}])
 def test_arguments_made_by_hand_are_refused(arguments: Any, tmp_path: Path) -> None:
     trained("plain", checkpoint=tmp_path / "c")
-    with _safetensors.reading("load", str(tmp_path / "c")) as file:
-        file.read_tensors()
-        metadata = {name: text for name, text in file.metadata.items() if name != "sha256"}
-        tensors = {name: file.read(name) for name in file.tensors}
-    settings = json.loads(metadata["settings"])
-    settings["training"]["arguments"] = arguments
-    metadata["settings"] = json.dumps(settings)
-    _safetensors.write("save", str(tmp_path / "c"), tensors, metadata)
-    with pytest.raises(ValueError, match=r"^fit: .* has settings that schuss.save does not write"):
+    content = (tmp_path / "c").read_bytes()
+    change = with_settings(content, lambda s: s["training"].update(arguments=arguments))
+    (tmp_path / "c").write_bytes(change)
+    words = r"^fit: .*: training\['arguments'\] is .*, expected a mapping of texts"
+    with pytest.raises(ValueError, match=words):
         trained("plain", checkpoint=tmp_path / "c")
 
 
@@ -2024,32 +2381,96 @@ def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
 
 
 @pytest.mark.parametrize(
-    "extra",
+    ("extra", "words"),
     [
-        {"a": {"schuss.array": "settings/1"}, "b": {"schuss.array": "settings/1"}},  # again
-        {"a": {"schuss.array": "params"}},
-        {"a": {"schuss.array": "settings/9"}},
-        {},  # nobody asks for it
-        [1],
-        None,
+        ({"a": {"schuss.array": "settings/1"}, "b": {"schuss.array": "settings/1"}}, "once"),
+        ({"a": {"schuss.array": "params"}}, "extra names an array as"),
+        ({"a": {"schuss.array": "settings/1", "more": 1}}, "extra names an array as"),
+        ({"a": {"schuss.array": ["settings/1"]}}, "extra names an array as"),
+        ({"a": {"schuss.array": "settings/9"}}, "extra names an array as"),
+        ({}, "there is 'settings/1', which no field names"),
+        ([1], "settings['extra'] is a list, expected a mapping"),
+        (None, "settings['extra'] is a NoneType, expected a mapping"),
     ],
 )
 def test_settings_made_by_hand_name_each_array_once_or_are_refused(
-    extra: Any, tmp_path: Path
+    extra: Any, words: str, tmp_path: Path
 ) -> None:
     schuss.save(tmp_path / "c", np.ones(3), extra={"a": np.zeros(3)})
-    with _safetensors.reading("load", str(tmp_path / "c")) as file:
-        file.read_tensors()
-        metadata = {name: text for name, text in file.metadata.items() if name != "sha256"}
-        tensors = {name: file.read(name) for name in file.tensors}
-    assert list(tensors) == ["params", "settings/1"]
-    settings = json.loads(metadata["settings"]) | {"extra": extra}
-    metadata["settings"] = json.dumps(settings)
-    _safetensors.write("save", str(tmp_path / "c"), tensors, metadata)
+    content = (tmp_path / "c").read_bytes()
+    assert [name for name in taken_apart(content)[0] if name[0] != "_"] == ["params", "settings/1"]
+    (tmp_path / "c").write_bytes(with_settings(content, lambda s: s.update(extra=extra)))
     w = np.zeros(3)
-    with pytest.raises(ValueError, match=r"^load: .* has settings that schuss.save does not write"):
+    with pytest.raises(ValueError, match=r"^load: .* has settings that schuss.save does not") as e:
         schuss.load(tmp_path / "c", w)
+    assert words in str(e.value)
     assert not w.any()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [3.0]},
+        {"shape": [True, 3]},
+        {"shape": [-1, -3]},
+        {"shape": [3, 0.5, 2]},
+        {"shape": "3"},
+        {"shape": None},
+        {"data_offsets": [0.0, 24.0]},
+        {"data_offsets": [0]},
+        {"data_offsets": [8, 32]},
+        {"data_offsets": [-24, 0]},
+        {"data_offsets": {}},
+        {"dtype": "F128"},
+        {"dtype": ["F64"]},
+        {"dtype": None},
+    ],
+)
+def test_a_header_that_is_none_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    w = np.zeros(3)
+    schuss.save(tmp_path / "c", np.ones(3))
+    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    offsets = offsets_in(header)
+    for bad, accepted in [({}, True), (change, False)]:
+        w[...] = 0
+        told = {**header, "params": header["params"] | bad}
+        (tmp_path / "c").write_bytes(sealed(told, tensors, offsets))
+        if accepted:
+            schuss.load(tmp_path / "c", w)
+            assert w.all()
+            continue
+        with pytest.raises(ValueError, match=r"^load: '.*/c' "):
+            schuss.load(tmp_path / "c", w)
+        assert not w.any()
+
+
+@pytest.mark.parametrize("of_b", [[0, 24], [24, 48]])
+def test_tensors_do_not_share_bytes_and_leave_none_out(of_b: list[int], tmp_path: Path) -> None:
+    params = {"a": np.zeros(3), "b": np.zeros(3)}
+    schuss.save(tmp_path / "c", {"a": np.ones(3), "b": np.ones(3)})
+    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    header["params/b"]["data_offsets"] = of_b
+    (tmp_path / "c").write_bytes(sealed(header, tensors))
+    if of_b[0]:
+        schuss.load(tmp_path / "c", params)
+    else:
+        with pytest.raises(ValueError, match=r"^load: '.*/c' "):
+            schuss.load(tmp_path / "c", params)
+    assert params["b"].all() == bool(of_b[0])
+
+
+def test_settings_made_by_hand_have_no_arrays_in_dtypes_that_numpy_may_not_know(
+    tmp_path: Path,
+) -> None:
+    w = np.zeros(3)
+    schuss.save(tmp_path / "c", w, extra={"a": np.zeros(3, np.float16)})
+    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    header["settings/1"]["dtype"] = "BF16"
+    (tmp_path / "c").write_bytes(sealed(header, tensors))
+    with pytest.raises(
+        ValueError, match=r"^load: .* write: extra names an array in BF16, expected"
+    ):
+        schuss.load(tmp_path / "c", w)
 
 
 def test_fit_refuses_mini_batches_in_the_middle_of_an_epoch(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pickle
 import tempfile
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
-from hashlib import sha256
 from itertools import pairwise
 from math import isnan
 from pathlib import Path
@@ -34,6 +34,7 @@ from hypothesis.stateful import (
 
 import schuss
 from cases import LAYOUTS, Array, equal, laid_out, numbers, same_bits
+from files import at, offsets_in, places_in, sealed, taken_apart
 from schuss import _core, reference, schedules
 
 TIMES = int(os.environ.get("SCHUSS_FUZZ", "1"))
@@ -828,7 +829,7 @@ class Saved:
     def known(self) -> bytes:
         return pickle.dumps((self.params, self.optimizer.state_dict(), self.batches.state_dict()))
 
-    def load(self, content: bytes, refusals: Any = (ValueError, OSError)) -> bool:
+    def load(self, content: bytes) -> bool:
         """Return whether these bytes were loaded; nothing is changed if they were refused."""
         self.path.write_bytes(content)
         self.params["W"] += 1  # so that nothing is as it was saved
@@ -839,14 +840,31 @@ class Saved:
         tracemalloc.start()
         try:
             schuss.load(self.path, self.params, self.optimizer, batches=self.batches)
-        except refusals as error:
+        except ValueError as error:
             refusal = str(error)
         finally:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert peak < 32 << 20
-        assert not refusal or (refusal.startswith("load: ") and self.known() == before)
+        about = (f"load: {str(self.path)!r}", "load: lr is ")  # which is an argument
+        assert not refusal or (refusal.startswith(about) and self.known() == before)
+        assert len(refusal) < 2000
         return not refusal
+
+    def back(self) -> None:
+        """Make all what it was when it was saved."""
+        self.path.write_bytes(self.bytes)
+        schuss.load(self.path, self.params, self.optimizer, batches=self.batches)
+
+    def works(self) -> None:
+        """Check that all that was loaded can be used: none of it has what only an attack has."""
+        assert len(repr(self.optimizer)) < 2000
+        self.optimizer.zero_grad()
+        with suppress(ValueError):  # of a schedule without a valid rate, or too many steps
+            self.optimizer.step(self.grads)
+        schedules.feed([self.optimizer.lr], 1.0)
+        next(iter(self.batches))
+        self.save()
 
 
 @pytest.fixture(scope="module")
@@ -901,52 +919,134 @@ JSON = st.recursive(
 )
 
 
-def places_in(value: Any) -> list[tuple[Any, Any]]:
-    """Return all places in a structure of JSON, as container and key."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    places = []
-    for key, inner in items:
-        places.append((value, key))
-        places += places_in(inner) if isinstance(inner, dict | list) else []
-    return places
+def test_sealed_files_are_those_that_are_saved(saved: Saved) -> None:
+    """Or all would be refused for their digest, and nothing behind it be tried."""
+    assert sealed(*taken_apart(saved.bytes)) == saved.bytes
 
 
-def sealed(header: dict[str, Any], tensors: bytes, starts: list[int]) -> bytes:
-    """Return a file with a digest that is right, of tensors that are one piece each."""
-
-    def text(digest: str) -> bytes:
-        header["__metadata__"]["sha256"] = digest
-        encoded = json.dumps(header).encode()
-        return len(encoded).to_bytes(8, "little") + encoded
-
-    whole = sha256(text("0" * 64))
-    for start, end in pairwise([*starts, len(tensors)]):
-        whole.update(sha256(tensors[start:end]).digest())
-    return text(whole.hexdigest()) + tensors
+def nested(depth: int) -> Any:
+    return [] if depth == 0 else [nested(depth - 1)]
 
 
-@settings(300)
+def warm_ups(depth: int) -> Any:
+    lr: Any = 0.1
+    for number in range(depth):
+        lr = {"schuss.schedule": "WarmUp", "number": number, "after": lr, "steps": 1, "start": 0.0}
+    return lr
+
+
+def doubled(times: int) -> Any:
+    lr: Any = {"schuss.schedule": "Constant", "number": 0, "lr": 0.1}
+    for number in range(1, times + 1):
+        pair = [lr, {"schuss.same": number - 1}]
+        lr = {"schuss.schedule": "Chain", "number": number, "schedules": pair, "boundaries": [1]}
+    return lr
+
+
+HOSTILE: list[Any] = [
+    *(10**4000, 10**400, 2**64, 2**53, 2**53 - 1, 2**31, -1, 0, 1, 0.5, 1e308, 5e-324),
+    *(float("nan"), float("inf"), -float("inf"), True, None, "", "x" * 1000, [], {}, [0, 0]),
+    *(nested(99), nested(400), warm_ups(2), warm_ups(33), warm_ups(330), doubled(3), doubled(60)),
+    *({"schuss.same": 0}, {"schuss.function": "f"}, {"schuss.array": "settings/0"}),
+]
+
+
+@st.composite
+def tellings(draw: st.DrawFn, content: bytes) -> bytes:
+    """Draw a file with a digest that is right, and something else in its header or settings."""
+    header, tensors = taken_apart(content)
+    original, offsets = header["__metadata__"]["settings"], offsets_in(header)
+    told = json.loads(original)
+    for _ in range(draw(st.integers(0, 2))):
+        changed = draw(st.sampled_from([told, told, told, header]))
+        *path, key = draw(st.sampled_from(places_in(changed) or [("new",)]))
+        container = at(changed, path)
+        inner = [at(changed, each) for each in places_in(changed)]
+        how = draw(st.sampled_from(["left out", "hostile", "JSON", "exchanged"]))
+        if how == "left out":
+            del container[key]
+        else:
+            new = {"hostile": HOSTILE, "exchanged": inner}.get(how)
+            value = draw(JSON if new is None else st.sampled_from(new))
+            container[key] = copy.deepcopy(value)
+        if not told or not isinstance(header.get("__metadata__"), dict):
+            break
+    for lying in (None, offsets):  # as the header says, or where it says what cannot be
+        with suppress(TypeError, ValueError, KeyError, AttributeError):
+            if header["__metadata__"].get("settings") == original:
+                header["__metadata__"]["settings"] = json.dumps(told)
+            return sealed(header, tensors, lying)
+    encoded = json.dumps(header).encode()
+    return len(encoded).to_bytes(8, "little") + encoded + tensors
+
+
+@settings(600)
 @given(data=st.data())
 def test_a_checkpoint_that_says_something_else_is_loaded_whole_or_refused(
     saved: Saved, data: st.DataObject
 ) -> None:
-    length = int.from_bytes(saved.bytes[:8], "little")
-    header, tensors = json.loads(saved.bytes[8 : 8 + length]), saved.bytes[8 + length :]
-    offsets = [entry["data_offsets"][0] for name, entry in header.items() if name[0] != "_"]
-    told = json.loads(header["__metadata__"]["settings"])
-    for _ in range(data.draw(st.integers(0, 2), "changes")):
-        container, key = data.draw(st.sampled_from(places_in(told)), "place")
-        inner = [values[at] for values, at in places_in(told)]
-        if data.draw(st.booleans(), "left out"):
-            del container[key]
-        else:
-            new = JSON | st.sampled_from([10**400, 2**64, -1, [[]] * 99, *inner])
-            container[key] = copy.deepcopy(data.draw(new, "value"))
-        if not told:
-            break
-    header["__metadata__"]["settings"] = json.dumps(told)
-    content = sealed(header, tensors, sorted(offsets))
     try:
-        saved.load(content, (ValueError, TypeError))
+        if saved.load(data.draw(tellings(saved.bytes), "file")):
+            saved.works()
     finally:
-        assert saved.load(saved.bytes)
+        saved.back()
+
+
+# Checkpoints of `fit` that are not what was saved.
+
+
+class Fitted:
+    """A checkpoint of `fit`, and the training that goes on from it."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.path = Path(self.folder.name, "c")
+        self.fit(2)
+        self.bytes = self.path.read_bytes()
+
+    def fit(self, epochs: int) -> schuss.History:
+        w = np.zeros((1, 1))
+        optimizer = schuss.Momentum(w, lr=schedules.ReduceOnPlateau(0.1))
+        self.trained = w, optimizer
+        return schuss.fit(
+            lambda w, x: (1.0 - w[0, 0], np.ones((1, 1))),
+            w,
+            optimizer,
+            np.ones((20, 1)),
+            batch_size=5,
+            epochs=epochs,
+            rng=0,
+            patience=3,
+            validation=lambda w: -w[0, 0],
+            restore_best=True,
+            checkpoint=self.path,
+            progress=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def fitted() -> Iterator[Fitted]:
+    it = Fitted()
+    yield it
+    it.folder.cleanup()
+
+
+@settings(200)
+@given(data=st.data())
+def test_fit_goes_on_from_what_a_checkpoint_says_or_refuses_it(
+    fitted: Fitted, data: st.DataObject
+) -> None:
+    fitted.path.write_bytes(data.draw(tellings(fitted.bytes), "file"))
+    refusal = ""
+    try:
+        history = fitted.fit(3)
+    except ValueError as error:
+        refusal = str(error)
+    if not refusal:
+        assert (history.steps, history.epochs) == (12, 3)
+        assert len(repr(history)) < 2000
+        assert history.to_dict()
+        return
+    w, optimizer = fitted.trained
+    assert refusal.startswith((f"fit: {str(fitted.path)!r}", "fit: lr is "))
+    assert (w[0, 0], optimizer.steps) == (0, 0)

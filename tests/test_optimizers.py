@@ -8,6 +8,7 @@ import tracemalloc
 import weakref
 from collections import ChainMap, OrderedDict, UserDict, UserList, deque, namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -966,3 +967,47 @@ def test_an_optimizer_among_what_it_holds_can_still_be_collected() -> None:
     alive = use()
     gc.collect()
     assert alive() is None
+
+
+MOST = 2**53 - 1  # floating point counts no further
+
+
+@pytest.mark.parametrize("counted", ["steps", "skipped", "accumulated"])
+def test_what_is_counted_ends_where_floating_point_counts_no_further(
+    counted: str, tmp_path: Path
+) -> None:
+    w, grad = np.ones(2), np.ones(2)
+    optimizer = schuss.SGD(w, nonfinite="skip")
+    optimizer.accumulate(grad)
+    saved = optimizer.state_dict()
+    bad = saved["accumulated"] if counted == "accumulated" else saved
+    key, least = ("count", 1) if counted == "accumulated" else (counted, 0)
+    if counted != "accumulated":
+        saved["accumulated"] = None
+    for beyond in (least - 1, MOST + 1):
+        bad[key] = beyond
+        words = rf"\['{key}'\] is {beyond}, expected an integer >= {least}"
+        with pytest.raises(ValueError, match=words):
+            optimizer.load_state_dict(saved)
+    optimizer.zero_grad()
+    bad[key] = MOST - 1
+    optimizer.load_state_dict(saved)
+
+    def count_one() -> None:
+        if counted == "accumulated":
+            optimizer.accumulate(grad)
+        else:
+            optimizer.step(grad * (1 if counted == "steps" else np.nan))
+
+    count_one()
+    before = w.copy(), optimizer.state_dict()
+    with pytest.raises(ValueError, match=r"as can be counted, 9007199254740991, were, expected"):
+        count_one()
+    np.testing.assert_equal((w, optimizer.state_dict()), before)
+    # What was counted so far can be saved and loaded.
+    assert getattr(optimizer, counted) == MOST
+    schuss.save(tmp_path / "c", w, optimizer)
+    other = schuss.SGD(w)
+    schuss.load(tmp_path / "c", w, other)
+    assert getattr(other, counted) == MOST
+    other.load_state_dict(optimizer.state_dict())

@@ -102,6 +102,13 @@ NOT_A_NUMBER: list[object] = [
     np.array("0.1"),
     np.array(None),
     Decimal("sNaN"),
+    # NumPy registers its durations as integers, and without axes they give an int.
+    np.timedelta64(1, "ns"),
+    np.array(1, "m8[ns]"),
+    np.array(1, "M8[ns]"),
+    np.array(True),
+    np.array(0.1j),
+    np.array((0.1,), "f8,"),
     None,
 ]
 OUT_OF_RANGE: list[object] = [np.nan, np.inf, -np.inf, -0.1, np.float32(-1), 10**400]
@@ -1227,9 +1234,10 @@ def test_an_optimizer_refuses_what_nobody_can_do_with_a_step(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_optimizer_refuses_a_seed_that_is_no_count(name: str) -> None:
-    for bad in (None, True, 0.5, 1.0, "1", 1j, [1], np.array([0.1]), np.float64(1)):
+    durations = np.timedelta64(1, "ns"), np.array(1, "m8[ns]")
+    for bad in (None, True, 0.5, 1.0, "1", 1j, [1], np.array([0.1]), np.float64(1), *durations):
         refused_hyperparameter(name, "seed", bad, TypeError)
-    for out in (-1, np.int64(-(2**40)), 2**53, 2**64):
+    for out in (-1, np.int64(-(2**40)), 2**53, 2**64, 10**5000):
         refused_hyperparameter(name, "seed", out, ValueError)
 
 
@@ -1711,6 +1719,7 @@ def test_an_optimizer_refuses_a_state_that_is_not_its_own(how: str) -> None:
         ("weights", (1.0,), ValueError, "['weights'] is (1.0,), expected two numbers"),
         ("weights", (1.0, -1.0), ValueError, "['weights'] is -1.0, expected a finite number >= 0"),
         ("weights", (np.nan, 1.0), ValueError, "['weights'] is nan, expected a finite number >= 0"),
+        ("weights", (0.0, 0.5), ValueError, "['weights'] is (0.0, 0.5), expected both to be 0, or"),
         ("weights", ("1", 1.0), TypeError, "['weights'] is a str, expected a number"),
         ("values", [np.ones(3)], ValueError, "['values'] is a list, expected a mapping"),
         ("values", {"W": np.ones(4)}, ValueError, "['values']['W'] has shape (4,), expected (3,)"),

@@ -180,7 +180,7 @@ class Plan {
             check_shows_its_memory(parameter.array(), {call, parameter.name()});
             glances_.add(parameter.array());
         }
-        written_ = written_memory(parameters_);
+        written_ = written_memory(parameters_, beside_);
         plan_.items.resize(tree_.size());
     }
 
@@ -269,10 +269,12 @@ class Plan {
     };
 
     /// Other formulas from the next step on, of groups of parameters that all keep the same states;
-    /// with other arrays beside the parameters, if they are given. members: the group of each
-    /// parameter. All or nothing.
+    /// with other arrays beside the parameters, if they are given, of which the averages may be
+    /// new. members: the group of each parameter. sum: whose gradients stay apart from what is
+    /// written here. All or nothing, also where memory runs out.
     void configure(const std::vector<GroupValues>& groups, const std::vector<std::size_t>& members,
-                   const py::dict& options_by_name, const std::optional<Companions>& companions) {
+                   const py::dict& options_by_name, const std::optional<Companions>& companions,
+                   bool new_averages, Plan* sum) {
         std::vector<Formula> formulas;
         for (const auto& [rule, decay, values] : groups) formulas.emplace_back(rule, decay, values);
         const Options options = options_by_name.empty() ? Options() : Options(options_by_name);
@@ -282,7 +284,9 @@ class Plan {
         }
         std::vector<engine::Update> updates;
         update(updates, formulas, formats, options.clip_value, call_);
-        if (companions) set_companions(formulas.at(0).entry().states, *companions);
+        if (companions) set_companions(formulas.at(0).entry().states, *companions, sum);
+        // From here on, nothing fails.
+        if (new_averages) average_weights_ = {0, 0};
         for (std::size_t i = 0; i < plan_.items.size(); ++i) plan_.items[i].group = members.at(i);
         formulas_ = std::move(formulas);
         updates_ = std::move(updates);
@@ -322,12 +326,7 @@ class Plan {
     }
 
     std::int64_t steps() const { return steps_; }
-    void set_steps(std::int64_t steps) {
-        if (steps < 0 || steps > rules::most_steps) {
-            throw py::value_error(call_ + ": steps is out of range");
-        }
-        steps_ = steps;
-    }
+    void set_steps(std::int64_t steps) { steps_ = in_range(steps, "steps"); }
 
     /// What all that went into the averages weighs, in float32 and in float64, where the weights
     /// round differently.
@@ -374,7 +373,7 @@ class Plan {
         return py::make_tuple(outcome_->grad_norm, outcome_->clipped, outcome_->skipped);
     }
     std::int64_t skipped() const { return skipped_; }
-    void set_skipped(std::int64_t skipped) { skipped_ = skipped; }
+    void set_skipped(std::int64_t skipped) { skipped_ = in_range(skipped, "skipped"); }
 
     /// rates: of every group, or for each. scale: what the gradients are multiplied by as they are
     /// read. rate_of: the step that the rates were asked for; 0 if they are those of every step.
@@ -391,6 +390,10 @@ class Plan {
             }
         }
         if (rate_of != 0 && rate_of != steps_ + 1) refuse_turn(step_call_);
+        if (std::max<std::int64_t>(steps_, skipped_) >= rules::most_steps) {
+            throw py::value_error(step_call_ + ": as many as can be counted, " +
+                                  std::to_string(rules::most_steps) + ", were, expected fewer");
+        }
         set_rates(formulas_, rates);
         update(updates_, formulas_, formats_, options_.clip_value, step_call_);
         // First all that may run code of the user's, last the checks that this could undo.
@@ -450,15 +453,16 @@ class Plan {
     }
 
     /// From now on, a gradient may not share memory with what the other plan writes either.
-    void stay_apart_from(const Plan& other) {
-        beside_ = other.parameters_;
-        written_ = written_memory(parameters_);
-        forget_gradients();
-    }
+    void stay_apart_from(const Plan& other) { take(apart_from(other.parameters_)); }
 
   private:
     /// Which formats the parameters of a group are computed in.
     using Formats = std::array<bool, numbers::computed_kinds>;
+
+    std::int64_t in_range(std::int64_t count, const std::string& name) const {
+        if (count >= 0 && count <= rules::most_steps) return count;
+        throw py::value_error(call_ + ": " + name + " is out of range");
+    }
 
     [[noreturn]] void refuse_turn(const std::string& call) const {
         throw std::runtime_error(call + ": another call of " + call_ +
@@ -523,7 +527,7 @@ class Plan {
     }
 
     void set_companions(const std::vector<std::string_view>& state_names,
-                        const Companions& companions) {
+                        const Companions& companions, Plan* sum) {
         std::vector<Parameter> parameters = parameters_;
         bool all_are_arrays = true;
         for (std::size_t i = 0; i < parameters.size(); ++i) {
@@ -541,7 +545,12 @@ class Plan {
             parameters[i].set_companions(std::move(own), call_);
             all_are_arrays = all_are_arrays && parameters[i].is_all_arrays();
         }
-        written_ = written_memory(parameters);
+        WrittenMemory written = written_memory(parameters, beside_);
+        std::optional<Apart> of_sum;
+        if (sum != nullptr) of_sum = sum->apart_from(parameters);
+        // From here on, nothing fails.
+        if (sum != nullptr) sum->take(std::move(*of_sum));
+        written_ = std::move(written);
         parameters_ = std::move(parameters);
         has_averages_ = companions.averages.has_value();
         has_copies_ = companions.copies.has_value();
@@ -676,11 +685,26 @@ class Plan {
         outcome_ = outcome;
     }
 
-    WrittenMemory written_memory(const std::vector<Parameter>& parameters) const {
+    WrittenMemory written_memory(const std::vector<Parameter>& parameters,
+                                 const std::vector<Parameter>& beside) const {
         std::vector<Named> arrays;
         for (const Parameter& parameter : parameters) parameter.append_written(arrays);
-        for (const Parameter& parameter : beside_) parameter.append_written(arrays);
+        for (const Parameter& parameter : beside) parameter.append_written(arrays);
         return {call_, std::move(arrays)};
+    }
+
+    /// What a plan is to know of another's parameters: made first, and taken without a failure.
+    struct Apart {
+        std::vector<Parameter> beside;
+        WrittenMemory written;
+    };
+    Apart apart_from(const std::vector<Parameter>& others) const {
+        return {others, written_memory(parameters_, others)};
+    }
+    void take(Apart&& apart) {
+        beside_ = std::move(apart.beside);
+        written_ = std::move(apart.written);
+        forget_gradients();
     }
 
     std::string call_, step_call_, params_, grads_;
@@ -829,15 +853,17 @@ void register_steps(py::module_& module) {
                const std::vector<std::size_t>& members, const py::dict& options,
                const std::optional<std::tuple<decltype(Plan::Companions::states),
                                               decltype(Plan::Companions::averages),
-                                              decltype(Plan::Companions::copies)>>& companions) {
+                                              decltype(Plan::Companions::copies)>>& companions,
+               bool new_averages, Plan* sum) {
                 std::optional<Plan::Companions> given;
                 if (companions) {
                     given = std::apply(
                         [](const auto&... each) { return Plan::Companions{each...}; }, *companions);
                 }
-                plan.configure(groups, members, options, given);
+                plan.configure(groups, members, options, given, new_averages, sum);
             },
-            py::arg("groups"), py::arg("members"), py::arg("options"), py::arg("companions"))
+            py::arg("groups"), py::arg("members"), py::arg("options"), py::arg("companions"),
+            py::arg("new_averages") = false, py::arg("sum") = py::none())
         .def(
             "turn",
             [](py::object plan, std::string call, bool changes) {

@@ -23,7 +23,7 @@ inline constexpr std::size_t power = 0, scale = 1, limit = 2, weight_decay = 3, 
 }
 
 /// So many steps can be counted, exactly in double too.
-inline constexpr std::int64_t most_steps = std::int64_t{1} << 53;
+inline constexpr std::int64_t most_steps = (std::int64_t{1} << 53) - 1;
 
 /// One entry of rules.def. Its place in the book is its place in every level's table.
 struct Entry {

@@ -11,6 +11,7 @@ import numpy as np
 
 from schuss import checkpoints
 from schuss._arrays import Array
+from schuss._hyperparameters import shown
 from schuss.batches import MiniBatches
 from schuss.optimizers import Optimizer
 from schuss.schedules import ReduceOnPlateau
@@ -30,6 +31,13 @@ _GOLDEN = 0.6180339887498949  # its multiples spread evenly, whatever the shape
 _NOTHING: Any = object()
 
 _LONGEST = 200  # what is longer is cut, and told apart by a digest
+
+
+def checked_texts(call: str, name: str, value: object) -> Texts:
+    """Return arguments that a checkpoint has, or raise TypeError if they are none."""
+    if isinstance(value, dict) and all(isinstance(text, str) for text in value.values()):
+        return value
+    raise TypeError(f"{call}: {name} is {shown(value)}, expected a mapping of texts")
 
 
 def of_training(
@@ -54,6 +62,7 @@ def of_training(
 
 def resumed(
     saved: checkpoints.Checkpoint,
+    began: Texts,
     texts: Texts,
     optimizer: Any,
     schedule: "Rate | None",
@@ -61,10 +70,7 @@ def resumed(
     most_epochs: int,
 ) -> Texts:
     """Return the arguments with which the training began, or raise ValueError if it is another."""
-    began: Any = (saved.training or {}).get("arguments")
-    if not isinstance(began, dict) or not all(isinstance(text, str) for text in began.values()):
-        saved._refuse_settings()
-    last = _of_saved(saved._optimizer, _text)
+    last = _of_saved(saved.optimizer(), _text)
     grown = _grown(saved, optimizer, schedule)
     for name in [*texts, *(name for name in began if name not in texts and name != "rng")]:
         there, here = began.get(name, _NONE), texts.get(name, _NONE)
@@ -125,7 +131,7 @@ def _grown(saved: checkpoints.Checkpoint, optimizer: Any, schedule: "Rate | None
         schedule,
         partial(_text, leave_out=lambda plateau: plateau != replace(plateau)),
     )
-    there = _of_saved(saved._optimizer, partial(_text, leave_out=lambda plateau: True))
+    there = _of_saved(saved.optimizer(), partial(_text, leave_out=lambda plateau: True))
     return {name for name, text in here.items() if text == there.get(name)}
 
 
@@ -230,7 +236,7 @@ def _goes_on(
         return False
     twin = copy(batches)
     twin._rng = deepcopy(batches._rng)
-    twin._resume(twin._resumption("fit", "the checkpoint's batches", saved._batches))
+    twin._resume(saved.resumption(twin))
     for _ in range(most_epochs + 1):
         if _of_generator(twin._rng) == given:
             return True

@@ -70,6 +70,8 @@ class Plan:
         members: list[int],
         options: dict[str, Any],
         companions: _Companions | None,
+        new_averages: bool = False,
+        sum: Plan | None = None,
     ) -> None: ...
     def turn(self, call: str, changes: bool = False) -> Turn: ...
     @property

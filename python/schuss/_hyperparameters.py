@@ -53,6 +53,25 @@ _ABOVE_THE_LEAST = ("init_scale", "growth_factor", "backoff_factor")
 
 _T = TypeVar("_T")
 
+Check: TypeAlias = Callable[[str, str, Any], _T]
+"""``check(call, name, value)`` returns the value as it is meant, or raises.
+
+What it raises is a TypeError or a ValueError.
+"""
+
+MOST = 2**53 - 1  # of what is counted: floating point counts no further
+
+_LONGEST_SHOWN = 200
+
+
+def shown(value: object) -> str:
+    """Return a value as messages show it: never too long, whatever it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # integers of many digits, deep nesting
+        return f"a {type(value).__name__}"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
 
 def real(call: str, name: str, value: object) -> float:
     """Return any real number as a float, NaN and infinities too, or raise TypeError.
@@ -61,14 +80,30 @@ def real(call: str, name: str, value: object) -> float:
     """
     if type(value) is float:
         return value
-    if not isinstance(value, Real) and getattr(value, "shape", None) == ():
-        value = value.item() if hasattr(value, "item") else value
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a number")
+    try:
+        item = _without_axes(value)
+    except (RuntimeError, TypeError, ValueError):  # of a tensor without memory
+        raise TypeError(f"{call}: {name} is {shown(value)}, expected a number") from None
+    # NumPy registers its durations as integers.
+    if isinstance(item, bool | np.timedelta64) or not isinstance(item, Real):
+        raise TypeError(f"{call}: {name} is a {type(item).__name__}, expected a number")
+    value = item
     try:
         return float(value)
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")  # type: ignore[operator]
+
+
+def _without_axes(value: Any) -> Any:
+    """Return what an array without axes holds, and anything else as it is."""
+    if isinstance(value, Real) or getattr(value, "shape", None) != () or not hasattr(value, "item"):
+        return value
+    if isinstance(value, np.ndarray | np.generic):
+        if value.dtype.kind in "mM":
+            return value  # of some units, item() is an int
+        if hasattr(value, "mask"):
+            return value  # a masked number is none
+    return value.item()
 
 
 def number(call: str, name: str, value: object, *, kind: str | None = None) -> float:
@@ -90,7 +125,7 @@ def number(call: str, name: str, value: object, *, kind: str | None = None) -> f
         expected = f"a number in {bracket}{low:g}, {high:g})" if high < np.inf else ""
         expected = expected or f"a finite number{least}"
         was = value if type(value) is int and value == result else result
-        raise ValueError(f"{call}: {name} is {was!r}, expected {expected}")
+        raise ValueError(f"{call}: {name} is {shown(was)}, expected {expected}")
     return result
 
 
@@ -109,7 +144,7 @@ def flag(call: str, name: str, value: object) -> bool:
         return value
     if isinstance(value, np.bool_):
         return bool(value)
-    raise TypeError(f"{call}: {name} is {value!r}, expected True or False")
+    raise TypeError(f"{call}: {name} is {shown(value)}, expected True or False")
 
 
 def rate(call: str, name: str, value: Any) -> Rate:
@@ -129,10 +164,10 @@ def choice(call: str, name: str, value: Any, *, among: tuple[str, ...]) -> str:
         return value
     error = ValueError if isinstance(value, str) else TypeError
     expected = " or ".join(map(repr, among))
-    raise error(f"{call}: {name} is {value!r}, expected {expected}")
+    raise error(f"{call}: {name} is {shown(value)}, expected {expected}")
 
 
-def optional(check: Callable[[str, str, Any], _T]) -> Callable[[str, str, Any], _T | None]:
+def optional(check: Check[_T]) -> Check[_T | None]:
     """Return a check that lets None pass."""
 
     def check_unless_none(call: str, name: str, value: Any) -> _T | None:
@@ -141,27 +176,79 @@ def optional(check: Callable[[str, str, Any], _T]) -> Callable[[str, str, Any], 
     return check_unless_none
 
 
-def count(call: str, name: str, value: object, *, least: int) -> int:
-    """Return a counter as an int, or raise TypeError or ValueError if it is none."""
+def count(call: str, name: str, value: object, *, least: int, most: int = MOST) -> int:
+    """Return an integer in a range, or raise TypeError or ValueError if it is none."""
     try:
-        if isinstance(value, bool):
+        # PyTorch takes its bools for integers, and its arrays of one element with axes too.
+        if isinstance(_without_axes(value), bool) or getattr(value, "shape", ()) != ():
             raise TypeError
         result = operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
+    except (RuntimeError, TypeError, ValueError):
         kind = type(value).__name__
         raise TypeError(f"{call}: {name} is a {kind}, expected an integer") from None
-    if not least <= result < 2**53:  # beyond, floating point cannot count
-        most = " and < 2**53" if result >= least else ""
-        raise ValueError(f"{call}: {name} is {result}, expected an integer >= {least}{most}")
+    if not least <= result <= most:
+        bound = "2**53" if most == MOST else most + 1
+        above = f" and < {bound}" if result >= least else ""
+        raise ValueError(
+            f"{call}: {name} is {shown(result)}, expected an integer >= {least}{above}"
+        )
     return result
 
 
-def check_keys(call: str, name: str, mapping: object, expected: tuple[str, ...]) -> None:
+def extended(call: str, name: str, value: object) -> float:
+    """Return a float that may be infinite, or raise TypeError or ValueError if it is none."""
+    result = real(call, name, value)
+    if result != result:
+        raise ValueError(f"{call}: {name} is nan, expected a number")
+    return result
+
+
+def mapping(call: str, name: str, value: Any) -> Mapping[Any, Any]:
+    """Return a mapping as it is, or raise TypeError if it is none."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a mapping")
+    return value
+
+
+def check_keys(call: str, name: str, value: object, expected: tuple[str, ...]) -> None:
     """Raise TypeError or ValueError unless it is a mapping with these keys."""
-    if not isinstance(mapping, Mapping):
-        raise TypeError(f"{call}: {name} is a {type(mapping).__name__}, expected a mapping")
-    if set(mapping) != set(expected):
-        raise ValueError(f"{call}: {name} has the keys {list(mapping)}, expected {list(expected)}")
+    keys = mapping(call, name, value)
+    if set(keys) != set(expected):
+        was = shown(list(keys))
+        raise ValueError(f"{call}: {name} has the keys {was}, expected {list(expected)}")
+
+
+def anything(call: str, name: str, value: Any) -> Any:
+    """Return a value as it is: it is checked elsewhere."""
+    return value
+
+
+def record(**fields: Check[Any]) -> Check[dict[str, Any]]:
+    """Return a check of a mapping with these keys, whose values pass through their own checks."""
+
+    def check(call: str, name: str, value: Any) -> dict[str, Any]:
+        check_keys(call, name, value, tuple(fields))
+        return {
+            key: of_field(call, f"{name}[{key!r}]", value[key]) for key, of_field in fields.items()
+        }
+
+    return check
+
+
+def same(expected: Any) -> Check[Any]:
+    """Return a check that lets pass nothing but this value, or this list, of these types."""
+
+    def types(value: Any) -> list[type]:
+        return [type(value), *(map(type, value) if isinstance(value, list) else ())]
+
+    def check(call: str, name: str, value: Any) -> Any:
+        if types(value) != types(expected) or value != expected:
+            raise ValueError(
+                f"{call}: {name} is {shown(value)}, expected {expected!r} as it is here"
+            )
+        return value
+
+    return check
 
 
 def axis_of(call: str, axis: object, array: npt.NDArray[Any], name: str) -> int:

@@ -9,7 +9,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 from typing import Self
 
@@ -99,28 +98,6 @@ class Deferred:
 def raised_within(error: BaseException) -> bool:
     """Whether Python code raised an error that was caught, as handlers do: not the call itself."""
     return error.__traceback__ is not None and error.__traceback__.tb_next is not None
-
-
-def to_its_end(work: Callable[[], None]) -> None:
-    """Do work that can be done twice: it is, if a signal raises, and that is raised then."""
-    try:
-        work()
-    except BaseException:
-        _again(work)
-        raise
-
-
-def _again(work: Callable[[], None]) -> None:
-    begun = False
-    try:
-        with Deferred():
-            begun = True
-            with suppress(Exception):  # what else was wrong with it still is
-                work()
-    except BaseException:  # of another signal
-        if not begun:
-            _again(work)
-        raise
 
 
 def whole(work: Callable[[], None]) -> None:

@@ -8,7 +8,6 @@ from _queue import SimpleQueue  # without the rest of queue, which takes long to
 from _thread import start_new_thread
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing
-from copy import deepcopy
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -19,7 +18,8 @@ import numpy.typing as npt
 
 from schuss import _core
 from schuss._arrays import Array, as_any_array
-from schuss._hyperparameters import axis_of, check_keys, count, flag
+from schuss._generators import checked_state, state_of
+from schuss._hyperparameters import axis_of, count, flag, optional, record, same, shown
 
 __all__ = ["MiniBatches", "minibatches"]
 
@@ -129,6 +129,12 @@ class MiniBatches(Generic[_Batch]):
             epoch begun last the number that decides its order, and how many batches were handed
             out. None if it is over, or was left.
 
+        Raises
+        ------
+        TypeError
+            If the bit generator is none of NumPy's, nor a subclass of one: nobody could check its
+            state where it is loaded.
+
         Examples
         --------
         >>> import numpy as np, schuss
@@ -144,7 +150,7 @@ class MiniBatches(Generic[_Batch]):
         epoch = self._to_resume or self._under_way()
         return {
             **self._cut(),
-            "generator": deepcopy(self._rng.bit_generator.state),
+            "generator": state_of("MiniBatches.state_dict", self._rng.bit_generator),
             "epoch": epoch and {"seed": epoch.seed, "position": epoch.position},
         }
 
@@ -165,20 +171,16 @@ class MiniBatches(Generic[_Batch]):
         call = "MiniBatches.load_state_dict"
         self._resume(self._resumption(call, "state_dict", state_dict))
 
-    def _resumption(self, call: str, name: str, state: Any) -> tuple["_Epoch | None", Any]:
+    def _resumption(self, call: str, name: str, state: Any) -> "Resumption":
         """Return the epoch and the generator's state of a state dict, checked, or raise."""
-        check_keys(call, name, state, (*self._cut(), "generator", "epoch"))
-        for key, expected in self._cut().items():
-            if state[key] != expected:
-                raise ValueError(
-                    f"{call}: {name}[{key!r}] is {state[key]!r}, expected {expected!r} as it is "
-                    "here"
-                )
-        epoch = self._epoch_in(call, f"{name}['epoch']", state["epoch"])
-        generator = self._rng.bit_generator
-        return epoch, _generator_state(call, f"{name}['generator']", generator, state["generator"])
+        known = record(
+            **{key: same(value) for key, value in self._cut().items()},
+            generator=partial(checked_state, generator=self._rng.bit_generator),
+            epoch=optional(self._epoch_in),
+        )(call, name, state)
+        return known["epoch"], known["generator"]
 
-    def _resume(self, resumption: tuple["_Epoch | None", Any]) -> None:
+    def _resume(self, resumption: "Resumption") -> None:
         self._to_resume, self._rng.bit_generator.state = resumption
         self._begun = None
 
@@ -198,21 +200,22 @@ class MiniBatches(Generic[_Batch]):
         iteration = self._begun[0]()
         return self._begun[1] if iteration is not None and iteration.under_way else None
 
-    def _epoch_in(self, call: str, name: str, epoch: Any) -> "_Epoch | None":
-        if epoch is None:
-            return None
-        check_keys(call, name, epoch, ("seed", "position"))
-        position = count(call, f"{name}['position']", epoch["position"], least=0)
-        seed = epoch["seed"]
-        if position > len(self):
-            raise ValueError(
-                f"{call}: {name}['position'] is {position}, expected at most {len(self)} batches"
-            )
+    def _epoch_in(self, call: str, name: str, epoch: Any) -> "_Epoch":
+        known = record(position=self._position_in, seed=self._seed_in)(call, name, epoch)
+        return _Epoch(**known)
+
+    def _position_in(self, call: str, name: str, position: Any) -> int:
+        made = count(call, name, position, least=0)
+        if made > len(self):
+            raise ValueError(f"{call}: {name} is {made}, expected at most {len(self)} batches")
+        return made
+
+    def _seed_in(self, call: str, name: str, seed: Any) -> int | None:
         shuffled = type(seed) is int and 0 <= seed < 2**64
         if not (shuffled if self._shuffle else seed is None):
             expected = "an integer in [0, 2**64)" if self._shuffle else "None"
-            raise ValueError(f"{call}: {name}['seed'] is {seed!r}, expected {expected}")
-        return _Epoch(seed, position)
+            raise ValueError(f"{call}: {name} is {shown(seed)}, expected {expected}")
+        return seed  # type: ignore[no-any-return]
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle or a copy needs: its epochs are its own."""
@@ -293,6 +296,10 @@ class _Epoch:
             for batch in batches:
                 self.position += 1
                 yield batch
+
+
+Resumption: TypeAlias = tuple[_Epoch | None, dict[str, Any]]
+"""The epoch to go on with, if there is one, and the generator's state."""
 
 
 class _Iteration(Iterator[_Batch]):
@@ -439,18 +446,6 @@ def _generator(rng: Any) -> "np.random.Generator":
         raise type(error)(
             f"minibatches: rng is {rng!r}, expected a numpy.random.Generator, a seed >= 0 or None"
         ) from None
-
-
-def _generator_state(call: str, name: str, generator: "np.random.BitGenerator", state: Any) -> Any:
-    """Return the state of a bit generator like this one, or raise TypeError or ValueError."""
-    try:
-        deepcopy(generator).state = state
-    except (TypeError, ValueError, LookupError, OverflowError) as error:
-        kind = type(generator).__name__
-        raise ValueError(
-            f"{call}: {name} is not the state of a {kind} ({error}), expected it to be"
-        ) from None
-    return state
 
 
 def _ahead(begin: Callable[[], Iterator[_Batch]], many: int) -> Generator[_Batch, None, None]:

@@ -8,16 +8,16 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
 from schuss import _core, _safetensors
 from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_leaves
-from schuss._hyperparameters import check_keys
+from schuss._hyperparameters import Check, check_keys, count, mapping, optional, record, shown
 from schuss._interrupts import whole
-from schuss.batches import MiniBatches
+from schuss.batches import MiniBatches, Resumption
 from schuss.optimizers import Optimizer, writer_of_copies
 
 if TYPE_CHECKING:
@@ -26,12 +26,22 @@ if TYPE_CHECKING:
 
 __all__ = ["load", "save"]
 
+_T = TypeVar("_T")
 Path: TypeAlias = str | os.PathLike[str]
 
 _FORMAT, _VERSION = "schuss", "1"
 _SETTINGS_ARRAYS = "settings/"  # what the names of their tensors begin with
 _SECTIONS = ("params", "optimizer", "training", "settings")  # or with these, or they are params
-_SETTINGS = ("optimizer", "batches", "training", "extra")
+_SETTINGS = record(
+    optimizer=optional(mapping),
+    batches=optional(mapping),
+    training=optional(mapping),
+    extra=mapping,
+)
+# Of lists and mappings in each other, of the digits of an integer (as Python itself has it), of
+# values in all: what JSON takes long for, or no end.
+_DEEPEST, _MOST_DIGITS, _MOST_VALUES = 100, 4300, 50_000_000
+_LARGEST = 10**_MOST_DIGITS - 1
 
 
 def save(
@@ -74,7 +84,9 @@ def save(
     extra : mapping, optional
         What else to keep: anything of JSON, with str as keys, and arrays of any shape in the dtypes
         of NumPy that parameters may have, such as
-        ``{"epoch": 3, "scale": scaler.state_dict(), "dropout": rng.bit_generator.state}``.
+        ``{"epoch": 3, "scale": scaler.state_dict(), "dropout": rng.bit_generator.state}``. Lists
+        and mappings may be 100 deep, integers have 4,300 digits. `load` gives it back as it is in
+        the file, so check what you hand on from a file of others: NumPy takes any state.
 
     Raises
     ------
@@ -266,7 +278,16 @@ def opened(
     if not with_training:
         unused.append("training")
     with _safetensors.reading(call, path) as file:
-        return Checkpoint(call, file, targets, unused)
+        return Checkpoint(call, path, file, targets, unused)
+
+
+@contextmanager
+def _type_errors_are_value_errors() -> Iterator[None]:
+    """For checks of what is in a file: nobody passed an argument of a wrong type."""
+    try:
+        yield
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 class Checkpoint:
@@ -278,29 +299,29 @@ class Checkpoint:
     def __init__(
         self,
         call: str,
+        path: str,
         file: _safetensors.File,
         params: dict[str, Array],
         unused: list[str],
     ) -> None:
         self._call, self._file = call, file
+        self._said = f"{call}: {os.fspath(path)!r}"
         form, version = (file.metadata.get(name) for name in ("format", "version"))
         if form != _FORMAT:
             file.refuse("is no checkpoint of schuss, expected one that schuss.save wrote")
         if version != _VERSION:
-            file.refuse(f"is a checkpoint of version {version}, expected {_VERSION}")
+            file.refuse(f"is a checkpoint of version {str(version)[:50]}, expected {_VERSION}")
         # What the header shows to be another checkpoint need not be read.
         self._check_sections(params)
         file.read_tensors(lambda name: _section(name) not in unused)
-        try:
-            decode = _Decoder(file)
-            settings = json.loads(file.metadata["settings"], object_hook=decode)
-            check_keys(call, "the checkpoint", settings, _SETTINGS)
-            self._optimizer, self._batches = settings["optimizer"], settings["batches"]
-            self.training, self.extra = settings["training"], settings["extra"]
-            if decode.left or not isinstance(self.extra, dict):
-                raise ValueError
-        except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
-            self._refuse_settings()
+        said = f"{self._said} has settings that schuss.save does not write"
+        with _type_errors_are_value_errors():
+            settings = _SETTINGS(said, "settings", _parsed(said, file.metadata.get("settings")))
+            arrays = _Arrays(said, file)
+            self._optimizer, self.training = settings["optimizer"], settings["training"]
+            self._batches = arrays.put_in("batches", settings["batches"])
+            self.extra = arrays.put_in("extra", settings["extra"])
+            arrays.check_all_named()
 
     def restore(
         self,
@@ -329,9 +350,7 @@ class Checkpoint:
             work = self._for_optimizer(params, optimizer, lr, fill_params)
         resumed = None
         if batches is not None:
-            if self._batches is None:
-                self.refuse("holds no mini-batches, expected to find them")
-            resumed = batches._resumption(self._call, "the checkpoint's batches", self._batches)
+            resumed = self.resumption(batches)
 
         def run() -> None:
             work()
@@ -340,6 +359,18 @@ class Checkpoint:
                 batches._resume(resumed)
 
         whole(run)
+
+    def optimizer(self) -> dict[str, Any] | None:
+        """Return what is there of an optimizer, with schedules anew; its fields are not checked."""
+        with _type_errors_are_value_errors():
+            return self._optimizer and _Rates(self._said).put_in("optimizer", self._optimizer)
+
+    def resumption(self, batches: MiniBatches[Any]) -> Resumption:
+        """Return where mini-batches are to go on, checked."""
+        if self._batches is None:
+            self.refuse("holds no mini-batches, expected to find them")
+        with _type_errors_are_value_errors():
+            return batches._resumption(self._said, "batches", self._batches)
 
     def _check_sections(self, params: dict[str, Array]) -> None:
         """Refuse tensors that a checkpoint of these parameters does not have."""
@@ -356,11 +387,23 @@ class Checkpoint:
         """Raise ValueError: the file has that problem."""
         self._file.refuse(problem)
 
-    def series(self, name: str) -> Array:
-        """Return a new array with one of the training's."""
+    def check(self, name: str, check: Check[_T], value: Any) -> _T:
+        """Return what a check makes of a setting; what it raises is a ValueError of the file."""
+        with _type_errors_are_value_errors():
+            return check(self._said, name, value)
+
+    def series(self, name: str, rows: int | None = None) -> Array:
+        """Return a new array with one of the training's, which has one axis, or so many rows."""
         tensor = self._file.tensors.get(f"training/{name}")
-        if tensor is None or tensor.dtype != "F64":
-            self._refuse_settings()
+        if tensor is None:
+            self.refuse(f"holds no training/{name}, expected to find it")
+        *first, _ = tensor.shape or (-1, -1, -1)
+        if tensor.dtype != "F64" or first != ([] if rows is None else [rows]):
+            expected = "(n,)" if rows is None else f"({rows}, n)"
+            self.refuse(
+                f"holds training/{name} in {tensor.dtype} of shape {tensor.shape}, expected "
+                f"F64 of shape {expected}"
+            )
         return self._file.read(f"training/{name}")
 
     def fill(self, prefix: str, arrays: list[Array]) -> None:
@@ -378,12 +421,13 @@ class Checkpoint:
         """Check what is there for an optimizer; return what loads it, and the parameters."""
         call = self._call
         _check_optimizer(call, params, optimizer)
-        if self._optimizer is None:
+        saved = self.optimizer()
+        if saved is None:
             self.refuse("holds no optimizer, expected to find one")
-        name = "the checkpoint's optimizer"
-        check_keys(call, name, self._optimizer, tuple(optimizer._settings()))
-        given = _with_own_functions(call, self._optimizer, optimizer, lr)
-        settings = optimizer._settings_in(call, name, given)
+        with _type_errors_are_value_errors():
+            given = _with_own_functions(call, saved, optimizer, lr)
+            settings = optimizer._settings_in(self._said, "optimizer", given)
+            arrays_for = optimizer._arrays_for(self._said, settings)
 
         def named(arrays: dict[str, list[Array]]) -> dict[str, Array]:
             return {
@@ -394,7 +438,7 @@ class Checkpoint:
                 ).items()
             }
 
-        self._matched(named(optimizer._arrays_for(call, settings)), "optimizer")
+        self._matched(named(arrays_for), "optimizer")
 
         def fill(arrays: dict[str, list[Array]]) -> None:
             fill_params()
@@ -425,9 +469,6 @@ class Checkpoint:
     def _fill(self, arrays: dict[str, Array]) -> None:
         for name, array in arrays.items():
             self._file.read_into(name, array)
-
-    def _refuse_settings(self) -> NoReturn:
-        self.refuse("has settings that schuss.save does not write")
 
 
 def _section(name: str) -> str:
@@ -471,6 +512,7 @@ def _check_type(call: str, name: str, value: object, kinds: Any, expected: str) 
 _SCHEDULE, _SAME, _FUNCTION, _ARRAY = (
     f"schuss.{word}" for word in ("schedule", "same", "function", "array")
 )
+_RESERVED = (_SCHEDULE, _SAME, _FUNCTION)
 
 
 class _Function(str):
@@ -518,27 +560,124 @@ class _Encoder:
         return {_FUNCTION: getattr(value, "__qualname__", type(value).__qualname__)}
 
 
-class _Decoder:
-    """What stood for itself or for another value in JSON, from the innermost on."""
+def _parsed(call: str, text: str | None) -> Any:
+    try:
+        return json.loads(text or "", parse_int=_integer)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{call}: they are no JSON ({error}), expected it") from None
 
-    def __init__(self, file: _safetensors.File) -> None:
-        self._file = file
-        self._made: dict[int, Any] = {}
-        self.left = {name for name in file.tensors if name.startswith(_SETTINGS_ARRAYS)}
 
-    def __call__(self, value: dict[str, Any]) -> Any:
+def _integer(digits: str) -> int:
+    many = len(digits.removeprefix("-"))
+    if many > _MOST_DIGITS:
+        raise ValueError(f"an integer of {many} digits")
+    return int(digits)
+
+
+class _Arrays:
+    """The arrays of the settings, each of which is named there once."""
+
+    def __init__(self, call: str, file: _safetensors.File) -> None:
+        self._call, self._file = call, file
+        self._left = {name for name in file.tensors if name.startswith(_SETTINGS_ARRAYS)}
+
+    def put_in(self, field: str, value: Any, depth: int = 0) -> Any:
+        """Return the value of a field, with arrays where it names them."""
+        if not isinstance(value, dict | list):
+            return value
+        if depth > _DEEPEST:
+            raise ValueError(
+                f"{self._call}: {field} is nested more than {_DEEPEST} deep, expected at most that"
+            )
+        if isinstance(value, list):
+            return [self.put_in(field, each, depth + 1) for each in value]
         if _ARRAY in value:
-            self.left.remove(value[_ARRAY])  # each is one, however often a file would name it
-            return self._file.read(value[_ARRAY])
-        if _FUNCTION in value:
-            return _Function(value[_FUNCTION])
-        if _SAME in value:
-            return self._made[value[_SAME]]
-        if _SCHEDULE in value:
-            schedule = _schedule(value.pop(_SCHEDULE), value)
-            self._made[value["number"]] = schedule
-            return schedule
-        return value
+            return self._array(field, value)
+        for key in _RESERVED:
+            if key in value:
+                raise ValueError(f"{self._call}: {field} has the key {key!r}, expected none such")
+        return {key: self.put_in(field, each, depth + 1) for key, each in value.items()}
+
+    def check_all_named(self) -> None:
+        """Raise ValueError unless every array was asked for."""
+        for name in self._left:
+            raise ValueError(f"{self._call}: there is {shown(name)}, which no field names")
+
+    def _array(self, field: str, value: dict[str, Any]) -> Array:
+        name = value[_ARRAY]
+        if len(value) > 1 or not isinstance(name, str) or name not in self._left:
+            raise ValueError(
+                f"{self._call}: {field} names an array as {shown(value)}, expected one that is "
+                "there, once"
+            )
+        if self._file.tensors[name].dtype == "BF16":
+            raise ValueError(
+                f"{self._call}: {field} names an array in BF16, expected another dtype"
+            )
+        self._left.remove(name)
+        return self._file.read(name)
+
+
+class _Rates:
+    """The learning rates of an optimizer's settings: schedules, and the names of functions."""
+
+    def __init__(self, call: str) -> None:
+        self._call = call
+        self._made: dict[int, Any] = {}
+
+    def put_in(self, name: str, settings: Any) -> dict[str, Any]:
+        """Return the settings with schedules where they are described."""
+        result = dict(settings)
+        result["hyperparameters"] = self._of_hyperparameters(name, settings)
+        if isinstance(groups := settings.get("groups"), list):
+            result["groups"] = [
+                {
+                    **group,
+                    "hyperparameters": self._of_hyperparameters(f"{name}['groups'][{i}]", group),
+                }
+                if isinstance(group, dict)
+                else group
+                for i, group in enumerate(groups)
+            ]
+        return result
+
+    def _of_hyperparameters(self, name: str, holder: Any) -> Any:
+        values = holder.get("hyperparameters")
+        if not isinstance(values, dict) or not isinstance(lr := values.get("lr"), dict):
+            return values
+        name = f"{name}['hyperparameters']['lr']"
+        if lr.keys() == {_FUNCTION} and isinstance(lr[_FUNCTION], str):
+            return values | {"lr": _Function(lr[_FUNCTION])}
+        return values | {"lr": self._rate(name, lr)}
+
+    def _rate(self, name: str, value: Any, depth: int = 0) -> Any:
+        """Return a schedule that a mapping describes, or anything else as it is."""
+        if isinstance(value, list):
+            return [self._rate(name, each, depth + 1) for each in value]
+        if not isinstance(value, dict):
+            return value
+        if depth > _DEEPEST:
+            raise ValueError(
+                f"{self._call}: {name} is nested more than {_DEEPEST} deep, expected at most that"
+            )
+        if value.keys() == {_SAME}:
+            number = count(self._call, f"{name}[{_SAME!r}]", value[_SAME], least=0)
+            if number not in self._made:
+                raise ValueError(f"{self._call}: {name} is schedule {number}, expected one before")
+            return self._made[number]
+        fields = {
+            field: self._rate(name, each, depth + 1)
+            for field, each in value.items()
+            if field not in (_SCHEDULE, "number")
+        }
+        number = count(self._call, f"{name}['number']", value.get("number"), least=0)
+        try:
+            schedule = self._made[number] = _schedule(value.get(_SCHEDULE), fields)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self._call}: {name} is no schedule ({error}), expected one"
+            ) from None
+        return schedule
 
 
 def _fields(schedule: Any) -> dict[str, Any]:
@@ -558,18 +697,19 @@ def _is_ours(function: object) -> bool:
     return type(function).__module__ == "schuss.schedules"
 
 
-def _schedule(name: str, fields: dict[str, Any]) -> "Schedule":
+def _schedule(name: Any, fields: dict[str, Any]) -> "Schedule":
     from schuss import schedules  # not with the library, which does without
 
-    if name not in schedules.__all__:
-        raise ValueError
-    kind = getattr(schedules, name)
+    kind: Any = getattr(schedules, name) if name in schedules.__all__ else None
+    if not isinstance(kind, type) or not dataclasses.is_dataclass(kind):
+        raise ValueError(f"there is no {shown(name)}")
     known = dataclasses.fields(kind)
-    schedule: Schedule = kind(**{field.name: fields[field.name] for field in known if field.init})
+    check_keys(str(name), "it", fields, tuple(field.name for field in known))
+    schedule: Any = kind(**{field.name: fields[field.name] for field in known if field.init})
     for field in known:
         if not field.init:
             setattr(schedule, field.name, fields[field.name])
-    return schedule
+    return schedule  # type: ignore[no-any-return]
 
 
 def _extra_as_json(call: str, extra: Mapping[str, Any] | None, encode: _Encoder) -> str:
@@ -580,8 +720,8 @@ def _extra_as_json(call: str, extra: Mapping[str, Any] | None, encode: _Encoder)
 
     extra = dict(extra or {})
     try:
+        _Size().of(extra)
         text = json.dumps(extra, default=encoded)
-        _check_names(extra)
     except (TypeError, ValueError, RecursionError) as error:
         raise TypeError(
             f"{call}: extra holds {error}, expected what JSON can hold, and arrays of booleans, "
@@ -590,17 +730,43 @@ def _extra_as_json(call: str, extra: Mapping[str, Any] | None, encode: _Encoder)
     return text
 
 
-def _check_names(value: Any) -> None:
-    """Raise TypeError for a key that would not come back, or as something else."""
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"the key {key!r}, which is no str")
-            if key in (_SCHEDULE, _SAME, _FUNCTION, _ARRAY):
-                raise TypeError(f"the key {key!r}, which schuss uses itself")
-    if isinstance(value, dict | list | tuple):
-        for each in value.values() if isinstance(value, dict) else value:
-            _check_names(each)
+class _Size:
+    """How many values there are in a structure for JSON, which writes what is shared each time."""
+
+    def __init__(self) -> None:
+        self._met: dict[int, tuple[int, int]] = {}  # of lists and mappings by id: see `of`
+
+    def of(self, value: Any, depth: int = 0) -> tuple[int, int]:
+        """Return how many values there are, and how deep.
+
+        Raises TypeError for what would not come back, or as something else.
+        """
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise TypeError(f"an integer of more than {_MOST_DIGITS} digits")
+        if not isinstance(value, dict | list | tuple):
+            return 1, 0
+        size, height = self._met.get(id(value), (1, 0))
+        if depth + height > _DEEPEST:
+            raise TypeError(f"lists and mappings nested more than {_DEEPEST} deep")
+        if height:
+            return size, height
+        if isinstance(value, dict):
+            _check_keys_come_back(value)
+        values = value.values() if isinstance(value, dict) else value
+        inner = [self.of(each, depth + 1) for each in values if type(each) not in (float, str)]
+        size = 1 + len(value) - len(inner) + sum(size for size, _ in inner)
+        if size > _MOST_VALUES:
+            raise TypeError(f"more than {_MOST_VALUES:,} values")
+        self._met[id(value)] = size, 1 + max((height for _, height in inner), default=0)
+        return self._met[id(value)]
+
+
+def _check_keys_come_back(value: dict[Any, Any]) -> None:
+    for key in value:
+        if not isinstance(key, str):
+            raise TypeError(f"the key {shown(key)}, which is no str")
+        if key in (*_RESERVED, _ARRAY):
+            raise TypeError(f"the key {key!r}, which schuss uses itself")
 
 
 def _with_own_functions(
@@ -613,12 +779,12 @@ def _with_own_functions(
             return saved
         if not callable(own):
             raise ValueError(
-                f"{call}: lr is {own!r}, expected the function {saved['lr']!r} that it was when it "
-                "was saved, as a file does not hold functions"
+                f"{call}: lr is {shown(own)}, expected the function {shown(saved['lr'])} that it "
+                "was when it was saved, as a file does not hold functions"
             )
         return saved | {"lr": own}
 
-    groups = settings["groups"]
+    groups = settings.get("groups")
     if isinstance(groups, list) and len(groups) == len(optimizer._groups):
         groups = [
             group | {"hyperparameters": filled(group.get("hyperparameters"), own.get("lr"))}
@@ -627,5 +793,5 @@ def _with_own_functions(
             for group, own in zip(groups, optimizer._groups, strict=True)
         ]
     own_of_all = optimizer._hyperparameters["lr"] if lr is None else lr
-    hyperparameters = filled(settings["hyperparameters"], own_of_all)
+    hyperparameters = filled(settings.get("hyperparameters"), own_of_all)
     return {**settings, "hyperparameters": hyperparameters, "groups": groups}

@@ -1,11 +1,12 @@
 """The scale of a loss, for gradients in float16."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from schuss._arrays import Array, ArrayTree
-from schuss._hyperparameters import check_keys, count, number
+from schuss._hyperparameters import count, number, record
 from schuss.optimizers import Optimizer
 
 __all__ = ["DynamicLossScale"]
@@ -23,6 +24,15 @@ def _checked(call: str, name: str, value: object) -> float:
     if not _LEAST <= scale <= _MOST:
         raise ValueError(f"{call}: {name} is {scale!r}, expected a number in [2**-126, 2**126]")
     return scale
+
+
+_STATE = record(
+    scale=_checked,
+    growth_factor=partial(number, kind="growth_factor"),
+    backoff_factor=partial(number, kind="backoff_factor"),
+    growth_interval=partial(count, least=1),
+    good_steps=partial(count, least=0),
+)
 
 
 class DynamicLossScale:
@@ -207,14 +217,10 @@ class DynamicLossScale:
             If it is not such a dict, or a value is out of range; nothing is changed then.
         """
         call = f"{type(self).__name__}.load_state_dict"
-        check_keys(call, "state_dict", state_dict, tuple(self.state_dict()))
-        value = _checked(call, "scale", state_dict["scale"])
-        growth = number(call, "growth_factor", state_dict["growth_factor"])
-        backoff = number(call, "backoff_factor", state_dict["backoff_factor"])
-        interval = count(call, "growth_interval", state_dict["growth_interval"], least=1)
-        good = count(call, "good_steps", state_dict["good_steps"], least=0)
-        self._value, self._growth_factor, self._backoff_factor = value, growth, backoff
-        self._growth_interval, self._good_steps = interval, good
+        known = _STATE(call, "state_dict", state_dict)
+        self._value, self._growth_factor = known["scale"], known["growth_factor"]
+        self._backoff_factor = known["backoff_factor"]
+        self._growth_interval, self._good_steps = known["growth_interval"], known["good_steps"]
 
     def __repr__(self) -> str:
         """Return the scale and how it changes."""

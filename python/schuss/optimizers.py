@@ -43,8 +43,23 @@ from schuss._groups import (
     places_of,
     ungrouped,
 )
-from schuss._hyperparameters import Rate, check_keys, choice, count, flag, number, optional, rate
-from schuss._interrupts import to_its_end, whole
+from schuss._hyperparameters import (
+    Check,
+    Rate,
+    anything,
+    check_keys,
+    choice,
+    count,
+    flag,
+    mapping,
+    number,
+    optional,
+    rate,
+    record,
+    same,
+    shown,
+)
+from schuss._interrupts import whole
 
 __all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "RMSprop"]
 
@@ -56,6 +71,8 @@ _Rates: TypeAlias = tuple[int, dict[int, float], dict[int, float]]
 _NO_RATES: _Rates = (0, {}, {})
 
 _UNSCALED = 1.0
+
+_from_zero: Check[int] = partial(count, least=0)
 
 
 class Options(TypedDict, total=False):
@@ -248,7 +265,7 @@ class Optimizer:
     clear_grads = _Hyperparameter(flag)
     average = _Average(optional(partial(number, kind="beta")))
     average_bias_correction = _Hyperparameter(flag)
-    seed = _Hyperparameter(partial(count, least=0))
+    seed = _Hyperparameter(_from_zero)
 
     def __init__(
         self, params: Params, options: Options | None = None, **hyperparameters: Any
@@ -552,7 +569,6 @@ class Optimizer:
             If a step of this optimizer is under way.
         """
         call, name = f"{type(self).__name__}.load_state_dict", "state_dict"
-        check_keys(call, name, state_dict, (*self._settings(), "state"))
         settings = self._settings_in(call, name, state_dict, with_values=True)
         arrays = self._arrays_for(call, settings)
         of_rule = tuple(key for key in arrays if key not in _WITH_VALUES)
@@ -810,31 +826,26 @@ class Optimizer:
                 raise type(error)(told) from None
         return checked
 
-    def _groups_in(
-        self, call: str, name_of_all: str, groups: Any, memo: "_Memo"
-    ) -> list[Overrides]:
+    def _hyperparameters_in(
+        self, call: str, name: str, given: Any, *, memo: "_Memo"
+    ) -> dict[str, Any]:
+        """Return what settings have as hyperparameters, checked."""
+        check_keys(call, name, given, tuple(self._hyperparameters))
+        return self._checked(call, _copies(given, memo))
+
+    def _groups_in(self, call: str, name: str, groups: Any, *, memo: "_Memo") -> list[Overrides]:
         """Return what settings have of the groups, checked."""
         if not isinstance(groups, list) or len(groups) != len(self._groups):
             raise ValueError(
-                f"{call}: {name_of_all} is {groups!r}, "
-                f"expected a list of {len(self._groups)} groups"
+                f"{call}: {name} is {shown(groups)}, expected a list of {len(self._groups)} groups"
             )
         result = []
         for place, group in enumerate(groups):
-            name = f"{name_of_all}[{place}]"
-            check_keys(call, name, group, ("hyperparameters", "members"))
-            if group["members"] != self._places[place]:
-                raise ValueError(
-                    f"{call}: {name}['members'] is {group['members']!r}, "
-                    f"expected {self._places[place]!r}"
-                )
-            own = group["hyperparameters"]
-            if not isinstance(own, Mapping):
-                raise TypeError(
-                    f"{call}: {name}['hyperparameters'] is a {type(own).__name__}, "
-                    "expected a mapping"
-                )
-            result.append(self._checked_own(call, name, _copies(own, memo)))
+            known = record(hyperparameters=mapping, members=same(self._places[place]))(
+                call, f"{name}[{place}]", group
+            )
+            own = _copies(known["hyperparameters"], memo)
+            result.append(self._checked_own(call, f"{name}[{place}]", own))
         return result
 
     # What is saved: the settings, all that the optimizer knows beside arrays; and these by name.
@@ -868,43 +879,33 @@ class Optimizer:
         self, call: str, name: str, given: Mapping[str, Any], *, with_values: bool = False
     ) -> "_Settings":
         """Return the settings of that name, checked, or raise TypeError or ValueError."""
-        if given["optimizer"] != type(self).__name__:
-            was = given["optimizer"]
-            raise ValueError(
-                f"{call}: {name}['optimizer'] is {was!r}, expected {type(self).__name__!r}"
-            )
-        hyperparameters = given["hyperparameters"]
-        known = tuple(self._hyperparameters)
-        check_keys(call, f"{name}['hyperparameters']", hyperparameters, known)
         memo: _Memo = {}
-        hyperparameters = self._checked(call, _copies(hyperparameters, memo))
-        groups = self._groups_in(call, f"{name}['groups']", given["groups"], memo)
-        hyperparameters, groups = of_optimizer(hyperparameters, groups)
-        for key, entry in _WITH_VALUES.items():
-            if given[key] is not None:
-                keys = (entry, "values") if with_values else (entry,)
-                check_keys(call, f"{name}[{key!r}]", given[key], keys)
-        has_average, asks = given["average"] is not None, hyperparameters["average"] is not None
-        if has_average != asks:
-            was, asked = ("averages", "None") if has_average else ("None", "averages")
+        values = {"values": anything} if with_values else {}
+        known = record(
+            optimizer=same(type(self).__name__),
+            steps=_from_zero,
+            skipped=_from_zero,
+            hyperparameters=partial(self._hyperparameters_in, memo=memo),
+            groups=partial(self._groups_in, memo=memo),
+            average=optional(record(weights=_weights, **values)),
+            accumulated=optional(record(count=partial(count, least=1), **values)),
+            **({"state": anything} if with_values else {}),
+        )(call, name, given)
+        hyperparameters, groups = of_optimizer(known["hyperparameters"], known["groups"])
+        average, waiting = known["average"], known["accumulated"]
+        if (average is None) != (hyperparameters["average"] is None):
+            was, asked = ("None", "averages") if average is None else ("averages", "None")
             raise ValueError(
                 f"{call}: {name}['average'] is {was}, expected {asked}, as its hyperparameters "
                 "have it"
             )
-        weights = (0.0, 0.0)
-        if has_average:
-            weights = _weights(call, f"{name}['average']['weights']", given["average"]["weights"])
-        waiting = 0
-        if given["accumulated"] is not None:
-            said = f"{name}['accumulated']['count']"
-            waiting = count(call, said, given["accumulated"]["count"], least=1)
         return _Settings(
-            steps=count(call, f"{name}['steps']", given["steps"], least=0),
-            skipped=count(call, f"{name}['skipped']", given["skipped"], least=0),
+            steps=known["steps"],
+            skipped=known["skipped"],
             hyperparameters=hyperparameters,
             groups=groups,
-            average_weights=weights,
-            accumulated=waiting,
+            average_weights=(0.0, 0.0) if average is None else average["weights"],
+            accumulated=0 if waiting is None else waiting["count"],
         )
 
     def _arrays_for(self, call: str, settings: "_Settings") -> dict[str, list[Array]]:
@@ -937,7 +938,7 @@ class Optimizer:
                 self._write_copies()
 
             new = settings.hyperparameters
-            whole(lambda: self._apply(new, settings.groups, new, then=finish))
+            self._apply(new, settings.groups, new, then=finish)
 
     def _copied_tree(self, arrays: list[Array]) -> Any:
         return self._plan.unflatten(_copied(arrays))
@@ -981,7 +982,7 @@ class Optimizer:
         if changes.keys() == {"lr"}:  # which a step asks for when it begins: no need to wait
             lr, own = changes["lr"], self._own_rates
             if not callable(lr):
-                of_groups = (lr if rate is None else 0.0 for rate in own or ())
+                of_groups = [lr if rate is None else 0.0 for rate in own or ()]
                 self._plan.check_rates(tuple(of_groups) if own else lr)
             self._hyperparameters = self._hyperparameters | changes
             self._rates = _NO_RATES
@@ -1002,7 +1003,7 @@ class Optimizer:
         """Put checked hyperparameters in force, with the state that their form of the rule keeps.
 
         State that the form did not keep before starts at zero. Of the hyperparameters, `changes`
-        are new; `then` belongs to it, and can be done twice.
+        are new; `then` belongs to it.
         """
         names = self._states_for(type(self).__name__, hyperparameters, groups)
         leaves, averages = self._leaves_for(names), self._averages_for(hyperparameters)
@@ -1020,21 +1021,25 @@ class Optimizer:
         own_rates = [own.get("lr") for own in groups]
         new_rates = new_rates or first or "lr" in changes
 
+        own_rates_or_none = None if own_rates == [None] * len(groups) else own_rates
+        all_hyperparameters = {**self._hyperparameters, **changes}
+        gathered = None if self._sum is None else self._sum.plan
+
         def apply() -> None:
-            self._plan.configure(formulas, self._members, options, companions)
-            if new_averages:
-                self._plan.average_weights = 0.0, 0.0
+            # All or nothing, where memory runs out. What follows needs none.
+            self._plan.configure(
+                formulas, self._members, options, companions, new_averages, gathered
+            )
             self._leaves, self._averages = leaves, averages
-            if others and self._sum is not None:
-                self._sum.plan.stay_apart_from(self._plan)
-            self._groups = groups
-            self._own_rates = None if own_rates == [None] * len(groups) else own_rates
-            self._hyperparameters = {**self._hyperparameters, **changes}  # lr may be another by now
+            self._groups, self._own_rates = groups, own_rates_or_none
+            if "lr" not in changes:  # it may be another by now
+                all_hyperparameters["lr"] = self._hyperparameters["lr"]
+            self._hyperparameters = all_hyperparameters
             if new_rates:
                 self._rates = _NO_RATES
             then()
 
-        to_its_end(apply)
+        whole(apply)
 
     def _states_for(
         self, call: str, hyperparameters: dict[str, Any], groups: list[Overrides]
@@ -1128,7 +1133,7 @@ class _Settings:
 def _weights(call: str, name: str, weights: Any) -> tuple[float, float]:
     """Return what the averages weigh, in float32 and in float64, or raise."""
     if not isinstance(weights, tuple | list) or len(weights) != 2:
-        raise ValueError(f"{call}: {name} is {weights!r}, expected two numbers")
+        raise ValueError(f"{call}: {name} is {shown(weights)}, expected two numbers")
     in_float32, in_float64 = (number(call, name, w, kind="non_negative") for w in weights)
     if (in_float32 == 0) != (in_float64 == 0):
         raise ValueError(f"{call}: {name} is {weights!r}, expected both to be 0, or both above")

@@ -7,14 +7,17 @@ at ``t = 1`` and stay at their last value once their `steps` are made.
 The first five decay with t itself (`InverseTime`, `Exponential`, `InverseSqrt`, `Staircase`,
 `Manual`); then come a rate that stays, ramps and cycles, and what is made of other schedules.
 `ReduceOnPlateau` alone changes: it is fed the cost, also by what is made of it.
+
+Schedules of schedules may be 32 deep and 10,000 in all; one that stands in several places counts in
+each of them. Those that go beyond are refused with a ValueError when they are made.
 """
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import cos, inf, isfinite, pi, sqrt
 from numbers import Integral
 from typing import Any, TypeAlias, overload
@@ -22,7 +25,18 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from schuss._hyperparameters import Rate, choice, count, flag, number, rate, real
+from schuss._hyperparameters import (
+    Check,
+    Rate,
+    choice,
+    count,
+    extended,
+    flag,
+    number,
+    rate,
+    real,
+    shown,
+)
 
 __all__ = [
     "Chain",
@@ -44,7 +58,7 @@ __all__ = [
     "chain",
 ]
 
-_Check: TypeAlias = Callable[[str, str, Any], Any]
+_Check: TypeAlias = Check[Any]
 _Number: TypeAlias = float | np.integer[Any] | np.floating[Any]
 
 _from_one: _Check = partial(count, least=1)
@@ -389,7 +403,7 @@ def _by_hand(call: str, name: str, values: Any) -> tuple[tuple[float, float], ..
     try:
         pairs = [(t, lr) for t, lr in (values.items() if isinstance(values, Mapping) else values)]
     except (TypeError, ValueError):
-        raise TypeError(f"{call}: {name} is {values!r}, {expected}") from None
+        raise TypeError(f"{call}: {name} is {shown(values)}, {expected}") from None
     chosen: dict[float, float] = {}
     for t, lr in pairs:
         place = number(call, f"a t of {name}", t, kind="t")
@@ -708,13 +722,36 @@ class OneCycle(Schedule):
         return _between(first, last, *(_wave(gone) if self.anneal == "cos" else (1 - gone, gone)))
 
 
-# Schedules of schedules.
+# Schedules of schedules. One that stands in several places counts in each of them: bounds on the
+# depth and on the count keep all that walks over schedules short, whoever shares what.
+
+_DEEPEST, _MOST_SCHEDULES = 32, 10_000
 
 
 class _Composite(Schedule):
     """A schedule made of others: what it is told of the cost it passes on to them."""
 
     __slots__ = ()
+
+    def _check_nesting(self) -> None:
+        """Raise ValueError if schedules are nested too deep, or too many."""
+        level: list[Any] = [self]
+        depth = count = 0
+        while level:
+            depth, count = depth + 1, count + len(level)
+            if depth > _DEEPEST or count > _MOST_SCHEDULES:
+                raise ValueError(
+                    f"{self._name}: schedules are nested more than {_DEEPEST} deep, or more than "
+                    f"{_MOST_SCHEDULES:,} in all, expected at most so many"
+                )
+            inner = (
+                rate
+                for schedule in level
+                if isinstance(schedule, _Composite)
+                for rate in schedule._inner()
+                if callable(rate)
+            )
+            level = list(islice(inner, _MOST_SCHEDULES + 1))
 
     @abstractmethod
     def _inner(self) -> Iterable[Rate]:
@@ -797,6 +834,7 @@ class WarmUp(_Composite):
 
     def __post_init__(self) -> None:
         self._check(after=rate, steps=_from_one, start=number)
+        self._check_nesting()
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -849,6 +887,7 @@ class Chain(_Composite):
                 f"{self._name}: boundaries has {given} entries, expected {expected} "
                 f"(one fewer than schedules)"
             )
+        self._check_nesting()
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -908,7 +947,7 @@ def _rates(call: str, name: str, values: Any) -> tuple[Rate, ...]:
 def _increasing(call: str, name: str, values: Any) -> tuple[int, ...]:
     entries = _entries(call, name, values, _from_one)
     if any(after <= before for before, after in pairwise(entries)):
-        raise ValueError(f"{call}: {name} is {entries}, expected increasing integers")
+        raise ValueError(f"{call}: {name} is {shown(entries)}, expected increasing integers")
     return entries
 
 
@@ -948,6 +987,7 @@ class PerEpoch(_Composite):
 
     def __post_init__(self) -> None:
         self._check(schedule=rate, steps=_from_one)
+        self._check_nesting()
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -1051,14 +1091,14 @@ class ReduceOnPlateau(Schedule):
             If it is no number; nothing is changed then.
         """
         cost = real(f"{self._name}.update", "cost", cost)
+        waited = self.waited + 1
         if self._improves(cost):
-            self.best, self.waited = cost, 0
-        else:
-            self.waited += 1
+            self.best, waited = cost, 0
         if self.cooling:
-            self.cooling, self.waited = self.cooling - 1, 0
-        if self.waited > self.patience:
-            self.cooling, self.waited = self.cooldown, 0
+            self.cooling, waited = self.cooling - 1, 0
+        self.waited = 0 if waited > self.patience else waited
+        if waited > self.patience:
+            self.cooling = self.cooldown
             reduced = max(self.lr * self.factor, self.min_lr)
             if self.lr - reduced > self.eps:
                 self.lr = reduced
@@ -1086,7 +1126,7 @@ _PLATEAU: dict[str, _Check] = {
     "cooldown": _from_zero,
     "min_lr": number,
     "eps": number,
-    "best": real,
+    "best": extended,
     "waited": _from_zero,
     "cooling": _from_zero,
 }

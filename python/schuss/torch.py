@@ -87,10 +87,7 @@ def _number(call: str, name: str, value: Any) -> float:
     """Return a number as a float: bools too, as torch.optim takes them."""
     if isinstance(value, bool):
         return float(value)
-    try:
-        return real(call, name, value)
-    except RuntimeError:  # of a tensor without memory
-        raise TypeError(f"{call}: {name} is {value!r}, expected a number") from None
+    return real(call, name, value)
 
 
 def _nesterov_with(call: str, dampening: float) -> ValueError:

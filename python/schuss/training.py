@@ -21,7 +21,19 @@ from schuss._arrays import (
     computed_dtype,
     names_of_leaves,
 )
-from schuss._hyperparameters import Rate, axis_of, choice, count, flag, number, optional, rate, real
+from schuss._hyperparameters import (
+    Rate,
+    axis_of,
+    choice,
+    count,
+    extended,
+    flag,
+    number,
+    optional,
+    rate,
+    real,
+    record,
+)
 from schuss._interrupts import Deferred, raised_within
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
@@ -46,6 +58,17 @@ Stop: TypeAlias = Literal["finished", "early", "callback", "interrupted"]
 
 _COST, _LR, _LOSS_SECONDS, _STEP_SECONDS = range(4)
 _FIRST_CAPACITY = 1024
+
+
+_epoch_number = optional(partial(count, least=1))
+
+# What a checkpoint keeps of a training, beside its series.
+_SAVED = record(
+    validated=flag,
+    best_epoch=_epoch_number,
+    best=record(epoch=_epoch_number, value=extended, waited=partial(count, least=0)),
+    arguments=_arguments.checked_texts,
+)
 
 
 class History:
@@ -237,20 +260,28 @@ class History:
             "validation": np.array(self._validation, np.float64),
         }
 
-    def _resume(self, saved: checkpoints.Checkpoint) -> None:
-        if saved.training is None:
-            saved.refuse("was not saved by fit, expected it to be")
-        if saved.training["validated"] != self._validated:
-            there, here = (
-                ("with", "without") if saved.training["validated"] else ("without", "with")
-            )
+    def _check_validated(self, saved: checkpoints.Checkpoint, validated: bool) -> None:
+        if validated != self._validated:
+            there, here = ("with", "without") if validated else ("without", "with")
             saved.refuse(f"is of a training {there} validation, expected one {here} it")
-        steps = saved.series("steps")
+
+    def _resume(self, saved: checkpoints.Checkpoint, training: dict[str, Any]) -> None:
+        """Take over what a checkpoint kept, or raise ValueError."""
+        steps = saved.series("steps", rows=4)
+        epoch_cost = saved.series("epoch_cost")
+        validation = saved.series("validation")
+        epochs = len(epoch_cost)
+        first, measured = epochs * self._batches, epochs if self._validated else 0
+        if len(validation) != measured or not first <= steps.shape[1] <= first + self._batches:
+            saved.refuse(
+                f"holds {steps.shape[1]} steps and {len(validation)} validations, expected "
+                f"{first} to {first + self._batches}, and {measured}, as it holds {epochs} epochs "
+                f"of {self._batches} batches"
+            )
         self.steps = steps.shape[1]
         self._record = np.concatenate((steps, np.empty((4, _FIRST_CAPACITY))), axis=1)
-        self._epoch_cost = saved.series("epoch_cost").tolist()
-        self._validation = saved.series("validation").tolist()
-        self.best_epoch = saved.training["best_epoch"]
+        self._epoch_cost, self._validation = epoch_cost.tolist(), validation.tolist()
+        self.best_epoch = training["best_epoch"]
 
     def _series(self, place: int) -> Series:
         return _read_only(self._record[place, : self.steps])
@@ -841,13 +872,23 @@ class _Best:
         settings = {"epoch": self.epoch, "value": self._value, "waited": self._waited}
         return settings, [] if self._kept is None else self._kept[1]
 
-    def resume(self, saved: checkpoints.Checkpoint) -> None:
-        """Take over what a checkpoint kept."""
-        best = (saved.training or {})["best"]
-        if best["epoch"] is not None:
-            copies = [np.empty_like(array) for array in self._arrays]
-            saved.fill("best", copies)
-            self._kept = best["epoch"], copies
+    def resume(self, saved: checkpoints.Checkpoint, best: dict[str, Any], history: History) -> None:
+        """Take over what a checkpoint kept, or raise ValueError: what its history does not have."""
+        epoch = best["epoch"]
+        values = history._validation if history._validated else history._epoch_cost
+        for name, said, low, high in [
+            ("best['epoch']", epoch or 0, 0, history.epochs),
+            ("best['waited']", best["waited"], 0, history.epochs - (epoch or 0)),
+            ("best_epoch", history.best_epoch or 0, epoch or 0, epoch or 0),
+        ]:
+            if not low <= said <= high:
+                saved.refuse(f"has training {name} {said}, expected {low} to {high}")
+        expected = inf if epoch is None else values[epoch - 1]
+        if best["value"] != expected:
+            saved.refuse(f"has training best['value'] {best['value']}, expected {expected}")
+        copies = [] if epoch is None else [np.empty_like(array) for array in self._arrays]
+        saved.fill("best", copies)
+        self._kept = None if epoch is None else (epoch, copies)
         self._value, self._waited = best["value"], best["waited"]
 
     def restore(self) -> None:
@@ -942,18 +983,7 @@ class _Training:
             saved = checkpoints.opened(
                 "fit", self.checkpoint, self.params, self.optimizer, with_training=True
             )
-            self.history._resume(saved)
-            self.arguments = _arguments.resumed(
-                saved,
-                self.arguments,
-                self.optimizer,
-                self.schedule,
-                self.batches,
-                self.epochs,
-            )
-            self._check_epochs()
-            self.best.resume(saved)
-            saved.restore(self.params, self.optimizer, self.batches, self.schedule)
+            self._take_over(saved)
             return
         before = None
         if self.schedule is not None:
@@ -965,6 +995,32 @@ class _Training:
             if before is not None:
                 self.optimizer.lr = before
             raise
+
+    def _take_over(self, saved: checkpoints.Checkpoint) -> None:
+        """Go on from a checkpoint, if it is of this training."""
+        if saved.training is None:
+            saved.refuse("was not saved by fit, expected it to be")
+        training = saved.check("training", _SAVED, saved.training)
+        self.history._check_validated(saved, training["validated"])
+        self.arguments = _arguments.resumed(
+            saved,
+            training["arguments"],
+            self.arguments,
+            self.optimizer,
+            self.schedule,
+            self.batches,
+            self.epochs,
+        )
+        self.history._resume(saved, training)
+        self._check_epochs()
+        self.best.resume(saved, training["best"], self.history)
+        under_way, _ = saved.resumption(self.batches)
+        there, made = under_way.position if under_way else 0, self._steps_of_epoch()
+        if there != made:
+            saved.refuse(
+                f"has batches['epoch'] after {there} batches, expected {made} as of its steps"
+            )
+        saved.restore(self.params, self.optimizer, self.batches, self.schedule)
 
     def _check_epochs(self) -> None:
         begun = -(-self.history.steps // self.history._batches)
