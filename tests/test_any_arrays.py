@@ -88,12 +88,13 @@ def fillings(draw: Draw, shape: tuple[int, ...], dtype: Any) -> Array:
     return values
 
 
+# What float32 holds, also of what a step makes of them.
 FRACTIONS = st.one_of(
-    st.sampled_from([0.0, 0.5, 0.9, 0.999, 1 - 2**-53]), st.floats(0, 1, exclude_max=True)
+    st.sampled_from([0.0, 0.5, 0.9, 0.999, 1 - 2**-53]), st.floats(1e-30, 1, exclude_max=True)
 )
-SMALL = st.one_of(st.sampled_from([0.0, 1e-8, 1e-3]), st.floats(0, 1e3))
+SMALL = st.one_of(st.sampled_from([0.0, 1e-8, 1e-3]), st.floats(1e-30, 1e3))
 STEPS = st.one_of(st.none(), st.integers(1, 5), st.integers(1, 10**9))
-RATES = st.one_of(st.sampled_from([0.0, 1e-3, 0.1, 1.0]), st.floats(0, 1e300))
+RATES = st.one_of(st.sampled_from([0.0, 1e-3, 0.1, 1.0]), st.floats(1e-300, 1e20))
 DECAYS = st.one_of(st.just(0.0), SMALL)
 HYPERPARAMETERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "sgd": {"lr": RATES, "weight_decay": DECAYS},

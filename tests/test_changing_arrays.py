@@ -145,10 +145,6 @@ def interleaved() -> tuple[Array, Array]:
     return memory[::2], memory[1::2]
 
 
-def freeze(array: Array) -> None:
-    array.flags.writeable = False
-
-
 CHANGES: dict[str, Callable[[Array], object]] = {
     "rows": see_as_rows,
     "integers": see_as_integers,
@@ -201,6 +197,19 @@ def test_a_step_is_made_as_checked_or_refused(
     for param in arrays["params"]:
         see_as_before(param)
         assert (param == -opt.steps).all()
+
+
+def test_a_parameter_that_is_frozen_while_gradients_are_compared_is_not_written() -> None:
+    strided, gradient = interleaved()
+    params = [np.zeros(N, np.float32), strided]
+    opt = schuss.SGD(params, lr=1.0)
+    with (
+        when_memory_is_compared(lambda: params[0].setflags(write=False)),
+        pytest.raises(ValueError, match=r"^SGD\.step: params\[0\] is read-only"),
+    ):
+        opt.step([np.ones(N, np.float32), gradient])
+    assert not any(param.any() for param in params)
+    assert opt.steps == 0
 
 
 # Memory stays where it is as long as it is used, and no longer.

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from copy import deepcopy
 from functools import partial
 from hashlib import sha256
@@ -1008,8 +1008,9 @@ def a_fifo(path: Path) -> None:
 
 
 def a_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as made:
-        made.bind(str(path))
+    # By its name alone: the path may be longer than that of a socket can be.
+    with socket.socket(socket.AF_UNIX) as made, chdir(path.parent):
+        made.bind(path.name)
 
 
 def a_folder(path: Path) -> None:
