@@ -224,6 +224,7 @@ def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
             updates: bool = updates,
         ) -> Case:
             rng = np.random.default_rng(i)
+            takes_gradients = not group[0].startswith(("average", "additions"))
             return steps(
                 [group],
                 [numbers(rng, shape, of_param, special=special) for shape in SIZES],
@@ -231,10 +232,10 @@ def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
                 bfloat16_state=bfloat16_state,
                 average=updates and i % 3 == 0,
                 copies=BFLOAT16 if updates and i % 2 and of_param == FLOAT32 else None,
-                clip_norm=3.0 if i % 4 == 0 else None,
+                clip_norm=3.0 if takes_gradients and i % 4 == 0 else None,
                 clip_value=0.5 if i % 5 == 0 else None,
                 clear_grads=i % 7 < 3,
-                scale=[1.0, 0.3, 1.0, 0.3, 1e-44][i % 5],
+                scale=[1.0, 0.3, 1.0, 0.3, 1e-44][i % 5] if takes_gradients else 1.0,
             )
 
         yield case
