@@ -144,10 +144,10 @@ def test_the_version_stands_in_one_place() -> None:
         assert tomllib.load(file)["project"]["version"] == VERSION
     assert schuss._core.__version__ == metadata.version("schuss") == VERSION
     for path in [ROOT / "CMakeLists.txt", *ROOT.glob("python/**/*.py"), *ROOT.glob("cpp/**/*.?pp")]:
-        assert VERSION not in path.read_text(), path
+        assert VERSION not in path.read_text(encoding="utf-8"), path
 
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 PROMISED = [block.strip().rpartition("  # ")[2] for block in BLOCKS]
 
@@ -191,5 +191,5 @@ def test_a_rule_says_nothing_of_loops_dtypes_or_instruction_sets() -> None:
     others = {path for path in rules if path.name in ("book.hpp", "arithmetic.hpp")}
     assert len(others) == 2
     for path in rules - others:
-        code = re.sub(r"//.*", "", path.read_text())
+        code = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
         assert not re.search(r"\b(for|while|float|__m\d+|_mm\w*|pragma omp)\b", code), path.name

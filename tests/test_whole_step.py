@@ -303,7 +303,7 @@ def test_what_float32_cannot_hold_is_refused_at_once(
     name: str, others: dict[str, Any], bad: str, value: float
 ) -> None:
     # Some as they are, some as what the first step makes of them.
-    made = "(, of which the step makes .*)?"
+    made = "(, which gives the coefficient .*)?"
     message = (
         rf"^{name}: {bad} is {re.escape(repr(value))}{made}, expected 0 or a number from 1\.2e-38"
     )

@@ -131,9 +131,10 @@ py::array as_array(py::handle object, const Name& name) {
         }
     }
     if (is_masked(array)) {
-        throw py::type_error(name.text() + " is a " + type_name(array) +
-                             ", expected an array without a mask (np.ma.getdata gives its numbers "
-                             "and its filled() others for those that are masked)");
+        throw py::type_error(
+            name.text() + " is a " + type_name(array) +
+            ", expected an array without a mask (np.ma.getdata(a) drops the mask, and "
+            "a.filled(value) replaces the masked elements)");
     }
     return py::reinterpret_steal<py::array>(array.release());
 }

@@ -13,7 +13,6 @@ namespace schuss::bindings {
 struct Bounds {
     std::size_t begin, end;
 
-    bool meets(const Bounds& other) const { return begin < other.end && other.begin < end; }
     bool is_empty() const { return begin >= end; }
 };
 

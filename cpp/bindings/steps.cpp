@@ -75,7 +75,7 @@ class Formula {
         std::string name(origin);
         if (group != nullptr) name = "param_groups[" + std::to_string(*group) + "]['" + name + "']";
         const std::string made =
-            value == unheld->value ? "" : ", of which the step makes " + told(unheld->value);
+            value == unheld->value ? "" : ", which gives the coefficient " + told(unheld->value);
         const std::string range = number == numbers::Number::float32
                                       ? "1.2e-38 to 3.4e+38, as float32 holds (or use float64)"
                                       : "2.3e-308 to 1.7e+308, as float64 holds";
@@ -391,8 +391,8 @@ class Plan {
         }
         if (rate_of != 0 && rate_of != steps_ + 1) refuse_turn(step_call_);
         if (std::max<std::int64_t>(steps_, skipped_) >= rules::most_steps) {
-            throw py::value_error(step_call_ + ": as many as can be counted, " +
-                                  std::to_string(rules::most_steps) + ", were, expected fewer");
+            throw py::value_error(step_call_ + ": " + std::to_string(rules::most_steps) +
+                                  " were counted, which is the most possible");
         }
         set_rates(formulas_, rates);
         update(updates_, formulas_, formats_, options_.clip_value, step_call_);

@@ -28,8 +28,6 @@ _NONE = "None"
 _WHOLE, _SAMPLE = 1 << 26, 1000
 _GOLDEN = 0.6180339887498949  # its multiples spread evenly, whatever the shape
 
-_NOTHING: Any = object()
-
 _LONGEST = 200  # what is longer is cut, and told apart by a digest
 
 
@@ -76,16 +74,16 @@ def resumed(
         there, here = began.get(name, _NONE), texts.get(name, _NONE)
         if here in (there, last.get(name)) or name in grown:
             continue
-        if name == "patience" and _is_longer(here, there):
+        if name == "patience" and _is_at_least(here, there):
             continue
         if name == "rng" and _goes_on(there, saved, batches, most_epochs):
             continue
-        otherwise = "load it, and give fit another path"
+        otherwise = "load it and pass fit another path"
         if name == "rng":
-            otherwise = "leave rng out, and the saved one goes on"
+            otherwise = "leave rng out to go on with the saved generator"
         saved.refuse(
-            f"is of a training that began with {name} {there[:999]}, expected {here}, as it is now "
-            f"(delete the file to begin anew; to go on, {otherwise})"
+            f"holds a training that began with {name} {there[:999]}, expected {here}, as this call "
+            f"has it (delete the file to begin anew, or {otherwise})"
         )
     return began | {"patience": texts["patience"]}
 
@@ -119,7 +117,7 @@ def _of_saved(optimizer: Any, text: Callable[[Any], str]) -> Texts:
 
 
 def _grown(saved: checkpoints.Checkpoint, optimizer: Any, schedule: "Rate | None") -> set[str]:
-    """Return which rates are those that were saved, but for what plateaus were told since.
+    """Return the rates that differ from the saved ones by what plateaus were told since alone.
 
     An optimizer that a crash left may be ahead of what was saved last.
     """
@@ -137,40 +135,40 @@ def _grown(saved: checkpoints.Checkpoint, optimizer: Any, schedule: "Rate | None
 
 def _text(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None" = None) -> str:
     """Return a text of a value, leaving out the rates of some of the plateaus in it."""
-    text = "".join(_pieces(value, leave_out))
+    text = "".join(_pieces(value, leave_out, {}))
     if len(text) <= _LONGEST:
         return text
     return f"{text[:_LONGEST]}... (sha256 {_digest(text.encode())})"
 
 
-def _pieces(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None") -> Iterator[str]:
+def _pieces(
+    value: Any,
+    leave_out: "Callable[[ReduceOnPlateau], bool] | None",
+    met: dict[int, int],
+) -> Iterator[str]:
     """Yield the pieces of a text; of a schedule that comes again, its number."""
-    met: dict[int, int] = {}
-    waiting = [("", value, "")]  # values with the text before and after: nested to any depth
-    while waiting:
-        before, value, after = waiting.pop()
-        yield before
-        if isinstance(value, tuple):
-            inside = [("", each) for each in value]
-            name = ""
-        elif checkpoints._is_ours(value) and id(value) not in met:
-            met[id(value)] = len(met)
-            name = type(value).__name__
-            without = {"lr"} if _leaves_out(value, leave_out) else ()
-            inside = [
-                (f"{field.name}=", getattr(value, field.name))
-                for field in fields(value)
-                if field.init and field.name not in without
-            ]
-        else:
-            yield f"schedule {met[id(value)]}" if id(value) in met else _simple(value)
-            yield after
-            continue
-        yield f"{name}("
-        waiting.append((")", _NOTHING, after))
-        commas = [", "] * len(inside)
-        commas[-1:] = [""] * (len(inside) > 0)
-        waiting += [(*each, comma) for each, comma in zip(inside, commas, strict=True)][::-1]
+    if id(value) in met:
+        yield f"schedule {met[id(value)]}"
+        return
+    if isinstance(value, tuple):
+        named = [("", each) for each in value]
+        yield "("
+    elif checkpoints._is_ours(value):
+        met[id(value)] = len(met)
+        without = {"lr"} if _leaves_out(value, leave_out) else ()
+        named = [
+            (f"{field.name}=", getattr(value, field.name))
+            for field in fields(value)
+            if field.init and field.name not in without
+        ]
+        yield f"{type(value).__name__}("
+    else:
+        yield _simple(value)
+        return
+    for place, (name, each) in enumerate(named):
+        yield f", {name}" if place else name
+        yield from _pieces(each, leave_out, met)
+    yield ")"
 
 
 def _leaves_out(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None") -> bool:
@@ -178,8 +176,6 @@ def _leaves_out(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None
 
 
 def _simple(value: Any) -> str:
-    if value is _NOTHING:
-        return ""
     if callable(value) or isinstance(value, checkpoints._Function):
         return "a function"
     known = value is None or isinstance(value, bool | int | float | str)
@@ -220,8 +216,8 @@ def _digest(data: bytes) -> str:
     return sha256(data).hexdigest()[:16]
 
 
-def _is_longer(here: str, there: str) -> bool:
-    """Return whether the patience here is longer than that there."""
+def _is_at_least(here: str, there: str) -> bool:
+    """Return whether the patience here is at least that there."""
     if here == _NONE:
         return True
     return there.isdecimal() and len(there) < _LONGEST and int(there) <= int(here)

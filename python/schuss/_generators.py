@@ -34,7 +34,9 @@ def _words(bits: int, length: int) -> Check[npt.NDArray[Any]]:
 def _key_of_mt(call: str, name: str, value: Any) -> npt.NDArray[Any]:
     key = _words(32, _MT_WORDS)(call, name, value)
     if key[0] < 2**31 and not key[1:].any():  # of the first word, one bit counts
-        raise ValueError(f"{call}: {name} is zero, from which nothing else comes, expected bits")
+        raise ValueError(
+            f"{call}: {name} is all zeros, which MT19937 cannot use, expected a bit that is set"
+        )
     return key
 
 
@@ -72,15 +74,16 @@ def checked_state(
 ) -> dict[str, Any]:
     """Return a copy of a state that this bit generator can take, or raise."""
     kind, fields = type(generator).__name__, _fields_of(call, generator)
-    if not isinstance(state, Mapping) or state.get("bit_generator") != kind:
-        raise ValueError(f"{call}: {name} is not the state of a {kind}, expected it to be")
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{call}: {name} is a {type(state).__name__}, expected a mapping")
+    if state.get("bit_generator") != kind:
+        was = shown(state.get("bit_generator"))
+        raise ValueError(f"{call}: {name} is the state of {was}, expected that of {kind!r}")
     checked = record(bit_generator=same(kind), **fields)(call, name, state)
     try:
         deepcopy(generator).state = checked
     except Exception as error:  # a subclass may have checks of its own
-        raise ValueError(
-            f"{call}: {name} is not the state of a {kind} ({error}), expected it to be"
-        ) from None
+        raise ValueError(f"{call}: {name} is refused by {kind} ({error})") from None
     return checked
 
 

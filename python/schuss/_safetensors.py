@@ -505,7 +505,7 @@ class File:
         start = self._bytes_at(0, min(size, _LENGTH))
         length = int.from_bytes(start, "little")
         if size < _LENGTH or not 2 <= length <= min(size - _LENGTH, _LONGEST_HEADER):
-            self.refuse("is cut short, or no file of safetensors")
+            self.refuse("is cut short, or is no safetensors file")
         self._header = start + self._bytes_at(_LENGTH, length)
         try:
             self.metadata, self.tensors = _parsed(self._header[_LENGTH:])

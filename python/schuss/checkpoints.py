@@ -564,7 +564,7 @@ def _parsed(call: str, text: str | None) -> Any:
     try:
         return json.loads(text or "", parse_int=_integer)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{call}: they are no JSON ({error}), expected it") from None
+        raise ValueError(f"{call}: they are no valid JSON ({error})") from None
 
 
 def _integer(digits: str) -> int:
@@ -595,7 +595,7 @@ class _Arrays:
             return self._array(field, value)
         for key in _RESERVED:
             if key in value:
-                raise ValueError(f"{self._call}: {field} has the key {key!r}, expected none such")
+                raise ValueError(f"{self._call}: {field} has the reserved key {key!r}")
         return {key: self.put_in(field, each, depth + 1) for key, each in value.items()}
 
     def check_all_named(self) -> None:

@@ -999,7 +999,7 @@ class _Training:
     def _take_over(self, saved: checkpoints.Checkpoint) -> None:
         """Go on from a checkpoint, if it is of this training."""
         if saved.training is None:
-            saved.refuse("was not saved by fit, expected it to be")
+            saved.refuse("was saved by schuss.save, expected a checkpoint of fit")
         training = saved.check("training", _SAVED, saved.training)
         self.history._check_validated(saved, training["validated"])
         self.arguments = _arguments.resumed(
