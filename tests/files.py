@@ -66,3 +66,21 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
     for key in path:
         value = value[key]
     return value
+
+
+# Schedules in each other, as a checkpoint has them.
+
+
+def warm_ups(depth: int) -> Any:
+    lr: Any = 0.1
+    for number in range(depth):
+        lr = {"schuss.schedule": "WarmUp", "number": number, "after": lr, "steps": 1, "start": 0.0}
+    return lr
+
+
+def doubled(times: int) -> Any:
+    lr: Any = {"schuss.schedule": "Constant", "number": 0, "lr": 0.1}
+    for number in range(1, times + 1):
+        pair = [lr, {"schuss.same": number - 1}]
+        lr = {"schuss.schedule": "Chain", "number": number, "schedules": pair, "boundaries": [1]}
+    return lr

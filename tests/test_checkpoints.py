@@ -30,7 +30,16 @@ import pytest
 
 import schuss
 from cases import LAYOUTS, bits, laid_out
-from files import at, offsets_in, places_in, sealed, taken_apart, with_settings
+from files import (
+    at,
+    doubled,
+    offsets_in,
+    places_in,
+    sealed,
+    taken_apart,
+    warm_ups,
+    with_settings,
+)
 from schuss import _interrupts, _safetensors, checkpoints, schedules
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
@@ -684,7 +693,10 @@ def test_a_file_of_other_programs_is_refused(tmp_path: Path) -> None:
     optimizer = schuss.SGD(np.zeros(3))
     safetensors_numpy.save_file({"params": np.ones(3)}, tmp_path / "plain.safetensors")
     np.save(tmp_path / "array.npy", np.ones(3))
-    for name, words in [("plain.safetensors", "is no checkpoint"), ("array.npy", "no safetensors file")]:
+    for name, words in [
+        ("plain.safetensors", "is no checkpoint"),
+        ("array.npy", "no safetensors file"),
+    ]:
         with refused(optimizer) as caught:
             schuss.load(tmp_path / name, optimizer.params)
         assert words in str(caught.value)
@@ -1989,37 +2001,22 @@ def test_a_history_in_a_checkpoint_is_of_one_training(
     assert words in str(caught.value)
 
 
-def in_warm_ups(times: int) -> Any:
-    lr: Any = 0.1
-    for number in range(times):
-        lr = {"schuss.schedule": "WarmUp", "number": number, "after": lr, "steps": 1, "start": 0.0}
-    return lr
-
-
-def doubled(times: int) -> Any:
-    lr: Any = {"schuss.schedule": "Constant", "number": 0, "lr": 0.1}
-    for number in range(1, times + 1):
-        pair = [lr, {"schuss.same": number - 1}]
-        lr = {"schuss.schedule": "Chain", "number": number, "schedules": pair, "boundaries": [1]}
-    return lr
-
-
 @pytest.mark.parametrize(
     ("lr", "words"),
     [
-        (in_warm_ups(32), None),
+        (warm_ups(32), None),
         (
-            in_warm_ups(33),
+            warm_ups(33),
             "is no schedule (WarmUp: schedules are nested more than 32 deep, or more",
         ),
-        (in_warm_ups(450), "is nested more than 100 deep"),
+        (warm_ups(450), "is nested more than 100 deep"),
         (doubled(12), None),
         (doubled(13), "is no schedule (Chain: schedules are nested more than 32 deep, or more"),
-        (in_warm_ups(1) | {"steps": 0}, "is no schedule (WarmUp: steps is 0, expected an integer"),
-        (in_warm_ups(1) | {"more": 0}, "is no schedule (WarmUp: it has the keys"),
-        (in_warm_ups(1) | {"number": "x"}, "['number'] is a str, expected an integer"),
-        (in_warm_ups(1) | {"after": {"schuss.same": 0}}, "is schedule 0, expected one before"),
-        (in_warm_ups(1) | {"after": {"schuss.function": "f"}}, "lr']['number'] is a NoneType, ex"),
+        (warm_ups(1) | {"steps": 0}, "is no schedule (WarmUp: steps is 0, expected an integer"),
+        (warm_ups(1) | {"more": 0}, "is no schedule (WarmUp: it has the keys"),
+        (warm_ups(1) | {"number": "x"}, "['number'] is a str, expected an integer"),
+        (warm_ups(1) | {"after": {"schuss.same": 0}}, "is schedule 0, expected one before"),
+        (warm_ups(1) | {"after": {"schuss.function": "f"}}, "lr']['number'] is a NoneType, ex"),
         ({"schuss.same": [1]}, "['schuss.same'] is a list, expected an integer"),
         ({"schuss.function": 7, "number": 0}, "is no schedule (there is no None), expected one"),
         ([0.1], "lr is a list, expected a number"),

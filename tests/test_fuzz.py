@@ -34,7 +34,7 @@ from hypothesis.stateful import (
 
 import schuss
 from cases import LAYOUTS, Array, equal, laid_out, numbers, same_bits
-from files import at, offsets_in, places_in, sealed, taken_apart
+from files import at, doubled, offsets_in, places_in, sealed, taken_apart, warm_ups
 from schuss import _core, reference, schedules
 
 TIMES = int(os.environ.get("SCHUSS_FUZZ", "1"))
@@ -926,21 +926,6 @@ def test_sealed_files_are_those_that_are_saved(saved: Saved) -> None:
 
 def nested(depth: int) -> Any:
     return [] if depth == 0 else [nested(depth - 1)]
-
-
-def warm_ups(depth: int) -> Any:
-    lr: Any = 0.1
-    for number in range(depth):
-        lr = {"schuss.schedule": "WarmUp", "number": number, "after": lr, "steps": 1, "start": 0.0}
-    return lr
-
-
-def doubled(times: int) -> Any:
-    lr: Any = {"schuss.schedule": "Constant", "number": 0, "lr": 0.1}
-    for number in range(1, times + 1):
-        pair = [lr, {"schuss.same": number - 1}]
-        lr = {"schuss.schedule": "Chain", "number": number, "schedules": pair, "boundaries": [1]}
-    return lr
 
 
 HOSTILE: list[Any] = [

@@ -79,14 +79,12 @@ def ewma(
     beta = number("ewma", "beta", beta)
     corrected = flag("ewma", "bias_correction", bias_correction)
     series = as_any_array("ewma", "values", values)
-    if isinstance(series, np.ma.MaskedArray):
-        raise TypeError("ewma: values is a MaskedArray, expected an array without a mask")
     if series.dtype.kind in "iub":
         series = series.astype(np.float64)
     axis = axis_of("ewma", axis, series, "values")
     if out is None:
         out = np.empty_like(series, subok=False)
-    elif not isinstance(out, np.ndarray) or isinstance(out, np.ma.MaskedArray):
+    elif not isinstance(out, np.ndarray):
         raise TypeError(f"ewma: out is a {type(out).__name__}, expected a NumPy array")
     elif np.may_share_memory(series, out) and not _same_memory(series, out):
         series = series.copy()
