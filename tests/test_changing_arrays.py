@@ -272,6 +272,27 @@ def test_another_thread_may_reshape_and_resize_while_steps_are_made() -> None:
     assert (param == param[0]).all()
 
 
+@pytest.mark.parametrize("part", [slice(None), slice(1, None)])
+@pytest.mark.parametrize("user", ["step", "write_copies", "average", "state dict"])
+def test_an_array_that_is_given_other_memory_is_refused(part: slice, user: str) -> None:
+    owner = ramp()
+    param = owner[part] if part.start else owner
+    opt = schuss.SGD(param, copies="float16")
+    saved = opt.state_dict()
+    state: Any = 1, owner.shape, owner.dtype, False, ramp().tobytes()
+    owner.__setstate__(state)  # frees the old memory
+    acts: dict[str, Callable[[], object]] = {
+        "step": lambda: opt.step(np.ones(N - (part.start or 0), np.float32)),
+        "write_copies": opt.write_copies,
+        "average": lambda: setattr(opt, "average", 0.5),
+        "state dict": lambda: opt.load_state_dict(saved),
+    }
+    with pytest.raises(ValueError, match=r"^SGD.*params was resized, reshaped or seen as another"):
+        acts[user]()
+    assert opt.steps == 0
+    assert same_bits(owner, ramp())
+
+
 # Objects that show their memory: each time it is asked for, it must be the same.
 
 
@@ -435,6 +456,8 @@ MASKED: dict[str, Callable[[Path], object]] = {
     "series' output": lambda _: schuss.ewma(ramp(3), 0.5, out=masked()),
     "save": lambda path: schuss.save(path / "file", masked()),
     "load": loaded,
+    "list of series": lambda _: schuss.ewma([masked(), masked()], 0.5),
+    "list of examples": lambda _: schuss.minibatches([[ramp(3), masked()]]),
     "l2": fit_with_l2,
     "with_l2": lambda _: schuss.with_l2(lambda p, x: (0.0, ramp(3)), 0.1)(masked(), np.zeros(2)),
 }
@@ -444,8 +467,25 @@ MASKED: dict[str, Callable[[Path], object]] = {
 def test_masks_are_refused_as_they_would_be_lost(
     act: Callable[[Path], object], tmp_path: Path
 ) -> None:
-    with pytest.raises(TypeError, match="is a MaskedArray"):
+    with pytest.raises(TypeError, match=r"is a MaskedArray|of masked arrays"):
         act(tmp_path)
+
+
+NUMBERS: dict[str, Callable[[Any], object]] = {
+    "rate": lambda x: schuss.SGD(ramp(3), lr=x),
+    "count": lambda x: schuss.SGD(ramp(3), seed=x),
+    "steps of a schedule": lambda x: schuss.schedules.Linear(1.0, 0.0, steps=x),
+    "batch size": lambda x: schuss.minibatches(ramp(3), batch_size=x),
+    "scale": lambda x: schuss.SGD(ramp(3)).step(ramp(3), scale=x),
+    "value": lambda x: schuss.ExponentialAverage(0.9).update(x),
+}
+
+
+@pytest.mark.parametrize("act", NUMBERS.values(), ids=NUMBERS.keys())
+@pytest.mark.parametrize("number", [np.ma.masked, np.ma.array(3, mask=True), np.ma.array(3)])
+def test_a_masked_number_is_none(act: Callable[[Any], object], number: Any) -> None:
+    with pytest.raises(TypeError, match=r"is a Masked(Array|Constant), expected"):
+        act(number)
 
 
 def test_a_masked_gradient_is_refused_after_one_that_was_not_masked() -> None:

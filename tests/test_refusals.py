@@ -1,6 +1,7 @@
 """What is refused, with which words, and that nothing is changed then; and what is not refused."""
 
 import array
+import copy
 import ctypes
 import inspect
 import pickle
@@ -832,6 +833,31 @@ def test_a_step_refuses_copies_that_were_replaced() -> None:
             optimizer.step(grads)
         with refused_by(optimizer, ValueError, "SGD.load_state_dict: copies['b'] was replaced"):
             optimizer.load_state_dict(saved)
+
+
+def pickled(it: Any) -> Any:
+    return pickle.loads(pickle.dumps(it))
+
+
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickled])
+def test_copies_of_an_optimizer_notice_what_is_replaced_too(how: Any) -> None:
+    groups = [{"params": np.zeros(2, np.float32)}, {"params": np.zeros(2, np.float32), "lr": 0.5}]
+    copies = UserDict(a=np.zeros(2, np.float16), b=np.zeros(2, np.float16))
+    of_groups, of_copies = (
+        schuss.SGD(groups),
+        schuss.SGD({key: np.zeros(2, np.float32) for key in "ab"}, copies=copies),
+    )
+    grads: Any = [np.ones(2, np.float32), np.ones(2, np.float32)]
+    if how is copy.copy:
+        ones: Any = copy.copy(of_groups), copy.copy(of_copies), groups, copies
+    else:
+        ones = how((of_groups, of_copies, groups, copies))
+    ones[2][0]["params"] = np.zeros(2, np.float32)
+    ones[3]["b"] = np.zeros(2, np.float16)
+    with pytest.raises(ValueError, match=r"^SGD\.step: params\[0\].* was replaced"):
+        ones[0].step(grads)
+    with pytest.raises(ValueError, match=r"^SGD\.step: copies\['b'\] was replaced"):
+        ones[1].step(dict(zip("ab", grads, strict=True)))
 
 
 def test_fit_refuses_parameters_that_are_no_longer_those_of_the_optimizer() -> None:

@@ -1655,3 +1655,41 @@ def test_with_l2_says_what_it_does_not_take(
     arguments: dict[str, Any] = {"loss_and_grad": line, "strength": 1.0} | options
     with pytest.raises(error, match=f"^with_l2: {message}"):
         schuss.with_l2(**arguments)(line_start(), X, Y)
+
+
+def replaced_in_the_last_epoch(kind: Any) -> tuple[Any, Any]:
+    """Train for two epochs, the first of which is the best; return the history and parameters."""
+    params, epochs = {"w": np.zeros(2)}, iter([1.0, 2.0])
+
+    def validation(now: Any) -> float:
+        value = next(epochs)
+        if value == 2:
+            now["w"] = kind(now["w"])
+        return value
+
+    history = schuss.fit(
+        lambda p, x: (0.0, {"w": np.ones(2)}),
+        params,
+        schuss.SGD(params, lr=1.0),
+        np.zeros(4),
+        epochs=2,
+        validation=validation,
+        restore_best=True,
+    )
+    return history, params
+
+
+def test_the_best_parameters_are_restored_where_the_user_has_them_now() -> None:
+    history, params = replaced_in_the_last_epoch(lambda w: w * 1.0)
+    assert (history.best_epoch, params["w"].tolist()) == (1, [-1.0, -1.0])
+
+
+def frozen(w: Any) -> Any:
+    w.flags.writeable = False
+    return w
+
+
+@pytest.mark.parametrize("kind", [frozen, lambda w: w[:1].copy(), lambda w: w.astype("f")])
+def test_the_best_parameters_are_not_restored_in_arrays_of_another_kind(kind: Any) -> None:
+    with pytest.raises(ValueError, match=r"^fit: params have an array that was frozen"):
+        replaced_in_the_last_epoch(kind)

@@ -40,9 +40,9 @@ py::object from_dlpack(py::handle object) {
     }
 }
 
-/// The memory of a tensor of PyTorch's. Its DLPack lets go of memory that the tensor is made to let
-/// go of, and shows negated numbers as they lie; its `numpy` never copies, and does neither. But of
-/// a tensor without memory, `numpy` makes an array with memory of its own.
+/// The memory of a tensor of PyTorch's. What its DLPack shows may be freed when the tensor is given
+/// other memory, and has negated numbers as they lie; its `numpy` never copies, and is free of both
+/// faults. But where a tensor has no memory, `numpy` makes an array with memory of its own.
 py::object from_tensor(py::handle tensor, const Name& name) {
     py::object array = tensor.attr("numpy")();
     if (!py::isinstance<py::array>(array)) {
@@ -79,13 +79,35 @@ bool is_masked(py::handle array) {
 }
 
 /// The array that the memory of this one is a part of, as far as NumPy knows.
-PyObject* owner_of(const py::array& array) {
+py::array owner_of(const py::array& array) {
     PyObject* owner = array.ptr();
     for (;;) {
         PyObject* const base = py::detail::array_proxy(owner)->base;
-        if (base == nullptr || !py::isinstance<py::array>(base)) return owner;
+        if (base == nullptr || !py::isinstance<py::array>(base)) break;
         owner = base;
     }
+    return py::reinterpret_borrow<py::array>(owner);
+}
+
+bool is_tensor(py::handle object) {
+    return has_attribute(object, "__torch_function__") && has_attribute(object, "data_ptr");
+}
+
+/// Where a tensor of PyTorch's has its memory, and how it lies there. To ask for this takes less
+/// time than to have the tensor show its memory.
+py::object place_of(py::handle tensor) {
+    const auto told = [tensor](PyObject* name, bool is_method) {
+        auto* const result = is_method ? PyObject_CallMethodNoArgs(tensor.ptr(), name)
+                                       : PyObject_GetAttr(tensor.ptr(), name);
+        if (result == nullptr) throw py::error_already_set();
+        return py::reinterpret_steal<py::object>(result);
+    };
+    static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
+    static PyObject* const shape = PyUnicode_InternFromString("shape");
+    static PyObject* const stride = PyUnicode_InternFromString("stride");
+    static PyObject* const dtype = PyUnicode_InternFromString("dtype");
+    return py::make_tuple(told(data_ptr, true), told(shape, false), told(stride, true),
+                          told(dtype, false));
 }
 
 bool is_writeable(const py::detail::PyArray_Proxy& array) {
@@ -139,17 +161,26 @@ py::array as_array(py::handle object, const Name& name) {
     return py::reinterpret_steal<py::array>(array.release());
 }
 
+namespace {
+
+/// NumPy resizes no array that has a weak reference, not even with refcheck=False.
+py::object weak_reference(const py::array& owner) {
+    auto reference = py::reinterpret_steal<py::object>(PyWeakref_NewRef(owner.ptr(), nullptr));
+    if (!reference) throw py::error_already_set();
+    return reference;
+}
+
+}  // namespace
+
 py::object hold(const py::array& array) {
-    // It resizes none that has a weak reference, not even where it is asked not to check for
-    // others.
-    auto hold = py::reinterpret_steal<py::object>(PyWeakref_NewRef(owner_of(array), nullptr));
-    if (!hold) throw py::error_already_set();
-    return hold;
+    return weak_reference(owner_of(array));
 }
 
 ArrayView::ArrayView(py::handle object, const Name& name)
     : object_(py::reinterpret_borrow<py::object>(object)), array_(as_array(object, name)) {
-    hold_ = hold(array_);
+    if (!is_own_array() && is_tensor(object_)) tensor_ = place_of(object_);
+    owner_ = owner_of(array_);
+    hold_ = weak_reference(owner_);
     // From here on no Python runs.
     const auto& f = fields(array_);
     data_ = reinterpret_cast<std::byte*>(f.data);
@@ -157,6 +188,7 @@ ArrayView::ArrayView(py::handle object, const Name& name)
     for (int i = 0; i < f.nd; ++i) shape_.push_back(static_cast<std::size_t>(f.dimensions[i]));
     dtype_ = py::reinterpret_borrow<py::dtype>(f.descr);
     writeable_ = is_writeable(f);
+    owners_data_ = fields(owner_).data;
 }
 
 std::size_t ArrayView::size() const {
@@ -170,7 +202,7 @@ py::array ArrayView::plain() const {
     const std::vector<Py_intptr_t> shape(shape_.begin(), shape_.end());
     static const Py_intptr_t none = 0;  // of an array without axes; nullptr would ask for others
     const Py_intptr_t* const strides = strides_.empty() ? &none : strides_.data();
-    const py::tuple base = py::make_tuple(array_, hold_);
+    const py::tuple base = py::make_tuple(array_, owner_, hold_);
     auto array = py::reinterpret_steal<py::array>(numpy.PyArray_NewFromDescr_(
         numpy.PyArray_Type_, py::dtype(dtype_).release().ptr(), static_cast<int>(ndim()),
         shape.data(), strides, data_, writeable_ ? npy::NPY_ARRAY_WRITEABLE_ : 0, nullptr));
@@ -181,11 +213,14 @@ py::array ArrayView::plain() const {
     return array;
 }
 
+bool ArrayView::is_in_place() const {
+    return reinterpret_cast<std::byte*>(fields(array_).data) == data_ &&
+           fields(owner_).data == owners_data_;
+}
+
 bool ArrayView::has_its_memory() const {
     const auto& f = fields(array_);
-    if (reinterpret_cast<std::byte*>(f.data) != data_ || (writeable_ && !is_writeable(f))) {
-        return false;
-    }
+    if (!is_in_place() || (writeable_ && !is_writeable(f))) return false;
     std::size_t size_now = 1;
     for (int i = 0; i < f.nd; ++i) size_now *= static_cast<std::size_t>(f.dimensions[i]);
     return size_now == size();
@@ -195,6 +230,7 @@ bool ArrayView::shows_its_memory(const Name& name) const {
     // A memoryview shows one memory as long as it lives, and the array holds that when it is
     // released.
     if (is_own_array() || PyMemoryView_Check(object_.ptr()) != 0) return true;
+    if (tensor_) return place_of(object_).equal(tensor_);
     const ArrayView now(object_, name);
     return same_memory(now, *this) && now.writeable_ == writeable_;
 }
@@ -202,6 +238,7 @@ bool ArrayView::shows_its_memory(const Name& name) const {
 int ArrayView::traverse(visitproc visit, void* arg) const {
     Py_VISIT(object_.ptr());
     Py_VISIT(array_.ptr());
+    Py_VISIT(owner_.ptr());
     return 0;
 }
 

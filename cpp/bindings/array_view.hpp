@@ -46,8 +46,8 @@ py::object hold(const py::array& array);
 ///
 /// The array itself can be reshaped, resized or seen as another dtype at any time: by another
 /// thread, or by the user's code that a call into Python runs (a profiler, a container). So checks,
-/// allocations and steps read the view, which stays as it is. The view holds the memory too: NumPy
-/// resizes no array that has a weak reference.
+/// allocations and steps read the view, which stays as it is. The view holds the memory too: it
+/// keeps the array that owns it, and NumPy resizes no array that has a weak reference.
 class ArrayView {
   public:
     ArrayView() = default;
@@ -73,11 +73,20 @@ class ArrayView {
     /// Whether the user gave a NumPy array.
     bool is_own_array() const { return object_.is(array_); }
 
+    /// Whether another array owns the memory.
+    bool is_view() const { return !owner_.is(array_); }
+
     /// A new ndarray of this memory, for NumPy's own functions. It holds the memory as well.
     py::array plain() const;
 
-    /// Whether the array still has this memory, and may be written if it could. Runs no Python.
+    /// Whether the array and the one that owns its memory still have it: `__setstate__` gives an
+    /// array other memory, whoever uses the old. Runs no Python.
+    bool is_in_place() const;
+
+    /// Whether the array is in place, as large, and may be written if it could. Runs no Python.
     bool has_its_memory() const;
+
+    bool has_its_dtype() const { return fields(array_).descr == dtype_.ptr(); }
 
     /// Whether an object that is no NumPy array shows the same memory again. May run the user's
     /// code.
@@ -89,7 +98,10 @@ class ArrayView {
   private:
     py::object object_;
     py::array array_;
-    py::object hold_;  // a weak reference to the array that owns the memory
+    py::array owner_;    // of the memory, as far as NumPy knows
+    py::object hold_;    // a weak reference to it
+    py::object tensor_;  // where a tensor of PyTorch's has its memory
+    char* owners_data_ = nullptr;
     std::byte* data_ = nullptr;
     std::vector<std::size_t> shape_;
     std::vector<std::ptrdiff_t> strides_;

@@ -193,9 +193,12 @@ class Apart {
             throw py::value_error(call_ + ": " + named.argument + " is the same array as " +
                                   other.argument + ", expected each array once");
         }
-        throw py::value_error(call_ + ": " + named.argument + " " +
-                              (verb == "is" ? "shares" : verb) + " memory with " + other.argument +
-                              ", expected memory of its own");
+        const bool too_many = pairs_ > most_pairs;
+        throw py::value_error(
+            call_ + ": " + named.argument + " " + (verb == "is" ? "shares" : verb) +
+            " memory with " + other.argument +
+            (too_many ? " (too many arrays interleave to compare them all)" : "") +
+            ", expected memory of its own");
     }
 
     /// Compared exactly, some microseconds each; after that, arrays count as sharing.

@@ -37,9 +37,11 @@ void Parameter::set_companions(std::vector<Companion> companions, const std::str
 }
 
 void Parameter::check_copy(const std::string& call) const {
-    if (companions_.back().array.has_its_memory()) return;
+    const ArrayView& copy = companions_.back().array;
+    if (copy.has_its_memory() && copy.has_its_dtype()) return;
     throw py::value_error(call + ": the copy of " + name_ +
-                          " has become read-only or was resized, expected it as it was given");
+                          " has become read-only, was resized or seen as another dtype, expected "
+                          "it as it was given");
 }
 
 void Parameter::check_shows_its_memory(const std::string& call) const {

@@ -178,6 +178,7 @@ class Plan {
         }
         for (const Parameter& parameter : parameters_) {
             check_shows_its_memory(parameter.array(), {call, parameter.name()});
+            some_are_views_ = some_are_views_ || parameter.array().is_view();
             glances_.add(parameter.array());
         }
         written_ = written_memory(parameters_, beside_);
@@ -202,7 +203,10 @@ class Plan {
     /// of the user's own.
     py::list arrays() const {
         py::list result;
-        for (const Parameter& parameter : parameters_) result.append(parameter.array().plain());
+        for (const Parameter& parameter : parameters_) {
+            if (!parameter.array().is_in_place()) parameter.refuse_change(call_);
+            result.append(parameter.array().plain());
+        }
         return result;
     }
 
@@ -210,7 +214,9 @@ class Plan {
     py::list copies() const {
         py::list result;
         for (const Parameter& parameter : parameters_) {
-            if (has_copies_) result.append(parameter.companions().back().array.plain());
+            if (!has_copies_) break;
+            parameter.check_copy(call_);
+            result.append(parameter.companions().back().array.plain());
         }
         return result;
     }
@@ -476,6 +482,9 @@ class Plan {
     /// ValueError if a parameter or its copy is not as it was. Runs no Python unless it raises.
     void check_unchanged(std::size_t i) const {
         if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
+        if (some_are_views_ && !parameters_[i].array().is_in_place()) {
+            parameters_[i].refuse_change(step_call_);
+        }
         if (has_copies_) parameters_[i].check_copy(step_call_);
     }
 
@@ -505,8 +514,8 @@ class Plan {
         }
     }
 
-    /// What keeps the gradients' memory where it is, if other threads will run during the step. At
-    /// first, when the number of elements is not known, no gradient is, and each is held anyway.
+    /// What keeps NumPy from resizing gradients while other threads run. Before the first step the
+    /// number of elements is not known, but all gradients are unfamiliar then, and held as such.
     std::vector<py::object> hold_gradients() const {
         std::vector<py::object> held;
         if (plan_.elements() < worth_letting_others_run) return held;
@@ -719,7 +728,8 @@ class Plan {
     std::vector<Formats> formats_;         // of each group
     Formula average_{"average"}, first_average_{"accumulation_first"};
     bool has_averages_ = false, has_copies_ = false;
-    bool all_are_arrays_ = true;  // NumPy's, parameters and copies
+    bool all_are_arrays_ = true;   // NumPy's, parameters and copies
+    bool some_are_views_ = false;  // of memory that another array owns
     Options options_;
     std::optional<Outcome> outcome_;  // of the last step
     std::int64_t skipped_ = 0;        // steps

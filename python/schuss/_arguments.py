@@ -28,6 +28,7 @@ _NONE = "None"
 _WHOLE, _SAMPLE = 1 << 26, 1000
 _GOLDEN = 0.6180339887498949  # its multiples spread evenly, whatever the shape
 
+_MOST_SINCE = 1000  # epochs that a generator may have drawn since it was saved
 _LONGEST = 200  # what is longer is cut, and told apart by a digest
 
 
@@ -191,6 +192,8 @@ def _of_any(value: Any) -> str:
 
 def _of_data(array: Array) -> str:
     kind = f"{array.dtype} of shape {array.shape}"
+    if isinstance(array, np.ma.MaskedArray):
+        kind += f", masked as {_of_data(np.ma.getmaskarray(array))}"
     if array.dtype.hasobject or array.size == 0:
         return kind
     sample = np.asarray(array)
@@ -227,14 +230,14 @@ def _goes_on(
     there: str, saved: checkpoints.Checkpoint, batches: MiniBatches[Any], most_epochs: int
 ) -> bool:
     """Return whether the generator given is the one that was saved, or has drawn epochs since."""
-    given = _of_generator(batches._rng)
-    if given.split()[0] != there.split()[0]:  # the kind
+    if _of_generator(batches._rng).split()[0] != there.split()[0]:  # the kind
         return False
+    given = _plain(batches._rng.bit_generator.state)
     twin = copy(batches)
     twin._rng = deepcopy(batches._rng)
     twin._resume(saved.resumption(twin))
-    for _ in range(most_epochs + 1):
-        if _of_generator(twin._rng) == given:
+    for _ in range(min(most_epochs, _MOST_SINCE) + 1):
+        if _plain(twin._rng.bit_generator.state) == given:
             return True
         twin._seed_of_epoch()
     return False

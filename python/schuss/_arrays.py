@@ -1,5 +1,6 @@
 """What may stand where an array is expected, and arrays made to go with others."""
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
@@ -39,8 +40,20 @@ def names_of_leaves(tree: Any, name: str = "") -> Iterator[str]:
         yield from names_of_leaves(child, f"{name}/{key}" if name else str(key))
 
 
+def _has_masks(values: Any) -> bool:
+    """Return whether lists and tuples hold a masked array, whose mask NumPy would drop."""
+    if isinstance(values, list | tuple):
+        return any(map(_has_masks, values))
+    return isinstance(values, np.ma.MaskedArray)
+
+
 def as_any_array(call: str, name: str, value: Any) -> Array:
     """Return what NumPy makes of it, subclasses as they are, or raise TypeError or ValueError."""
+    if isinstance(value, list | tuple) and "numpy.ma" in sys.modules and _has_masks(value):
+        raise TypeError(
+            f"{call}: {name} is a {type(value).__name__} of masked arrays, expected arrays without "
+            "masks, or one masked array (np.ma.stack)"
+        )
     try:
         array: Array = np.asanyarray(value)
     except (TypeError, ValueError, RuntimeError) as error:

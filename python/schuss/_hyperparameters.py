@@ -176,16 +176,21 @@ def optional(check: Check[_T]) -> Check[_T | None]:
     return check_unless_none
 
 
-def count(call: str, name: str, value: object, *, least: int, most: int = MOST) -> int:
-    """Return an integer in a range, or raise TypeError or ValueError if it is none."""
+def _integer(call: str, name: str, value: Any) -> int:
     try:
         # PyTorch takes its bools for integers, and its arrays of one element with axes too.
-        if isinstance(_without_axes(value), bool) or getattr(value, "shape", ()) != ():
+        item = _without_axes(value)
+        if isinstance(item, bool) or getattr(value, "shape", ()) != () or hasattr(item, "mask"):
             raise TypeError
-        result = operator.index(value)  # type: ignore[arg-type]
+        return operator.index(value)
     except (RuntimeError, TypeError, ValueError):
         kind = type(value).__name__
         raise TypeError(f"{call}: {name} is a {kind}, expected an integer") from None
+
+
+def count(call: str, name: str, value: object, *, least: int, most: int = MOST) -> int:
+    """Return an integer in a range, or raise TypeError or ValueError if it is none."""
+    result = value if type(value) is int else _integer(call, name, value)
     if not least <= result <= most:
         bound = "2**53" if most == MOST else most + 1
         above = f" and < {bound}" if result >= least else ""

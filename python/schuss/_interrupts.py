@@ -29,7 +29,8 @@ class Deferred:
     def __enter__(self) -> Self:
         import threading  # not with the library
 
-        if threading.current_thread() is threading.main_thread():
+        # Not current_thread(), which would make an object for a thread that has none.
+        if threading.get_ident() == threading.main_thread().ident:
             try:
                 self._take_over()
             except BaseException:

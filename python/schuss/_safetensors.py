@@ -211,7 +211,7 @@ def _pieces(array: Array) -> Iterator[memoryview]:
 
 
 # Queues in C and bare threads, as for mini-batches: Ctrl-C breaks Python's own locks.
-_Lane = tuple["SimpleQueue[memoryview | None]", "SimpleQueue[int]"]
+_Lane = tuple["SimpleQueue[memoryview | None]", "SimpleQueue[int | None]"]
 
 
 def _digest(header: bytes, pieces: Iterable[memoryview]) -> str:
@@ -225,8 +225,8 @@ def _digest(header: bytes, pieces: Iterable[memoryview]) -> str:
     def finish_first() -> None:
         piece, lane = busy.popleft()
         # A child that was forked meanwhile has none of the threads.
-        crc = crc32(piece) if lane is None or os.getpid() != process else lane[1].get()
-        whole.update(crc.to_bytes(4, "little"))
+        crc = None if lane is None or os.getpid() != process else lane[1].get()
+        whole.update((crc32(piece) if crc is None else crc).to_bytes(4, "little"))
 
     with _hashers() as lanes:
         for piece, lane in zip(pieces, cycle(lanes or [None])):
@@ -258,9 +258,14 @@ def _hashers() -> Iterator[list[_Lane]]:
             to_hash.put(None)
 
 
-def _hash_pieces(to_hash: "SimpleQueue[memoryview | None]", hashed: "SimpleQueue[int]") -> None:
+def _hash_pieces(
+    to_hash: "SimpleQueue[memoryview | None]", hashed: "SimpleQueue[int | None]"
+) -> None:
     while (piece := to_hash.get()) is not None:
-        hashed.put(crc32(piece))
+        crc = None  # where memory runs out: whoever waits for it hashes then
+        with suppress(MemoryError):
+            crc = crc32(piece)
+        hashed.put(crc)
 
 
 class _NewFile:

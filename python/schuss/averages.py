@@ -178,8 +178,7 @@ class ExponentialAverage:
         Parameters
         ----------
         values : number, or array, or sequence or mapping of arrays
-            In the structure, shapes and dtypes of the first update; arrays
-            are read only.
+            In the structure, shapes and dtypes of the first update; arrays are read only.
 
         Raises
         ------

@@ -507,9 +507,9 @@ class _Preparer(Generic[_Batch]):
 
     def close(self) -> None:
         """End the thread, and wait for its end."""
+        self._stop()  # first: whatever a signal's handler raises, the thread was told to end
         _preparers.discard(self)
         atexit.unregister(self._stop)
-        self._stop()
 
     def _stop(self) -> None:
         # Neither the child of a fork nor the interpreter at its end has the thread.

@@ -31,6 +31,7 @@ Path: TypeAlias = str | os.PathLike[str]
 
 _FORMAT, _VERSION = "schuss", "1"
 _SETTINGS_ARRAYS = "settings/"  # what the names of their tensors begin with
+_SERIES = ("training/steps", "training/epoch_cost", "training/validation")
 _SECTIONS = ("params", "optimizer", "training", "settings")  # or with these, or they are params
 _SETTINGS = record(
     optimizer=optional(mapping),
@@ -380,8 +381,11 @@ class Checkpoint:
             section = _section(name)
             if section not in _SECTIONS:
                 self.refuse(f"holds {name}, expected nothing of that name")
-            if section == "optimizer" and tensor.shape not in shapes:
+            along = section == "optimizer" or name.startswith("training/best/")
+            if along and tensor.shape not in shapes:
                 self.refuse(f"holds {name} of shape {tensor.shape}, expected that of a parameter")
+            if section == "training" and not along and name not in _SERIES:
+                self.refuse(f"holds {name}, expected nothing of that name")
 
     def refuse(self, problem: str) -> NoReturn:
         """Raise ValueError: the file has that problem."""

@@ -208,11 +208,12 @@ class Optimizer:
 
     Notes
     -----
-    A hyperparameter must be 0 or a normal number of the dtype that is computed in, with what a step
-    makes of it; a rate may be smaller, and so may `scale` and the factor of `clip_norm`.
-
     Parameters may be float16 or bfloat16 too, and so may gradients of float32 parameters: they are
     computed with in float32, and parameters are rounded to nearest, ties to even.
+
+    Hyperparameters, and the coefficients that a step derives from them, are rounded to the dtype
+    that is computed in. Each must be 0 or a normal number there. A learning rate may be smaller;
+    `scale` and the factor of `clip_norm` may be smaller or larger.
 
     References
     ----------
@@ -240,7 +241,9 @@ class Optimizer:
         "__weakref__",
         "_averages",
         "_copies",
+        "_copies_given",
         "_groups",
+        "_groups_given",
         "_hyperparameters",
         "_leaves",
         "_members",
@@ -623,8 +626,9 @@ class Optimizer:
             "params": self._params,
             "settings": self._settings(),
             "groups": (self._groups, self._members),
+            "groups_given": self._groups_given,
             "state_dtype": self._state_dtype,
-            "copies": self.copies,
+            "copies": self.copies if self._copies_given is None else self._copies_given,
             "arrays": arrays,
             "attributes": getattr(self, "__dict__", {}),
         }
@@ -639,6 +643,7 @@ class Optimizer:
             grouping=lambda _: ([dict(own) for own in groups], members),
             state_dtype=state["state_dtype"],
             copies=state["copies"],
+            groups_given=state["groups_given"],
         )
         known = self._settings_in(type(self).__name__, "state", settings)
         self._take_over("__setstate__", known, partial(_fill, values=state["arrays"]))
@@ -733,6 +738,9 @@ class Optimizer:
         self._plan = _core.Plan(call, params)
         if groups_given is not None:
             self._plan.hold_groups(groups_given)
+        # As the user holds them: a copy of the optimizer sees what is replaced there too.
+        self._groups_given = groups_given
+        self._copies_given = None if _is_dtype(copies) else copies
         self._params = params
         self._rates = _NO_RATES
         self._sum = None
@@ -782,7 +790,7 @@ class Optimizer:
                     f"{call}: copies are asked for where a parameter is {array.dtype}, expected "
                     "parameters in float32"
                 )
-        if isinstance(copies, str | type | np.dtype):
+        if _is_dtype(copies):
             dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
             return [zeros_along(array, 0, dtype) for array in self._plan.arrays]
         return self._plan.hold_copies(copies, call)
@@ -1144,6 +1152,11 @@ def _fill(arrays: dict[str, list[Array]], values: dict[str, list[Array]]) -> Non
     for name, targets in arrays.items():
         for target, value in zip(targets, values[name], strict=True):
             np.copyto(target, value)
+
+
+def _is_dtype(copies: Any) -> bool:
+    """Return whether `copies` asks for new arrays of a dtype."""
+    return isinstance(copies, str | type | np.dtype)
 
 
 def _copied(arrays: list[Array]) -> list[Array]:

@@ -792,8 +792,7 @@ def fit(
     batches = _batches(call, x, y, about_batches)
     if schedule_by == "epoch" and callable(schedule):
         schedule = PerEpoch(schedule, len(batches))
-    arrays = arrays_of(call, "params", params, written=True) if restore_best else []
-    best = _Best(patience, min_delta, [array for array in arrays if array.flags.writeable])
+    best = _Best(patience, min_delta, params if restore_best else None)
     training = _Training(
         loss_and_grad=loss_and_grad,
         params=params,
@@ -842,9 +841,11 @@ def fit(
 class _Best:
     """The best epoch so far, and how long ago it was."""
 
-    def __init__(self, patience: int | None, min_delta: float, arrays: list[Array]) -> None:
+    def __init__(self, patience: int | None, min_delta: float, params: ArrayTree | None) -> None:
         self._patience, self._min_delta = patience, min_delta
-        self._arrays = arrays  # those to copy; none if the best is not to be restored
+        self._params = params  # None if the best is not to be restored
+        # Those that were frozen at first are not trained.
+        self._trained = [array.flags.writeable for array in self._all_arrays()]
         self._value, self._waited = inf, 0
         self._kept: tuple[int, list[Array]] | None = None
 
@@ -862,7 +863,7 @@ class _Best:
         """Take in the value of an epoch. NaN is no better."""
         if value < self._value - self._min_delta:
             # The copies are put in force together with the epoch that they are of.
-            self._kept = epoch, [array.copy(order="K") for array in self._arrays]
+            self._kept = epoch, [array.copy(order="K") for array in self._arrays()]
             self._value, self._waited = value, 0
         else:
             self._waited += 1
@@ -886,18 +887,40 @@ class _Best:
         expected = inf if epoch is None else values[epoch - 1]
         if best["value"] != expected:
             saved.refuse(f"has training best['value'] {best['value']}, expected {expected}")
-        copies = [] if epoch is None else [np.empty_like(array) for array in self._arrays]
+        copies = [] if epoch is None else [np.empty_like(array) for array in self._arrays()]
         saved.fill("best", copies)
         self._kept = None if epoch is None else (epoch, copies)
         self._value, self._waited = best["value"], best["waited"]
 
     def restore(self) -> None:
         """Copy the parameters of the best epoch back, and write what optimizers have of them."""
-        if self._kept is not None:
-            write_copies = writer_of_copies("fit", self._arrays)
-            for array, copy in zip(self._arrays, self._kept[1], strict=True):
-                np.copyto(array, copy)
-            write_copies()
+        if self._kept is None:
+            return
+        kept, arrays = self._kept[1], self._arrays()
+        for array, copy in zip(arrays, kept, strict=True):
+            if not array.flags.writeable or (array.shape, array.dtype) != (copy.shape, copy.dtype):
+                raise ValueError(
+                    "fit: params have an array that was frozen, or replaced by another kind, since "
+                    f"epoch {self.epoch}, expected one to restore the best epoch in"
+                )
+        write_copies = writer_of_copies("fit", arrays)
+        for array, copy in zip(arrays, kept, strict=True):
+            np.copyto(array, copy)
+        write_copies()
+
+    def _arrays(self) -> list[Array]:
+        """Return the arrays to copy as they are now: whoever replaced one sees the new one."""
+        arrays = self._all_arrays()
+        if len(arrays) != len(self._trained):
+            raise ValueError(
+                f"fit: params have {len(arrays)} arrays, expected {len(self._trained)} as at first"
+            )
+        return [array for array, trained in zip(arrays, self._trained, strict=True) if trained]
+
+    def _all_arrays(self) -> list[Array]:
+        if self._params is None:
+            return []
+        return arrays_of("fit", "params", self._params, written=True)
 
 
 class _Bar:
