@@ -109,6 +109,11 @@ void without_interpreter(std::size_t elements, const Work& work) {
     work();
 }
 
+/// Whether Python has more threads than this one.
+bool has_other_threads() {
+    return PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != nullptr;
+}
+
 constexpr double no_limit = std::numeric_limits<double>::infinity();
 
 /// What a step does besides its rule.
@@ -518,7 +523,7 @@ class Plan {
     /// number of elements is not known, but all gradients are unfamiliar then, and held as such.
     std::vector<py::object> hold_gradients() const {
         std::vector<py::object> held;
-        if (plan_.elements() < worth_letting_others_run) return held;
+        if (plan_.elements() < worth_letting_others_run || !has_other_threads()) return held;
         held.reserve(gradients_.size());
         for (std::size_t i = 0; i < gradients_.size(); ++i) held.push_back(hold(gradient(i)));
         return held;
