@@ -275,16 +275,16 @@ def test_the_child_of_a_fork_need_not_wait_for_a_first_update_that_it_does_not_h
             calls.append(None)
             if len(calls) == 2:  # before the update is made, and before it counts
                 reached.set()
-                assert let_go.wait(60)
+                assert let_go.wait(600)
             return super().updates
     calls, reached, let_go = [], threading.Event(), threading.Event()
     slow = Slow(0.5)
     thread = threading.Thread(target=slow.update, args=[np.ones(3)])
     thread.start()
-    assert reached.wait(60)
+    assert reached.wait(600)
     child = os.fork()
     if child == 0:
-        signal.alarm(60)
+        signal.alarm(500)
         averages = schuss.ExponentialAverage(0.5), slow
         for average in averages: average.update(np.ones(3))
         os._exit(0 if all(average.value.tolist() == [1, 1, 1] for average in averages) else 1)

@@ -1,5 +1,5 @@
-// What products, quotients and norms of doubles are before they are put to use: with the digits of
-// a double, and an exponent that neither overflows nor underflows.
+// A double with a wider exponent, for products, quotients and norms that may leave a double's
+// range.
 #pragma once
 
 #include <algorithm>

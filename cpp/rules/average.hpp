@@ -18,9 +18,9 @@ struct Average {
     };
     static constexpr Names origins{"", "", ""};  // a beta next to 0 may count as 0, next to 1 as 1
 
-    /// beta and 1-beta are rounded each and do not add up to 1, so that with both as weights a long
-    /// average shrinks or grows: the average moves by a part of the distance instead. Below 1/2, as
-    /// the past is forgotten sooner than that matters, it would lose digits.
+    /// beta and 1-beta are rounded separately and do not add up to 1, so a long average with both
+    /// as weights would shrink or grow. It moves by a part of the distance instead. With a beta
+    /// below 1/2 nothing adds up, and the two weights are more exact.
     static Coefficients<double> coefficients(const Hyper& h, double) {
         const double gain = 1 - h.beta;
         return gain < 0.5 ? Coefficients<double>{1, gain, gain}

@@ -15,8 +15,8 @@ namespace schuss::rules {
 /// weight decay's, then the rule's.
 using Coefficients = std::array<double, max_coefficients>;
 
-/// Where those that every rule has lie among them, and where the rule's own begin. fine: what the
-/// update is multiplied by, 1 unless the rate is too small for the format.
+/// The places of the coefficients that all rules share, and of the first of the rule's own. fine:
+/// what the update is multiplied by; 1 unless the rate is too small for the format.
 namespace place {
 inline constexpr std::size_t power = 0, scale = 1, limit = 2, weight_decay = 3, keep = 4, fine = 5,
                              own = 6;

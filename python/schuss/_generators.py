@@ -1,4 +1,4 @@
-"""The state of NumPy's bit generators, checked: they take it as it is, out of range too."""
+"""Checks of the states of NumPy's bit generators, which NumPy itself takes unchecked."""
 
 from collections.abc import Mapping
 from copy import deepcopy

@@ -1,7 +1,7 @@
 """Signals, where they must not leave anything half done.
 
-What a handler raises, as that of Ctrl-C does, lands after any call: no order of assignments is safe
-from it, and where errors of a call are caught it would be taken for one of them.
+A handler can raise after any call, as that of Ctrl-C does. So no order of assignments is safe, and
+code that catches the errors of a call may catch those of a handler.
 """
 
 import _signal  # type: ignore[import-not-found]  # functions of signal take 30 times as long
@@ -46,8 +46,8 @@ class Deferred:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Stand in for the handler of a signal."""
-        # A signal may come before its handler is back; a child that another thread has forked never
-        # gets to the end of this.
+        # A signal may come before its handler is restored. A child that another thread has forked
+        # never leaves this context.
         if self._over or os.getpid() != self._process:
             before = self._before[number]
             if _signal.getsignal(number) is self:
@@ -102,6 +102,6 @@ def raised_within(error: BaseException) -> bool:
 
 
 def whole(work: Callable[[], None]) -> None:
-    """Do work that no signal may meet; handlers are called when it is done."""
+    """Do work with the handlers of signals delayed until it is done."""
     with Deferred():
         work()

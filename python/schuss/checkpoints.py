@@ -102,9 +102,9 @@ def save(
     OSError
         If the file cannot be written, as when the disk is full, or `path` is a folder.
 
-    Whatever is raised, by handlers of signals too, the path has what it had before, or all of this
-    checkpoint: that where something is raised once the file has its name, as when the folder cannot
-    be brought to the disk.
+    If anything is raised, also by the handler of a signal, the path holds what it held before. Only
+    where it is raised after the file got its name, as when the folder cannot be synced, does the
+    path hold this checkpoint, all of it.
 
     References
     ----------
@@ -196,8 +196,8 @@ def load(
     MemoryError
         If there is no memory for what is to be loaded.
 
-    Nothing is changed then. Ctrl-C, and what else handlers of signals raise, interrupts before
-    anything is changed, or once all is loaded.
+    Nothing is changed then, unless memory runs out after the file was read. Ctrl-C, and what else
+    handlers of signals raise, interrupts before anything is changed, or once all is loaded.
 
     References
     ----------

@@ -14,7 +14,7 @@ __all__ = ["DynamicLossScale"]
 _T = TypeVar("_T")
 
 with_l2_of_fit: WeakValueDictionary[int, Array] = WeakValueDictionary()
-"""The gradients, by their ids, to which `fit` has added an L2 cost that nobody scaled."""
+"""Gradients to which `fit` has added an L2 cost that is not scaled, by their ids."""
 
 _LEAST, _MOST = 2.0**-126, 2.0**126
 
