@@ -912,7 +912,7 @@ def test_a_structure_that_changes_while_it_is_looked_at_is_refused() -> None:
     )
 
 
-# Structures that make their arrays anew.
+# Structures that return new arrays each time.
 
 
 class CopyingDict(dict[str, Any]):
@@ -986,7 +986,7 @@ def test_structures_that_make_their_arrays_anew_are_refused_where_arrays_are_wri
 
     def refused(call: str, name: str, act: Callable[[], object]) -> None:
         message = (
-            f"{call}: {name}{path} is made anew at each access, expected {name} to keep its "
+            f"{call}: {name}{path} is a new object at each access, expected {name} to keep its "
             f"arrays (write {name} = {kind}({name}) first)"
         )
         with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):

@@ -80,7 +80,7 @@ class ArrayView {
     py::array plain() const;
 
     /// Whether the array and the one that owns its memory still have it: `__setstate__` gives an
-    /// array other memory, whoever uses the old. Runs no Python.
+    /// array other memory and frees the old. Runs no Python.
     bool is_in_place() const;
 
     /// Whether the array is in place, as large, and may be written if it could. Runs no Python.

@@ -50,7 +50,7 @@ void Parameter::check_shows_its_memory(const std::string& call) const {
         throw py::value_error(call + ": " + name +
                               " was given other memory since the optimizer was made, expected the "
                               "same memory, shape, strides and dtype (write new values into it, or "
-                              "make the optimizer anew)");
+                              "make a new optimizer)");
     };
     check(array_, name_);
     if (companions_.empty() || companions_.back().role != engine::Role::copy) return;

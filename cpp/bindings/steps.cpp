@@ -53,7 +53,7 @@ class Formula {
     const rules::Entry& entry() const { return rules::book()[index_]; }
     void set_rate(double rate) { values_[0] = rate; }
 
-    /// What step t needs beside the scale of the gradients: nothing of the interpreter's.
+    /// What step t needs, except for the scale of the gradients. Uses no Python.
     engine::Update update(std::int64_t t, double limit) const noexcept {
         const rules::Coefficients values = rules::coefficients(
             entry(), values_.data(), weight_decay_, static_cast<double>(t), limit);
@@ -204,8 +204,8 @@ class Plan {
         return result;
     }
 
-    /// New arrays of the parameters' memory, as it was when the plan was made, whatever has become
-    /// of the user's own.
+    /// New arrays of the parameters' memory, with the shapes and dtypes that they had when the plan
+    /// was made. ValueError if a parameter has other memory now.
     py::list arrays() const {
         py::list result;
         for (const Parameter& parameter : parameters_) {

@@ -49,12 +49,12 @@ class Tree {
     /// on.
     void hold_groups(py::object groups, const std::string& call);
 
-    /// ValueError if the structure makes its arrays anew at each access: what is written to those
+    /// ValueError if the structure returns new arrays at each access: what is written to those
     /// that it gave would be lost.
     void check_kept(const std::string& call) const { check_kept(own_, call); }
 
     /// Another structure of the same form whose arrays are written too. ValueError if its form is
-    /// another, or if it makes its arrays anew at each access.
+    /// another, or if it returns new arrays at each access.
     Held hold(py::handle other, const std::string& call, const std::string& argument) const;
 
     /// ValueError if the structure no longer gives the arrays that it gave, or gives more: whoever

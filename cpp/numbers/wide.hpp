@@ -37,7 +37,7 @@ struct Factors {
 };
 
 /// Ordinarily the number itself and 1. Where the format takes it for zero or for infinite, both are
-/// normal numbers, so that x * power * power * scale is rounded once, whatever x is: the powers of
+/// normal numbers, so that x * power * power * scale is rounded once for every x: the powers of
 /// two come first, and neither they nor the rest leave the range where the result does not.
 template <typename T>
 Factors<T> factors_of(Wide x) {

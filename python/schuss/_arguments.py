@@ -24,7 +24,7 @@ Texts: TypeAlias = dict[str, str]
 
 _NONE = "None"
 
-# Up to so many bytes are read whole; of larger arrays, which may lie on disk, so many elements.
+# Arrays of up to _WHOLE bytes are read whole; of larger ones, which may be on disk, a sample.
 _WHOLE, _SAMPLE = 1 << 26, 1000
 _GOLDEN = 0.6180339887498949  # its multiples spread evenly, whatever the shape
 
@@ -42,7 +42,7 @@ def checked_texts(call: str, name: str, value: object) -> Texts:
 def of_training(
     optimizer: Any, schedule: "Rate | None", batches: MiniBatches[Any], **others: Any
 ) -> Texts:
-    """Return what decides a training beside its parameters and functions."""
+    """Return what decides a training, except for its parameters and functions."""
     texts = {"optimizer": type(optimizer).__name__}
     if isinstance(optimizer, Optimizer):
         texts |= _of_optimizer(optimizer._hyperparameters, optimizer._groups, schedule, _text)
@@ -84,7 +84,7 @@ def resumed(
             otherwise = "leave rng out to go on with the saved generator"
         saved.refuse(
             f"holds a training that began with {name} {there[:999]}, expected {here}, as this call "
-            f"has it (delete the file to begin anew, or {otherwise})"
+            f"has it (delete the file to start over, or {otherwise})"
         )
     return began | {"patience": texts["patience"]}
 
@@ -233,11 +233,11 @@ def _goes_on(
     if _of_generator(batches._rng).split()[0] != there.split()[0]:  # the kind
         return False
     given = _plain(batches._rng.bit_generator.state)
-    twin = copy(batches)
-    twin._rng = deepcopy(batches._rng)
-    twin._resume(saved.resumption(twin))
+    probe = copy(batches)
+    probe._rng = deepcopy(batches._rng)
+    probe._resume(saved.resumption(probe))
     for _ in range(min(most_epochs, _MOST_SINCE) + 1):
-        if _plain(twin._rng.bit_generator.state) == given:
+        if _plain(probe._rng.bit_generator.state) == given:
             return True
-        twin._seed_of_epoch()
+        probe._seed_of_epoch()
     return False

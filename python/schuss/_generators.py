@@ -19,7 +19,7 @@ def _integer(bits: int) -> Check[int]:
 
 
 def _words(bits: int, length: int) -> Check[npt.NDArray[Any]]:
-    """Return a check of so many integers, in an array or, from JSON, in a list."""
+    """Return a check of `length` integers, in an array or, from JSON, in a list."""
     of_each = _integer(bits)
 
     def check(call: str, name: str, value: Any) -> npt.NDArray[Any]:

@@ -65,7 +65,7 @@ _LONGEST_SHOWN = 200
 
 
 def shown(value: object) -> str:
-    """Return a value as messages show it: never too long, whatever it is."""
+    """Return a value as messages show it: a text of bounded length."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # integers of many digits, deep nesting

@@ -65,7 +65,7 @@ class Deferred:
             self._call(numbers)
 
     def _call(self, numbers: list[int]) -> None:
-        """Call all of these handlers, whatever one of them raises."""
+        """Call all of these handlers, also after one of them has raised."""
         first, *others = numbers
         try:
             self._before[first](first, sys._getframe())

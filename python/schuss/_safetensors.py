@@ -262,7 +262,7 @@ def _hash_pieces(
     to_hash: "SimpleQueue[memoryview | None]", hashed: "SimpleQueue[int | None]"
 ) -> None:
     while (piece := to_hash.get()) is not None:
-        crc = None  # where memory runs out: whoever waits for it hashes then
+        crc = None  # where memory runs out: the caller hashes then
         with suppress(MemoryError):
             crc = crc32(piece)
         hashed.put(crc)

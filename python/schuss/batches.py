@@ -449,7 +449,7 @@ def _generator(rng: Any) -> "np.random.Generator":
 
 
 def _ahead(begin: Callable[[], Iterator[_Batch]], many: int) -> Generator[_Batch, None, None]:
-    """Yield the batches; while so many are used, a thread of its own prepares the next ones.
+    """Yield the batches; while `many` are used, another thread prepares the next ones.
 
     `begin` returns those that nobody was given yet. The caller's thread prepares them where there
     can be no other thread, or where the other one has ended with the program.
@@ -485,7 +485,7 @@ class _Preparer(Generic[_Batch]):
         _preparers.add(self)
         self._wanted.put(True)
         try:
-            # In one call: whatever a signal's handler raises finds no thread, or one noted here.
+            # In one call: a signal's handler that raises finds no thread, or one noted here.
             self._threads.extend(map(start_new_thread, [self._prepare], [()]))
         except RuntimeError:
             if self._threads:  # so a handler raised it
@@ -507,7 +507,7 @@ class _Preparer(Generic[_Batch]):
 
     def close(self) -> None:
         """End the thread, and wait for its end."""
-        self._stop()  # first: whatever a signal's handler raises, the thread was told to end
+        self._stop()  # first: also if a signal's handler raises then, the thread will end
         _preparers.discard(self)
         atexit.unregister(self._stop)
 
@@ -530,7 +530,7 @@ class _Preparer(Generic[_Batch]):
             self.release()
 
     def release(self) -> None:
-        """Let whoever waits for the thread go on without it."""
+        """Let callers that wait for the thread go on without it."""
         self._ready.put(None)
         for _ in range(2):  # for the program's end, and for that of the batches
             self._over.put(None)

@@ -169,7 +169,7 @@ def load(
     optimizer : Optimizer, optional
         An optimizer of the same class, of these parameters or some of them, with as many groups. It
         takes over all that was saved of the other. Without it, parameters alone are loaded: the
-        optimizers that have low-precision `copies` of them write these anew, and their state and
+        optimizers that have low-precision `copies` of them rewrite these, and their state and
         averages stay as they are.
     batches : MiniBatches, optional
         Mini-batches of as many examples, cut alike. The next iteration over them goes on where the
@@ -187,7 +187,7 @@ def load(
     ValueError
         If the file is cut short, was altered, is no checkpoint or one of another version, or holds
         other arrays, another optimizer or other mini-batches than asked for; if a read-only array
-        is another than was saved; if `params` makes its arrays anew at each access, so that
+        is another than was saved; if `params` returns new arrays at each access, so that
         nothing would be loaded; or if `path` is a device, a FIFO or a socket.
     RuntimeError
         If a step of the optimizer is under way.
@@ -362,7 +362,7 @@ class Checkpoint:
         whole(run)
 
     def optimizer(self) -> dict[str, Any] | None:
-        """Return what is there of an optimizer, with schedules anew; its fields are not checked."""
+        """Return what is there of an optimizer, with new schedules; its fields are not checked."""
         with _type_errors_are_value_errors():
             return self._optimizer and _Rates(self._said).put_in("optimizer", self._optimizer)
 
@@ -397,7 +397,7 @@ class Checkpoint:
             return check(self._said, name, value)
 
     def series(self, name: str, rows: int | None = None) -> Array:
-        """Return a new array with one of the training's, which has one axis, or so many rows."""
+        """Return a new array with one of the training's, of one axis or of `rows` rows."""
         tensor = self._file.tensors.get(f"training/{name}")
         if tensor is None:
             self.refuse(f"holds no training/{name}, expected to find it")

@@ -396,7 +396,7 @@ class Optimizer:
         return self._plan.skipped
 
     def write_copies(self) -> None:
-        """Write the parameters to `copies` anew, after they were written without a step.
+        """Write the parameters to `copies`, after they were changed without a step.
 
         Nothing is done where there are no copies.
 
@@ -555,7 +555,7 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` returned: counts, hyperparameters, and the arrays' values.
 
-        The `copies` are written anew from the parameters, which stay.
+        The `copies` are rewritten from the parameters, which stay.
 
         Parameters
         ----------
@@ -694,7 +694,7 @@ class Optimizer:
             lr = self._lr_of(place)
             if type(lr) is float:
                 return lr
-            if id(lr) not in asked:  # each schedule once, whoever shares it
+            if id(lr) not in asked:  # each schedule once, also where groups share it
                 asked[id(lr)] = self._ask("step", place, t)
             return asked[id(lr)]
 
@@ -1188,7 +1188,7 @@ _WITH_COPIES: WeakValueDictionary[int, Optimizer] = WeakValueDictionary()
 def writer_of_copies(
     call: str, arrays: Iterable[Array], besides: Optimizer | None = None
 ) -> Callable[[], None]:
-    """Return what writes the copies anew of parameters among these arrays, after they are written.
+    """Return a function that rewrites the copies of parameters among these arrays.
 
     It can be done twice. Copies that cannot be written are refused now. The optimizer `besides`
     writes its own.
@@ -1250,7 +1250,7 @@ class SGD(Optimizer):
         type.
     ValueError
         For read-only arrays, arrays given twice or sharing memory, elements that overlap; for a
-        structure that makes its arrays anew at each access, as that of `numpy.load` does, or that
+        structure that returns new arrays at each access, as that of `numpy.load` does, or that
         holds itself; for a hyperparameter out of range.
 
     References
@@ -1317,7 +1317,7 @@ class Momentum(Optimizer):
         type.
     ValueError
         For read-only arrays, arrays given twice or sharing memory, elements that overlap; for a
-        structure that makes its arrays anew at each access, as that of `numpy.load` does, or that
+        structure that returns new arrays at each access, as that of `numpy.load` does, or that
         holds itself; for a hyperparameter out of range.
 
     References
@@ -1411,7 +1411,7 @@ class RMSprop(Optimizer):
         type.
     ValueError
         For read-only arrays, arrays given twice or sharing memory, elements that overlap; for a
-        structure that makes its arrays anew at each access, as that of `numpy.load` does, or that
+        structure that returns new arrays at each access, as that of `numpy.load` does, or that
         holds itself; for a hyperparameter out of range.
 
     References
@@ -1505,7 +1505,7 @@ class Adam(Optimizer):
         type.
     ValueError
         For read-only arrays, arrays given twice or sharing memory, elements that overlap; for a
-        structure that makes its arrays anew at each access, as that of `numpy.load` does, or that
+        structure that returns new arrays at each access, as that of `numpy.load` does, or that
         holds itself; for a hyperparameter out of range.
 
     References

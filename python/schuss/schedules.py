@@ -723,7 +723,7 @@ class OneCycle(Schedule):
 
 
 # Schedules of schedules. One that stands in several places counts in each of them: bounds on the
-# depth and on the count keep all that walks over schedules short, whoever shares what.
+# depth and on the count keep every walk over schedules short, also where they are shared.
 
 _DEEPEST, _MOST_SCHEDULES = 32, 10_000
 
@@ -742,7 +742,7 @@ class _Composite(Schedule):
             if depth > _DEEPEST or count > _MOST_SCHEDULES:
                 raise ValueError(
                     f"{self._name}: schedules are nested more than {_DEEPEST} deep, or more than "
-                    f"{_MOST_SCHEDULES:,} in all, expected at most so many"
+                    f"{_MOST_SCHEDULES:,} in all, expected fewer"
                 )
             inner = (
                 rate

@@ -62,7 +62,7 @@ _FIRST_CAPACITY = 1024
 
 _epoch_number = optional(partial(count, least=1))
 
-# What a checkpoint keeps of a training, beside its series.
+# What a checkpoint keeps of a training, except for its series.
 _SAVED = record(
     validated=flag,
     best_epoch=_epoch_number,
@@ -678,7 +678,7 @@ def fit(
         By how much the best must fall to count as an improvement: by more than this; at least 0.
     restore_best : bool
         Whether to copy the parameters of the best epoch back in the end, when interrupted too, and
-        to write the optimizer's low-precision `copies` anew. Its state and its averages stay those
+        to rewrite the optimizer's low-precision `copies`. Its state and its averages stay those
         of the last step.
     callbacks : callable, or sequence of callables
         Called with the history after each epoch. One that returns True, Python's or NumPy's, stops
@@ -691,7 +691,7 @@ def fit(
     checkpoint : str or os.PathLike, optional
         A file to save all of the training in. If it is there already, training goes on from it, up
         to `epochs` in all: a training that was stopped anywhere ends with the same bits as if it
-        had not been, if all else that it draws random numbers from is begun anew with each step.
+        had not been, if all else that it draws random numbers from is started over with each step.
         See `save` for what is kept. It takes the place of what the parameters and the state of the
         optimizer hold, but not of the arguments: those must be what they were when the training
         began, but for `epochs` and `patience`, which may be larger, and those that do not decide
@@ -909,7 +909,7 @@ class _Best:
         write_copies()
 
     def _arrays(self) -> list[Array]:
-        """Return the arrays to copy as they are now: whoever replaced one sees the new one."""
+        """Return the arrays to copy as they are now: one may have been replaced."""
         arrays = self._all_arrays()
         if len(arrays) != len(self._trained):
             raise ValueError(
@@ -1050,7 +1050,7 @@ class _Training:
         if begun > self.epochs:
             raise ValueError(
                 f"fit: epochs is {self.epochs}, expected at least {begun}, as many as checkpoint "
-                f"{str(self.checkpoint)!r} has begun (delete the file to begin anew)"
+                f"{str(self.checkpoint)!r} has begun (delete the file to start over)"
             )
 
     def run(self) -> None:

@@ -58,7 +58,7 @@ def updates(epochs: int) -> int:
 
 
 def _passes(size: Size, epochs: int) -> int:
-    """Return so many passes over the digits that all sizes of batch take about as long."""
+    """Return the passes over the digits with which every batch size takes about as long."""
     return epochs if size.batch_size == 1 else epochs * TRAINING_EXAMPLES // BATCH_SIZE
 
 
