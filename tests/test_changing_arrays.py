@@ -336,6 +336,35 @@ def test_what_shows_no_memory_of_its_own_is_refused(kind: Any) -> None:
     assert same_bits(numbers, ramp(4))
 
 
+class LooksLikeATensor:
+    """Shows its memory as a tensor does, and knows nothing else of tensors."""
+
+    __torch_function__ = __dlpack__ = None
+
+    def __init__(self, numbers: Array) -> None:
+        self.numbers = numbers
+
+    def numpy(self) -> Array:
+        return self.numbers
+
+    def data_ptr(self) -> int:
+        return self.numbers.ctypes.data
+
+
+def test_what_looks_like_a_tensor_is_stepped_as_long_as_it_shows_one_memory() -> None:
+    param: Any = LooksLikeATensor(ramp(4))
+    grad: Any = LooksLikeATensor(ramp(4))
+    opt = schuss.SGD(param, lr=1.0)
+    opt.step(grad)
+    assert (param.numbers == 0).all()
+    kernels.sgd(param, grad, lr=1.0)
+    assert same_bits(param.numbers, -ramp(4))
+    param.numbers = ramp(4)
+    with pytest.raises(ValueError, match="was given other memory"):
+        opt.step(grad)
+    assert opt.steps == 1
+
+
 def test_a_copy_of_a_gradient_is_as_good_as_the_gradient() -> None:
     param = ramp(4)
     schuss.SGD(param, lr=1.0).step(Copies(ramp(4)))

@@ -89,8 +89,11 @@ py::array owner_of(const py::array& array) {
     return py::reinterpret_borrow<py::array>(owner);
 }
 
+/// Whether place_of can ask the object: others only look like tensors.
 bool is_tensor(py::handle object) {
-    return has_attribute(object, "__torch_function__") && has_attribute(object, "data_ptr");
+    return has_attribute(object, "__torch_function__") && has_attribute(object, "data_ptr") &&
+           has_attribute(object, "shape") && has_attribute(object, "stride") &&
+           has_attribute(object, "dtype");
 }
 
 /// Where a tensor of PyTorch's has its memory, and how it lies there. To ask for this takes less
