@@ -310,7 +310,7 @@ def limit(problem: Problem, threads: int | None = None) -> Run:
         flat = Problem(problem.rule, dense(problem.params), dense(problem.grads))
     arrays = (*flat.params, *flat.grads, *flat.states[0])
     count = threads or schuss.num_threads()
-    return lambda repeats: schuss._core.additions(repeats, count, *arrays)
+    return lambda repeats: schuss._core.memory_floor(repeats, count, *arrays)
 
 
 def plain_step(problem: Problem) -> Run:

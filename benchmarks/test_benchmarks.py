@@ -216,7 +216,7 @@ def test_the_limit_and_the_steps_of_schuss_use_the_threads_they_are_named_for(
     def additions(repeats: int, threads: int, *arrays: Array) -> None:
         given.append(threads)
 
-    monkeypatch.setattr("schuss._core.additions", additions)
+    monkeypatch.setattr("schuss._core.memory_floor", additions)
     with schuss.threads(3):
         for make in BOTH_LIMITS.values():
             make(pose(ADAM))(1)
@@ -581,7 +581,7 @@ def test_the_limit_runs_over_the_arrays_of_the_problem() -> None:
 
 def test_the_limit_takes_many_arrays_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[Any] = []
-    monkeypatch.setattr("schuss._core.additions", lambda *arguments: given.extend(arguments))
+    monkeypatch.setattr("schuss._core.memory_floor", lambda *arguments: given.extend(arguments))
     limit(pose(ADAM, arrays=3))(5)
     assert given[0] == 5
     assert [array.shape for array in given[2:]] == [(3 * 37,)] * 4
@@ -594,7 +594,7 @@ def test_the_limit_of_a_whole_moves_as_many_bytes(
     if "copies" in WORKS[work]:
         pytest.importorskip("ml_dtypes")
     given: list[Any] = []
-    monkeypatch.setattr("schuss._core.additions", lambda *arguments: given.extend(arguments))
+    monkeypatch.setattr("schuss._core.memory_floor", lambda *arguments: given.extend(arguments))
     problem = posed_to_check(work, 1_400)
     limit(problem)(5)
     _, _, param, grad, *states = given

@@ -19,10 +19,10 @@ settings.load_profile("untimed")
 @pytest.fixture
 def share_all() -> Iterator[None]:
     """Share steps of any size, a few elements at a time."""
-    tile, least = _core.set_tile_elements(64), _core.set_worth_sharing(0)
+    tile, least = _core.set_tile_elements(64), _core.set_parallel_threshold(0)
     yield
     _core.set_tile_elements(tile)
-    _core.set_worth_sharing(least)
+    _core.set_parallel_threshold(least)
 
 
 @pytest.fixture

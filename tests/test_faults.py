@@ -690,7 +690,7 @@ LEAKS = """
         _fields_ = [(n, ctypes.c_size_t) for n in "a o s h blocks_mapped u f used free k".split()]
     told = ctypes.CDLL(None).mallinfo2
     told.restype = Info
-    _core.set_worth_sharing(0)
+    _core.set_parallel_threshold(0)
     grad = np.ones(1000, np.float32)
     x = np.ones((50, 3))
     folder = tempfile.TemporaryDirectory()

@@ -416,7 +416,7 @@ class Training(RuleBasedStateMachine):
         self.folder = tempfile.TemporaryDirectory()
         self.saved: list[tuple[Any, Model]] = []
         self.before = schuss.simd(), schuss.num_threads()
-        self.tile, self.least = _core.set_tile_elements(64), _core.set_worth_sharing(0)
+        self.tile, self.least = _core.set_tile_elements(64), _core.set_parallel_threshold(0)
 
     def teardown(self) -> None:
         self.folder.cleanup()
@@ -424,7 +424,7 @@ class Training(RuleBasedStateMachine):
         schuss.set_simd(simd)
         schuss.set_num_threads(threads)
         _core.set_tile_elements(self.tile)
-        _core.set_worth_sharing(self.least)
+        _core.set_parallel_threshold(self.least)
 
     @initialize(data=st.data(), seed=SEEDS)
     def make(self, data: st.DataObject, seed: int) -> None:

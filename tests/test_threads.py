@@ -173,7 +173,7 @@ def test_there_are_as_many_workers_as_were_ever_of_use() -> None:
         """
         import numpy as np, schuss
         from schuss import _core
-        _core.set_worth_sharing(0)
+        _core.set_parallel_threshold(0)
         optimizer = schuss.SGD(np.zeros(3 * 16384, np.float32))
         grad, workers = np.ones(3 * 16384, np.float32), []
         for threads in (1, 2, 300, 1):
@@ -329,7 +329,7 @@ def test_the_interpreter_ends_while_a_daemon_works_without_its_lock() -> None:
 @needs_no_threads
 def test_where_the_system_has_no_threads_the_caller_s_makes_the_step() -> None:
     code = """
-    _core.set_worth_sharing(0)
+    _core.set_parallel_threshold(0)
     schuss.set_num_threads(3)
     optimizer = schuss.SGD(np.zeros(3_000_000, np.float32), lr=1.0)
     for _ in range(3): optimizer.step(np.ones(3_000_000, np.float32))

@@ -89,7 +89,7 @@ py::array owner_of(const py::array& array) {
     return py::reinterpret_borrow<py::array>(owner);
 }
 
-/// Whether place_of can ask the object: others only look like tensors.
+/// Whether kernel_index can ask the object: others only look like tensors.
 bool is_tensor(py::handle object) {
     return has_attribute(object, "__torch_function__") && has_attribute(object, "data_ptr") &&
            has_attribute(object, "shape") && has_attribute(object, "stride") &&
@@ -98,7 +98,7 @@ bool is_tensor(py::handle object) {
 
 /// Where a tensor of PyTorch's has its memory, and how it lies there. To ask for this takes less
 /// time than to have the tensor show its memory.
-py::object place_of(py::handle tensor) {
+py::object kernel_index(py::handle tensor) {
     const auto told = [tensor](PyObject* name, bool is_method) {
         auto* const result = is_method ? PyObject_CallMethodNoArgs(tensor.ptr(), name)
                                        : PyObject_GetAttr(tensor.ptr(), name);
@@ -181,7 +181,7 @@ py::object hold(const py::array& array) {
 
 ArrayView::ArrayView(py::handle object, const Name& name)
     : object_(py::reinterpret_borrow<py::object>(object)), array_(as_array(object, name)) {
-    if (!is_own_array() && is_tensor(object_)) tensor_ = place_of(object_);
+    if (!is_own_array() && is_tensor(object_)) tensor_ = kernel_index(object_);
     owner_ = owner_of(array_);
     hold_ = weak_reference(owner_);
     // From here on no Python runs.
@@ -233,7 +233,7 @@ bool ArrayView::shows_its_memory(const Name& name) const {
     // A memoryview shows one memory as long as it lives, and the array holds that when it is
     // released.
     if (is_own_array() || PyMemoryView_Check(object_.ptr()) != 0) return true;
-    if (tensor_) return place_of(object_).equal(tensor_);
+    if (tensor_) return kernel_index(object_).equal(tensor_);
     const ArrayView now(object_, name);
     return same_memory(now, *this) && now.writeable_ == writeable_;
 }

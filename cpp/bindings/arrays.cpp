@@ -32,17 +32,17 @@ void check_shape(const ArrayView& array, const Name& name, const ArrayView& othe
 }
 
 /// The format of a dtype, whatever its byte order. NumPy knows bfloat16 from ml_dtypes, by name.
-std::optional<numbers::Number> find_number(const py::dtype& dtype) {
-    using numbers::Number;
+std::optional<numbers::DType> find_number(const py::dtype& dtype) {
+    using numbers::DType;
     if (dtype.kind() == 'f') {
-        for (const Number number : {Number::float32, Number::float64, Number::float16}) {
+        for (const DType number : {DType::float32, DType::float64, DType::float16}) {
             if (static_cast<std::size_t>(dtype.itemsize()) == numbers::size_of(number)) {
                 return number;
             }
         }
     }
     const bool may_be_bfloat16 = dtype.kind() == 'V' && dtype.itemsize() == 2;
-    if (may_be_bfloat16 && text(dtype.attr("name")) == "bfloat16") return Number::bfloat16;
+    if (may_be_bfloat16 && text(dtype.attr("name")) == "bfloat16") return DType::bfloat16;
     return std::nullopt;
 }
 
@@ -50,23 +50,23 @@ bool is_native(const py::dtype& dtype) {
     return dtype.attr("isnative").cast<bool>();
 }
 
-const char* name_of(numbers::Number number) {
+const char* name_of(numbers::DType number) {
     constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16"};
     return names[static_cast<int>(number)];
 }
 
 }  // namespace
 
-numbers::Number number_of(const ArrayView& array, const Name& name) {
-    const std::optional<numbers::Number> number = find_number(array.dtype());
+numbers::DType number_of(const ArrayView& array, const Name& name) {
+    const std::optional<numbers::DType> number = find_number(array.dtype());
     if (!number) refuse_dtype(array, name, "float32, float64, float16 or bfloat16");
     if (!is_native(array.dtype())) refuse_dtype(array, name, "native byte order");
     return *number;
 }
 
-numbers::Number computed_number_of(const ArrayView& array, const Name& name) {
-    const std::optional<numbers::Number> number = find_number(array.dtype());
-    const bool is_computed = number && *number == numbers::computed(*number);
+numbers::DType computed_number_of(const ArrayView& array, const Name& name) {
+    const std::optional<numbers::DType> number = find_number(array.dtype());
+    const bool is_computed = number && *number == numbers::compute_dtype(*number);
     if (!is_computed) refuse_dtype(array, name, "float32 or float64");
     return number_of(array, name);
 }
@@ -79,24 +79,24 @@ void check_like(const ArrayView& array, const Name& name, const ArrayView& other
     check_shape(array, name, other, other_name);
 }
 
-numbers::Number check_goes_with(const ArrayView& array, const Name& name, Goes how,
-                                const ArrayView& parameter, const std::string& parameter_name) {
-    using numbers::Number;
-    const Number of_parameter = find_number(parameter.dtype()).value();
-    const Number computed = numbers::computed(of_parameter);
-    std::vector<Number> expected;
-    const auto expect = [&expected](Number number) {
+numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRule how,
+                               const ArrayView& parameter, const std::string& parameter_name) {
+    using numbers::DType;
+    const DType of_parameter = find_number(parameter.dtype()).value();
+    const DType computed = numbers::compute_dtype(of_parameter);
+    std::vector<DType> expected;
+    const auto expect = [&expected](DType number) {
         if (std::find(expected.begin(), expected.end(), number) == expected.end()) {
             expected.push_back(number);
         }
     };
-    if (how == Goes::converted) expect(of_parameter);
-    if (how != Goes::halved) expect(computed);
-    if (computed == Number::float32) {
-        if (how == Goes::converted || how == Goes::halved) expect(Number::float16);
-        if (how != Goes::as_computed) expect(Number::bfloat16);
+    if (how == DtypeRule::convertible) expect(of_parameter);
+    if (how != DtypeRule::half) expect(computed);
+    if (computed == DType::float32) {
+        if (how == DtypeRule::convertible || how == DtypeRule::half) expect(DType::float16);
+        if (how != DtypeRule::compute) expect(DType::bfloat16);
     }
-    const std::optional<Number> number = find_number(array.dtype());
+    const std::optional<DType> number = find_number(array.dtype());
     const bool is_expected =
         number && std::find(expected.begin(), expected.end(), *number) != expected.end();
     if (!is_expected || !is_native(array.dtype())) {

@@ -6,10 +6,10 @@
 #include <cstdint>
 #include <utility>
 
-#include "bindings/others_may_run.hpp"
+#include "bindings/gil.hpp"
 #include "bindings/register.hpp"
-#include "engine/gather.hpp"
-#include "engine/shuffle.hpp"
+#include "data/gather.hpp"
+#include "data/shuffle.hpp"
 
 namespace schuss::bindings {
 namespace {
@@ -19,8 +19,8 @@ namespace py = pybind11;
 py::array_t<std::int64_t> shuffled(std::size_t count, std::uint64_t seed) {
     py::array_t<std::int64_t> order(static_cast<py::ssize_t>(count));
     std::int64_t* const data = order.mutable_data();
-    const OthersMayRun others_may_run;
-    engine::shuffle(data, count, seed);
+    const ReleaseGil others_may_run;
+    data::shuffle(data, count, seed);
     return order;
 }
 
@@ -28,10 +28,10 @@ py::array_t<std::int64_t> shuffled(std::size_t count, std::uint64_t seed) {
 /// of the same dtype, without references to objects. All of which Python sees to.
 void gather(const py::array& array, const py::array_t<std::int64_t, py::array::c_style>& indices,
             py::array& out) {
-    engine::Examples examples{static_cast<const std::byte*>(array.data()),
-                              array.strides(0),
-                              static_cast<std::size_t>(array.itemsize()),
-                              {}};
+    data::Examples examples{static_cast<const std::byte*>(array.data()),
+                            array.strides(0),
+                            static_cast<std::size_t>(array.itemsize()),
+                            {}};
     for (py::ssize_t i = 1; i < array.ndim(); ++i) {
         if (array.shape(i) == 0) return;
         examples.axes.push_back({static_cast<std::size_t>(array.shape(i)), array.strides(i), 0});
@@ -39,8 +39,8 @@ void gather(const py::array& array, const py::array_t<std::int64_t, py::array::c
     auto* const to = static_cast<std::byte*>(out.mutable_data());
     const std::int64_t* const chosen = indices.data();
     const auto count = static_cast<std::size_t>(indices.size());
-    const OthersMayRun others_may_run;
-    engine::gather(std::move(examples), chosen, count, to);
+    const ReleaseGil others_may_run;
+    data::gather(std::move(examples), chosen, count, to);
 }
 
 }  // namespace

@@ -20,11 +20,11 @@ PYBIND11_MODULE(core, module) {
     // Interpreters since 3.13 call the function below in the main interpreter, then this.
     if (is_in_subinterpreter()) throw std::runtime_error(refusal);
     module.attr("__version__") = SCHUSS_VERSION;
-    schuss::bindings::register_averages(module);
+    schuss::bindings::register_ewma(module);
     schuss::bindings::register_batches(module);
-    schuss::bindings::register_processor(module);
+    schuss::bindings::register_runtime(module);
     schuss::bindings::register_steps(module);
-    schuss::bindings::register_yardstick(module);
+    schuss::bindings::register_memory_floor(module);
 }
 
 /// What Python calls to import `schuss._core`. In a subinterpreter of Python 3.11 pybind11 waits

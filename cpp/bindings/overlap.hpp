@@ -37,21 +37,21 @@ struct Named {
 /// Arrays whose bounds do not meet are apart. Those of arrays that interleave do: columns of one
 /// matrix, every other row, fields of records. They are told apart by their addresses modulo one of
 /// their strides, by sorting. Only arrays that this does not separate are compared in pairs.
-void check_apart(const std::string& call, std::vector<Named> arrays);
+void check_disjoint(const std::string& call, std::vector<Named> arrays);
 
 /// The arrays that a call writes, none of which shares memory with another.
-class WrittenMemory {
+class WriteSet {
   public:
-    WrittenMemory() = default;
+    WriteSet() = default;
 
     /// ValueError if two of the arrays share memory.
-    WrittenMemory(const std::string& call, std::vector<Named> arrays);
+    WriteSet(const std::string& call, std::vector<Named> arrays);
 
     /// A range around those bounds in which nothing is written; empty if there is none.
-    Bounds gap_around(const Bounds& bounds) const;
+    Bounds free_range_around(const Bounds& bounds) const;
 
     /// ValueError if an array that is only read shares memory with a written one.
-    void check_apart_from(const std::string& call, std::vector<Named> read) const;
+    void check_disjoint_from(const std::string& call, std::vector<Named> read) const;
 
     /// For Python's collector of cycles.
     int traverse(visitproc visit, void* arg) const;

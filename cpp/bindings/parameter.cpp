@@ -7,14 +7,14 @@
 namespace schuss::bindings {
 namespace {
 
-Goes how_goes(engine::Role role) {
+DtypeRule how_goes(engine::Role role) {
     switch (role) {
         case engine::Role::state:
-            return Goes::rounded_at_random;
+            return DtypeRule::stochastic;
         case engine::Role::copy:
-            return Goes::halved;
+            return DtypeRule::half;
         default:
-            return Goes::as_computed;
+            return DtypeRule::compute;
     }
 }
 
@@ -25,11 +25,11 @@ Parameter::Parameter(ArrayView array, const Name& name)
     check_writable(array_, name);
 }
 
-void Parameter::set_companions(std::vector<Companion> companions, const std::string& call) {
-    std::vector<numbers::Number> formats;
+void Parameter::set_companions(std::vector<AuxArray> companions, const std::string& call) {
+    std::vector<numbers::DType> formats;
     for (const auto& [role, array, argument] : companions) {
         const Name name{call, argument};
-        formats.push_back(check_goes_with(array, name, how_goes(role), array_, name_));
+        formats.push_back(check_companion(array, name, how_goes(role), array_, name_));
         check_writable(array, name);
     }
     companions_ = std::move(companions);
@@ -64,7 +64,7 @@ bool Parameter::is_all_arrays() const {
 
 int Parameter::traverse(visitproc visit, void* arg) const {
     if (const int result = array_.traverse(visit, arg); result != 0) return result;
-    for (const Companion& companion : companions_) {
+    for (const AuxArray& companion : companions_) {
         if (const int result = companion.array.traverse(visit, arg); result != 0) return result;
     }
     return 0;
@@ -72,7 +72,7 @@ int Parameter::traverse(visitproc visit, void* arg) const {
 
 void Parameter::append_written(std::vector<Named>& out) const {
     out.push_back({array_, name_});
-    for (const Companion& companion : companions_) out.push_back({companion.array, companion.name});
+    for (const AuxArray& companion : companions_) out.push_back({companion.array, companion.name});
 }
 
 void Parameter::refuse_change(const std::string& call) const {
@@ -85,14 +85,13 @@ void Parameter::refuse_change(const std::string& call) const {
 }
 
 void Parameter::take(const ArrayView& gradient, const Name& name, engine::Item& item) const {
-    const numbers::Number of_gradient =
-        check_goes_with(gradient, name, Goes::converted, array_, name_);
+    const numbers::DType of_gradient =
+        check_companion(gradient, name, DtypeRule::convertible, array_, name_);
     std::vector<engine::Operand> operands;
-    const auto add = [&operands](engine::Role role, numbers::Number number,
-                                 const ArrayView& array) {
+    const auto add = [&operands](engine::Role role, numbers::DType number, const ArrayView& array) {
         operands.push_back({role, number, array.data(), array.strides().data()});
     };
-    item.formats = {number_, of_gradient, numbers::computed(number_)};
+    item.formats = {number_, of_gradient, numbers::compute_dtype(number_)};
     add(engine::Role::parameter, number_, array_);
     add(engine::Role::gradient, of_gradient, gradient);
     for (std::size_t i = 0; i < companions_.size(); ++i) {
@@ -105,8 +104,8 @@ void Parameter::take(const ArrayView& gradient, const Name& name, engine::Item& 
     }
     const std::size_t item_size = numbers::size_of(of_gradient);
     const bool aligned = reinterpret_cast<std::size_t>(gradient.data()) % item_size == 0;
-    item.gradient_walk = engine::Walk(array_.shape(), array_.strides().data(),
-                                      gradient.strides().data(), item_size, aligned);
+    item.gradient_order = engine::MemoryOrder(array_.shape(), array_.strides().data(),
+                                              gradient.strides().data(), item_size, aligned);
 }
 
 }  // namespace schuss::bindings

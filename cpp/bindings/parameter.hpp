@@ -13,7 +13,7 @@ namespace schuss::bindings {
 class Parameter {
   public:
     /// An array that goes with the parameter, as messages call it.
-    struct Companion {
+    struct AuxArray {
         engine::Role role;
         ArrayView array;
         std::string name;
@@ -24,14 +24,14 @@ class Parameter {
 
     const std::string& name() const { return name_; }
     const ArrayView& array() const { return array_; }
-    const std::vector<Companion>& companions() const { return companions_; }
+    const std::vector<AuxArray>& companions() const { return companions_; }
 
     /// The format that it is computed in.
-    numbers::Number computed() const { return numbers::computed(number_); }
+    numbers::DType computed() const { return numbers::compute_dtype(number_); }
 
     /// Gives the parameter its companions, checked against it: the states of its rule in their
     /// order, then what rides along.
-    void set_companions(std::vector<Companion> companions, const std::string& call);
+    void set_companions(std::vector<AuxArray> companions, const std::string& call);
 
     /// Whether it and its copy are NumPy arrays, and no other objects that show their memory.
     bool is_all_arrays() const;
@@ -50,7 +50,7 @@ class Parameter {
     /// other memory. May run the user's code.
     void check_shows_its_memory(const std::string& call) const;
 
-    /// ValueError: the array is not as it was (Glances::parameter_is_unchanged).
+    /// ValueError: the array is not as it was (ArrayCache::parameter_is_unchanged).
     [[noreturn]] void refuse_change(const std::string& call) const;
 
     /// Lays the item out for a gradient. TypeError or ValueError if its dtype or shape does not go
@@ -60,9 +60,9 @@ class Parameter {
   private:
     std::string name_;  // in messages
     ArrayView array_;
-    numbers::Number number_;
-    std::vector<Companion> companions_;     // a copy is the last of them
-    std::vector<numbers::Number> numbers_;  // of the companions
+    numbers::DType number_;
+    std::vector<AuxArray> companions_;     // a copy is the last of them
+    std::vector<numbers::DType> numbers_;  // of the companions
 };
 
 }  // namespace schuss::bindings

@@ -5,10 +5,10 @@
 
 namespace schuss::bindings {
 
-void register_averages(pybind11::module_& module);
+void register_ewma(pybind11::module_& module);
 void register_batches(pybind11::module_& module);
-void register_processor(pybind11::module_& module);
+void register_runtime(pybind11::module_& module);
 void register_steps(pybind11::module_& module);
-void register_yardstick(pybind11::module_& module);
+void register_memory_floor(pybind11::module_& module);
 
 }  // namespace schuss::bindings

@@ -20,17 +20,17 @@
 #include <utility>
 #include <vector>
 
+#include "bindings/array_cache.hpp"
 #include "bindings/arrays.hpp"
-#include "bindings/glances.hpp"
-#include "bindings/others_may_run.hpp"
+#include "bindings/gil.hpp"
 #include "bindings/overlap.hpp"
 #include "bindings/parameter.hpp"
 #include "bindings/register.hpp"
 #include "bindings/tree.hpp"
-#include "engine/cpu.hpp"
-#include "engine/fork.hpp"
 #include "engine/plan.hpp"
-#include "rules/book.hpp"
+#include "rules/registry.hpp"
+#include "runtime/fork.hpp"
+#include "sweep/dispatch.hpp"
 
 namespace schuss::bindings {
 namespace {
@@ -39,7 +39,7 @@ namespace {
 class Formula {
   public:
     Formula(const std::string& rule, const std::string& decay, const py::dict& values)
-        : index_(rules::find(rule)), decay_(decay_of(decay)) {
+        : index_(rules::find_rule(rule)), decay_(decay_of(decay)) {
         weight_decay_ = values["weight_decay"].cast<double>();
         for (const auto name : entry().hyperparameters) {
             values_.push_back(values[name.data()].cast<double>());
@@ -48,35 +48,38 @@ class Formula {
 
     /// A rule without weight decay, that has but one hyperparameter: the rate.
     explicit Formula(const std::string& rule)
-        : index_(rules::find(rule)), decay_(rules::Decay::none), weight_decay_(0), values_{0} {}
+        : index_(rules::find_rule(rule)),
+          decay_(rules::Decay::none),
+          weight_decay_(0),
+          values_{0} {}
 
-    const rules::Entry& entry() const { return rules::book()[index_]; }
+    const rules::RuleInfo& entry() const { return rules::registry()[index_]; }
     void set_rate(double rate) { values_[0] = rate; }
 
     /// What step t needs, except for the scale of the gradients. Uses no Python.
     engine::Update update(std::int64_t t, double limit) const noexcept {
         const rules::Coefficients values = rules::coefficients(
             entry(), values_.data(), weight_decay_, static_cast<double>(t), limit);
-        return {&engine::level().rules[index_], decay_,
-                engine::Coefficients(values, rules::rate_place(entry()))};
+        return {&sweep::level().rules[index_], decay_,
+                engine::Coefficients(values, rules::lr_index(entry()))};
     }
 
     /// ValueError unless the format can hold what the update makes of each hyperparameter.
-    void check(const engine::Update& update, double limit, numbers::Number number,
+    void check(const engine::Update& update, double limit, numbers::DType number,
                const std::string& call, const std::size_t* group = nullptr) const {
         const auto unheld = update.coefficients.first_unheld(decay_, number);
         const std::string_view origin = unheld ? rules::origin(entry(), unheld->place) : "";
         if (origin.empty()) return;
         const auto& names = entry().hyperparameters;
         const auto named = std::find(names.begin(), names.end(), origin);
-        double value = unheld->place == rules::place::limit ? limit : weight_decay_;
+        double value = unheld->place == rules::index::limit ? limit : weight_decay_;
         if (named != names.end()) value = values_[static_cast<std::size_t>(named - names.begin())];
         const auto told = [](double x) { return py::repr(py::float_(x)).cast<std::string>(); };
         std::string name(origin);
         if (group != nullptr) name = "param_groups[" + std::to_string(*group) + "]['" + name + "']";
         const std::string made =
             value == unheld->value ? "" : ", which gives the coefficient " + told(unheld->value);
-        const std::string range = number == numbers::Number::float32
+        const std::string range = number == numbers::DType::float32
                                       ? "1.2e-38 to 3.4e+38, as float32 holds (or use float64)"
                                       : "2.3e-308 to 1.7e+308, as float64 holds";
         throw py::value_error(call + ": " + name + " is " + told(value) + made +
@@ -98,14 +101,14 @@ class Formula {
 };
 
 /// Steps of fewer elements are over before another thread could make use of the interpreter.
-constexpr std::size_t worth_letting_others_run = std::size_t{1} << 14;
+constexpr std::size_t gil_release_threshold = std::size_t{1} << 14;
 
 /// Does the work of a step of so many elements, which cannot fail.
 template <class Work>
-void without_interpreter(std::size_t elements, const Work& work) {
-    if (elements < worth_letting_others_run) return work();
-    const OthersMayRun others;
-    const engine::Unforked meanwhile;
+void run_without_gil(std::size_t elements, const Work& work) {
+    if (elements < gil_release_threshold) return work();
+    const ReleaseGil others;
+    const runtime::ForkGuard meanwhile;
     work();
 }
 
@@ -184,9 +187,9 @@ class Plan {
         for (const Parameter& parameter : parameters_) {
             check_shows_its_memory(parameter.array(), {call, parameter.name()});
             some_are_views_ = some_are_views_ || parameter.array().is_view();
-            glances_.add(parameter.array());
+            cache_.add(parameter.array());
         }
-        written_ = written_memory(parameters_, beside_);
+        written_ = write_set(parameters_, beside_);
         plan_.items.resize(tree_.size());
     }
 
@@ -321,8 +324,8 @@ class Plan {
     }
     void release() {
         plan_.items.clear();
-        plan_.disarrange();
-        glances_ = {};
+        plan_.invalidate();
+        cache_ = {};
         const auto gone = std::make_tuple(std::exchange(tree_, Tree()), std::exchange(copies_, {}),
                                           std::exchange(parameters_, {}),
                                           std::exchange(beside_, {}), std::exchange(written_, {}));
@@ -350,11 +353,11 @@ class Plan {
     class Turn {
       public:
         Turn(Plan& plan, const std::string& call, bool changes = false) : plan_(plan) {
-            const std::uint64_t now = engine::fork_generation() + 1;
+            const std::uint64_t now = runtime::fork_generation() + 1;
             // A thread that forks in its turn has it in the child too; but ids of threads that are
             // gone come again.
-            const bool kept =
-                plan.turn_ == now - 1 && plan.turn_ != 0 && plan.owner_ == engine::forking_thread();
+            const bool kept = plan.turn_ == now - 1 && plan.turn_ != 0 &&
+                              plan.owner_ == runtime::forking_thread();
             if (plan.turn_ == now || kept) plan.refuse_turn(call);
             if (plan.turn_ != 0 && plan.changes_) {
                 throw std::runtime_error(call + ": the process forked while another thread " +
@@ -401,8 +404,8 @@ class Plan {
             }
         }
         if (rate_of != 0 && rate_of != steps_ + 1) refuse_turn(step_call_);
-        if (std::max<std::int64_t>(steps_, skipped_) >= rules::most_steps) {
-            throw py::value_error(step_call_ + ": " + std::to_string(rules::most_steps) +
+        if (std::max<std::int64_t>(steps_, skipped_) >= rules::max_steps) {
+            throw py::value_error(step_call_ + ": " + std::to_string(rules::max_steps) +
                                   " were counted, which is the most possible");
         }
         set_rates(formulas_, rates);
@@ -421,10 +424,10 @@ class Plan {
         std::vector<std::pair<std::size_t, ArrayView>> unfamiliar;  // held until the step is over
         std::optional<ForgetGradients> forget_unless;               // what is found is sound
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
-            glances_.fetch_ahead(i, gradients_);
+            cache_.prefetch(i, gradients_);
             check_unchanged(i);
             engine::Item& item = plan_.items[i];
-            if (std::byte* const first = glances_.familiar(i, gradient(i)); first != nullptr) {
+            if (std::byte* const first = cache_.matches(i, gradient(i)); first != nullptr) {
                 all_stayed = all_stayed && item.gradient() == first &&
                              (!options_.clear_grads || gradient(i).writeable());
                 item.data[rules::gradient_operand] =
@@ -432,8 +435,8 @@ class Plan {
                 continue;
             }
             if (!forget_unless) forget_unless.emplace(*this);
-            plan_.disarrange();
-            glances_.forget(i);  // until all is known of this one
+            plan_.invalidate();
+            cache_.forget(i);  // until all is known of this one
             const Name name{step_call_, tree_.name(grads_, i)};
             unfamiliar.emplace_back(i, ArrayView(gradient(i), name));
             parameters_[i].take(unfamiliar.back().second, name, item);
@@ -468,10 +471,10 @@ class Plan {
 
   private:
     /// Which formats the parameters of a group are computed in.
-    using Formats = std::array<bool, numbers::computed_kinds>;
+    using Formats = std::array<bool, numbers::compute_dtype_count>;
 
     std::int64_t in_range(std::int64_t count, const std::string& name) const {
-        if (count >= 0 && count <= rules::most_steps) return count;
+        if (count >= 0 && count <= rules::max_steps) return count;
         throw py::value_error(call_ + ": " + name + " is out of range");
     }
 
@@ -486,7 +489,7 @@ class Plan {
 
     /// ValueError if a parameter or its copy is not as it was. Runs no Python unless it raises.
     void check_unchanged(std::size_t i) const {
-        if (!glances_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
+        if (!cache_.parameter_is_unchanged(i)) parameters_[i].refuse_change(step_call_);
         if (some_are_views_ && !parameters_[i].array().is_in_place()) {
             parameters_[i].refuse_change(step_call_);
         }
@@ -506,16 +509,16 @@ class Plan {
         std::vector<Bounds> gaps;
         for (const auto& [i, gradient] : gradients) {
             const Bounds bounds = bounds_of(gradient);
-            gaps.push_back(written_.gap_around(bounds));
+            gaps.push_back(written_.free_range_around(bounds));
             if (!gaps.back().is_empty()) continue;
             among_written.push_back({gradient, tree_.name(grads_, i)});
             gaps.back() = bounds;  // where it is, it is apart, and nothing else is known
         }
         if (!among_written.empty()) {
-            written_.check_apart_from(step_call_, std::move(among_written));
+            written_.check_disjoint_from(step_call_, std::move(among_written));
         }
         for (std::size_t k = 0; k < gradients.size(); ++k) {
-            glances_.remember(gradients[k].first, gradients[k].second, gaps[k]);
+            cache_.remember(gradients[k].first, gradients[k].second, gaps[k]);
         }
     }
 
@@ -523,7 +526,7 @@ class Plan {
     /// number of elements is not known, but all gradients are unfamiliar then, and held as such.
     std::vector<py::object> hold_gradients() const {
         std::vector<py::object> held;
-        if (plan_.elements() < worth_letting_others_run || !has_other_threads()) return held;
+        if (plan_.elements() < gil_release_threshold || !has_other_threads()) return held;
         held.reserve(gradients_.size());
         for (std::size_t i = 0; i < gradients_.size(); ++i) held.push_back(hold(gradient(i)));
         return held;
@@ -534,7 +537,7 @@ class Plan {
         for (std::size_t i = 0; i < parameters_.size(); ++i) {
             check_unchanged(i);
             const engine::Item& item = plan_.items[i];
-            if (glances_.lies_at(i, gradient(i), item.gradient())) continue;
+            if (cache_.at_address(i, gradient(i), item.gradient())) continue;
             throw py::value_error(step_call_ + ": " + tree_.name(grads_, i) +
                                   " was changed while it was read, expected it to stay as it is");
         }
@@ -545,7 +548,7 @@ class Plan {
         std::vector<Parameter> parameters = parameters_;
         bool all_are_arrays = true;
         for (std::size_t i = 0; i < parameters.size(); ++i) {
-            std::vector<Parameter::Companion> own;
+            std::vector<Parameter::AuxArray> own;
             const auto add = [&](engine::Role role, const std::vector<py::object>& arrays,
                                  const std::string& name) {
                 own.push_back(companion(parameters[i], role, arrays.at(i), tree_.name(name, i)));
@@ -559,7 +562,7 @@ class Plan {
             parameters[i].set_companions(std::move(own), call_);
             all_are_arrays = all_are_arrays && parameters[i].is_all_arrays();
         }
-        WrittenMemory written = written_memory(parameters, beside_);
+        WriteSet written = write_set(parameters, beside_);
         std::optional<Apart> of_sum;
         if (sum != nullptr) of_sum = sum->apart_from(parameters);
         // From here on, nothing fails.
@@ -573,9 +576,9 @@ class Plan {
     }
 
     /// An array that goes with a parameter; as it was first seen, if it has gone with it before.
-    Parameter::Companion companion(const Parameter& parameter, engine::Role role, py::handle array,
-                                   std::string name) const {
-        for (const Parameter::Companion& known : parameter.companions()) {
+    Parameter::AuxArray companion(const Parameter& parameter, engine::Role role, py::handle array,
+                                  std::string name) const {
+        for (const Parameter::AuxArray& known : parameter.companions()) {
             if (known.array.object().is(array)) return {role, known.array, std::move(name)};
         }
         const ArrayView view(array, {call_, name});
@@ -602,14 +605,14 @@ class Plan {
             updates[i] = formulas[i].update(steps_ + 1, limit);
             const std::size_t* const group = formulas.size() > 1 ? &i : nullptr;
             for (std::size_t k = 0; k < formats[i].size(); ++k) {
-                const auto number = static_cast<numbers::Number>(k);
+                const auto number = static_cast<numbers::DType>(k);
                 if (formats[i][k]) formulas[i].check(updates[i], limit, number, call, group);
             }
         }
     }
 
     void forget_gradients() {
-        for (std::size_t i = 0; i < parameters_.size(); ++i) glances_.forget(i);
+        for (std::size_t i = 0; i < parameters_.size(); ++i) cache_.forget(i);
     }
 
     /// A refused step may have laid items out for what was seen while it changed.
@@ -633,10 +636,10 @@ class Plan {
             gradients.push_back({ArrayView(gradient(i), name), name.argument});
             check_writable(gradients.back().array, name);
         }
-        check_apart(step_call_, gradients);
+        check_disjoint(step_call_, gradients);
     }
 
-    /// The average of the parameters after the step that comes. Bias correction needs it to begin
+    /// The average of the parameters after the step that comes. Bias inv_bias2 needs it to begin
     /// with zero; else it begins with what the first step makes.
     engine::Update averaging() noexcept {
         const bool first = average_weights_.second == 0 && !options_.average_from_zero;
@@ -662,10 +665,10 @@ class Plan {
         if (survey_first) plan_.prepare_survey();
         std::size_t nonfinite = parameters_.size();
         Outcome outcome;
-        without_interpreter(plan_.elements(), [&]() noexcept {
+        run_without_gil(plan_.elements(), [&]() noexcept {
             numbers::Wide factor(scale);
             if (survey_first) {
-                const engine::Survey& survey = plan_.survey();
+                const engine::GradientStats& survey = plan_.survey();
                 const numbers::Wide norm = numbers::Wide(std::fabs(scale)) * survey.norm();
                 outcome.grad_norm = norm.value();
                 if (check_finite) nonfinite = survey.first_nonfinite();
@@ -699,8 +702,8 @@ class Plan {
         outcome_ = outcome;
     }
 
-    WrittenMemory written_memory(const std::vector<Parameter>& parameters,
-                                 const std::vector<Parameter>& beside) const {
+    WriteSet write_set(const std::vector<Parameter>& parameters,
+                       const std::vector<Parameter>& beside) const {
         std::vector<Named> arrays;
         for (const Parameter& parameter : parameters) parameter.append_written(arrays);
         for (const Parameter& parameter : beside) parameter.append_written(arrays);
@@ -710,10 +713,10 @@ class Plan {
     /// What a plan is to know of another's parameters: made first, and taken without a failure.
     struct Apart {
         std::vector<Parameter> beside;
-        WrittenMemory written;
+        WriteSet written;
     };
     Apart apart_from(const std::vector<Parameter>& others) const {
-        return {others, written_memory(parameters_, others)};
+        return {others, write_set(parameters_, others)};
     }
     void take(Apart&& apart) {
         beside_ = std::move(apart.beside);
@@ -726,8 +729,8 @@ class Plan {
     std::optional<Tree::Held> copies_;  // as the user keeps them
     std::vector<Parameter> parameters_;
     std::vector<Parameter> beside_;  // another plan's
-    WrittenMemory written_;
-    Glances glances_;
+    WriteSet written_;
+    ArrayCache cache_;
     std::vector<Formula> formulas_;        // of the groups
     std::vector<engine::Update> updates_;  // the same, in the step under way
     std::vector<Formats> formats_;         // of each group
@@ -781,11 +784,11 @@ void update(const std::string& call, const std::string& rule, const std::string&
     }
     for (const Named& each : arrays) check_shows_its_memory(each.array, {call, each.argument});
     Parameter parameter(arrays[0].array, {call, "param"});
-    std::vector<Parameter::Companion> companions;
+    std::vector<Parameter::AuxArray> companions;
     for (std::size_t i = 1; i < arrays.size(); ++i) {
         // Not in bfloat16: there is no seed to round it with.
         const auto& [array, name, written] = arrays[i];
-        check_goes_with(array, {call, name}, Goes::as_computed, parameter.array(), "param");
+        check_companion(array, {call, name}, DtypeRule::compute, parameter.array(), "param");
         companions.push_back({engine::Role::state, array, name});
     }
     parameter.set_companions(std::move(companions), call);
@@ -793,13 +796,13 @@ void update(const std::string& call, const std::string& rule, const std::string&
     plan.items.resize(1);
     parameter.take(gradient, {call, "grad"}, plan.items[0]);
     arrays.push_back({gradient, "grad", false});
-    check_apart(call, arrays);
+    check_disjoint(call, arrays);
     for (const Named& each : arrays) check_has_its_memory(each.array, {call, each.argument});
     plan.prepare();
     engine::Update step = formula.update(t, clip_value);
     formula.check(step, clip_value, parameter.computed(), call);
     step.coefficients.set_scale(numbers::Wide(scale));
-    without_interpreter(plan.elements(), [&]() noexcept { plan.run({.groups = &step}); });
+    run_without_gil(plan.elements(), [&]() noexcept { plan.run({.groups = &step}); });
 }
 
 /// The structure with function(array) in the place of each array. written: whether the arrays will
@@ -822,7 +825,7 @@ py::array held(py::handle array) {
 }
 
 std::vector<std::string> state_names(const std::string& rule) {
-    const auto& names = rules::book()[rules::find(rule)].states;
+    const auto& names = rules::registry()[rules::find_rule(rule)].states;
     return {names.begin(), names.end()};
 }
 
@@ -901,7 +904,7 @@ void register_steps(py::module_& module) {
                py::arg("call"), py::arg("argument"), py::arg("written") = false);
     module.def("held", &held, py::arg("array"));
     module.def("states", &state_names, py::arg("rule"));
-    module.def("set_worth_sharing", &engine::set_worth_sharing, py::arg("elements"));
+    module.def("set_parallel_threshold", &engine::set_parallel_threshold, py::arg("elements"));
     module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));
 }
 

@@ -167,7 +167,7 @@ void move_least_last(CopyAxes& axes, std::size_t count, std::ptrdiff_t CopyAxis:
 
 }  // namespace
 
-std::vector<CopyAxis> joined(const std::vector<CopyAxis>& axes) {
+std::vector<CopyAxis> coalesced(const std::vector<CopyAxis>& axes) {
     std::vector<CopyAxis> kept;
     for (const CopyAxis& axis : axes) {
         if (axis.size == 1) continue;

@@ -23,8 +23,8 @@ struct CopyAxis {
     std::ptrdiff_t from, to;
 };
 
-/// The same axes without those of one element, and with those joined that run on in memory.
-std::vector<CopyAxis> joined(const std::vector<CopyAxis>& axes);
+/// The same axes without those of one element, and with those coalesced that run on in memory.
+std::vector<CopyAxis> coalesced(const std::vector<CopyAxis>& axes);
 
 /// Calls visit(from, to) for each element of the axes, in C order.
 template <class Visit>

@@ -66,7 +66,7 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         rides_along_ = rides_along_ || role == Role::average || role == Role::copy;
         // All states lie alike: the first tells where an element is.
         if (k != rules::first_state_operand || role != Role::state) continue;
-        if (number == numbers::computed(number)) continue;
+        if (number == numbers::compute_dtype(number)) continue;
         random_from_ = data;
         for (std::size_t i = 0; i < shape.size(); ++i) {
             const bool backwards = shape[i] > 0 && strides[i] < 0;
@@ -122,7 +122,7 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         box_elements *= axis.box;
     }
     for (std::size_t k = 0; k < operands_; ++k) {
-        Known& known = known_[k];
+        OperandInfo& known = known_[k];
         known.access = access(k, aligned[k]);
         by_rows_ = by_rows_ || known.access == Access::rows;
         flat_ = flat_ && known.access == Access::whole && axes_.size() == 1;
@@ -276,7 +276,7 @@ void Layout::sweep_box(std::size_t tile, std::byte* const* data, const Pass& pas
     std::byte* dense[max_arrays];
     std::byte* free = scratch.data();
     for (std::size_t k = 0; k < operands_; ++k) {
-        const Known& known = known_[k];
+        const OperandInfo& known = known_[k];
         dense[k] = begin[k];
         if (known.access != Access::copied) continue;
         dense[k] = free;
@@ -294,7 +294,7 @@ void Layout::sweep_box(std::size_t tile, std::byte* const* data, const Pass& pas
     }
 
     for (std::size_t k = 0; k < operands_; ++k) {
-        const Known& known = known_[k];
+        const OperandInfo& known = known_[k];
         const bool written =
             known.role == Role::gradient ? pass.clear_gradients : pass.kernel != nullptr;
         if (!written || known.access != Access::copied) continue;

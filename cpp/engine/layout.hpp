@@ -14,7 +14,7 @@
 #include <memory>
 #include <vector>
 
-#include "numbers/number.hpp"
+#include "numbers/dtype.hpp"
 #include "rules/rule.hpp"
 #include "sweep/level.hpp"
 
@@ -52,7 +52,7 @@ class Scratch {
 /// An array as the layout sees it; the shape is common to all.
 struct Operand {
     Role role;
-    numbers::Number number;
+    numbers::DType number;
     const std::byte* data;
     const std::ptrdiff_t* strides;  // in bytes, as many as the shape has axes
 };
@@ -106,9 +106,9 @@ class Layout {
     };
 
     /// What is known of an operand.
-    struct Known {
+    struct OperandInfo {
         Role role = Role::parameter;
-        numbers::Number number = numbers::Number::float32;
+        numbers::DType number = numbers::DType::float32;
         Access access = Access::whole;
         std::uint8_t item_size = 0;
     };
@@ -134,7 +134,7 @@ class Layout {
     bool flat_ = true;
     bool by_rows_ = false;
     std::ptrdiff_t offsets_[max_arrays] = {};
-    Known known_[max_arrays] = {};
+    OperandInfo known_[max_arrays] = {};
     std::vector<Axis> axes_;  // from the outermost to the innermost
 };
 

@@ -7,11 +7,11 @@
 #include <optional>
 #include <vector>
 
+#include "engine/gradient_stats.hpp"
 #include "engine/layout.hpp"
-#include "engine/survey.hpp"
-#include "numbers/number.hpp"
+#include "numbers/dtype.hpp"
 #include "numbers/wide.hpp"
-#include "rules/book.hpp"
+#include "rules/registry.hpp"
 #include "sweep/level.hpp"
 
 namespace schuss::engine {
@@ -32,10 +32,10 @@ class Coefficients {
     };
 
     /// A coefficient that the format takes for zero or for infinite, while it is neither.
-    std::optional<Unheld> first_unheld(rules::Decay decay, numbers::Number number) const;
+    std::optional<Unheld> first_unheld(rules::Decay decay, numbers::DType number) const;
 
     /// number: a format that is computed in.
-    const void* as(numbers::Number number) const;
+    const void* as(numbers::DType number) const;
 
   private:
     rules::Coefficients float64_ = {};
@@ -49,7 +49,7 @@ struct Item {
     std::size_t group = 0;  // whose hyperparameters it has
     Layout layout;
     std::byte* data[max_arrays] = {};  // where the layout's walk begins
-    Walk gradient_walk;
+    MemoryOrder gradient_order;
 
     /// Of the gradient's first element.
     const std::byte* gradient() const {
@@ -74,14 +74,14 @@ struct Run {
 };
 
 /// Another size from which on steps are shared; returns the one before. No bit depends on it.
-std::size_t set_worth_sharing(std::size_t elements);
+std::size_t set_parallel_threshold(std::size_t elements);
 
 class Plan {
   public:
     std::vector<Item> items;
 
     /// To be called before the layout of an item changes.
-    void disarrange() { arranged_ = false; }
+    void invalidate() { built_ = false; }
 
     /// To be called before each run. Throws before anything is written.
     void prepare();
@@ -93,13 +93,13 @@ class Plan {
     void prepare_survey();
 
     /// What the gradients are, all of them together.
-    const Survey& survey() noexcept;
+    const GradientStats& survey() noexcept;
 
     /// Passes over every tile of every item.
     void run(const Run& run) noexcept;
 
   private:
-    void arrange();
+    void build();
 
     /// Where a share of the work begins: a tile of a large array, or many small arrays.
     struct Share {
@@ -108,14 +108,14 @@ class Plan {
 
     std::vector<Share> shares_;  // and one past the last
     std::vector<Scratch> scratch_;
-    Survey survey_;
+    GradientStats survey_;
     std::size_t scratch_bytes_ = 0;
     std::size_t elements_ = 0;
     std::size_t threads_ = 1;  // of the run that comes
     bool worth_waking_ = false;
     std::vector<std::uint64_t> first_;  // for each item, how many elements lie before it
     bool at_random_ = false;            // whether a state is rounded so
-    bool arranged_ = false;
+    bool built_ = false;
 };
 
 }  // namespace schuss::engine

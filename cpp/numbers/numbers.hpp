@@ -58,15 +58,17 @@ struct Bfloat16 {
     /// To the nearest, ties to even.
     static Bfloat16 store(float x) {
         const std::uint32_t even = (bits_of(x) >> 16) & 1u;
-        return with_more(x, 0x7fffu + even);
+        return add_and_truncate(x, 0x7fffu + even);
     }
 
     /// Up or down, with odds by the distance: the mean is exact (Gupta et al., "Deep learning with
     /// limited numerical precision", 2015, section 3). random: of 16 bits.
-    static Bfloat16 store_at_random(float x, std::uint32_t random) { return with_more(x, random); }
+    static Bfloat16 store_at_random(float x, std::uint32_t random) {
+        return add_and_truncate(x, random);
+    }
 
   private:
-    static Bfloat16 with_more(float x, std::uint32_t more) {
+    static Bfloat16 add_and_truncate(float x, std::uint32_t more) {
         const std::uint32_t nan = bits_of(x) | 0x400000u;
         const std::uint32_t rounded = x != x ? nan : bits_of(x) + more;
         return {static_cast<std::uint16_t>(rounded >> 16)};

@@ -5,7 +5,7 @@
 
 /// Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014: the finaliser of
 /// SplitMix64.
-inline std::uint64_t mixed(std::uint64_t x) {
+inline std::uint64_t splitmix64(std::uint64_t x) {
     x += 0x9e3779b97f4a7c15u;
     x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
     x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
@@ -14,7 +14,7 @@ inline std::uint64_t mixed(std::uint64_t x) {
 
 /// The key of 2^32 elements, from that of a stream and what their indices have in common.
 inline std::uint64_t key_of(std::uint64_t stream, std::uint64_t index) {
-    return mixed(stream ^ (index >> 32));
+    return splitmix64(stream ^ (index >> 32));
 }
 
 /// 16 bits for each index: a hash of what one half of the key and the index make, hashed with the

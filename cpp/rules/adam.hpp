@@ -15,7 +15,7 @@ struct Adam {
 
     template <typename T>
     struct Coefficients {
-        T beta1, rest1, beta2, rest2, rate, correction, eps_root, eps;
+        T beta1, one_minus_beta1, beta2, one_minus_beta2, rate, inv_bias2, eps_root, eps;
     };
     static constexpr Names origins{"beta1", "beta1", "beta2",    "beta2",
                                    "lr",    "beta2", "eps_root", "eps"};
@@ -30,19 +30,19 @@ struct Adam {
 
     template <typename T>
     static void update(T& p, T g, T& m, T& v, T& v_max, const Coefficients<T>& c) {
-        m = c.beta1 * m + c.rest1 * g;
-        v = c.beta2 * v + c.rest2 * (g * g);
+        m = c.beta1 * m + c.one_minus_beta1 * g;
+        v = c.beta2 * v + c.one_minus_beta2 * (g * g);
         T second_moment = v;
         if constexpr (amsgrad) {
             v_max = v_max >= v || v_max != v_max ? v_max : v;  // NaN stays NaN
             second_moment = v_max;
         }
-        p = p - c.rate * m / (square_root(second_moment * c.correction + c.eps_root) + c.eps);
+        p = p - c.rate * m / (square_root(second_moment * c.inv_bias2 + c.eps_root) + c.eps);
     }
 
     template <typename T>
     static void update(T& p, T g, T& m, T& v, const Coefficients<T>& c) {
-        T absent = 0;
-        update(p, g, m, v, absent, c);
+        T unused = 0;
+        update(p, g, m, v, unused, c);
     }
 };

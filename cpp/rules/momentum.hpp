@@ -19,8 +19,8 @@ struct Momentum {
     static constexpr Names origins{"beta", "dampening", "lr"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
-        const double correction = h.bias_correction != 0 ? 1 / (1 - ::pow(h.beta, t)) : 1;
-        return {h.beta, 1 - h.dampening, h.lr * correction};
+        const double inv_bias2 = h.bias_correction != 0 ? 1 / (1 - ::pow(h.beta, t)) : 1;
+        return {h.beta, 1 - h.dampening, h.lr * inv_bias2};
     }
 
     template <typename T>

@@ -47,17 +47,17 @@ struct RMSprop {
 
     template <typename T>
     static void update(T& p, T g, T& s, T& second, const Coefficients<T>& c) {
-        T absent = 0;
+        T unused = 0;
         if constexpr (centered) {
-            update(p, g, s, second, absent, c);
+            update(p, g, s, second, unused, c);
         } else {
-            update(p, g, s, absent, second, c);
+            update(p, g, s, unused, second, c);
         }
     }
 
     template <typename T>
     static void update(T& p, T g, T& s, const Coefficients<T>& c) {
-        T absent = 0;
-        update(p, g, s, absent, absent, c);
+        T unused = 0;
+        update(p, g, s, unused, unused, c);
     }
 };

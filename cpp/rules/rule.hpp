@@ -30,7 +30,7 @@ struct Names {
 
 /// How weight decay enters a step: not at all, added to the gradient, or shrinking the parameter.
 enum class Decay { none, coupled, decoupled };
-inline constexpr int decay_kinds = 3;
+inline constexpr int decay_count = 3;
 
 /// The arrays of one update: the parameter, its gradient, and at most three states; and so many
 /// coefficients at most, with those that every rule has.

@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "numbers/number.hpp"
+#include "numbers/dtype.hpp"
 #include "rules/rule.hpp"
 
 namespace schuss::sweep {
@@ -23,10 +23,10 @@ using Kernel = void (*)(std::byte* const* operands, std::size_t count, const voi
 
 /// The loops of one rule.
 struct Kernels {
-    Kernel at[rules::decay_kinds][numbers::combinations];
+    Kernel at[rules::decay_count][numbers::combinations];
 
     Kernel of(rules::Decay decay, const numbers::Formats& formats) const {
-        return at[static_cast<int>(decay)][place_of(formats)];
+        return at[static_cast<int>(decay)][kernel_index(formats)];
     }
 };
 
@@ -37,15 +37,15 @@ inline constexpr std::size_t survey_lanes = 16;
 
 /// Adds the squares of elements to the lanes, from a lane on; of elements times scale, where that
 /// is asked for. Returns whether all are finite.
-using Survey = bool (*)(const void* elements, std::size_t count, std::size_t lane, double* lanes,
-                        double scale);
+using GradientStats = bool (*)(const void* elements, std::size_t count, std::size_t lane,
+                               double* lanes, double scale);
 
 /// Converts count elements from the format that they were computed in.
 using Store = void (*)(const void* from, void* to, std::size_t count);
 
 /// The loops of one number format.
 struct Format {
-    Survey survey, survey_scaled;
+    GradientStats survey, survey_scaled;
     Store store;  // nullptr where there is nothing to convert
 };
 
@@ -61,9 +61,9 @@ struct Level {
     const char* name;
     std::uint64_t features;
     const Kernels* rules;
-    Format formats[numbers::kinds];
+    Format formats[numbers::dtype_count];
 
-    const Format& format(numbers::Number number) const { return formats[static_cast<int>(number)]; }
+    const Format& format(numbers::DType number) const { return formats[static_cast<int>(number)]; }
 };
 
 }  // namespace schuss::sweep

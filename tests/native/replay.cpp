@@ -29,21 +29,24 @@
 #include <utility>
 #include <vector>
 
+#include "data/ewma.hpp"
+#include "data/gather.hpp"
+#include "data/shuffle.hpp"
 #include "engine/copy.hpp"
-#include "engine/cpu.hpp"
-#include "engine/crew.hpp"
-#include "engine/ewma.hpp"
-#include "engine/fork.hpp"
-#include "engine/gather.hpp"
 #include "engine/plan.hpp"
-#include "engine/shuffle.hpp"
-#include "rules/book.hpp"
+#include "rules/registry.hpp"
+#include "runtime/fork.hpp"
+#include "runtime/thread_pool.hpp"
+#include "sweep/dispatch.hpp"
 
 namespace {
 
+namespace data = schuss::data;
 namespace engine = schuss::engine;
 namespace numbers = schuss::numbers;
 namespace rules = schuss::rules;
+namespace runtime = schuss::runtime;
+namespace sweep = schuss::sweep;
 
 using Bytes = std::vector<std::byte>;
 
@@ -103,7 +106,7 @@ struct Array {
     }
 
     std::byte* data() { return memory.data() + first; }
-    numbers::Number format() const { return static_cast<numbers::Number>(number); }
+    numbers::DType format() const { return static_cast<numbers::DType>(number); }
 
     std::vector<engine::CopyAxis> axes() const {
         std::vector<engine::CopyAxis> result(shape.size());
@@ -154,7 +157,7 @@ class Steps : public Case {
   public:
     Steps(const std::string& name, Fields& in) : Case(name), groups_(in.integer()) {
         for (Group& group : groups_) {
-            group.rule = rules::find(in.text());
+            group.rule = rules::find_rule(in.text());
             group.decay = static_cast<rules::Decay>(in.integer());
             const std::size_t count = in.integer();
             group.weight_decay = in.real();
@@ -163,7 +166,7 @@ class Steps : public Case {
                 const std::string key = in.text();
                 values[key] = in.real();
             }
-            for (const auto key : rules::book()[group.rule].hyperparameters) {
+            for (const auto key : rules::registry()[group.rule].hyperparameters) {
                 group.values.push_back(values.at(std::string(key)));
             }
         }
@@ -206,14 +209,14 @@ class Steps : public Case {
         plan_.items.resize(parameters_.size());
         for (std::size_t k = 0; k < parameters_.size(); ++k)
             lay_out(parameters_[k], i, plan_.items[k]);
-        plan_.disarrange();
+        plan_.invalidate();
         plan_.prepare();
         plan_.prepare_survey();
     }
 
     /// Makes the step that was prepared. Returns the norm of the gradients.
     double run(std::size_t i) {
-        const engine::Unforked meanwhile;
+        const runtime::ForkGuard meanwhile;
         const Step& step = steps_[i];
         const double norm = (numbers::Wide(std::fabs(step.scale)) * plan_.survey().norm()).value();
         const auto t = static_cast<double>(i + 1);
@@ -231,7 +234,8 @@ class Steps : public Case {
         std::optional<engine::Update> average;
         if (has_averages_) {
             const char* const rule = step.beta == 0 ? "accumulation_first" : "average";
-            average = update(rules::find(rule), rules::Decay::none, &step.beta, 0, 1, HUGE_VAL);
+            average =
+                update(rules::find_rule(rule), rules::Decay::none, &step.beta, 0, 1, HUGE_VAL);
             all.average = &*average;
         }
         plan_.run(all);
@@ -259,10 +263,10 @@ class Steps : public Case {
 
     static engine::Update update(std::size_t rule, rules::Decay decay, const double* values,
                                  double weight_decay, double t, double limit) {
-        const rules::Entry& entry = rules::book()[rule];
+        const rules::RuleInfo& entry = rules::registry()[rule];
         const auto coefficients = rules::coefficients(entry, values, weight_decay, t, limit);
-        return {&engine::level().rules[rule], decay,
-                engine::Coefficients(coefficients, rules::rate_place(entry))};
+        return {&sweep::level().rules[rule], decay,
+                engine::Coefficients(coefficients, rules::lr_index(entry))};
     }
 
     static void lay_out(Parameter& parameter, std::size_t step, engine::Item& item) {
@@ -270,7 +274,7 @@ class Steps : public Case {
         std::vector<std::byte*> data;
         const Array& first = parameter.arrays[0].array;
         item.group = parameter.group;
-        item.formats = {first.format(), first.format(), numbers::computed(first.format())};
+        item.formats = {first.format(), first.format(), numbers::compute_dtype(first.format())};
         std::size_t gradients = 0;
         for (auto& [role, array] : parameter.arrays) {
             if (role == engine::Role::gradient && gradients++ != step) continue;
@@ -286,8 +290,9 @@ class Steps : public Case {
         const bool aligned =
             reinterpret_cast<std::uintptr_t>(data[rules::gradient_operand]) % gradient.item_size ==
             0;
-        item.gradient_walk = engine::Walk(first.shape, first.strides.data(),
-                                          gradient.strides.data(), gradient.item_size, aligned);
+        item.gradient_order =
+            engine::MemoryOrder(first.shape, first.strides.data(), gradient.strides.data(),
+                                gradient.item_size, aligned);
     }
 
     bool is_right() const {
@@ -323,7 +328,7 @@ class Ewma : public Case {
         }
         const auto time = axes.begin() + static_cast<std::ptrdiff_t>(axis_);
         std::rotate(time, time + 1, axes.end());
-        engine::ewma(values_.format(), axes, values_.data(), out_.data(), beta_, bias_correction_);
+        data::ewma(values_.format(), axes, values_.data(), out_.data(), beta_, bias_correction_);
         return values_.is_right() && out_.is_right();
     }
 
@@ -350,7 +355,7 @@ class Shuffle : public Case {
 
     bool replay() override {
         std::vector<std::int64_t> order(count_);
-        engine::shuffle(order.data(), count_, seed_);
+        data::shuffle(order.data(), count_, seed_);
         return order == expected_;
     }
 
@@ -366,12 +371,12 @@ class Gather : public Case {
         : Case(name), indices_(indices_of(in.bytes())), array_(in), expected_(in.bytes()) {}
 
     bool replay() override {
-        engine::Examples examples{array_.data(), array_.strides[0], array_.item_size, {}};
+        data::Examples examples{array_.data(), array_.strides[0], array_.item_size, {}};
         for (std::size_t i = 1; i < array_.shape.size(); ++i) {
             examples.axes.push_back({array_.shape[i], array_.strides[i], 0});
         }
         Bytes out(expected_.size());
-        engine::gather(examples, indices_.data(), indices_.size(), out.data());
+        data::gather(examples, indices_.data(), indices_.size(), out.data());
         return out == expected_ && array_.is_right();
     }
 
@@ -414,12 +419,12 @@ int replay_in_all_ways(const Cases& cases, const std::string& only) {
         std::size_t tile, threads;
     };
     int wrong = 0;
-    for (const schuss::sweep::Level* level : engine::available_levels()) {
+    for (const schuss::sweep::Level* level : sweep::available_levels()) {
         if (!only.empty() && only != level->name) continue;
-        engine::use_level(level->name);
+        sweep::use_level(level->name);
         for (const auto& [tile, threads] : {Way{16384, 1}, Way{64, 3}, Way{7, 2}}) {
             engine::set_tile_elements(tile);
-            engine::set_threads(threads);
+            runtime::set_threads(threads);
             const std::string where = std::string(level->name) + ", tiles of " +
                                       std::to_string(tile) +
                                       ", threads: " + std::to_string(threads);
@@ -442,19 +447,19 @@ int replay_at_the_same_time(const Cases& cases) {
             --left;
         });
     }
-    const auto levels = engine::available_levels();
+    const auto levels = sweep::available_levels();
     for (std::size_t turn = 0; left > 0; ++turn) {
-        engine::set_threads(1 + turn % 5);
-        engine::use_level(levels[turn % levels.size()]->name);
-        engine::set_worth_sharing(turn % 2 * 500);
-        engine::set_patience(turn % 3 == 0 ? std::chrono::microseconds(0)
-                                           : engine::ordinary_patience);
+        runtime::set_threads(1 + turn % 5);
+        sweep::use_level(levels[turn % levels.size()]->name);
+        engine::set_parallel_threshold(turn % 2 * 500);
+        runtime::set_spin_time(turn % 3 == 0 ? std::chrono::microseconds(0)
+                                             : runtime::default_spin_time);
         std::atomic<int> arrived = 0;  // as OpenBLAS has it: each waits for the other
         const auto meet = [](void* context, std::size_t, std::size_t) noexcept {
             auto& all = *static_cast<std::atomic<int>*>(context);
             for (++all; all < 2;) std::this_thread::yield();
         };
-        engine::all_at_once({meet, &arrived, 2, true});
+        runtime::run_concurrently({meet, &arrived, 2, true});
     }
     for (std::thread& thread : threads) thread.join();
     return wrong;
@@ -469,7 +474,7 @@ int replay_in_children(const Cases& cases) {
     Steps& under_way = *steps.back();
     steps.pop_back();
     engine::set_tile_elements(64);
-    engine::set_threads(3);
+    runtime::set_threads(3);
     under_way.prepare(0);
     std::atomic<bool> over = false;
     std::thread other([&] {
@@ -482,7 +487,7 @@ int replay_in_children(const Cases& cases) {
             ::alarm(60);  // rather than to wait for ever
 #ifdef __SANITIZE_THREAD__
             // It may take a new thread of a child for one of the parent's, and gives up then.
-            engine::set_threads(1);
+            runtime::set_threads(1);
 #endif
             ::_exit(steps[i % steps.size()]->replay() ? 0 : 1);
         }
@@ -510,8 +515,8 @@ int main(int argc, char** argv) {
         const auto* const begin = reinterpret_cast<const std::byte*>(all.data());
         const Cases cases = read({begin, begin + all.size()});
         const std::string mode = argc > 2 ? argv[2] : "";
-        engine::prepare_for_fork();
-        engine::set_worth_sharing(0);
+        runtime::prepare_for_fork();
+        engine::set_parallel_threshold(0);
         const int wrong = mode == "--crew"   ? replay_at_the_same_time(cases)
                           : mode == "--fork" ? replay_in_children(cases)
                                              : replay_in_all_ways(cases, mode);

@@ -45,7 +45,7 @@ def _sum(total: Array, grad: Array, *, first: bool, clip_value: Any, **_: Any) -
         total[...] = treated if first else total + treated
 
 
-def _additions(param: Array, grad: Array, **states: Any) -> None:
+def _memory_floor(param: Array, grad: Array, **states: Any) -> None:
     with _core.subnormals_are_zero(), np.errstate(all="ignore"):
         for array in (param, *(states[name] for name in ("first", "second") if name in states)):
             array[...] = array + grad
@@ -65,10 +65,12 @@ RULES: dict[str, tuple[Callable[..., None], dict[str, float]]] = {
     "average": (_average, {"beta": 0.98}),
     "accumulation_first": (partial(_sum, first=True), RATE),
     "accumulation": (partial(_sum, first=False), RATE),
-    "additions_1": (_additions, RATE),
-    "additions_2": (_additions, RATE),
+    "memory_floor_1": (_memory_floor, RATE),
+    "memory_floor_2": (_memory_floor, RATE),
 }
-UPDATES = [name for name in RULES if not name.startswith(("average", "accumulation", "additions"))]
+UPDATES = [
+    name for name in RULES if not name.startswith(("average", "accumulation", "memory_floor"))
+]
 WEIGHT_DECAY = 0.1
 
 
@@ -224,7 +226,7 @@ def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
             updates: bool = updates,
         ) -> Case:
             rng = np.random.default_rng(i)
-            takes_gradients = not group[0].startswith(("average", "additions"))
+            takes_gradients = not group[0].startswith(("average", "memory_floor"))
             return steps(
                 [group],
                 [numbers(rng, shape, of_param, special=special) for shape in SIZES],

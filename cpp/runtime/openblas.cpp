@@ -1,4 +1,4 @@
-#include "engine/openblas.hpp"
+#include "runtime/openblas.hpp"
 
 #if defined(__linux__)
 
@@ -15,10 +15,10 @@
 #include <string_view>
 #include <utility>
 
-#include "engine/crew.hpp"
-#include "engine/fork.hpp"
+#include "runtime/fork.hpp"
+#include "runtime/thread_pool.hpp"
 
-namespace schuss::engine {
+namespace schuss::runtime {
 namespace {
 
 using namespace std::string_view_literals;
@@ -106,7 +106,7 @@ class Library {
         };
         Call call{*this, jobs};
         const bool done =
-            jobs.count <= free_slots() && all_at_once({run_job, &call, jobs.count, true});
+            jobs.count <= free_slots() && run_concurrently({run_job, &call, jobs.count, true});
         if (!done) run_with_own_threads(jobs);
     }
 
@@ -212,7 +212,7 @@ constexpr std::array<Callback, sizeof...(i)> callbacks_of(std::index_sequence<i.
 constexpr auto callbacks = callbacks_of(std::make_index_sequence<most_libraries>());
 
 /// The place of a library; most_libraries if it is not among them.
-std::size_t place_of(const std::string& path) {
+std::size_t kernel_index(const std::string& path) {
     const auto is = [&path](const auto& each) { return each != nullptr && each->path() == path; };
     const auto place = std::find_if(libraries.begin(), libraries.end(), is);
     return static_cast<std::size_t>(place - libraries.begin());
@@ -236,7 +236,7 @@ void look_for_new_libraries() {
     for (const std::string& path : paths) {
         const bool may_be = path.find("blas", path.rfind('/') + 1) != path.npos;
         const auto free = std::find(libraries.begin(), libraries.end(), nullptr);
-        if (!may_be || place_of(path) != most_libraries || free == libraries.end()) continue;
+        if (!may_be || kernel_index(path) != most_libraries || free == libraries.end()) continue;
         void* const handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_NOLOAD);
         if (handle == nullptr) continue;
         auto found = std::make_unique<Library>(path, handle);
@@ -266,24 +266,24 @@ bool serve_openblas(const std::string& path, bool serve) {
     std::call_once(registered, [] {
         at_fork([] { for_all(&Library::restart); }, [] { for_all(&Library::begin_anew); });
     });
-    const std::size_t place = place_of(path);
+    const std::size_t place = kernel_index(path);
     if (place == most_libraries) return false;
     Library& library = *libraries[place];
     if (serve && !library.refusal().empty()) return false;
-    if (serve && library.is_new()) wait_before_others();
+    if (serve && library.is_new()) reregister_atfork();
     library.serve(serve, callbacks[place]);
     const bool any = std::any_of(libraries.begin(), libraries.end(), [](const auto& each) {
         return each != nullptr && each->served();
     });
-    set_patience(any ? patience : ordinary_patience);
+    set_spin_time(any ? patience : default_spin_time);
     return true;
 }
 
-}  // namespace schuss::engine
+}  // namespace schuss::runtime
 
 #else
 
-namespace schuss::engine {
+namespace schuss::runtime {
 
 std::vector<OpenBlas> find_openblas() {
     return {};
@@ -293,6 +293,6 @@ bool serve_openblas(const std::string&, bool) {
     return false;
 }
 
-}  // namespace schuss::engine
+}  // namespace schuss::runtime
 
 #endif

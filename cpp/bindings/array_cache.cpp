@@ -1,4 +1,4 @@
-#include "bindings/glances.hpp"
+#include "bindings/array_cache.hpp"
 
 #include <algorithm>
 
@@ -20,12 +20,11 @@ bool equal(const py::ssize_t* a, const py::ssize_t* b, std::size_t count) {
 
 }  // namespace
 
-void Glances::add(const ArrayView& parameter) {
+void ArrayCache::add(const ArrayView& parameter) {
     const std::size_t axes = parameter.ndim();
-    glances_.push_back({parameter.array().ptr(), reinterpret_cast<char*>(parameter.data()),
-                        parameter.dtype().ptr(), nullptr, 0, 0, 0, 1,
-                        static_cast<std::uint32_t>(axes),
-                        static_cast<std::uint32_t>(axes_.size())});
+    cache_.push_back({parameter.array().ptr(), reinterpret_cast<char*>(parameter.data()),
+                      parameter.dtype().ptr(), nullptr, 0, 0, 0, 1,
+                      static_cast<std::uint32_t>(axes), static_cast<std::uint32_t>(axes_.size())});
     axes_.insert(axes_.end(), parameter.shape().begin(), parameter.shape().end());
     axes_.insert(axes_.end(), parameter.strides().begin(), parameter.strides().end());
     axes_.resize(axes_.size() + axes);
@@ -33,8 +32,8 @@ void Glances::add(const ArrayView& parameter) {
     dtypes_.emplace_back();
 }
 
-bool Glances::parameter_is_unchanged(std::size_t i) const {
-    const Glance& glance = glances_[i];
+bool ArrayCache::parameter_is_unchanged(std::size_t i) const {
+    const Entry& glance = cache_[i];
     const Fields& f = fields_of(glance.parameter);
     const py::ssize_t* const shape = axes_.data() + glance.place;
     return f.data == glance.data && f.descr == glance.dtype &&
@@ -44,7 +43,7 @@ bool Glances::parameter_is_unchanged(std::size_t i) const {
            (f.flags & py::detail::npy_api::NPY_ARRAY_WRITEABLE_) != 0;
 }
 
-bool Glances::looks_familiar(const Glance& glance, const py::array& gradient) const {
+bool ArrayCache::same_layout(const Entry& glance, const py::array& gradient) const {
     const Fields& f = fields(gradient);
     const py::ssize_t* const shape = axes_.data() + glance.place;
     return f.descr == glance.gradient_dtype && static_cast<std::uint32_t>(f.nd) == glance.axes &&
@@ -52,23 +51,24 @@ bool Glances::looks_familiar(const Glance& glance, const py::array& gradient) co
            equal(f.strides, shape + 2 * glance.axes, glance.axes);
 }
 
-std::byte* Glances::familiar(std::size_t i, const py::array& gradient) const {
-    const Glance& glance = glances_[i];
+std::byte* ArrayCache::matches(std::size_t i, const py::array& gradient) const {
+    const Entry& glance = cache_[i];
     char* const data = fields(gradient).data;
     const auto first = reinterpret_cast<std::size_t>(data);
     const bool is = first >= glance.least && first <= glance.most &&
                     (first & (glance.item_size - 1)) == glance.misalignment &&
-                    looks_familiar(glance, gradient);
+                    same_layout(glance, gradient);
     return is ? reinterpret_cast<std::byte*>(data) : nullptr;
 }
 
-bool Glances::lies_at(std::size_t i, const py::array& gradient, const std::byte* first) const {
+bool ArrayCache::at_address(std::size_t i, const py::array& gradient,
+                            const std::byte* first) const {
     return reinterpret_cast<const std::byte*>(fields(gradient).data) == first &&
-           looks_familiar(glances_[i], gradient);
+           same_layout(cache_[i], gradient);
 }
 
-void Glances::remember(std::size_t i, const ArrayView& gradient, const Bounds& gap) {
-    Glance& glance = glances_[i];
+void ArrayCache::remember(std::size_t i, const ArrayView& gradient, const Bounds& gap) {
+    Entry& glance = cache_[i];
     const Bounds bounds = bounds_of(gradient);
     const auto first = reinterpret_cast<std::size_t>(gradient.data());
     const std::size_t before = first - bounds.begin, after = bounds.end - first;
@@ -82,19 +82,19 @@ void Glances::remember(std::size_t i, const ArrayView& gradient, const Bounds& g
     glance.most = gap.end - after;
 }
 
-void Glances::fetch_ahead(std::size_t i, const std::vector<py::object>& gradients) const {
+void ArrayCache::prefetch(std::size_t i, const std::vector<py::object>& gradients) const {
     // Objects first; where their shapes lie is known when those have come.
     constexpr std::size_t objects_ahead = 16, shapes_ahead = 8;
-    if (i + objects_ahead < glances_.size()) {
+    if (i + objects_ahead < cache_.size()) {
         for (const PyObject* object :
-             {glances_[i + objects_ahead].parameter, gradients[i + objects_ahead].ptr()}) {
+             {cache_[i + objects_ahead].parameter, gradients[i + objects_ahead].ptr()}) {
             __builtin_prefetch(object);
             __builtin_prefetch(reinterpret_cast<const char*>(object) + 64);
         }
     }
-    if (i + shapes_ahead < glances_.size()) {
+    if (i + shapes_ahead < cache_.size()) {
         for (PyObject* object :
-             {glances_[i + shapes_ahead].parameter, gradients[i + shapes_ahead].ptr()}) {
+             {cache_[i + shapes_ahead].parameter, gradients[i + shapes_ahead].ptr()}) {
             __builtin_prefetch(fields_of(object).dimensions);
         }
     }

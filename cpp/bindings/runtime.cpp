@@ -9,10 +9,10 @@
 #include <string>
 
 #include "bindings/register.hpp"
-#include "engine/cpu.hpp"
-#include "engine/crew.hpp"
-#include "engine/openblas.hpp"
-#include "engine/subnormals.hpp"
+#include "runtime/openblas.hpp"
+#include "runtime/subnormals.hpp"
+#include "runtime/thread_pool.hpp"
+#include "sweep/dispatch.hpp"
 
 namespace schuss::bindings {
 namespace {
@@ -26,41 +26,41 @@ class SubnormalsAreZero {
     void exit(const py::args&) { mode_.reset(); }
 
   private:
-    std::optional<engine::SubnormalsAreZero> mode_;
+    std::optional<runtime::SubnormalsAreZero> mode_;
 };
 
 }  // namespace
 
 // For threadpoolctl, which looks for such functions in the libraries that a process has loaded.
 extern "C" PYBIND11_EXPORT int schuss_get_num_threads() {
-    return static_cast<int>(engine::threads());
+    return static_cast<int>(runtime::threads());
 }
 extern "C" PYBIND11_EXPORT void schuss_set_num_threads(int threads) {
-    constexpr int most = engine::max_threads;
-    engine::set_threads(static_cast<std::size_t>(std::clamp(threads, 1, most)));
+    constexpr int most = runtime::max_threads;
+    runtime::set_threads(static_cast<std::size_t>(std::clamp(threads, 1, most)));
 }
 
-void register_processor(py::module_& module) {
-    module.def("simd", [] { return std::string(engine::level().name); });
-    module.def("set_simd", &engine::use_level, py::arg("level"));
+void register_runtime(py::module_& module) {
+    module.def("simd", [] { return std::string(sweep::level().name); });
+    module.def("set_simd", &sweep::use_level, py::arg("level"));
     module.def("available_simd", [] {
         std::vector<std::string> names;
-        for (const sweep::Level* level : engine::available_levels()) names.push_back(level->name);
+        for (const sweep::Level* level : sweep::available_levels()) names.push_back(level->name);
         return names;
     });
-    engine::prepare_for_fork();
-    module.def("workers", &engine::workers);
-    module.def("num_threads", &engine::threads);
-    module.def("set_num_threads", &engine::set_threads, py::arg("threads"));
+    runtime::prepare_for_fork();
+    module.def("workers", &runtime::workers);
+    module.def("num_threads", &runtime::threads);
+    module.def("set_num_threads", &runtime::set_threads, py::arg("threads"));
     module.def("find_openblas", [] {
         py::list found;
-        for (const engine::OpenBlas& library : engine::find_openblas()) {
+        for (const runtime::OpenBlas& library : runtime::find_openblas()) {
             found.append(
                 py::make_tuple(library.path, library.version, library.refusal, library.served));
         }
         return found;
     });
-    module.def("serve_openblas", &engine::serve_openblas, py::arg("path"), py::arg("serve"));
+    module.def("serve_openblas", &runtime::serve_openblas, py::arg("path"), py::arg("serve"));
     py::class_<SubnormalsAreZero>(module, "subnormals_are_zero")
         .def(py::init<>())
         .def("__enter__", &SubnormalsAreZero::enter)

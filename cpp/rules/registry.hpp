@@ -17,16 +17,16 @@ using Coefficients = std::array<double, max_coefficients>;
 
 /// The places of the coefficients that all rules share, and of the first of the rule's own. fine:
 /// what the update is multiplied by; 1 unless the rate is too small for the format.
-namespace place {
+namespace index {
 inline constexpr std::size_t power = 0, scale = 1, limit = 2, weight_decay = 3, keep = 4, fine = 5,
                              own = 6;
 }
 
 /// So many steps can be counted, exactly in double too.
-inline constexpr std::int64_t most_steps = (std::int64_t{1} << 53) - 1;
+inline constexpr std::int64_t max_steps = (std::int64_t{1} << 53) - 1;
 
 /// One entry of rules.def. Its place in the book is its place in every level's table.
-struct Entry {
+struct RuleInfo {
     std::string_view name;
     std::vector<std::string_view> states;
     std::vector<std::string_view> hyperparameters;
@@ -34,20 +34,20 @@ struct Entry {
     void (*fill)(const double* hyperparameters, double t, Coefficients& coefficients);
 };
 
-const std::vector<Entry>& book();
+const std::vector<RuleInfo>& registry();
 
 /// The index of a rule in the book; throws std::invalid_argument if there is none.
-std::size_t find(std::string_view name);
+std::size_t find_rule(std::string_view name);
 
 /// The hyperparameter that decides whether a format can hold a coefficient, or "".
-std::string_view origin(const Entry& rule, std::size_t place);
+std::string_view origin(const RuleInfo& rule, std::size_t place);
 
 /// Where the rate lies among the coefficients; 0 if the rule has none.
-std::size_t rate_place(const Entry& rule);
+std::size_t lr_index(const RuleInfo& rule);
 
 /// Of gradients that are not scaled. hyperparameters: in the order of the entry's names; limit: how
 /// far from 0 the elements of gradients may be.
-Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
+Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters, double weight_decay,
                           double t, double limit);
 
 }  // namespace schuss::rules

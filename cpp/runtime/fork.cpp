@@ -1,4 +1,4 @@
-#include "engine/fork.hpp"
+#include "runtime/fork.hpp"
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -9,7 +9,7 @@
 #include <thread>
 #include <vector>
 
-namespace schuss::engine {
+namespace schuss::runtime {
 namespace {
 
 // Counters and no locks: a child finds locks as threads left them that it does not have.
@@ -48,7 +48,7 @@ void after_in_child() {
 
 }  // namespace
 
-Unforked::Unforked() noexcept {
+ForkGuard::ForkGuard() noexcept {
     for (;;) {
         under_way.fetch_add(1);
         if (forks_wanted.load() == 0) return;
@@ -57,16 +57,16 @@ Unforked::Unforked() noexcept {
     }
 }
 
-Unforked::~Unforked() {
+ForkGuard::~ForkGuard() {
     under_way.fetch_sub(1);
 }
 
 void at_fork(ForkHandler in_parent, ForkHandler in_child) {
     handlers().push_back({in_parent, in_child});
-    wait_before_others();
+    reregister_atfork();
 }
 
-void wait_before_others() {
+void reregister_atfork() {
 #if !defined(_WIN32)  // which has no fork
     if (::pthread_atfork(&before, &after_in_parent, &after_in_child) != 0) throw std::bad_alloc();
 #endif
@@ -80,4 +80,4 @@ std::uint64_t fork_generation() noexcept {
     return generation.load(std::memory_order_relaxed);
 }
 
-}  // namespace schuss::engine
+}  // namespace schuss::runtime

@@ -10,7 +10,7 @@
 #error "schuss runs on x86-64 and 64-bit Arm"
 #endif
 
-namespace schuss::engine {
+namespace schuss::runtime {
 
 /// Sets this thread's floating-point mode (round to nearest, no traps, subnormals are zero as
 /// operands and as results) and restores the caller's when it goes.
@@ -50,4 +50,4 @@ inline void use_default_mode() {
     SubnormalsAreZero::set_mode(SubnormalsAreZero::ordinary);
 }
 
-}  // namespace schuss::engine
+}  // namespace schuss::runtime

@@ -1,4 +1,4 @@
-#include "engine/survey.hpp"
+#include "engine/gradient_stats.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "engine/copy.hpp"
-#include "engine/crew.hpp"
-#include "engine/subnormals.hpp"
+#include "runtime/subnormals.hpp"
+#include "runtime/thread_pool.hpp"
 
 namespace schuss::engine {
 namespace {
@@ -29,8 +29,9 @@ constexpr int safe_power = 600;
 
 }  // namespace
 
-Walk::Walk(const std::vector<std::size_t>& shape, const std::ptrdiff_t* parameter_strides,
-           const std::ptrdiff_t* strides, std::size_t item_size, bool aligned)
+MemoryOrder::MemoryOrder(const std::vector<std::size_t>& shape,
+                         const std::ptrdiff_t* parameter_strides, const std::ptrdiff_t* strides,
+                         std::size_t item_size, bool aligned)
     : item_size_(item_size), elements_(1) {
     std::vector<std::size_t> order(shape.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
@@ -56,8 +57,8 @@ Walk::Walk(const std::vector<std::size_t>& shape, const std::ptrdiff_t* paramete
         aligned && axes_.size() == 1 && axes_[0].stride == static_cast<std::ptrdiff_t>(item_size);
 }
 
-void Walk::gather(const std::byte* gradient, std::size_t begin, std::size_t count,
-                  std::byte* to) const noexcept {
+void MemoryOrder::gather(const std::byte* gradient, std::size_t begin, std::size_t count,
+                         std::byte* to) const noexcept {
     const auto item_size = static_cast<std::ptrdiff_t>(item_size_);
     const Axis& row = axes_.back();
     while (count > 0) {
@@ -85,7 +86,7 @@ void Walk::gather(const std::byte* gradient, std::size_t begin, std::size_t coun
     }
 }
 
-void Survey::prepare(std::vector<Gradient> gradients, std::size_t threads) {
+void GradientStats::prepare(std::vector<Gradient> gradients, std::size_t threads) {
     gradients_ = std::move(gradients);
     segments_.clear();
     blocks_.clear();
@@ -108,7 +109,7 @@ void Survey::prepare(std::vector<Gradient> gradients, std::size_t threads) {
     threads_ = threads;
     if (scratch_.size() < threads_) scratch_.resize(threads_);
     blocks_a_share_ = least_share;
-    std::size_t widest = 0;  // element of those that are gathered
+    std::size_t widest = 0;  // element of those that are buffered
     for (const Gradient& gradient : gradients_) {
         if (gradient.walk->contiguous()) continue;
         widest = std::max(widest, numbers::size_of(gradient.number));
@@ -119,10 +120,11 @@ void Survey::prepare(std::vector<Gradient> gradients, std::size_t threads) {
     for (Scratch& scratch : scratch_) scratch.reserve(bytes);
 }
 
-void Survey::run_share(const sweep::Level& level, std::size_t share, std::byte* scratch) noexcept {
+void GradientStats::run_share(const sweep::Level& level, std::size_t share,
+                              std::byte* scratch) noexcept {
     const std::size_t first = share * blocks_a_share_;
     const std::size_t last = std::min(first + blocks_a_share_, sums_.size());
-    std::size_t gathered = gradients_.size();  // whose elements are in the scratch, from where on
+    std::size_t buffered = gradients_.size();  // whose elements are in the scratch, from where on
     std::size_t gathered_from = 0;
     for (std::size_t block = first; block < last; ++block) {
         double lanes[sweep::survey_lanes] = {};
@@ -134,17 +136,17 @@ void Survey::run_share(const sweep::Level& level, std::size_t share, std::byte* 
             if (walk->contiguous()) {
                 values = walk->at(data, begin);
             } else {
-                if (gathered != number) {
+                if (buffered != number) {
                     const std::size_t room = (last - block) * sweep::survey_block - done;
                     walk->gather(data, begin, std::min(room, walk->elements() - begin), scratch);
-                    gathered = number;
+                    buffered = number;
                     gathered_from = begin;
                 }
                 values = scratch + (begin - gathered_from) * numbers::size_of(format);
             }
             const std::size_t lane = done % sweep::survey_lanes;
             const sweep::Format& loops = level.format(format);
-            const sweep::Survey survey = power_ == 0 ? loops.survey : loops.survey_scaled;
+            const sweep::GradientStats survey = power_ == 0 ? loops.survey : loops.survey_scaled;
             finite = survey(values, count, lane, lanes, std::ldexp(1.0, power_));
             done += count;
         }
@@ -155,34 +157,34 @@ void Survey::run_share(const sweep::Level& level, std::size_t share, std::byte* 
     }
 }
 
-void Survey::run(const sweep::Level& level, bool worth_waking) noexcept {
-    add_up(level, worth_waking, 0);
+void GradientStats::run(const sweep::Level& level, bool wake_workers) noexcept {
+    add_up(level, wake_workers, 0);
     const bool is_safe = sum_ >= safe_sum && sum_ <= std::numeric_limits<double>::max();
     if (is_safe || first_nonfinite_ < gradients_.size()) return;
     // The squares of other formats do not leave the range of double.
     const bool may_leave = std::any_of(
         gradients_.begin(), gradients_.end(),
-        [](const Gradient& gradient) { return gradient.number == numbers::Number::float64; });
-    if (may_leave) add_up(level, worth_waking, sum_ < 1 ? safe_power : -safe_power);
+        [](const Gradient& gradient) { return gradient.number == numbers::DType::float64; });
+    if (may_leave) add_up(level, wake_workers, sum_ < 1 ? safe_power : -safe_power);
 }
 
-numbers::Wide Survey::norm() const {
+numbers::Wide GradientStats::norm() const {
     return numbers::Wide(std::sqrt(sum_), -power_);
 }
 
-void Survey::add_up(const sweep::Level& level, bool worth_waking, int power) noexcept {
+void GradientStats::add_up(const sweep::Level& level, bool wake_workers, int power) noexcept {
     power_ = power;
     struct Job {
-        Survey& survey;
+        GradientStats& survey;
         const sweep::Level& level;
     } job{*this, level};
     const auto run_one = [](void* context, std::size_t number, std::size_t place) noexcept {
         auto& [all, table] = *static_cast<Job*>(context);
-        const SubnormalsAreZero mode;
+        const runtime::SubnormalsAreZero mode;
         all.run_share(table, number, all.scratch_[place].data());
     };
     const std::size_t shares = (sums_.size() + blocks_a_share_ - 1) / blocks_a_share_;
-    share({run_one, &job, shares, worth_waking}, threads_);
+    runtime::parallel_for({run_one, &job, shares, wake_workers}, threads_);
 
     first_nonfinite_ = gradients_.size();
     for (std::size_t i = segments_.size(); i-- > 0;) {

@@ -1,4 +1,4 @@
-#include "engine/ewma.hpp"
+#include "data/ewma.hpp"
 
 #include <math.h>
 
@@ -7,9 +7,9 @@
 #include <limits>
 #include <utility>
 
-#include "engine/subnormals.hpp"
+#include "runtime/subnormals.hpp"
 
-namespace schuss::engine {
+namespace schuss::data {
 namespace {
 
 template <typename T>
@@ -55,7 +55,7 @@ double combined(double later, double earlier) {
     return later + (1 - later) * earlier;
 }
 
-/// The divisors of the bias correction, a block of t at a time: of the gain as T rounds it, so that
+/// The divisors of the bias inv_bias2, a block of t at a time: of the gain as T rounds it, so that
 /// they are the weights that were used.
 template <typename T>
 class Weights {
@@ -101,7 +101,7 @@ struct Line {
     std::byte* to;
     T v = 0;
 
-    void advance(std::size_t steps, const CopyAxis& time) {
+    void advance(std::size_t steps, const engine::CopyAxis& time) {
         from += static_cast<std::ptrdiff_t>(steps) * time.from;
         to += static_cast<std::ptrdiff_t>(steps) * time.to;
     }
@@ -113,7 +113,7 @@ constexpr std::size_t lanes = 8;
 
 /// Averages `steps` values of each of `count` lines. output(address, step, v) takes what comes out.
 template <std::size_t count, typename T, class Output>
-void run(Line<T>* lines, std::size_t steps, const CopyAxis& time, Recurrence<T> next,
+void run(Line<T>* lines, std::size_t steps, const engine::CopyAxis& time, Recurrence<T> next,
          Output output) {
     Line<T> line[count];
     std::copy_n(lines, count, line);
@@ -130,7 +130,7 @@ void run(Line<T>* lines, std::size_t steps, const CopyAxis& time, Recurrence<T> 
 
 /// As many lines as there are, up to `lanes`.
 template <typename T, class Output>
-void run(Line<T>* lines, std::size_t count, std::size_t steps, const CopyAxis& time,
+void run(Line<T>* lines, std::size_t count, std::size_t steps, const engine::CopyAxis& time,
          Recurrence<T> next, Output output) {
     if (count == lanes) return run<lanes>(lines, steps, time, next, output);
     for (std::size_t k = 0; k < count; ++k) run<1>(lines + k, steps, time, next, output);
@@ -153,10 +153,10 @@ double memory_of(double beta) {
 /// is mended until it is, so that the result is exact whatever the values are. `from` must not be
 /// written, as mending reads it again.
 template <typename T>
-void run_split(Line<T>& whole, std::size_t steps, std::size_t early, const CopyAxis& time,
+void run_split(Line<T>& whole, std::size_t steps, std::size_t early, const engine::CopyAxis& time,
                Recurrence<T> next) {
     // An odd number of cache lines, so that the lanes do not all fall into the same cache sets.
-    constexpr std::size_t elements = cache_line / sizeof(T);
+    constexpr std::size_t elements = engine::cache_line / sizeof(T);
     const std::size_t part = (steps / lanes / elements - 1) / 2 * 2 * elements + elements;
     Line<T> line[lanes];
     for (std::size_t k = 0; k < lanes; ++k) {
@@ -190,7 +190,7 @@ void run_split(Line<T>& whole, std::size_t steps, std::size_t early, const CopyA
 
 /// Lines whose elements lie closer along the time than to each other.
 template <typename T>
-void run_lines(Line<T>* lines, std::size_t count, const CopyAxis& time, double beta,
+void run_lines(Line<T>* lines, std::size_t count, const engine::CopyAxis& time, double beta,
                Weights<T>& weights, Recurrence<T> next) {
     std::size_t done = 0;
     for (; done < time.size && !weights.are_one(done); done += weights.block) {
@@ -203,7 +203,7 @@ void run_lines(Line<T>* lines, std::size_t count, const CopyAxis& time, double b
     const std::size_t rest = time.size - done;
     const double early = memory_of<T>(beta);
     const bool in_place = lines[0].from == lines[0].to;
-    const bool is_long = static_cast<double>(rest) >= 2 * lanes * (early + cache_line);
+    const bool is_long = static_cast<double>(rest) >= 2 * lanes * (early + engine::cache_line);
     if (count < lanes && is_long && !in_place) {
         for (std::size_t k = 0; k < count; ++k) {
             run_split(lines[k], rest, static_cast<std::size_t>(early), time, next);
@@ -220,8 +220,8 @@ struct Columns {
     T v[most];
 
     template <class Divide>
-    void row(std::size_t count, const CopyAxis& across, const std::byte* from, std::byte* to,
-             Recurrence<T> next, Divide divide) {
+    void row(std::size_t count, const engine::CopyAxis& across, const std::byte* from,
+             std::byte* to, Recurrence<T> next, Divide divide) {
         if (across.from == sizeof(T) && across.to == sizeof(T)) {
             for (std::size_t k = 0; k < count; ++k) {
                 v[k] = next(v[k], load<T>(from + k * sizeof(T)));
@@ -235,8 +235,8 @@ struct Columns {
         }
     }
 
-    void run(std::size_t count, const CopyAxis& across, const CopyAxis& time, const std::byte* from,
-             std::byte* to, Weights<T>& weights, Recurrence<T> next) {
+    void run(std::size_t count, const engine::CopyAxis& across, const engine::CopyAxis& time,
+             const std::byte* from, std::byte* to, Weights<T>& weights, Recurrence<T> next) {
         std::fill_n(v, count, T{0});
         bool corrected = true;
         for (std::size_t t = 0; t < time.size; ++t, from += time.from, to += time.to) {
@@ -255,25 +255,26 @@ struct Columns {
 };
 
 template <typename T>
-void average(std::vector<CopyAxis> axes, const std::byte* from, std::byte* to, double beta,
+void average(std::vector<engine::CopyAxis> axes, const std::byte* from, std::byte* to, double beta,
              bool bias_correction) {
-    const CopyAxis time = axes.back();
+    const engine::CopyAxis time = axes.back();
     axes.pop_back();
-    axes = joined(axes);
+    axes = engine::coalesced(axes);
     // In the order of memory, so that the last is the one along which series lie closest.
-    std::stable_sort(axes.begin(), axes.end(), [](const CopyAxis& a, const CopyAxis& b) {
-        return magnitude(a.from) > magnitude(b.from);
-    });
+    std::stable_sort(axes.begin(), axes.end(),
+                     [](const engine::CopyAxis& a, const engine::CopyAxis& b) {
+                         return engine::magnitude(a.from) > engine::magnitude(b.from);
+                     });
     // Made before the mode is set, which would take some coefficients for zero.
     const Recurrence<T> next(beta);
     Weights<T> weights(next.gain, bias_correction);
-    const SubnormalsAreZero mode;
+    const runtime::SubnormalsAreZero mode;
 
-    if (!axes.empty() && magnitude(axes.back().from) < magnitude(time.from)) {
-        const CopyAxis across = axes.back();
+    if (!axes.empty() && engine::magnitude(axes.back().from) < engine::magnitude(time.from)) {
+        const engine::CopyAxis across = axes.back();
         axes.pop_back();
         Columns<T> columns;
-        for_each(axes, from, to, [&](const std::byte* source, std::byte* target) {
+        engine::for_each(axes, from, to, [&](const std::byte* source, std::byte* target) {
             for (std::size_t k = 0; k < across.size; k += columns.most) {
                 const auto first = static_cast<std::ptrdiff_t>(k);
                 columns.run(std::min(columns.most, across.size - k), across, time,
@@ -285,7 +286,7 @@ void average(std::vector<CopyAxis> axes, const std::byte* from, std::byte* to, d
     }
     Line<T> lines[lanes];
     std::size_t count = 0;
-    for_each(axes, from, to, [&](const std::byte* source, std::byte* target) {
+    engine::for_each(axes, from, to, [&](const std::byte* source, std::byte* target) {
         lines[count++] = {source, target};
         if (count < lanes) return;
         run_lines(lines, count, time, beta, weights, next);
@@ -303,15 +304,15 @@ double weight_of(double gain, std::int64_t t) {
                     one_minus_power(gain, static_cast<double>(first)));
 }
 
-void ewma(numbers::Number number, std::vector<CopyAxis> axes, const std::byte* from, std::byte* to,
-          double beta, bool bias_correction) {
-    for (const CopyAxis& axis : axes) {
+void ewma(numbers::DType number, std::vector<engine::CopyAxis> axes, const std::byte* from,
+          std::byte* to, double beta, bool bias_correction) {
+    for (const engine::CopyAxis& axis : axes) {
         if (axis.size == 0) return;
     }
-    if (number == numbers::Number::float32) {
+    if (number == numbers::DType::float32) {
         return average<float>(std::move(axes), from, to, beta, bias_correction);
     }
     average<double>(std::move(axes), from, to, beta, bias_correction);
 }
 
-}  // namespace schuss::engine
+}  // namespace schuss::data

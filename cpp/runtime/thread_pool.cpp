@@ -1,4 +1,4 @@
-#include "engine/crew.hpp"
+#include "runtime/thread_pool.hpp"
 
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -17,21 +17,21 @@
 #include <thread>
 #include <vector>
 
-#include "engine/fork.hpp"
-#include "engine/subnormals.hpp"
+#include "runtime/fork.hpp"
+#include "runtime/subnormals.hpp"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
 
-namespace schuss::engine {
+namespace schuss::runtime {
 namespace {
 
 using Clock = std::chrono::steady_clock;
 
 /// While calls follow each other within this time, workers wait awake for the next one: it comes
 /// before they could be woken. Otherwise they sleep at once, and leave their cores to others.
-std::atomic<std::chrono::microseconds> close_by = ordinary_patience;
+std::atomic<std::chrono::microseconds> close_by = default_spin_time;
 
 /// Whether this thread is at a tile: it cannot have the crew a second time.
 thread_local bool at_work = false;
@@ -70,12 +70,12 @@ class SignalsAreForOthers {
 };
 #endif
 
-class Crew {
+class ThreadPool {
   public:
-    void share(const Work& work, std::size_t threads) noexcept {
+    void parallel_for(const Work& work, std::size_t threads) noexcept {
         const bool close = is_close();
         std::unique_lock turn(turn_, std::defer_lock);
-        if ((close || work.worth_waking) && turn.try_lock()) {
+        if ((close || work.wake_workers) && turn.try_lock()) {
             threads = std::min(threads, work.tiles);
             hire(threads - 1);
             together(work, threads, close);
@@ -85,7 +85,7 @@ class Crew {
         ended_.store(Clock::now(), std::memory_order_relaxed);
     }
 
-    bool all_at_once(const Work& work) noexcept {
+    bool run_concurrently(const Work& work) noexcept {
         const std::lock_guard turn(turn_);
         hire(work.tiles - 1);
         if (workers() + 1 < work.tiles) return false;
@@ -126,7 +126,7 @@ class Crew {
                         std::memory_order_seq_cst);
         }
         if (asleep_.load(std::memory_order_seq_cst) > 0) {
-            if (work.worth_waking) place_workers(threads - 1);
+            if (work.wake_workers) place_workers(threads - 1);
             called_.notify_all();
         }
         claim(0);
@@ -229,7 +229,7 @@ class Crew {
         try {
             while (workers() < wanted) {
                 handles_.reserve(workers() + 1);
-                std::thread worker(&Crew::serve, this, workers() + 1);
+                std::thread worker(&ThreadPool::serve, this, workers() + 1);
                 handles_.push_back(worker.native_handle());
                 worker.detach();
                 workers_.fetch_add(1, std::memory_order_relaxed);
@@ -259,15 +259,15 @@ class Crew {
 };
 
 /// The process's crew. Never taken down: its threads may sleep in it until the process ends.
-std::atomic<Crew*> crew = nullptr;
+std::atomic<ThreadPool*> crew = nullptr;
 std::atomic<bool> prepared_for_fork = false;
 std::atomic<std::size_t> most_threads = 1;
 
 /// Null if there is no memory for it.
-Crew* the_crew() noexcept {
-    Crew* existing = crew.load(std::memory_order_acquire);
+ThreadPool* the_crew() noexcept {
+    ThreadPool* existing = crew.load(std::memory_order_acquire);
     if (existing != nullptr) return existing;
-    auto* const made = new (std::nothrow) Crew;
+    auto* const made = new (std::nothrow) ThreadPool;
     if (made == nullptr || crew.compare_exchange_strong(existing, made)) return made;
     delete made;
     return existing;
@@ -281,25 +281,26 @@ void prepare_for_fork() {
     at_fork([] {}, [] { crew.store(nullptr); });
 }
 
-void share(const Work& work, std::size_t threads) noexcept {
-    Crew* const all = threads > 1 && work.tiles > 1 && prepared_for_fork ? the_crew() : nullptr;
-    if (all == nullptr) return Crew::alone(work);
-    all->share(work, threads);
+void parallel_for(const Work& work, std::size_t threads) noexcept {
+    ThreadPool* const all =
+        threads > 1 && work.tiles > 1 && prepared_for_fork ? the_crew() : nullptr;
+    if (all == nullptr) return ThreadPool::alone(work);
+    all->parallel_for(work, threads);
 }
 
-bool all_at_once(const Work& work) noexcept {
+bool run_concurrently(const Work& work) noexcept {
     if (at_work || !prepared_for_fork || work.tiles - 1 >= max_threads) return false;
-    const Unforked meanwhile;
-    Crew* const all = the_crew();
-    return all != nullptr && all->all_at_once(work);
+    const ForkGuard meanwhile;
+    ThreadPool* const all = the_crew();
+    return all != nullptr && all->run_concurrently(work);
 }
 
-void set_patience(std::chrono::microseconds patience) {
+void set_spin_time(std::chrono::microseconds patience) {
     close_by.store(patience, std::memory_order_relaxed);
 }
 
 std::size_t workers() {
-    const Crew* const existing = crew.load(std::memory_order_acquire);
+    const ThreadPool* const existing = crew.load(std::memory_order_acquire);
     return existing == nullptr ? 0 : existing->workers();
 }
 
@@ -314,4 +315,4 @@ std::size_t set_threads(std::size_t threads) {
     return most_threads.exchange(threads, std::memory_order_relaxed);
 }
 
-}  // namespace schuss::engine
+}  // namespace schuss::runtime

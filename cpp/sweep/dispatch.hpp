@@ -7,15 +7,15 @@
 
 #include "sweep/level.hpp"
 
-namespace schuss::engine {
+namespace schuss::sweep {
 
 /// The levels that this processor and operating system can run, from the least to the best.
-std::vector<const sweep::Level*> available_levels();
+std::vector<const Level*> available_levels();
 
 /// The level in use: the best available until use_level names another.
-const sweep::Level& level();
+const Level& level();
 
 /// Takes a level by its name; throws std::invalid_argument if it is unknown or not available here.
 void use_level(std::string_view name);
 
-}  // namespace schuss::engine
+}  // namespace schuss::sweep

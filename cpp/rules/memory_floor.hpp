@@ -3,7 +3,7 @@
 #pragma once
 
 template <int count>
-struct Additions : RateOnly {
+struct MemoryFloor : RateOnly {
     static constexpr Names states = count == 1 ? Names{"first"} : Names{"first", "second"};
     static constexpr bool takes_gradients = false;
     static constexpr bool updates_parameters = false;

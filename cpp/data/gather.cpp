@@ -1,4 +1,4 @@
-#include "engine/gather.hpp"
+#include "data/gather.hpp"
 
 #include <algorithm>
 #include <array>
@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-namespace schuss::engine {
+namespace schuss::data {
 namespace {
 
 /// An index, and where in the result its example goes.
@@ -39,8 +39,8 @@ std::vector<Place> sorted(const std::int64_t* indices, std::size_t count) {
 }
 
 /// Simplifies the axes of an example and lays its copy out densely. Returns its size in bytes.
-std::size_t lay_out(std::vector<CopyAxis>& axes, std::size_t item_size) {
-    axes = joined(axes);
+std::size_t lay_out(std::vector<engine::CopyAxis>& axes, std::size_t item_size) {
+    axes = engine::coalesced(axes);
     std::size_t size = item_size;
     for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
         axis->to = static_cast<std::ptrdiff_t>(size);
@@ -57,12 +57,13 @@ void gather_runs(const Examples& examples, std::size_t example_size, std::size_t
     for (std::size_t i = 0; i < count; ++i, to += example_size) {
         if (i + ahead < count) {
             const std::byte* const next = examples.first + indices[i + ahead] * examples.stride;
-            for (std::size_t b = 0; b < early; b += cache_line) __builtin_prefetch(next + b);
+            for (std::size_t b = 0; b < early; b += engine::cache_line)
+                __builtin_prefetch(next + b);
         }
-        for_each(examples.axes, examples.first + indices[i] * examples.stride, to,
-                 [run](const std::byte* source, std::byte* target) {
-                     std::memcpy(target, source, run);
-                 });
+        engine::for_each(examples.axes, examples.first + indices[i] * examples.stride, to,
+                         [run](const std::byte* source, std::byte* target) {
+                             std::memcpy(target, source, run);
+                         });
     }
 }
 
@@ -80,33 +81,34 @@ void copy_line(const std::byte* from, std::ptrdiff_t stride, std::size_t items, 
 template <std::size_t size>
 void gather_scattered(Examples examples, std::size_t example_size, const std::int64_t* indices,
                       std::size_t count, std::byte* to) {
-    const CopyAxis last = examples.axes.back();
+    const engine::CopyAxis last = examples.axes.back();
     examples.axes.pop_back();
     const std::vector<Place> places = sorted(indices, count);
-    constexpr std::size_t items = cache_line / size, ahead = 16;
-    for_each(examples.axes, examples.first, to, [&](const std::byte* from, std::byte* target) {
-        for (std::size_t first = 0; first < last.size; first += items) {
-            const std::size_t many = std::min(items, last.size - first);
-            const auto copy_lines = [&](std::size_t of) {
-                for (std::size_t i = 0; i < count; ++i) {
-                    if (i + ahead < count) {
-                        const Place& next = places[i + ahead];
-                        const std::byte* source = from + next.index * examples.stride;
-                        for (std::size_t k = 0; k < of; ++k, source += last.from) {
-                            __builtin_prefetch(source);
+    constexpr std::size_t items = engine::cache_line / size, ahead = 16;
+    engine::for_each(
+        examples.axes, examples.first, to, [&](const std::byte* from, std::byte* target) {
+            for (std::size_t first = 0; first < last.size; first += items) {
+                const std::size_t many = std::min(items, last.size - first);
+                const auto copy_lines = [&](std::size_t of) {
+                    for (std::size_t i = 0; i < count; ++i) {
+                        if (i + ahead < count) {
+                            const Place& next = places[i + ahead];
+                            const std::byte* source = from + next.index * examples.stride;
+                            for (std::size_t k = 0; k < of; ++k, source += last.from) {
+                                __builtin_prefetch(source);
+                            }
+                            __builtin_prefetch(target + next.position * example_size, 1);
                         }
-                        __builtin_prefetch(target + next.position * example_size, 1);
+                        const Place& place = places[i];
+                        copy_line<size>(from + place.index * examples.stride, last.from, of,
+                                        target + place.position * example_size);
                     }
-                    const Place& place = places[i];
-                    copy_line<size>(from + place.index * examples.stride, last.from, of,
-                                    target + place.position * example_size);
-                }
-            };
-            many == items ? copy_lines(items) : copy_lines(many);  // the one for the compiler
-            from += static_cast<std::ptrdiff_t>(items) * last.from;
-            target += cache_line;
-        }
-    });
+                };
+                many == items ? copy_lines(items) : copy_lines(many);  // the one for the compiler
+                from += static_cast<std::ptrdiff_t>(items) * last.from;
+                target += engine::cache_line;
+            }
+        });
 }
 
 }  // namespace
@@ -135,4 +137,4 @@ void gather(Examples examples, const std::int64_t* indices, std::size_t count, s
     }
 }
 
-}  // namespace schuss::engine
+}  // namespace schuss::data

@@ -8,14 +8,14 @@
 
 namespace schuss::bindings {
 
-class OthersMayRun {
+class ReleaseGil {
   public:
-    OthersMayRun() : state_(PyEval_SaveThread()) {}
+    ReleaseGil() : state_(PyEval_SaveThread()) {}
 
     /// If the interpreter has ended meanwhile, it ends this thread (a daemon) by unwinding its
     /// stack. That must not go on: objects would be let go of without the lock. So the thread
     /// sleeps until the process ends, as newer interpreters have it.
-    ~OthersMayRun() {
+    ~ReleaseGil() {
         try {
             PyEval_RestoreThread(state_);
         } catch (...) {
@@ -23,8 +23,8 @@ class OthersMayRun {
         }
     }
 
-    OthersMayRun(const OthersMayRun&) = delete;
-    OthersMayRun& operator=(const OthersMayRun&) = delete;
+    ReleaseGil(const ReleaseGil&) = delete;
+    ReleaseGil& operator=(const ReleaseGil&) = delete;
 
   private:
     PyThreadState* state_;

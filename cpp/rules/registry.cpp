@@ -1,4 +1,4 @@
-#include "rules/book.hpp"
+#include "rules/registry.hpp"
 
 #include <math.h>
 
@@ -22,7 +22,7 @@ struct Common {
     WeightDecay::Coefficients<double> decay;
     double fine;
 };
-static_assert(sizeof(Common) == place::own * sizeof(double));
+static_assert(sizeof(Common) == index::own * sizeof(double));
 
 std::vector<std::string_view> list(const Names& names) {
     std::vector<std::string_view> result;
@@ -36,46 +36,46 @@ void fill(const double* hyperparameters, double t, Coefficients& coefficients) {
     std::memcpy(&hyper, hyperparameters, sizeof hyper);
     const auto values = Rule::coefficients(hyper, t);
     static_assert(sizeof(Common) + sizeof values <= sizeof(Coefficients));
-    std::memcpy(coefficients.data() + place::own, &values, sizeof values);
+    std::memcpy(coefficients.data() + index::own, &values, sizeof values);
 }
 
 template <class Rule>
-Entry entry(const char* name) {
+RuleInfo entry(const char* name) {
     return {name, list(Rule::states), list(Rule::hyperparameters), list(Rule::origins),
             &fill<Rule>};
 }
 
 }  // namespace
 
-const std::vector<Entry>& book() {
-    static const std::vector<Entry> entries = {
+const std::vector<RuleInfo>& registry() {
+    static const std::vector<RuleInfo> entries = {
 #define SCHUSS_RULE(name, ...) entry<__VA_ARGS__>(#name),
 #include "rules/rules.def"
     };
     return entries;
 }
 
-std::size_t find(std::string_view name) {
-    for (std::size_t i = 0; i < book().size(); ++i) {
-        if (name == book()[i].name) return i;
+std::size_t find_rule(std::string_view name) {
+    for (std::size_t i = 0; i < registry().size(); ++i) {
+        if (name == registry()[i].name) return i;
     }
     throw std::invalid_argument("no rule is called " + std::string(name));
 }
 
-std::string_view origin(const Entry& rule, std::size_t place) {
-    if (place == place::limit) return "clip_value";
-    if (place == place::weight_decay || place == place::keep) return "weight_decay";
-    return place < place::own ? "" : rule.origins.at(place - place::own);
+std::string_view origin(const RuleInfo& rule, std::size_t place) {
+    if (place == index::limit) return "clip_value";
+    if (place == index::weight_decay || place == index::keep) return "weight_decay";
+    return place < index::own ? "" : rule.origins.at(place - index::own);
 }
 
-std::size_t rate_place(const Entry& rule) {
+std::size_t lr_index(const RuleInfo& rule) {
     for (std::size_t i = 0; i < rule.origins.size(); ++i) {
-        if (rule.origins[i] == "lr") return place::own + i;
+        if (rule.origins[i] == "lr") return index::own + i;
     }
     return 0;
 }
 
-Coefficients coefficients(const Entry& rule, const double* hyperparameters, double weight_decay,
+Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters, double weight_decay,
                           double t, double limit) {
     Coefficients result = {};
     // The first hyperparameter of every rule that weight decay enters is lr.

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-namespace schuss::engine {
+namespace schuss::runtime {
 
 /// An OpenBLAS that this process has loaded.
 struct OpenBlas {
@@ -21,4 +21,4 @@ std::vector<OpenBlas> find_openblas();
 /// Lets the crew serve the library, or no longer. False if it cannot.
 bool serve_openblas(const std::string& path, bool serve);
 
-}  // namespace schuss::engine
+}  // namespace schuss::runtime

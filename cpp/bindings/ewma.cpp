@@ -6,9 +6,9 @@
 #include <vector>
 
 #include "bindings/arrays.hpp"
-#include "bindings/others_may_run.hpp"
+#include "bindings/gil.hpp"
 #include "bindings/register.hpp"
-#include "engine/ewma.hpp"
+#include "data/ewma.hpp"
 
 namespace schuss::bindings {
 namespace {
@@ -17,7 +17,7 @@ namespace {
 void ewma(py::handle values, py::handle out, py::ssize_t axis, double beta, bool bias_correction) {
     const Name name{"ewma", "out"};
     const ArrayView from(values, {"ewma", "values"}), to(out, name);
-    const numbers::Number number = computed_number_of(from, {"ewma", "values"});
+    const numbers::DType number = computed_number_of(from, {"ewma", "values"});
     check_writable(to, name);
     check_like(to, name, from, "values");
     std::vector<engine::CopyAxis> axes;
@@ -29,16 +29,16 @@ void ewma(py::handle values, py::handle out, py::ssize_t axis, double beta, bool
     axes.push_back(time);
     check_has_its_memory(from, {"ewma", "values"});
     check_has_its_memory(to, name);
-    const OthersMayRun others_may_run;
-    engine::ewma(number, std::move(axes), from.data(), to.data(), beta, bias_correction);
+    const ReleaseGil others_may_run;
+    data::ewma(number, std::move(axes), from.data(), to.data(), beta, bias_correction);
 }
 
 }  // namespace
 
-void register_averages(py::module_& module) {
+void register_ewma(py::module_& module) {
     module.def("ewma", &ewma, py::arg("values"), py::arg("out"), py::arg("axis"), py::arg("beta"),
                py::arg("bias_correction"));
-    module.def("weight_of", &engine::weight_of, py::arg("gain"), py::arg("t"));
+    module.def("weight_of", &data::weight_of, py::arg("gain"), py::arg("t"));
 }
 
 }  // namespace schuss::bindings

@@ -16,7 +16,7 @@
 
 namespace schuss::bindings {
 
-class Glances {
+class ArrayCache {
   public:
     /// Takes a parameter in, of which no gradient is known yet. Its array must outlive this.
     void add(const ArrayView& parameter);
@@ -26,20 +26,20 @@ class Glances {
 
     /// The gradient's first element, if the gradient differs from the one remembered at most in
     /// where it lies, and lies in the gap; else nullptr.
-    std::byte* familiar(std::size_t i, const py::array& gradient) const;
+    std::byte* matches(std::size_t i, const py::array& gradient) const;
 
     /// Whether the gradient is as it was when it was remembered, and lies there.
-    bool lies_at(std::size_t i, const py::array& gradient, const std::byte* first) const;
+    bool at_address(std::size_t i, const py::array& gradient, const std::byte* first) const;
 
     /// What gradient i was found to be. gap: around it, where nothing is written.
     void remember(std::size_t i, const ArrayView& gradient, const Bounds& gap);
-    void forget(std::size_t i) { glances_[i].gradient_dtype = nullptr; }
+    void forget(std::size_t i) { cache_[i].gradient_dtype = nullptr; }
 
     /// Before a look at i: fetches what the looks after it will read.
-    void fetch_ahead(std::size_t i, const std::vector<py::object>& gradients) const;
+    void prefetch(std::size_t i, const std::vector<py::object>& gradients) const;
 
   private:
-    struct alignas(64) Glance {
+    struct alignas(64) Entry {
         PyObject* parameter;
         char* data;
         PyObject* dtype;
@@ -51,9 +51,9 @@ class Glances {
         std::uint32_t place;  // in axes_
     };
 
-    bool looks_familiar(const Glance& glance, const py::array& gradient) const;
+    bool same_layout(const Entry& glance, const py::array& gradient) const;
 
-    std::vector<Glance> glances_;
+    std::vector<Entry> cache_;
     // For each parameter its shape, its strides, and the gradient's strides.
     std::vector<py::ssize_t> axes_;
     std::vector<py::object> dtypes_;  // of parameters and gradients: kept alive, so that none has

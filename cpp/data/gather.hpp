@@ -7,17 +7,17 @@
 
 #include "engine/copy.hpp"
 
-namespace schuss::engine {
+namespace schuss::data {
 
 /// Where examples lie: example i begins i strides after the first.
 struct Examples {
     const std::byte* first;
     std::ptrdiff_t stride;
     std::size_t item_size;
-    std::vector<CopyAxis> axes;  // of one example; `to` is for gather to set
+    std::vector<engine::CopyAxis> axes;  // of one example; `to` is for gather to set
 };
 
 /// Copies the examples with these indices, one after the other, each densely in C order.
 void gather(Examples examples, const std::int64_t* indices, std::size_t count, std::byte* to);
 
-}  // namespace schuss::engine
+}  // namespace schuss::data

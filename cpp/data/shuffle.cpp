@@ -1,10 +1,10 @@
-#include "engine/shuffle.hpp"
+#include "data/shuffle.hpp"
 
 #include <numeric>
 #include <utility>
 #include <vector>
 
-namespace schuss::engine {
+namespace schuss::data {
 namespace {
 
 /// SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014).
@@ -90,4 +90,4 @@ void shuffle(std::int64_t* order, std::size_t count, std::uint64_t seed) {
     fill(order, count, nullptr, random);
 }
 
-}  // namespace schuss::engine
+}  // namespace schuss::data

@@ -7,15 +7,15 @@
 namespace schuss::numbers {
 
 /// First those that updates are computed in.
-enum class Number : std::uint8_t { float32, float64, float16, bfloat16 };
-inline constexpr int kinds = 4;
-inline constexpr int computed_kinds = 2;
+enum class DType : std::uint8_t { float32, float64, float16, bfloat16 };
+inline constexpr int dtype_count = 4;
+inline constexpr int compute_dtype_count = 2;
 
-constexpr std::size_t size_of(Number number) {
+constexpr std::size_t size_of(DType number) {
     switch (number) {
-        case Number::float32:
+        case DType::float32:
             return 4;
-        case Number::float64:
+        case DType::float64:
             return 8;
         default:
             return 2;
@@ -23,24 +23,24 @@ constexpr std::size_t size_of(Number number) {
 }
 
 /// What a number is computed in.
-constexpr Number computed(Number number) {
-    return number == Number::float64 ? Number::float64 : Number::float32;
+constexpr DType compute_dtype(DType number) {
+    return number == DType::float64 ? DType::float64 : DType::float32;
 }
 
 /// The formats of a parameter, its gradient and its states. What is computed in float32 may be
 /// stored in any format that is, and states in it or in bfloat16.
 struct Formats {
-    Number parameter, gradient, state;
+    DType parameter, gradient, state;
 };
 
 /// One for each combination of formats, and the place of a combination among them.
 inline constexpr int combinations = 19;
-constexpr int place_of(const Formats& formats) {
-    const auto among_three = [](Number number) {
-        return number == Number::float32 ? 0 : number == Number::float16 ? 1 : 2;
+constexpr int kernel_index(const Formats& formats) {
+    const auto among_three = [](DType number) {
+        return number == DType::float32 ? 0 : number == DType::float16 ? 1 : 2;
     };
-    if (formats.parameter == Number::float64) return 0;
-    const int of_state = formats.state == Number::float32 ? 0 : 1;
+    if (formats.parameter == DType::float64) return 0;
+    const int of_state = formats.state == DType::float32 ? 0 : 1;
     return 1 + (among_three(formats.parameter) * 3 + among_three(formats.gradient)) * 2 + of_state;
 }
 

@@ -1,4 +1,4 @@
-#include "engine/cpu.hpp"
+#include "sweep/dispatch.hpp"
 
 #include <atomic>
 #include <cstdint>
@@ -13,11 +13,11 @@ namespace schuss::sweep {
 #include "levels.def"
 }  // namespace schuss::sweep
 
-namespace schuss::engine {
+namespace schuss::sweep {
 namespace {
 
 // In the order of CMakeLists.txt: from the least to the best.
-const sweep::Level* const built_levels[] = {
+const Level* const built_levels[] = {
 #define SCHUSS_LEVEL(name) &sweep::level_##name,
 #include "levels.def"
 };
@@ -47,7 +47,7 @@ std::uint64_t detect_features() {
     std::uint64_t features = 0;
 #define SCHUSS_FEATURE(name, macro, leaf, reg, bit, state)                     \
     if ((cpuid(leaf).reg >> (bit) & 1) != 0 && (saved & (state)) == (state)) { \
-        features |= std::uint64_t{1} << unsigned(sweep::Feature::name);        \
+        features |= std::uint64_t{1} << unsigned(Feature::name);               \
     }
 #include "sweep/features.def"
     return features;
@@ -62,21 +62,21 @@ std::uint64_t detect_features() {
 
 #endif
 
-bool runs_here(const sweep::Level& level) {
+bool runs_here(const Level& level) {
     static const std::uint64_t features = detect_features();
     return (level.features & ~features) == 0;
 }
 
-std::atomic<const sweep::Level*>& in_use() {
-    static std::atomic<const sweep::Level*> level = available_levels().back();
+std::atomic<const Level*>& in_use() {
+    static std::atomic<const Level*> level = available_levels().back();
     return level;
 }
 
 }  // namespace
 
-std::vector<const sweep::Level*> available_levels() {
-    std::vector<const sweep::Level*> result;
-    for (const sweep::Level* level : built_levels) {
+std::vector<const Level*> available_levels() {
+    std::vector<const Level*> result;
+    for (const Level* level : built_levels) {
         if (runs_here(*level)) result.push_back(level);
     }
     if (result.empty()) {
@@ -85,13 +85,13 @@ std::vector<const sweep::Level*> available_levels() {
     return result;
 }
 
-const sweep::Level& level() {
+const Level& level() {
     return *in_use().load(std::memory_order_relaxed);
 }
 
 void use_level(std::string_view name) {
     std::string names;
-    for (const sweep::Level* candidate : available_levels()) {
+    for (const Level* candidate : available_levels()) {
         if (name == candidate->name) {
             in_use().store(candidate, std::memory_order_relaxed);
             return;
@@ -99,10 +99,10 @@ void use_level(std::string_view name) {
         names += (names.empty() ? "" : ", ") + std::string(candidate->name);
     }
     bool built = false;
-    for (const sweep::Level* candidate : built_levels) built = built || name == candidate->name;
+    for (const Level* candidate : built_levels) built = built || name == candidate->name;
     throw std::invalid_argument(
         (built ? "this processor has no '" : "there is no instruction set level '") +
         std::string(name) + "'; available: " + names);
 }
 
-}  // namespace schuss::engine
+}  // namespace schuss::sweep

@@ -9,18 +9,18 @@
 #include <vector>
 
 #include "engine/layout.hpp"
-#include "numbers/number.hpp"
+#include "numbers/dtype.hpp"
 #include "numbers/wide.hpp"
 #include "sweep/level.hpp"
 
 namespace schuss::engine {
 
 /// The elements of a gradient in the order in which its parameter's lie in memory.
-class Walk {
+class MemoryOrder {
   public:
-    Walk() = default;
-    Walk(const std::vector<std::size_t>& shape, const std::ptrdiff_t* parameter_strides,
-         const std::ptrdiff_t* strides, std::size_t item_size, bool aligned);
+    MemoryOrder() = default;
+    MemoryOrder(const std::vector<std::size_t>& shape, const std::ptrdiff_t* parameter_strides,
+                const std::ptrdiff_t* strides, std::size_t item_size, bool aligned);
 
     std::size_t elements() const { return elements_; }
 
@@ -52,11 +52,11 @@ class Walk {
     std::vector<Axis> axes_;  // from the outermost to the innermost
 };
 
-class Survey {
+class GradientStats {
   public:
     struct Gradient {
-        numbers::Number number;
-        const Walk* walk;
+        numbers::DType number;
+        const MemoryOrder* walk;
         const std::byte* data;  // of the element at index zero
     };
 
@@ -64,7 +64,7 @@ class Survey {
     void prepare(std::vector<Gradient> gradients, std::size_t threads);
 
     /// Reads all gradients.
-    void run(const sweep::Level& level, bool worth_waking) noexcept;
+    void run(const sweep::Level& level, bool wake_workers) noexcept;
 
     /// Of all gradients together; not finite where one of them is not.
     numbers::Wide norm() const;
@@ -79,7 +79,7 @@ class Survey {
         bool finite;
     };
 
-    void add_up(const sweep::Level& level, bool worth_waking, int power) noexcept;
+    void add_up(const sweep::Level& level, bool wake_workers, int power) noexcept;
     void run_share(const sweep::Level& level, std::size_t share, std::byte* scratch) noexcept;
 
     std::vector<Gradient> gradients_;

@@ -11,11 +11,11 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/register.hpp"
-#include "engine/cpu.hpp"
-#include "engine/crew.hpp"
 #include "engine/plan.hpp"
-#include "engine/subnormals.hpp"
-#include "rules/book.hpp"
+#include "rules/registry.hpp"
+#include "runtime/subnormals.hpp"
+#include "runtime/thread_pool.hpp"
+#include "sweep/dispatch.hpp"
 
 namespace schuss::bindings {
 namespace {
@@ -39,10 +39,9 @@ void additions(int repeats, std::size_t threads, py::handle param, py::handle gr
         }
         operands.push_back(array.data());
     }
-    const std::size_t rule = rules::find("additions_" + std::to_string(states.size()));
-    const numbers::Number format = computed_number_of(arrays[0], {call, "param"});
-    const auto kernel =
-        engine::level().rules[rule].of(rules::Decay::none, {format, format, format});
+    const std::size_t rule = rules::find_rule("memory_floor_" + std::to_string(states.size()));
+    const numbers::DType format = computed_number_of(arrays[0], {call, "param"});
+    const auto kernel = sweep::level().rules[rule].of(rules::Decay::none, {format, format, format});
     const engine::Coefficients coefficients{rules::Coefficients{}};
     const void* const values = coefficients.as(format);
     const auto size = arrays[0].size();
@@ -51,7 +50,7 @@ void additions(int repeats, std::size_t threads, py::handle param, py::handle gr
     const std::size_t line = 64 / item_size;
     const std::size_t part = (size / threads + line) / line * line;
     auto add = [&](std::size_t number) {
-        const engine::SubnormalsAreZero mode;
+        const runtime::SubnormalsAreZero mode;
         const std::size_t begin = std::min(size, number * part);
         std::vector<std::byte*> operands_of_part = operands;
         for (std::byte*& operand : operands_of_part) {
@@ -65,15 +64,15 @@ void additions(int repeats, std::size_t threads, py::handle param, py::handle gr
     const auto run = [](void* context, std::size_t number, std::size_t) noexcept {
         (*static_cast<Add*>(context))(number);
     };
-    if (!engine::all_at_once({run, &add, threads, true})) {
+    if (!runtime::run_concurrently({run, &add, threads, true})) {
         throw std::runtime_error(call + ": there are not so many threads");
     }
 }
 
 }  // namespace
 
-void register_yardstick(py::module_& module) {
-    module.def("additions", &additions, py::arg("repeats"), py::arg("threads"), py::arg("param"),
+void register_memory_floor(py::module_& module) {
+    module.def("memory_floor", &additions, py::arg("repeats"), py::arg("threads"), py::arg("param"),
                py::arg("grad"));
 }
 

@@ -9,7 +9,7 @@
 #include <chrono>
 #include <cstddef>
 
-namespace schuss::engine {
+namespace schuss::runtime {
 
 /// What the crew does: run(context, tile, place) for each tile, in any order, each on some thread.
 /// No two threads have the same place at a time; places count from 0, the caller's.
@@ -17,23 +17,23 @@ struct Work {
     void (*run)(void* context, std::size_t tile, std::size_t place) noexcept;
     void* context;
     std::size_t tiles;
-    bool worth_waking;  // whether it takes much longer than a worker needs to wake
+    bool wake_workers;  // whether it takes much longer than a worker needs to wake
 };
 
 /// Does all of the work on at most so many threads, this one among them. Work that comes while the
 /// crew is at work for another thread is done on its caller's thread alone, and so is work that is
 /// not worth waking for, unless calls follow each other closely.
-void share(const Work& work, std::size_t threads) noexcept;
+void parallel_for(const Work& work, std::size_t threads) noexcept;
 
 /// Does the work with each tile on a thread of its own, all at the same time, so that they may wait
 /// for each other; itself it waits until the crew is free, and a fork waits for it. False, and
 /// nothing is done, if there cannot be so many threads, or if this thread is at work for the crew
 /// already.
-bool all_at_once(const Work& work) noexcept;
+bool run_concurrently(const Work& work) noexcept;
 
 /// Calls that follow each other within this time follow closely: workers wait awake for the next.
-void set_patience(std::chrono::microseconds patience);
-inline constexpr std::chrono::microseconds ordinary_patience{50};
+void set_spin_time(std::chrono::microseconds patience);
+inline constexpr std::chrono::microseconds default_spin_time{50};
 
 /// To be called once, before there are threads that fork: a child has no crew until it needs one.
 void prepare_for_fork();
@@ -50,4 +50,4 @@ std::size_t set_threads(std::size_t threads);
 /// More than anyone has cores.
 inline constexpr std::size_t max_threads = 1024;
 
-}  // namespace schuss::engine
+}  // namespace schuss::runtime
