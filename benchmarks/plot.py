@@ -1,10 +1,13 @@
-"""The picture of step and loop: the time of a step by its size, alone and in a training loop.
+"""Pictures of the benchmarks step and loop: the time of a step, alone and in a training loop.
 
-Figures that were written by --json are drawn by `python -m benchmarks.plot FILE.json... FILE.png`.
+    python -m benchmarks.plot FIGURES.json ... PICTURE.png
+    python -m benchmarks.plot --bars 1048576 FIGURES.json ... PICTURE.png
+
+draw the figures that --json wrote: all sizes as lines, or one size of the loop as bars.
 """
 
+import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +35,17 @@ LINES: Mapping[str, dict[str, Any]] = {
     LIMIT: {"color": GREY, "linestyle": ":"},
     PRODUCT_ALONE.name: {"color": GREY, "linestyle": ":"},
 }
-"""Who is drawn, and how; the others are in the tables."""
+"""The contenders that are drawn, and their styles. The tables have all of them."""
+
+BARS = (
+    "schuss, shared threads",
+    "NumPy in place",
+    "JAX + optax",
+    "torch fused",
+    "DeepSpeed",
+    "numba",
+)
+"""The contenders of the bar chart: one for each way to make a step."""
 
 ADAM_FLOAT32 = {"rule": ADAM.name, "dtype": "float32"}
 PANELS = {
@@ -42,7 +55,7 @@ PANELS = {
 
 
 def plot(results: Mapping[str, Sequence[Record]], path: Path) -> None:
-    """Draw those of step and loop that the results have."""
+    """Draw the benchmarks step and loop, if the results have them."""
     save(picture({name: results[name] for name in PANELS if name in results}), path)
 
 
@@ -80,14 +93,46 @@ def _draw(panel: Axes, records: Sequence[Record]) -> dict[str, Any]:
     return drawn
 
 
-def main(*paths: str) -> None:
+@styled
+def bars(records: Sequence[Record], size: int) -> Figure:
+    """Draw one size of the loop: the time of a matrix product and a step, by contender."""
+    times = {
+        record["contender"]: record["microseconds"] / 1e3
+        for record in records
+        if record["case"]["size"] == size and record["contender"] in BARS
+    }
+    names = sorted(times, key=times.__getitem__, reverse=True)
+    title = f"A matrix product and an Adam step of {size / 1e6:.0f} million parameters"
+    drawn = figure(0.8 + 0.34 * len(names), title)
+    axes = drawn.subplots()
+    drawn_bars = axes.barh(
+        names,
+        [times[name] for name in names],
+        color=[BLUE if "schuss" in n else GREY for n in names],
+    )
+    axes.bar_label(drawn_bars, [f" {times[name]:.1f} ms" for name in names])
+    axes.set_xlabel("milliseconds, lower is better")
+    axes.grid(visible=False)
+    return drawn
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the figures in files."""
-    *sources, target = map(Path, paths)
+    parser = argparse.ArgumentParser("python -m benchmarks.plot", description=__doc__)
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--bars", type=int, metavar="SIZE", help="draw this size of the loop as bars"
+    )
+    options = parser.parse_args(arguments)
+    *sources, target = options.paths
     results: dict[str, list[Record]] = {}
     for source in sources:
         results |= json.loads(source.read_text())["benchmarks"]
-    plot(results, target)
+    if options.bars:
+        save(bars(results["loop"], options.bars), target)
+    else:
+        plot(results, target)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1101,7 +1101,7 @@ def test_the_picture_has_a_line_for_each_contender(tmp_path: Path) -> None:
 
     source, target = tmp_path / "figures.json", tmp_path / "picture.png"
     source.write_text(json.dumps({"benchmarks": results}))
-    plot.main(str(source), str(target))
+    plot.main([str(source), str(target)])
     assert target.read_bytes().startswith(b"\x89PNG")
 
 

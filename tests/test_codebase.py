@@ -179,7 +179,7 @@ def test_the_readmes_python_can_be_pasted_into_the_prompt(tmp_path: Path) -> Non
 
 
 def test_the_readmes_error_message_is_the_librarys() -> None:
-    (said,) = re.findall(r"^TypeError: (.*)$", README, re.MULTILINE)
+    (said,) = re.findall(r"`TypeError: (.*)`", README)
     optimizer = schuss.Adam({"W1": np.ones(3, np.float32)})
     with pytest.raises(TypeError) as caught:
         optimizer.step({"W1": np.ones(3)})
