@@ -38,6 +38,7 @@ LINES: Mapping[str, dict[str, Any]] = {
 """The contenders that are drawn, and their styles. The tables have all of them."""
 
 BARS = (
+    "schuss",
     "schuss, shared threads",
     "NumPy in place",
     "JAX + optax",
