@@ -34,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
     add("--markdown", action="store_true", help="print Markdown tables")
     add("--plot", type=Path, metavar="FILE.png", help="draw step and loop; needs matplotlib")
-    add("--rounds", type=_positive, metavar="N", help="default: as many as some seconds allow")
+    add("--rounds", type=_positive, metavar="N", help="default: what fits in some seconds")
     add(
         "--sizes",
         type=_sizes,
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         results[name] = BENCHMARKS[name](settings)
         if not results[name]:
-            print(f"\n{name}: nobody who could take part is installed")
+            print(f"\n{name}: no contender is installed")
             continue
         title = f"{name}: {BENCHMARKS[name].__doc__}"
         if options.markdown:

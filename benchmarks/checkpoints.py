@@ -1,4 +1,4 @@
-"""Saving and loading a training, beside what the disk does with as many bytes."""
+"""Saving and loading a training, and plain disk transfers of the same bytes."""
 
 import os
 import tempfile
@@ -35,7 +35,7 @@ WORKS = ("save", "load, from disk", "load, cached")
 
 @dataclass
 class Training:
-    """Parameters with Adam's moments, and where they are saved."""
+    """Parameters with Adam's moments, and the path of their file."""
 
     size: int
     path: Path
@@ -47,7 +47,7 @@ class Training:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """All that is saved."""
+        """The saved arrays."""
         return {"params": self.optimizer.params, **self.optimizer.state}
 
 
@@ -57,7 +57,7 @@ def synced(path: Path) -> None:
     os.close(descriptor)
 
 
-# Each saves, brings what it wrote to the disk, and loads into the arrays that are there.
+# Each saves, syncs to the disk, and loads into existing arrays.
 
 
 def plain_save(training: Training) -> None:
@@ -122,7 +122,7 @@ def numpy_load(training: Training) -> None:
 
 @dataclass(frozen=True)
 class Saver:
-    """Someone who can save a training and load it."""
+    """An implementation of saving and loading a training."""
 
     save: Callable[[Training], None]
     load: Callable[[Training], None]
@@ -139,14 +139,14 @@ SAVERS: Mapping[str, Saver] = {
 
 
 class Worker:
-    """What runs in the process of a contender."""
+    """Runs in the process of a contender."""
 
     def __init__(self, name: str) -> None:
         self._name, self._saver = name, SAVERS[name]
         self.folder = tempfile.TemporaryDirectory()
 
     def pose(self, size: int) -> None:
-        """Get ready to save a training of so many parameters, and see that it comes back."""
+        """Prepare a training of this size, and check that it is saved and loaded right."""
         small = Training(min(size, 100_003), Path(self.folder.name) / "small")
         kept = {name: array.copy() for name, array in small.arrays.items()}
         self._saver.save(small)
@@ -167,8 +167,8 @@ class Worker:
         return perf_counter() - start
 
     def peak(self, work: str) -> float:
-        """Return by how many MB the memory in use grows meanwhile, at most."""
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        """Return the peak growth of the memory in use, in MB."""
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
         before = memory("VmRSS")
         self.measure(work)
         return (memory("VmHWM") - before) / 1e6

@@ -1,7 +1,7 @@
-"""The figures that --json wrote, as the README shows them: a line a contender, a column a case.
+"""The figures that --json wrote as compact tables: a row per contender, a column per case.
 
-`python -m benchmarks.compact FILE.json...` prints Markdown tables of medians. Where a case takes
-many words, as a combination of dtypes does, it has lines of its own, without the yardsticks'.
+`python -m benchmarks.compact FILE.json...` prints Markdown tables of medians. A case with many
+labels, such as a combination of dtypes, has rows of its own, without the yardsticks.
 """
 
 import json
@@ -13,11 +13,11 @@ from benchmarks.harness import LIMITS, PLAIN, Record
 from benchmarks.report import markdown_lines, three_digits
 
 COLUMNS = ("work", "size", "list")
-"""What tells the cases of a table apart: the first of these that they have."""
+"""The label that distinguishes the cases of a table: the first of these that they have."""
 TITLE = ("rule", "dtype", "size")
-"""What else tells cases apart is in the table's title."""
+"""The other labels are in the table's title."""
 MANY_WORDS = "bytes"
-"""Who has this has lines of its own."""
+"""Cases with this label have rows of their own."""
 UNITS = {"microseconds": "µs", "milliseconds": "ms"}
 
 

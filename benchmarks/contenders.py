@@ -1,6 +1,6 @@
-"""schuss and NumPy, and the limit; peers.py has the others.
+"""schuss, NumPy and the memory limit; peers.py has the others.
 
-A new contender is its step for each rule that it knows, and its name where it takes part.
+A new contender is a step function per rule, and its name in the lists of the benchmarks.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -188,7 +188,7 @@ def in_order(parts: Sequence[Step]) -> Step:
 
 
 def in_place_whole(problem: Problem, **hyperparameters: float) -> Step:
-    """Make Adam's step and all that the options ask for; the first gradients take in the others."""
+    """Make Adam's step with the options; gradients accumulate in the first ones."""
     options = problem.options
     arrays = _with_scratch(problem)
 
@@ -240,7 +240,7 @@ def in_place_whole(problem: Problem, **hyperparameters: float) -> Step:
 
 @contextmanager
 def level(name: str) -> Iterator[None]:
-    """Use another instruction set level for a while."""
+    """Use an instruction set within the context."""
     before = schuss.simd()
     schuss.set_simd(name)
     try:
@@ -291,10 +291,11 @@ CONTENDERS = (SCHUSS, IN_PLACE, TEXTBOOK)
 def limit(problem: Problem, threads: int | None = None) -> Run:
     """Return additions over the problem's own arrays; if they are many or strided, over copies.
 
-    If a step does more than its rule, or has several dtypes: over as many arrays of float32, of the
-    size at which as many bytes are moved. For 12 bytes written this reads 16, such steps 13 to 20.
+    A step with options or several dtypes is compared with additions over the same number of
+    float32 arrays, of the size that moves the same bytes. For 12 bytes written the limit reads 16;
+    such steps read 13 to 20.
 
-    By as many threads as schuss may use, unless told otherwise.
+    By default it uses the threads that schuss may use.
     """
 
     def dense(arrays: Sequence[Array]) -> list[Array]:
@@ -314,7 +315,7 @@ def limit(problem: Problem, threads: int | None = None) -> Run:
 
 
 def plain_step(problem: Problem) -> Run:
-    """Return the rule's step of as many numbers, in float32 arrays of its own, by schuss."""
+    """Return schuss's step of the rule on as large a float32 problem, in its own arrays."""
     size = sum(param.size for param in problem.params)
     plain = Problem(problem.rule, [ordinary(size)], [ordinary(size)])
     for state in plain.states[0]:

@@ -32,21 +32,21 @@ from benchmarks.harness import (
 BETA = 0.98
 
 CHECK_SIZE = 70_003
-"""So long a series is averaged in parts, and so many examples are shuffled in piles and gathered in
-stages; the last batch is short, both of 64 and of 1,000."""
+"""Long enough that a series is averaged in parts and examples are shuffled and gathered in stages;
+the last batch is short, for batches of 64 and of 1,000."""
 
 Work: TypeAlias = Callable[[], Any]
 Order: TypeAlias = npt.NDArray[np.int64]
 
 
 class Task(Protocol):
-    """What is to be done, as often as it is asked for."""
+    """A repeatable piece of work."""
 
     def check(self, name: str, work: Work) -> None:
         """Raise WrongResultError if the work is not what the task asks for."""
 
     def timed(self, work: Work) -> Work:
-        """Return what to time: all of the work, and nothing else."""
+        """Return the function to time: the whole work and nothing else."""
 
 
 _Task = TypeVar("_Task", bound=Task)
@@ -54,7 +54,7 @@ _Task = TypeVar("_Task", bound=Task)
 
 @dataclass(frozen=True)
 class Peer(Generic[_Task]):
-    """Someone who can do a task, where its package is installed."""
+    """An implementation of a task, available if its package is installed."""
 
     name: str
     prepare: Callable[[_Task], Work]
@@ -69,7 +69,7 @@ def contend(
     yardsticks: Sequence[Peer[_Task]],
     rounds: Rounds,
 ) -> list[Record]:
-    """Check the peers who are installed, time them next to yardsticks, tell how each did."""
+    """Check the installed peers, time them with the yardsticks, return the figures."""
     entrants = [peer for peer in peers if find_spec(peer.package)]
     for peer in entrants:
         small = pose(CHECK_SIZE)
@@ -151,7 +151,7 @@ Epoch: TypeAlias = Callable[[], Iterable[Any]]
 
 @dataclass(frozen=True)
 class Examples:
-    """What an epoch is over: examples in rows (axis 0) or in columns (axis 1)."""
+    """The data of an epoch: examples in rows (axis 0) or in columns (axis 1)."""
 
     x: Array
     axis: int
@@ -161,7 +161,7 @@ class Examples:
         return int(self.x.shape[self.axis])
 
     def check(self, name: str, work: Epoch) -> None:
-        """Look at two epochs: of full batches, with each example once, in different orders."""
+        """Check that two epochs have full batches, each example once, and different orders."""
         whole, rest = divmod(len(self), self.batch_size)
         sizes = [self.batch_size] * whole + [rest] * (rest > 0)
         expected = np.moveaxis(self.x, self.axis, 0)
@@ -175,7 +175,7 @@ class Examples:
             if not np.array_equal(seen[orders[-1]], expected):
                 raise WrongResultError(f"{name}: an epoch does not hold each example once")
         if np.array_equal(orders[0], orders[1]):
-            raise WrongResultError(f"{name}: an epoch is not shuffled anew")
+            raise WrongResultError(f"{name}: an epoch has the order of the one before")
 
     def timed(self, work: Epoch) -> Work:
         def epoch() -> None:
@@ -186,7 +186,7 @@ class Examples:
 
 
 def examples_in(layout: str, features: int, batch_size: int, size: int) -> Examples:
-    """Return examples that grow from one to the next, so that a check can tell them apart."""
+    """Return increasing examples, which a check can tell apart."""
     rows = np.arange(size * features, dtype=np.float32).reshape(size, features)
     if layout == "rows":
         return Examples(rows, 0, batch_size)
@@ -224,7 +224,7 @@ def take_into_a_buffer(examples: Examples) -> Epoch:
     buffer = np.empty((examples.batch_size, *examples.x.shape[1:]), examples.x.dtype)
 
     def pick(x: Array, chosen: Order, axis: int) -> Array:
-        # Any mode but "raise", which would take through a copy.
+        # The mode "raise" would go through a copy.
         return np.take(x, chosen, axis, out=buffer[: len(chosen)], mode="clip")
 
     return lambda: _cut(pick, examples, rng.permutation(len(examples)))
@@ -259,7 +259,7 @@ def batches(settings: Settings) -> list[Record]:
         ("rows", 1_000_000, 64, 1_000, BY_ROWS, ()),
         ("columns", 1_000_000, 64, 64, BY_COLUMNS, ()),
         ("columns", 1_000_000, 64, 1_000, BY_COLUMNS, ()),
-        # The times a batch differ by what schuss adds to taking, its shuffle included.
+        # The difference per batch is the cost of the shuffle and the loop.
         ("rows", 5_000_000, 16, 1_000, (MINIBATCHES,), (READY_ORDER,)),
     ]
     records = []

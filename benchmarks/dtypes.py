@@ -1,4 +1,4 @@
-"""A step in each combination of formats, beside the limit of as many bytes."""
+"""A step in each combination of number formats, and its memory limit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -26,12 +26,12 @@ from benchmarks.peers import TORCH_CAST, TORCH_FUSED, TORCH_HALF, installed
 SIZES = (16_777_216,)
 CHECK_SIZE = 100_003
 FAST = replace(ADAM, hyperparameters={**ADAM.hyperparameters, "lr": 0.1})
-"""To check by: usual steps are too small to be seen in 16 bits."""
+"""Hyperparameters of the check: usual steps are too small for 16 bits."""
 
 
 @dataclass(frozen=True)
 class Formats:
-    """The dtypes of the arrays of a problem, and the peer who can do the same."""
+    """The dtypes of a problem's arrays, and the peer that supports them."""
 
     param: str
     grad: str
@@ -89,5 +89,5 @@ def dtypes(settings: Settings) -> list[Record]:
 
 
 def _dtype(name: str) -> np.dtype[Any]:
-    # NumPy knows bfloat16 by its name only once another package has told it.
+    # NumPy knows the name bfloat16 only after ml_dtypes has registered it.
     return np.dtype(import_module("ml_dtypes").bfloat16 if name == "bfloat16" else name)

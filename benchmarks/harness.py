@@ -19,9 +19,9 @@ DType: TypeAlias = Literal["float32", "float64"]
 Array: TypeAlias = npt.NDArray[Any]
 Step: TypeAlias = Callable[[], None]
 Run: TypeAlias = Callable[[int], None]
-"""Makes as many steps as it is told."""
+"""Makes the given number of steps."""
 Record: TypeAlias = dict[str, Any]
-"""What one contender did on one problem: a line of a table."""
+"""The figures of one contender in one case: a row of a table."""
 Times: TypeAlias = Mapping[str, npt.NDArray[np.float64]]
 """The seconds of each contender, by round."""
 
@@ -29,24 +29,23 @@ _Case = TypeVar("_Case")
 
 LIMITS = LIMIT, LIMIT_OF_ONE = "limit", "limit, 1 thread"
 PLAIN = "plain float32 step"
-"""A yardstick that may move another number of bytes: only ratios to its time mean something."""
+"""A yardstick that may move a different number of bytes: only ratios to its time count."""
 
 CHECK_STEPS = 5
 CHECK_ULPS, CHECK_ULPS_OF_HALVES = 32, 4
-"""Those of 16 bits have few digits to lose."""
+"""16-bit formats have few digits to lose."""
 TINY_GRADIENT = 1e-8
-"""About eps: where gradients are as small, it shows who leaves eps out or adds it elsewhere."""
+"""Close to eps: such gradients show whether a contender omits eps or adds it elsewhere."""
 
 CLOCK_SECONDS = 0.002
-"""A measurement lasts at least this long, so that the clock's own time vanishes in it."""
+"""The shortest measurement: the cost of reading the clock is negligible in it."""
 COLD_SECONDS = 0.5
-"""What the caches held before, and memory that the system took back, matter nothing to a step as
-long as this."""
+"""A step of this length is long enough that cold caches and page faults do not matter."""
 QUIET_SECONDS, QUIET_SHARE, SETTLE_SECONDS = 0.005, 0.2, 2.0
-"""A process is quiet if it used no more than this share of a processor for so many seconds; it is
-given SETTLE_SECONDS to become so."""
+"""A process is idle if it used at most this share of a processor for QUIET_SECONDS. The harness
+waits at most SETTLE_SECONDS for that."""
 SLOW_SECONDS, SLOW_ROUNDS = 2.0, 3
-"""Who takes so long takes part in the first rounds only: a benchmark is to end the same day."""
+"""A contender this slow runs in the first rounds only, to bound the benchmark's duration."""
 
 
 class WrongResultError(Exception):
@@ -71,13 +70,13 @@ class Rule:
 
 @dataclass(frozen=True)
 class Problem:
-    """Arrays for contenders to work on, in place; all may work on the same ones in turn."""
+    """Arrays that contenders update in place, one contender after another."""
 
     rule: Rule
     params: Sequence[Array]
     grads: Sequence[Array]
     options: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
-    """What is to be done besides the rule, as an optimizer of schuss is told."""
+    """Options of the step, as keyword arguments of a schuss optimizer."""
     more_grads: Sequence[Sequence[Array]] = field(default=(), kw_only=True)
     """Gradients of further mini-batches, each for all params: the step takes the sum of all."""
     optimizer: schuss.optimizers.Optimizer = field(init=False)
@@ -87,9 +86,9 @@ class Problem:
     averages: Sequence[Array] = field(init=False)
     copies: Sequence[Array] = field(init=False)
     norm: Array = field(init=False)
-    """Where the norm of the last gradients belongs, if the options clip by it."""
+    """Receives the norm of the last gradients, if the options clip by it."""
     write_backs: list[Callable[[], None]] = field(init=False, default_factory=list)
-    """What brings results to these arrays: contenders that keep them elsewhere add to it."""
+    """Called to copy results into these arrays, for contenders that keep their own."""
 
     def __post_init__(self) -> None:
         optimizer = self.rule.optimizer(one_or_list(self.params), **self.options)
@@ -109,14 +108,14 @@ class Problem:
 
     @property
     def plain(self) -> bool:
-        """Whether it is the rule alone, in one dtype that it is computed in."""
+        """Whether the problem is the rule alone, in a single compute dtype."""
         dtypes = {array.dtype.name for array in (*self.params, *self.grads)}
         alone = not self.options and not self.more_grads
         return alone and len(dtypes) == 1 and dtypes <= set(get_args(DType))
 
     @property
     def bytes_moved(self) -> int:
-        """What a step has to read and to write.
+        """The bytes that a step must read and write.
 
         Of the gradients, a norm is known only after a pass of its own; those of a further
         mini-batch come when the sum of those before has been written.
@@ -136,7 +135,7 @@ class Problem:
         )
 
     def keeper(self) -> Step:
-        """Return what gives params, states and gradients the values that they have now."""
+        """Return a function that restores the present values of params, states and gradients."""
         states = [state for of_param in self.states for state in of_param]
         # The gradients come last, as they would from a backward pass.
         arrays = [*self.params, *states, *self.grads]
@@ -150,15 +149,15 @@ class Problem:
 
 
 Yardstick: TypeAlias = Callable[[Problem], Run]
-"""What contenders are compared with: timed with them, but computes something else."""
+"""A baseline that is timed with the contenders but computes something else."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """Someone who can make steps: for each rule, a function from a problem to its step.
+    """An implementation of steps: for each rule, a function from a problem to its step.
 
     The function gets the problem and the rule's hyperparameters; the step updates the problem's
-    params in place from whatever its grads then hold, and does what the problem's options ask for.
+    params in place from the present grads, with the options of the problem.
     It leaves the grads as they are, unless the case restores them.
     """
 
@@ -169,9 +168,9 @@ class Contender:
     dtypes: Sequence[str] = get_args(DType)
     one_thread: bool = False
     setting: Callable[[], AbstractContextManager[object]] = nullcontext
-    """What it runs within: its thread count, its level."""
+    """A context to run in: a number of threads, an instruction set."""
     eps_elsewhere: str = ""
-    """Where it adds eps, if not to the corrected root: it is not checked where eps matters."""
+    """Where it adds eps, if not to the corrected root. The check avoids small gradients then."""
 
     def knows(self, case: "Case") -> bool:
         return case.rule.name in self.steps and case.dtype in self.dtypes
@@ -182,7 +181,7 @@ class Contender:
 
 @dataclass(frozen=True)
 class Case:
-    """A line of work: how to pose what is timed, and something small to check who may take part."""
+    """A case: how to make the problem that is timed, and a small one for the check."""
 
     labels: Mapping[str, object]
     rule: Rule
@@ -190,13 +189,13 @@ class Case:
     pose_small: Callable[[], Problem]
     dtype: DType = "float32"
     restores: bool = False
-    """Whether each turn begins with the numbers that were posed: since a step would change which
-    work the next one has."""
+    """Whether each turn begins with the original values, because a step changes the work of the
+    next one."""
 
 
 @dataclass(frozen=True)
 class Rounds:
-    """How many rounds to measure: as many as the seconds allow, within limits."""
+    """The number of rounds: all that fit in the seconds, between bounds."""
 
     least: int = 7
     most: int = 41
@@ -212,7 +211,7 @@ class Rounds:
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user may choose."""
+    """The command's settings."""
 
     sizes: Sequence[int] = ()
     rounds: Rounds = field(default_factory=Rounds)
@@ -229,7 +228,7 @@ def ordinary(*shape: int, dtype: DType = "float32") -> Array:
 
 
 def one_or_list(arrays: Sequence[Array]) -> Array | list[Array]:
-    """Return what a user would give: an array, where there is but one."""
+    """Return what a user would pass: the array itself, if there is one only."""
     return arrays[0] if len(arrays) == 1 else list(arrays)
 
 
@@ -244,56 +243,56 @@ def check(contender: Contender, problem: Problem) -> None:
         If a parameter is not what the reference computes: exactly, or within rounding. Likewise an
         average, a copy, a gradient that is to be cleared, the norm.
     """
-    twin, rng = _twin(problem), np.random.default_rng(1)
+    expected_problem, rng = _copy_of(problem), np.random.default_rng(1)
     with contender.setting():
         step = contender.prepare(problem)
         for t in range(1, CHECK_STEPS + 1):
-            for grad, same in zip(_gradients(problem), _gradients(twin), strict=True):
+            for grad, same in zip(_gradients(problem), _gradients(expected_problem), strict=True):
                 values = rng.standard_normal(grad.shape)
                 if contender.eps_elsewhere:
                     values += np.copysign(1, values)
                 else:
                     values[..., ::2] *= TINY_GRADIENT
                 grad[...] = same[...] = values
-            _reference_step(twin, t)
+            _reference_step(expected_problem, t)
             step()
     for write_back in problem.write_backs:
         write_back()
     who, exact = contender.name, contender.exact
-    for param, expected in zip(problem.params, twin.params, strict=True):
+    for param, expected in zip(problem.params, expected_problem.params, strict=True):
         check_values(f"{who}: {problem.rule.name} on {param.dtype}", param, expected, exact=exact)
-    for average, expected in zip(problem.averages, twin.averages, strict=True):
+    for average, expected in zip(problem.averages, expected_problem.averages, strict=True):
         check_values(f"{who}: the average", average, expected, exact=exact)
     for copy, param in zip(problem.copies, problem.params, strict=bool(problem.copies)):
-        # Of whoever's parameters: how these are rounded is no matter of opinion.
+        # Copies of the contender's own parameters: rounding to nearest leaves no choice.
         check_values(f"{who}: the copy", copy, param.astype(copy.dtype), exact=True)
     if problem.options.get("clear_grads"):
         for grad in problem.grads:
             check_values(f"{who}: the cleared gradient", grad, np.zeros_like(grad), exact=True)
     if "clip_norm" in problem.options:
-        check_values(f"{who}: the norm", problem.norm, twin.norm, exact=exact)
+        check_values(f"{who}: the norm", problem.norm, expected_problem.norm, exact=exact)
 
 
 def _gradients(problem: Problem) -> list[Array]:
     return [grad for grads in (problem.grads, *problem.more_grads) for grad in grads]
 
 
-def _twin(problem: Problem) -> Problem:
-    """Return the same problem, in arrays of its own."""
+def _copy_of(problem: Problem) -> Problem:
+    """Return a copy of the problem."""
 
-    def twins(arrays: Sequence[Array]) -> list[Array]:
+    def references(arrays: Sequence[Array]) -> list[Array]:
         return [array.copy(order="K") for array in arrays]
 
-    twin = replace(
+    expected_problem = replace(
         problem,
-        params=twins(problem.params),
-        grads=twins(problem.grads),
-        more_grads=list(map(twins, problem.more_grads)),
+        params=references(problem.params),
+        grads=references(problem.grads),
+        more_grads=list(map(references, problem.more_grads)),
     )
-    for ours, theirs in zip(twin.states, problem.states, strict=True):
+    for ours, theirs in zip(expected_problem.states, problem.states, strict=True):
         for our, their in zip(ours, theirs, strict=True):
             np.copyto(our, their)
-    return twin
+    return expected_problem
 
 
 def _reference_step(problem: Problem, t: int) -> None:
@@ -330,7 +329,7 @@ def check_values(
 
 
 def repeated(step: Step) -> Run:
-    """Return what makes many steps, at the least cost a loop in Python has."""
+    """Return a function that makes many steps with the least overhead of a Python loop."""
 
     def run(calls: int) -> None:
         for _ in repeat(None, calls):
@@ -340,7 +339,7 @@ def repeated(step: Step) -> Run:
 
 
 def settle() -> None:
-    """Wait until no thread of this process works: some spin for a while after their work."""
+    """Wait until no thread of this process runs: some pools spin for a while after their work."""
     started = perf_counter()
     while perf_counter() - started < SETTLE_SECONDS:
         before = process_time()
@@ -350,7 +349,7 @@ def settle() -> None:
 
 
 class Stopwatch:
-    """Measures the seconds a step takes, over enough calls for the clock, when all is quiet.
+    """Measures the seconds of a step, over enough calls for the clock, when the process is idle.
 
     Where something has to be done before each step, unclocked, it is over one call.
     """
@@ -387,7 +386,7 @@ class Stopwatch:
 def interleave(
     measures: Mapping[str, Callable[[], float]], rounds: Rounds
 ) -> dict[str, npt.NDArray[np.float64]]:
-    """Measure all in turn, round after round; return each one's seconds by round.
+    """Measure all in turn, round after round; return the seconds of each by round.
 
     Those who turn out to be slow drop out after the first rounds.
     """
@@ -410,10 +409,10 @@ def compare(
     yardsticks: Mapping[str, Yardstick],
     rounds: Rounds,
 ) -> list[Record]:
-    """Check the contenders who know the rule, time them next to the yardsticks, tell how each did.
+    """Check the contenders that know the rule, time them with the yardsticks, return the figures.
 
-    Shares are of the limit of as many threads at most, where it is there; ratios are to the other
-    yardsticks and to the first contender.
+    Shares are of the limit with at most the same number of threads, if it was timed. Ratios are to
+    the other yardsticks and to the first contender.
     """
     entrants = {c.name: c for c in contenders if c.knows(case) and c.present()}
     for contender in entrants.values():
@@ -436,7 +435,7 @@ def compare(
         one_thread = name == LIMIT_OF_ONE or (name in entrants and entrants[name].one_thread)
         if of_one is None or name == LIMIT:
             return limit
-        # Whoever has more threads need not use them, and for few elements is faster with one.
+        # A contender with several threads may use one, and is faster so for few elements.
         return of_one if one_thread else np.minimum(limit, of_one)
 
     def traffic(name: str) -> Record:
@@ -471,7 +470,7 @@ def compare_all(
 def line(
     labels: Mapping[str, object], name: str, times: Times, unit: str, rivals: Sequence[str] = ()
 ) -> Record:
-    """Return how one did in a case, by its own time and next to its rivals."""
+    """Return the figures of one contender in a case, with ratios to its rivals."""
     return {
         "case": dict(labels),
         "contender": name,
@@ -481,8 +480,8 @@ def line(
 
 
 def ratio(seconds: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> float:
-    """Return the median over the ratios within a round: what slows a whole round cancels out."""
-    both = min(len(seconds), len(others))  # the slow are there in the first rounds only
+    """Return the median of the ratios within a round: a slow round slows both."""
+    both = min(len(seconds), len(others))  # slow contenders run in the first rounds only
     return float(np.median(seconds[:both] / others[:both]))
 
 
@@ -494,7 +493,7 @@ def summary(seconds: npt.NDArray[np.float64], unit: str) -> Record:
 
 
 def tracked(name: str, cases: Sequence[_Case]) -> Iterator[_Case]:
-    """Yield the cases, with a progress bar where someone looks on."""
+    """Yield the cases, with a progress bar on a terminal."""
     console = Console(stderr=True)
     quiet = not console.is_terminal
     yield from track(cases, name, console=console, transient=True, disable=quiet)

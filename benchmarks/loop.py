@@ -30,7 +30,7 @@ from benchmarks.processes import serve, team
 SIZES = (4_096, 262_144, 1_048_576, 16_777_216)
 CHECK_SIZE = 100_003
 TURN_SECONDS = 0.2
-"""So long, threads get in each other's way as they do for hours."""
+"""Long enough for thread pools to disturb each other as in a long training."""
 
 
 def no_step(problem: Problem, **hyperparameters: float) -> Step:
@@ -53,13 +53,13 @@ CONTENDERS = {
 
 
 class Loop:
-    """What runs in the process of a contender."""
+    """Runs in the process of a contender."""
 
     def __init__(self, contender: Contender) -> None:
         self.contender = contender
 
     def pose(self, size: int) -> None:
-        """Get ready for steps of an array of so many elements."""
+        """Prepare steps of an array of this size."""
         if self.contender is not PRODUCT_ALONE:
             check(self.contender, self._problem(min(size, CHECK_SIZE)))
         a, b = ordinary(256, 512), ordinary(512, 512)

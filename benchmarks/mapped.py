@@ -1,4 +1,4 @@
-"""A step of parameters and state that are files, beside one in memory and what the disk does."""
+"""A step of parameters and state in files, a step in memory, and plain disk transfers."""
 
 import mmap
 import os
@@ -26,7 +26,7 @@ SIZES = (67_108_864,)
 """Of the parameters: with Adam's moments, 768 MiB."""
 CHECK_SIZE, CHECK_STEPS = 100_003, 3
 BYTES = 7 * 4
-"""Of an element: parameter, moments and gradient are read, all but the gradient written."""
+"""Bytes per element: parameter, moments and gradient are read; all but the gradient are written."""
 PIECE = 1 << 23
 IN_MEMORY, PLAIN = "in memory", "plain read and write"
 
@@ -40,7 +40,7 @@ class Training:
             np.memmap(path, np.float32, "w+", shape=(size,)) for path in self.paths
         ] or [np.zeros(size, np.float32) for _ in range(3)]
         for array in self.arrays:
-            array[...] = 0  # so that it is there: on the disk, or in memory
+            array[...] = 0  # allocates it, on the disk or in memory
         self.grad, self.steps = ordinary(size), 0
         self.leave_cache()
 
@@ -55,7 +55,7 @@ class Training:
                 array.flush()
 
     def leave_cache(self) -> None:
-        """Bring all to the disk and forget it here, as if there were no memory to keep it."""
+        """Sync to the disk and drop the cached pages, as if memory were short."""
         self.flush()
         for array, path in zip(self.arrays, self.paths, strict=False):
             array._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
@@ -64,12 +64,12 @@ class Training:
 
 
 def step(training: Training) -> None:
-    """Take a step of what is in memory, or comes there and stays."""
+    """Take a step with pages that stay in memory."""
     training.step()
 
 
 def step_on_disk(training: Training) -> None:
-    """Take a step of what comes from the disk, and bring it back there."""
+    """Take a step with pages that come from the disk and go back to it."""
     training.step()
     training.flush()
 
@@ -95,19 +95,19 @@ WORKS: Mapping[str, tuple[Callable[[Training], None], bool]] = {
     "mapped, cached": (step, False),
     "mapped, from disk and back": (step_on_disk, True),
 }
-"""What is timed, and whether it begins with nothing in the cache."""
+"""The work that is timed, and whether it begins with an empty cache."""
 
 
 def check_bits(folder: Path, size: int) -> None:
     """Raise WrongResultError unless the files hold what the reference computes."""
     training = Training(size, folder)
-    twins = [np.zeros(size, np.float32) for _ in range(3)]
+    references = [np.zeros(size, np.float32) for _ in range(3)]
     for t in range(1, CHECK_STEPS + 1):
         step_on_disk(training)
         training.leave_cache()
-        schuss.reference.adam(twins[0], training.grad, *twins[1:], step=t)
-    for path, twin in zip(training.paths, twins, strict=True):
-        check_values(path.name, np.fromfile(path, np.float32), twin, exact=True)
+        schuss.reference.adam(references[0], training.grad, *references[1:], step=t)
+    for path, expected in zip(training.paths, references, strict=True):
+        check_values(path.name, np.fromfile(path, np.float32), expected, exact=True)
 
 
 def seconds_of(work: str, training: Training) -> float:
@@ -115,7 +115,7 @@ def seconds_of(work: str, training: Training) -> float:
     if begins_on_disk:
         training.leave_cache()
     elif work != IN_MEMORY:
-        training.step()  # so that all is in the cache
+        training.step()  # fills the cache
     start = perf_counter()
     run(training)
     return perf_counter() - start

@@ -1,4 +1,4 @@
-"""Other people's optimizers. Those that are installed take part; none is a dependency."""
+"""Optimizers of other libraries. The installed ones take part; none is a dependency."""
 
 import os
 import sys
@@ -26,7 +26,7 @@ def _tensors_of(arrays: Iterable[Array]) -> list[Any]:
     import torch
 
     def tensor(array: Array) -> Any:
-        if array.dtype.name == "bfloat16":  # which PyTorch does not know by NumPy's name for it
+        if array.dtype.name == "bfloat16":  # PyTorch does not know NumPy's name of it
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(array)
 
@@ -43,7 +43,7 @@ def _tensors(problem: Problem) -> tuple[list[Any], list[Any], list[list[Any]]]:
 def _torch_optimizer(
     problem: Problem, make: Callable[[list[Any]], Any], names: tuple[str, ...], **more: float
 ) -> Any:
-    """Let an optimizer of torch begin with the problem's states, which it has under these names."""
+    """Start an optimizer of torch with the problem's states, under these names."""
     import torch
 
     params, grads, states = _tensors(problem)
@@ -74,7 +74,7 @@ def torch_adam(way: str) -> Callable[..., Step]:
 
 
 def _torch_average(params: list[Any], averages: list[Any], beta: float) -> Step:
-    """Return what takes the params into the averages."""
+    """Return a function that updates the averages with the params."""
     from torch.nn import Module, Parameter, ParameterList
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -91,7 +91,7 @@ def _torch_average(params: list[Any], averages: list[Any], beta: float) -> Step:
 
 
 def torch_whole(problem: Problem, **hyperparameters: float) -> Step:
-    """Make Adam's step, and a call for each of the options; the first grads take in the others."""
+    """Make Adam's step and a call per option; gradients accumulate in the first ones."""
     import torch
     from torch.nn.utils import clip_grad_norm_
 
@@ -285,7 +285,9 @@ def optax_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) -> St
 def deepspeed_works() -> bool:
     if not installed("deepspeed", "torch"):
         return False
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or it warns that it finds no other
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # otherwise it warns about the missing accelerator
     try:
         from deepspeed.ops.op_builder import CPUAdamBuilder
 
@@ -336,7 +338,7 @@ TORCH_FUSED = _torch(
 TORCH_WHOLE = _torch("torch", {"Adam": torch_whole})
 TORCH_CAST = _torch("torch fused, copy_", TORCH_WHOLE.steps)
 TORCH_HALF = _torch("torch fused, state to nearest", {"Adam": torch_adam("fused")})
-"""It has one dtype for all arrays of a parameter, and rounds none of them at random."""
+"""PyTorch has one dtype for all arrays of a parameter, and no stochastic rounding."""
 PEERS = (
     TORCH_RAW,
     TORCH_FUSED,

@@ -65,15 +65,15 @@ class Process:
 
 @contextmanager
 def team(module: str, contenders: Sequence[str]) -> Iterator[dict[str, Process]]:
-    """Start a process for each contender; at the end all have ended."""
+    """Start a process per contender, and end them on exit."""
     with ExitStack() as stack:
         yield {name: stack.enter_context(Process(module, name)) for name in contenders}
 
 
 def serve(make_worker: Callable[[str], object]) -> None:
-    """Be such a process: make the worker for the contender named, and answer calls to it."""
+    """Serve as such a process: make the worker for the named contender, and answer calls."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no reply
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print; replies are separate
     worker = make_worker(sys.argv[1])
     for call in sys.stdin:
         method, *arguments = json.loads(call)

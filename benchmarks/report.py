@@ -1,4 +1,4 @@
-"""What was measured, and on what: for people and for programs."""
+"""The figures and the environment, as tables and as JSON."""
 
 import datetime
 import math
@@ -18,26 +18,14 @@ import schuss
 from benchmarks.harness import Record
 
 FOOTNOTE = """\
-Contenders take turns, in one process; in loop and train, each in its own. No turn begins before the
-threads of the one before have come to rest. Times are medians over rounds; shares of the limit and
-ratios ("vs schuss": so many times its time) are medians over the ratios within a round. Who takes 2
-s or more is there in the first 3 rounds only. The limit is the same compiled loop with additions
-only, over as many arrays, by as many threads; shares of those who use all threads are of the faster
-of both. Rounding of the clock and what others do on the machine aside, a step cannot be faster.
-GB/s counts what one pass must move: NumPy's many passes move more. A copy, and taking in an order
-that is ready, are only part of the work that they stand next to. torch raw: its fused operation,
-called with lists made before. thinc clears the gradients, so it gets a copy of them, within its
-time. JAX keeps the parameters to itself. In whole and dtypes the limit adds in float32 arrays of so
-many elements that it moves as many bytes as one has to; a plain float32 step is by schuss, with
-arrays of its own. In whole each turn is a single step, which begins with the same numbers, put back
-unclocked; torch and NumPy clip and add up in the first gradients' memory, schuss leaves gradients
-as they are unless it is to clear them. Where all numbers have 16 bits, torch does other work: it
-rounds its state to nearest, and small changes are lost. In train, all but schuss have the gradients
-copied into arrays that they know, within their time. In checkpoints all bring what they wrote to
-the disk, and load into arrays that are there; schuss alone looks whether the file is unchanged. The
-peak is what the process's memory grows by meanwhile, with what it maps of the file. In mapped, what
-comes from the disk is in no cache before, and is on the disk in the end; gradients are in memory,
-and GB/s counts them but for plain read and write, which move the files alone."""
+- Contenders take turns in one process; in loop and train each has its own. A turn begins when the
+  threads of the contender before are idle.
+- Times are medians over rounds. Ratios ("vs schuss") and shares of the limit are medians of the
+  ratios within a round. A contender that takes 2 s or more runs in the first 3 rounds only.
+- The limit is our compiled loop with additions only, over the same bytes. A step cannot be faster,
+  except for noise. A contender with all threads is compared with the faster of both limits.
+- GB/s counts the bytes that one pass must move. NumPy's many passes move more.
+- benchmarks/README.md says what each benchmark does, and what differs between contenders."""
 
 PEERS = (
     "deepspeed",
@@ -55,7 +43,7 @@ PEERS = (
 
 
 def environment() -> dict[str, str]:
-    """Return what the figures depend on."""
+    """Return the environment that the figures depend on."""
     config = schuss.show_config("dicts")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -69,7 +57,7 @@ def environment() -> dict[str, str]:
 
 
 def _threads() -> dict[str, int]:
-    """Return how many threads each uses, if it is not told otherwise."""
+    """Return the default number of threads of each library."""
     threads = {"schuss": schuss.num_threads()}
     if find_spec("torch"):
         threads["torch"] = import_module("torch").get_num_threads()
@@ -79,7 +67,7 @@ def _threads() -> dict[str, int]:
 
 
 def _blas() -> str:
-    """Return which BLAS NumPy uses, by how many threads, if threadpoolctl is there to tell."""
+    """Return NumPy's BLAS, with its threads if threadpoolctl is installed."""
     if not find_spec("threadpoolctl"):
         config: Any = np.show_config("dicts")
         return str(config["Build Dependencies"]["blas"]["name"])
@@ -140,7 +128,7 @@ def _cells(record: Record) -> dict[str, str]:
 
 
 def _without_repetition(records: Sequence[Record]) -> list[dict[str, str]]:
-    """Return the lines of a table, each case named only in the first of its lines."""
+    """Return the rows of a table, each case named only in its first row."""
     lines = [_cells(record) for record in records]
     names = dict.fromkeys(name for line in lines for name in line)
     lines = [{name: line.get(name, "") for name in names} for line in lines]

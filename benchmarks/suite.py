@@ -1,4 +1,4 @@
-"""The benchmarks: which problems, in which sizes, posed to whom."""
+"""The benchmarks: problems, sizes and contenders."""
 
 import subprocess
 import sys

@@ -1,14 +1,12 @@
 """Each benchmark runs, says what it promises, and times nobody who is wrong; no clock is judged."""
 
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -23,7 +21,6 @@ from benchmarks import (
     harness,
     loop,
     mapped,
-    peers,
     suite,
     torch_loop,
     train,
@@ -58,14 +55,12 @@ from benchmarks.harness import (
     Problem,
     Rounds,
     Rule,
-    Run,
     Step,
     Stopwatch,
     WrongResultError,
     check,
     compare,
     interleave,
-    line,
     ordinary,
     repeated,
 )
@@ -198,16 +193,6 @@ def test_right_adam_is_not_refused() -> None:
     check(Contender("right", {"Adam": right}), pose(ADAM))
 
 
-def test_results_kept_elsewhere_are_brought_back_to_be_checked() -> None:
-    def elsewhere(problem: Problem, **hyperparameters: float) -> Step:
-        (param,) = problem.params
-        twin = Problem(ADAM, [param.copy()], problem.grads)
-        problem.write_backs.append(lambda: np.copyto(param, twin.params[0]))
-        return SCHUSS.prepare(twin)
-
-    check(Contender("elsewhere", {"Adam": elsewhere}, exact=True), pose(ADAM))
-
-
 def test_the_limit_and_the_steps_of_schuss_use_the_threads_they_are_named_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -225,29 +210,6 @@ def test_the_limit_and_the_steps_of_schuss_use_the_threads_they_are_named_for(
         with SCHUSS.setting():
             given.append(schuss.num_threads())
     assert given == [3, 1, 1, 3]
-
-
-def test_levels_are_used_within_their_steps_only() -> None:
-    before = schuss.simd()
-    for contender in LEVELS:
-        with contender.setting():
-            assert contender.name == f"schuss, {schuss.simd()}"
-    assert schuss.simd() == before
-
-
-def test_a_peer_whose_operation_does_not_build_stays_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def no_compiler() -> None:
-        raise OSError("no compiler")
-
-    monkeypatch.setattr(peers, "installed", lambda *packages: True)
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    builder = SimpleNamespace(CPUAdamBuilder=no_compiler)
-    for name in ("deepspeed", "deepspeed.ops", "deepspeed.ops.op_builder"):
-        monkeypatch.setitem(sys.modules, name, builder)
-    assert not peers.deepspeed_works.__wrapped__()
-    assert "DeepSpeed stays out: no compiler" in capsys.readouterr().err
 
 
 def test_installed_peers_are_timed_next_to_schuss() -> None:
@@ -294,6 +256,10 @@ def test_values_stay_ordinary_however_long_it_runs() -> None:
             for array in (*problem.params, *problem.grads, *problem.states[0]):
                 assert np.all(np.isfinite(array))
                 assert np.all(np.abs(array) > 1e-6)
+
+
+def label(formats: Formats) -> str:
+    return "-".join(formats.labels.values())
 
 
 def needs(contender: Contender, *dtypes: str) -> None:
@@ -381,46 +347,6 @@ def test_who_does_a_part_of_the_whole_differently_is_refused(who: str) -> None:
         check(Contender(who, {"Adam": prepare}), posed_to_check(work, 100))
 
 
-def test_a_wrong_whole_is_refused_before_anyone_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "Stopwatch", lambda *_, **__: pytest.fail("timed"))
-    impostor = Contender("impostor", {"Adam": _with_others(clip_norm=1.0)})
-    monkeypatch.setattr(whole, "CONTENDERS", (SCHUSS, impostor))
-    with pytest.raises(WrongResultError, match="impostor"):
-        main(["whole", "--quick"])
-
-
-def test_a_wrong_format_is_refused_before_anyone_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ml_dtypes")
-    monkeypatch.setattr(harness, "Stopwatch", lambda *_, **__: pytest.fail("timed"))
-    idle = Contender("impostor", {"Adam": _nothing})
-    halves = Formats("bfloat16", "bfloat16", "bfloat16", peer=idle)
-    monkeypatch.setattr(dtypes, "COMBINATIONS", [halves])
-    with pytest.raises(WrongResultError, match="impostor: Adam on bfloat16"):
-        main(["dtypes", "--quick"])
-
-
-def test_every_turn_of_the_whole_has_its_numbers_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases: list[Case] = []
-    monkeypatch.setattr(whole, "compare_all", lambda name, given, *_: cases.extend(given))
-    whole.whole(harness.Settings(sizes=[64]))
-    assert len(cases) >= len(WORKS) - 1
-    assert all(case.restores for case in cases)
-    posed_averages = {case.pose().options.get("average") for case in cases}
-    assert posed_averages == {None, WORKS[CLEAR]["average"]}
-
-
-def test_the_whole_is_posed_in_ordinary_numbers_that_are_clipped() -> None:
-    for work in WORKS.keys() - {SUBNORMAL_MOMENT}:
-        if "copies" in WORKS[work]:
-            pytest.importorskip("ml_dtypes")
-        problem = posed(work, 64)
-        for array in (*problem.params, *problem.grads, *problem.states[0]):
-            assert np.all((array >= 0.5) & (array < 1.5))
-        if "clip_norm" in problem.options:
-            assert np.linalg.norm(problem.grads[0]) > 2 * problem.options["clip_norm"]
-            assert problem.options["clip_norm"] == posed_to_check(work, 64).options["clip_norm"]
-
-
 def test_a_subnormal_moment_is_one_when_the_step_begins() -> None:
     problem = posed(SUBNORMAL_MOMENT, 64)
     (grad,), ((m, v),) = problem.grads, problem.states
@@ -430,7 +356,7 @@ def test_a_subnormal_moment_is_one_when_the_step_begins() -> None:
 
 
 @pytest.mark.parametrize("contender", [SCHUSS, ONE_THREAD], ids=lambda contender: contender.name)
-@pytest.mark.parametrize("formats", COMBINATIONS, ids=str)
+@pytest.mark.parametrize("formats", COMBINATIONS, ids=label)
 def test_schuss_steps_in_every_combination_of_formats(
     formats: Formats, contender: Contender
 ) -> None:
@@ -441,7 +367,7 @@ def test_schuss_steps_in_every_combination_of_formats(
 PEERS_OF_FORMATS = [formats for formats in COMBINATIONS if formats.peer]
 
 
-@pytest.mark.parametrize("formats", PEERS_OF_FORMATS, ids=str)
+@pytest.mark.parametrize("formats", PEERS_OF_FORMATS, ids=label)
 def test_the_peer_of_a_combination_computes_it(formats: Formats) -> None:
     assert formats.peer is not None
     needs(formats.peer, *formats.labels.values())
@@ -494,13 +420,6 @@ def test_an_average_that_is_off_is_refused(name: str, off: float) -> None:
         series.check(name, lambda: exact() * (1 + off))
 
 
-def test_an_average_without_correction_is_not_one_with() -> None:
-    bare, corrected = (Series(ordinary(100, dtype="float64"), form) for form in (False, True))
-    schuss, *_ = AVERAGES["bias-corrected"]
-    with pytest.raises(WrongResultError, match="peer: the bare average"):
-        bare.check("peer", schuss.prepare(corrected))
-
-
 @pytest.mark.parametrize("batch_size", [64, 1_000, 2_000])
 @pytest.mark.parametrize(
     ("layout", "peer"),
@@ -511,13 +430,6 @@ def test_every_peer_gives_epochs(layout: str, peer: Peer[Examples], batch_size: 
     pytest.importorskip(peer.package)
     examples = data.examples_in(layout, 5, batch_size, 1_003)
     examples.check(peer.name, peer.prepare(examples))
-
-
-def test_a_ready_order_gives_an_epoch_too() -> None:
-    examples = data.examples_in("columns", 5, 64, 1_003)
-    epoch = np.concatenate(list(READY_ORDER.prepare(examples)()), axis=1)
-    assert not np.array_equal(epoch, examples.x)
-    np.testing.assert_array_equal(np.sort(epoch, axis=1), examples.x)
 
 
 def _twice(order: npt.NDArray[np.int64], x: Array) -> list[Array]:
@@ -536,7 +448,7 @@ WRONG_EPOCHS: dict[str, Callable[[npt.NDArray[np.int64], Array], list[Array]]] =
     "not all batches": lambda order, x: [x[order[:6]]],
     "peer: an epoch does not hold each example once": _twice,
     "does not hold each example once": _torn,
-    "peer: an epoch is not shuffled anew": lambda order, x: [x[:6], x[6:]],
+    "peer: an epoch has the order of the one before": lambda order, x: [x[:6], x[6:]],
 }
 
 
@@ -546,25 +458,6 @@ def test_an_epoch_that_is_not_shuffled_or_not_whole_is_refused(message: str) -> 
     rng = np.random.default_rng(0)
     with pytest.raises(WrongResultError, match=message):
         examples.check("peer", lambda: WRONG_EPOCHS[message](rng.permutation(10), examples.x))
-
-
-def test_an_epoch_is_timed_to_its_end() -> None:
-    asked: list[int] = []
-
-    def epoch() -> Iterator[int]:
-        for batch in range(3):
-            asked.append(batch)
-            yield batch
-
-    data.examples_in("rows", 3, 6, 10).timed(epoch)()
-    assert asked == [0, 1, 2]
-
-
-def test_a_wrong_peer_is_refused_before_anyone_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "Stopwatch", lambda run: pytest.fail("timed"))
-    monkeypatch.setattr(data, "BY_ROWS", (*BY_COLUMNS, Peer("ready", READY_ORDER.prepare)))
-    with pytest.raises(WrongResultError, match="ready: an epoch is not shuffled anew"):
-        main(["batches", "--quick"])
 
 
 # The limit moves the same memory.
@@ -630,92 +523,12 @@ def test_everyone_is_measured_in_turn() -> None:
     }
 
 
-def test_the_slow_take_part_in_the_first_rounds_only() -> None:
-    measures = {"fast": lambda: 1.0, "slow": lambda: 100.0}
-    times = interleave(measures, Rounds(least=5, most=5))
-    assert {name: len(seconds) for name, seconds in times.items()} == {"fast": 5, "slow": 3}
-
-
-def test_the_slow_are_compared_within_the_rounds_they_were_in() -> None:
-    times = {"fast": np.array([1.0, 1.0, 2.0, 9.0, 9.0]), "slow": np.array([10.0, 10.0, 60.0])}
-    slow = line({}, "slow", times, "milliseconds", ["fast"])
-    assert slow["times"] == {"fast": 10.0}
-    assert slow["rounds"] == 3
-    assert line({}, "fast", times, "milliseconds", ["slow"])["times"] == {"slow": 0.1}
-
-
-@pytest.mark.parametrize(("seconds", "rounds"), [(-1.0, 2), (1e9, 5)])
-def test_rounds_go_on_while_there_is_time(seconds: float, rounds: int) -> None:
-    assert len(list(Rounds(least=2, most=5, seconds=seconds))) == rounds
-
-
-@pytest.fixture
-def fake_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Run]:
-    """Return what makes runs that take so many seconds a step by the harness's clock."""
-    now = 0.0
-
-    def taking(seconds: float) -> Run:
-        def run(calls: int) -> None:
-            nonlocal now
-            now += calls * seconds
-
-        return run
-
-    monkeypatch.setattr(harness, "perf_counter", lambda: now)
-    return taking
-
-
-@pytest.mark.parametrize("seconds", [1e-6, 1e-3, 1.0])
-def test_a_stopwatch_tells_the_seconds_of_one_step(
-    fake_clock: Callable[[float], Run], seconds: float
-) -> None:
-    stopwatch = Stopwatch(fake_clock(seconds))
-    assert stopwatch() == pytest.approx(seconds)
-    assert stopwatch.calls * seconds >= harness.CLOCK_SECONDS
-    assert stopwatch.calls == 1 or stopwatch.calls * seconds < 2 * harness.CLOCK_SECONDS
-
-
-@pytest.mark.parametrize(("busy", "waited"), [(0.1, 0.1), (1e9, harness.SETTLE_SECONDS)])
-def test_all_is_quiet_once_the_process_has_settled(
-    busy: float, waited: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = 0.0
-
-    def sleep(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    monkeypatch.setattr(harness, "sleep", sleep)
-    monkeypatch.setattr(harness, "perf_counter", lambda: now)
-    monkeypatch.setattr(harness, "process_time", lambda: min(now, busy))  # of a thread that spins
-    harness.settle()
-    assert now == pytest.approx(waited, abs=2 * harness.QUIET_SECONDS)
-    assert now >= waited
-
-
 def test_a_turn_is_measured_within_the_contenders_setting() -> None:
     asked: list[int] = []
     stopwatch = Stopwatch(lambda calls: asked.append(schuss.num_threads()), ONE_THREAD.setting, 0)
     with schuss.threads(2):
         stopwatch()
     assert set(asked) == {1}
-
-
-def test_what_is_done_before_a_step_is_not_clocked(fake_clock: Callable[[float], Run]) -> None:
-    turns: list[int] = []
-    step, putting_back = fake_clock(1e-6), fake_clock(5.0)
-
-    def run(calls: int) -> None:
-        turns.append(calls)
-        step(calls)
-
-    def before() -> None:
-        turns.append(0)
-        putting_back(1)
-
-    stopwatch = Stopwatch(run, before=before)
-    assert stopwatch() == pytest.approx(1e-6)
-    assert turns == [0, 1] * (len(turns) // 2)
 
 
 def test_each_turn_begins_with_the_numbers_that_were_posed() -> None:
@@ -746,16 +559,6 @@ def test_each_turn_begins_with_the_numbers_that_were_posed() -> None:
     restored = turns(replace(case, restores=True))
     assert len(restored) >= 4
     assert all(restored)
-
-
-@pytest.mark.usefixtures("fake_clock")
-def test_a_turn_begins_when_all_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    events: list[str] = []
-    stopwatch = Stopwatch(lambda calls: events.append("run"), seconds=0)
-    events.clear()
-    monkeypatch.setattr(harness, "settle", lambda: events.append("settle"))
-    stopwatch()
-    assert events == ["settle", "run", "run"]
 
 
 def test_figures_are_medians_and_ratios_those_within_a_round(
@@ -826,83 +629,123 @@ def test_bytes_moved_are_those_of_each_dtype() -> None:
 # What the command gives.
 
 
-def assert_compared(record: dict[str, Any], rivals: set[str]) -> None:
-    for name in ("microseconds", "gigabytes_per_second", "share_of_limit"):
-        assert record[name] > 0
-    assert len(record["quartiles"]) == 2
-    assert record["rounds"] == 1
-    assert set(record["times"]) == rivals
+def installed(*peers: Peer[Any]) -> list[str]:
+    return [peer.name for peer in peers if find_spec(peer.package)]
 
 
-def test_step_crosses_rules_and_dtypes(tmp_path: Path) -> None:
-    records = records_of("step", tmp_path)
-    contenders = (SCHUSS, ONE_THREAD, *LEVELS, IN_PLACE, TEXTBOOK)
+def contenders_of(name: str) -> list[tuple[Any, ...]]:
+    """Return each case's labels and contender, in the order of the records."""
+    of_step = (SCHUSS, ONE_THREAD, *LEVELS, IN_PLACE, TEXTBOOK)
+    of_many = (SCHUSS, ONE_THREAD, IN_PLACE, TEXTBOOK)
+    expected: dict[str, list[tuple[Any, ...]]] = {
+        "step": [
+            (rule.name, dtype, 64, contender)
+            for rule in RULES
+            for dtype in ("float32", "float64")
+            for contender in (*BOTH_LIMITS, *(each.name for each in of_step))
+        ],
+        "many": [
+            ("1,000 x 64", 1_000, 64_000, contender)
+            for contender in (*BOTH_LIMITS, *(each.name for each in of_many))
+        ],
+        "whole": [
+            (work, 64, contender)
+            for work in WORKS
+            if work != CAST or find_spec("ml_dtypes")
+            for contender in (*WITH_PLAIN, *(each.name for each in WHOLE))
+        ],
+        "dtypes": [
+            (*formats.labels.values(), formats.posed(1).bytes_moved, 64, contender)
+            for formats in COMBINATIONS
+            if find_spec("ml_dtypes") or "bfloat16" not in formats.labels.values()
+            for contender in (*WITH_PLAIN, "schuss", "schuss, 1 thread")
+        ],
+        "average": [
+            (form, 64, contender)
+            for form, peers in AVERAGES.items()
+            for contender in ("x.copy()", *installed(*peers))
+        ],
+        "mapped": [(64, work) for work in mapped.WORKS],
+        "startup": [("import numpy",), ("import schuss, after numpy",)],
+        "torch_loop": [
+            (64, (torch_loop.FEATURES + 1) * 64 + 65 * 64 + 65 * torch_loop.CLASSES, contender)
+            for contender in (torch_loop.OPTIMIZERS if find_spec("torch") else ())
+        ],
+        "checkpoints": [
+            (work, 64, name)
+            for work in checkpoints.WORKS
+            for name, saver in checkpoints.SAVERS.items()
+            if find_spec(saver.package)
+        ],
+    }
+    return expected[name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "step",
+        "many",
+        "whole",
+        "dtypes",
+        "average",
+        "mapped",
+        "startup",
+        "torch_loop",
+        "checkpoints",
+    ],
+)
+def test_every_benchmark_times_every_contender_in_every_case(name: str, tmp_path: Path) -> None:
+    records = records_of(name, tmp_path)
+    assert [(*record["case"].values(), record["contender"]) for record in records] == (
+        contenders_of(name)
+    )
+    for record in records:
+        (unit,) = {"microseconds", "milliseconds"} & record.keys()
+        assert record[unit] > 0
+        assert record.get("gigabytes_per_second", 1) > 0
+        assert record.get("share_of_limit", 1) > 0
+
+
+def test_layout_compares_with_equal_layouts(tmp_path: Path) -> None:
+    records = records_of("layout", tmp_path)
+    cases = {(record["case"]["param"], record["case"]["grad"]) for record in records}
+    assert {("C", "C"), ("C", "transposed")} < cases
+    assert len(records) == len(cases) * (len(NAMES) + 1)
+    assert all(record["times"].keys() == {"schuss", "equal layouts"} for record in records)
+
+
+def test_batches_cross_layouts_and_sizes(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    main(["batches", "--sizes", "100", "--rounds", "1", "--json", str(path)])
+    records = json.loads(path.read_text())["benchmarks"]["batches"]
+    peers = {"rows": installed(*BY_ROWS), "columns": installed(*BY_COLUMNS)}
     assert [(*record["case"].values(), record["contender"]) for record in records] == [
-        (rule.name, dtype, 64, name)
-        for rule in RULES
-        for dtype in ("float32", "float64")
-        for name in (*BOTH_LIMITS, *(contender.name for contender in contenders))
+        *(
+            (layout, 100, 64, batch, name)
+            for layout, names in peers.items()
+            for batch in (64, 1_000)
+            for name in names
+        ),
+        ("rows", 100, 16, 1_000, "np.take, order ready"),
+        ("rows", 100, 16, 1_000, "schuss"),
     ]
-    for record in records:
-        assert_compared(record, {"schuss"})
 
 
-def test_many_steps_a_thousand_arrays_at_once(tmp_path: Path) -> None:
-    records = records_of("many", tmp_path)
-    contenders = (SCHUSS, ONE_THREAD, IN_PLACE, TEXTBOOK)
-    assert [record["contender"] for record in records] == [
-        *BOTH_LIMITS,
-        *(contender.name for contender in contenders),
-    ]
-    for record in records:
-        assert record["case"] == {"list": "1,000 x 64", "arrays": 1_000, "elements": 64_000}
-        kilobytes = record["gigabytes_per_second"] * record["microseconds"]
-        assert kilobytes == pytest.approx(7 * 4 * 64 * 1_000 / 1e3)
-        assert_compared(record, {"schuss"})
-
-
-def assert_compared_to_plain(record: dict[str, Any]) -> None:
-    if record["contender"] == PLAIN:  # whose bytes may be others
-        assert not {"gigabytes_per_second", "share_of_limit"} & record.keys()
-        assert record["times"][PLAIN] == 1
-    else:
-        assert_compared(record, {PLAIN, "schuss"})
-
-
-@pytest.mark.parametrize("with_bfloat16", [True, False])
-def test_whole_does_all_works(
-    with_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["whole", "dtypes", "batches", "loop"])
+def test_a_wrong_contender_is_refused_before_any_is_timed(
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if with_bfloat16:
-        pytest.importorskip("ml_dtypes")
-    monkeypatch.setattr(whole, "installed", lambda name: with_bfloat16)
-    records = records_of("whole", tmp_path)
-    assert [(*record["case"].values(), record["contender"]) for record in records] == [
-        (work, 64, name)
-        for work in WORKS
-        if with_bfloat16 or work != CAST
-        for name in (*WITH_PLAIN, *(contender.name for contender in WHOLE))
-    ]
-    for record in records:
-        assert_compared_to_plain(record)
-
-
-@pytest.mark.parametrize("with_bfloat16", [True, False])
-def test_dtypes_crosses_formats(
-    with_bfloat16: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if with_bfloat16:
-        pytest.importorskip("ml_dtypes")
-    monkeypatch.setattr(dtypes, "installed", lambda name: with_bfloat16)
-    records = records_of("dtypes", tmp_path)
-    assert [(*record["case"].values(), record["contender"]) for record in records] == [
-        (*formats.labels.values(), formats.posed(1).bytes_moved, 64, name)
-        for formats in COMBINATIONS
-        if with_bfloat16 or "bfloat16" not in formats.labels.values()
-        for name in (*WITH_PLAIN, "schuss", "schuss, 1 thread")
-    ]
-    for record in records:
-        assert_compared_to_plain(record)
+    pytest.importorskip("ml_dtypes")
+    for module in (harness, loop):
+        monkeypatch.setattr(module, "Stopwatch", lambda *_, **__: pytest.fail("timed"))
+    idle = Contender("impostor", {"Adam": _nothing})
+    monkeypatch.setattr(whole, "CONTENDERS", (SCHUSS, idle))
+    halves = Formats("bfloat16", "bfloat16", "bfloat16", peer=idle)
+    monkeypatch.setattr(dtypes, "COMBINATIONS", [halves])
+    monkeypatch.setattr(data, "BY_ROWS", (*BY_COLUMNS, Peer("impostor", READY_ORDER.prepare)))
+    with pytest.raises(WrongResultError, match="impostor"):
+        loop.Loop(idle).pose(64) if name == "loop" else main([name, "--quick"])
 
 
 @pytest.mark.parametrize(
@@ -914,22 +757,6 @@ def test_the_networks_have_as_many_parameters_as_is_known(
 ) -> None:
     assert len(shapes()) == arrays
     assert sum(map(prod, shapes())) == elements
-
-
-def test_many_poses_two_lists_and_two_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    cases: list[Case] = []
-    monkeypatch.setattr(suite, "compare_all", lambda name, given, *_: cases.extend(given))
-    suite.many(harness.Settings())
-    assert [(*case.labels.values(),) for case in cases] == [
-        ("1,000 x 1,000", 1_000, 1_000_000),
-        ("160 x 65,536", 160, 10_485_760),
-        ("ResNet-50", 161, 25_557_032),
-        ("GPT-2 small", 148, 124_439_808),
-    ]
-    small = cases[2].pose_small()
-    assert {param.ndim for param in small.params} == {1, 2, 4}
-    assert sum(param.size for param in small.params) < 3_000_000
-    check(SCHUSS, small)
 
 
 @pytest.fixture
@@ -955,12 +782,6 @@ def test_loop_gives_each_contender_a_process(
         assert record["case"] == {"size": 64}
         assert record["microseconds"] > 0
         assert set(record["times"]) == {"schuss, 1 thread"}
-
-
-def test_loop_refuses_the_wrong_before_they_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "Stopwatch", lambda *_: pytest.fail("timed"))
-    with pytest.raises(WrongResultError, match="impostor"):
-        loop.Loop(Contender("impostor", {"Adam": _nothing})).pose(64)
 
 
 @pytest.mark.parametrize("contender", PEERS, ids=lambda contender: contender.name)
@@ -1014,12 +835,6 @@ def test_a_network_that_learns_worse_is_refused() -> None:
         train.check_accuracies({"schuss": 0.95, "peer": 0.93})
 
 
-def test_a_process_that_has_ended_is_told_by_its_contender() -> None:
-    ended = pytest.raises(RuntimeError, match="nobody: its process has ended")
-    with Process("benchmarks.loop", "nobody") as process, ended:
-        process.call("pose", 64)
-
-
 WORKER = """
 from benchmarks import processes
 from benchmarks.harness import WrongResultError
@@ -1058,21 +873,6 @@ def test_a_process_replies_with_results_and_refusals(
         assert process.call("rest") == 2
 
 
-@pytest.mark.parametrize("name", ["layout", "average", "batches"])
-def test_some_benchmarks_are_of_one_thread(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    threads: list[int] = []
-
-    def tracked(name: str, cases: Any) -> Iterator[Any]:
-        threads.append(schuss.num_threads())
-        return iter(())
-
-    for module in (harness, data):
-        monkeypatch.setattr(module, "tracked", tracked)
-    with schuss.threads(2):
-        suite.BENCHMARKS[name](harness.Settings())
-    assert threads == [1]
-
-
 def test_the_picture_has_a_line_for_each_contender(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     from benchmarks import plot
@@ -1105,46 +905,6 @@ def test_the_picture_has_a_line_for_each_contender(tmp_path: Path) -> None:
     assert target.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_command_draws(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    main(["step", "--quick", "--rounds", "1", "--plot", str(tmp_path / "picture.png")])
-    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_layout_compares_with_equal_layouts(tmp_path: Path) -> None:
-    records = records_of("layout", tmp_path)
-    cases = {(record["case"]["param"], record["case"]["grad"]) for record in records}
-    assert {("C", "C"), ("C", "transposed")} < cases
-    assert len(records) == len(cases) * (len(NAMES) + 1)
-    for record in records:
-        assert_compared(record, {"schuss", "equal layouts"})
-
-
-def installed(*peers: Peer[Any]) -> list[str]:
-    return [peer.name for peer in peers if find_spec(peer.package)]
-
-
-def test_average_compares_with_a_copy_and_the_installed_peers(tmp_path: Path) -> None:
-    records = records_of("average", tmp_path)
-    assert [(*record["case"].values(), record["contender"]) for record in records] == [
-        (form, 64, name)
-        for form, peers in AVERAGES.items()
-        for name in ("x.copy()", *installed(*peers))
-    ]
-    for record in records:
-        assert record["milliseconds"] > 0
-        assert set(record["times"]) == {"schuss"}
-
-
-def test_mapped_compares_files_with_memory_and_the_disk(tmp_path: Path) -> None:
-    records = records_of("mapped", tmp_path)
-    assert [record["contender"] for record in records] == [*mapped.WORKS]
-    for record in records:
-        assert record["case"] == {"size": 64}
-        assert record["times"].keys() == {mapped.IN_MEMORY, mapped.PLAIN}
-        assert record["gigabytes_per_second"] > 0
-
-
 def test_a_step_that_does_not_reach_the_files_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1160,57 +920,6 @@ def test_a_step_that_does_not_reach_the_files_is_refused(
         mapped.check_bits(tmp_path, 64)
 
 
-def test_batches_cross_layouts_and_sizes(tmp_path: Path) -> None:
-    path = tmp_path / "figures.json"
-    main(["batches", "--sizes", "100", "--rounds", "1", "--json", str(path)])
-    records = json.loads(path.read_text())["benchmarks"]["batches"]
-    assert [(*record["case"].values(), record["contender"]) for record in records] == [
-        *(("rows", 100, 64, batch, name) for batch in (64, 1_000) for name in installed(*BY_ROWS)),
-        *(
-            ("columns", 100, 64, batch, name)
-            for batch in (64, 1_000)
-            for name in installed(*BY_COLUMNS)
-        ),
-        ("rows", 100, 16, 1_000, "np.take, order ready"),
-        ("rows", 100, 16, 1_000, "schuss"),
-    ]
-    for record in records:
-        batches = {64: 2, 1_000: 1}[record["case"]["batch"]]
-        a_batch = record["milliseconds"] * 1e3 / batches
-        assert record["microseconds_a_batch"] == pytest.approx(a_batch)
-        assert set(record["times"]) == {"schuss"}
-
-
-def test_peers_that_are_not_installed_stay_out(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(data, "find_spec", lambda name: None if name in PACKAGES else True)
-    names = {
-        record["contender"]
-        for name in ("average", "batches")
-        for record in records_of(name, tmp_path)
-    }
-    assert "schuss" in names
-    assert not any(name.startswith(PACKAGES) for name in names)
-
-
-def test_startup_tells_what_schuss_adds_to_numpy(tmp_path: Path) -> None:
-    records = records_of("startup", tmp_path)
-    both = {record["contender"]: record["milliseconds"] for record in records}
-    assert list(both) == ["import numpy", "import schuss, after numpy"]
-    assert all(milliseconds > 0 for milliseconds in both.values())
-
-
-@pytest.mark.parametrize("style", [[], ["--markdown"]])
-def test_tables_name_what_was_measured_and_on_what(
-    style: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    main(["many", "--sizes", "5,6", "--rounds", "2", *style])
-    printed = capsys.readouterr().out
-    for word in ("simd: ", "processor: ", "µs", "GB/s", "of limit", "vs schuss", *NAMES):
-        assert word in printed
-
-
 def test_markdown_names_a_case_once() -> None:
     records = [
         {"case": {"size": size}, "contender": name, "microseconds": 1234.5, "share_of_limit": 0.5}
@@ -1223,31 +932,6 @@ def test_markdown_names_a_case_once() -> None:
         "| 1,024 | schuss | 1,234 | 50.0% |\n|  | NumPy | 1,234 | 50.0% |\n"
         "| 7 | schuss | 1,234 | 50.0% |\n|  | NumPy | 1,234 | 50.0% |"
     )
-
-
-def test_what_a_line_does_not_have_is_left_open() -> None:
-    records = [
-        {"case": {}, "contender": PLAIN, "microseconds": 1.0},
-        {"case": {}, "contender": "schuss", "microseconds": 2.0, "share_of_limit": 0.5},
-    ]
-    assert markdown_table("whole", records).endswith(
-        "| contender | µs | of limit |\n| --- | ---: | ---: |\n"
-        "| plain float32 step | 1.00 |  |\n| schuss | 2.00 | 50.0% |"
-    )
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["walk"],
-        ["step", "--sizes", "0"],
-        ["step", "--rounds", "0"],
-        ["many", "--plot", "picture.png"],
-    ],
-)
-def test_what_the_command_does_not_know_is_refused(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
 
 
 def test_compact_tables_have_a_line_a_contender_and_a_column_a_case() -> None:
@@ -1267,45 +951,6 @@ def test_compact_tables_have_a_line_a_contender_and_a_column_a_case() -> None:
     assert compact_tables("startup", [{"case": {}, "contender": "a", "milliseconds": 1.0}]) == ""
 
 
-def test_compact_tables_have_a_column_a_work_and_a_table_a_size() -> None:
-    records = [
-        {"case": {"work": work, "size": size}, "contender": "schuss", "microseconds": size}
-        for size in (10, 2_000)
-        for work in ("step", "clip, step")
-    ]
-    assert compact_tables("whole", records) == (
-        "| whole, 10 (µs) | step | clip, step |\n| --- | ---: | ---: |\n"
-        "| schuss | 10.0 | 10.0 |\n\n"
-        "| whole, 2,000 (µs) | step | clip, step |\n| --- | ---: | ---: |\n"
-        "| schuss | 2,000 | 2,000 |"
-    )
-
-
-def test_compact_tables_have_lines_of_dtypes() -> None:
-    records = [
-        {"case": {"state": state, "bytes": 2}, "contender": name, "microseconds": 3.0}
-        for state in ("float32", "bfloat16")
-        for name in (*WITH_PLAIN, "schuss", "torch")
-    ]
-    assert compact_tables("dtypes", records) == (
-        "| state | bytes | contender | µs |\n| --- | ---: | --- | ---: |\n"
-        "| float32 | 2 | schuss | 3.00 |\n|  |  | torch | 3.00 |\n"
-        "| bfloat16 | 2 | schuss | 3.00 |\n|  |  | torch | 3.00 |"
-    )
-
-
-def test_checkpoints_compares_savers_with_the_disk(tmp_path: Path) -> None:
-    records = records_of("checkpoints", tmp_path)
-    savers = [name for name, saver in checkpoints.SAVERS.items() if find_spec(saver.package)]
-    assert [(r["case"]["work"], r["contender"]) for r in records] == [
-        (work, name) for work in checkpoints.WORKS for name in savers
-    ]
-    assert {"plain write and read", "schuss"} <= set(savers)
-    for record in records:
-        assert record["times"].keys() == {checkpoints.PLAIN}
-        assert record["gigabytes_per_second"] > 0
-
-
 @pytest.mark.parametrize("broken", ["save", "load"])
 def test_a_saver_that_loses_what_it_saved_is_refused(
     broken: str, monkeypatch: pytest.MonkeyPatch
@@ -1317,12 +962,6 @@ def test_a_saver_that_loses_what_it_saved_is_refused(
     with pytest.raises(WrongResultError, match=r"^loser: params is .* off the reference"):
         worker.pose(64)
     worker.folder.cleanup()
-
-
-def test_torch_loop_exchanges_the_optimizer(tmp_path: Path) -> None:
-    records = records_of("torch_loop", tmp_path)
-    expected = [*torch_loop.OPTIMIZERS] if find_spec("torch") else []
-    assert [record["contender"] for record in records] == expected
 
 
 def test_an_optimizer_that_does_not_step_as_torch_is_refused(

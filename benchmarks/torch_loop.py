@@ -57,7 +57,7 @@ class Loop:
         self._torch: Any = import_module("torch")
 
     def pose(self, width: int) -> None:
-        """Get ready for iterations with a network of three layers so wide."""
+        """Prepare iterations with a network of three layers of this width."""
         make = OPTIMIZERS[self._name]
         if make is not None:
             model, iterate = self._training(min(width, 65), make)

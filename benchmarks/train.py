@@ -31,7 +31,7 @@ from benchmarks.processes import serve, team
 
 EPOCHS = 30
 ACCURACY_TOLERANCE = 0.01
-"""The steps differ by rounding, which grows as the network learns: by a digit or two of 389."""
+"""Steps differ by rounding, which grows in training to one or two of the 389 test digits."""
 SCHUSS_CONTENDERS = (SCHUSS, ONE_THREAD, SHARED_THREADS)
 CONTENDERS = {
     contender.name: contender
@@ -40,7 +40,7 @@ CONTENDERS = {
 
 
 class Standing:
-    """Steps by a contender whose gradients stay in the same arrays: new ones are copied there."""
+    """Steps of a contender that knows its gradient arrays: new gradients are copied there."""
 
     def __init__(self, contender: Contender, params: Mapping[str, Array]) -> None:
         self._grads = {name: np.empty_like(param) for name, param in params.items()}
@@ -54,7 +54,7 @@ class Standing:
 
 
 class Train:
-    """What runs in the process of a contender."""
+    """Runs in the process of a contender."""
 
     def __init__(self, contender: Contender) -> None:
         from schuss.demo.digits import Digits
@@ -62,7 +62,7 @@ class Train:
         self.contender, self.digits = contender, Digits.load(seed=0)
 
     def pose(self, epochs: int) -> float:
-        """Train for so many epochs; return which part of the test digits is then told right."""
+        """Train for this number of epochs; return the test accuracy."""
         from schuss.network import accuracy
 
         check(self.contender, Problem(ADAM, [ordinary(37)], [ordinary(37)]))
@@ -92,7 +92,7 @@ class Train:
 
 
 def check_accuracies(accuracies: Mapping[str, float]) -> None:
-    """Raise WrongResultError if someone's network learns better or worse than the first one's."""
+    """Raise WrongResultError if an accuracy differs from the first one."""
     first, *others = accuracies
     for name in others:
         if abs(accuracies[name] - accuracies[first]) > ACCURACY_TOLERANCE:

@@ -1,4 +1,4 @@
-"""All that is to be done with gradients, of which the step is but a part."""
+"""The whole step: clipping, accumulation, averages, clearing and copies around the update."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -11,16 +11,16 @@ from benchmarks.harness import Case, Problem, Record, Settings, compare_all, ord
 from benchmarks.peers import TORCH_WHOLE, installed
 
 SIZES = (16_777_216,)
-"""Arrays that fit in a cache would come there when their numbers are put back, unlike those of the
-yardsticks."""
+"""Larger than the caches: restoring the values of smaller arrays would load them into a cache,
+unlike those of the yardsticks."""
 CHECK_SIZE = 100_003
 CLIPPED_TO = 0.25
-"""The norm, by the root of the number of elements: ordinary numbers have a larger one than 1."""
+"""The clip norm, divided by the root of the number of elements; ordinary values exceed 1."""
 AVERAGE, AVERAGE_TO_CHECK = 0.999, 0.9
-"""Within a few steps, only the second shows whether the weights are right."""
+"""Of these two, only the second shows within a few steps whether the weights are right."""
 FURTHER = 3
 SUBNORMAL = 1e-39
-"""So small a moment is left where there were no gradients for hundreds of steps."""
+"""A moment decays to this after hundreds of steps without gradients."""
 
 CLEAR: Mapping[str, Any] = {"clip_norm": CLIPPED_TO, "average": AVERAGE, "clear_grads": True}
 SUBNORMAL_MOMENT = "step, subnormal moment"
@@ -49,7 +49,7 @@ def posed_to_check(work: str, size: int, average: float = AVERAGE_TO_CHECK) -> P
 
 
 def posed(work: str, size: int) -> Problem:
-    """Return a problem as it is after many steps: with moments."""
+    """Return a problem with the moments of many steps."""
     problem = posed_to_check(work, size, AVERAGE)
     (grad,), ((m, v),) = problem.grads, problem.states
     v[...] = m[...] = grad
@@ -59,7 +59,7 @@ def posed(work: str, size: int) -> Problem:
 
 
 def whole(settings: Settings) -> list[Record]:
-    """A step and what surrounds it, of one array: Adam, float32."""
+    """A whole step of one array: Adam, float32."""
     cases = [
         Case(
             {"work": work, "size": size},
