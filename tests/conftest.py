@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, settings
 import schuss
 from schuss import _core
 
+pytest.register_assert_rewrite("support")
+
 # How long an example takes is the machine's affair.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import CASES, LAYOUTS, Array, Case, laid_out, numbers, run, same_bits
 from schuss import _core, kernels, reference
+from support.arrays import LAYOUTS, Array, laid_out, numbers, same_bits
+from support.cases import CASES, Case, run
 
 LANE_EDGES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 127, 129)
 TILE = 512

@@ -30,7 +30,6 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import LAYOUTS, bits, laid_out
 from files import (
     at,
     doubled,
@@ -42,6 +41,7 @@ from files import (
     with_settings,
 )
 from schuss import _interrupts, _safetensors, checkpoints, schedules
+from support.arrays import LAYOUTS, bits, laid_out
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 

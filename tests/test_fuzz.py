@@ -33,9 +33,9 @@ from hypothesis.stateful import (
 )
 
 import schuss
-from cases import LAYOUTS, Array, equal, laid_out, numbers, same_bits
 from files import at, doubled, offsets_in, places_in, sealed, taken_apart, warm_ups
 from schuss import _core, reference, schedules
+from support.arrays import LAYOUTS, Array, equal, laid_out, numbers, same_bits
 
 TIMES = int(os.environ.get("SCHUSS_FUZZ", "1"))
 # To explain what failed takes longer than to find it.

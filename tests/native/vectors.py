@@ -17,9 +17,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from cases import LAYOUTS, Array, empty_like_layout, laid_out, numbers
 from schuss import _core, reference
-from test_batches import SplitMix64, shuffled
+from support.arrays import LAYOUTS, Array, empty_like_layout, laid_out, numbers
+from support.shuffling import SplitMix64, shuffled
 
 FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)

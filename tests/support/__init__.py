@@ -1,0 +1,1 @@
+"""What the tests share: arrays, a table of the optimizers, kernel cases, threads and processes."""
