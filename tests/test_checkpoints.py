@@ -30,7 +30,9 @@ import numpy as np
 import pytest
 
 import schuss
-from files import (
+from schuss import _interrupts, _safetensors, checkpoints, schedules
+from support.arrays import LAYOUTS, bits, laid_out
+from support.files import (
     at,
     doubled,
     offsets_in,
@@ -40,8 +42,6 @@ from files import (
     warm_ups,
     with_settings,
 )
-from schuss import _interrupts, _safetensors, checkpoints, schedules
-from support.arrays import LAYOUTS, bits, laid_out
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 

@@ -103,3 +103,11 @@ def leaves(tree: Any) -> list[Any]:
 def contents(tree: Any) -> list[bytes]:
     """Return the bytes of each array of a structure."""
     return bits(leaves(tree))
+
+
+def copy_in_order(array: Array) -> Array:
+    """Return a copy whose elements lie in memory in the same order, but without gaps."""
+    backwards: Any = (*(slice(None, None, -1 if n < 0 else 1) for n in array.strides), ...)
+    copied: Array = np.array(array, order="K", subok=False)[backwards]
+    copied[...] = array
+    return copied

@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isnan
 from typing import Any
 
 import pytest
 
 import schuss
+from schuss import reference
+from support.arrays import equal, leaves
 
 Options = Mapping[str, Any]
 
@@ -169,3 +172,35 @@ def states_of(name: str, options: Options) -> list[str]:
 def make_optimizer(name: str, params: Any, **options: Any) -> Any:
     """Return an optimizer of that class."""
     return getattr(schuss, name)(params, **options)
+
+
+def make_reference(name: str, params: Any, **options: Any) -> reference.Optimizer:
+    """Return the reference for an optimizer of that class."""
+    return reference.Optimizer(name.lower(), params, **{**OPTIMIZERS[name].defaults, **options})
+
+
+def assert_same(optimizer: Any, expected: Any) -> None:
+    """Assert that an optimizer has the bits and the counts of its reference."""
+    assert equal(leaves(optimizer.params), leaves(expected.params))
+    assert list(optimizer.state) == list(expected.state)
+    for name, tree in expected.state.items():
+        assert equal(leaves(optimizer.state[name]), leaves(tree)), name
+    for ours, theirs in (
+        (optimizer.average, expected.average),
+        (optimizer.copies, expected.copies),
+    ):
+        assert (ours is None) == (theirs is None)
+        assert theirs is None or equal(leaves(ours), leaves(theirs))
+    counts = [(it.steps, it.skipped, it.accumulated) for it in (optimizer, expected)]
+    assert counts[0] == counts[1]
+
+
+def assert_same_outcome(optimizer: Any, expected: reference.Optimizer) -> None:
+    """Assert that the last step of an optimizer did what that of its reference did."""
+    if expected.last is None:
+        assert optimizer.last is None
+        return
+    norm, last = expected.last.grad_norm, optimizer.last
+    assert (last.clipped, last.skipped) == expected.last[1:]
+    both_nan = norm is not None and isnan(norm) and isnan(last.grad_norm)
+    assert both_nan or last.grad_norm == norm
