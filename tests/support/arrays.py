@@ -5,8 +5,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 Array = npt.NDArray[Any]
+
+
+def dtype_of(name: Any) -> np.dtype[Any]:
+    """Return a dtype by its name; skip the test if it is bfloat16, and ml_dtypes is missing."""
+    if name == "bfloat16":
+        name = pytest.importorskip("ml_dtypes").bfloat16
+    dtype: np.dtype[Any] = np.dtype(name)
+    return dtype
 
 
 def same_bits(a: Array, b: Array) -> bool:
@@ -39,6 +48,20 @@ def numbers(rng: np.random.Generator, shape: Any, dtype: Any, *, special: bool =
         values = np.where(chosen, rng.choice(specials, shape), values)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         return np.asarray(values).astype(dtype)
+
+
+# Shapes around the edges of blocks, tiles and vector registers.
+SHAPES: list[tuple[int, ...]] = [
+    *((), (0, 3), (1,), (17,), (4095,), (4096,), (4097,)),
+    *((3, 5000), (70, 33), (9, 20, 31)),
+]
+
+
+def random_arrays(
+    rng: np.random.Generator, dtype: Any = np.float32, *, special: bool = False
+) -> list[Array]:
+    """Return an array of random numbers in each of `SHAPES`."""
+    return [numbers(rng, shape, dtype, special=special) for shape in SHAPES]
 
 
 def empty_like_layout(layout: str, shape: tuple[int, ...], dtype: Any) -> Array:
