@@ -2,7 +2,10 @@
 
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from itertools import count
+from time import monotonic
 from types import FrameType
 
 import pytest
@@ -63,3 +66,30 @@ def interrupt() -> Iterator[Callable[..., object]]:
     press(0)
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(params=["briefly", pytest.param("for minutes", marks=pytest.mark.soak)])
+def rounds(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Give the numbers of a few rounds; with ``-m soak``, of as many as fit in a time.
+
+    SCHUSS_SOAK_SECONDS is that time, by default 60.
+    """
+
+    def numbers() -> Iterator[int]:
+        soak = request.param == "for minutes"
+        end = monotonic() + float(os.environ.get("SCHUSS_SOAK_SECONDS", "60"))
+        for number in count():
+            if monotonic() > end if soak else number == 3:
+                return
+            yield number
+
+    return numbers()
+
+
+@pytest.fixture
+def switch_often() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
