@@ -70,9 +70,9 @@ def interrupt() -> Iterator[Callable[..., object]]:
 
 @pytest.fixture(params=["briefly", pytest.param("for minutes", marks=pytest.mark.soak)])
 def rounds(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Give the numbers of a few rounds; with ``-m soak``, of as many as fit in a time.
+    """Give the numbers of a few rounds; with ``-m soak``, of many.
 
-    SCHUSS_SOAK_SECONDS is that time, by default 60.
+    SCHUSS_SOAK_SECONDS, by default 60, is how long they last then.
     """
 
     def numbers() -> Iterator[int]:

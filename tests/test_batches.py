@@ -102,7 +102,7 @@ def test_examples_may_be_arrays_of_any_shape() -> None:
     images = np.arange(5 * 2 * 2).reshape(5, 2, 2)
     batches = list(schuss.minibatches(images, batch_size=3, rng=0))
     assert [batch.shape for batch in batches] == [(3, 2, 2), (2, 2, 2)]
-    # On the last axis, -1 counts from the end of x, whatever the shape of y.
+    # On the last axis, -1 counts from the end of x, for every shape of y.
     last = schuss.minibatches(np.moveaxis(images, 0, -1), np.arange(5), batch_size=3, axis=-1)
     for x, y in last:
         np.testing.assert_array_equal(x[0, 0], 4 * y)
@@ -140,7 +140,7 @@ def test_dtypes_are_kept_and_lists_become_arrays() -> None:
     np.testing.assert_array_equal(batch, [[1.0, 2.0], [3.0, 4.0]])
 
 
-# An independent twin of the order that a seed decides.
+# An independent implementation of the order that a seed gives.
 
 
 def test_the_twins_generator_gives_the_published_numbers() -> None:
@@ -190,7 +190,7 @@ def test_of_many_examples_each_is_as_probable_at_every_place() -> None:
     for seed in seeds:
         order = _core.shuffled(m, seed)
         np.add.at(counts, (order * cells // m, np.arange(m) * cells // m), 1)
-        # Two neighbours stay neighbours about twice in an order, whatever its length.
+        # Two neighbours stay neighbours about twice in an order of any length.
         assert np.count_nonzero(np.abs(np.diff(order)) == 1) < 20
     expected = len(seeds) * m / cells**2
     chi_square = np.sum((counts - expected) ** 2 / expected)
@@ -703,8 +703,8 @@ def test_the_representation_says_how_the_examples_are_cut(
 def test_a_copy_goes_on_from_the_same_place() -> None:
     batches = schuss.minibatches(X, batch_size=4, rng=7)
     list(batches)
-    twin = copy.deepcopy(batches)
-    np.testing.assert_equal(list(twin), list(batches))
+    other = copy.deepcopy(batches)
+    np.testing.assert_equal(list(other), list(batches))
 
 
 AUTO = np.zeros(3000)

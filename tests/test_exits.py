@@ -1,4 +1,4 @@
-"""Programs end as they want, whatever their threads do."""
+"""A program ends with its own status; its threads do not prevent or change that."""
 
 import os
 import signal
@@ -148,7 +148,7 @@ def test_an_epoch_under_way_at_the_programs_end_does_not_end_before_its_last_bat
         import atexit, threading, time
         import numpy as np, schuss
         begun, ending = threading.Event(), threading.Event()
-        def end():  # which comes after all that is registered later
+        def end():  # runs after the functions that are registered later
             ending.set()
             time.sleep(0.3)  # for the thread, if it does not wait
         atexit.register(end)

@@ -1,4 +1,4 @@
-"""Forks: parent and child both go on, whatever other threads were doing."""
+"""Forks: parent and child both continue, also if other threads were at work."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def test_the_child_of_a_fork_need_not_wait_for_a_step_that_it_does_not_have() ->
     optimizer = schuss.SGD(np.zeros(3), lr=1.0)
     optimizer.step(np.ones(3))
     with step_under_way(optimizer.step, np.ones(3)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a fork beside threads: Python warns, and so does JAX
+        warnings.simplefilter("ignore")  # Python and JAX warn of a fork while there are threads
         child = os.fork()
         if child == 0:
             optimizer.step(np.ones(3))
@@ -110,15 +110,15 @@ def test_a_thread_and_its_children_fork_while_another_steps(rounds: Iterator[int
     from schuss import reference
     schuss.set_num_threads(3)
     small = np.random.default_rng(0).standard_normal(300_000, dtype=np.float32)
-    twin = [np.zeros_like(small) for _ in range(3)]
-    for t in (1, 2, 3): reference.adam(twin[0], small, *twin[1:], step=t)
+    expected = [np.zeros_like(small) for _ in range(3)]
+    for t in (1, 2, 3): reference.adam(expected[0], small, *expected[1:], step=t)
     grad = np.ones(2_000_000, np.float32)
     optimizer = schuss.SGD(np.zeros_like(grad), lr=1.0)
     def child(generations):
         own = schuss.Adam(np.zeros_like(small))
         for _ in range(3): own.step(small)
         arrays = own.params, own.state["m"], own.state["v"]
-        good = all(a.tobytes() == b.tobytes() for a, b in zip(arrays, twin))
+        good = all(a.tobytes() == b.tobytes() for a, b in zip(arrays, expected))
         optimizer.step(grad)
         good = good and (optimizer.params == -optimizer.steps).all()
         if generations and (grandchild := os.fork()):
@@ -274,12 +274,12 @@ FORKS_WHILE_HASHING = """
     def fork():
         global child
         child = os.fork()
-        if child:  # which does all that it does before the parent goes on
+        if child:  # the child finishes before the parent continues
             status = os.waitpid(child, 0)[1]
             assert status == 0, status
     def pieces(array, real=_safetensors._pieces):
-        for place, piece in enumerate(real(array)):
-            if place == 9: fork()
+        for i, piece in enumerate(real(array)):
+            if i == 9: fork()
             yield piece
     def read_at(*arguments, reads=iter(range(99)), real=_safetensors._read_at):
         if next(reads) == 9: fork()
@@ -388,8 +388,8 @@ FORKS = """
     import numpy as np, schuss
 
     x = np.arange(100)
-    twin = schuss.minibatches(x, batch_size=7, rng=3)
-    plain, later = ([batch.tolist() for batch in twin] for _ in range(2))
+    expected = schuss.minibatches(x, batch_size=7, rng=3)
+    plain, later = ([batch.tolist() for batch in expected] for _ in range(2))
 
     def lists(batches): return [batch.tolist() for batch in batches]
 
@@ -565,13 +565,13 @@ def test_forks_at_any_time_leave_children_the_rest_of_every_epoch(rounds: Iterat
     sys.setswitchinterval(1e-5)
     done = threading.Event()
     reading = {}
-    def read(place):
+    def read(i):
         while not done.is_set():
-            batches = schuss.minibatches(x, batch_size=7, rng=3, prefetch=place % 3)
+            batches = schuss.minibatches(x, batch_size=7, rng=3, prefetch=i % 3)
             epoch = iter(batches)
-            reading[place] = batches, epoch
+            reading[i] = batches, epoch
             if lists(epoch) != plain: os.abort()
-    threads = [threading.Thread(target=read, args=[place]) for place in range(6)]
+    threads = [threading.Thread(target=read, args=[i]) for i in range(6)]
     for thread in threads: thread.start()
     def goes_on():
         for batches, epoch in reading.values():

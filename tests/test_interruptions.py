@@ -1,4 +1,4 @@
-"""Signals: whatever a handler raises, and wherever, a call was made whole or not at all."""
+"""Signals: a call that a handler interrupts has finished or has changed nothing."""
 
 import os
 import random
@@ -35,7 +35,7 @@ def arrays_of(optimizer: Any) -> list[Array]:
 
 
 def met(call: Callable[[], object], interrupt: Interrupt, seconds: float) -> bool:
-    """Whether Ctrl-C, pressed in so many seconds, met the call."""
+    """Return whether Ctrl-C, pressed after `seconds`, interrupted the call."""
     interrupt(seconds)
     try:
         call()

@@ -152,8 +152,8 @@ LEAKS = """
     from schuss import _core
     class Info(ctypes.Structure):
         _fields_ = [(n, ctypes.c_size_t) for n in "a o s h blocks_mapped u f used free k".split()]
-    told = ctypes.CDLL(None).mallinfo2
-    told.restype = Info
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = Info
     _core.set_parallel_threshold(0)
     grad = np.ones(1000, np.float32)
     x = np.ones((50, 3))
@@ -170,7 +170,7 @@ LEAKS = """
     def held():
         gc.collect()
         counts = [len(os.listdir(f"/proc/self/{{kind}}")) for kind in ("task", "fd")]
-        info = told()
+        info = mallinfo()
         return [*counts, info.used + info.blocks_mapped]
     def growth(times):
         before = held()
@@ -254,10 +254,10 @@ def test_every_element_of_more_than_two_to_the_31_is_stepped(dtype: str) -> None
     schuss.SGD(param, lr=0.1).step(grad)
     reference.sgd(values, steps, lr=0.1)
     assert is_repeated(param, values)
-    # As several arrays, one of which begins behind all places that 31 bits can count.
-    places = [0, 5, MANY // 2 + 7, MANY + 11, size]
+    # As several arrays, one of which begins beyond the indices that 31 bits can count.
+    bounds = [0, 5, MANY // 2 + 7, MANY + 11, size]
     params, grads = (
-        [array[start:end] for start, end in pairwise(places)] for array in (param, grad)
+        [array[start:end] for start, end in pairwise(bounds)] for array in (param, grad)
     )
     schuss.SGD(params, lr=0.1).step(grads)
     reference.sgd(values, steps, lr=0.1)

@@ -1,4 +1,4 @@
-"""One crew for BLAS as well: products as exact as with OpenBLAS's own threads, whatever happens."""
+"""Threads shared with BLAS: products have the bits of OpenBLAS's own threads."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""Threads: the same bits on any number of them, and no harm to whoever else has threads."""
+"""Threads: the same bits on any number of them, and no harm to other threads of the program."""
 
 import contextlib
 import os
@@ -55,17 +55,17 @@ def test_many_arrays_of_all_sizes_are_stepped_once_each(threads: int, tile: int)
     rng = np.random.default_rng(1)
     shapes = [(), (0,), (1,), (63,), (64,), (65,), (1000,), (3, 5), (33, 70), (2, 0), (500,)] * 3
     params = [rng.standard_normal(shape) for shape in shapes]
-    twins = [param.copy() for param in params]
+    expected = [param.copy() for param in params]
     states = [(np.zeros_like(param), np.zeros_like(param)) for param in params]
     optimizer = schuss.Adam(params, lr=0.1)
     with schuss.threads(threads):
         for t in range(1, 6):
             grads = [rng.standard_normal(shape) for shape in shapes]
             optimizer.step(grads)
-            for twin, grad, state in zip(twins, grads, states, strict=True):
-                reference.adam(twin, grad, *state, step=t, lr=0.1)
-    for param, twin in zip(params, twins, strict=True):
-        assert same_bits(np.asarray(param), np.asarray(twin))
+            for reference_param, grad, state in zip(expected, grads, states, strict=True):
+                reference.adam(reference_param, grad, *state, step=t, lr=0.1)
+    for param, reference_param in zip(params, expected, strict=True):
+        assert same_bits(np.asarray(param), np.asarray(reference_param))
 
 
 # Several threads of the user's.
@@ -199,7 +199,7 @@ def test_a_subinterpreter_is_refused(first: str, module: str, isolated: bool) ->
 
 
 def test_workers_leave_signals_to_the_users_threads() -> None:
-    # Blocked where the user is, a signal waits there, if nobody else takes it.
+    # The main thread blocks the signal; it stays pending unless a worker takes it.
     code = """
     import signal
     assert _core.workers() == 2

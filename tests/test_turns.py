@@ -73,7 +73,7 @@ def test_other_threads_run_during_a_step() -> None:
 
 
 def changes(optimizer: Any) -> dict[str, Callable[[], object]]:
-    """What waits for nobody, and must not meet a step."""
+    """Calls that do not wait, and that must not run during a step."""
     saved = optimizer.state_dict()
     return {
         "step": lambda: optimizer.step(np.ones(3)),

@@ -28,12 +28,12 @@ def changes(optimizer: Any, grad: Any) -> dict[str, Callable[[], object]]:
 
 
 def after_one_more_step(optimizer: Any, grad: Any) -> tuple[Any, ...]:
-    """Return all that can be seen of an optimizer, and of its parameters, after another step."""
-    said = repr(optimizer)
+    """Return the visible state of an optimizer and its parameters after one more step."""
+    text = repr(optimizer)
     if optimizer.accumulated:
         optimizer.step(scale=1 / optimizer.accumulated)
     optimizer.step(grad)
     trees = [optimizer.params, *optimizer.state.values()]
     trees += [] if optimizer.average is None else [optimizer.average]
     arrays = [array for tree in trees for array in tree.values()]
-    return said, repr(optimizer), list(optimizer.state), bits(arrays)
+    return text, repr(optimizer), list(optimizer.state), bits(arrays)
