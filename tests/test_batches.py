@@ -20,9 +20,10 @@ import numpy.typing as npt
 import pytest
 
 import schuss
-from cases import LAYOUTS, laid_out
 from schuss import _core
-from test_threads import NO_THREADS, ends_well, fork, needs_no_threads
+from support.arrays import LAYOUTS, laid_out
+from support.processes import NO_THREADS, ends_well, needs_no_threads
+from support.shuffling import SplitMix64, shuffled
 
 M = 23
 X = np.arange(3 * M).reshape(M, 3)
@@ -101,7 +102,7 @@ def test_examples_may_be_arrays_of_any_shape() -> None:
     images = np.arange(5 * 2 * 2).reshape(5, 2, 2)
     batches = list(schuss.minibatches(images, batch_size=3, rng=0))
     assert [batch.shape for batch in batches] == [(3, 2, 2), (2, 2, 2)]
-    # On the last axis, -1 counts from the end of x, whatever the shape of y.
+    # On the last axis, -1 counts from the end of x, for every shape of y.
     last = schuss.minibatches(np.moveaxis(images, 0, -1), np.arange(5), batch_size=3, axis=-1)
     for x, y in last:
         np.testing.assert_array_equal(x[0, 0], 4 * y)
@@ -139,42 +140,7 @@ def test_dtypes_are_kept_and_lists_become_arrays() -> None:
     np.testing.assert_array_equal(batch, [[1.0, 2.0], [3.0, 4.0]])
 
 
-# An independent twin of the order that a seed decides.
-
-
-class SplitMix64:
-    """The generator of Steele, Lea & Flood, as the literature has it."""
-
-    def __init__(self, seed: int) -> None:
-        self.state = seed
-
-    def next(self) -> int:
-        self.state = (self.state + 0x9E3779B97F4A7C15) % 2**64
-        z = self.state
-        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-        z = (z ^ z >> 27) * 0x94D049BB133111EB % 2**64
-        return z ^ z >> 31
-
-    def below(self, bound: int) -> int:
-        while True:
-            high, low = divmod((self.next() >> 32) * bound, 2**32)
-            if low >= 2**32 % bound:
-                return high
-
-
-def shuffled(order: list[int], random: SplitMix64) -> list[int]:
-    """Up to 65,536 by exchanges from the end; more thrown into 256 piles, a byte each, first."""
-    if len(order) <= 65_536:
-        for i in range(len(order) - 1, 0, -1):
-            j = random.below(i + 1)
-            order[i], order[j] = order[j], order[i]
-        return order
-    piles: list[list[int]] = [[] for _ in range(256)]
-    for start in range(0, len(order), 8):
-        throw = random.next().to_bytes(8, "little")
-        for byte, index in zip(throw, order[start : start + 8], strict=False):
-            piles[byte].append(index)
-    return [index for pile in piles for index in shuffled(pile, random)]
+# An independent implementation of the order that a seed gives.
 
 
 def test_the_twins_generator_gives_the_published_numbers() -> None:
@@ -224,7 +190,7 @@ def test_of_many_examples_each_is_as_probable_at_every_place() -> None:
     for seed in seeds:
         order = _core.shuffled(m, seed)
         np.add.at(counts, (order * cells // m, np.arange(m) * cells // m), 1)
-        # Two neighbours stay neighbours about twice in an order, whatever its length.
+        # Two neighbours stay neighbours about twice in an order of any length.
         assert np.count_nonzero(np.abs(np.diff(order)) == 1) < 20
     expected = len(seeds) * m / cells**2
     chi_square = np.sum((counts - expected) ** 2 / expected)
@@ -737,8 +703,8 @@ def test_the_representation_says_how_the_examples_are_cut(
 def test_a_copy_goes_on_from_the_same_place() -> None:
     batches = schuss.minibatches(X, batch_size=4, rng=7)
     list(batches)
-    twin = copy.deepcopy(batches)
-    np.testing.assert_equal(list(twin), list(batches))
+    other = copy.deepcopy(batches)
+    np.testing.assert_equal(list(other), list(batches))
 
 
 AUTO = np.zeros(3000)
@@ -815,249 +781,7 @@ def test_without_an_order_what_is_prepared_ahead_is_a_copy() -> None:
     assert not any(np.shares_memory(batch, X) for batch in batches)
 
 
-def test_a_program_may_end_in_the_middle_of_an_epoch() -> None:
-    code = """
-    import numpy as np, schuss
-    epoch = iter(schuss.minibatches(np.zeros((64, 9000)), axis=1, batch_size=100, prefetch=8))
-    next(epoch)
-    """
-    assert ends_well(code) == ""
-
-
-def test_an_epoch_goes_on_while_the_program_ends() -> None:
-    code = """
-    import atexit
-    import numpy as np, schuss
-    def length(batches): return sum(1 for _ in batches)
-    class Last:
-        def __init__(self, epoch): self.epoch = epoch
-        def __del__(self): print(length(self.epoch), length(batches))
-    batches = schuss.minibatches(np.arange(100), batch_size=10, prefetch=2)
-    first, second = iter(batches), iter(batches)
-    next(first), next(second)
-    last = Last(second)
-    atexit.register(lambda: print(length(first), length(batches)))
-    third = iter(batches)
-    next(third)
-    """
-    assert ends_well(code) == "9 10\n9 10\n"
-
-
 # Forks. A child that hangs is ended by its alarm, and its parent says so.
-
-FORKS = """
-    import gc, multiprocessing, os, signal, sys, threading
-    from itertools import islice
-    import numpy as np, schuss
-
-    x = np.arange(100)
-    twin = schuss.minibatches(x, batch_size=7, rng=3)
-    plain, later = ([batch.tolist() for batch in twin] for _ in range(2))
-
-    def lists(batches): return [batch.tolist() for batch in batches]
-
-    def child(work):
-        def run():
-            signal.alarm(500)
-            sys.exit(not work())
-        if how == "multiprocessing":
-            process = multiprocessing.get_context("fork").Process(target=run)
-            process.start()
-            process.join()
-            return process.exitcode
-        process = os.fork()
-        if process == 0: run()
-        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-"""
-
-
-def with_forks(code: str, how: str = "os.fork") -> str:
-    return ends_well(textwrap.dedent(FORKS) + f"how = {how!r}\n" + textwrap.dedent(code))
-
-
-@fork
-@pytest.mark.parametrize("how", ["os.fork", "multiprocessing"])
-@pytest.mark.parametrize("prefetch", [0, 1, 2, 100])
-def test_the_child_of_a_fork_goes_on_with_the_epoch_or_leaves_it(prefetch: int, how: str) -> None:
-    code = f"""
-    for read in (0, 1, 2, 5, 14, 15, 16):
-        batches = schuss.minibatches(x, batch_size=7, rng=3, prefetch={prefetch})
-        epoch = iter(batches)
-        given = [batch.tolist() for batch in islice(epoch, read)]
-        over = read > len(plain)
-        def goes_on():
-            under_way = batches.state_dict()["epoch"]
-            if under_way is None or under_way["position"] != read: return over
-            return lists(epoch) == plain[read:] and lists(epoch) == [] and lists(batches) == later
-        def lets_go():
-            global epoch
-            del epoch
-            gc.collect()
-            return batches.state_dict()["epoch"] is None and lists(batches) == later
-        def closes():
-            epoch.close()
-            return batches.state_dict()["epoch"] is None and lists(epoch) == []
-        def ends(): return True
-        statuses = [child(work) for work in (goes_on, lets_go, closes, ends)]
-        assert statuses == [0] * 4, (read, statuses)
-        assert given + lists(epoch) == plain
-        assert child(lambda: lists(epoch) == []) == 0
-    """
-    with_forks(code, how)
-
-
-@fork
-@pytest.mark.parametrize("prefetch", [0, 3])
-def test_children_of_children_that_fork_within_the_loop_have_every_batch(prefetch: int) -> None:
-    code = f"""
-    given, children = [], []
-    for batch in schuss.minibatches(x, batch_size=7, rng=3, prefetch={prefetch}):
-        given.append(batch.tolist())
-        if len(given) in (1, 4, 9):
-            process = os.fork()
-            children = [*children, process] if process else []
-            signal.alarm(0 if process else 60)
-    assert given == plain
-    assert [os.waitpid(process, 0)[1] for process in children] == [0] * len(children)
-    """
-    with_forks(code)
-
-
-@fork
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_training_that_forks_goes_on_in_both_processes(prefetch: int) -> None:
-    code = f"""
-    def fit(prefetch, forks=()):
-        def loss_and_grad(params, batch):
-            return 0.0, np.full(1, batch.sum() * 1e-3)
-        def on_step(history):
-            if history.steps in forks and os.fork() == 0: signal.alarm(500)
-            elif history.steps in forks: assert os.wait()[1] == 0
-        params = np.zeros(1)
-        schuss.fit(loss_and_grad, params, schuss.Momentum(params, lr=0.1), x, batch_size=7, rng=3,
-                   epochs=2, prefetch=prefetch, on_step=on_step, progress=False)
-        return params.tobytes()
-    assert fit({prefetch}, forks=(1, 14, 15, 20)) == fit(0)
-    """
-    with_forks(code)
-
-
-@fork
-@pytest.mark.parametrize("prefetch", [0, 1, 2])
-def test_a_fork_while_a_thread_waits_for_a_batch_leaves_the_child_that_batch(prefetch: int) -> None:
-    code = f"""
-    class Gated(np.ndarray):
-        def __getitem__(self, key):
-            if isinstance(key, np.ndarray) and not is_open:
-                reached.set()
-                let_go.wait()
-            return super().__getitem__(key)
-    for read in (0, 1, 4):
-        is_open, reached, let_go = False, threading.Event(), threading.Event()
-        batches = schuss.minibatches(x.view(Gated), batch_size=7, rng=3, prefetch={prefetch})
-        is_open = True
-        epoch, given = iter(batches), []
-        given.extend(islice(epoch, read))
-        is_open = False
-        thread = threading.Thread(target=lambda: given.extend(epoch))
-        thread.start()
-        reached.wait()
-        def goes_on():
-            global is_open
-            is_open = True
-            position = batches.state_dict()["epoch"]["position"]
-            return len(given) <= position and lists(epoch) == plain[position:]
-        def lets_go():
-            global epoch
-            del epoch
-            return True
-        statuses = [child(goes_on), child(lets_go), child(lambda: True)]
-        let_go.set()
-        thread.join()
-        assert statuses == [0] * 3, (read, statuses)
-        assert lists(given) == plain
-    """
-    with_forks(code)
-
-
-@fork
-def test_a_fork_by_what_reads_the_examples_leaves_nobody_waiting() -> None:
-    code = """
-    class Forks(np.ndarray):
-        def __getitem__(self, key):
-            if isinstance(key, np.ndarray):
-                process = os.fork()
-                if process == 0:
-                    signal.alarm(500)  # here the child has the thread that prepares, and no other
-                else:
-                    statuses.append(os.waitpid(process, 0)[1])
-            return super().__getitem__(key)
-    statuses = []
-    assert lists(schuss.minibatches(x.view(Forks), batch_size=7, rng=3, prefetch=2)) == plain
-    assert statuses == [0] * len(plain), statuses
-    """
-    with_forks(code)
-
-
-@fork
-@pytest.mark.parametrize("prefetch", [0, 2])
-def test_a_signal_s_handler_that_forks_while_a_batch_is_awaited_leaves_both_that_batch(
-    prefetch: int,
-) -> None:
-    code = f"""
-    class Gated(np.ndarray):
-        def __getitem__(self, key):
-            if isinstance(key, np.ndarray) and is_open is False:
-                signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
-                while not is_open: forked.wait()
-            return super().__getitem__(key)
-    def handle(*_):
-        global is_open, process
-        is_open = True
-        process = os.fork()
-        if process == 0: signal.alarm(500)
-        forked.set()
-    signal.signal(signal.SIGUSR1, handle)
-    is_open, forked = True, threading.Event()
-    epoch = iter(schuss.minibatches(x.view(Gated), batch_size=7, rng=3, prefetch={prefetch}))
-    given = [next(epoch)]
-    is_open = False
-    given += epoch
-    assert lists(given) == plain, lists(given)
-    assert process == 0 or os.waitpid(process, 0)[1] == 0
-    """
-    with_forks(code)
-
-
-@fork
-def test_forks_at_any_time_leave_children_the_rest_of_every_epoch() -> None:
-    with_forks(forks_while_threads_read(10))
-
-
-def forks_while_threads_read(times: int) -> str:
-    return f"""
-    sys.setswitchinterval(1e-5)
-    done = threading.Event()
-    reading = {{}}
-    def read(place):
-        while not done.is_set():
-            batches = schuss.minibatches(x, batch_size=7, rng=3, prefetch=place % 3)
-            epoch = iter(batches)
-            reading[place] = batches, epoch
-            if lists(epoch) != plain: os.abort()
-    threads = [threading.Thread(target=read, args=[place]) for place in range(6)]
-    for thread in threads: thread.start()
-    def goes_on():
-        for batches, epoch in reading.values():
-            under_way = batches.state_dict()["epoch"]
-            position = under_way["position"] if under_way else len(plain)
-            if lists(epoch) != plain[position:]: return False
-        return True
-    statuses = [child(goes_on) for _ in range({times})]
-    done.set()
-    for thread in threads: thread.join()
-    assert statuses == [0] * {times}, statuses
-    """
 
 
 # Where there can be no thread.

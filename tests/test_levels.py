@@ -1,4 +1,4 @@
-"""The instruction set level: chosen when the library loads, and by whoever names another."""
+"""The instruction set level: chosen at import, or by name."""
 
 import os
 import platform

@@ -1,9 +1,7 @@
-"""One crew for BLAS as well: products as exact as with OpenBLAS's own threads, whatever happens."""
+"""Threads shared with BLAS: products have the bits of OpenBLAS's own threads."""
 
 import contextlib
 import os
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,14 +12,10 @@ import scipy.linalg
 from threadpoolctl import threadpool_limits
 
 import schuss
-from cases import Array, same_bits
 from schuss import _core, config
-from test_threads import NO_THREADS, ends_well, fork, needs_no_threads
-
-can_share = any(not refusal for _, _, refusal, _ in _core.find_openblas())
-needs_openblas = pytest.mark.skipif(
-    not can_share, reason="no OpenBLAS here lets others do its work"
-)
+from support.arrays import Array, same_bits
+from support.processes import NO_THREADS, ends_well, needs_no_threads
+from support.sharing import LOAD, needs_openblas
 
 
 @pytest.fixture(autouse=True)
@@ -116,40 +110,6 @@ def test_the_crew_does_the_work_and_openblas_sleeps() -> None:
 
 # Under load.
 
-LOAD = """
-    import os, sys, threading, time
-    import numpy as np, schuss
-    sys.setswitchinterval(1e-5)
-    rng = np.random.default_rng(0)
-    sizes = [(256, 512, 300), (64, 700, 65), (400, 400, 1), (33, 1000, 34)]
-    pairs = [(rng.standard_normal((m, k)), rng.standard_normal((k, n))) for m, k, n in sizes]
-    square = rng.standard_normal((300, 300)) + 300 * np.eye(300)
-    grad = rng.standard_normal(300_000, dtype=np.float32)
-    products = [(a @ b).tobytes() for a, b in pairs]
-    solution = np.linalg.solve(square, square[:, 0]).tobytes()
-    def stepped():
-        optimizer = schuss.Adam(np.zeros_like(grad))
-        for _ in range(4): optimizer.step(grad)
-        return optimizer.params.tobytes()
-    steps = stepped()
-    def check(i):
-        if i % 3 == 0: return np.linalg.solve(square, square[:, 0]).tobytes() == solution
-        if i % 3 == 1: return stepped() == steps
-        a, b = pairs[i % 4]
-        return (a @ b).tobytes() == products[i % 4]
-    bad, done = [], threading.Event()
-    def work(i, times=60):
-        try:
-            for j in range(times):
-                if not check(i + j): bad.append((i, j))
-        except BaseException as error:
-            bad.append(error)
-    def all_at_once(count=5):
-        threads = [threading.Thread(target=work, args=[i]) for i in range(count)]
-        for thread in threads: thread.start()
-        return threads
-"""
-
 
 def under_load(code: str, **environment: str) -> str:
     return ends_well(textwrap.dedent(LOAD) + textwrap.dedent(code), **environment)
@@ -220,77 +180,6 @@ def test_where_the_system_has_no_more_threads_products_are_openblas_s_own() -> N
 
 
 # Processes.
-
-
-@fork
-@needs_openblas
-def test_a_fork_leaves_parent_and_child_multiplying() -> None:
-    # Not while another thread multiplies: then a child hangs in OpenBLAS, with its own threads too.
-    code = """
-    schuss.share_threads_with_blas()
-    work(0, 6)
-    stepping = threading.Event()
-    def step():
-        while not done.is_set():
-            stepping.set()
-            stepped()
-    for _ in range(8):
-        done.clear(); stepping.clear()
-        thread = threading.Thread(target=step)
-        thread.start()
-        stepping.wait()
-        child = os.fork()
-        if child == 0:
-            for thread in all_at_once(3): thread.join()
-            os._exit(len(bad))
-        for other in all_at_once(2): other.join()
-        done.set(); thread.join()
-        assert os.waitpid(child, 0)[1] == 0
-    print(bad)
-    """
-    assert under_load(code, OPENBLAS_NUM_THREADS="2") == "[]\n"
-
-
-@needs_openblas
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_processes_of_multiprocessing_multiply_too(method: str, tmp_path: Any) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        textwrap.dedent(
-            f"""
-            import multiprocessing
-            import numpy as np, schuss
-            schuss.share_threads_with_blas()
-            def work(seed):
-                a = np.full((300, 300), float(seed))
-                return float((a @ a)[0, 0])
-            if __name__ == "__main__":
-                work(1)
-                with multiprocessing.get_context({method!r}).Pool(2) as pool:
-                    print(pool.map(work, [1, 2]))
-            """
-        )
-    )
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=600, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "[300.0, 1200.0]\n"), done.stderr
-
-
-@needs_openblas
-def test_the_interpreter_ends_while_a_daemon_multiplies() -> None:
-    code = """
-    schuss.share_threads_with_blas()
-    multiplied = threading.Semaphore(0)
-    def multiply():
-        while True:
-            pairs[0][0] @ pairs[0][1]
-            multiplied.release()
-    for _ in range(2): threading.Thread(target=multiply, daemon=True).start()
-    for _ in range(20): multiplied.acquire()
-    """
-    for _ in range(4):
-        under_load(code, OPENBLAS_NUM_THREADS="2")
 
 
 # On and off.

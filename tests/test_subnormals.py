@@ -74,9 +74,9 @@ def test_a_caller_that_rounds_upward_gets_the_same_bits_and_keeps_its_mode(
     kernels.momentum(w, g, v, lr=0.1)
     assert rounding_upward.fegetround() == UPWARD
     rounding_upward.fesetround(TO_NEAREST)
-    twin, velocity = np.ones_like(g), np.zeros_like(g)
-    reference.momentum(twin, g, velocity, lr=0.1)
-    assert (w == twin).all()
+    expected, velocity = np.ones_like(g), np.zeros_like(g)
+    reference.momentum(expected, g, velocity, lr=0.1)
+    assert (w == expected).all()
     assert (v == velocity).all()
 
 

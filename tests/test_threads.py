@@ -1,12 +1,10 @@
-"""Threads: the same bits on any number of them, and no harm to whoever else has threads."""
+"""Threads: the same bits on any number of them, and no harm to other threads of the program."""
 
 import contextlib
-import ctypes
 import os
-import subprocess
-import sys
 import textwrap
-import threading
+from collections.abc import Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,46 +13,13 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import CASES, Array, Case, laid_out, numbers, run, same_bits
 from schuss import _core, config, kernels, reference
+from support.arrays import equal, laid_out, numbers, same_bits
+from support.cases import CASES, Case, run
+from support.processes import NO_THREADS, ends_well, needs_no_threads, script
+from support.threads import in_threads
 
 THREADS = [1, 2, 3, 8]
-
-
-def script(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, **environment},
-    )
-
-
-def ends_well(code: str, **environment: str) -> str:
-    done = script(code, **environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-# No system has memory for the stack of such a thread.
-NO_THREADS = """
-import ctypes, threading
-import numpy as np, schuss
-from schuss import _core
-libc, attributes = ctypes.CDLL(None), ctypes.create_string_buffer(256)
-assert libc.pthread_attr_init(attributes) == 0
-assert libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 60)) == 0
-assert libc.pthread_setattr_default_np(attributes) == 0
-try: threading.Thread(target=print).start()
-except RuntimeError: pass
-else: raise AssertionError("there are threads")
-"""
-needs_no_threads = pytest.mark.skipif(
-    os.name != "posix" or not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np"),
-    reason="threads can be had here, whatever is done",
-)
 
 
 # The same bits.
@@ -90,65 +55,57 @@ def test_many_arrays_of_all_sizes_are_stepped_once_each(threads: int, tile: int)
     rng = np.random.default_rng(1)
     shapes = [(), (0,), (1,), (63,), (64,), (65,), (1000,), (3, 5), (33, 70), (2, 0), (500,)] * 3
     params = [rng.standard_normal(shape) for shape in shapes]
-    twins = [param.copy() for param in params]
+    expected = [param.copy() for param in params]
     states = [(np.zeros_like(param), np.zeros_like(param)) for param in params]
     optimizer = schuss.Adam(params, lr=0.1)
     with schuss.threads(threads):
         for t in range(1, 6):
             grads = [rng.standard_normal(shape) for shape in shapes]
             optimizer.step(grads)
-            for twin, grad, state in zip(twins, grads, states, strict=True):
-                reference.adam(twin, grad, *state, step=t, lr=0.1)
-    for param, twin in zip(params, twins, strict=True):
-        assert same_bits(np.asarray(param), np.asarray(twin))
-
-
-def test_a_step_at_the_shipped_sizes_has_the_same_bits() -> None:
-    rng = np.random.default_rng(2)
-    values, grad = (rng.standard_normal(1_500_001, dtype=np.float32) for _ in range(2))
-    results: list[bytes] = []
-    for threads in THREADS:
-        param = values.copy()
-        optimizer = schuss.Adam(param)
-        with schuss.threads(threads):
-            for _ in range(4):
-                optimizer.step(grad)
-        results.append(param.tobytes())
-    assert len(set(results)) == 1
+            for reference_param, grad, state in zip(expected, grads, states, strict=True):
+                reference.adam(reference_param, grad, *state, step=t, lr=0.1)
+    for param, reference_param in zip(params, expected, strict=True):
+        assert same_bits(np.asarray(param), np.asarray(reference_param))
 
 
 # Several threads of the user's.
 
+KINDS: list[tuple[str, dict[str, Any]]] = [
+    ("sgd", {}),
+    ("momentum", {"nesterov": True}),
+    ("rmsprop", {"weight_decay": 0.1}),
+    ("adam", {"eps": 1e-7}),
+    ("adamw", {"weight_decay": 0.1}),
+]
+CLASSES = {"sgd": "SGD", "momentum": "Momentum", "rmsprop": "RMSprop", "adam": "Adam"}
+SIZES = [5, 1_000, 30_000, 100_000, 300_000, 1_500_000]
 
-@pytest.mark.usefixtures("share_all")
-def test_python_threads_step_optimizers_of_their_own_side_by_side() -> None:
-    rng = np.random.default_rng(3)
-    gradients = [rng.standard_normal(70_000, dtype=np.float32) for _ in range(4)]
-    params = [np.zeros(70_000, np.float32) for _ in range(4)]
-    start = threading.Barrier(4)
 
-    def train(param: Array, grad: Array) -> None:
-        optimizer = schuss.Adam(param)
-        start.wait()
-        for _ in range(50):
-            optimizer.step(grad)
+def check_steps(seed: int) -> None:
+    """Compare some steps of an optimizer with the reference."""
+    rng = np.random.default_rng(seed)
+    kind, options = KINDS[seed % 5]
+    dtype = (np.float32, np.float64, np.float16)[seed % 3]
+    start, *grads = (numbers(rng, SIZES[seed % 6] + seed, dtype) for _ in range(4))
+    make = getattr(schuss, CLASSES.get(kind, "AdamW"))
+    optimizer = make(start.copy(), lr=0.1, **options)
+    expected = reference.Optimizer(kind, start.copy(), lr=0.1, **options)
+    for grad in grads:
+        optimizer.step(grad)
+        expected.step(grad)
+    assert same_bits(optimizer.params, expected.params)
+    assert equal([*optimizer.state.values()], [*expected.state.values()])
+
+
+def test_threads_step_optimizers_of_their_own_side_by_side(rounds: Iterator[int]) -> None:
+    def work(number: int, thread: int) -> None:
+        if thread == 0:
+            schuss.set_num_threads(1 + number % 5)
+        check_steps(8 * number + thread)
 
     with schuss.threads(3):
-        workers = [
-            threading.Thread(target=train, args=arrays)
-            for arrays in zip(params, gradients, strict=True)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    for param, grad in zip(params, gradients, strict=True):
-        expected = np.zeros_like(param)
-        optimizer = schuss.Adam(expected)
-        with schuss.threads(1):
-            for _ in range(50):
-                optimizer.step(grad)
-        assert same_bits(param, expected)
+        for number in rounds:
+            in_threads(8, partial(work, number))
 
 
 @pytest.mark.usefixtures("share_all")
@@ -206,126 +163,6 @@ def after_setup(code: str) -> str:
     return textwrap.dedent(SETUP) + textwrap.dedent(code)
 
 
-fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
-
-
-@fork
-def test_parent_and_child_both_go_on_after_a_fork() -> None:
-    code = """
-    for _ in range(20):
-        child = os.fork()
-        for _ in range(3): optimizer.step(grad)
-        good = (param == -optimizer.steps).all() and _core.workers() == 2
-        if child == 0: os._exit(0 if good else 1)
-        assert good and os.waitpid(child, 0)[1] == 0
-    print(optimizer.steps)
-    """
-    assert ends_well(after_setup(code)) == "63\n"
-
-
-@fork
-def test_a_fork_while_another_thread_steps_leaves_both_working() -> None:
-    code = """
-    done = threading.Event()
-    other = schuss.Adam(np.zeros(3_000_000, np.float32))
-    def step():
-        g = np.ones(3_000_000, np.float32)
-        while not done.is_set(): other.step(g)
-    thread = threading.Thread(target=step)
-    thread.start()
-    for _ in range(30):
-        await_step_of(other)
-        child = os.fork()
-        if child == 0:
-            for _ in range(3): optimizer.step(grad)
-            os._exit(0 if (param == -6).all() else 1)
-        assert os.waitpid(child, 0)[1] == 0
-    done.set(); thread.join()
-    optimizer.step(grad)
-    print((param == -4).all())
-    """
-    assert ends_well(after_setup(code)) == "True\n"
-
-
-@fork
-def test_new_threads_of_a_child_step_what_another_thread_stepped_in_the_parent() -> None:
-    code = """
-    done = threading.Event()
-    def step():
-        while not done.is_set(): optimizer.step(grad)
-    thread = threading.Thread(target=step, daemon=True)
-    thread.start()
-    for _ in range(10):
-        await_step_of(optimizer)
-        child = os.fork()
-        if child == 0:
-            made = optimizer.steps
-            new = threading.Thread(target=optimizer.step, args=[grad])
-            new.start(); new.join()
-            os._exit(0 if optimizer.steps == made + 1 else 1)
-        assert os.waitpid(child, 0)[1] == 0
-    done.set(); thread.join()
-    """
-    # Without other threads, a new one takes over the memory of the one that the child has not.
-    alone = after_setup(code).replace("set_num_threads(3)", "set_num_threads(1)")
-    ends_well(alone, OPENBLAS_NUM_THREADS="1")
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_processes_of_multiprocessing_step_too(method: str, tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        textwrap.dedent(
-            f"""
-            import multiprocessing, sys
-            import numpy as np, schuss
-            def work(seed):
-                param = np.zeros(1_000_000, np.float32)
-                optimizer = schuss.SGD(param, lr=1.0)
-                for _ in range(3): optimizer.step(np.full_like(param, seed))
-                return float(param.min()), float(param.max())
-            if __name__ == "__main__":
-                assert work(1) == (-3, -3)
-                with multiprocessing.get_context({method!r}).Pool(2) as pool:
-                    print(pool.map(work, [1, 2]))
-            """
-        )
-    )
-    done = subprocess.run(
-        [sys.executable, str(program)], capture_output=True, text=True, timeout=600, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "[(-3.0, -3.0), (-6.0, -6.0)]\n"), done.stderr
-
-
-def test_the_interpreter_ends_while_there_are_workers() -> None:
-    assert ends_well(after_setup("print(optimizer.steps)")) == "3\n"
-
-
-def test_the_interpreter_ends_while_a_daemon_steps() -> None:
-    code = """
-    def step():
-        while True: optimizer.step(grad)
-    threading.Thread(target=step, daemon=True).start()
-    await_step_of(optimizer)
-    """
-    for _ in range(5):
-        ends_well(after_setup(code))
-
-
-def test_the_interpreter_ends_while_a_daemon_works_without_its_lock() -> None:
-    code = """
-    def average():
-        while True:
-            schuss.ewma(param, 0.9, out=param)
-            begun.set()
-    begun = threading.Event()
-    threading.Thread(target=average, daemon=True).start()
-    begun.wait()
-    """
-    for _ in range(5):
-        ends_well(after_setup(code))
-
-
 @needs_no_threads
 def test_where_the_system_has_no_threads_the_caller_s_makes_the_step() -> None:
     code = """
@@ -362,7 +199,7 @@ def test_a_subinterpreter_is_refused(first: str, module: str, isolated: bool) ->
 
 
 def test_workers_leave_signals_to_the_users_threads() -> None:
-    # Blocked where the user is, a signal waits there, if nobody else takes it.
+    # The main thread blocks the signal; it stays pending unless a worker takes it.
     code = """
     import signal
     assert _core.workers() == 2

@@ -2,110 +2,52 @@
 
 import contextlib
 import copy
-import os
 import pickle
 import re
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 import schuss
-from cases import Array, same_bits
-from test_threads import ends_well, fork
+from support.arrays import Array, equal, same_bits
+from support.processes import ends_well
+from support.threads import in_threads, step_under_way
 
 LARGE = 1 << 20
 
-
-@pytest.fixture(autouse=True)
-def switch_often() -> Iterator[None]:
-    """Let threads take turns as often as they can."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
+pytestmark = pytest.mark.usefixtures("switch_often")
 
 
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    errors: list[BaseException] = []
-
-    def run(i: int) -> None:
-        try:
-            work(i)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=[i]) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def after_steps(steps: int, grad: Array) -> tuple[Array, Array, Array]:
+def after_steps(steps: int, grad: Array) -> list[Array]:
     optimizer = schuss.Adam(np.zeros_like(grad))
     for _ in range(steps):
         optimizer.step(grad)
-    return optimizer.params, optimizer.state["m"], optimizer.state["v"]
+    return [optimizer.params, *optimizer.state.values()]
 
 
-def test_two_threads_that_step_one_optimizer_lose_no_step() -> None:
+def test_threads_that_step_one_optimizer_lose_no_step(rounds: Iterator[int]) -> None:
     grad = np.random.default_rng(0).standard_normal(LARGE, dtype=np.float32)
-    optimizer = schuss.Adam(np.zeros_like(grad))
-    made, refused = [0, 0, 0], [0, 0, 0]
-    messages: set[str] = set()
+    busy = "Adam.step: another call of Adam is under way, expected one at a time"
 
-    def step(i: int) -> None:
-        while made[i] < 5 or sum(refused) == 0:
+    def step(optimizer: Any, made: list[int], refused: list[str], i: int) -> None:
+        while made[i] < 2 or not refused:
             try:
                 optimizer.step(grad)
                 made[i] += 1
             except RuntimeError as error:
-                refused[i] += 1
-                messages.add(str(error))
+                refused.append(str(error))
 
-    in_threads(3, step)
-    assert messages == {"Adam.step: another call of Adam is under way, expected one at a time"}
-    assert optimizer.steps == sum(made)
-    expected = after_steps(optimizer.steps, grad)
-    assert same_bits(optimizer.params, expected[0])
-    assert same_bits(optimizer.state["m"], expected[1])
-    assert same_bits(optimizer.state["v"], expected[2])
-
-
-class Slow:
-    """A gradient that takes its time to be read: meanwhile its step is under way."""
-
-    def __init__(self, array: Array) -> None:
-        self.array = array
-        self.reached, self.let_go = threading.Event(), threading.Event()
-
-    def __dlpack_device__(self) -> Any:
-        return self.array.__dlpack_device__()
-
-    def __dlpack__(self, **keywords: Any) -> Any:
-        self.reached.set()
-        assert self.let_go.wait(600)
-        return self.array.__dlpack__(**keywords)
-
-
-@contextlib.contextmanager
-def step_under_way(step: Callable[[Any], None], grad: Array) -> Iterator[None]:
-    slow = Slow(grad)
-    thread = threading.Thread(target=step, args=[slow])
-    thread.start()
-    assert slow.reached.wait(600)
-    try:
-        yield
-    finally:
-        slow.let_go.set()
-        thread.join()
+    for _ in rounds:
+        optimizer, made, refused = schuss.Adam(np.zeros_like(grad)), [0] * 8, list[str]()
+        in_threads(8, partial(step, optimizer, made, refused))
+        assert {*refused} == {busy}
+        assert optimizer.steps == sum(made)
+        expected = after_steps(optimizer.steps, grad)
+        assert equal([optimizer.params, *optimizer.state.values()], [*expected])
 
 
 def test_other_threads_run_during_a_step() -> None:
@@ -131,7 +73,7 @@ def test_other_threads_run_during_a_step() -> None:
 
 
 def changes(optimizer: Any) -> dict[str, Callable[[], object]]:
-    """What waits for nobody, and must not meet a step."""
+    """Calls that do not wait, and that must not run during a step."""
     saved = optimizer.state_dict()
     return {
         "step": lambda: optimizer.step(np.ones(3)),
@@ -249,52 +191,6 @@ def test_a_step_is_never_made_with_the_rate_of_another() -> None:
     assert (optimizer.steps, optimizer.lr_now, optimizer.params.tolist()) == (2, 2.0, [-3.0])
 
 
-@fork
-def test_the_child_of_a_fork_need_not_wait_for_a_step_that_it_does_not_have() -> None:
-    optimizer = schuss.SGD(np.zeros(3), lr=1.0)
-    optimizer.step(np.ones(3))
-    with step_under_way(optimizer.step, np.ones(3)), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a fork beside threads: Python warns, and so does JAX
-        child = os.fork()
-        if child == 0:
-            optimizer.step(np.ones(3))
-            good = optimizer.params.tolist() == [-2, -2, -2] and optimizer.steps == 2
-            os._exit(0 if good else 1)
-        assert os.waitpid(child, 0)[1] == 0
-    assert optimizer.params.tolist() == [-2, -2, -2]
-
-
-@fork
-def test_the_child_of_a_fork_need_not_wait_for_a_first_update_that_it_does_not_have() -> None:
-    code = """
-    import os, signal, threading
-    import numpy as np, schuss
-    class Slow(schuss.ExponentialAverage):
-        @property
-        def updates(self):
-            calls.append(None)
-            if len(calls) == 2:  # before the update is made, and before it counts
-                reached.set()
-                assert let_go.wait(600)
-            return super().updates
-    calls, reached, let_go = [], threading.Event(), threading.Event()
-    slow = Slow(0.5)
-    thread = threading.Thread(target=slow.update, args=[np.ones(3)])
-    thread.start()
-    assert reached.wait(600)
-    child = os.fork()
-    if child == 0:
-        signal.alarm(500)
-        averages = schuss.ExponentialAverage(0.5), slow
-        for average in averages: average.update(np.ones(3))
-        os._exit(0 if all(average.value.tolist() == [1, 1, 1] for average in averages) else 1)
-    status = os.waitpid(child, 0)[1]
-    let_go.set(); thread.join()
-    print(status, slow.value)
-    """
-    assert ends_well(code) == "0 [1. 1. 1.]\n"
-
-
 def test_kernels_of_several_threads_do_not_meet() -> None:
     rng = np.random.default_rng(3)
     grads = rng.standard_normal((4, 300_000))
@@ -310,45 +206,6 @@ def test_kernels_of_several_threads_do_not_meet() -> None:
         for t in range(1, 6):
             schuss.reference.adam(param, grads[i], m, v, step=t)
         assert same_bits(arrays[i, 0], param)
-
-
-@fork
-@pytest.mark.parametrize("size", [100, 20_000, 3_000_000])
-def test_a_fork_finds_a_step_of_another_thread_whole(size: int) -> None:
-    code = f"""
-    import os, sys, threading, time
-    import numpy as np, schuss
-    schuss.set_num_threads(3)
-    grad = np.random.default_rng(0).standard_normal({size}, dtype=np.float32)
-    optimizer = schuss.Adam(np.zeros_like(grad))
-    done = threading.Event()
-    def step():
-        while not done.is_set(): optimizer.step(grad)
-    thread = threading.Thread(target=step)
-    thread.start()
-    def whole():
-        other = schuss.Adam(np.zeros_like(grad))
-        for _ in range(optimizer.steps): other.step(grad)
-        pairs = [(optimizer.params, other.params)]
-        pairs += [(optimizer.state[name], other.state[name]) for name in "mv"]
-        return all(a.tobytes() == b.tobytes() for a, b in pairs)
-    for _ in range({3 if size > 1_000_000 else 20}):
-        steps = optimizer.steps
-        while optimizer.steps == steps: time.sleep(0.0001)
-        child = os.fork()
-        if child == 0:
-            good = whole()
-            optimizer.step(grad)
-            os._exit(0 if good and whole() else 1)
-        assert os.waitpid(child, 0)[1] == 0
-        if optimizer.steps * {size} > 10_000_000:  # so that no child has much to do
-            done.set(); thread.join()
-            optimizer = schuss.Adam(np.zeros_like(grad)); done.clear()
-            thread = threading.Thread(target=step); thread.start()
-    done.set(); thread.join()
-    print("whole")
-    """
-    assert ends_well(code) == "whole\n"
 
 
 def test_threadpoolctl_sees_and_limits_the_threads() -> None:
@@ -372,18 +229,3 @@ def test_threadpoolctl_sees_and_limits_the_threads() -> None:
 def test_schuss_does_without_threadpoolctl() -> None:
     code = "import sys; sys.modules['threadpoolctl'] = None; import schuss; print('fine')"
     assert ends_well(code) == "fine\n"
-
-
-def test_the_interpreter_ends_while_a_daemon_is_within_a_large_step() -> None:
-    code = """
-    import threading, time
-    import numpy as np, schuss
-    grad = np.ones(30_000_000, np.float32)
-    optimizer = schuss.Adam(np.zeros_like(grad))
-    def step():
-        while True: optimizer.step(grad)
-    threading.Thread(target=step, daemon=True).start()
-    while optimizer.steps == 0: time.sleep(0.001)
-    """
-    for _ in range(3):
-        ends_well(code, SCHUSS_NUM_THREADS=str(len(os.sched_getaffinity(0))))
