@@ -31,17 +31,17 @@ import pytest
 
 import schuss
 from cases import LAYOUTS, bits, laid_out
-from files import (
-    at,
-    doubled,
-    offsets_in,
-    places_in,
-    sealed,
-    taken_apart,
+from schuss import _interrupts, _safetensors, checkpoints, schedules
+from support.files import (
+    chains,
+    data_offsets,
+    paths_in,
+    split_file,
+    value_at,
     warm_ups,
+    with_digest,
     with_settings,
 )
-from schuss import _interrupts, _safetensors, checkpoints, schedules
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
@@ -487,7 +487,7 @@ def test_a_state_that_a_bit_generator_cannot_have_is_refused(
     *place, key = ("generator", *(int(k) if k.isdigit() else k for k in field.split("/")))
     for value in STATES_OUT_OF_RANGE[kind][field]:
         bad = deepcopy(state)
-        at(bad, tuple(place))[key] = value
+        value_at(bad, tuple(place))[key] = value
         with pytest.raises(
             (TypeError, ValueError), match=r"^MiniBatches\.load_state_dict: .*expec"
         ):
@@ -1895,13 +1895,13 @@ def fitted(path: Path, epochs: int) -> Any:
 def test_no_field_of_a_checkpoint_can_be_left_out(tmp_path: Path) -> None:
     fitted(tmp_path / "c", 1)
     content = (tmp_path / "c").read_bytes()
-    settings = json.loads(taken_apart(content)[0]["__metadata__"]["settings"])
-    for *path, key in places_in(settings):
+    settings = json.loads(split_file(content)[0]["__metadata__"]["settings"])
+    for *path, key in paths_in(settings):
         if "arguments" in path:  # one that is not there is None
             continue
 
         def leave_out(told: Any, path: Any = path, key: Any = key) -> None:
-            del at(told, tuple(path))[key]
+            del value_at(told, tuple(path))[key]
 
         (tmp_path / "c").write_bytes(with_settings(content, leave_out))
         with pytest.raises(ValueError, match=r"^fit: "):
@@ -1912,17 +1912,17 @@ def test_a_field_of_a_checkpoint_is_of_its_type_and_range_or_refused(tmp_path: P
     """Or it is another value that it may have: with that, training goes on to its end."""
     fitted(tmp_path / "c", 1)
     content = (tmp_path / "c").read_bytes()
-    settings = json.loads(taken_apart(content)[0]["__metadata__"]["settings"])
+    settings = json.loads(split_file(content)[0]["__metadata__"]["settings"])
     accepted: dict[str, set[Any]] = {}
-    for path in places_in(settings):
+    for path in paths_in(settings):
         if "arguments" in path[:-1]:  # texts, which are compared
             continue
         for value in WRONG:
 
             def put(told: Any, path: Any = path, value: Any = value) -> None:
-                at(told, path[:-1])[path[-1]] = deepcopy(value)
+                value_at(told, path[:-1])[path[-1]] = deepcopy(value)
 
-            was = at(settings, path)
+            was = value_at(settings, path)
             if type(value) is type(was) and value == was:
                 continue
             (tmp_path / "c").write_bytes(with_settings(content, put))
@@ -1984,7 +1984,7 @@ def test_a_history_in_a_checkpoint_is_of_one_training(
     name: str, shape: Any, words: str | None, tmp_path: Path
 ) -> None:
     fitted(tmp_path / "c", 2)
-    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    header, tensors = split_file((tmp_path / "c").read_bytes())
     arrays = {
         key: np.frombuffer(tensors[slice(*entry["data_offsets"])], "f8").reshape(entry["shape"])
         for key, entry in header.items()
@@ -2013,13 +2013,22 @@ def test_a_history_in_a_checkpoint_is_of_one_training(
             "is no schedule (WarmUp: schedules are nested more than 32 deep, or more",
         ),
         (warm_ups(450), "is nested more than 100 deep"),
-        (doubled(12), None),
-        (doubled(13), "is no schedule (Chain: schedules are nested more than 32 deep, or more"),
-        (warm_ups(1) | {"steps": 0}, "is no schedule (WarmUp: steps is 0, expected an integer"),
+        (chains(12), None),
+        (
+            chains(13),
+            "is no schedule (Chain: schedules are nested more than 32 deep, or more",
+        ),
+        (
+            warm_ups(1) | {"steps": 0},
+            "is no schedule (WarmUp: steps is 0, expected an integer",
+        ),
         (warm_ups(1) | {"more": 0}, "is no schedule (WarmUp: it has the keys"),
         (warm_ups(1) | {"number": "x"}, "['number'] is a str, expected an integer"),
         (warm_ups(1) | {"after": {"schuss.same": 0}}, "is schedule 0, expected one before"),
-        (warm_ups(1) | {"after": {"schuss.function": "f"}}, "lr']['number'] is a NoneType, ex"),
+        (
+            warm_ups(1) | {"after": {"schuss.function": "f"}},
+            "lr']['number'] is a NoneType, ex",
+        ),
         ({"schuss.same": [1]}, "['schuss.same'] is a list, expected an integer"),
         ({"schuss.function": 7, "number": 0}, "is no schedule (there is no None), expected one"),
         ([0.1], "lr is a list, expected a number"),
@@ -2082,11 +2091,11 @@ def test_what_json_would_not_come_to_an_end_with_is_refused(tmp_path: Path) -> N
             ("[" * 99_999, "they are no valid JSON"),
             ('{"a": {"schuss.same": 0}}', "extra has the reserved key 'schuss.same'"),
         ]:
-            header, tensors = taken_apart(content)
+            header, tensors = split_file(content)
             settings = json.loads(header["__metadata__"]["settings"])
             settings["extra"] = "EXTRA"
             header["__metadata__"]["settings"] = json.dumps(settings).replace('"EXTRA"', extra)
-            path.write_bytes(sealed(header, tensors))
+            path.write_bytes(with_digest(header, tensors))
             with pytest.raises(ValueError, match=rf"^load: .*does not write: {words}"):
                 schuss.load(path, w)
     finally:
@@ -2462,7 +2471,7 @@ def test_settings_made_by_hand_name_each_array_once_or_are_refused(
 ) -> None:
     schuss.save(tmp_path / "c", np.ones(3), extra={"a": np.zeros(3)})
     content = (tmp_path / "c").read_bytes()
-    assert [name for name in taken_apart(content)[0] if name[0] != "_"] == ["params", "settings/1"]
+    assert [name for name in split_file(content)[0] if name[0] != "_"] == ["params", "settings/1"]
     (tmp_path / "c").write_bytes(with_settings(content, lambda s: s.update(extra=extra)))
     w = np.zeros(3)
     with pytest.raises(ValueError, match=r"^load: .* has settings that schuss.save does not") as e:
@@ -2493,12 +2502,12 @@ def test_settings_made_by_hand_name_each_array_once_or_are_refused(
 def test_a_header_that_is_none_is_refused(change: dict[str, Any], tmp_path: Path) -> None:
     w = np.zeros(3)
     schuss.save(tmp_path / "c", np.ones(3))
-    header, tensors = taken_apart((tmp_path / "c").read_bytes())
-    offsets = offsets_in(header)
+    header, tensors = split_file((tmp_path / "c").read_bytes())
+    offsets = data_offsets(header)
     for bad, accepted in [({}, True), (change, False)]:
         w[...] = 0
         told = {**header, "params": header["params"] | bad}
-        (tmp_path / "c").write_bytes(sealed(told, tensors, offsets))
+        (tmp_path / "c").write_bytes(with_digest(told, tensors, offsets))
         if accepted:
             schuss.load(tmp_path / "c", w)
             assert w.all()
@@ -2512,9 +2521,9 @@ def test_a_header_that_is_none_is_refused(change: dict[str, Any], tmp_path: Path
 def test_tensors_do_not_share_bytes_and_leave_none_out(of_b: list[int], tmp_path: Path) -> None:
     params = {"a": np.zeros(3), "b": np.zeros(3)}
     schuss.save(tmp_path / "c", {"a": np.ones(3), "b": np.ones(3)})
-    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    header, tensors = split_file((tmp_path / "c").read_bytes())
     header["params/b"]["data_offsets"] = of_b
-    (tmp_path / "c").write_bytes(sealed(header, tensors))
+    (tmp_path / "c").write_bytes(with_digest(header, tensors))
     if of_b[0]:
         schuss.load(tmp_path / "c", params)
     else:
@@ -2528,9 +2537,9 @@ def test_settings_made_by_hand_have_no_arrays_in_dtypes_that_numpy_may_not_know(
 ) -> None:
     w = np.zeros(3)
     schuss.save(tmp_path / "c", w, extra={"a": np.zeros(3, np.float16)})
-    header, tensors = taken_apart((tmp_path / "c").read_bytes())
+    header, tensors = split_file((tmp_path / "c").read_bytes())
     header["settings/1"]["dtype"] = "BF16"
-    (tmp_path / "c").write_bytes(sealed(header, tensors))
+    (tmp_path / "c").write_bytes(with_digest(header, tensors))
     with pytest.raises(
         ValueError, match=r"^load: .* write: extra names an array in BF16, expected"
     ):

@@ -1,0 +1,80 @@
+"""Signals that arrive at a chosen line of the library."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import CodeType, FrameType, TracebackType
+from typing import Any, Self
+
+import schuss
+
+LIBRARY = os.path.dirname(schuss.__file__)
+
+
+class Interruption:
+    """Sends a signal at the n-th line or return that the library executes on this thread.
+
+    It counts while it is `armed`. It leaves out the functions of `skip`, and finalizers: Python
+    drops the exceptions that a finalizer raises.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        number: signal.Signals = signal.SIGINT,
+        *,
+        skip: tuple[CodeType, ...] = (),
+        armed: bool = True,
+    ) -> None:
+        self._n, self._number, self._skip = n, number, skip
+        self._count = 0
+        self.armed = armed
+
+    @property
+    def sent(self) -> bool:
+        """Whether the signal was sent; if not, the library executed fewer lines."""
+        return self._count >= self._n
+
+    def meets(self, call: Callable[[], object]) -> bool:
+        """Press Ctrl-C during the call; return whether it ended after that."""
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with self:
+                call()
+        except KeyboardInterrupt:
+            return True
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        return self.sent
+
+    def __enter__(self) -> Self:
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
+        code = frame.f_code
+        if not code.co_filename.startswith(LIBRARY) or code in self._skip or _finalizes(frame):
+            return None
+        if self.armed and event in ("line", "return"):
+            self._count += 1
+            if self._count == self._n:
+                signal.raise_signal(self._number)
+        return self._trace
+
+
+def _finalizes(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_name == "__del__":
+            return True
+        frame = frame.f_back
+    return False
