@@ -939,15 +939,7 @@ def nested(depth: int) -> Any:
 HOSTILE: list[Any] = [
     *(10**4000, 10**400, 2**64, 2**53, 2**53 - 1, 2**31, -1, 0, 1, 0.5, 1e308, 5e-324),
     *(float("nan"), float("inf"), -float("inf"), True, None, "", "x" * 1000, [], {}, [0, 0]),
-    *(
-        nested(99),
-        nested(400),
-        warm_ups(2),
-        warm_ups(33),
-        warm_ups(330),
-        chains(3),
-        chains(60),
-    ),
+    *(nested(99), nested(400), warm_ups(2), warm_ups(33), warm_ups(330), chains(3), chains(60)),
     *({"schuss.same": 0}, {"schuss.function": "f"}, {"schuss.array": "settings/0"}),
 ]
 

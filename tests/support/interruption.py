@@ -37,19 +37,18 @@ class Interruption:
         return self._count >= self._n
 
     def meets(self, call: Callable[[], object]) -> bool:
-        """Press Ctrl-C during the call; return whether it ended after that."""
-        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        """Make the call; return whether the signal, Ctrl-C, was sent during it."""
         try:
             with self:
                 call()
         except KeyboardInterrupt:
             return True
-        finally:
-            signal.signal(signal.SIGINT, handler)
         return self.sent
 
     def __enter__(self) -> Self:
-        self._before = sys.gettrace()
+        # A process in the background ignores Ctrl-C.
+        self._handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._tracer = sys.gettrace()
         sys.settrace(self._trace)
         return self
 
@@ -59,17 +58,22 @@ class Interruption:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        sys.settrace(self._before)
+        sys.settrace(self._tracer)
+        signal.signal(signal.SIGINT, self._handler)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
-        code = frame.f_code
-        if not code.co_filename.startswith(LIBRARY) or code in self._skip or _finalizes(frame):
+        if event == "call" and not self._covers(frame):
             return None
         if self.armed and event in ("line", "return"):
             self._count += 1
             if self._count == self._n:
                 signal.raise_signal(self._number)
         return self._trace
+
+    def _covers(self, frame: FrameType) -> bool:
+        code = frame.f_code
+        ours = code.co_filename.startswith(LIBRARY) and code not in self._skip
+        return ours and not _finalizes(frame)
 
 
 def _finalizes(frame: FrameType | None) -> bool:
