@@ -30,8 +30,8 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import LAYOUTS, bits, laid_out
 from schuss import _interrupts, _safetensors, checkpoints, schedules
+from support.arrays import LAYOUTS, bits, laid_out
 from support.files import (
     chains,
     data_offsets,

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import Array, same_bits
 from schuss import kernels, reference
+from support.arrays import Array, same_bits
 
 
 class Shown(NamedTuple):
