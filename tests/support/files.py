@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
+import numpy.typing as npt
+
 PIECE, ALIGNMENT = 1 << 22, 64
 
 
@@ -67,6 +70,26 @@ def rewrite_header(path: Path, change: Callable[[dict[str, Any]], object]) -> No
     offsets = data_offsets(header)
     change(header)
     path.write_bytes(with_digest(header, tensors, offsets))
+
+
+def read_arrays(path: Path) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors of a file in which all are float64."""
+    header, tensors = split_file(path.read_bytes())
+    del header["__metadata__"]
+    return {
+        name: np.frombuffer(tensors[slice(*entry["data_offsets"])], "f8").reshape(entry["shape"])
+        for name, entry in header.items()
+    }
+
+
+def write_arrays(path: Path, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Replace the tensors of a file by arrays of float64."""
+    header, tensors = {"__metadata__": split_file(path.read_bytes())[0]["__metadata__"]}, b""
+    for name, array in arrays.items():
+        offsets = [len(tensors), len(tensors) + array.nbytes]
+        header[name] = {"dtype": "F64", "shape": array.shape, "data_offsets": offsets}
+        tensors += array.tobytes()
+    path.write_bytes(with_digest(header, tensors))
 
 
 def paths_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from inspect import CO_GENERATOR
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Self
 
@@ -64,7 +65,7 @@ class Interruption:
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if event == "call" and not self._covers(frame):
             return None
-        if self.armed and event in ("line", "return"):
+        if self.armed and (event == "line" or (event == "return" and not _is_generator(frame))):
             self._count += 1
             if self._count == self._n:
                 signal.raise_signal(self._number)
@@ -74,6 +75,11 @@ class Interruption:
         code = frame.f_code
         ours = code.co_filename.startswith(LIBRARY) and code not in self._skip
         return ours and not _finalizes(frame)
+
+
+def _is_generator(frame: FrameType) -> bool:
+    """Whether the function may return because it is deleted: Python drops exceptions then too."""
+    return bool(frame.f_code.co_flags & CO_GENERATOR)
 
 
 def _finalizes(frame: FrameType | None) -> bool:
