@@ -17,6 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
+from copy import deepcopy
 from functools import partial
 from hashlib import sha256
 from itertools import count
@@ -67,11 +68,9 @@ def mode_of(path: Path) -> int:
 
 def test_other_programs_read_it_as_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "c.safetensors"
-    layers = [{"W": np.ones((4, 3), "f"), "b": np.ones(3, "f")}, np.ones((), "f")]
+    layers: list[Any] = [{"W": np.ones((4, 3), "f"), "b": np.ones(3, "f")}, np.ones((), "f")]
     optimizer = schuss.Adam({"layers": layers}, average=0.5)
-    optimizer.step(
-        {"layers": [{"W": np.ones((4, 3), "f"), "b": np.ones(3, "f")}, np.ones((), "f")]}
-    )
+    optimizer.step({"layers": deepcopy(layers)})
     schuss.save(path, optimizer.params, optimizer)
     read = safetensors_numpy.load_file(path)
     expected = {
@@ -603,9 +602,9 @@ def test_a_new_file_that_another_saver_takes_for_one_left_behind_is_given_up(
 @posix
 @pytest.mark.parametrize("mode", [None, 0o600, 0o640, 0o604, 0o444, 0o666, 0o200, 0o777])
 @pytest.mark.parametrize("umask", [0, 0o22, 0o77])
-@pytest.mark.parametrize("nameless", [False, True])
+@pytest.mark.parametrize("has_tmpfile", [False, True])
 def test_a_file_is_private_until_it_has_the_mode_of_the_one_before(
-    mode: int | None, umask: int, nameless: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: int | None, umask: int, has_tmpfile: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "c"
     seen: set[int] = set()
@@ -629,17 +628,17 @@ def test_a_file_is_private_until_it_has_the_mode_of_the_one_before(
 
     before = os.umask(umask)
     try:
-        if nameless:
+        if has_tmpfile:
             for name in ("open", "fsync", "fchmod", "unlink", "lstat", "stat"):
                 look(name)
             monkeypatch.setattr(os, "umask", None)  # it is the whole process's
-        else:
+        else:  # the usual mode is that of a file that is made for a moment
             monkeypatch.delattr(os, "O_TMPFILE", raising=False)
         schuss.save(path, np.ones(3))
     finally:
         monkeypatch.undo()
         os.umask(before)
-    assert seen == ({0o600} if nameless else set())
+    assert seen == ({0o600} if has_tmpfile else set())
     assert mode_of(path) == (0o666 & ~umask if mode is None else mode)
     assert os.listdir(tmp_path) == ["c"]
 

@@ -475,12 +475,12 @@ def test_weights_are_chosen_by_name_in_any_structure() -> None:
     schuss.SGD(params).step(result)
 
 
-def test_by_default_weights_have_two_axes_or_more_in_any_layout() -> None:
-    fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
-    params = [fortran, np.ones((4, 4))[::2, ::-2], np.ones(3), np.array(1.0)]
+def test_by_default_weights_have_two_axes_or_more_in_any_layout_and_frozen_too() -> None:
+    fortran, frozen = np.asfortranarray(np.arange(6.0).reshape(2, 3)), np.broadcast_to(2.0, (3, 2))
+    params = [fortran, np.ones((4, 4))[::2, ::-2], frozen, np.ones(3), np.array(1.0)]
     loss, grads = l2_of(params, 2.0, examples=2)
-    assert loss == 2 / 4 * (55 + 4)
-    for param, grad, factor in zip(params, grads, [1, 1, 0, 0], strict=True):
+    assert loss == 2 / 4 * (55 + 4 + 24)
+    for param, grad, factor in zip(params, grads, [1, 1, 1, 0, 0], strict=True):
         np.testing.assert_array_equal(grad, factor * param)
 
 
@@ -498,13 +498,6 @@ def test_the_l2_cost_of_float32_takes_no_copy_in_float64() -> None:
     loss_and_grad = schuss.with_l2(lambda w, x: (0.0, grad), 1.0)
     peak = peak_of(lambda: loss_and_grad(w, np.zeros((1, 1))))
     assert peak < 1.5 * w.nbytes  # the gradient with the L2 cost is one array
-
-
-def test_frozen_parameters_have_an_l2_cost() -> None:
-    frozen = np.broadcast_to(2.0, (3, 2))
-    loss_and_grad = schuss.with_l2(lambda w, x: (0.0, np.zeros((3, 2))), 1.0)
-    loss, grad = loss_and_grad(frozen, np.zeros(2))
-    assert (loss, grad.tolist()) == (1 / 4 * 24, np.full((3, 2), 1.0).tolist())
 
 
 def test_one_function_with_l2_serves_parameters_of_any_structure_in_turn() -> None:
@@ -848,31 +841,28 @@ def test_only_true_stops_the_training(answer: object) -> None:
     assert (history.steps, history.stopped) == (6, "finished")
 
 
-def test_a_comparison_with_the_history_can_stop_the_training() -> None:
-    _, _, history = fitted(epochs=5, callbacks=lambda h: h.epoch_cost[-1] < INF)
-    assert (history.epochs, history.stopped) == (1, "callback")
-    _, _, history = fitted(epochs=5, on_step=lambda h: h.cost[-1] == h.cost[0])
-    assert (history.steps, history.stopped) == (1, "callback")
-
-
-def test_a_callback_that_returns_true_stops_after_its_epoch_when_all_were_called() -> None:
-    called: list[int] = []
-    callbacks = [lambda h: h.epochs == 2, lambda h: called.append(1)]
-    _, _, history = fitted(epochs=5, callbacks=callbacks)
-    assert (history.steps, history.epochs, history.stopped) == (6, 2, "callback")
-    assert len(called) == 2
-
-
-@pytest.mark.parametrize(("steps", "epochs"), [(4, 1), (6, 2)])
-def test_a_function_on_step_stops_at_once(steps: int, epochs: int) -> None:
-    params, optimizer, history = fitted(
-        epochs=5, on_step=lambda h: h.steps == steps, validation=lambda p: 1.0
-    )
+@pytest.mark.parametrize(
+    ("option", "function", "steps", "epochs"),
+    [
+        ("callbacks", lambda h: h.epoch_cost[-1] < INF, 3, 1),
+        ("callbacks", lambda h: h.epochs == 2, 6, 2),
+        ("on_step", lambda h: h.cost[-1] == h.cost[0], 1, 0),
+        ("on_step", lambda h: h.steps == 4, 4, 1),
+        ("on_step", lambda h: h.steps == 6, 6, 2),
+    ],
+)
+def test_a_function_that_returns_true_stops_at_once_when_all_were_called(
+    option: str, function: Callable[[schuss.History], object], steps: int, epochs: int
+) -> None:
+    after: list[int] = []
+    functions: dict[str, Any] = {option: [function, lambda h: after.append(h.steps)]}
+    params, optimizer, history = fitted(epochs=5, validation=lambda p: 1.0, **functions)
     assert bits(params) == bits(plain_loop(steps)[0])
-    assert (history.steps, optimizer.steps) == (steps, steps)
+    assert (history.steps, optimizer.steps, after[-1]) == (steps, steps, steps)
     assert (history.epochs, history.stopped) == (epochs, "callback")
-    # The epoch that was stopped is not validated, even after its last step.
-    np.testing.assert_array_equal(history.validation, [1.0, NAN][:epochs])
+    # The epoch that a function on step stops is not validated, even after its last step.
+    validated = history.epochs if option == "callbacks" else (steps - 1) // 3
+    np.testing.assert_array_equal(history.validation, ([1.0] * validated + [NAN])[:epochs])
 
 
 # Ctrl-C.
@@ -925,13 +915,10 @@ class InterruptedEpoch(OwnBatches):
 
 
 INTERRUPTIONS: dict[str, tuple[dict[str, Any], int | None]] = {
-    "loss": ({"loss_and_grad": at_step_5(line)}, 4),
     "batches": ({"x": InterruptedEpoch(), "y": None}, 4),
     "before the step": ({"make": interrupted_optimizer(after=False)}, 4),
     "after the step": ({"make": interrupted_optimizer(after=True)}, 4),
     "schedule": ({"schedule": at_step_5(lambda t: 0.1)}, None),
-    "on_step": ({"on_step": at_step_5(lambda h: None)}, 5),
-    "validation": ({"validation": raise_interrupt}, 3),
     "callback": ({"callbacks": [lambda h: None, raise_interrupt]}, 3),
     "bar": ({"progress": True}, 9),
 }
@@ -1174,27 +1161,25 @@ def test_the_smoothed_cost_is_that_of_finite_costs(
     assert not [word for word in hidden if word in last]
 
 
-def without(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_tqdm_or_matplotlib_only_what_is_asked_for_is_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     normal = builtins.__import__
 
     def refuse(name: str, *args: Any, **options: Any) -> Any:
-        if name.partition(".")[0] == package:
+        if name.partition(".")[0] in ("tqdm", "matplotlib"):
             raise ImportError(name)
         return normal(name, *args, **options)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-
-
-def test_without_tqdm_a_bar_that_is_asked_for_is_an_error_and_otherwise_left_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    without("tqdm", monkeypatch)
     error = Terminal()
     monkeypatch.setattr(sys, "stderr", error)
-    fitted()
+    history = fitted()[2]
     assert error.getvalue() == ""
     with pytest.raises(ImportError, match=r"^fit: tqdm is not installed.*schuss\[demo\]"):
         fitted(progress=True)
+    with pytest.raises(ImportError, match=r"^History\.plot: matplotlib is not.*schuss\[demo\]"):
+        history.plot()
 
 
 # The history.
@@ -1331,13 +1316,6 @@ def test_it_draws_into_the_figure_that_is_given_however_little_there_is(tmp_path
         figure = matplotlib_figure.Figure()
         assert history.plot(figure) is figure
         figure.savefig(tmp_path / "history.png")
-
-
-def test_without_matplotlib_drawing_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    history = fitted()[2]
-    without("matplotlib", monkeypatch)
-    with pytest.raises(ImportError, match=r"^History\.plot: matplotlib is not.*schuss\[demo\]"):
-        history.plot()
 
 
 # Refusals.
