@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable
 from inspect import CO_GENERATOR
-from types import CodeType, FrameType, TracebackType
+from types import CodeType, FrameType
 from typing import Any, Self
 
 import schuss
@@ -53,12 +53,7 @@ class Interruption:
         sys.settrace(self._trace)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         sys.settrace(self._tracer)
         signal.signal(signal.SIGINT, self._handler)
 
