@@ -43,7 +43,15 @@ from support.arrays import (
     numbers,
     same_bits,
 )
-from support.files import at, doubled, offsets_in, places_in, sealed, taken_apart, warm_ups
+from support.files import (
+    chains,
+    data_offsets,
+    paths_in,
+    split_file,
+    value_at,
+    warm_ups,
+    with_digest,
+)
 from support.optimizers import (
     OPTIMIZERS,
     OPTIONS,
@@ -703,7 +711,7 @@ JSON = st.recursive(
 
 def test_sealed_files_are_those_that_are_saved(saved: Saved) -> None:
     """Or all would be refused for their digest, and nothing behind it be tried."""
-    assert sealed(*taken_apart(saved.bytes)) == saved.bytes
+    assert with_digest(*split_file(saved.bytes)) == saved.bytes
 
 
 def nested(depth: int) -> Any:
@@ -713,7 +721,7 @@ def nested(depth: int) -> Any:
 HOSTILE: list[Any] = [
     *(10**4000, 10**400, 2**64, 2**53, 2**53 - 1, 2**31, -1, 0, 1, 0.5, 1e308, 5e-324),
     *(float("nan"), float("inf"), -float("inf"), True, None, "", "x" * 1000, [], {}, [0, 0]),
-    *(nested(99), nested(400), warm_ups(2), warm_ups(33), warm_ups(330), doubled(3), doubled(60)),
+    *(nested(99), nested(400), warm_ups(2), warm_ups(33), warm_ups(330), chains(3), chains(60)),
     *({"schuss.same": 0}, {"schuss.function": "f"}, {"schuss.array": "settings/0"}),
 ]
 
@@ -721,14 +729,14 @@ HOSTILE: list[Any] = [
 @st.composite
 def tellings(draw: st.DrawFn, content: bytes) -> bytes:
     """Draw a file with a digest that is right, and something else in its header or settings."""
-    header, tensors = taken_apart(content)
-    original, offsets = header["__metadata__"]["settings"], offsets_in(header)
+    header, tensors = split_file(content)
+    original, offsets = header["__metadata__"]["settings"], data_offsets(header)
     told = json.loads(original)
     for _ in range(draw(st.integers(0, 2))):
         changed = draw(st.sampled_from([told, told, told, header]))
-        *path, key = draw(st.sampled_from(places_in(changed) or [("new",)]))
-        container = at(changed, path)
-        inner = [at(changed, each) for each in places_in(changed)]
+        *path, key = draw(st.sampled_from(paths_in(changed) or [("new",)]))
+        container = value_at(changed, path)
+        inner = [value_at(changed, each) for each in paths_in(changed)]
         how = draw(st.sampled_from(["left out", "hostile", "JSON", "exchanged"]))
         if how == "left out":
             del container[key]
@@ -742,7 +750,7 @@ def tellings(draw: st.DrawFn, content: bytes) -> bytes:
         with suppress(TypeError, ValueError, KeyError, AttributeError):
             if header["__metadata__"].get("settings") == original:
                 header["__metadata__"]["settings"] = json.dumps(told)
-            return sealed(header, tensors, lying)
+            return with_digest(header, tensors, lying)
     encoded = json.dumps(header).encode()
     return len(encoded).to_bytes(8, "little") + encoded + tensors
 

@@ -2,4 +2,6 @@
 
 import pytest
 
-pytest.register_assert_rewrite("support.optimizers", "support.processes", "support.threads")
+pytest.register_assert_rewrite(
+    "support.checkpoints", "support.optimizers", "support.processes", "support.threads"
+)

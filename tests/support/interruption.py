@@ -4,7 +4,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from types import CodeType, FrameType, TracebackType
+from inspect import CO_GENERATOR
+from types import CodeType, FrameType
 from typing import Any, Self
 
 import schuss
@@ -52,19 +53,14 @@ class Interruption:
         sys.settrace(self._trace)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         sys.settrace(self._tracer)
         signal.signal(signal.SIGINT, self._handler)
 
     def _trace(self, frame: FrameType, event: str, arg: object) -> Any:
         if event == "call" and not self._covers(frame):
             return None
-        if self.armed and event in ("line", "return"):
+        if self.armed and (event == "line" or (event == "return" and not _is_generator(frame))):
             self._count += 1
             if self._count == self._n:
                 signal.raise_signal(self._number)
@@ -74,6 +70,11 @@ class Interruption:
         code = frame.f_code
         ours = code.co_filename.startswith(LIBRARY) and code not in self._skip
         return ours and not _finalizes(frame)
+
+
+def _is_generator(frame: FrameType) -> bool:
+    """Whether the function may return because it is deleted: Python drops exceptions then too."""
+    return bool(frame.f_code.co_flags & CO_GENERATOR)
 
 
 def _finalizes(frame: FrameType | None) -> bool:

@@ -1,0 +1,522 @@
+"""Training with `fit` that was stopped anywhere goes on with the same bits, or says why not."""
+
+import os
+import signal
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import schuss
+from schuss import schedules
+from support.arrays import bits
+from support.checkpoints import snapshot
+from support.files import (
+    paths_in,
+    read_arrays,
+    read_settings,
+    rewrite,
+    set_at,
+    value_at,
+    with_settings,
+    write_arrays,
+)
+from support.interruption import Interruption
+
+safetensors_numpy = pytest.importorskip("safetensors.numpy")
+
+X = np.random.default_rng(0).standard_normal((100, 5))
+Y = X @ np.arange(5.0) + 1
+
+
+def loss_and_grad(params: Any, x: Any, y: Any) -> tuple[float, Any]:
+    error = x @ params["w"] + params["b"] - y
+    grads = {"w": x.T @ error / len(y), "b": error.mean(keepdims=True)}
+    return float((error**2).mean() / 2), grads
+
+
+def start() -> dict[str, Any]:
+    return {"w": np.zeros(5), "b": np.zeros(1)}
+
+
+def fit(optimizer: Any, **options: Any) -> schuss.History:
+    arguments: dict[str, Any] = {"x": X, "y": Y, "batch_size": 16, "rng": 3} | options
+    return schuss.fit(loss_and_grad, optimizer.params, optimizer, **arguments)
+
+
+class Crash(Exception):
+    """The end of a process, for tests."""
+
+
+FITS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "validated": {"validation": (X[:10], Y[:10]), "patience": 3, "restore_best": True},
+    "best": {"restore_best": True, "patience": 1, "min_delta": 1.0, "drop_last": True},
+    "plateau": {"schedule": schedules.ReduceOnPlateau(0.1, patience=0), "prefetch": 1},
+    "by epoch": {"schedule": schedules.Exponential(0.1, 0.9), "schedule_by": "epoch"},
+    "own": {"schedule": lambda t: 0.1 / t, "schedule_by": "epoch", "shuffle": False},
+}
+
+
+def trained(
+    kind: str, stop_at: int | None = None, how: type[BaseException] = Crash, **options: Any
+) -> tuple[Any, schuss.History]:
+    def stop(history: schuss.History) -> None:
+        if history.steps == stop_at:
+            raise how
+
+    optimizer = schuss.Adam(start(), lr=0.1, average=0.9)
+    return optimizer, fit(optimizer, epochs=4, on_step=stop, **deepcopy(FITS[kind]), **options)
+
+
+def record(history: schuss.History) -> list[Any]:
+    arrays = [history.cost, history.lr, history.epoch_cost, history.validation]
+    return [*bits(arrays), history.steps, history.epochs, history.best_epoch, history.stopped]
+
+
+@pytest.mark.usefixtures("quick_disk")
+@pytest.mark.parametrize("kind", FITS)
+@pytest.mark.parametrize("every", [None, 1, 4])
+@pytest.mark.parametrize("how", [Crash, KeyboardInterrupt])
+def test_fit_goes_on_with_the_bits_of_a_training_that_was_not_stopped(
+    kind: str, every: int | None, how: Any, tmp_path: Path
+) -> None:
+    expected, history = trained(kind)
+    for stop_at in range(1, history.steps + 1, 2):
+        options: dict[str, Any] = {"checkpoint": tmp_path / f"{stop_at}", "checkpoint_every": every}
+        if how is Crash:
+            with pytest.raises(Crash):
+                trained(kind, stop_at, how, **options)
+        else:
+            _, interrupted = trained(kind, stop_at, how, **options)
+            assert (interrupted.steps, interrupted.stopped) == (stop_at, "interrupted")
+        for _ in range(2):  # to the end, and from there
+            optimizer, resumed = trained(kind, **options)
+            assert record(resumed) == record(history)
+            assert snapshot(optimizer) == snapshot(expected)
+            if how is KeyboardInterrupt:  # no step is made twice
+                assert len(resumed.loss_seconds) == history.steps
+
+
+def test_fit_goes_on_to_more_epochs(tmp_path: Path) -> None:
+    def train(epochs: int, **options: Any) -> Any:
+        optimizer = schuss.Adam(start(), lr=0.1)
+        history = fit(optimizer, epochs=epochs, **options)
+        return snapshot(optimizer), record(history)
+
+    for epochs in (1, 3, 5):
+        assert train(epochs, checkpoint=tmp_path / "c") == train(epochs)
+
+
+def test_fit_goes_on_with_the_objects_that_it_was_given_before(tmp_path: Path) -> None:
+    """The optimizer, its schedules and the generator: as they are after a crash, or fresh."""
+
+    def given() -> tuple[Any, Any]:
+        plateau, other = (schedules.ReduceOnPlateau(lr, 0.5, patience=0) for lr in (0.1, 0.5))
+        adam = schuss.Adam(start(), plateau, groups=lambda k: {"lr": other} if k == "b" else None)
+        return adam, np.random.default_rng(3)
+
+    def train(optimizer: Any, rng: Any, stop_at: int | None = None, **options: Any) -> Any:
+        options = {"epochs": 6, "patience": 2, "checkpoint_every": 10, "rng": rng} | options
+        options |= {"on_step": lambda history: 1 / 0 if history.steps == stop_at else None}
+        return fit(optimizer, validation=lambda p: 1.0, **options)
+
+    expected, rng = given()
+    history = train(expected, rng, patience=None, checkpoint=tmp_path / "whole")
+    path = tmp_path / "c"
+    optimizer, rng = given()
+    for stop_at in (9, 13, 20):
+        with pytest.raises(ZeroDivisionError):
+            train(optimizer, rng, stop_at, checkpoint=path)
+    assert train(optimizer, rng, checkpoint=path, patience=3).stopped == "early"
+    fresh = given()[0]
+    assert train(fresh, None, checkpoint=path, patience=3, epochs=5).stopped == "early"
+    assert train(optimizer, None, checkpoint=path, patience=None, epochs=5).epochs == 5
+    for each in (optimizer, fresh):
+        resumed = train(each, None, checkpoint=path, patience=None)
+        assert record(resumed) == record(history)
+        assert bits(list(each.params.values())) == bits(list(expected.params.values()))
+        for group, expected_group in zip(each.param_groups, expected.param_groups, strict=True):
+            assert group["lr"] == expected_group["lr"]
+            assert group["lr"].best == 1.0
+
+
+def test_fit_saves_every_so_many_steps_or_after_each_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    for every, expected in [(None, [0, 7, 14]), (1, range(15)), (5, [0, 5, 10, 14])]:
+        saved: list[int] = []
+
+        def note(history: Any, saved: list[int] = saved) -> None:
+            steps = safetensors_numpy.load_file(path)["training/steps"].shape[1]
+            saved.extend([steps] if steps not in saved else [])
+
+        path.unlink(missing_ok=True)
+        options: Any = {"checkpoint": path, "checkpoint_every": every, "on_step": note}
+        fit(schuss.SGD(start()), epochs=2, **options)
+        note(None)
+        assert saved == [*expected]
+
+
+# Signals while it loads.
+
+
+def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real, seen = tmp_path / "c", os.stat, set()
+
+    def load(interruption: Interruption) -> Any:
+        def stat(*arguments: Any, **options: Any) -> os.stat_result:
+            interruption.armed = True
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(os, "stat", stat)
+        optimizer = schuss.SGD(start())
+        lower: Any = lambda history: setattr(optimizer, "lr", 0.25)  # noqa: E731
+        interruption.meets(lambda: fit(optimizer, checkpoint=path, schedule=0.5, callbacks=lower))
+        return optimizer
+
+    never = Interruption(10**9, armed=False)
+    initial, saved = snapshot(schuss.SGD(start())), snapshot(load(never))
+    for n in count(1, 4):
+        interruption = Interruption(n, armed=False)
+        optimizer = load(interruption)
+        seen.add(optimizer.lr)
+        assert snapshot(optimizer) == (saved if optimizer.lr == 0.25 else initial)
+        if not interruption.sent:
+            break
+    assert seen == {0.01, 0.25}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="other systems have no such signals")
+def test_a_timeout_while_fit_looks_for_its_checkpoint_does_not_start_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, real, looks = tmp_path / "c", os.stat, count()
+    trained("plain", 5, KeyboardInterrupt, checkpoint=path)
+    before = path.read_bytes()
+
+    def slow(*arguments: Any, **options: Any) -> os.stat_result:
+        if arguments[0] == str(path) and next(looks) == 0:
+            signal.raise_signal(signal.SIGUSR1)
+        return real(*arguments, **options)
+
+    def time_is_up(*_: object) -> None:
+        raise TimeoutError
+
+    handler = signal.signal(signal.SIGUSR1, time_is_up)
+    monkeypatch.setattr(os, "stat", slow)
+    with pytest.raises(TimeoutError):
+        trained("plain", checkpoint=path)
+    monkeypatch.undo()
+    signal.signal(signal.SIGUSR1, handler)
+    assert path.read_bytes() == before
+
+
+# Refusals before the first step.
+
+
+class Own:
+    params, lr = start(), 0.1
+
+    def step(self, grads: Any) -> None:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "path", "every", "error", "words"),
+    [
+        (Own, "c", None, TypeError, "optimizer is a Own, expected an optim"),
+        (schuss.SGD, 7, None, TypeError, "checkpoint is a int"),
+        (schuss.SGD, "no/c", None, FileNotFoundError, "no"),
+        (schuss.SGD, None, 3, ValueError, "checkpoint_every is 3 without"),
+        (schuss.SGD, "c", 0, ValueError, "checkpoint_every is 0, expected an integer >= 1"),
+    ],
+)
+def test_fit_refuses_at_once_what_it_could_not_save(
+    optimizer: Any, path: Any, every: int | None, error: type[Exception], words: str, tmp_path: Path
+) -> None:
+    given = Own() if optimizer is Own else optimizer(start())
+    checkpoint = tmp_path / path if isinstance(path, str) else path
+    with pytest.raises(error, match=words):
+        fit(given, checkpoint=checkpoint, checkpoint_every=every)
+    assert os.listdir(tmp_path) == []
+
+
+def test_fit_that_cannot_go_on_leaves_the_optimizer_its_rate(tmp_path: Path) -> None:
+    (tmp_path / "c").write_text("no checkpoint")
+    optimizer = schuss.SGD(start(), lr=0.5)
+    with pytest.raises(ValueError, match=r"^fit: '.*' is cut short, or is no safetensors file"):
+        fit(optimizer, checkpoint=tmp_path / "c", schedule=1)
+    assert optimizer.lr == 0.5
+
+
+def test_fit_refuses_mini_batches_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    batches = schuss.minibatches(X, Y, batch_size=16, rng=0)
+    epoch = iter(batches)
+    next(epoch)
+    schuss.save(tmp_path / "c", np.ones(3), batches=batches)
+    schuss.load(tmp_path / "c", np.ones(3), batches=batches)
+    optimizer = schuss.SGD(start(), lr=0.5)
+    with pytest.raises(ValueError, match=r"^fit: x is in the middle of an epoch, after 1 batches"):
+        schuss.fit(loss_and_grad, optimizer.params, optimizer, batches, schedule=0.1)
+    assert (optimizer.steps, optimizer.lr) == (0, 0.5)
+    list(batches)
+    assert schuss.fit(loss_and_grad, optimizer.params, optimizer, batches).steps == 7
+
+
+# Checkpoints of another training.
+
+
+def adam(lr: Any = 0.1, average: Any = 0.9, **options: Any) -> Callable[[Any], Any]:
+    return lambda p: schuss.Adam(p, lr, average=average, **options)
+
+
+OTHER_X = X + (np.arange(X.size).reshape(X.shape) == 3)  # one number differs
+FALLING = {"schedule": schedules.Linear(0.1, 0, steps=2), "schedule_by": "epoch"}
+PER_EPOCH = "expected PerEpoch(schedule=Linear(start=0.1, end=0.0, steps=2), steps=7), as"
+B_FASTER = adam(groups=lambda name: {"lr": 0.5} if name == "b" else None)
+OTHER_TRAININGS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], str]] = {
+    "validation": (adam(), {"validation": None}, "with validation, expected one without"),
+    "epochs": (adam(), {"epochs": 3}, "epochs is 3, expected at least 4, as many as checkpoint"),
+    "batch_size": (adam(), {"batch_size": 10}, "began with batch_size 16, expected 10"),
+    "shuffle": (adam(), {"shuffle": False}, "began with shuffle True, expected False"),
+    "drop_last": (adam(), {"drop_last": True}, "began with drop_last False, expected True"),
+    "rng": (adam(), {"rng": 4}, "began with rng PCG64 (sha256 "),
+    "MT19937": (adam(), {"rng": np.random.Generator(np.random.MT19937(3))}, ", expected MT19937"),
+    "x": (adam(), {"x": OTHER_X}, f"began with x float64 of shape {X.shape} (sha256 "),
+    "dtype": (adam(), {"x": X.astype("f")}, "expected float32 of shape"),
+    "y": (adam(), {"y": -Y}, f"began with y float64 of shape {Y.shape} (sha256 "),
+    "no y": (adam(), {"x": (X, Y), "y": None}, f", expected {X.dtype} of shape {X.shape}"),
+    "measured": (adam(), {"validation": (OTHER_X, Y)}, "began with validation[0] float64 of shape"),
+    "l2": (adam(), {"l2": 0.5}, "began with l2 0.0, expected 0.5"),
+    "patience": (adam(), {"patience": 2}, "began with patience 3, expected 2"),
+    "min_delta": (adam(), {"min_delta": 0.5}, "began with min_delta 0.0, expected 0.5"),
+    "best": (adam(), {"restore_best": False}, "began with restore_best True, expected False"),
+    "schedule": (adam(), {"schedule": 0.2}, "began with the learning rate 0.1, expected 0.2"),
+    "falling": (adam(), FALLING, PER_EPOCH),
+    "function": (adam(), {"schedule": lambda t: 0.1}, "rate 0.1, expected a function, as this"),
+    "class": (schuss.SGD, {}, "began with optimizer Adam, expected SGD"),
+    "lr": (adam(0.01), {}, "rate 0.1, expected 0.01, as this"),
+    "beta1": (adam(beta1=0.5), {}, "optimizer.beta1 0.9, ex"),
+    "average": (adam(average=None), {}, "optimizer.average 0.9, expected None"),
+    "groups": (B_FASTER, {}, "optimizer.param_groups[1]['lr'] None, expected 0.5"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_TRAININGS)
+def test_fit_says_when_its_checkpoint_is_of_another_training(name: str, tmp_path: Path) -> None:
+    make, options, words = OTHER_TRAININGS[name]
+    path = tmp_path / "c"
+    given = {"epochs": 4, "rng": None, "checkpoint": path} | FITS["validated"]
+    trained("validated", checkpoint=path)
+    before, optimizer = path.read_bytes(), make(start())
+    unloaded = snapshot(optimizer)
+    with pytest.raises(ValueError, match=r"^fit: ") as caught:
+        fit(optimizer, **given | options)
+    assert words in str(caught.value)
+    assert snapshot(optimizer) == unloaded
+    assert path.read_bytes() == before
+
+
+def test_fit_refuses_a_checkpoint_that_save_wrote(tmp_path: Path) -> None:
+    optimizer = schuss.Adam(start())
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    with pytest.raises(
+        ValueError, match=r"^fit: .* saved by schuss\.save, expected a checkpoint of"
+    ):
+        fit(optimizer, checkpoint=tmp_path / "c")
+
+
+def fit_one(x: Any, path: Path, rng: Any = 0, epochs: int = 1) -> int:
+    w = np.zeros(1)
+    options: dict[str, Any] = {"rng": rng, "epochs": epochs, "checkpoint": path}
+    return schuss.fit(lambda w, x: (0.0, 0 * w), w, schuss.SGD(w), x, **options).steps
+
+
+def test_other_large_data_is_refused_if_a_sample_or_the_last_element_differs(
+    tmp_path: Path,
+) -> None:
+    path, shape = tmp_path / "c", (16, (1 << 20) + 3000)  # more than is read whole
+    np.lib.format.open_memmap(tmp_path / "x.npy", "w+", np.float32, shape)[:] = 1
+    x = np.load(tmp_path / "x.npy", mmap_mode="r+")
+    assert fit_one(x, path) == fit_one(x, path) == 1
+    x[:, ::2] = 2
+    with pytest.raises(ValueError, match=r"^fit: '.*' holds a training that began with x float32"):
+        fit_one(x, path)
+    x[:, ::2] = 1
+    assert fit_one(x, path) == 1
+    x[-1, -1] = 2
+    with pytest.raises(ValueError, match="began with x"):
+        fit_one(x, path)
+
+
+def test_other_masks_of_the_data_are_refused(tmp_path: Path) -> None:
+    def masked(i: int) -> Any:
+        return np.ma.masked_array(np.arange(6.0), mask=np.arange(6) == i)
+
+    assert fit_one(masked(1), tmp_path / "c") == fit_one(masked(1), tmp_path / "c") == 1
+    with pytest.raises(ValueError, match=r"began with x float64 of shape \(6,\), masked as bool"):
+        fit_one(masked(2), tmp_path / "c")
+
+
+def test_another_seed_is_refused_at_once_however_many_epochs_are_to_come(tmp_path: Path) -> None:
+    def rng(seed: int) -> Any:
+        return np.random.Generator(np.random.MT19937(seed))
+
+    fit_one(X, tmp_path / "c", rng(1), epochs=2)
+    with pytest.raises(ValueError, match="holds a training that began with rng MT19937"):
+        fit_one(X, tmp_path / "c", rng(2), epochs=10**9)
+
+
+# A file can be whole, with the right digest, and have values that no training has.
+
+SCHEDULE = {"schuss.schedule": "Constant", "number": 0, "lr": 0.1}
+WRONG: list[Any] = [
+    *(None, True, 7, -1, 0.5, "x", [], {"a": 1}, 2**53, 10**400, float("nan"), SCHEDULE),
+    *({"schuss.same": 0}, {"schuss.array": "params"}),
+]
+# The fields that may have these values. The integers are indices: the weights of averages.
+REALS = {"lr", "after", "start", "weight_decay", "eps", "eps_root", "clip_norm", "clip_value", 0, 1}
+COUNTS = {"steps", "skipped", "seed", "number", "state", "inc", "uinteger"}
+ALSO_RIGHT: dict[str, set[Any]] = {
+    "True": {"clear_grads", "average_bias_correction"},
+    "7": REALS | COUNTS,
+    "0.5": REALS | {"beta1", "beta2"},
+    "{'a': 1}": {"extra"},
+    str(2**53): REALS | {"state"},
+    str(SCHEDULE): {"lr", "after"},
+}
+
+
+def fitted(path: Path, epochs: int) -> Any:
+    """Train from the checkpoint if there is one, and return the optimizer.
+
+    A refusal changes nothing.
+    """
+    optimizer = schuss.Adam(start(), lr=schedules.WarmUp(0.1, 2), average=0.5)
+    options: dict[str, Any] = {"batch_size": 50, "epochs": epochs, "rng": 0, "patience": 9}
+    options |= {"validation": (X, Y), "restore_best": True, "checkpoint": path}
+    try:
+        fit(optimizer, **options)
+    except ValueError as error:
+        if not str(error).startswith((f"fit: {str(path)!r}", "fit: lr is ")):
+            raise AssertionError from error
+        assert optimizer.steps == 0
+        assert not optimizer.params["w"].any()
+        raise
+    return optimizer
+
+
+def test_no_field_of_a_checkpoint_can_be_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "c"
+    fitted(path, 1)
+    content = path.read_bytes()
+    for *parents, key in paths_in(read_settings(path)):
+        if "arguments" in parents:  # an argument that is missing is None
+            continue
+
+        def leave_out(settings: Any, parents: Any = parents, key: Any = key) -> None:
+            del value_at(settings, tuple(parents))[key]
+
+        path.write_bytes(with_settings(content, leave_out))
+        with pytest.raises(ValueError, match=r"^fit: "):
+            fitted(path, 2)
+
+
+def test_a_field_of_a_checkpoint_is_of_its_type_and_range_or_refused(tmp_path: Path) -> None:
+    """Or it is another value that it may have: with that, training goes on to its end."""
+    path = tmp_path / "c"
+    fitted(path, 1)
+    content, settings = path.read_bytes(), read_settings(path)
+    accepted: dict[str, set[Any]] = {}
+    for field in paths_in(settings):
+        was = value_at(settings, field)
+        for value in WRONG:
+            # Arguments are texts that are compared.
+            if "arguments" in field[:-1] or (type(value) is type(was) and value == was):
+                continue
+
+            def put(settings: Any, field: Any = field, value: Any = value) -> None:
+                set_at(settings, field, deepcopy(value))
+
+            path.write_bytes(with_settings(content, put))
+            try:
+                optimizer = fitted(path, 2)
+            except ValueError:
+                continue
+            assert optimizer.steps in (4, 9)  # 7 is a number of steps too
+            accepted.setdefault(repr(value), set()).add(field[-1])
+    assert accepted == ALSO_RIGHT
+
+
+IMPOSSIBLE: list[tuple[str, Any, str]] = [
+    ("validated", False, "is of a training without validation, expected one"),
+    ("validated", 1, "training['validated'] is 1, expected True or False"),
+    ("best_epoch", 1, "training best_epoch 1, expected 2 to 2"),
+    ("best_epoch", None, "training best_epoch 0, expected 2 to 2"),
+    ("best/epoch", 3, "training best['epoch'] 3, expected 0 to 2"),
+    ("best/epoch", 0, "['epoch'] is 0, expected an integer >= 1"),
+    ("best/epoch", None, "training best_epoch 2, expected 0 to 0"),
+    ("best/waited", 1, "training best['waited'] 1, expected 0 to 0"),
+    ("best/value", 0.5, "training best['value'] 0.5, expected 14.9"),
+    ("arguments", None, "training['arguments'] is None, expected a mapping of texts"),
+    ("arguments", [], "training['arguments'] is [], expected a mapping of texts"),
+    ("arguments", {"l2": 0.0}, "training['arguments'] is {'l2': 0.0}, expected a mapping of"),
+    ("arguments", {"l2": [""]}, "training['arguments'] is {'l2': ['']}, expected a mapping"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "words"), IMPOSSIBLE)
+def test_the_settings_of_a_training_agree_with_its_history(
+    field: str, value: Any, words: str, tmp_path: Path
+) -> None:
+    fitted(tmp_path / "c", 2)
+    keys = ("training", *field.split("/"))
+    rewrite(tmp_path / "c", lambda settings: set_at(settings, keys, value))
+    with pytest.raises(ValueError, match=r"^fit: ") as caught:
+        fitted(tmp_path / "c", 3)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "words"),
+    [
+        ("steps", (4, 4), None),
+        ("steps", (2, 8), "training/steps in F64 of shape (2, 8), expected F64 of shape (4, n)"),
+        ("steps", (16,), "training/steps in F64 of shape (16,), expected F64 of shape (4, n)"),
+        ("steps", (4, 3), "holds 3 steps and 2 validations, expected 4 to 6, and 2, as it holds 2"),
+        ("steps", (4, 7), "holds 7 steps and 2 validations, expected 4 to 6"),
+        ("steps", (4, 5), "has batches['epoch'] after 0 batches, expected 1 as of its steps"),
+        ("steps", None, "holds no training/steps, expected to find it"),
+        ("epoch_cost", (2, 1), "training/epoch_cost in F64 of shape (2, 1), expected F64 of sh"),
+        ("epoch_cost", (1,), "holds 4 steps and 2 validations, expected 2 to 4, and 1, as it"),
+        ("epoch_cost", (), "training/epoch_cost in F64 of shape (), expected F64 of shape (n,)"),
+        ("validation", (1,), "holds 4 steps and 1 validations, expected 4 to 6, and 2"),
+        ("validation", None, "holds no training/validation, expected to find it"),
+        ("best/w", (5,), "holds training/best/w, expected nothing of that name"),
+        ("best/0", None, "holds no training/best/0, expected to find it"),
+        ("best/0", (4,), "holds training/best/0 of shape (4,), expected that of a parameter"),
+    ],
+)
+def test_a_history_in_a_checkpoint_is_of_one_training(
+    name: str, shape: Any, words: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "c"
+    fitted(path, 2)
+    arrays = read_arrays(path)
+    if shape is None:
+        del arrays[f"training/{name}"]
+    elif words is not None:
+        arrays[f"training/{name}"] = np.zeros(shape)
+    write_arrays(path, arrays)
+    if words is None:
+        assert fitted(path, 3).steps == 6
+        return
+    with pytest.raises(ValueError, match=r"^fit: ") as caught:
+        fitted(path, 3)
+    assert words in str(caught.value)
