@@ -21,7 +21,7 @@ from support.arrays import (
     same_bits,
 )
 from support.cases import CASES, Case, run
-from support.execution import every_level, execution
+from support.execution import execution
 from support.optimizers import (
     OPTIMIZERS,
     assert_same,
@@ -49,12 +49,10 @@ def assert_same_steps(case: Case, param: Array, gradients: list[Array], expected
 
 @every_case
 @every_dtype
-@every_level
-def test_every_size_and_offset_gives_the_references_bits(
-    case: Case, dtype: Any, level: str
-) -> None:
+@pytest.mark.usefixtures("level")
+def test_every_size_and_offset_gives_the_references_bits(case: Case, dtype: Any) -> None:
     rng = np.random.default_rng(1)
-    with execution(level=level, tile=TILE):
+    with execution(tile=TILE):
         for size in SIZES:
             for offset in (0, 1, 3):
                 space = numbers(rng, (4, size + offset), dtype)
@@ -83,11 +81,11 @@ def test_every_layout_of_parameter_and_gradient_gives_the_references_bits(
 
 @every_case
 @every_dtype
-@every_level
+@pytest.mark.usefixtures("level")
 def test_every_rule_gives_the_references_bits_in_every_layout_at_every_level(
-    case: Case, dtype: Any, level: str
+    case: Case, dtype: Any
 ) -> None:
-    with execution(level=level, tile=TILE):
+    with execution(tile=TILE):
         assert_same_steps_in_every_layout(case, dtype, (21, 40))
 
 
@@ -301,13 +299,13 @@ def expected_of(job: str) -> tuple[Any, list[Array]]:
 
 
 @pytest.mark.parametrize("job", JOBS)
-@every_level
+@pytest.mark.usefixtures("level")
 @pytest.mark.parametrize("threads", [1, 2, 3, 8])
 @pytest.mark.parametrize("tile", [1, 64, 1000])
 def test_what_an_optimizer_does_has_the_same_bits_on_any_threads_level_and_tiles(
-    job: str, level: str, threads: int, tile: int
+    job: str, threads: int, tile: int
 ) -> None:
-    with execution(level=level, threads=threads, tile=tile, threshold=0):
+    with execution(threads=threads, tile=tile, threshold=0):
         optimizer, grads = JOBS[job].run(make_optimizer)
     expected, same_grads = expected_of(job)
     assert_same(optimizer, expected)
