@@ -216,7 +216,7 @@ def test_scales_that_float32_cannot_represent_have_the_references_bits(
         assert_same(optimizer, expected)
 
 
-def test_gradients_are_accumulated_with_a_scale_that_float32_cannot_hold() -> None:
+def test_gradients_are_accumulated_with_a_scale_that_float32_cannot_represent() -> None:
     param = np.zeros(2, np.float32)
     optimizer = schuss.SGD(param, lr=1.0)
     for _ in range(2):
@@ -276,7 +276,7 @@ UNHELD: list[tuple[str, dict[str, Any], str, float]] = [
 
 
 @pytest.mark.parametrize(("name", "others", "bad", "value"), UNHELD)
-def test_what_float32_cannot_hold_is_refused_at_once(
+def test_what_float32_cannot_represent_is_refused_at_once(
     name: str, others: dict[str, Any], bad: str, value: float
 ) -> None:
     # Some as they are, some as what the first step makes of them.
@@ -300,7 +300,7 @@ def test_what_float32_cannot_hold_is_refused_at_once(
     assert np.isfinite(optimizer.params).all()
 
 
-def test_a_rate_that_float32_cannot_hold_is_refused_where_it_comes_from() -> None:
+def test_a_rate_that_float32_cannot_represent_is_refused_where_it_comes_from() -> None:
     wide, param = np.zeros(2), np.array([0.0, 1.0], np.float32)
     grad = np.array([0.0, 1.0], np.float32)
     groups: Any = [
@@ -362,22 +362,22 @@ BAD = [np.nan, np.inf, -np.inf]
 
 
 @pytest.mark.parametrize("bad", BAD)
-@pytest.mark.parametrize("place", [0, 4095, 4096, 9_999])
+@pytest.mark.parametrize("index", [0, 4095, 4096, 9_999])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_raise_names_the_array_and_changes_nothing(bad: float, place: int, dtype: Any) -> None:
+def test_raise_names_the_array_and_changes_nothing(bad: float, index: int, dtype: Any) -> None:
     params = {"W": np.ones(10_000, dtype), "b": np.ones((2, 2), dtype)}
     optimizer = schuss.Adam(params, nonfinite="raise", clear_grads=True)
     grads = {"W": np.ones(10_000, dtype), "b": np.ones((2, 2), dtype)}
     optimizer.step(grads)
     grads["W"][:], grads["b"][:] = 1, 1
-    grads["W"][place] = grads["b"][1, 1] = bad
+    grads["W"][index] = grads["b"][1, 1] = bad
     state = [*optimizer.state["m"].values(), *optimizer.state["v"].values()]
     before, last = bits([*params.values(), *grads.values(), *state]), optimizer.last
     with pytest.raises(FloatingPointError, match=r"^Adam\.step: grads\['W'\] has a NaN or an inf"):
         optimizer.step(grads)
     assert bits([*params.values(), *grads.values(), *state]) == before
     assert (optimizer.steps, optimizer.skipped, optimizer.last) == (1, 0, last)
-    grads["W"][place] = 1
+    grads["W"][index] = 1
     with pytest.raises(FloatingPointError, match=r"grads\['b'\]"):
         optimizer.step(grads)
 
@@ -582,7 +582,7 @@ def test_bias_correction_divides_by_the_weights_that_were_used() -> None:
     np.testing.assert_allclose(optimizer.average, 7.0, rtol=2e-5)
 
 
-def test_averages_can_be_switched_off_and_begun_anew() -> None:
+def test_averages_can_be_switched_off_and_restarted() -> None:
     optimizer: Any = schuss.SGD(np.zeros(1), lr=1.0)
     assert optimizer.average is None
     optimizer.average = 0.5
@@ -704,7 +704,7 @@ def test_copies_are_safe_from_what_becomes_of_the_users_arrays() -> None:
     assert (param == -2).all()
 
 
-def test_loading_writes_the_copies_anew() -> None:
+def test_loading_writes_the_copies_again() -> None:
     param = np.zeros(3, np.float32)
     optimizer = schuss.SGD(param, lr=1.0, copies="float16")
     saved = optimizer.state_dict()
@@ -713,7 +713,7 @@ def test_loading_writes_the_copies_anew() -> None:
     assert optimizer.copies.tolist() == [1, 2, 3]
 
 
-def test_averages_begin_anew_after_what_is_not_finite() -> None:
+def test_averages_begin_with_the_first_step_even_after_nan_and_infinity() -> None:
     param = np.array([np.nan, np.inf, 1.0])
     optimizer = schuss.SGD(param, lr=0.0, average=0.5)
     param[:] = 2

@@ -193,7 +193,7 @@ class Optimizer:
             groups[group] |= changes
         names, *others = (self._kind.states_with(settings | own) for own in groups)
         if any(other != names for other in others):
-            raise ValueError("reference.Optimizer: the groups need several states, expected one")
+            raise ValueError("reference.Optimizer: the groups need different states")
         self._states = {
             name: self._states.get(name) or self._zeros(self.state_dtype) for name in names
         }
@@ -324,7 +324,7 @@ def _defaults(kind: Kind) -> dict[str, Any]:
     no_hyperparameters = {"lr", "step", "scale", "clip_value", "decoupled"} | arrays
     defaults = dict.fromkeys(kind.optional_states.values(), False)
     defaults |= {p.name: p.default for p in parameters.values() if p.name not in no_hyperparameters}
-    if "step" in parameters:  # whoever leaves it out of `momentum` gets no correction
+    if "step" in parameters:  # `momentum` without it does not correct
         defaults["bias_correction"] = parameters["step"].default is Parameter.empty
     return {**defaults, **kind.defaults}
 
