@@ -168,16 +168,19 @@ def test_the_reference_optimizer_keeps_states_averages_and_copies() -> None:
     optimizer = reference.Optimizer(
         "momentum", params, lr=lambda t: 0.5, beta=0.5, average=0.75, copies="float16"
     )
-    optimizer.step({"W": np.full(2, 2.0, np.float32), "b": [np.float32(2)]})
+    grads: list[Any] = [
+        {"W": np.full(2, g, np.float32), "b": [np.array(g, np.float32)]} for g in (2, 4, -2.5)
+    ]
+    optimizer.step(grads[0])
     assert [tree["W"].tolist() for tree in (params, optimizer.average)] == [[-0.5] * 2] * 2
-    optimizer.step({"W": np.full(2, 4.0, np.float32), "b": [np.float32(4)]})
+    optimizer.step(grads[1])
     assert optimizer.state["velocity"]["W"].tolist() == [2.5, 2.5]
     assert params["b"][0] == optimizer.copies["b"][0] == -1.75
     assert optimizer.copies["W"].dtype == np.float16
     assert optimizer.average["b"][0] == 0.75 * -0.5 + 0.25 * -1.75
     optimizer.set(average_bias_correction=True)
     assert optimizer.average["W"].tolist() == [-1.75, -1.75]  # the parameters, until the next step
-    optimizer.step({"W": np.full(2, -2.5, np.float32), "b": [np.float32(-2.5)]}, scale=1.0)
+    optimizer.step(grads[2])
     assert optimizer.average["W"].tolist() == [-1.75, -1.75]  # v = 0; divided by its weight
     assert optimizer.steps == 3
 
@@ -190,7 +193,8 @@ def test_the_reference_optimizer_accumulates_clips_skips_and_clears() -> None:
     grads = [np.array([100.0, 4.0]), np.array([-97.0, 0.0])]
     for grad in grads:
         optimizer.accumulate(grad)
-    assert (optimizer.accumulated, [grad.any() for grad in grads]) == (2, [False, False])
+    assert optimizer.accumulated == 2
+    assert not np.any(grads)
     optimizer.step()
     np.testing.assert_allclose(w, [-1.5, -2.0], rtol=1e-6)
     assert optimizer.last == (5.0, True, False)
@@ -217,7 +221,7 @@ def test_the_reference_optimizer_has_groups() -> None:
     optimizer.step({key: np.ones(1) for key in "abc"})
     assert [param.item() for param in params.values()] == [0.5, -0.25 - 2 * (1 - 0.0625), 0.5]
     adam = reference.Optimizer("adam", params, lr=1.0, groups=groups.get)
-    with pytest.raises(ValueError, match="the groups need several states"):
+    with pytest.raises(ValueError, match="the groups need different states"):
         adam.set(group=0, amsgrad=True)
     adam.set(amsgrad=True)
     assert list(adam.state) == ["m", "v", "v_max"]
