@@ -85,16 +85,6 @@ def test_a_function_of_the_name_and_a_list_of_dicts_are_the_same(
     assert contents(params) == contents(by_name.params)
 
 
-def test_the_clipped_norm_is_that_of_all_groups() -> None:
-    # 3, 4 and 12: their norm is 13.
-    params = [{"params": np.zeros(2), "lr": 1.0}, {"params": np.zeros((1, 1)), "lr": 2.0}]
-    optimizer = schuss.SGD(params, clip_norm=6.5)
-    optimizer.step([np.array([3.0, 4.0]), np.array([[12.0]])])
-    assert optimizer.last == schuss.optimizers.Last(13.0, clipped=True, skipped=False)
-    np.testing.assert_allclose(optimizer.params[0], [-1.5, -2.0], rtol=1e-6)
-    np.testing.assert_allclose(optimizer.params[1], [[-12.0]], rtol=1e-6)
-
-
 def test_a_group_with_an_infinity_stops_all_groups() -> None:
     optimizer = schuss.SGD([{"params": np.zeros(2)}, {"params": np.zeros(1)}], nonfinite="raise")
     with pytest.raises(FloatingPointError, match=r"^SGD\.step: grads\[1\] has a NaN"):
@@ -467,21 +457,6 @@ def test_a_shallow_copy_has_groups_of_its_own() -> None:
     assert other.params is optimizer.params
     other.step(grads[0])
     assert (other.steps, optimizer.steps) == (3, 2)
-
-
-def test_training_with_groups_that_is_resumed_is_training_that_went_on() -> None:
-    optimizer, grads = trained()
-    saved = pickle.loads(pickle.dumps(optimizer.state_dict()))
-    [w], bs, c = copy.deepcopy(optimizer.params)
-    resumed = schuss.AdamW(
-        [{"params": [w]}, {"params": bs, "lr": 9.0}, {"params": c, "amsgrad": False}], lr=9.0
-    )
-    resumed.load_state_dict(saved)
-    assert settings_of(resumed) == settings_of(optimizer)
-    for tree in grads:
-        optimizer.step(tree)
-        resumed.step(tree)
-    assert_same(resumed, optimizer)
 
 
 def test_a_state_dict_holds_what_each_group_has_of_its_own() -> None:

@@ -262,29 +262,18 @@ def test_values_that_bfloat16_can_represent_are_not_rounded() -> None:
     assert same_bits(optimizer.state["velocity"], expected)
 
 
-def test_the_same_seed_gives_the_same_state_and_survives_saving() -> None:
-    rng = np.random.default_rng(5)
-    grads = rng.standard_normal((6, 1000)).astype(np.float32)
-
-    def train(optimizer: Any, some: Array) -> Any:
-        for grad in some:
+def test_another_seed_gives_another_state() -> None:
+    grads = np.random.default_rng(5).standard_normal((3, 1000)).astype(np.float32)
+    optimizers = [
+        schuss.Adam(np.zeros(1000, np.float32), state_dtype="bfloat16", seed=seed)
+        for seed in (7, 7, 8)
+    ]
+    for optimizer in optimizers:
+        for grad in grads:
             optimizer.step(grad)
-        return optimizer
-
-    def made(seed: int) -> Any:
-        params = np.zeros(1000, np.float32)
-        return schuss.Adam(params, state_dtype="bfloat16", seed=seed, average=0.9)
-
-    first, same, other = (train(made(seed), grads) for seed in (7, 7, 8))
-    assert same_bits(first.state["v"], same.state["v"])
-    assert not same_bits(first.state["v"], other.state["v"])
-    half = train(made(7), grads[:3])
-    resumed = made(0)
-    resumed.params[...] = half.params
-    resumed.load_state_dict(half.state_dict())
-    train(resumed, grads[3:])
-    assert resumed.state["v"].dtype == BFLOAT16
-    assert_same(resumed, first)
+    first, same, other = (optimizer.state["v"] for optimizer in optimizers)
+    assert same_bits(first, same)
+    assert not same_bits(first, other)
 
 
 def test_state_in_bfloat16_takes_half_the_memory() -> None:

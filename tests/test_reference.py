@@ -236,56 +236,52 @@ def test_the_reference_optimizer_names_what_it_does_not_know() -> None:
 
 # PyTorch, where its formula is the same: 100 steps in float64.
 
-PEERS: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
-    ("SGD", {}, "SGD", {}),
-    ("SGD", {"weight_decay": 0.1}, "SGD", {"weight_decay": 0.1}),
-    ("SGD", {"momentum": 0.9}, "Momentum", {"dampening": 0.0}),
-    ("SGD", {"momentum": 0.9, "nesterov": True}, "Momentum", {"dampening": 0.0, "nesterov": True}),
+# Of each peer the class and its options, ours and its options.
+PEERS = [
+    ("SGD", "", "SGD", ""),
+    ("SGD", "weight_decay=0.1", "SGD", "weight_decay=0.1"),
+    ("SGD", "momentum=0.9", "Momentum", "dampening=0.0"),
+    ("SGD", "momentum=0.9, nesterov=True", "Momentum", "dampening=0.0, nesterov=True"),
     (
-        "SGD",
-        {"momentum": 0.5, "weight_decay": 0.1},
-        "Momentum",
-        {"beta": 0.5, "dampening": 0.0, "weight_decay": 0.1},
+        *("SGD", "momentum=0.5, weight_decay=0.1"),
+        *("Momentum", "beta=0.5, dampening=0.0, weight_decay=0.1"),
     ),
-    ("RMSprop", {"alpha": 0.9}, "RMSprop", {}),
-    ("RMSprop", {"alpha": 0.99, "eps": 1e-3}, "RMSprop", {"beta": 0.99, "eps": 1e-3}),
-    ("RMSprop", {"alpha": 0.9, "centered": True}, "RMSprop", {"centered": True}),
+    ("RMSprop", "alpha=0.9", "RMSprop", ""),
+    ("RMSprop", "alpha=0.99, eps=1e-3", "RMSprop", "beta=0.99, eps=1e-3"),
+    ("RMSprop", "alpha=0.9, centered=True", "RMSprop", "centered=True"),
     (
-        "RMSprop",
-        {"alpha": 0.9, "momentum": 0.9, "weight_decay": 0.1},
-        "RMSprop",
-        {"momentum": 0.9, "weight_decay": 0.1},
+        *("RMSprop", "alpha=0.9, momentum=0.9, weight_decay=0.1"),
+        *("RMSprop", "momentum=0.9, weight_decay=0.1"),
     ),
     (
-        "RMSprop",
-        {"alpha": 0.9, "centered": True, "momentum": 0.5},
-        "RMSprop",
-        {"centered": True, "momentum": 0.5},
+        *("RMSprop", "alpha=0.9, centered=True, momentum=0.5"),
+        *("RMSprop", "centered=True, momentum=0.5"),
     ),
-    ("Adam", {}, "Adam", {}),
-    ("Adam", {"betas": (0.5, 0.9), "eps": 1e-3}, "Adam", {"beta1": 0.5, "beta2": 0.9, "eps": 1e-3}),
-    *(("Adam", options, "Adam", options) for options in ({"weight_decay": 0.1}, {"amsgrad": True})),
-    *(
-        ("AdamW", options, "AdamW", options)
-        for options in ({}, {"weight_decay": 0.5, "amsgrad": True})
-    ),
+    ("Adam", "", "Adam", ""),
+    ("Adam", "betas=(0.5, 0.9), eps=1e-3", "Adam", "beta1=0.5, beta2=0.9, eps=1e-3"),
+    ("Adam", "weight_decay=0.1", "Adam", "weight_decay=0.1"),
+    ("Adam", "amsgrad=True", "Adam", "amsgrad=True"),
+    ("AdamW", "", "AdamW", ""),
+    ("AdamW", "weight_decay=0.5, amsgrad=True", "AdamW", "weight_decay=0.5, amsgrad=True"),
 ]
+
+
+def arguments(text: str) -> dict[str, Any]:
+    """Return keyword arguments as they are written in a call."""
+    values: dict[str, Any] = eval(f"dict({text})")
+    return values
 
 
 @pytest.mark.parametrize("make", [make_optimizer, make_reference])
 @pytest.mark.parametrize(("peer", "peer_options", "name", "options"), PEERS, ids=str)
 def test_a_hundred_steps_agree_with_pytorch(
-    peer: str,
-    peer_options: dict[str, Any],
-    name: str,
-    options: dict[str, Any],
-    make: Callable[..., Any],
+    peer: str, peer_options: str, name: str, options: str, make: Callable[..., Any]
 ) -> None:
     torch = pytest.importorskip("torch")
     start = np.random.default_rng(1).standard_normal((7, 3))
     theirs = torch.tensor(start.copy(), requires_grad=True)
-    their_optimizer = getattr(torch.optim, peer)([theirs], lr=0.01, **peer_options)
-    optimizer = make(name, start, lr=0.01, **options)
+    their_optimizer = getattr(torch.optim, peer)([theirs], lr=0.01, **arguments(peer_options))
+    optimizer = make(name, start, lr=0.01, **arguments(options))
     for g in gradients():
         theirs.grad = torch.from_numpy(g.copy())
         their_optimizer.step()

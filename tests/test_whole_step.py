@@ -1,7 +1,5 @@
 """What a step does besides its rule: scaling, clipping, checks for NaN, averages, clearing."""
 
-import copy
-import pickle
 import re
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -26,7 +24,6 @@ from support.arrays import (
 )
 from support.optimizers import (
     assert_same,
-    assert_same_outcome,
     every_optimizer,
     make_optimizer,
     make_reference,
@@ -444,8 +441,9 @@ def test_a_skipped_step_clears_too() -> None:
     assert (optimizer.steps, optimizer.skipped) == (0, 1)
 
 
+@pytest.mark.parametrize("call", ["step", "accumulate"])
 @pytest.mark.parametrize("steps_before", [False, True])
-def test_what_cannot_be_cleared_is_refused_each_time(steps_before: bool) -> None:
+def test_what_cannot_be_cleared_is_refused_each_time(steps_before: bool, call: str) -> None:
     params = [np.zeros(3), np.zeros(3)]
     optimizer = schuss.SGD(params, clear_grads=True)
     if steps_before:
@@ -457,9 +455,9 @@ def test_what_cannot_be_cleared_is_refused_each_time(steps_before: bool) -> None
         ([np.ones(3), np.broadcast_to(1.0, 3)], r"grads\[1\] is read-only"),
     ]
     for grads, message in cases * 3:
-        with pytest.raises(ValueError, match=f"^SGD.step: {message}"):
-            optimizer.step(grads)
-        assert bits(params) == before
+        with pytest.raises(ValueError, match=f"^SGD.{call}: {message}"):
+            getattr(optimizer, call)(grads)
+        assert (bits(params), optimizer.accumulated) == (before, 0)
         assert one.tolist() == [1, 1, 1, 1]
 
 
@@ -616,65 +614,10 @@ def test_a_skipped_step_leaves_the_averages_and_the_copies() -> None:
     assert optimizer.average.tolist() == [6.0, -3.0]
 
 
-def test_averages_and_copies_are_kept_apart_from_what_a_step_reads() -> None:
-    param = np.zeros(4, np.float32)
-    optimizer = schuss.SGD(param, average=0.5, copies="float16")
-    for grad, name in ((optimizer.average, "average"), (optimizer.copies, "copies")):
-        with pytest.raises(ValueError, match=f"^SGD.step: grads shares memory with {name}"):
-            optimizer.step(grad)
-    assert not param.any()
-
-
-@pytest.mark.parametrize("how", ["pickle", "copy", "deepcopy", "state_dict"])
-def test_options_and_averages_survive(how: str) -> None:
-    rng = np.random.default_rng(8)
-    options: dict[str, Any] = {"clip_norm": 1.0, "clip_value": 0.5, "nonfinite": "skip"}
-    options |= {"average": 0.9, "average_bias_correction": True}
-    params = [rng.standard_normal((4, 3)), rng.standard_normal(3)]
-    optimizer, expected = pair("Adam", params, **options)
-    grads = [[rng.standard_normal(param.shape) for param in params] for _ in range(4)]
-    for tree in grads[:2]:
-        optimizer.step(tree)
-        expected.step(tree)
-    if how == "state_dict":
-        other = schuss.Adam(copy.deepcopy(params))
-        other.load_state_dict(optimizer.state_dict())
-    elif how == "pickle":
-        other = pickle.loads(pickle.dumps(optimizer))
-    else:
-        other = getattr(copy, how)(optimizer)
-    for name, value in options.items():
-        assert name == "average" or getattr(other, name) == value
-    for tree in grads[2:]:
-        other.step(tree)
-        expected.step(tree)
-    assert_same(other, expected)
-
-
 def test_the_repr_tells_of_options_that_are_set() -> None:
     assert "clip" not in repr(schuss.SGD(np.zeros(1)))
     text = repr(schuss.SGD(np.zeros(1), clip_norm=2.0, average=0.9))
     assert "clip_norm=2.0, average=0.9" in text
-
-
-# Steps of many things at once.
-
-
-def test_a_whole_step_is_that_of_the_reference() -> None:
-    rng = np.random.default_rng(9)
-    options = {"clip_norm": 2.0, "clip_value": 0.05, "nonfinite": "skip", "average": 0.9}
-    optimizer, expected = pair("Adam", random_arrays(rng), clear_grads=True, **options)
-    for spoilt in (False, True, False):
-        grads = random_arrays(rng)
-        if spoilt:
-            grads[3][5] = np.inf
-        copies = copy.deepcopy(grads)
-        optimizer.step(grads, scale=0.5)
-        expected.step(copies, scale=0.5)
-        assert last_of(optimizer).skipped == spoilt
-        assert_same(optimizer, expected)
-        assert_same_outcome(optimizer, expected)
-        assert equal(grads, copies)
 
 
 # What a user may do to arrays in between.
