@@ -16,7 +16,6 @@ from support.arrays import (
     LAYOUTS,
     bits,
     dtype_of,
-    equal,
     laid_out,
     numbers,
     random_arrays,
@@ -115,19 +114,6 @@ def test_a_negative_zero_stays_one() -> None:
     assert np.signbit(optimizer.state["velocity"]).all()
 
 
-def test_gradients_can_be_dropped() -> None:
-    optimizer = sgd()
-    optimizer.zero_grad()
-    optimizer.accumulate(np.array([100.0]))
-    optimizer.zero_grad()
-    assert optimizer.accumulated == 0
-    with pytest.raises(ValueError, match="there are no gradients"):
-        optimizer.step()
-    optimizer.accumulate(np.array([1.0]))
-    optimizer.step()
-    assert optimizer.params.tolist() == [-1.0]
-
-
 def test_a_schedule_is_asked_once_for_the_step_and_not_for_gradients() -> None:
     calls: list[int] = []
     optimizer = sgd(lr=lambda t: calls.append(t) or 0.5)  # type: ignore[func-returns-value]
@@ -206,28 +192,6 @@ def test_gradients_that_overflow_in_the_sum_are_not_finite() -> None:
     assert optimizer.skipped == 1
 
 
-@pytest.mark.usefixtures("share_all")
-@pytest.mark.parametrize("threads", [1, 3])
-def test_micro_gradients_are_cleared_as_they_are_read(threads: int) -> None:
-    rng = np.random.default_rng(4)
-    params, grads = random_arrays(rng), [random_arrays(rng) for _ in range(3)]
-    before = copy.deepcopy(grads)
-    expected = make_reference("SGD", [param.copy() for param in params], lr=0.5)
-    optimizer = schuss.SGD(params, lr=0.5, clear_grads=True)
-    with schuss.threads(threads):
-        for i, tree in enumerate(grads):
-            optimizer.accumulate(tree)
-            expected.accumulate(before[i])
-            assert not any(grad.any() for grad in tree)
-            assert all(map(equal, grads[i + 1 :], before[i + 1 :]))
-        optimizer.step()
-    expected.step()
-    assert_same(optimizer, expected)
-    optimizer.clear_grads = False
-    optimizer.accumulate(before[0])
-    assert all(grad.any() for grad in before[0] if grad.size)
-
-
 def test_a_sum_takes_memory_only_where_gradients_are_accumulated() -> None:
     n = 100_000
     optimizer = schuss.SGD(np.zeros(n))
@@ -254,15 +218,19 @@ def test_a_sum_takes_memory_only_where_gradients_are_accumulated() -> None:
 # Refusals.
 
 
-def test_a_step_without_any_gradients_is_refused() -> None:
+def test_a_step_without_gradients_is_refused_also_after_they_were_dropped() -> None:
     optimizer = sgd()
     message = r"^SGD\.step: there are no gradients, expected grads, or some accumulated$"
     for _ in range(2):
+        optimizer.zero_grad()
         with pytest.raises(ValueError, match=message):
             optimizer.step()
-        assert optimizer.steps == 0
-        optimizer.accumulate(np.ones(1))
-        optimizer.zero_grad()
+        assert (optimizer.steps, optimizer.accumulated) == (0, 0)
+        optimizer.accumulate(np.array([100.0]))
+    optimizer.zero_grad()
+    optimizer.accumulate(np.array([1.0]))
+    optimizer.step()
+    assert optimizer.params.tolist() == [-1.0]
 
 
 def test_a_step_with_gradients_is_refused_while_others_wait() -> None:
@@ -363,6 +331,20 @@ def test_a_step_from_the_sum_that_is_refused_leaves_it() -> None:
 
 
 # Saving.
+
+
+@pytest.mark.parametrize(
+    "how", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
+def test_gradients_that_wait_are_copied_and_then_belong_to_the_copy(
+    how: Callable[[Any], Any],
+) -> None:
+    optimizer = sgd(1.0)
+    other = how(optimizer)
+    other.accumulate(np.full(1, 4.0))
+    assert (optimizer.accumulated, other.accumulated) == (1, 2)
+    other.step()
+    assert (other.params.tolist(), other.accumulated, optimizer.accumulated) == ([-5.0], 0, 1)
 
 
 def test_gradients_that_wait_are_saved_and_loaded() -> None:

@@ -234,6 +234,8 @@ class Job:
     groups: tuple[Mapping[str, Any], ...] = ({},)
     accumulates: bool = False
     special: bool = False
+    infinite: bool = False
+    """Whether the second gradient has an infinity."""
 
     def run(self, make: Any) -> tuple[Any, list[Array]]:
         """Return an optimizer after its steps, and its gradients."""
@@ -248,6 +250,8 @@ class Job:
         all_grads = []
         for i, dtype in enumerate((self.of_grads or (self.of_params,)) * 2):
             grads = random_arrays(rng, dtype_of(dtype), special=self.special)
+            if self.infinite and i == 1:
+                grads[3][5] = np.inf
             all_grads += grads
             scale = [1.0, 0.5, -3.0, 1e-3, 1 / 3][i % 5]
             if self.accumulates:
@@ -262,11 +266,19 @@ class Job:
 JOBS = {
     "clip the norm of float32": Job(options={"clip_norm": 1.0}),
     "clip the norm of float64": Job(options={"clip_norm": 1.0}, of_params="float64"),
-    "clip, skip and average": Job(
-        "SGD",
-        {"clip_norm": 3.0, "clip_value": 0.02, "nonfinite": "skip", "average": 0.9},
+    "clip, skip, average, clear gradients, write copies": Job(
+        options={
+            "clip_norm": 3.0,
+            "clip_value": 0.02,
+            "nonfinite": "skip",
+            "average": 0.9,
+            "clear_grads": True,
+            "copies": "float16",
+        },
+        of_grads=("float32", "float32"),
+        infinite=True,
     ),
-    "clear gradients, write copies": Job(options={"clear_grads": True, "copies": "float16"}),
+    "accumulate for groups": Job("SGD", groups=({}, {"lr": 0.5}), accumulates=True),
     "round state at random": Job(
         options={"weight_decay": 0.1, "state_dtype": "bfloat16", "clip_norm": 1.0},
         of_params="bfloat16",
@@ -278,8 +290,13 @@ JOBS = {
         for i, (settings, *overrides) in enumerate(kind.groups)
     },
     **{
-        f"accumulate {'/'.join(of_grads)} for {of_params}": Job(
-            "SGD", {"lr": 0.5}, of_params, of_grads, accumulates=True, special=True
+        f"accumulate and clear {'/'.join(of_grads)} for {of_params}": Job(
+            name="SGD",
+            options={"lr": 0.5, "clear_grads": True},
+            of_params=of_params,
+            of_grads=of_grads,
+            accumulates=True,
+            special=True,
         )
         for of_params, of_grads in [
             ("float32", ("float32",)),

@@ -235,14 +235,6 @@ def test_the_dicts_of_the_user_are_left_alone() -> None:
     assert listed[0]["lr"] == 0.5
 
 
-def test_nesterov_in_one_group_leaves_the_others_without() -> None:
-    # beta 1/2, dampening 0, one step from rest: v = 1, and with Nesterov 1 + v/2.
-    groups: Groups = [{"params": np.zeros(1)}, {"params": np.zeros(1), "nesterov": True}]
-    optimizer = schuss.Momentum(groups, lr=1.0, beta=0.5, dampening=0.0)
-    optimizer.step(ones(optimizer))
-    assert values(optimizer) == [-1.0, -1.5]
-
-
 # Reading and writing.
 
 
@@ -457,6 +449,21 @@ def test_a_shallow_copy_has_groups_of_its_own() -> None:
     assert other.params is optimizer.params
     other.step(grads[0])
     assert (other.steps, optimizer.steps) == (3, 2)
+
+
+def test_training_with_groups_that_is_resumed_is_training_that_went_on() -> None:
+    optimizer, grads = trained()
+    saved = pickle.loads(pickle.dumps(optimizer.state_dict()))
+    [w], bs, c = copy.deepcopy(optimizer.params)
+    resumed = schuss.AdamW(
+        [{"params": [w]}, {"params": bs, "lr": 9.0}, {"params": c, "amsgrad": False}], lr=9.0
+    )
+    resumed.load_state_dict(saved)
+    assert settings_of(resumed) == settings_of(optimizer)
+    for tree in grads:
+        optimizer.step(tree)
+        resumed.step(tree)
+    assert_same(resumed, optimizer)
 
 
 def test_a_state_dict_holds_what_each_group_has_of_its_own() -> None:

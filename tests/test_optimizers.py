@@ -196,6 +196,7 @@ def test_a_single_array_needs_no_structure(name: str, options: Options) -> None:
             each.step(arrays_of(t)[1])
         assert_same(optimizer, expected)
     assert optimizer.params is param
+    assert type(optimizer.steps) is int
 
 
 def test_gradients_may_come_in_other_containers_of_the_same_kind() -> None:
@@ -237,14 +238,6 @@ def test_the_state_that_is_shown_is_the_state_in_use() -> None:
     optimizer.step(grad)
     assert optimizer.state["velocity"].tolist() == [1.5, 2.5, 3.5]
     assert param.tolist() == [-0.5, -1.5, -2.5]
-
-
-def test_steps_are_counted() -> None:
-    optimizer = schuss.SGD(np.ones(3))
-    for t in range(5):
-        assert optimizer.steps == t
-        optimizer.step(np.ones(3))
-    assert type(optimizer.steps) is int
 
 
 # Hyperparameters.

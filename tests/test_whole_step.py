@@ -1,5 +1,7 @@
 """What a step does besides its rule: scaling, clipping, checks for NaN, averages, clearing."""
 
+import copy
+import pickle
 import re
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -127,28 +129,6 @@ def test_clipping_is_that_of_torch() -> None:
         assert last_of(optimizer).grad_norm == pytest.approx(float(norm), rel=1e-6)
     for value, parameter in zip(values, theirs, strict=True):
         np.testing.assert_allclose(value, parameter.detach().numpy(), rtol=2e-4, atol=2e-6)
-
-
-def test_gradients_are_scaled_without_being_written() -> None:
-    grad = np.array([1.0, -2.0])
-    optimizer = schuss.SGD(np.zeros(2), lr=1.0)
-    optimizer.step(grad, scale=0.25)
-    assert grad.tolist() == [1.0, -2.0]
-    assert optimizer.params.tolist() == [-0.25, 0.5]
-    assert optimizer.last == Last(None, clipped=False, skipped=False)
-
-
-def test_options_can_be_changed_between_steps() -> None:
-    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
-    assert optimizer.last is None
-    optimizer.step(np.array([8.0]))
-    optimizer.clip_value = 2.0
-    optimizer.step(np.array([8.0]))
-    optimizer.clip_value, optimizer.clip_norm = None, 4.0
-    optimizer.step(np.array([8.0]))
-    optimizer.clip_norm = None
-    optimizer.step(np.array([8.0]))
-    np.testing.assert_allclose(optimizer.params, [-(8 + 2 + 4 + 8)], rtol=1e-6)
 
 
 # Factors, norms and rates at the edges of a number format.
@@ -433,14 +413,6 @@ def test_clearing_leaves_zeros_and_the_same_step(layout: str, threads: int) -> N
             assert bases is None or bases[0].tobytes() == bases[1].tobytes()
 
 
-def test_a_skipped_step_clears_too() -> None:
-    grad = np.array([np.nan, 1.0, 2.0])
-    optimizer = schuss.SGD(np.zeros(3), nonfinite="skip", clear_grads=True)
-    optimizer.step(grad)
-    assert grad.tolist() == [0, 0, 0]
-    assert (optimizer.steps, optimizer.skipped) == (0, 1)
-
-
 @pytest.mark.parametrize("call", ["step", "accumulate"])
 @pytest.mark.parametrize("steps_before", [False, True])
 def test_what_cannot_be_cleared_is_refused_each_time(steps_before: bool, call: str) -> None:
@@ -476,6 +448,19 @@ def test_gradients_are_checked_again_when_clearing_begins_or_they_change() -> No
     with pytest.raises(ValueError, match="shares memory"):
         optimizer.step(shared)
     assert one.tolist() == [1, 1, 1, 1]
+
+
+def test_options_can_be_changed_between_steps() -> None:
+    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
+    assert optimizer.last is None
+    optimizer.step(np.array([8.0]))
+    optimizer.clip_value = 2.0
+    optimizer.step(np.array([8.0]))
+    optimizer.clip_value, optimizer.clip_norm = None, 4.0
+    optimizer.step(np.array([8.0]))
+    optimizer.clip_norm = None
+    optimizer.step(np.array([8.0]))
+    np.testing.assert_allclose(optimizer.params, [-(8 + 2 + 4 + 8)], rtol=1e-6)
 
 
 def test_threads_may_each_make_whole_steps() -> None:
@@ -602,16 +587,30 @@ def test_averages_can_be_switched_off_and_restarted() -> None:
     assert optimizer.average.tolist() == [9.0]
 
 
-def test_a_skipped_step_leaves_the_averages_and_the_copies() -> None:
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    param = np.zeros(2, np.float32)
-    optimizer = schuss.SGD(param, lr=1.0, average=0.5, nonfinite="skip", copies=ml_dtypes.bfloat16)
-    optimizer.step(np.array([-4.0, 2.0], np.float32))
-    optimizer.step(np.array([np.nan, 1.0], np.float32))
-    assert param.tolist() == optimizer.average.tolist() == [4.0, -2.0]
-    assert optimizer.copies.astype(np.float32).tolist() == [4.0, -2.0]
-    optimizer.step(np.array([-4.0, 2.0], np.float32))
-    assert optimizer.average.tolist() == [6.0, -3.0]
+@pytest.mark.parametrize("how", ["pickle", "copy", "deepcopy", "state_dict"])
+def test_options_and_averages_survive(how: str) -> None:
+    rng = np.random.default_rng(8)
+    options: dict[str, Any] = {"clip_norm": 1.0, "clip_value": 0.5, "nonfinite": "skip"}
+    options |= {"average": 0.9, "average_bias_correction": True}
+    params = [rng.standard_normal((4, 3)), rng.standard_normal(3)]
+    optimizer, expected = pair("Adam", params, **options)
+    grads = [[rng.standard_normal(param.shape) for param in params] for _ in range(4)]
+    for tree in grads[:2]:
+        optimizer.step(tree)
+        expected.step(tree)
+    if how == "state_dict":
+        other = schuss.Adam(copy.deepcopy(params))
+        other.load_state_dict(optimizer.state_dict())
+    elif how == "pickle":
+        other = pickle.loads(pickle.dumps(optimizer))
+    else:
+        other = getattr(copy, how)(optimizer)
+    for name, value in options.items():
+        assert name == "average" or getattr(other, name) == value
+    for tree in grads[2:]:
+        other.step(tree)
+        expected.step(tree)
+    assert_same(other, expected)
 
 
 def test_the_repr_tells_of_options_that_are_set() -> None:
