@@ -22,7 +22,7 @@ _OPTIONS: dict[str, Any] = {
     "average_bias_correction": False,
     "seed": 0,
 }
-_OF_STEP = ("clip_norm", "clip_value", "nonfinite", "clear_grads", "seed")
+_STEP_OPTIONS = ("clip_norm", "clip_value", "nonfinite", "clear_grads", "seed")
 
 
 class Outcome(NamedTuple):
@@ -267,7 +267,7 @@ class Optimizer:
             averages=self._averages,
             beta=beta,
             copies=self._copies,
-            **{name: settings[name] for name in _OF_STEP},
+            **{name: settings[name] for name in _STEP_OPTIONS},
         )
         self.accumulated = 0
         needs_norm = settings["clip_norm"] is not None or settings["nonfinite"] != "propagate"
