@@ -219,7 +219,7 @@ def test_parameters_of_both_dtypes_go_together() -> None:
     assert_same(optimizer, expected)
 
 
-# Whatever an optimizer does, its bits do not depend on threads, level and tiles.
+# Threads, SIMD level and tiles change no bit of what an optimizer does.
 
 
 @dataclass(frozen=True)

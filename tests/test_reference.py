@@ -290,7 +290,7 @@ def test_a_hundred_steps_agree_with_pytorch(
 
 
 def test_dampening_agrees_with_pytorch_from_an_equal_start() -> None:
-    # PyTorch starts the velocity with the whole first gradient, whatever the dampening.
+    # PyTorch starts the velocity with the whole first gradient, with any dampening.
     torch = pytest.importorskip("torch")
     theirs = torch.zeros(7, 3, dtype=torch.float64, requires_grad=True)
     their_optimizer = torch.optim.SGD([theirs], lr=0.01, momentum=0.9, dampening=0.3)

@@ -635,7 +635,7 @@ def test_copies_are_safe_from_what_becomes_of_the_users_arrays() -> None:
     with pytest.raises(ValueError, match="resize"):  # NumPy's: someone uses it
         copies.resize(10)
     copies.shape = (10, 10_000)
-    optimizer.average = 0.5  # takes memory beside them
+    optimizer.average = 0.5  # allocates memory next to them
     optimizer.step(np.ones_like(param))
     assert (copies.astype(np.float32) == -2).all()
     saved = optimizer.state_dict()

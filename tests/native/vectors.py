@@ -97,7 +97,7 @@ def rule_of(name: str, decay: str, t: int) -> Callable[..., None]:
     return step
 
 
-class Kept:
+class Snapshot:
     """The memory of an array as it is now; its elements are read again later."""
 
     def __init__(self, array: Array) -> None:
@@ -127,11 +127,11 @@ class Case:
         self.integers(len(value))
         self.data += value
 
-    def array(self, kept: Kept) -> None:
-        array, known = kept.array, kept.array.dtype in NUMBERS
+    def array(self, snapshot: Snapshot) -> None:
+        array, known = snapshot.array, snapshot.array.dtype in NUMBERS
         self.integers(NUMBERS.index(array.dtype) if known else len(NUMBERS))
-        self.integers(array.itemsize, array.ndim, *array.shape, *array.strides, kept.first)
-        self.bytes(kept.before)
+        self.integers(array.itemsize, array.ndim, *array.shape, *array.strides, snapshot.first)
+        self.bytes(snapshot.before)
         self.bytes(array.tobytes())  # afterwards, in C order
 
 
@@ -158,11 +158,11 @@ def steps(
     ]
     averages = [p.astype(dtype) for p, dtype in zip(params, wide, strict=True)] if average else None
     copied = [np.zeros(p.shape, copies) for p in params] if copies else None
-    kept = [
-        [("parameter", Kept(p)), *(("gradient", Kept(each[i])) for each in grads)]
-        + [("state", Kept(state)) for state in states[i]]
-        + ([("average", Kept(averages[i]))] if averages else [])
-        + ([("copy", Kept(copied[i]))] if copied else [])
+    snapshots = [
+        [("parameter", Snapshot(p)), *(("gradient", Snapshot(each[i])) for each in grads)]
+        + [("state", Snapshot(state)) for state in states[i]]
+        + ([("average", Snapshot(averages[i]))] if averages else [])
+        + ([("copy", Snapshot(copied[i]))] if copied else [])
         for i, p in enumerate(params)
     ]
     dtypes = f"{params[-1].dtype} {grads[0][-1].dtype} {'bfloat16 state' * bfloat16_state}"
@@ -198,7 +198,7 @@ def steps(
         limit = np.inf if clip_value is None else clip_value
         case.floats(scale, norm, factor, limit, beta)
     case.integers(len(params))
-    for member, arrays in zip(members, kept, strict=True):
+    for member, arrays in zip(members, snapshots, strict=True):
         case.integers(member, len(arrays))
         for role, array in arrays:
             case.integers(ROLES.index(role))
@@ -283,7 +283,7 @@ def others(special: bool) -> Iterator[Callable[[], Case]]:
         values = laid_out(numbers(rng, shape, number, special=special), layout)
         out = empty_like_layout(layout, shape, number)
         case = Case("ewma", f"{layout} {number}")
-        before = Kept(values), Kept(out)
+        before = Snapshot(values), Snapshot(out)
         out[...] = reference.ewma(values, 0.97, bias_correction=corrected, axis=axis)
         case.integers(axis, corrected)
         case.floats(0.97)
@@ -312,7 +312,7 @@ def others(special: bool) -> Iterator[Callable[[], Case]]:
         examples, indices = laid_out(values, layout), rng.integers(0, shape[0], 90)
         case = Case("gather", f"{layout} {dtype} {shape}")
         case.bytes(indices.tobytes())
-        case.array(Kept(examples))
+        case.array(Snapshot(examples))
         case.bytes(examples[indices].tobytes())
         return case
 

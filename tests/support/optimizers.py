@@ -31,7 +31,7 @@ class Kind:
     groups: tuple[tuple[Options, Options, Options], ...] = ()
     """Hyperparameters of an optimizer, and those that two of its three groups override."""
     rules: Mapping[str, Options] = field(default_factory=dict)
-    """Its rules in `rules.def`, each with what the reference needs to be told of it."""
+    """Its rules in `rules.def`, each with the keyword arguments that the reference needs for it."""
 
 
 ADAM_DEFAULTS: Options = {
