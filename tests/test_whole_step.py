@@ -89,6 +89,16 @@ def test_the_norm_of_large_gradients_that_lie_across_is_the_references() -> None
     assert last_of(optimizer).grad_norm == reference.grad_norm(params, grads)
 
 
+def test_the_norm_is_the_references_of_arrays_that_share_a_block_of_the_sum() -> None:
+    rng = np.random.default_rng(14)
+    for _ in range(40):
+        params = [rng.standard_normal(n) for n in (1, 17, rng.integers(1, 5000), 4097)]
+        grads = [rng.standard_normal(p.shape) * 10.0 ** rng.integers(-3, 3) for p in params]
+        optimizer = schuss.SGD(params, lr=0.0, clip_norm=1.0)
+        optimizer.step(grads)
+        assert last_of(optimizer).grad_norm == reference.grad_norm(params, grads)
+
+
 def test_the_norm_is_that_of_all_arrays_together() -> None:
     optimizer = schuss.SGD([np.zeros(2), np.zeros((1, 1))], lr=1.0, clip_norm=6.5)
     optimizer.step([np.array([3.0, 4.0]), np.array([[12.0]])])
