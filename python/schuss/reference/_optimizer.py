@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array, ArrayTree, computed_dtype, dtype_among
+from schuss._arrays import Array, ArrayTree, computed_dtype
 from schuss._core import subnormals_are_zero
 from schuss.reference._numbers import apply_scale, round_into, wide, widen
 from schuss.reference._rules import KINDS, Kind
@@ -122,16 +122,13 @@ class Optimizer:
                 raise TypeError(f"{call}: there is no argument {name!r}, expected one of {known}")
         self.params: Any = params
         self._leaves = [leaf for _, leaf in _named_leaves(params)]
-        self.state_dtype = None
-        if state_dtype is not None:
-            self.state_dtype = dtype_among(call, "state_dtype", state_dtype, ("bfloat16",))
+        self.state_dtype = None if state_dtype is None else _dtype(state_dtype)
         self._states: dict[str, list[Array]] = {}
         self._averages: list[Array] | None = None
         self._weights = [0.0, 0.0]  # of the averages in float32 and in float64
         self._copies: list[Array] | None = None
         if copies is not None:
-            dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
-            self._copies = [np.zeros(param.shape, dtype) for param in self._leaves]
+            self._copies = [np.zeros(param.shape, _dtype(copies)) for param in self._leaves]
             self.write_copies()
         self._sums = self._zeros()
         self.steps = self.skipped = self.accumulated = 0
@@ -327,6 +324,15 @@ def _defaults(kind: Kind) -> dict[str, Any]:
     if "step" in parameters:  # `momentum` without it does not correct
         defaults["bias_correction"] = parameters["step"].default is Parameter.empty
     return {**defaults, **kind.defaults}
+
+
+def _dtype(name: npt.DTypeLike) -> np.dtype[Any]:
+    """Return the dtype of that name; bfloat16 is one of the package ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    return np.dtype(name)
 
 
 def _named_leaves(tree: ArrayTree, name: str = "") -> Iterator[tuple[str, Array]]:
