@@ -19,6 +19,13 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 
+@pytest.fixture(params=schuss.available_simd())
+def level(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the test at each SIMD level of this processor."""
+    with execution(level=request.param):
+        yield
+
+
 @pytest.fixture
 def share_all() -> Iterator[None]:
     """Share the work of any step among threads, in small tiles."""

@@ -12,97 +12,62 @@ import numpy as np
 import pytest
 
 import schuss
-from schuss import _core, reference
-from support.arrays import LAYOUTS, Array, bits, equal, laid_out, numbers, same_bits
+from support.arrays import (
+    LAYOUTS,
+    bits,
+    dtype_of,
+    laid_out,
+    numbers,
+    random_arrays,
+    same_bits,
+)
+from support.optimizers import assert_same, make_reference
 from support.threads import in_threads, step_under_way
 
-SHAPES = [(), (0, 3), (1,), (17,), (4097,), (3, 5000), (9, 20, 31)]
 SCALES = [1.0, 0.5, -3.0, 1e-3, 1 / 3]
-# Of parameters, and of gradients that go with them.
-DTYPES = [
-    ("float32", ["float32"]),
-    ("float64", ["float64"]),
-    ("float32", ["float16"]),
-    ("float32", ["bfloat16", "float32", "float16"]),
-    ("float16", ["float16", "float32"]),
-    ("bfloat16", ["bfloat16"]),
-]
 
 
-def dtype_of(name: str) -> Any:
-    return np.dtype(pytest.importorskip("ml_dtypes").bfloat16 if name == "bfloat16" else name)
-
-
-def arrays(rng: np.random.Generator, dtype: Any, *, special: bool = False) -> list[Array]:
-    values = [numbers(rng, shape, np.float32, special=special) for shape in SHAPES]
-    with np.errstate(all="ignore"):
-        return [value.astype(dtype) for value in values]
-
-
-def added_up(grads: list[list[Array]], scales: list[float]) -> list[Array]:
-    """Return the scaled sums, one addition after the other in float32 or float64."""
-    sums: list[Array] = []
-    with _core.subnormals_are_zero(), np.errstate(all="ignore"):
-        for tree, scale in zip(grads, scales, strict=True):
-            for i, grad in enumerate(tree):
-                computed = np.dtype(np.float64 if grad.dtype == np.float64 else np.float32)
-                term = grad.astype(computed) * computed.type(scale)
-                if len(sums) < len(tree):
-                    sums.append(term)
-                else:
-                    sums[i] = sums[i] + term
-    return sums
+def sgd(*grads: float, **options: Any) -> Any:
+    """Return an SGD of a parameter that is zero, which has accumulated these gradients."""
+    optimizer = schuss.SGD(np.zeros(1), **{"lr": 1.0, **options})
+    for grad in grads:
+        optimizer.accumulate(np.array([grad]))
+    return optimizer
 
 
 # The sum.
 
 
-@pytest.mark.parametrize(("of_params", "of_grads"), DTYPES)
+@pytest.mark.parametrize(
+    ("of_params", "of_grads"),
+    [
+        ("float32", ["float32"]),
+        ("float64", ["float64"]),
+        ("float32", ["float16"]),
+        ("float32", ["bfloat16", "float32", "float16"]),
+        ("float16", ["float16", "float32"]),
+        ("bfloat16", ["bfloat16"]),
+    ],
+)
 @pytest.mark.parametrize("special", [False, True])
 def test_a_step_takes_the_sum_in_the_order_of_accumulation(
     of_params: str, of_grads: list[str], special: bool
 ) -> None:
     rng = np.random.default_rng(0)
-    params = arrays(rng, dtype_of(of_params))
-    twins = [param.copy() for param in params]
-    optimizer, twin = schuss.Adam(params, lr=0.1), schuss.Adam(twins, lr=0.1)
+    params = random_arrays(rng, dtype_of(of_params))
+    expected = make_reference("Adam", [param.copy() for param in params], lr=0.1)
+    optimizer = schuss.Adam(params, lr=0.1)
     for count in (1, 2, 5):
-        dtypes = [dtype_of(of_grads[i % len(of_grads)]) for i in range(count)]
-        grads = [arrays(rng, dtype, special=special) for dtype in dtypes]
-        before = [bits(tree) for tree in grads]
-        for i, (tree, scale) in enumerate(zip(grads, SCALES[:count], strict=True), start=1):
-            optimizer.accumulate(tree, scale=scale)
-            assert optimizer.accumulated == i
+        for i, scale in enumerate(SCALES[:count]):
+            grads = random_arrays(rng, dtype_of(of_grads[i % len(of_grads)]), special=special)
+            before = bits(grads)
+            for each in (optimizer, expected):
+                each.accumulate(grads, scale=scale)
+            assert bits(grads) == before
+            assert optimizer.accumulated == i + 1
         optimizer.step()
-        assert optimizer.accumulated == 0
-        twin.step(added_up(grads, SCALES[:count]))
-        assert [bits(tree) for tree in grads] == before
-        assert equal(params, twins)
-        assert equal(optimizer.state["v"], twin.state["v"])
-    assert optimizer.steps == 3
-
-
-@pytest.mark.usefixtures("share_all")
-@pytest.mark.parametrize("level", schuss.available_simd())
-@pytest.mark.parametrize("threads", [1, 2, 8])
-def test_the_sum_has_the_same_bits_on_any_threads_and_level(level: str, threads: int) -> None:
-    rng = np.random.default_rng(1)
-    for of_params, of_grads in DTYPES:
-        params = arrays(rng, dtype_of(of_params))
-        twins = [param.copy() for param in params]
-        grads = [arrays(rng, dtype_of(name), special=True) for name in of_grads * 2]
-        scales = SCALES[: len(grads)] * 2
-        optimizer, before = schuss.SGD(params, lr=0.5), schuss.simd()
-        try:
-            schuss.set_simd(level)
-            with schuss.threads(threads):
-                for tree, scale in zip(grads, scales, strict=False):
-                    optimizer.accumulate(tree, scale=scale)
-                optimizer.step()
-        finally:
-            schuss.set_simd(before)
-        schuss.SGD(twins, lr=0.5).step(added_up(grads, scales[: len(grads)]))
-        assert equal(params, twins)
+        expected.step()
+        assert_same(optimizer, expected)
 
 
 @pytest.mark.parametrize("of_param", LAYOUTS)
@@ -110,13 +75,14 @@ def test_the_sum_has_the_same_bits_on_any_threads_and_level(level: str, threads:
 def test_gradients_of_every_layout_are_added_up(of_param: str, of_grad: str) -> None:
     rng = np.random.default_rng(2)
     values, *grads = (numbers(rng, (13, 7, 60), np.float32) for _ in range(3))
-    param, twin = laid_out(values, of_param), values.copy()
-    optimizer = schuss.SGD(param, lr=0.5)
+    optimizer = schuss.SGD(laid_out(values, of_param), lr=0.5)
+    expected = make_reference("SGD", values, lr=0.5)
     for grad, scale in zip(grads, (1.0, 0.3), strict=True):
         optimizer.accumulate(laid_out(grad, of_grad), scale=scale)
+        expected.accumulate(grad, scale=scale)
     optimizer.step()
-    reference.sgd(twin, added_up([[grad] for grad in grads], [1.0, 0.3])[0], lr=0.5)
-    assert same_bits(param, twin)
+    expected.step()
+    assert_same(optimizer, expected)
 
 
 def test_the_mean_of_micro_batches_is_that_of_the_batch() -> None:
@@ -129,33 +95,18 @@ def test_the_mean_of_micro_batches_is_that_of_the_batch() -> None:
     np.testing.assert_allclose(param, [-3.0, -1.0], rtol=1e-15)
 
 
-def test_small_gradients_in_half_precision_are_not_lost_in_the_sum() -> None:
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_small_gradients_in_half_precision_are_not_lost_in_the_sum(dtype: str) -> None:
     # In float16, 2048 + 1 is 2048.
-    for name in ("float16", "bfloat16"):
-        param = np.zeros(1, np.float32)
-        optimizer = schuss.SGD(param, lr=1.0)
-        optimizer.accumulate(np.array([2048.0]).astype(dtype_of(name)))
-        for _ in range(100):
-            optimizer.accumulate(np.ones(1, dtype_of(name)))
-        optimizer.step()
-        assert param.tolist() == [-2148.0]
-
-
-def test_the_step_after_begins_a_new_sum() -> None:
-    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
-    for grad in (2.0, 4.0):
-        optimizer.accumulate(np.array([grad]))
-        optimizer.step()
-    optimizer.step(np.array([8.0]))
-    optimizer.accumulate(np.array([16.0]))
-    optimizer.accumulate(np.array([32.0]))
+    optimizer = schuss.SGD(np.zeros(1, np.float32), lr=1.0)
+    for grad in (2048, *[1] * 100):
+        optimizer.accumulate(np.array([grad]).astype(dtype_of(dtype)))
     optimizer.step()
-    assert optimizer.params.tolist() == [-(2.0 + 4 + 8 + 16 + 32)]
-    assert optimizer.steps == 4
+    assert optimizer.params.tolist() == [-2148.0]
 
 
 def test_a_negative_zero_stays_one() -> None:
-    # The first gradient is taken as it is: 0 + -0 would be 0.
+    # The first gradient is not added to zeros: 0 + -0 would be 0.
     optimizer = schuss.Momentum(np.zeros(1), lr=1.0, dampening=0.0, beta=0.0)
     optimizer.state["velocity"][...] = -0.0
     optimizer.accumulate(np.array([-0.0]))
@@ -163,27 +114,14 @@ def test_a_negative_zero_stays_one() -> None:
     assert np.signbit(optimizer.state["velocity"]).all()
 
 
-def test_gradients_can_be_dropped() -> None:
-    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
-    optimizer.zero_grad()
-    optimizer.accumulate(np.array([100.0]))
-    optimizer.zero_grad()
-    assert optimizer.accumulated == 0
-    with pytest.raises(ValueError, match="there are no gradients"):
-        optimizer.step()
-    optimizer.accumulate(np.array([1.0]))
-    optimizer.step()
-    assert optimizer.params.tolist() == [-1.0]
-
-
 def test_a_schedule_is_asked_once_for_the_step_and_not_for_gradients() -> None:
-    asked: list[int] = []
-    optimizer = schuss.SGD(np.zeros(1), lr=lambda t: asked.append(t) or 0.5)  # type: ignore[func-returns-value]
+    calls: list[int] = []
+    optimizer = sgd(lr=lambda t: calls.append(t) or 0.5)  # type: ignore[func-returns-value]
     for _ in range(2):
         for _ in range(3):
             optimizer.accumulate(np.ones(1))
         optimizer.step()
-    assert asked == [1, 2]
+    assert calls == [1, 2]
     assert optimizer.params.tolist() == [-3.0]
 
 
@@ -238,9 +176,7 @@ def test_a_sum_that_raises_stays_and_can_be_dropped() -> None:
 
 
 def test_a_sum_that_is_skipped_is_used_up() -> None:
-    optimizer = schuss.SGD(np.zeros(1), lr=1.0, nonfinite="skip")
-    optimizer.accumulate(np.ones(1))
-    optimizer.accumulate(np.array([np.nan]))
+    optimizer = sgd(1.0, np.nan, nonfinite="skip")
     optimizer.step()
     assert (optimizer.steps, optimizer.skipped, optimizer.accumulated) == (0, 1, 0)
     optimizer.accumulate(np.array([2.0]))
@@ -254,35 +190,6 @@ def test_gradients_that_overflow_in_the_sum_are_not_finite() -> None:
         optimizer.accumulate(np.array([3e38], np.float32))
     optimizer.step()
     assert optimizer.skipped == 1
-
-
-@pytest.mark.usefixtures("share_all")
-@pytest.mark.parametrize("threads", [1, 3])
-def test_micro_gradients_are_cleared_as_they_are_read(threads: int) -> None:
-    rng = np.random.default_rng(4)
-    params, grads = arrays(rng, np.float32), [arrays(rng, np.float32) for _ in range(3)]
-    twins, kept = [p.copy() for p in params], copy.deepcopy(grads)
-    optimizer = schuss.SGD(params, lr=0.5, clear_grads=True)
-    with schuss.threads(threads):
-        for i, tree in enumerate(grads):
-            optimizer.accumulate(tree)
-            assert not any(grad.any() for grad in tree)
-            assert [bits(later) for later in grads[i + 1 :]] == [bits(k) for k in kept[i + 1 :]]
-        optimizer.step()
-    schuss.SGD(twins, lr=0.5).step(added_up(kept, [1.0] * 3))
-    assert equal(params, twins)
-    optimizer.clear_grads = False
-    optimizer.accumulate(kept[0])
-    assert all(grad.any() for grad in kept[0] if grad.size)
-
-
-def test_groups_step_from_one_sum() -> None:
-    params = [{"params": np.zeros(1), "lr": 1.0}, {"params": [np.zeros(1)], "lr": 0.5}]
-    optimizer = schuss.SGD(params)
-    for grad in (1.0, 3.0):
-        optimizer.accumulate([np.array([grad]), [np.array([2 * grad])]])
-    optimizer.step()
-    assert [optimizer.params[0].tolist(), optimizer.params[1][0].tolist()] == [[-4.0], [-4.0]]
 
 
 def test_a_sum_takes_memory_only_where_gradients_are_accumulated() -> None:
@@ -311,20 +218,23 @@ def test_a_sum_takes_memory_only_where_gradients_are_accumulated() -> None:
 # Refusals.
 
 
-def test_a_step_without_any_gradients_is_refused() -> None:
-    optimizer = schuss.SGD(np.zeros(1))
+def test_a_step_without_gradients_is_refused_also_after_they_were_dropped() -> None:
+    optimizer = sgd()
     message = r"^SGD\.step: there are no gradients, expected grads, or some accumulated$"
     for _ in range(2):
+        optimizer.zero_grad()
         with pytest.raises(ValueError, match=message):
             optimizer.step()
-        assert optimizer.steps == 0
-        optimizer.accumulate(np.ones(1))
-        optimizer.zero_grad()
+        assert (optimizer.steps, optimizer.accumulated) == (0, 0)
+        optimizer.accumulate(np.array([100.0]))
+    optimizer.zero_grad()
+    optimizer.accumulate(np.array([1.0]))
+    optimizer.step()
+    assert optimizer.params.tolist() == [-1.0]
 
 
 def test_a_step_with_gradients_is_refused_while_others_wait() -> None:
-    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
-    optimizer.accumulate(np.ones(1))
+    optimizer = sgd(1.0)
     message = r"^SGD\.step: grads are given while others are accumulated, expected one of both$"
     with pytest.raises(ValueError, match=message):
         optimizer.step(np.full(1, 10.0))
@@ -370,60 +280,47 @@ def test_what_cannot_be_added_leaves_the_sum(
 def test_a_scale_that_is_no_finite_number_leaves_the_sum(
     scale: Any, error: type[Exception]
 ) -> None:
-    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
-    optimizer.accumulate(np.ones(1))
-    for refused in (optimizer.step, lambda scale: optimizer.accumulate(np.ones(1), scale=scale)):
+    optimizer = sgd(1.0)
+    for call in (optimizer.step, lambda scale: optimizer.accumulate(np.ones(1), scale=scale)):
         with pytest.raises(error, match=r"^SGD\.(step|accumulate): scale is .*expected a"):
-            refused(scale=scale)
+            call(scale=scale)
     assert (optimizer.accumulated, optimizer.steps) == (1, 0)
 
 
 @pytest.mark.parametrize("clear", [False, True])
-@pytest.mark.parametrize("accumulated_before", [False, True])
-def test_gradients_in_the_optimizers_own_memory_are_refused(
-    clear: bool, accumulated_before: bool
-) -> None:
-    optimizer = schuss.Adam(np.ones(4), clear_grads=clear)
-    if accumulated_before:
-        optimizer.accumulate(np.ones(4))
+@pytest.mark.parametrize("call", ["step", "accumulate", "accumulate after others"])
+def test_gradients_in_the_optimizers_own_memory_are_refused(clear: bool, call: str) -> None:
+    optimizer = schuss.Adam(np.ones(4, np.float32), clear_grads=clear, copies="float16")
+    if call == "accumulate after others":
+        optimizer.accumulate(np.ones(4, np.float32))
         optimizer.zero_grad()
     optimizer.amsgrad, optimizer.average = True, 0.5
-    optimizer.step(np.ones(4))
+    optimizer.step(np.ones(4, np.float32))
     own = {
         "params": optimizer.params,
         "state['m']": optimizer.state["m"],
         "state['v_max']": optimizer.state["v_max"],
         "average": optimizer.average,
+        "copies": optimizer.copies,
     }
+    call, *_ = call.split()
     for name, array in own.items():
         before = array.copy()
-        message = re.escape(f"Adam.accumulate: grads shares memory with {name}, expected")
+        message = re.escape(f"Adam.{call}: grads shares memory with {name}, expected")
         with pytest.raises(ValueError, match=f"^{message}"):
-            optimizer.accumulate(array)
+            getattr(optimizer, call)(array)
         assert same_bits(array, before)
-        assert optimizer.accumulated == 0
-
-
-def test_what_cannot_be_cleared_is_not_added() -> None:
-    optimizer = schuss.SGD([np.zeros(3), np.zeros(3)], lr=1.0, clear_grads=True)
-    one = np.ones(4)
-    for grads, message in [
-        ([one[:3], one[1:]], r"grads\[1\] shares memory with grads\[0\]"),
-        ([np.ones(3), np.broadcast_to(1.0, 3)], r"grads\[1\] is read-only"),
-    ]:
-        with pytest.raises(ValueError, match=rf"^SGD\.accumulate: {message}"):
-            optimizer.accumulate(grads)
-        assert (one.tolist(), optimizer.accumulated) == ([1, 1, 1, 1], 0)
+        assert (optimizer.steps, optimizer.accumulated) == (1, 0)
 
 
 def test_a_step_from_the_sum_that_is_refused_leaves_it() -> None:
     params = [np.zeros(1)]
     optimizer = schuss.SGD(params, lr=1.0)
     optimizer.accumulate([np.ones(1)])
-    held, params[0] = params[0], np.zeros(1)
+    original, params[0] = params[0], np.zeros(1)
     with pytest.raises(ValueError, match=r"params\[0\] was replaced"):
         optimizer.step()
-    params[0] = held
+    params[0] = original
     optimizer.lr = lambda t: -1.0
     with pytest.raises(ValueError, match=r"^SGD\.step: lr is -1"):
         optimizer.step()
@@ -435,19 +332,14 @@ def test_a_step_from_the_sum_that_is_refused_leaves_it() -> None:
 
 # Saving.
 
-COPIES: list[Callable[[Any], Any]] = [
-    copy.copy,
-    copy.deepcopy,
-    lambda it: pickle.loads(pickle.dumps(it)),
-]
 
-
-@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize(
+    "how", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
 def test_gradients_that_wait_are_copied_and_then_belong_to_the_copy(
     how: Callable[[Any], Any],
 ) -> None:
-    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
-    optimizer.accumulate(np.ones(1))
+    optimizer = sgd(1.0)
     other = how(optimizer)
     other.accumulate(np.full(1, 4.0))
     assert (optimizer.accumulated, other.accumulated) == (1, 2)
@@ -456,9 +348,7 @@ def test_gradients_that_wait_are_copied_and_then_belong_to_the_copy(
 
 
 def test_gradients_that_wait_are_saved_and_loaded() -> None:
-    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
-    optimizer.accumulate(np.ones(1))
-    optimizer.accumulate(np.full(1, 4.0))
+    optimizer = sgd(1.0, 4.0)
     saved = optimizer.state_dict()
     optimizer.step()
     assert saved["accumulated"] == {"count": 2, "values": np.full(1, 5.0)}
@@ -473,7 +363,7 @@ def test_gradients_that_wait_are_saved_and_loaded() -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_loading_drops_what_waits_whatever_number_of_steps_is_loaded(steps: int) -> None:
-    optimizer = schuss.SGD(np.zeros(1), lr=1.0)
+    optimizer = sgd()
     saved = optimizer.state_dict() | {"steps": steps}
     optimizer.step(np.zeros(1))
     optimizer.accumulate(np.full(1, 100.0))
@@ -514,27 +404,25 @@ def test_no_gradient_of_two_threads_is_lost() -> None:
 def test_no_gradient_is_lost_between_steps_of_another_thread() -> None:
     n = 20_000
     optimizer = schuss.SGD(np.zeros(n), lr=1.0)
-    added, stop = [0], threading.Event()
+    stop = threading.Event()
     messages: set[str] = set()
 
     def work(i: int) -> None:
-        grad = np.ones(n)
-        if i == 0:
-            while added[0] < 60:
-                try:
-                    optimizer.accumulate(grad)
-                    added[0] += 1
-                except RuntimeError:
-                    pass
-            stop.set()
-        while i == 1 and not stop.is_set():
+        grad, added = np.ones(n), 0
+        while added < 60 if i == 0 else not stop.is_set():
             try:
-                optimizer.step()
+                if i == 0:
+                    optimizer.accumulate(grad)
+                    added += 1
+                else:
+                    optimizer.step()
             except (RuntimeError, ValueError) as error:
                 messages.add(str(error))
+        stop.set()
 
     in_threads(2, work)
     assert messages <= {
+        "SGD.accumulate: another call of SGD is under way, expected one at a time",
         "SGD.step: another call of SGD is under way, expected one at a time",
         "SGD.step: there are no gradients, expected grads, or some accumulated",
     }
@@ -543,28 +431,25 @@ def test_no_gradient_is_lost_between_steps_of_another_thread() -> None:
     assert (optimizer.params == -60.0).all()
 
 
-def calls(optimizer: Any) -> dict[str, tuple[Callable[[], object], str]]:
-    """What must not meet an accumulation, and the call that the refusal names."""
-    return {
-        "accumulate": (lambda: optimizer.accumulate(np.ones(3)), "accumulate"),
-        "step": (lambda: optimizer.step(), "step"),
-        "zero_grad": (lambda: optimizer.zero_grad(), "zero_grad"),
-        "clear_grads": (lambda: setattr(optimizer, "clear_grads", True), "clear_grads"),
-        "state_dict": (lambda: optimizer.state_dict(), "state_dict"),
-    }
+CALLS: dict[str, Callable[[Any], object]] = {
+    "accumulate": lambda optimizer: optimizer.accumulate(np.ones(3)),
+    "step": lambda optimizer: optimizer.step(),
+    "zero_grad": lambda optimizer: optimizer.zero_grad(),
+    "clear_grads": lambda optimizer: setattr(optimizer, "clear_grads", True),
+    "state_dict": lambda optimizer: optimizer.state_dict(),
+}
 
 
-@pytest.mark.parametrize("call", calls(None))
-def test_what_would_meet_an_accumulation_is_refused(call: str) -> None:
+@pytest.mark.parametrize("name", CALLS)
+def test_what_would_meet_an_accumulation_is_refused(name: str) -> None:
     optimizer = schuss.SGD(np.zeros(3), lr=1.0)
     optimizer.accumulate(np.ones(3))
-    work, name = calls(optimizer)[call]
     message = rf"^SGD\.{name}: another call of SGD is under way, expected one at a time$"
     with (
         step_under_way(optimizer.accumulate, np.full(3, 2.0)),
         pytest.raises(RuntimeError, match=message),
     ):
-        work()
+        CALLS[name](optimizer)
     assert (optimizer.accumulated, optimizer.steps) == (2, 0)
     optimizer.step()
     assert optimizer.params.tolist() == [-3.0] * 3
@@ -572,50 +457,49 @@ def test_what_would_meet_an_accumulation_is_refused(call: str) -> None:
 
 @pytest.mark.parametrize("grad", [1.0, np.nan])
 def test_two_steps_that_begin_together_do_not_both_take_the_sum(grad: float) -> None:
-    optimizer = schuss.SGD(np.zeros(1), nonfinite="skip")
-    optimizer.accumulate(np.array([grad]))
-    refused: list[str] = []
+    optimizer = sgd(grad, nonfinite="skip")
+    refusals: list[str] = []
 
     def step() -> None:
         try:
             optimizer.step()
         except (RuntimeError, ValueError) as error:
-            refused.append(str(error))
+            refusals.append(str(error))
 
-    asked: list[int] = []
+    calls: list[int] = []
 
-    def rate(t: int) -> float:  # is asked when the step has found that there are gradients
-        asked.append(t)
-        if len(asked) == 1:
+    def rate(t: int) -> float:  # called after the step has found that there are gradients
+        calls.append(t)
+        if len(calls) == 1:
             step()
         return 1.0
 
     optimizer.lr = rate
     step()
-    assert len(refused) == 1
+    assert len(refusals) == 1
     assert optimizer.params.tolist() == [-1.0 if grad == 1 else 0.0]
     assert optimizer.steps + optimizer.skipped == 1
     assert optimizer.accumulated == 0
 
 
 def test_a_gradient_that_comes_while_a_step_begins_is_not_lost() -> None:
-    optimizer = schuss.SGD(np.zeros(1))
-    refused: list[str] = []
+    optimizer = sgd()
+    refusals: list[str] = []
 
-    def rate(t: int) -> float:  # is asked when the step has found that nothing is accumulated
+    def attempt(call: Callable[..., None], grad: float) -> None:
         try:
-            optimizer.accumulate(np.full(1, 10.0))
+            call(np.full(1, grad))
         except (RuntimeError, ValueError) as error:
-            refused.append(str(error))
+            refusals.append(str(error))
+
+    def rate(t: int) -> float:  # called after the step has found that nothing is accumulated
+        attempt(optimizer.accumulate, 10.0)
         return 1.0
 
     optimizer.lr = rate
-    try:
-        optimizer.step(np.ones(1))
-    except (RuntimeError, ValueError) as error:
-        refused.append(str(error))
+    attempt(optimizer.step, 1.0)
     optimizer.lr = 1.0
     if optimizer.accumulated:
         optimizer.step()
-    # Whoever was refused knows it, and what was not refused is in.
-    assert optimizer.params.tolist() in ([[-1.0], [-10.0]] if refused else [[-11.0]])
+    # What was refused raised an error, and what was not refused is in the parameters.
+    assert optimizer.params.tolist() in ([[-1.0], [-10.0]] if refusals else [[-11.0]])

@@ -62,7 +62,7 @@ from support.optimizers import (
 )
 
 TIMES = int(os.environ.get("SCHUSS_FUZZ", "1"))
-# To explain what failed takes longer than to find it.
+# Explaining a failure takes longer than finding it.
 PHASES = [phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.explain]
 
 
@@ -117,14 +117,14 @@ SHAPES = st.one_of(
 FRACTIONS = st.one_of(
     st.sampled_from([0.0, 0.5, 0.9, 1 - 2**-53]), st.floats(1e-30, 1).map(lambda f: f * 0.999)
 )
-# Where it is not 0, what float32 can hold.
+# 0, or a normal number of float32.
 SMALL = st.one_of(st.sampled_from([0.0, 1e-8, 0.1]), st.floats(1e-30, 10))
 SCALES = st.one_of(st.sampled_from([1.0, 1.0, 1 / 3, 2.0**-16, 0.0]), st.floats(-1e3, 1e3))
 
 
 @st.composite
 def any_schedule(draw: st.DrawFn, depth: int = 0) -> schedules.Schedule:
-    """Draw a schedule of those that do not change."""
+    """Draw a schedule without state."""
     rates, steps = st.floats(0, 2), st.integers(1, 9)
     kinds: list[Any] = [
         st.builds(schedules.Constant, rates),
@@ -204,7 +204,7 @@ def names_of(tree: Any, name: str = "") -> list[str]:
 
 
 def some_array(rng: np.random.Generator, shape: Any, dtype: Any, *, special: bool = False) -> Array:
-    """Return numbers in a layout, both as the generator has it."""
+    """Return random numbers in a random layout."""
     layout = str(rng.choice(LAYOUTS)) if shape else "c"
     return laid_out(numbers(rng, shape, dtype, special=special), layout)
 
@@ -493,12 +493,12 @@ class Training(RuleBasedStateMachine):
 
 @pytest.mark.usefixtures("quick_disk")
 @pytest.mark.parametrize("kind", OPTIMIZERS)
-def test_an_optimizer_is_its_reference_whatever_is_done(kind: str) -> None:
+def test_an_optimizer_is_its_reference_after_any_calls(kind: str) -> None:
     make: Any = partial(Training, kind)
     run_state_machine_as_test(make, settings=settings(30, stateful_step_count=30))
 
 
-# Functions of what is given alone.
+# Functions without state.
 
 
 @settings(150)
@@ -528,7 +528,7 @@ def test_averages_of_series_are_the_references(
 @pytest.mark.usefixtures("quick_disk")
 @settings(150)
 @given(schedule=any_schedule(), t=st.lists(st.integers(1, 40) | st.floats(1, 40), max_size=9))
-def test_schedules_have_the_same_rates_whoever_asks_and_wherever_they_were(
+def test_schedules_have_the_same_rates_for_arrays_and_after_copying_and_loading(
     schedule: schedules.Schedule, t: list[float]
 ) -> None:
     rates = [schedule(each) for each in t]
@@ -588,11 +588,11 @@ def test_batches_are_each_example_once_and_go_on_from_where_they_were(
             assert (x.tolist(), y.tolist()) == (its_x.tolist(), its_y.tolist())
 
 
-# Files that are not what was saved.
+# Checkpoints that are not what was saved.
 
 
 class Saved:
-    """A checkpoint's bytes, and what they are to be loaded into."""
+    """A checkpoint's bytes, and a training into which they are loaded."""
 
     def __init__(self) -> None:
         self.params: Any = {"W": np.ones((3, 4), np.float32), "b": np.ones(3)}
@@ -620,9 +620,9 @@ class Saved:
         return pickle.dumps((self.params, self.optimizer.state_dict(), self.batches.state_dict()))
 
     def load(self, content: bytes) -> bool:
-        """Return whether these bytes were loaded; nothing is changed if they were refused."""
+        """Return whether these bytes were loaded, and check that a refusal changes nothing."""
         self.path.write_bytes(content)
-        self.params["W"] += 1  # so that nothing is as it was saved
+        self.params["W"] += 1  # so that the training differs from the checkpoint
         self.optimizer.zero_grad()
         self.optimizer.step(self.grads)
         next(iter(self.batches))
@@ -636,21 +636,21 @@ class Saved:
             peak = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
         assert peak < 32 << 20
-        about = (f"load: {str(self.path)!r}", "load: lr is ")  # which is an argument
+        about = (f"load: {str(self.path)!r}", "load: lr is ")  # lr is an argument
         assert not refusal or (refusal.startswith(about) and self.known() == before)
         assert len(refusal) < 2000
         return not refusal
 
     def back(self) -> None:
-        """Make all what it was when it was saved."""
+        """Load the checkpoint as it was saved."""
         self.path.write_bytes(self.bytes)
         schuss.load(self.path, self.params, self.optimizer, batches=self.batches)
 
     def works(self) -> None:
-        """Check that all that was loaded can be used: none of it has what only an attack has."""
+        """Check that what was loaded can be used."""
         assert len(repr(self.optimizer)) < 2000
         self.optimizer.zero_grad()
-        with suppress(ValueError):  # of a schedule without a valid rate, or too many steps
+        with suppress(ValueError):  # a schedule without a valid rate, or too many steps
             self.optimizer.step(self.grads)
         schedules.feed([self.optimizer.lr], 1.0)
         next(iter(self.batches))
@@ -666,23 +666,23 @@ def saved() -> Iterator[Saved]:
 
 @st.composite
 def damages(draw: st.DrawFn, content: bytes) -> bytes:
-    """Draw what is left of the bytes: cut, with bytes changed, left out, put in, or exchanged."""
+    """Draw damaged bytes: cut, with bits flipped, bytes replaced, inserted or deleted."""
     size = len(content)
     for _ in range(draw(st.integers(1, 3))):
-        # Half of the damage is to the header's beginning, where its length is.
-        place = draw(st.one_of(st.integers(0, 12), st.integers(0, size)))
-        end = draw(st.sampled_from([place + 1, place + 8, size]))
+        # Half of the damage is at the beginning, where the length of the header is.
+        start = draw(st.one_of(st.integers(0, 12), st.integers(0, size)))
+        end = draw(st.sampled_from([start + 1, start + 8, size]))
         new = draw(st.binary(max_size=12))
         how = draw(st.sampled_from(["flip", "replace", "insert", "delete", "cut"]))
-        if how == "flip" and place < len(content):
-            flipped = content[place] ^ (1 << draw(st.integers(0, 7)))
-            content = content[:place] + bytes([flipped]) + content[place + 1 :]
+        if how == "flip" and start < len(content):
+            flipped = content[start] ^ (1 << draw(st.integers(0, 7)))
+            content = content[:start] + bytes([flipped]) + content[start + 1 :]
         elif how == "replace":
-            content = content[:place] + new + content[place + len(new) :]
+            content = content[:start] + new + content[start + len(new) :]
         elif how == "insert":
-            content = content[:place] + new + content[place:]
+            content = content[:start] + new + content[start:]
         else:
-            content = content[:place] + content[end if how == "delete" else size :]
+            content = content[:start] + content[end if how == "delete" else size :]
     return content
 
 
@@ -710,7 +710,7 @@ JSON = st.recursive(
 
 
 def test_sealed_files_are_those_that_are_saved(saved: Saved) -> None:
-    """Or all would be refused for their digest, and nothing behind it be tried."""
+    """Otherwise all would be refused for their digest, and nothing behind it would be tested."""
     assert with_digest(*split_file(saved.bytes)) == saved.bytes
 
 
@@ -727,13 +727,13 @@ HOSTILE: list[Any] = [
 
 
 @st.composite
-def tellings(draw: st.DrawFn, content: bytes) -> bytes:
-    """Draw a file with a digest that is right, and something else in its header or settings."""
+def altered_files(draw: st.DrawFn, content: bytes) -> bytes:
+    """Draw a file with other content in its header or settings, and a digest that is right."""
     header, tensors = split_file(content)
     original, offsets = header["__metadata__"]["settings"], data_offsets(header)
-    told = json.loads(original)
+    altered = json.loads(original)
     for _ in range(draw(st.integers(0, 2))):
-        changed = draw(st.sampled_from([told, told, told, header]))
+        changed = draw(st.sampled_from([altered, altered, altered, header]))
         *path, key = draw(st.sampled_from(paths_in(changed) or [("new",)]))
         container = value_at(changed, path)
         inner = [value_at(changed, each) for each in paths_in(changed)]
@@ -744,13 +744,13 @@ def tellings(draw: st.DrawFn, content: bytes) -> bytes:
             new = {"hostile": HOSTILE, "exchanged": inner}.get(how)
             value = draw(JSON if new is None else st.sampled_from(new))
             container[key] = copy.deepcopy(value)
-        if not told or not isinstance(header.get("__metadata__"), dict):
+        if not altered or not isinstance(header.get("__metadata__"), dict):
             break
-    for lying in (None, offsets):  # as the header says, or where it says what cannot be
+    for at_offsets in (None, offsets):  # those in the header, or the original ones if it has none
         with suppress(TypeError, ValueError, KeyError, AttributeError):
             if header["__metadata__"].get("settings") == original:
-                header["__metadata__"]["settings"] = json.dumps(told)
-            return with_digest(header, tensors, lying)
+                header["__metadata__"]["settings"] = json.dumps(altered)
+            return with_digest(header, tensors, at_offsets)
     encoded = json.dumps(header).encode()
     return len(encoded).to_bytes(8, "little") + encoded + tensors
 
@@ -761,7 +761,7 @@ def test_a_checkpoint_that_says_something_else_is_loaded_whole_or_refused(
     saved: Saved, data: st.DataObject
 ) -> None:
     try:
-        if saved.load(data.draw(tellings(saved.bytes), "file")):
+        if saved.load(data.draw(altered_files(saved.bytes), "file")):
             saved.works()
     finally:
         saved.back()
@@ -811,7 +811,7 @@ def fitted() -> Iterator[Fitted]:
 def test_fit_goes_on_from_what_a_checkpoint_says_or_refuses_it(
     fitted: Fitted, data: st.DataObject
 ) -> None:
-    fitted.path.write_bytes(data.draw(tellings(fitted.bytes), "file"))
+    fitted.path.write_bytes(data.draw(altered_files(fitted.bytes), "file"))
     refusal = ""
     try:
         history = fitted.fit(3)

@@ -2,187 +2,87 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 
 import schuss
-from schuss import reference
-from support.arrays import Array, bits, equal, numbers, same_bits
+from support.arrays import Array, contents, leaves, random_arrays, same_bits
+from support.optimizers import (
+    OPTIMIZERS,
+    assert_same,
+    assert_same_outcome,
+    make_optimizer,
+    make_reference,
+)
 
 Groups = list[dict[str, Any]]
+Options = Mapping[str, Any]
 
-SHAPES = [(4097,), (), (3, 5000), (17,), (0, 3), (9, 20, 31), (1,), (70, 33)]
-
-# For each optimizer, what two groups have of their own, beside a third that has nothing.
-GROUPS: list[tuple[str, dict[str, Any], list[dict[str, Any]]]] = [
-    ("SGD", {"lr": 0.1}, [{"lr": 0.5, "weight_decay": 0.1}, {"weight_decay": 0.5}]),
-    (
-        "Momentum",
-        {"lr": 0.1, "weight_decay": 0.1},
-        [{"nesterov": True, "beta": 0.5}, {"bias_correction": True, "dampening": 0.25}],
-    ),
-    ("RMSprop", {"lr": 0.1}, [{"eps": 1e-3, "beta": 0.5}, {"lr": 0.0, "weight_decay": 0.1}]),
-    (
-        "RMSprop",
-        {"lr": 0.1, "centered": True, "momentum": 0.5},
-        [{"momentum": 0.75}, {"eps_root": 1e-3}],
-    ),
-    ("Adam", {"lr": 0.1}, [{"beta1": 0.5, "bias_correction": False}, {"weight_decay": 0.1}]),
-    ("Adam", {"lr": 0.1, "amsgrad": True}, [{"beta2": 0.5}, {"lr": 0.25, "eps": 0.1}]),
-    ("AdamW", {"lr": 0.1}, [{"weight_decay": 0.0}, {"weight_decay": 0.5, "lr": 0.25}]),
-]
-EVERY_OPTIMIZER = pytest.mark.parametrize(("name", "settings", "owns"), GROUPS)
+GROUPS = [(name, *groups) for name, kind in OPTIMIZERS.items() for groups in kind.groups]
+every_optimizer = pytest.mark.parametrize(("name", "settings", "first", "second"), GROUPS)
 
 
-def make(name: str, params: Any, **options: Any) -> Any:
-    return getattr(schuss, name)(params, **options)
+def by_index(*groups: Options) -> Callable[[str], Options]:
+    """Return the groups of parameters in a list: the i-th is in group i modulo their number."""
+    return lambda name: groups[int(name) % len(groups)]
 
 
-def arrays(rng: np.random.Generator, dtype: Any = np.float32) -> list[Array]:
-    return [numbers(rng, shape, dtype, special=False) for shape in SHAPES]
+# What groups do.
 
 
-def group_of(i: int) -> int:
-    return i % 3
-
-
-class Apart:
-    """The same steps by an optimizer for each group, on copies of the parameters."""
-
-    def __init__(
-        self, name: str, params: list[Array], settings: dict[str, Any], owns: list[dict[str, Any]]
-    ) -> None:
-        self.params = [param.copy() for param in params]
-        self.optimizers = [
-            make(name, self.of_group(place, self.params), **settings | own)
-            for place, own in enumerate([{}, *owns])
-        ]
-
-    @staticmethod
-    def of_group(place: int, values: list[Array]) -> list[Array]:
-        return [value for i, value in enumerate(values) if group_of(i) == place]
-
-    def step(self, grads: list[Array], **options: Any) -> None:
-        for place, optimizer in enumerate(self.optimizers):
-            optimizer.step(self.of_group(place, grads), **options)
-
-    def state(self, name: str) -> list[Array]:
-        of_groups = [iter(optimizer.state[name]) for optimizer in self.optimizers]
-        return [next(of_groups[group_of(i)]) for i in range(len(self.params))]
-
-
-def by_name(owns: list[dict[str, Any]]) -> Callable[[str], dict[str, Any] | None]:
-    return lambda name: (None, *owns)[group_of(int(name))]
-
-
-# The same as separate optimizers.
-
-
+@pytest.mark.parametrize("clipping", [{}, {"clip_norm": 3.0, "clip_value": 0.02}])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@EVERY_OPTIMIZER
-def test_groups_have_the_bits_of_an_optimizer_each(
-    name: str, settings: dict[str, Any], owns: list[dict[str, Any]], dtype: Any
+@every_optimizer
+def test_groups_have_the_references_bits(
+    name: str, settings: Options, first: Options, second: Options, dtype: Any, clipping: Options
 ) -> None:
     rng = np.random.default_rng(0)
-    params = arrays(rng, dtype)
-    apart = Apart(name, params, settings, owns)
-    optimizer = make(name, params, **settings, groups=by_name(owns))
-    alike = make(name, [param.copy() for param in params], **settings)
-    for _ in range(4):
-        grads = arrays(rng, dtype)
-        optimizer.step(grads)
-        apart.step(grads)
-        alike.step(grads)
-        assert equal(params, apart.params)
-        for state, values in optimizer.state.items():
-            assert equal(values, apart.state(state))
-    # The groups matter: only the group that has nothing of its own is where it would be without.
+    params, settings = random_arrays(rng, dtype), {**settings, **clipping}
+    groups = by_index({}, first, second)
+    expected = make_reference(name, [p.copy() for p in params], **settings, groups=groups)
+    alike = make_optimizer(name, [param.copy() for param in params], **settings)
+    optimizer = make_optimizer(name, params, **settings, groups=groups)
+    for scale in (1.0, 0.25, 1.0, 1.0):
+        grads = random_arrays(rng, dtype)
+        for each in (optimizer, expected, alike):
+            each.step(grads, scale=scale)
+        assert_same(optimizer, expected)
+        assert_same_outcome(optimizer, expected)
+        assert not clipping or optimizer.last.clipped
+    # The groups matter: only the group without overrides is as it would be without groups.
     for i, (param, other) in enumerate(zip(params, alike.params, strict=True)):
-        assert param.size == 0 or same_bits(param, other) == (group_of(i) == 0)
-    assert optimizer.steps == 4
-
-
-@pytest.mark.usefixtures("share_all")
-@pytest.mark.parametrize("level", schuss.available_simd())
-@pytest.mark.parametrize("threads", [1, 2, 8])
-@EVERY_OPTIMIZER
-def test_groups_have_the_same_bits_on_any_threads_and_level(
-    name: str, settings: dict[str, Any], owns: list[dict[str, Any]], threads: int, level: str
-) -> None:
-    rng = np.random.default_rng(1)
-    params = arrays(rng) * 2
-    params = [param.copy() for param in params]
-    apart = Apart(name, params, settings, owns)
-    optimizer = make(name, params, **settings, groups=by_name(owns))
-    grads, before = [grad.copy() for grad in arrays(rng) * 2], schuss.simd()
-    try:
-        schuss.set_simd(level)
-        with schuss.threads(threads):
-            for _ in range(2):
-                optimizer.step(grads)
-    finally:
-        schuss.set_simd(before)
-    for _ in range(2):
-        apart.step(grads)
-    assert equal(params, apart.params)
+        assert param.size == 0 or same_bits(param, other) == (i % 3 == 0)
 
 
 def test_a_thousand_arrays_may_have_any_groups() -> None:
     rng = np.random.default_rng(2)
-    of_array = rng.integers(5, size=1000)
-    rates = [0.5, 0.25, 0.125, 0.0625, 0.0]
+    group_of = rng.integers(5, size=1000)
+    all_rates = [0.5, 0.25, 0.125, 0.0625, 0.0]
     params = [np.zeros(1 + i % 7) for i in range(1000)]
-    optimizer = schuss.SGD(params, groups=lambda name: {"lr": rates[of_array[int(name)]]})
+    optimizer = schuss.SGD(params, groups=lambda name: {"lr": all_rates[group_of[int(name)]]})
     optimizer.step([np.ones_like(param) for param in params])
     assert len(optimizer.param_groups) == 5
-    for param, place in zip(params, of_array, strict=True):
-        assert (param == -rates[place]).all()
+    for param, group in zip(params, group_of, strict=True):
+        assert (param == -all_rates[group]).all()
 
 
-@EVERY_OPTIMIZER
+@every_optimizer
 def test_a_function_of_the_name_and_a_list_of_dicts_are_the_same(
-    name: str, settings: dict[str, Any], owns: list[dict[str, Any]]
+    name: str, settings: Options, first: Options, second: Options
 ) -> None:
     rng = np.random.default_rng(3)
-    params, grads = arrays(rng), arrays(rng)
-    apart = Apart(name, params, settings, owns)
-    groups = [
-        {"params": Apart.of_group(place, params), **own} for place, own in enumerate([{}, *owns])
-    ]
-    optimizer = make(name, groups, **settings)
-    optimizer.step([Apart.of_group(place, grads) for place in range(3)])
-    apart.step(grads)
-    assert equal(params, apart.params)
-
-
-def test_the_clipped_norm_is_that_of_all_groups() -> None:
-    # 3, 4 and 12: their norm is 13.
-    params = [{"params": np.zeros(2), "lr": 1.0}, {"params": np.zeros((1, 1)), "lr": 2.0}]
-    optimizer = schuss.SGD(params, clip_norm=6.5)
-    optimizer.step([np.array([3.0, 4.0]), np.array([[12.0]])])
-    assert optimizer.last == schuss.optimizers.Last(13.0, clipped=True, skipped=False)
-    np.testing.assert_allclose(optimizer.params[0], [-1.5, -2.0], rtol=1e-6)
-    np.testing.assert_allclose(optimizer.params[1], [[-12.0]], rtol=1e-6)
-
-
-@EVERY_OPTIMIZER
-def test_groups_are_scaled_and_clipped_alike(
-    name: str, settings: dict[str, Any], owns: list[dict[str, Any]]
-) -> None:
-    rng = np.random.default_rng(4)
-    params = arrays(rng)
-    apart = Apart(name, params, settings | {"clip_value": 0.02}, owns)
-    optimizer = make(name, params, **settings, groups=by_name(owns), clip_norm=3.0, clip_value=0.02)
-    for scale in (1.0, 0.25):
-        grads = arrays(rng)
-        norm = reference.grad_norm(params, grads, scale=scale)
-        optimizer.step(grads, scale=scale)
-        apart.step(grads, scale=scale * reference.clip_factor(norm, 3.0))
-        assert optimizer.last == schuss.optimizers.Last(norm, clipped=True, skipped=False)
-        assert equal(params, apart.params)
+    params, grads = random_arrays(rng), random_arrays(rng)
+    by_name = make_optimizer(
+        name, [p.copy() for p in params], **settings, groups=by_index({}, first, second)
+    )
+    listed = [{"params": params[i::3], **own} for i, own in enumerate(({}, first, second))]
+    optimizer = make_optimizer(name, listed, **settings)
+    by_name.step(grads)
+    optimizer.step([grads[i::3] for i in range(3)])
+    assert contents(params) == contents(by_name.params)
 
 
 def test_a_group_with_an_infinity_stops_all_groups() -> None:
@@ -210,30 +110,56 @@ def test_a_list_of_dicts_gives_the_steps_of_torch(
 ) -> None:
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(5)
-    values = [rng.standard_normal(shape) for shape in ((3, 4), (4,), (5,))]
-    theirs = [torch.nn.Parameter(torch.from_numpy(value.copy())) for value in values]
+    params = [rng.standard_normal(shape) for shape in ((3, 4), (4,), (5,))]
+    theirs = [torch.nn.Parameter(torch.from_numpy(param.copy())) for param in params]
     other = getattr(torch.optim, name)(
         [{"params": theirs[:2]}, {"params": theirs[2], **own}], **settings
     )
     ours = {key: value for key, value in own.items() if key != "betas"}
     if "betas" in own:
         ours["beta1"], ours["beta2"] = own["betas"]
-    optimizer = make(name, [{"params": values[:2]}, {"params": values[2], **ours}], **settings)
+    optimizer = make_optimizer(
+        name, [{"params": params[:2]}, {"params": params[2], **ours}], **settings
+    )
     for t in range(6):
         if t == 3:
             for each in (optimizer, other):
                 each.param_groups[0]["lr"] *= 0.5
                 each.param_groups[1]["weight_decay"] = 0.25
-        grads = [rng.standard_normal(value.shape) for value in values]
+        grads = [rng.standard_normal(param.shape) for param in params]
         for parameter, grad in zip(theirs, grads, strict=True):
             parameter.grad = torch.from_numpy(grad)
         other.step()
         optimizer.step([grads[:2], grads[2]])
-        for value, parameter in zip(values, theirs, strict=True):
-            np.testing.assert_allclose(value, parameter.detach().numpy(), rtol=1e-10, atol=1e-12)
+        for param, parameter in zip(params, theirs, strict=True):
+            np.testing.assert_allclose(param, parameter.detach().numpy(), rtol=1e-10, atol=1e-12)
 
 
 # How groups are given.
+
+
+def sgd(*groups: Options, **settings: Any) -> Any:
+    """Return an SGD of groups with these hyperparameters, each of one parameter that is zero."""
+    return schuss.SGD([{"params": np.zeros(1), **group} for group in groups], **settings)
+
+
+def ones(optimizer: Any) -> list[Array]:
+    return [np.ones(1) for _ in leaves(optimizer.params)]
+
+
+def values(optimizer: Any) -> list[float]:
+    return [param.item() for param in leaves(optimizer.params)]
+
+
+def rates(optimizer: Any) -> list[Any]:
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+def settings_of(optimizer: Any) -> list[dict[str, Any]]:
+    return [
+        {name: value for name, value in group.items() if name != "params"}
+        for group in optimizer.param_groups
+    ]
 
 
 def test_a_name_is_the_keys_on_the_way_to_the_parameter() -> None:
@@ -255,8 +181,7 @@ def test_no_decay_on_biases_is_one_line() -> None:
         weight_decay=0.5,
         groups=lambda name: {"weight_decay": 0.0} if name.endswith("/b") else None,
     )
-    zeros = {"layers": [{"W": np.zeros((2, 2)), "b": np.zeros(2)} for _ in range(2)]}
-    optimizer.step(zeros)
+    optimizer.step({"layers": [{"W": np.zeros((2, 2)), "b": np.zeros(2)} for _ in range(2)]})
     for layer in params["layers"]:
         assert (layer["W"] == 0.75).all()
         assert (layer["b"] == 1).all()
@@ -267,11 +192,9 @@ def test_parameters_with_the_same_hyperparameters_are_one_group() -> None:
     params = {key: np.zeros(1) for key in "abcdef"}
     own = {"a": None, "b": {"lr": 0.5}, "c": {}, "d": {"lr": 0.25}, "e": {"lr": 0.5}, "f": None}
     optimizer = schuss.SGD(params, groups=own.get)
-    of_groups = [[params["a"], params["c"], params["f"]], [params["b"], params["e"]], [params["d"]]]
-    assert [group["lr"] for group in optimizer.param_groups] == [0.01, 0.5, 0.25]
-    for group, members in zip(optimizer.param_groups, of_groups, strict=True):
-        assert len(group["params"]) == len(members)
-        assert all(a is b for a, b in zip(group["params"], members, strict=True))
+    assert rates(optimizer) == [0.01, 0.5, 0.25]
+    for group, keys in zip(optimizer.param_groups, ("acf", "be", "d"), strict=True):
+        assert [id(param) for param in group["params"]] == [id(params[key]) for key in keys]
 
 
 def test_params_and_gradients_of_a_list_of_dicts_are_lists() -> None:
@@ -312,24 +235,14 @@ def test_the_dicts_of_the_user_are_left_alone() -> None:
     assert listed[0]["lr"] == 0.5
 
 
-def test_nesterov_in_one_group_leaves_the_others_without() -> None:
-    # beta 1/2, dampening 0, one step from rest: v = 1, and with Nesterov 1 + v/2.
-    params = [np.zeros(1), np.zeros(1)]
-    groups: Groups = [{"params": params[0]}, {"params": params[1], "nesterov": True}]
-    optimizer = schuss.Momentum(groups, lr=1.0, beta=0.5, dampening=0.0)
-    optimizer.step([np.ones(1), np.ones(1)])
-    assert [param.tolist() for param in params] == [[-1.0], [-1.5]]
-
-
 # Reading and writing.
 
 
 def test_a_group_is_a_mapping_of_its_hyperparameters() -> None:
     params = {"W": np.zeros(1), "b": np.zeros(1)}
     optimizer = schuss.Adam(params, lr=0.5, clip_norm=1.0, groups={"b": {"beta1": 0.5}}.get)
-    keys = ["params", "lr", "beta1", "beta2", "eps", "eps_root", "amsgrad", "bias_correction"]
     for group, beta1 in zip(optimizer.param_groups, (0.9, 0.5), strict=True):
-        assert list(group) == [*keys, "weight_decay"]
+        assert list(group) == ["params", *OPTIMIZERS["Adam"].defaults]
         assert len(group) == 9
         assert (group["lr"], group["beta1"], group["beta2"]) == (0.5, beta1, 0.999)
         assert "clip_norm" not in group
@@ -339,47 +252,41 @@ def test_a_group_is_a_mapping_of_its_hyperparameters() -> None:
 
 
 def test_a_group_is_written_alone_and_from_the_next_step_on() -> None:
-    params = {"W": np.zeros(1), "b": np.zeros(1)}
-    own: dict[str, Any] = {"b": {"weight_decay": 0.0}, "W": {"lr": 1}}
-    optimizer = schuss.SGD(params, lr=1.0, groups=own.get)
-    grads = {"W": np.ones(1), "b": np.ones(1)}
-    optimizer.step(grads)
+    optimizer = sgd({"lr": 1}, {"weight_decay": 0.0}, lr=1.0)
+    optimizer.step(ones(optimizer))
     optimizer.param_groups[1]["lr"] = np.float32(0.5)
-    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 0.5]
-    assert optimizer.lr == 1.0
-    optimizer.step(grads)
-    assert [param.tolist() for param in params.values()] == [[-2.0], [-1.5]]
+    assert (rates(optimizer), optimizer.lr) == ([1.0, 0.5], 1.0)
+    optimizer.step(ones(optimizer))
+    assert values(optimizer) == [-2.0, -1.5]
 
 
 def test_the_optimizers_hyperparameters_are_those_of_groups_without_their_own() -> None:
-    params = [np.zeros(1) for _ in range(3)]
-    own: dict[str, Any] = {"1": {"lr": 0.5}, "2": {"weight_decay": 0.25}}
-    optimizer = schuss.SGD(params, lr=1.0, groups=own.get)
+    optimizer = sgd({}, {"lr": 0.5}, {"weight_decay": 0.25}, lr=1.0)
     optimizer.lr = 2.0
-    assert [group["lr"] for group in optimizer.param_groups] == [2.0, 0.5, 2.0]
-    optimizer.step([np.ones(1)] * 3)
-    assert [param.tolist() for param in params] == [[-2.0], [-0.5], [-2.0]]
+    assert rates(optimizer) == [2.0, 0.5, 2.0]
+    optimizer.step(ones(optimizer))
+    assert values(optimizer) == [-2.0, -0.5, -2.0]
     optimizer.param_groups[2]["lr"] = 4.0
     optimizer.lr = 8.0
-    assert [group["lr"] for group in optimizer.param_groups] == [8.0, 0.5, 4.0]
+    assert rates(optimizer) == [8.0, 0.5, 4.0]
     optimizer.weight_decay = 0.125
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.125, 0.125, 0.25]
-    before = [param.copy() for param in params]
     optimizer.step([np.zeros(1)] * 3)
-    for param, old, shrinks in zip(params, before, (8 * 0.125, 0.5 * 0.125, 4 * 0.25), strict=True):
-        assert param == old - shrinks * old
+    shrinks = (8 * 0.125, 0.5 * 0.125, 4 * 0.25)
+    assert values(optimizer) == [
+        before - shrink * before for before, shrink in zip((-2, -0.5, -2), shrinks, strict=True)
+    ]
 
 
 def test_of_one_group_the_optimizer_and_the_group_say_the_same() -> None:
-    one: Groups = [{"params": np.zeros(1), "lr": 0.75}]
     for optimizer in (
         schuss.SGD(np.zeros(1), lr=0.75),
-        schuss.SGD(one, lr=1.0),
+        sgd({"lr": 0.75}, lr=1.0),
         schuss.SGD([np.zeros(1), np.zeros(1)], lr=1.0, groups=lambda name: {"lr": 0.75}),
     ):
         (group,) = optimizer.param_groups
-        assert (optimizer.lr, optimizer.lr_now, group["lr"]) == (0.75, 0.75, 0.75)
         assert "lr=0.75" in repr(optimizer)
+        assert (optimizer.lr, optimizer.lr_now, group["lr"]) == (0.75, 0.75, 0.75)
         group["lr"] = 0.5
         assert (optimizer.lr, optimizer.lr_now, group["lr"]) == (0.5, 0.5, 0.5)
         optimizer.lr = 0.25
@@ -394,25 +301,39 @@ def test_one_group_may_change_the_state_that_is_kept() -> None:
     assert list(optimizer.state) == ["m", "v", "v_max"]
 
 
+def test_what_each_group_has_of_its_own_cannot_be_set_for_all() -> None:
+    optimizer = sgd({"lr": 1.0}, {"lr": 2.0}, lr=0.5)
+    assert "lr=" not in repr(optimizer)
+    with pytest.raises(
+        ValueError,
+        match=r"^SGD: lr is set where each of the 2 groups has its own, expected it set in the "
+        r"groups \(param_groups\[0\]\['lr'\] = ...\)$",
+    ):
+        optimizer.lr = 0.25
+    assert rates(optimizer) == [1.0, 2.0]
+    optimizer.weight_decay = 0.25
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
 # Schedules.
 
 
 def test_each_groups_schedule_is_asked_once_a_step() -> None:
-    asked: dict[str, list[int]] = {"all": [], "W": [], "b": []}
+    calls: dict[str, list[int]] = {"all": [], "W": [], "b": []}
 
     def schedule(name: str, rate: float) -> Callable[[int], float]:
-        return lambda t: asked[name].append(t) or rate / t  # type: ignore[func-returns-value]
+        return lambda t: calls[name].append(t) or rate / t  # type: ignore[func-returns-value]
 
-    params = {"W": np.zeros(1), "b": np.zeros(1), "c": np.zeros(1), "d": np.zeros(1)}
+    params = {key: np.zeros(1) for key in "Wbcd"}
     own: dict[str, Any]
     own = {"W": {"lr": schedule("W", 0.5)}, "b": {"lr": schedule("b", 0.25)}, "d": {"lr": 2.0}}
     optimizer = schuss.SGD(params, lr=schedule("all", 1.0), groups=own.get)
-    assert asked == {"all": [], "W": [], "b": []}
+    assert calls == {"all": [], "W": [], "b": []}
     for _ in range(2):
         optimizer.step({key: np.ones(1) for key in params})
-    assert asked == {"all": [1, 2], "W": [1, 2], "b": [1, 2]}
-    values = {key: param.tolist() for key, param in params.items()}
-    assert values == {"W": [-0.75], "b": [-0.375], "c": [-1.5], "d": [-4.0]}
+    assert calls == {"all": [1, 2], "W": [1, 2], "b": [1, 2]}
+    assert values(optimizer) == [-0.75, -0.375, -1.5, -4.0]
     assert optimizer.lr_now == 0.5
     assert optimizer.param_groups[0]["lr"] is own["W"]["lr"]
 
@@ -425,12 +346,11 @@ def test_lr_now_is_what_groups_use() -> None:
         raise AssertionError
 
     plateau = schuss.schedules.ReduceOnPlateau(0.25, 0.5, patience=0)
-    params: Groups = [{"params": np.zeros(1), "lr": lr} for lr in (plateau, 2.0, schedule)]
-    optimizer = schuss.SGD(params, lr=never)
+    optimizer = sgd({"lr": plateau}, {"lr": 2.0}, {"lr": schedule}, lr=never)
     assert [group.lr_now for group in optimizer.param_groups] == [0.25, 2.0, 0.5]
     for _ in range(3):
-        optimizer.step([np.ones(1)] * 3)
-        before = [param.item() for param in optimizer.params]
+        optimizer.step(ones(optimizer))
+        before = values(optimizer)
         plateau.update(1.0)
     assert [group.lr_now for group in optimizer.param_groups] == [0.125, 2.0, 0.5 / 3]
     assert (plateau.lr, optimizer.lr_now) == (0.0625, 0.125)
@@ -438,63 +358,45 @@ def test_lr_now_is_what_groups_use() -> None:
     assert optimizer.lr_now == 0.125
     optimizer.param_groups[1]["lr"] = schedule  # in use at once, as that of an optimizer
     assert [group.lr_now for group in optimizer.param_groups] == [0.0625, 0.5 / 3, 0.5 / 3]
-    assert [param.item() for param in optimizer.params] == before
-    some = schuss.SGD([{"params": np.zeros(1), "lr": 1.0}, {"params": np.zeros(1)}], lr=3.0)
+    assert values(optimizer) == before
+    some = sgd({"lr": 1.0}, {}, lr=3.0)
     assert (some.lr_now, [group.lr_now for group in some.param_groups]) == (3.0, [1.0, 3.0])
 
 
-def test_what_each_group_has_of_its_own_cannot_be_set_for_all() -> None:
-    params: Groups = [{"params": np.zeros(1), "lr": 1.0}, {"params": np.zeros(1), "lr": 2.0}]
-    optimizer = schuss.SGD(params, lr=0.5)
-    assert "lr=" not in repr(optimizer)
-    with pytest.raises(
-        ValueError,
-        match=r"^SGD: lr is set where each of the 2 groups has its own, expected it set in the "
-        r"groups \(param_groups\[0\]\['lr'\] = ...\)$",
-    ):
-        optimizer.lr = 0.25
-    assert [group["lr"] for group in optimizer.param_groups] == [1.0, 2.0]
-    optimizer.weight_decay = 0.25
-    optimizer.load_state_dict(optimizer.state_dict())
-    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.25, 0.25]
-
-
 def test_a_schedule_of_two_groups_is_asked_once_a_step() -> None:
-    rates = iter([0.5, 0.25])
+    remaining = iter([0.5, 0.25])
 
     def schedule(t: int) -> float:
-        return next(rates)
+        return next(remaining)
 
-    params = [np.zeros(1) for _ in range(3)]
-    own: dict[str, Any] = {"0": {"lr": schedule}, "1": {"lr": schedule, "weight_decay": 0.0}}
-    optimizer = schuss.SGD(params, lr=schedule, groups=own.get)
+    own: Groups = [{"lr": schedule}, {"lr": schedule, "weight_decay": 0.0}, {}]
+    optimizer = sgd(*own, lr=schedule)
     for _ in range(2):
-        optimizer.step([np.ones(1)] * 3)
-    assert [param.tolist() for param in params] == [[-0.75]] * 3
+        optimizer.step(ones(optimizer))
+    assert values(optimizer) == [-0.75] * 3
 
 
 def test_a_groups_schedule_may_be_set_and_be_followed_by_a_number() -> None:
-    optimizer = schuss.SGD([{"params": np.zeros(1)}, {"params": np.zeros(1)}], lr=1.0)
+    optimizer = sgd({}, {}, lr=1.0)
     for lr in (lambda t: 0.5 * t, 0.25, schuss.schedules.Constant(0.125)):
         optimizer.param_groups[1]["lr"] = lr
-        optimizer.step([np.ones(1), np.ones(1)])
-    assert [param.tolist() for param in optimizer.params] == [[-3.0], [-0.875]]
+        optimizer.step(ones(optimizer))
+    assert values(optimizer) == [-3.0, -0.875]
 
 
 def test_a_refused_step_asks_the_groups_schedules_again() -> None:
-    asked: list[int] = []
+    calls: list[int] = []
 
     def schedule(t: int) -> float:
-        asked.append(t)
+        calls.append(t)
         return 0.5
 
-    groups: Groups = [{"params": np.zeros(1), "lr": schedule}, {"params": np.zeros(1)}]
-    optimizer = schuss.SGD(groups)
+    optimizer = sgd({"lr": schedule}, {})
     with pytest.raises(ValueError, match="has shape"):
         optimizer.step([np.ones(1), np.ones(2)])
-    optimizer.step([np.ones(1), np.ones(1)])
-    assert asked == [1, 1]
-    assert optimizer.params[0].tolist() == [-0.5]
+    optimizer.step(ones(optimizer))
+    assert calls == [1, 1]
+    assert values(optimizer)[0] == -0.5
 
 
 # Saving and copying.
@@ -505,6 +407,7 @@ def halve(t: int) -> float:
 
 
 def trained() -> tuple[Any, list[Any]]:
+    """Return an optimizer after two steps, and the gradients of two more."""
     rng = np.random.default_rng(6)
     params = [rng.standard_normal(shape) for shape in ((3, 4), (4,), (5,), (2,))]
     groups: Groups = [
@@ -520,45 +423,27 @@ def trained() -> tuple[Any, list[Any]]:
     return optimizer, grads[2:]
 
 
-def leaves(optimizer: Any) -> list[Array]:
-    trees = [optimizer.params, *optimizer.state.values()]
-    return [leaf for tree in trees for leaf in (tree[0][0], *tree[1], tree[2])]
-
-
-def settings(optimizer: Any) -> list[dict[str, Any]]:
-    return [
-        {name: value for name, value in group.items() if name != "params"}
-        for group in optimizer.param_groups
-    ]
-
-
-COPIES: dict[str, Callable[[Any], Any]] = {
-    "deepcopy": copy.deepcopy,
-    "pickle": lambda it: pickle.loads(pickle.dumps(it)),
-}
-
-
-@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("how", ["deepcopy", "pickle"])
 def test_a_copy_keeps_its_groups(how: str) -> None:
     optimizer, grads = trained()
-    other = COPIES[how](optimizer)
-    assert settings(other) == settings(optimizer)
+    other = copy.deepcopy(optimizer) if how == "deepcopy" else pickle.loads(pickle.dumps(optimizer))
+    assert settings_of(other) == settings_of(optimizer)
     for each in (other, optimizer):
         for tree in grads:
             each.step(tree)
-    assert equal(leaves(other), leaves(optimizer))
-    for group, array in zip(other.param_groups, (0, 1, 3), strict=True):
-        assert group["params"][0] is leaves(other)[array]
+    assert_same(other, optimizer)
+    for group, index in zip(other.param_groups, (0, 1, 3), strict=True):
+        assert group["params"][0] is leaves(other.params)[index]
     other.param_groups[1]["weight_decay"] = 0.5
     other.lr = 1.0
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.01, 0.25, 0.01]
-    assert [group["lr"] for group in optimizer.param_groups] == [0.125, halve, 0.125]
+    assert rates(optimizer) == [0.125, halve, 0.125]
 
 
 def test_a_shallow_copy_has_groups_of_its_own() -> None:
     optimizer, grads = trained()
     other = copy.copy(optimizer)
-    assert settings(other) == settings(optimizer)
+    assert settings_of(other) == settings_of(optimizer)
     other.param_groups[1]["lr"] = 0.0
     assert optimizer.param_groups[1]["lr"] is halve
     assert other.params is optimizer.params
@@ -574,11 +459,11 @@ def test_training_with_groups_that_is_resumed_is_training_that_went_on() -> None
         [{"params": [w]}, {"params": bs, "lr": 9.0}, {"params": c, "amsgrad": False}], lr=9.0
     )
     resumed.load_state_dict(saved)
-    assert settings(resumed) == settings(optimizer)
+    assert settings_of(resumed) == settings_of(optimizer)
     for tree in grads:
         optimizer.step(tree)
         resumed.step(tree)
-    assert equal(leaves(resumed), leaves(optimizer))
+    assert_same(resumed, optimizer)
 
 
 def test_a_state_dict_holds_what_each_group_has_of_its_own() -> None:
@@ -596,36 +481,30 @@ def test_a_state_dict_holds_what_each_group_has_of_its_own() -> None:
     assert optimizer.param_groups[1]["lr"] is halve
 
 
-def test_the_state_of_other_groups_is_refused() -> None:
+@pytest.mark.parametrize("ends", [(2,), (), (1, 2)])
+def test_the_state_of_other_groups_is_refused(ends: tuple[int, ...]) -> None:
     def make_with(*ends: int) -> Any:
         params = [np.ones(1) for _ in range(3)]
         cuts = [params[a:b] for a, b in zip((0, *ends), (*ends, 3), strict=True)]
         return schuss.Adam([{"params": cut} for cut in cuts])
 
-    optimizer = make_with(1)
+    optimizer, saved = make_with(1), make_with(*ends).state_dict()
     optimizer.step([[np.ones(1)], [np.ones(1)] * 2])
-    for saved in (
-        make_with(2).state_dict(),
-        make_with().state_dict(),
-        make_with(1, 2).state_dict(),
-    ):
-        before, groups = bits([p for tree in optimizer.params for p in tree]), settings(optimizer)
-        with pytest.raises(ValueError, match=r"^Adam\.load_state_dict: state_dict\['groups'\]"):
-            optimizer.load_state_dict(saved)
-        assert bits([p for tree in optimizer.params for p in tree]) == before
-        assert (settings(optimizer), optimizer.steps) == (groups, 1)
+    before, groups = contents(optimizer.params), settings_of(optimizer)
+    with pytest.raises(ValueError, match=r"^Adam\.load_state_dict: state_dict\['groups'\]"):
+        optimizer.load_state_dict(saved)
+    assert contents(optimizer.params) == before
+    assert (settings_of(optimizer), optimizer.steps) == (groups, 1)
 
 
 def test_a_schedule_in_a_saved_group_does_not_change_with_training() -> None:
     schedule = schuss.schedules.Manual({1: 0.5, 3: 0.25})
-    groups: Groups = [{"params": np.zeros(1), "lr": schedule}, {"params": np.zeros(1)}]
-    optimizer = schuss.SGD(groups)
+    optimizer = sgd({"lr": schedule}, {})
     saved = optimizer.state_dict()["groups"][0]["hyperparameters"]["lr"]
-    copied = copy.copy(optimizer).param_groups[0]["lr"]
-    loaded = schuss.SGD([{"params": np.zeros(1)}, {"params": np.zeros(1)}])
+    copied, loaded = copy.copy(optimizer), sgd({}, {})
     state = optimizer.state_dict()
     loaded.load_state_dict(state)
     given = state["groups"][0]["hyperparameters"]["lr"]
-    schedules = [schedule, saved, copied, given, loaded.param_groups[0]["lr"]]
+    schedules = [schedule, saved, rates(copied)[0], given, rates(loaded)[0]]
     assert len(set(map(id, schedules))) == 5
     assert [each(3) for each in schedules] == [0.25] * 5

@@ -1,5 +1,6 @@
-"""The NumPy twin computes what the papers say: formulas in float64, worked numbers, PyTorch."""
+"""The NumPy reference computes what the papers say: float64, worked numbers, PyTorch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import schuss
 from schuss import reference
 from support.arrays import Array
+from support.optimizers import make_optimizer, make_reference
 
 STEPS = 100
 
@@ -23,7 +25,7 @@ def assert_close(actual: Array, expected: Array, *, ulps: float) -> None:
     assert np.max(np.abs(actual - expected) / scale) <= ulps * np.finfo(np.float64).eps
 
 
-# The formulas of the mission, one element at a time in Python's floats.
+# The formulas, one element at a time in Python's floats.
 
 
 def test_sgd_is_its_formula() -> None:
@@ -146,7 +148,7 @@ def test_coupled_decay_is_the_gradient_of_an_l2_cost() -> None:
     assert w == plain
 
 
-def test_decoupled_decay_shrinks_the_parameter_beside_adams_step() -> None:
+def test_decoupled_decay_shrinks_the_parameter_besides_adams_step() -> None:
     w, m, v = np.array([2.0]), np.zeros(1), np.zeros(1)
     expected, first, second = 2.0, np.zeros(1), np.zeros(1)
     for t, g in enumerate(gradients((1,)), start=1):
@@ -157,80 +159,138 @@ def test_decoupled_decay_shrinks_the_parameter_beside_adams_step() -> None:
         np.testing.assert_allclose(w, expected, rtol=1e-12, atol=1e-14)
 
 
+# The reference optimizer, by worked numbers.
+
+
+def test_the_reference_optimizer_keeps_states_averages_and_copies() -> None:
+    # beta 1/2, so v = 1, then 2.5; lr 1/2.
+    params: Any = {"W": np.zeros(2, np.float32), "b": [np.zeros((), np.float32)]}
+    optimizer = reference.Optimizer(
+        "momentum", params, lr=lambda t: 0.5, beta=0.5, average=0.75, copies="float16"
+    )
+    grads: list[Any] = [
+        {"W": np.full(2, g, np.float32), "b": [np.array(g, np.float32)]} for g in (2, 4, -2.5)
+    ]
+    optimizer.step(grads[0])
+    assert [tree["W"].tolist() for tree in (params, optimizer.average)] == [[-0.5] * 2] * 2
+    optimizer.step(grads[1])
+    assert optimizer.state["velocity"]["W"].tolist() == [2.5, 2.5]
+    assert params["b"][0] == optimizer.copies["b"][0] == -1.75
+    assert optimizer.copies["W"].dtype == np.float16
+    assert optimizer.average["b"][0] == 0.75 * -0.5 + 0.25 * -1.75
+    optimizer.set(average_bias_correction=True)
+    assert optimizer.average["W"].tolist() == [-1.75, -1.75]  # the parameters, until the next step
+    optimizer.step(grads[2])
+    assert optimizer.average["W"].tolist() == [-1.75, -1.75]  # v = 0; divided by its weight
+    assert optimizer.steps == 3
+
+
+def test_the_reference_optimizer_accumulates_clips_skips_and_clears() -> None:
+    w = np.zeros(2)
+    optimizer = reference.Optimizer(
+        "sgd", w, lr=1.0, clip_norm=2.5, nonfinite="skip", clear_grads=True
+    )
+    grads = [np.array([100.0, 4.0]), np.array([-97.0, 0.0])]
+    for grad in grads:
+        optimizer.accumulate(grad)
+    assert optimizer.accumulated == 2
+    assert not np.any(grads)
+    optimizer.step()
+    np.testing.assert_allclose(w, [-1.5, -2.0], rtol=1e-6)
+    assert optimizer.last == (5.0, True, False)
+    optimizer.step(np.array([np.inf, 0.0]))
+    assert (optimizer.steps, optimizer.skipped, optimizer.accumulated) == (1, 1, 0)
+    np.testing.assert_allclose(w, [-1.5, -2.0], rtol=1e-6)
+    with pytest.raises(ValueError, match="expected grads, or some accumulated"):
+        optimizer.step()
+    optimizer.accumulate(np.zeros(2))
+    optimizer.zero_grad()
+    optimizer.set(nonfinite="raise")
+    with pytest.raises(FloatingPointError, match=r"grads\[0\] has a NaN or an infinity"):
+        optimizer.step(np.array([np.nan, 0.0]))
+
+
+def test_the_reference_optimizer_has_groups() -> None:
+    groups = {"a": {"lr": 0.5}, "b": {"weight_decay": 0.25}, "c": {"lr": 0.5}}
+    params = {key: np.ones(1) for key in "abc"}
+    optimizer = reference.Optimizer("sgd", params, lr=1.0, groups=groups.get)
+    optimizer.step({key: np.ones(1) for key in "abc"})
+    assert [param.item() for param in params.values()] == [0.5, 1 - 1.25, 0.5]
+    optimizer.set(group=0, lr=0.0)
+    optimizer.set(lr=2.0)
+    optimizer.step({key: np.ones(1) for key in "abc"})
+    assert [param.item() for param in params.values()] == [0.5, -0.25 - 2 * (1 - 0.0625), 0.5]
+    adam = reference.Optimizer("adam", params, lr=1.0, groups=groups.get)
+    with pytest.raises(ValueError, match="the groups need different states"):
+        adam.set(group=0, amsgrad=True)
+    adam.set(amsgrad=True)
+    assert list(adam.state) == ["m", "v", "v_max"]
+
+
+def test_the_reference_optimizer_names_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="kind is 'lion', expected one of sgd, momentum"):
+        reference.Optimizer("lion", np.zeros(1), lr=0.1)
+    with pytest.raises(TypeError, match="there is no argument 'beta', expected one of lr, "):
+        reference.Optimizer("sgd", np.zeros(1), lr=0.1, beta=0.5)
+
+
 # PyTorch, where its formula is the same: 100 steps in float64.
 
-PEERS: list[tuple[str, dict[str, Any], type[schuss.optimizers.Optimizer], dict[str, Any]]] = [
-    ("SGD", {}, schuss.SGD, {}),
-    ("SGD", {"weight_decay": 0.1}, schuss.SGD, {"weight_decay": 0.1}),
-    ("SGD", {"momentum": 0.9}, schuss.Momentum, {"dampening": 0.0}),
+# Of each peer the class and its options, ours and its options.
+PEERS = [
+    ("SGD", "", "SGD", ""),
+    ("SGD", "weight_decay=0.1", "SGD", "weight_decay=0.1"),
+    ("SGD", "momentum=0.9", "Momentum", "dampening=0.0"),
+    ("SGD", "momentum=0.9, nesterov=True", "Momentum", "dampening=0.0, nesterov=True"),
     (
-        "SGD",
-        {"momentum": 0.9, "nesterov": True},
-        schuss.Momentum,
-        {"dampening": 0.0, "nesterov": True},
+        *("SGD", "momentum=0.5, weight_decay=0.1"),
+        *("Momentum", "beta=0.5, dampening=0.0, weight_decay=0.1"),
+    ),
+    ("RMSprop", "alpha=0.9", "RMSprop", ""),
+    ("RMSprop", "alpha=0.99, eps=1e-3", "RMSprop", "beta=0.99, eps=1e-3"),
+    ("RMSprop", "alpha=0.9, centered=True", "RMSprop", "centered=True"),
+    (
+        *("RMSprop", "alpha=0.9, momentum=0.9, weight_decay=0.1"),
+        *("RMSprop", "momentum=0.9, weight_decay=0.1"),
     ),
     (
-        "SGD",
-        {"momentum": 0.5, "weight_decay": 0.1},
-        schuss.Momentum,
-        {"beta": 0.5, "dampening": 0.0, "weight_decay": 0.1},
+        *("RMSprop", "alpha=0.9, centered=True, momentum=0.5"),
+        *("RMSprop", "centered=True, momentum=0.5"),
     ),
-    ("RMSprop", {"alpha": 0.9}, schuss.RMSprop, {}),
-    ("RMSprop", {"alpha": 0.99, "eps": 1e-3}, schuss.RMSprop, {"beta": 0.99, "eps": 1e-3}),
-    ("RMSprop", {"alpha": 0.9, "centered": True}, schuss.RMSprop, {"centered": True}),
-    (
-        "RMSprop",
-        {"alpha": 0.9, "momentum": 0.9, "weight_decay": 0.1},
-        schuss.RMSprop,
-        {"momentum": 0.9, "weight_decay": 0.1},
-    ),
-    (
-        "RMSprop",
-        {"alpha": 0.9, "centered": True, "momentum": 0.5},
-        schuss.RMSprop,
-        {"centered": True, "momentum": 0.5},
-    ),
-    ("Adam", {}, schuss.Adam, {}),
-    (
-        "Adam",
-        {"betas": (0.5, 0.9), "eps": 1e-3},
-        schuss.Adam,
-        {"beta1": 0.5, "beta2": 0.9, "eps": 1e-3},
-    ),
-    ("Adam", {"weight_decay": 0.1}, schuss.Adam, {"weight_decay": 0.1}),
-    ("Adam", {"amsgrad": True}, schuss.Adam, {"amsgrad": True}),
-    ("AdamW", {}, schuss.AdamW, {}),
-    (
-        "AdamW",
-        {"weight_decay": 0.5, "amsgrad": True},
-        schuss.AdamW,
-        {"weight_decay": 0.5, "amsgrad": True},
-    ),
+    ("Adam", "", "Adam", ""),
+    ("Adam", "betas=(0.5, 0.9), eps=1e-3", "Adam", "beta1=0.5, beta2=0.9, eps=1e-3"),
+    ("Adam", "weight_decay=0.1", "Adam", "weight_decay=0.1"),
+    ("Adam", "amsgrad=True", "Adam", "amsgrad=True"),
+    ("AdamW", "", "AdamW", ""),
+    ("AdamW", "weight_decay=0.5, amsgrad=True", "AdamW", "weight_decay=0.5, amsgrad=True"),
 ]
 
 
-@pytest.mark.parametrize(("peer", "peer_options", "ours", "options"), PEERS, ids=str)
+def arguments(text: str) -> dict[str, Any]:
+    """Return keyword arguments as they are written in a call."""
+    values: dict[str, Any] = eval(f"dict({text})")
+    return values
+
+
+@pytest.mark.parametrize("make", [make_optimizer, make_reference])
+@pytest.mark.parametrize(("peer", "peer_options", "name", "options"), PEERS, ids=str)
 def test_a_hundred_steps_agree_with_pytorch(
-    peer: str,
-    peer_options: dict[str, Any],
-    ours: type[schuss.optimizers.Optimizer],
-    options: dict[str, Any],
+    peer: str, peer_options: str, name: str, options: str, make: Callable[..., Any]
 ) -> None:
     torch = pytest.importorskip("torch")
     start = np.random.default_rng(1).standard_normal((7, 3))
     theirs = torch.tensor(start.copy(), requires_grad=True)
-    their_optimizer = getattr(torch.optim, peer)([theirs], lr=0.01, **peer_options)
-    param = start.copy()
-    optimizer = ours(param, lr=0.01, **options)
+    their_optimizer = getattr(torch.optim, peer)([theirs], lr=0.01, **arguments(peer_options))
+    optimizer = make(name, start, lr=0.01, **arguments(options))
     for g in gradients():
         theirs.grad = torch.from_numpy(g.copy())
         their_optimizer.step()
         optimizer.step(g)
-    assert_close(param, theirs.detach().numpy(), ulps=8)
+    assert_close(optimizer.params, theirs.detach().numpy(), ulps=8)
 
 
 def test_dampening_agrees_with_pytorch_from_an_equal_start() -> None:
-    # PyTorch starts the velocity with the whole first gradient, whatever the dampening.
+    # PyTorch starts the velocity with the whole first gradient, with any dampening.
     torch = pytest.importorskip("torch")
     theirs = torch.zeros(7, 3, dtype=torch.float64, requires_grad=True)
     their_optimizer = torch.optim.SGD([theirs], lr=0.01, momentum=0.9, dampening=0.3)
@@ -250,14 +310,13 @@ def test_dampening_agrees_with_pytorch_from_an_equal_start() -> None:
 
 def test_torch_tensors_on_the_cpu_are_updated_where_they_are() -> None:
     torch = pytest.importorskip("torch")
-    tensor, twin = torch.ones(3, 2), np.ones((3, 2), np.float32)
-    params = {"w": tensor}
-    optimizer = schuss.Adam(params, lr=0.1)
-    moments = np.zeros((2, 3, 2), np.float32)
+    tensor, expected = torch.ones(3, 2), np.ones((3, 2), np.float32)
+    optimizer = schuss.Adam({"w": tensor}, lr=0.1)
+    model = make_reference("Adam", expected, lr=0.1)
     for t in (1, 2):
         gradient = torch.full((3, 2), 0.5 * t)
         optimizer.step({"w": gradient})
-        reference.adam(twin, gradient.numpy(), *moments, step=t, lr=0.1)
-    assert (tensor.numpy() == twin).all()
+        model.step(gradient.numpy())
+    assert (tensor.numpy() == expected).all()
     with pytest.raises(TypeError, match="detach"):
         schuss.Adam(torch.ones(3, requires_grad=True))

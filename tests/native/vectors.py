@@ -20,19 +20,16 @@ import numpy as np
 from schuss import _core, reference
 from schuss.reference._numbers import scale_and_clip
 from support.arrays import LAYOUTS, Array, empty_like_layout, laid_out, numbers
+from support.optimizers import OPTIMIZERS, OTHER_VALUES, Kind
 from support.shuffling import SplitMix64, shuffled
 
 FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-NUMBERS = [FLOAT32, FLOAT64, FLOAT16, BFLOAT16]  # as numbers::Number has them; then come raw bytes
-ROLES = ["parameter", "gradient", "state", "average", "copy"]  # as engine::Role has them
-DECAYS = ["none", "coupled", "decoupled"]  # as rules::Decay has them
+NUMBERS = [FLOAT32, FLOAT64, FLOAT16, BFLOAT16]  # the order of numbers::DType, before raw bytes
+ROLES = ["parameter", "gradient", "state", "average", "copy"]  # the order of engine::Role
+DECAYS = ["none", "coupled", "decoupled"]  # the order of rules::Decay
 SIZES = [(0, 3), (), (1,), (3,), (17,), (65,), (130,)]
 
-OF_MOMENTUM = {"lr": 0.03, "beta": 0.9, "dampening": 0.3, "bias_correction": 1.0}
-OF_RMSPROP = {"lr": 0.03, "beta": 0.9, "eps": 1e-8, "eps_root": 1e-12, "momentum": 0.8}
-OF_ADAM = {"beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "eps_root": 1e-12, "bias_correction": 1.0}
-OF_ADAM |= {"lr": 0.03}
 RATE = {"lr": 0.03}
 
 
@@ -52,26 +49,29 @@ def _memory_floor(param: Array, grad: Array, **states: Any) -> None:
             array[...] = array + grad
 
 
+def _hyperparameters(kind: Kind) -> dict[str, float]:
+    """Return the numbers that a rule of that kind takes; float32 has to round them."""
+    values = {name: 0.97 * OTHER_VALUES[name] for name in kind.defaults if name in OTHER_VALUES}
+    if "bias_correction" in kind.defaults:
+        values["bias_correction"] = 1.0
+    of_form = {"weight_decay", "nesterov", *kind.optional_states.values()} - {"momentum"}
+    return {name: value for name, value in values.items() if name not in of_form} | RATE
+
+
 # Each rule of rules.def: its reference, and its hyperparameters.
 RULES: dict[str, tuple[Callable[..., None], dict[str, float]]] = {
-    "sgd": (reference.sgd, RATE),
-    "momentum": (reference.momentum, OF_MOMENTUM),
-    "momentum_nesterov": (partial(reference.momentum, nesterov=True), OF_MOMENTUM),
-    "rmsprop": (reference.rmsprop, OF_RMSPROP),
-    "rmsprop_centered": (reference.rmsprop, OF_RMSPROP),
-    "rmsprop_momentum": (reference.rmsprop, OF_RMSPROP),
-    "rmsprop_centered_momentum": (reference.rmsprop, OF_RMSPROP),
-    "adam": (reference.adam, OF_ADAM),
-    "adam_amsgrad": (reference.adam, OF_ADAM),
+    rule: (partial(getattr(reference, kind.kernel), **fixed), _hyperparameters(kind))
+    for kind in OPTIMIZERS.values()
+    for rule, fixed in kind.rules.items()
+}
+UPDATES = list(RULES)
+RULES |= {
     "average": (_average, {"beta": 0.98}),
     "accumulation_first": (partial(_sum, first=True), RATE),
     "accumulation": (partial(_sum, first=False), RATE),
     "memory_floor_1": (_memory_floor, RATE),
     "memory_floor_2": (_memory_floor, RATE),
 }
-UPDATES = [
-    name for name in RULES if not name.startswith(("average", "accumulation", "memory_floor"))
-]
 WEIGHT_DECAY = 0.1
 
 
@@ -87,7 +87,7 @@ def rule_of(name: str, decay: str, t: int) -> Callable[..., None]:
         options["decoupled"] = True
 
     def step(param: Array, grad: Array, *states: Array, **treatment: Any) -> None:
-        if decay == "decoupled" and "adam" not in name:  # what no optimizer has, but the sweep does
+        if decay == "decoupled" and "adam" not in name:  # no optimizer has this, but the sweep does
             keep = param.dtype.type(1 - values["lr"] * WEIGHT_DECAY)
             with _core.subnormals_are_zero(), np.errstate(all="ignore"):
                 param[...] = param * keep
@@ -97,14 +97,14 @@ def rule_of(name: str, decay: str, t: int) -> Callable[..., None]:
     return step
 
 
-class Kept:
-    """An array's memory as it is now, to be written with the elements that it has later."""
+class Snapshot:
+    """The memory of an array as it is now; its elements are read again later."""
 
     def __init__(self, array: Array) -> None:
         low, high = np.lib.array_utils.byte_bounds(array)
         if array.size == 0:
             low = high = array.ctypes.data
-        lead = low % array.itemsize  # an array that is not aligned stays so
+        lead = low % array.itemsize  # keeps an array unaligned that is not aligned
         self.array, self.first = array, array.ctypes.data - low + lead
         self.before = bytes(lead) + ctypes.string_at(low, high - low)
 
@@ -127,11 +127,11 @@ class Case:
         self.integers(len(value))
         self.data += value
 
-    def array(self, kept: Kept) -> None:
-        array, known = kept.array, kept.array.dtype in NUMBERS
+    def array(self, snapshot: Snapshot) -> None:
+        array, known = snapshot.array, snapshot.array.dtype in NUMBERS
         self.integers(NUMBERS.index(array.dtype) if known else len(NUMBERS))
-        self.integers(array.itemsize, array.ndim, *array.shape, *array.strides, kept.first)
-        self.bytes(kept.before)
+        self.integers(array.itemsize, array.ndim, *array.shape, *array.strides, snapshot.first)
+        self.bytes(snapshot.before)
         self.bytes(array.tobytes())  # afterwards, in C order
 
 
@@ -148,7 +148,7 @@ def steps(
     clear_grads: bool = False,
     scale: float = 1.0,
 ) -> Case:
-    """Make steps, one for each sequence of gradients. Parameter i is in group i modulo groups."""
+    """Make a step with each list of gradients. Parameter i is in group i modulo their number."""
     members = [i % len(groups) for i in range(len(params))]
     wide = [p.dtype if p.dtype == FLOAT64 else FLOAT32 for p in params]
     names = _core.states(groups[0][0])
@@ -158,11 +158,11 @@ def steps(
     ]
     averages = [p.astype(dtype) for p, dtype in zip(params, wide, strict=True)] if average else None
     copied = [np.zeros(p.shape, copies) for p in params] if copies else None
-    kept = [
-        [("parameter", Kept(p)), *(("gradient", Kept(each[i])) for each in grads)]
-        + [("state", Kept(state)) for state in states[i]]
-        + ([("average", Kept(averages[i]))] if averages else [])
-        + ([("copy", Kept(copied[i]))] if copied else [])
+    snapshots = [
+        [("parameter", Snapshot(p)), *(("gradient", Snapshot(each[i])) for each in grads)]
+        + [("state", Snapshot(state)) for state in states[i]]
+        + ([("average", Snapshot(averages[i]))] if averages else [])
+        + ([("copy", Snapshot(copied[i]))] if copied else [])
         for i, p in enumerate(params)
     ]
     dtypes = f"{params[-1].dtype} {grads[0][-1].dtype} {'bfloat16 state' * bfloat16_state}"
@@ -198,7 +198,7 @@ def steps(
         limit = np.inf if clip_value is None else clip_value
         case.floats(scale, norm, factor, limit, beta)
     case.integers(len(params))
-    for member, arrays in zip(members, kept, strict=True):
+    for member, arrays in zip(members, snapshots, strict=True):
         case.integers(member, len(arrays))
         for role, array in arrays:
             case.integers(ROLES.index(role))
@@ -283,7 +283,7 @@ def others(special: bool) -> Iterator[Callable[[], Case]]:
         values = laid_out(numbers(rng, shape, number, special=special), layout)
         out = empty_like_layout(layout, shape, number)
         case = Case("ewma", f"{layout} {number}")
-        before = Kept(values), Kept(out)
+        before = Snapshot(values), Snapshot(out)
         out[...] = reference.ewma(values, 0.97, bias_correction=corrected, axis=axis)
         case.integers(axis, corrected)
         case.floats(0.97)
@@ -312,7 +312,7 @@ def others(special: bool) -> Iterator[Callable[[], Case]]:
         examples, indices = laid_out(values, layout), rng.integers(0, shape[0], 90)
         case = Case("gather", f"{layout} {dtype} {shape}")
         case.bytes(indices.tobytes())
-        case.array(Kept(examples))
+        case.array(Snapshot(examples))
         case.bytes(examples[indices].tobytes())
         return case
 
@@ -322,7 +322,7 @@ def others(special: bool) -> Iterator[Callable[[], Case]]:
 
 
 def write(path: Path, *, every: int = 1, special: bool = True) -> int:
-    """Write each so many-th case, and return how many these are."""
+    """Write every n-th case, n being `every`; return their number."""
     cases = [*of_formats(special), *of_layouts(special), *others(special)][::every]
     with path.open("wb") as file:
         for case in cases:
@@ -333,7 +333,7 @@ def write(path: Path, *, every: int = 1, special: bool = True) -> int:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
-    parser.add_argument("--every", type=int, default=1, help="write each so many-th case")
-    parser.add_argument("--ordinary", action="store_true", help="no subnormals, infinities, NaN")
+    parser.add_argument("--every", type=int, default=1, help="write every n-th case")
+    parser.add_argument("--ordinary", action="store_true", help="without infinities and the like")
     chosen = parser.parse_args()
     print(write(chosen.file, every=chosen.every, special=not chosen.ordinary), file=sys.stderr)

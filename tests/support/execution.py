@@ -3,12 +3,8 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import pytest
-
 import schuss
 from schuss import _core
-
-every_level = pytest.mark.parametrize("level", schuss.available_simd())
 
 
 @contextmanager

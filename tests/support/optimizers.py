@@ -30,6 +30,8 @@ class Kind:
     """Hyperparameters worth a test, besides the defaults."""
     groups: tuple[tuple[Options, Options, Options], ...] = ()
     """Hyperparameters of an optimizer, and those that two of its three groups override."""
+    rules: Mapping[str, Options] = field(default_factory=dict)
+    """Its rules in `rules.def`, each with the keyword arguments that the reference needs for it."""
 
 
 ADAM_DEFAULTS: Options = {
@@ -50,6 +52,7 @@ OPTIMIZERS: dict[str, Kind] = {
         defaults={"lr": 0.01, "weight_decay": 0.0},
         variants=({"lr": 0.5, "weight_decay": 0.1},),
         groups=(({"lr": 0.1}, {"lr": 0.5, "weight_decay": 0.1}, {"weight_decay": 0.5}),),
+        rules={"sgd": {}},
     ),
     "Momentum": Kind(
         kernel="momentum",
@@ -70,6 +73,7 @@ OPTIMIZERS: dict[str, Kind] = {
                 {"bias_correction": True, "dampening": 0.25},
             ),
         ),
+        rules={"momentum": {}, "momentum_nesterov": {"nesterov": True}},
     ),
     "RMSprop": Kind(
         kernel="rmsprop",
@@ -96,6 +100,12 @@ OPTIMIZERS: dict[str, Kind] = {
                 {"eps_root": 1e-3},
             ),
         ),
+        rules={
+            "rmsprop": {},
+            "rmsprop_centered": {},
+            "rmsprop_momentum": {},
+            "rmsprop_centered_momentum": {},
+        },
     ),
     "Adam": Kind(
         kernel="adam",
@@ -107,6 +117,7 @@ OPTIMIZERS: dict[str, Kind] = {
             ({"lr": 0.1}, {"beta1": 0.5, "bias_correction": False}, {"weight_decay": 0.1}),
             ({"lr": 0.1, "amsgrad": True}, {"beta2": 0.5}, {"lr": 0.25, "eps": 0.1}),
         ),
+        rules={"adam": {}, "adam_amsgrad": {}},
     ),
     "AdamW": Kind(
         kernel="adam",

@@ -45,5 +45,5 @@ else: raise AssertionError("there are threads")
 """
 needs_no_threads = pytest.mark.skipif(
     os.name != "posix" or not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np"),
-    reason="threads can be had here, whatever is done",
+    reason="threads can always be started here",
 )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array, ArrayTree, computed_dtype, dtype_among
+from schuss._arrays import Array, ArrayTree, computed_dtype
 from schuss._core import subnormals_are_zero
 from schuss.reference._numbers import apply_scale, round_into, wide, widen
 from schuss.reference._rules import KINDS, Kind
@@ -22,7 +22,7 @@ _OPTIONS: dict[str, Any] = {
     "average_bias_correction": False,
     "seed": 0,
 }
-_OF_STEP = ("clip_norm", "clip_value", "nonfinite", "clear_grads", "seed")
+_STEP_OPTIONS = ("clip_norm", "clip_value", "nonfinite", "clear_grads", "seed")
 
 
 class Outcome(NamedTuple):
@@ -122,16 +122,13 @@ class Optimizer:
                 raise TypeError(f"{call}: there is no argument {name!r}, expected one of {known}")
         self.params: Any = params
         self._leaves = [leaf for _, leaf in _named_leaves(params)]
-        self.state_dtype = None
-        if state_dtype is not None:
-            self.state_dtype = dtype_among(call, "state_dtype", state_dtype, ("bfloat16",))
+        self.state_dtype = None if state_dtype is None else _dtype(state_dtype)
         self._states: dict[str, list[Array]] = {}
         self._averages: list[Array] | None = None
         self._weights = [0.0, 0.0]  # of the averages in float32 and in float64
         self._copies: list[Array] | None = None
         if copies is not None:
-            dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
-            self._copies = [np.zeros(param.shape, dtype) for param in self._leaves]
+            self._copies = [np.zeros(param.shape, _dtype(copies)) for param in self._leaves]
             self.write_copies()
         self._sums = self._zeros()
         self.steps = self.skipped = self.accumulated = 0
@@ -193,7 +190,7 @@ class Optimizer:
             groups[group] |= changes
         names, *others = (self._kind.states_with(settings | own) for own in groups)
         if any(other != names for other in others):
-            raise ValueError("reference.Optimizer: the groups need several states, expected one")
+            raise ValueError("reference.Optimizer: the groups need different states")
         self._states = {
             name: self._states.get(name) or self._zeros(self.state_dtype) for name in names
         }
@@ -267,7 +264,7 @@ class Optimizer:
             averages=self._averages,
             beta=beta,
             copies=self._copies,
-            **{name: settings[name] for name in _OF_STEP},
+            **{name: settings[name] for name in _STEP_OPTIONS},
         )
         self.accumulated = 0
         needs_norm = settings["clip_norm"] is not None or settings["nonfinite"] != "propagate"
@@ -324,9 +321,18 @@ def _defaults(kind: Kind) -> dict[str, Any]:
     no_hyperparameters = {"lr", "step", "scale", "clip_value", "decoupled"} | arrays
     defaults = dict.fromkeys(kind.optional_states.values(), False)
     defaults |= {p.name: p.default for p in parameters.values() if p.name not in no_hyperparameters}
-    if "step" in parameters:  # whoever leaves it out of `momentum` gets no correction
+    if "step" in parameters:  # `momentum` without it does not correct
         defaults["bias_correction"] = parameters["step"].default is Parameter.empty
     return {**defaults, **kind.defaults}
+
+
+def _dtype(name: npt.DTypeLike) -> np.dtype[Any]:
+    """Return the dtype of that name; bfloat16 is one of the package ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        name = ml_dtypes.bfloat16
+    return np.dtype(name)
 
 
 def _named_leaves(tree: ArrayTree, name: str = "") -> Iterator[tuple[str, Array]]:
