@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import LAYOUTS, Array, bits, equal, laid_out, numbers, same_bits
 from schuss import _core, reference
-from test_turns import in_threads, step_under_way
+from support.arrays import LAYOUTS, Array, bits, equal, laid_out, numbers, same_bits
+from support.threads import in_threads, step_under_way
 
 SHAPES = [(), (0, 3), (1,), (17,), (4097,), (3, 5000), (9, 20, 31)]
 SCALES = [1.0, 0.5, -3.0, 1e-3, 1 / 3]

@@ -12,8 +12,8 @@ import pytest
 from numpy.lib.stride_tricks import as_strided, sliding_window_view
 
 import schuss
-from cases import LAYOUTS, Array, laid_out, numbers, same_bits
 from schuss import _core, reference
+from support.arrays import LAYOUTS, Array, laid_out, numbers, same_bits
 
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 every_form = pytest.mark.parametrize("corrected", [True, False], ids=["corrected", "bare"])

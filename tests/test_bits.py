@@ -1,14 +1,34 @@
-"""A fused step gives, bit for bit, what the NumPy twin gives."""
+"""A fused step gives the bits of the NumPy reference: any size, layout, level, threads, tiles."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 
 import schuss
-from cases import CASES, LAYOUTS, Array, Case, laid_out, numbers, run, same_bits
-from schuss import _core, kernels, reference
+from schuss import kernels, reference
+from support.arrays import (
+    LAYOUTS,
+    Array,
+    dtype_of,
+    equal,
+    laid_out,
+    numbers,
+    random_arrays,
+    same_bits,
+)
+from support.cases import CASES, Case, run
+from support.execution import every_level, execution
+from support.optimizers import (
+    OPTIMIZERS,
+    assert_same,
+    assert_same_outcome,
+    make_optimizer,
+    make_reference,
+)
 
 LANE_EDGES = (0, 1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97, 127, 129)
 TILE = 512
@@ -16,55 +36,35 @@ SIZES = (*LANE_EDGES, TILE - 1, TILE, TILE + 1, 3 * TILE + 5)
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
-every_level = pytest.mark.parametrize("level", schuss.available_simd())
 
 
-@pytest.fixture
-def level(request: pytest.FixtureRequest) -> Iterator[str]:
-    before = schuss.simd()
-    schuss.set_simd(request.param)
-    yield request.param
-    schuss.set_simd(before)
+def assert_same_steps(case: Case, param: Array, gradients: list[Array], expected: Array) -> None:
+    results = run(case, kernels, param, gradients), run(case, reference, expected, gradients)
+    for name, a, b in zip(("param", *case.all_states), *results, strict=True):
+        assert same_bits(a, b), name
 
 
-@pytest.fixture
-def small_tiles() -> Iterator[None]:
-    before = _core.set_tile_elements(TILE)
-    yield
-    _core.set_tile_elements(before)
-
-
-@pytest.fixture
-def tiny_tiles() -> Iterator[None]:
-    before = _core.set_tile_elements(37)
-    yield
-    _core.set_tile_elements(before)
-
-
-def assert_same_steps(case: Case, param: Array, gradients: list[Array], twin: Array) -> None:
-    fused = run(case, kernels, param, gradients)
-    expected = run(case, reference, twin, gradients)
-    for i, (a, b) in enumerate(zip(fused, expected, strict=True)):
-        assert same_bits(a, b), ("param", *case.all_states)[i]
+# Kernels.
 
 
 @every_case
 @every_dtype
-@pytest.mark.parametrize("level", schuss.available_simd(), indirect=True)
-@pytest.mark.usefixtures("level", "small_tiles")
-def test_every_size_and_offset_gives_the_twins_bits(case: Case, dtype: Any) -> None:
+@every_level
+def test_every_size_and_offset_gives_the_references_bits(
+    case: Case, dtype: Any, level: str
+) -> None:
     rng = np.random.default_rng(1)
-    for size in SIZES:
-        for offset in (0, 1, 3):
-            space = numbers(rng, (4, size + offset), dtype)
-            param, *gradients = space[:, offset:]
-            twin = param.copy()
-            assert_same_steps(case, param, gradients, twin)
+    with execution(level=level, tile=TILE):
+        for size in SIZES:
+            for offset in (0, 1, 3):
+                space = numbers(rng, (4, size + offset), dtype)
+                param, *gradients = space[:, offset:]
+                assert_same_steps(case, param, gradients, param.copy())
 
 
 @every_case
 @every_dtype
-def test_several_tiles_of_the_shipped_size_give_the_twins_bits(case: Case, dtype: Any) -> None:
+def test_several_tiles_of_the_shipped_size_give_the_references_bits(case: Case, dtype: Any) -> None:
     rng = np.random.default_rng(2)
     param, *gradients = numbers(rng, (3, 3 * 16384 + 33), dtype)
     assert_same_steps(case, param, gradients, param.copy())
@@ -74,133 +74,137 @@ def test_several_tiles_of_the_shipped_size_give_the_twins_bits(case: Case, dtype
 @every_dtype
 @pytest.mark.parametrize("shape", [(40,), (33, 70), (3, 9, 4, 5), (200, 2), (1, 6, 1), ()], ids=str)
 @pytest.mark.parametrize("tile", [1, 7, 64, 5000])
-def test_every_layout_of_parameter_and_gradient_gives_the_twins_bits(
+def test_every_layout_of_parameter_and_gradient_gives_the_references_bits(
     case: Case, dtype: Any, shape: tuple[int, ...], tile: int
 ) -> None:
-    before = _core.set_tile_elements(tile)
-    try:
+    with execution(tile=tile):
         assert_same_steps_in_every_layout(case, dtype, shape)
-    finally:
-        _core.set_tile_elements(before)
 
 
 @every_case
 @every_dtype
-@pytest.mark.parametrize("level", schuss.available_simd(), indirect=True)
-@pytest.mark.usefixtures("level", "small_tiles")
-def test_every_rule_gives_the_twins_bits_in_every_layout_at_every_level(
-    case: Case, dtype: Any
+@every_level
+def test_every_rule_gives_the_references_bits_in_every_layout_at_every_level(
+    case: Case, dtype: Any, level: str
 ) -> None:
-    assert_same_steps_in_every_layout(case, dtype, (21, 40))
+    with execution(level=level, tile=TILE):
+        assert_same_steps_in_every_layout(case, dtype, (21, 40))
 
 
 def assert_same_steps_in_every_layout(case: Case, dtype: Any, shape: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
     values, *gradient_values = (numbers(rng, shape, dtype) for _ in range(3))
     layouts = LAYOUTS if shape else ["c", "unaligned", "packed fields"]
-    broadcast = [np.broadcast_to(g[..., :1], shape) for g in gradient_values if shape]
-    for gradient_layout in [*layouts, "broadcast"]:
-        if gradient_layout == "broadcast":
-            gradients = broadcast
-        else:
-            gradients = [laid_out(g, gradient_layout) for g in gradient_values]
+    gradients_in = {layout: [laid_out(g, layout) for g in gradient_values] for layout in layouts}
+    if shape:
+        gradients_in["broadcast"] = [np.broadcast_to(g[..., :1], shape) for g in gradient_values]
+    for gradient_layout, gradients in gradients_in.items():
         expected = list(run(case, reference, values.copy(), gradients))
         for param_layout in layouts:
-            states = iter(layouts[::-1] * len(case.all_states))
+            state_layouts = iter(layouts[::-1] * len(case.all_states))
 
-            def state(like: Array, states: Iterator[str] = states) -> Array:
-                return laid_out(np.zeros_like(like), next(states))
+            def make_state(like: Array, state_layouts: Iterator[str] = state_layouts) -> Array:
+                return laid_out(np.zeros_like(like), next(state_layouts))
 
-            fused = run(case, kernels, laid_out(values, param_layout), gradients, state)
-            for a, b in zip(fused, expected, strict=True):
-                assert same_bits(a, b), (param_layout, gradient_layout)
+            fused = run(case, kernels, laid_out(values, param_layout), gradients, make_state)
+            assert equal(list(fused), expected), (param_layout, gradient_layout)
 
 
 @pytest.mark.parametrize("case", [*CASES[::4], CASES[-2]], ids=str)
 @every_dtype
 @pytest.mark.parametrize("layout", ["c", "fortran", "columns of more"])
-def test_large_arrays_with_gradients_across_them_give_the_twins_bits(
+def test_large_arrays_with_gradients_across_them_give_the_references_bits(
     case: Case, dtype: Any, layout: str
 ) -> None:
     rng = np.random.default_rng(4)
     values, gradient = (numbers(rng, (517, 390), dtype) for _ in range(2))
+    expected = list(run(case, reference, values.copy(), [gradient]))
     for gradient_layout in ("c", "fortran", "sliced"):
         fused = run(case, kernels, laid_out(values, layout), [laid_out(gradient, gradient_layout)])
-        twin = run(case, reference, values.copy(), [gradient])
-        for a, b in zip(fused, twin, strict=True):
-            assert same_bits(a, b), gradient_layout
+        assert equal(list(fused), expected), gradient_layout
 
 
 @every_case
 @every_dtype
-def test_any_values_in_the_state_give_the_twins_bits(case: Case, dtype: Any) -> None:
+def test_any_values_in_the_state_give_the_references_bits(case: Case, dtype: Any) -> None:
     param, *gradients = numbers(np.random.default_rng(8), (3, 300), dtype)
     results = []
-    for module, p in ((kernels, param.copy()), (reference, param.copy())):
+    for module in (kernels, reference):
         rng = np.random.default_rng(9)
         state = lambda like, rng=rng: numbers(rng, like.shape, dtype)  # noqa: E731
-        results.append(list(run(case, module, p, gradients, state)))
-    for a, b in zip(*results, strict=True):
-        assert same_bits(a, b)
+        results.append(list(run(case, module, param.copy(), gradients, state)))
+    assert equal(*results)
 
 
 @pytest.mark.parametrize("scalar", [np.float32, np.float64, float])
-def test_numpy_scalars_as_hyperparameters_give_the_twins_bits(scalar: Any) -> None:
+def test_numpy_scalars_as_hyperparameters_give_the_references_bits(scalar: Any) -> None:
     param, *gradients = numbers(np.random.default_rng(10), (4, 300), np.float32)
-    twin, states = param.copy(), np.zeros((2, 4, 300), np.float32)
-    options: Any = {"lr": scalar(0.03), "weight_decay": scalar(0.1), "decoupled": True}
+    params, states = [param, param.copy()], np.zeros((2, 4, 300), np.float32)
+    lr: Any = scalar(0.03)
     steps: Any = np.arange(1, 4)
-    for t, gradient in zip(steps, gradients, strict=True):
-        kernels.adam(param, gradient, *states[0, :2], step=t, **options)
-        reference.adam(twin, gradient, *states[1, :2], step=t, **options)
-        kernels.momentum(param, gradient, states[0, 2], step=t, lr=scalar(0.03))
-        reference.momentum(twin, gradient, states[1, 2], step=t, lr=scalar(0.03))
-        kernels.rmsprop(param, gradient, states[0, 3], lr=scalar(0.03), beta=scalar(0.7))
-        reference.rmsprop(twin, gradient, states[1, 3], lr=scalar(0.03), beta=scalar(0.7))
-    assert same_bits(param, twin)
-    assert same_bits(states[0], states[1])
+    for module, p, state in zip((kernels, reference), params, states, strict=True):
+        for t, gradient in zip(steps, gradients, strict=True):
+            decay = {"weight_decay": scalar(0.1), "decoupled": True}
+            module.adam(p, gradient, *state[:2], step=t, lr=lr, **decay)
+            module.momentum(p, gradient, state[2], step=t, lr=lr)
+            module.rmsprop(p, gradient, state[3], lr=lr, beta=scalar(0.7))
+    assert same_bits(*params)
+    assert same_bits(*states)
 
 
-def test_a_rate_next_to_the_subnormals_gives_the_twins_bits() -> None:
+def test_a_rate_next_to_the_subnormals_gives_the_references_bits() -> None:
     rate = float(np.finfo(np.float32).tiny) * (1 - 2.0**-25)
-    param, twin = np.zeros((2, 1), np.float32)
+    param, expected = np.zeros((2, 1), np.float32)
     kernels.sgd(param, np.full(1, 1e30, np.float32), lr=rate)
-    reference.sgd(twin, np.full(1, 1e30, np.float32), lr=rate)
-    assert same_bits(param, twin)
+    reference.sgd(expected, np.full(1, 1e30, np.float32), lr=rate)
+    assert same_bits(param, expected)
     assert param != 0
 
 
 @every_case
 @every_dtype
-@pytest.mark.usefixtures("tiny_tiles")
 def test_cutting_an_array_changes_no_bit(case: Case, dtype: Any) -> None:
     rng = np.random.default_rng(5)
     size = 150
     param, *gradients = numbers(rng, (3, size), dtype)
-    whole = list(run(case, kernels, param.copy(), gradients))
-    for cut in range(size + 1):
-        parts = [
-            list(run(case, kernels, param[part].copy(), [g[part] for g in gradients]))
-            for part in (slice(cut), slice(cut, None))
-        ]
-        for array, *pieces in zip(whole, *parts, strict=True):
-            assert same_bits(array, np.concatenate(pieces)), cut
+    with execution(tile=37):
+        whole = list(run(case, kernels, param.copy(), gradients))
+        for cut in range(size + 1):
+            parts = [
+                list(run(case, kernels, param[part].copy(), [g[part] for g in gradients]))
+                for part in (slice(cut), slice(cut, None))
+            ]
+            for array, *pieces in zip(whole, *parts, strict=True):
+                assert same_bits(array, np.concatenate(pieces)), cut
 
 
-@every_dtype
-def test_an_array_passed_as_many_gives_the_same_bits(dtype: Any) -> None:
+# Optimizers.
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [
+        (np.float32, {}),
+        (np.float64, {}),
+        ("bfloat16", {"state_dtype": "bfloat16", "clip_norm": 1.0}),
+    ],
+)
+def test_an_array_passed_as_many_gives_the_same_bits(dtype: Any, options: dict[str, Any]) -> None:
+    dtype = dtype_of(dtype)
     rng = np.random.default_rng(6)
-    param, *gradients = numbers(rng, (4, 1000), dtype)
+    size = 20_000 if options else 1000
+    param, *gradients = numbers(rng, (4, size), dtype, special=not options)
     whole = param.copy()
-    one = schuss.Adam(whole, lr=0.03)
-    for cuts in ([500], [1, 2, 3, 500, 999], list(range(1, 1000))):
+    one = schuss.Adam(whole, lr=0.03, **options)
+    for gradient in gradients:
+        one.step(gradient)
+    for cuts in ([size // 2], [1, 2, 3, 17, 500, 999], [*range(1, 1000)], [1, 4096, 4097, 12_345]):
+        cuts = [cut for cut in cuts if cut < size]
         pieces = np.split(param.copy(), cuts)
-        many = schuss.Adam(pieces, lr=0.03)
+        many = schuss.Adam(pieces, lr=0.03, **options)
         for gradient in gradients:
             many.step(np.split(gradient, cuts))
-        if one.steps == 0:
-            for gradient in gradients:
-                one.step(gradient)
+        assert many.last == one.last
         assert same_bits(np.concatenate(pieces), whole)
         for name in ("m", "v"):
             assert same_bits(np.concatenate(many.state[name]), one.state[name])
@@ -209,9 +213,103 @@ def test_an_array_passed_as_many_gives_the_same_bits(dtype: Any) -> None:
 def test_parameters_of_both_dtypes_go_together() -> None:
     rng = np.random.default_rng(7)
     params = [numbers(rng, 100, dtype) for dtype in (np.float32, np.float64, np.float32)]
-    twins = [p.copy() for p in params]
+    expected = make_reference("RMSprop", [p.copy() for p in params], lr=0.03)
+    optimizer = schuss.RMSprop(params, lr=0.03)
     gradients = [numbers(rng, 100, p.dtype) for p in params]
-    schuss.RMSprop(params, lr=0.03).step(gradients)
-    for param, twin, gradient in zip(params, twins, gradients, strict=True):
-        reference.rmsprop(twin, gradient, np.zeros_like(twin), lr=0.03)
-        assert same_bits(param, twin)
+    optimizer.step(gradients)
+    expected.step(gradients)
+    assert_same(optimizer, expected)
+
+
+# Whatever an optimizer does, its bits do not depend on threads, level and tiles.
+
+
+@dataclass(frozen=True)
+class Job:
+    """An optimizer and what it does."""
+
+    name: str = "Adam"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    of_params: str = "float32"
+    of_grads: tuple[str, ...] = ()
+    """The dtypes of successive gradients; by default, that of the parameters."""
+    groups: tuple[Mapping[str, Any], ...] = ({},)
+    accumulates: bool = False
+    special: bool = False
+
+    def run(self, make: Any) -> tuple[Any, list[Array]]:
+        """Return an optimizer after its steps, and its gradients."""
+        rng = np.random.default_rng(1)
+        params = random_arrays(rng, dtype_of(self.of_params))
+        optimizer = make(
+            self.name,
+            params,
+            **{"lr": 0.1} | dict(self.options),
+            groups=lambda name: self.groups[int(name) % len(self.groups)],
+        )
+        all_grads = []
+        for i, dtype in enumerate((self.of_grads or (self.of_params,)) * 2):
+            grads = random_arrays(rng, dtype_of(dtype), special=self.special)
+            all_grads += grads
+            scale = [1.0, 0.5, -3.0, 1e-3, 1 / 3][i % 5]
+            if self.accumulates:
+                optimizer.accumulate(grads, scale=scale)
+            else:
+                optimizer.step(grads, scale=scale)
+        if self.accumulates:
+            optimizer.step()
+        return optimizer, all_grads
+
+
+JOBS = {
+    "clip the norm of float32": Job(options={"clip_norm": 1.0}),
+    "clip the norm of float64": Job(options={"clip_norm": 1.0}, of_params="float64"),
+    "clip, skip and average": Job(
+        "SGD",
+        {"clip_norm": 3.0, "clip_value": 0.02, "nonfinite": "skip", "average": 0.9},
+    ),
+    "clear gradients, write copies": Job(options={"clear_grads": True, "copies": "float16"}),
+    "round state at random": Job(
+        options={"weight_decay": 0.1, "state_dtype": "bfloat16", "clip_norm": 1.0},
+        of_params="bfloat16",
+        of_grads=("float16",),
+    ),
+    **{
+        f"step groups of {name} {i}": Job(name, settings, groups=({}, *overrides))
+        for name, kind in OPTIMIZERS.items()
+        for i, (settings, *overrides) in enumerate(kind.groups)
+    },
+    **{
+        f"accumulate {'/'.join(of_grads)} for {of_params}": Job(
+            "SGD", {"lr": 0.5}, of_params, of_grads, accumulates=True, special=True
+        )
+        for of_params, of_grads in [
+            ("float32", ("float32",)),
+            ("float64", ("float64",)),
+            ("float32", ("float16",)),
+            ("float32", ("bfloat16", "float32", "float16")),
+            ("float16", ("float16", "float32")),
+            ("bfloat16", ("bfloat16",)),
+        ]
+    },
+}
+
+
+@cache
+def expected_of(job: str) -> tuple[Any, list[Array]]:
+    return JOBS[job].run(make_reference)
+
+
+@pytest.mark.parametrize("job", JOBS)
+@every_level
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+@pytest.mark.parametrize("tile", [1, 64, 1000])
+def test_what_an_optimizer_does_has_the_same_bits_on_any_threads_level_and_tiles(
+    job: str, level: str, threads: int, tile: int
+) -> None:
+    with execution(level=level, threads=threads, tile=tile, threshold=0):
+        optimizer, grads = JOBS[job].run(make_optimizer)
+    expected, same_grads = expected_of(job)
+    assert_same(optimizer, expected)
+    assert_same_outcome(optimizer, expected)
+    assert equal(grads, same_grads)

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import Array, same_bits
 from schuss import kernels, reference
+from support.arrays import Array, same_bits
 
 N = 100_000  # freed memory of this size is unmapped, so that to touch it crashes
 

@@ -30,8 +30,9 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import LAYOUTS, bits, laid_out
-from files import (
+from schuss import _interrupts, _safetensors, checkpoints, schedules
+from support.arrays import LAYOUTS, bits, laid_out
+from support.files import (
     at,
     doubled,
     offsets_in,
@@ -41,7 +42,6 @@ from files import (
     warm_ups,
     with_settings,
 )
-from schuss import _interrupts, _safetensors, checkpoints, schedules
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 

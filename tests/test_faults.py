@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import Array, bits, equal, same_bits
 from schuss import _core, _interrupts, averages, cli, optimizers, reference
-from test_threads import ends_well, fork
+from support.arrays import Array, bits, equal, same_bits
+from support.processes import ends_well, fork
 
 Interrupt = Callable[[float], object]
 

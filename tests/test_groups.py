@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import Array, bits, equal, numbers, same_bits
 from schuss import reference
+from support.arrays import Array, bits, equal, numbers, same_bits
 
 Groups = list[dict[str, Any]]
 

@@ -9,19 +9,9 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import (
-    CASES,
-    LAYOUTS,
-    Array,
-    Case,
-    empty_like_layout,
-    equal,
-    laid_out,
-    numbers,
-    run,
-    same_bits,
-)
 from schuss import _core, reference
+from support.arrays import LAYOUTS, Array, empty_like_layout, equal, laid_out, numbers, same_bits
+from support.cases import CASES, Case, run
 
 ml_dtypes = pytest.importorskip("ml_dtypes")
 

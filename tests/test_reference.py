@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import Array
 from schuss import reference
+from support.arrays import Array
 
 STEPS = 100
 

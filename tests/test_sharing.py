@@ -14,9 +14,9 @@ import scipy.linalg
 from threadpoolctl import threadpool_limits
 
 import schuss
-from cases import Array, same_bits
 from schuss import _core, config
-from test_threads import NO_THREADS, ends_well, fork, needs_no_threads
+from support.arrays import Array, same_bits
+from support.processes import NO_THREADS, ends_well, fork, needs_no_threads
 
 can_share = any(not refusal for _, _, refusal, _ in _core.find_openblas())
 needs_openblas = pytest.mark.skipif(

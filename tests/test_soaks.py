@@ -21,8 +21,10 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import Array, equal, numbers
 from schuss import reference
+from support.arrays import Array, equal, numbers
+from support.processes import ends_well, fork
+from support.threads import in_threads
 from test_batches import forks_while_threads_read, with_forks
 from test_faults import (
     ENDS,
@@ -35,8 +37,6 @@ from test_faults import (
     forks,
     posix,
 )
-from test_threads import ends_well, fork
-from test_turns import in_threads
 
 pytestmark = pytest.mark.soak
 

@@ -1,7 +1,6 @@
 """Threads: the same bits on any number of them, and no harm to whoever else has threads."""
 
 import contextlib
-import ctypes
 import os
 import subprocess
 import sys
@@ -15,46 +14,12 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import CASES, Array, Case, laid_out, numbers, run, same_bits
 from schuss import _core, config, kernels, reference
+from support.arrays import Array, laid_out, numbers, same_bits
+from support.cases import CASES, Case, run
+from support.processes import NO_THREADS, ends_well, fork, needs_no_threads, script
 
 THREADS = [1, 2, 3, 8]
-
-
-def script(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", textwrap.dedent(code)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        check=False,
-        env={**os.environ, **environment},
-    )
-
-
-def ends_well(code: str, **environment: str) -> str:
-    done = script(code, **environment)
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-# No system has memory for the stack of such a thread.
-NO_THREADS = """
-import ctypes, threading
-import numpy as np, schuss
-from schuss import _core
-libc, attributes = ctypes.CDLL(None), ctypes.create_string_buffer(256)
-assert libc.pthread_attr_init(attributes) == 0
-assert libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(1 << 60)) == 0
-assert libc.pthread_setattr_default_np(attributes) == 0
-try: threading.Thread(target=print).start()
-except RuntimeError: pass
-else: raise AssertionError("there are threads")
-"""
-needs_no_threads = pytest.mark.skipif(
-    os.name != "posix" or not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np"),
-    reason="threads can be had here, whatever is done",
-)
 
 
 # The same bits.
@@ -204,9 +169,6 @@ def await_step_of(optimizer):
 
 def after_setup(code: str) -> str:
     return textwrap.dedent(SETUP) + textwrap.dedent(code)
-
-
-fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 
 
 @fork

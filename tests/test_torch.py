@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import same_bits
+from support.arrays import same_bits
 
 torch = pytest.importorskip("torch")
 schuss_torch = pytest.importorskip("schuss.torch")

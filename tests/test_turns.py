@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import Array, same_bits
-from test_threads import ends_well, fork
+from support.arrays import Array, same_bits
+from support.processes import ends_well, fork
+from support.threads import in_threads, step_under_way
 
 LARGE = 1 << 20
 
@@ -28,24 +29,6 @@ def switch_often() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
-
-
-def in_threads(count: int, work: Callable[[int], None]) -> None:
-    errors: list[BaseException] = []
-
-    def run(i: int) -> None:
-        try:
-            work(i)
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=[i]) for i in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 def after_steps(steps: int, grad: Array) -> tuple[Array, Array, Array]:
@@ -77,35 +60,6 @@ def test_two_threads_that_step_one_optimizer_lose_no_step() -> None:
     assert same_bits(optimizer.params, expected[0])
     assert same_bits(optimizer.state["m"], expected[1])
     assert same_bits(optimizer.state["v"], expected[2])
-
-
-class Slow:
-    """A gradient that takes its time to be read: meanwhile its step is under way."""
-
-    def __init__(self, array: Array) -> None:
-        self.array = array
-        self.reached, self.let_go = threading.Event(), threading.Event()
-
-    def __dlpack_device__(self) -> Any:
-        return self.array.__dlpack_device__()
-
-    def __dlpack__(self, **keywords: Any) -> Any:
-        self.reached.set()
-        assert self.let_go.wait(600)
-        return self.array.__dlpack__(**keywords)
-
-
-@contextlib.contextmanager
-def step_under_way(step: Callable[[Any], None], grad: Array) -> Iterator[None]:
-    slow = Slow(grad)
-    thread = threading.Thread(target=step, args=[slow])
-    thread.start()
-    assert slow.reached.wait(600)
-    try:
-        yield
-    finally:
-        slow.let_go.set()
-        thread.join()
 
 
 def test_other_threads_run_during_a_step() -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import schuss
-from cases import LAYOUTS, Array, bits, equal, laid_out, numbers, same_bits
 from schuss import _core, reference
+from support.arrays import LAYOUTS, Array, bits, equal, laid_out, numbers, same_bits
 
 OPTIMIZERS: dict[str, tuple[Callable[..., Any], int]] = {
     "SGD": (reference.sgd, 0),

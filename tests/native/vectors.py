@@ -1,4 +1,4 @@
-"""Writes what the NumPy twin makes of arrays, for `replay.cpp`: `python -m native.vectors FILE`.
+"""Writes what the NumPy reference computes, for `replay.cpp`: `python -m native.vectors FILE`.
 
 A file is one case after the other, and a case is fields: integers of 64 bits and float64, both
 little-endian; texts and bytes, each after its length; lists, each after theirs. `Case` says which.
@@ -17,9 +17,10 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from cases import LAYOUTS, Array, empty_like_layout, laid_out, numbers
 from schuss import _core, reference
-from test_batches import SplitMix64, shuffled
+from schuss.reference._numbers import scale_and_clip
+from support.arrays import LAYOUTS, Array, empty_like_layout, laid_out, numbers
+from support.shuffling import SplitMix64, shuffled
 
 FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -40,9 +41,9 @@ def _average(average: Array, values: Array, *, beta: float, **_: Any) -> None:
 
 
 def _sum(total: Array, grad: Array, *, first: bool, clip_value: Any, **_: Any) -> None:
-    treated = reference._treated(total, grad.astype(total.dtype), 1.0, clip_value)
+    clipped = scale_and_clip(total, grad.astype(total.dtype), 1.0, clip_value)
     with _core.subnormals_are_zero(), np.errstate(all="ignore"):
-        total[...] = treated if first else total + treated
+        total[...] = clipped if first else total + clipped
 
 
 def _memory_floor(param: Array, grad: Array, **states: Any) -> None:
@@ -51,7 +52,7 @@ def _memory_floor(param: Array, grad: Array, **states: Any) -> None:
             array[...] = array + grad
 
 
-# Each rule of rules.def: its twin, and its hyperparameters.
+# Each rule of rules.def: its reference, and its hyperparameters.
 RULES: dict[str, tuple[Callable[..., None], dict[str, float]]] = {
     "sgd": (reference.sgd, RATE),
     "momentum": (reference.momentum, OF_MOMENTUM),
@@ -74,7 +75,7 @@ UPDATES = [
 WEIGHT_DECAY = 0.1
 
 
-def twin(name: str, decay: str, t: int) -> Callable[..., None]:
+def rule_of(name: str, decay: str, t: int) -> Callable[..., None]:
     """Return a rule's step t, as `reference.step` takes it."""
     rule, values = RULES[name]
     options = {key: value for key, value in values.items() if key != "bias_correction"}
@@ -179,7 +180,7 @@ def steps(
     for t, each in enumerate(grads, start=1):
         beta = 0.9 if t > 1 else 0.0
         norm, _, _ = reference.step(
-            [twin(*groups[member], t) for member in members],
+            [rule_of(*groups[member], t) for member in members],
             params,
             each,
             states,

@@ -1,4 +1,4 @@
-"""The picture and the table of optimizers: each learns the digits, and so does its NumPy twin."""
+"""The picture and the table of optimizers: each learns the digits, and so does its reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +23,6 @@ __all__ = [
     "Contender",
     "Result",
     "Run",
-    "Twin",
     "compare",
     "picture",
     "table",
@@ -36,13 +35,11 @@ SPLITS = 5  # of the digits in two: what one of them tells of a ranking is chanc
 
 @dataclass(frozen=True)
 class Contender:
-    """An optimizer and its NumPy twin, with as many arrays of state for each parameter."""
+    """An optimizer, the reference for it, and the learning rate of both."""
 
     fused: Callable[..., Stepper]
-    formula: Callable[..., None]
-    states: int
+    reference: Callable[..., Stepper]
     lr: float
-    counts_steps: bool = False
 
     @property
     def name(self) -> str:
@@ -51,31 +48,11 @@ class Contender:
 
 
 CONTENDERS = (
-    Contender(schuss.SGD, reference.sgd, 0, lr=0.2),
-    Contender(schuss.Momentum, reference.momentum, 1, lr=0.5),
-    Contender(schuss.RMSprop, reference.rmsprop, 1, lr=0.001),
-    Contender(schuss.Adam, reference.adam, 2, lr=0.002, counts_steps=True),
+    Contender(schuss.SGD, partial(reference.Optimizer, "sgd"), lr=0.2),
+    Contender(schuss.Momentum, partial(reference.Optimizer, "momentum"), lr=0.5),
+    Contender(schuss.RMSprop, partial(reference.Optimizer, "rmsprop"), lr=0.001),
+    Contender(schuss.Adam, partial(reference.Optimizer, "adam"), lr=0.002),
 )
-
-
-class Twin:
-    """A contender by the formulas of `schuss.reference`, with state kept by hand."""
-
-    def __init__(self, contender: Contender, params: Parameters) -> None:
-        self._contender = contender
-        self._params = params
-        self._state = {
-            name: [np.zeros_like(p) for _ in range(contender.states)] for name, p in params.items()
-        }
-        self._steps = 0
-
-    def step(self, grads: Parameters) -> None:
-        """Update the parameters in place."""
-        self._steps += 1
-        options = {"step": self._steps} if self._contender.counts_steps else {}
-        for name, p in self._params.items():
-            state = self._state[name]
-            self._contender.formula(p, grads[name], *state, lr=self._contender.lr, **options)
 
 
 @dataclass(frozen=True)
@@ -98,11 +75,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a contender did, with schuss and with its NumPy twin."""
+    """What a contender did, with schuss and with the NumPy reference."""
 
     contender: Contender
     fused: Run
-    twin: Run
+    reference: Run
     training_accuracy: float
     test_accuracies: tuple[float, ...]
     """That of each split of the digits, the one of `fused` first."""
@@ -121,13 +98,13 @@ class Result:
     @property
     def same_bits(self) -> bool:
         """Whether both trainings ended with the same parameters, to the last bit."""
-        twin = self.twin.params
-        return all(p.tobytes() == twin[name].tobytes() for name, p in self.fused.params.items())
+        expected = self.reference.params
+        return all(p.tobytes() == expected[name].tobytes() for name, p in self.fused.params.items())
 
 
 def updates(epochs: int) -> int:
     """Return the number of updates of all trainings together."""
-    trainings = len(CONTENDERS) * (SPLITS + 1)  # one of each with the twin
+    trainings = len(CONTENDERS) * (SPLITS + 1)  # one of each with the reference
     return trainings * epochs * (TRAINING_EXAMPLES // BATCH_SIZE)
 
 
@@ -157,11 +134,11 @@ def compare(
     for contender in CONTENDERS:
         make = partial(contender.fused, lr=contender.lr)
         fused = learn(make, digits, seed)
-        twin = learn(partial(Twin, contender), digits, seed)
+        expected = learn(partial(contender.reference, lr=contender.lr), digits, seed)
         training_accuracy = accuracy(fused.params, digits.x, digits.labels)
         again = [tested(learn(make, split, other), split) for split, other in others]
         accuracies = (tested(fused, digits), *again)
-        results.append(Result(contender, fused, twin, training_accuracy, accuracies))
+        results.append(Result(contender, fused, expected, training_accuracy, accuracies))
     return results
 
 
@@ -180,7 +157,7 @@ def table(results: list[Result]) -> Table:
         "Test\naccuracy",
         "\nSeconds",
         "Step,\nschuss",
-        "Step,\ntwin",
+        "Step,\nreference",
     ):
         grid.add_column(heading, justify="right")
     for result in results:
@@ -192,7 +169,7 @@ def table(results: list[Result]) -> Table:
             result.accuracy_told,
             f"{result.fused.seconds:.2f}",
             f"{result.fused.step_share:.1%}",
-            f"{result.twin.step_share:.1%}",
+            f"{result.reference.step_share:.1%}",
         )
     return grid
 

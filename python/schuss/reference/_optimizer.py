@@ -1,0 +1,352 @@
+"""The reference optimizer: a rule, and what it keeps between steps."""
+
+from collections.abc import Callable, Iterator, Mapping
+from inspect import Parameter, signature
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from schuss._arrays import Array, ArrayTree, computed_dtype, dtype_among
+from schuss._core import subnormals_are_zero
+from schuss.reference._numbers import apply_scale, round_into, wide, widen
+from schuss.reference._rules import KINDS, Kind
+from schuss.reference._step import step
+
+_OPTIONS: dict[str, Any] = {
+    "clip_norm": None,
+    "clip_value": None,
+    "nonfinite": "propagate",
+    "clear_grads": False,
+    "average": None,
+    "average_bias_correction": False,
+    "seed": 0,
+}
+_OF_STEP = ("clip_norm", "clip_value", "nonfinite", "clear_grads", "seed")
+
+
+class Outcome(NamedTuple):
+    """What the last step did, as the attribute `last` of an optimizer has it."""
+
+    grad_norm: float | None
+    clipped: bool
+    skipped: bool
+
+
+class Optimizer:
+    """An optimizer in NumPy, which gives the same bits as the one of `schuss`.
+
+    Parameters
+    ----------
+    kind : {"sgd", "momentum", "rmsprop", "adam", "adamw"}
+        The rule.
+    params : array, or list, tuple or dict of arrays, nested as you like
+        The parameters, of any shape, in float32, float64, float16 or bfloat16; updated in place.
+    lr : float or callable
+        The learning rate, or a schedule: a function of the step, counted from 1.
+    groups : callable, optional
+        Hyperparameters of single parameters: ``groups(name) -> dict or None``.
+    copies : dtype or str, optional
+        "float16" or "bfloat16": keep copies of the parameters in this dtype.
+    state_dtype : dtype or str, optional
+        "bfloat16": keep the state in this dtype, with random rounding.
+    **settings
+        Other hyperparameters, and the options `clip_norm`, `clip_value`, `nonfinite`,
+        `clear_grads`, `average`, `average_bias_correction` and `seed`. See the optimizers of
+        `schuss` and `schuss.optimizers.Optimizer`.
+
+    Raises
+    ------
+    TypeError
+        If there is no such hyperparameter or option.
+    ValueError
+        If there is no such kind, or if the groups do not need the same states.
+
+    References
+    ----------
+    See `schuss.optimizers`.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w, v = np.array([1.0, 2.0]), np.array([1.0, 2.0])
+    >>> opt = schuss.Adam(w, lr=0.1, clip_norm=1.0)
+    >>> ref = schuss.reference.Optimizer("adam", v, lr=0.1, clip_norm=1.0)
+    >>> for grad in (np.array([3.0, 4.0]), np.array([-1.0, 2.0])):
+    ...     opt.step(grad)
+    ...     ref.step(grad)
+    >>> w.tobytes() == v.tobytes()
+    True
+    >>> ref.last
+    Outcome(grad_norm=2.23606797749979, clipped=True, skipped=False)
+    """
+
+    __slots__ = (
+        "_averages",
+        "_copies",
+        "_group_of",
+        "_kind",
+        "_leaves",
+        "_states",
+        "_sums",
+        "_weights",
+        "accumulated",
+        "groups",
+        "last",
+        "params",
+        "settings",
+        "skipped",
+        "state_dtype",
+        "steps",
+    )
+
+    def __init__(
+        self,
+        kind: str,
+        params: ArrayTree,
+        *,
+        lr: float | Callable[[int], float],
+        groups: Callable[[str], Mapping[str, Any] | None] | None = None,
+        copies: npt.DTypeLike | None = None,
+        state_dtype: npt.DTypeLike | None = None,
+        **settings: Any,
+    ) -> None:
+        call = "reference.Optimizer"
+        if kind not in KINDS:
+            raise ValueError(f"{call}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
+        self._kind = KINDS[kind]
+        self.settings = {"lr": lr, **_defaults(self._kind), **_OPTIONS}
+        for name in settings:
+            if name not in self.settings:
+                known = ", ".join(self.settings)
+                raise TypeError(f"{call}: there is no argument {name!r}, expected one of {known}")
+        self.params: Any = params
+        self._leaves = [leaf for _, leaf in _named_leaves(params)]
+        self.state_dtype = None
+        if state_dtype is not None:
+            self.state_dtype = dtype_among(call, "state_dtype", state_dtype, ("bfloat16",))
+        self._states: dict[str, list[Array]] = {}
+        self._averages: list[Array] | None = None
+        self._weights = [0.0, 0.0]  # of the averages in float32 and in float64
+        self._copies: list[Array] | None = None
+        if copies is not None:
+            dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
+            self._copies = [np.zeros(param.shape, dtype) for param in self._leaves]
+            self.write_copies()
+        self._sums = self._zeros()
+        self.steps = self.skipped = self.accumulated = 0
+        self.last: Outcome | None = None
+        overrides = [
+            dict(groups(name) or {}) if groups else {} for name, _ in _named_leaves(params)
+        ]
+        self.groups = [own for i, own in enumerate(overrides) if own not in overrides[:i]] or [{}]
+        self._group_of = [self.groups.index(own) for own in overrides]
+        if len(self.groups) == 1:
+            settings, self.groups = settings | self.groups[0], [{}]
+        self.set(**settings)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The state by name, each in the structure of `params`."""
+        return {name: _unflatten(self.params, arrays) for name, arrays in self._states.items()}
+
+    @property
+    def copies(self) -> Any:
+        """The low-precision copies, in the structure of `params`; None if there are none."""
+        return None if self._copies is None else _unflatten(self.params, self._copies)
+
+    @property
+    def average(self) -> Any:
+        """The averages of the parameters, in the structure of `params`; None if there are none."""
+        if self._averages is None:
+            return None
+        averages = self._averages
+        if self.settings["average_bias_correction"]:
+            averages = [
+                self._corrected(average, param)
+                for average, param in zip(averages, self._leaves, strict=True)
+            ]
+        return _unflatten(self.params, averages)
+
+    def set(self, *, group: int | None = None, **changes: Any) -> None:
+        """Change hyperparameters and options from the next step on.
+
+        States that the rule needs now begin with zeros; those that it does not need are dropped.
+
+        Parameters
+        ----------
+        group : int, optional
+            The index of the group whose hyperparameters change. By default, those of the optimizer
+            change, which hold for all groups without their own.
+        **changes
+            The new values.
+
+        Raises
+        ------
+        ValueError
+            If the groups would not need the same states; nothing is changed then.
+        """
+        settings, groups = self.settings, [dict(own) for own in self.groups]
+        if group is None or len(groups) == 1:
+            settings = settings | changes
+        else:
+            groups[group] |= changes
+        names, *others = (self._kind.states_with(settings | own) for own in groups)
+        if any(other != names for other in others):
+            raise ValueError("reference.Optimizer: the groups need several states, expected one")
+        self._states = {
+            name: self._states.get(name) or self._zeros(self.state_dtype) for name in names
+        }
+        from_zero = settings["average_bias_correction"]
+        if settings["average"] is None:
+            self._averages, self._weights = None, [0.0, 0.0]
+        elif self._averages is None or from_zero != self.settings["average_bias_correction"]:
+            values = self._zeros() if from_zero else [widen(param).copy() for param in self._leaves]
+            self._averages, self._weights = values, [0.0, 0.0]
+        self.settings, self.groups = settings, groups
+
+    def accumulate(self, grads: ArrayTree, *, scale: float = 1.0) -> None:
+        """Add gradients to the sum that the next step without gradients will use.
+
+        Parameters
+        ----------
+        grads : array, or list, tuple or dict of arrays
+            The gradients, in the structure of `params`.
+        scale : float
+            The gradients are multiplied by this before they are added.
+
+        Raises
+        ------
+        ValueError
+            If a gradient does not have its parameter's shape.
+        """
+        leaves = [leaf for _, leaf in _named_leaves(grads)]
+        for total, grad in zip(self._sums, leaves, strict=True):
+            term = apply_scale(total, widen(grad), wide(scale))
+            with subnormals_are_zero(), np.errstate(all="ignore"):
+                total[...] = total + term if self.accumulated else term
+            if self.settings["clear_grads"]:
+                grad[...] = 0
+        self.accumulated += 1
+
+    def zero_grad(self) -> None:
+        """Drop the accumulated gradients."""
+        self.accumulated = 0
+
+    def step(self, grads: ArrayTree | None = None, *, scale: float = 1.0) -> None:
+        """Update all parameters in place.
+
+        Parameters
+        ----------
+        grads : array, or list, tuple or dict of arrays, optional
+            The gradients, in the structure of `params`; by default, the accumulated ones.
+        scale : float
+            The gradients are multiplied by this before anything else.
+
+        Raises
+        ------
+        ValueError
+            If there are accumulated gradients and others, or neither.
+        FloatingPointError
+            If a gradient has a NaN or an infinity, and `nonfinite` is "raise".
+        """
+        if (grads is None) != (self.accumulated > 0):
+            raise ValueError("reference.Optimizer.step: expected grads, or some accumulated")
+        leaves = self._sums if grads is None else [leaf for _, leaf in _named_leaves(grads)]
+        settings, t = self.settings, self.steps + 1
+        rules = [self._rule(settings | own, t) for own in self.groups]
+        is_first = self._weights[1] == 0 and not settings["average_bias_correction"]
+        beta = 0.0 if is_first else settings["average"] or 0.0
+        norm, clipped, skipped = step(
+            [rules[group] for group in self._group_of],
+            self._leaves,
+            leaves,
+            list(zip(*self._states.values(), strict=True)) or [()] * len(leaves),
+            step=t,
+            scale=scale,
+            averages=self._averages,
+            beta=beta,
+            copies=self._copies,
+            **{name: settings[name] for name in _OF_STEP},
+        )
+        self.accumulated = 0
+        needs_norm = settings["clip_norm"] is not None or settings["nonfinite"] != "propagate"
+        self.last = Outcome(norm if needs_norm else None, clipped and not skipped, skipped)
+        if skipped:
+            self.skipped += 1
+            return
+        self.steps = t
+        if self._averages is not None:
+            gains = float(np.float32(1 - beta)), 1 - beta
+            self._weights = [
+                w + gain * (1 - w) for w, gain in zip(self._weights, gains, strict=True)
+            ]
+
+    def write_copies(self) -> None:
+        """Write the parameters to the copies, after they were changed without a step."""
+        for low, param in zip(self._copies or [], self._leaves, strict=False):  # none, or all
+            round_into(low, widen(param))
+
+    def _rule(self, hyperparameters: dict[str, Any], t: int) -> Callable[..., None]:
+        """Return the rule of step t, which takes its states by position."""
+        names = self._kind.states_with(hyperparameters)
+        arguments = {
+            name: hyperparameters[name]
+            for name in signature(self._kind.rule).parameters
+            if name in hyperparameters and name not in _OPTIONS
+        }
+        if callable(arguments["lr"]):
+            arguments["lr"] = float(arguments["lr"](t))
+        if "bias_correction" in hyperparameters:
+            arguments["step"] = t if hyperparameters["bias_correction"] else None
+
+        def rule(param: Array, grad: Array, *states: Array, **options: Any) -> None:
+            named = dict(zip(names, states, strict=True))
+            self._kind.rule(param, grad, **named, **arguments, **options)
+
+        return rule
+
+    def _corrected(self, average: Array, param: Array) -> Array:
+        weight = self._weights[average.dtype == np.float64]
+        if weight == 0:
+            return widen(param).copy()
+        with np.errstate(all="ignore"):
+            return np.asarray(average / weight).astype(average.dtype)
+
+    def _zeros(self, dtype: npt.DTypeLike | None = None) -> list[Array]:
+        return [np.zeros(param.shape, dtype or computed_dtype(param)) for param in self._leaves]
+
+
+def _defaults(kind: Kind) -> dict[str, Any]:
+    """Return the hyperparameters besides the rate, with their defaults: the rule's own."""
+    parameters = signature(kind.rule).parameters
+    arrays = {"param", "grad", *kind.states, *kind.optional_states}
+    no_hyperparameters = {"lr", "step", "scale", "clip_value", "decoupled"} | arrays
+    defaults = dict.fromkeys(kind.optional_states.values(), False)
+    defaults |= {p.name: p.default for p in parameters.values() if p.name not in no_hyperparameters}
+    if "step" in parameters:  # whoever leaves it out of `momentum` gets no correction
+        defaults["bias_correction"] = parameters["step"].default is Parameter.empty
+    return {**defaults, **kind.defaults}
+
+
+def _named_leaves(tree: ArrayTree, name: str = "") -> Iterator[tuple[str, Array]]:
+    """Yield the arrays of a structure with their names: "layers/0/W"."""
+    if not isinstance(tree, dict | list | tuple):
+        yield name, tree  # type: ignore[misc]
+        return
+    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+        yield from _named_leaves(child, f"{name}/{key}" if name else str(key))
+
+
+def _unflatten(tree: ArrayTree, leaves: list[Array]) -> Any:
+    """Return the structure with other leaves."""
+    remaining = iter(leaves)
+
+    def build(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: build(child) for key, child in node.items()}
+        if isinstance(node, list | tuple):
+            return type(node)([build(child) for child in node])
+        return next(remaining)
+
+    return build(tree)

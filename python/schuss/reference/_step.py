@@ -1,0 +1,107 @@
+"""The whole step: every option of an optimizer around the rules."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from schuss._arrays import Array
+from schuss.reference._averages import average
+from schuss.reference._norm import in_memory_order, wide_clip_factor, wide_norm
+from schuss.reference._numbers import Wide, apply_scale, round_into, wide, widen
+from schuss.reference._random import random_stream, rounded_at_random
+
+
+def step(
+    rules: Sequence[Callable[..., None]],
+    params: Sequence[Array],
+    grads: Sequence[Array],
+    states: Sequence[Sequence[Array]],
+    *,
+    step: int,
+    scale: float = 1.0,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    nonfinite: str = "propagate",
+    clear_grads: bool = False,
+    averages: Sequence[Array] | None = None,
+    beta: float = 0.0,
+    copies: Sequence[Array] | None = None,
+    seed: int = 0,
+) -> tuple[float, bool, bool]:
+    """Make a whole step, as an optimizer of `schuss.optimizers` does with these options.
+
+    Parameters
+    ----------
+    rules : sequence of callables
+        For each parameter one of the functions of this module, with its hyperparameters bound.
+    params, grads : sequence of arrays
+        The parameters, and gradients of the same shapes, in float32, float64, float16 or bfloat16.
+    states : sequence of sequences of arrays
+        For each parameter the states of its rule, in the parameter's shape.
+    step : int
+        The number of the step, t, counted from 1.
+    scale, clip_norm, clip_value, nonfinite, clear_grads, seed
+        The options of the same names of `schuss.optimizers.Optimizer`.
+    averages, copies : sequence of arrays, optional
+        Averages and low-precision copies of the parameters, in the parameters' shapes.
+    beta : float
+        The weight of the past in the averages: 0 in the first step, unless they begin with zeros.
+
+    Returns
+    -------
+    float, bool, bool
+        The norm of the gradients, whether they were clipped, and whether the step was skipped.
+
+    Raises
+    ------
+    FloatingPointError
+        If a gradient has a NaN or an infinity, and `nonfinite` is "raise".
+
+    References
+    ----------
+    See `schuss.optimizers.Optimizer`.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> import numpy as np
+    >>> from schuss.reference import sgd, step
+    >>> w, grad = np.array([1.0, 2.0]), np.array([3.0, 4.0])
+    >>> step([partial(sgd, lr=0.5)], [w], [grad], [[]], step=1)
+    (5.0, False, False)
+    >>> w
+    array([-0.5,  0. ])
+    """
+    norm = wide(scale) * wide_norm(params, grads)
+    norm = Wide(abs(norm.digits), norm.exponent)
+    bad = [i for i, grad in enumerate(grads) if not np.isfinite(widen(grad)).all()]
+    if bad and nonfinite == "raise":
+        raise FloatingPointError(f"grads[{bad[0]}] has a NaN or an infinity")
+    skipped = bool(bad) and nonfinite == "skip"
+    factor = wide(1.0) if clip_norm is None else wide_clip_factor(norm, clip_norm)
+    first = 0  # the index of the parameter's first element among those of all parameters
+    for i, (rule, p) in enumerate(zip(rules, params, strict=True)):
+        if not skipped:
+            param, grad = widen(p), widen(grads[i])
+            own = [widen(state) for state in states[i]]
+            scaled = apply_scale(param, grad, wide(scale) * factor)
+            rule(param, scaled, *own, clip_value=clip_value)
+            round_into(p, param)
+            for number, (state, values) in enumerate(zip(states[i], own, strict=True)):
+                if state.dtype == values.dtype:
+                    round_into(state, values)
+                    continue
+                stream = random_stream(seed, step, number)
+                in_memory_order(state, p)[...] = rounded_at_random(
+                    in_memory_order(values, p), stream, first
+                )
+            if averages is not None and beta == 0:
+                averages[i][...] = widen(p)
+            elif averages is not None:
+                average(averages[i], widen(p), beta=beta)
+            if copies is not None:
+                round_into(copies[i], widen(p))
+        if clear_grads:
+            grads[i][...] = 0
+        first += p.size
+    return norm.value(), factor.value() != 1, skipped

@@ -1,0 +1,42 @@
+"""On what a step runs: instruction set, threads, tiles."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+import schuss
+from schuss import _core
+
+every_level = pytest.mark.parametrize("level", schuss.available_simd())
+
+
+@contextmanager
+def execution(
+    *,
+    level: str | None = None,
+    threads: int | None = None,
+    tile: int | None = None,
+    threshold: int | None = None,
+) -> Iterator[None]:
+    """Run the block at that SIMD level, on so many threads, and restore what was set before.
+
+    Work is cut into tiles of `tile` elements, and shared by the threads from `threshold` elements.
+    """
+    level_before, threads_before = schuss.simd(), schuss.num_threads()
+    tile_before = None if tile is None else _core.set_tile_elements(tile)
+    threshold_before = None if threshold is None else _core.set_parallel_threshold(threshold)
+    try:
+        if level is not None:
+            schuss.set_simd(level)
+        if threads is not None:
+            schuss.set_num_threads(threads)
+        yield
+    finally:
+        schuss.set_simd(level_before)
+        if threads is not None:
+            schuss.set_num_threads(threads_before)
+        if tile_before is not None:
+            _core.set_tile_elements(tile_before)
+        if threshold_before is not None:
+            _core.set_parallel_threshold(threshold_before)

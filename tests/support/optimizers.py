@@ -1,0 +1,206 @@
+"""The optimizers and what the tests need to know of each: one table, a row for each class."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import isnan
+from typing import Any
+
+import pytest
+
+import schuss
+from schuss import reference
+from support.arrays import equal, leaves
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What the tests know of a class of optimizers."""
+
+    kernel: str
+    """The name of its function in `schuss.kernels` and in `schuss.reference`."""
+    states: tuple[str, ...]
+    """The states that it always has."""
+    defaults: Options
+    """The hyperparameters and their defaults, as the design has them, in the signature's order."""
+    optional_states: Mapping[str, str] = field(default_factory=dict)
+    """Further states, each with the hyperparameter that adds it."""
+    variants: tuple[Options, ...] = ()
+    """Hyperparameters worth a test, besides the defaults."""
+    groups: tuple[tuple[Options, Options, Options], ...] = ()
+    """Hyperparameters of an optimizer, and those that two of its three groups override."""
+
+
+ADAM_DEFAULTS: Options = {
+    "lr": 0.001,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "eps": 1e-8,
+    "eps_root": 0.0,
+    "amsgrad": False,
+    "bias_correction": True,
+    "weight_decay": 0.0,
+}
+
+OPTIMIZERS: dict[str, Kind] = {
+    "SGD": Kind(
+        kernel="sgd",
+        states=(),
+        defaults={"lr": 0.01, "weight_decay": 0.0},
+        variants=({"lr": 0.5, "weight_decay": 0.1},),
+        groups=(({"lr": 0.1}, {"lr": 0.5, "weight_decay": 0.1}, {"weight_decay": 0.5}),),
+    ),
+    "Momentum": Kind(
+        kernel="momentum",
+        states=("velocity",),
+        defaults={
+            "lr": 0.01,
+            "beta": 0.9,
+            "dampening": None,
+            "nesterov": False,
+            "bias_correction": False,
+            "weight_decay": 0.0,
+        },
+        variants=({"nesterov": True, "bias_correction": True, "dampening": 0.0},),
+        groups=(
+            (
+                {"lr": 0.1, "weight_decay": 0.1},
+                {"nesterov": True, "beta": 0.5},
+                {"bias_correction": True, "dampening": 0.25},
+            ),
+        ),
+    ),
+    "RMSprop": Kind(
+        kernel="rmsprop",
+        states=("square_average",),
+        optional_states={"mean": "centered", "buffer": "momentum"},
+        defaults={
+            "lr": 0.001,
+            "beta": 0.9,
+            "eps": 1e-8,
+            "eps_root": 0.0,
+            "centered": False,
+            "momentum": 0.0,
+            "weight_decay": 0.0,
+        },
+        variants=(
+            {"centered": True, "momentum": 0.5, "eps_root": 1e-8, "eps": 0.0},
+            {"momentum": 0.9, "weight_decay": 0.1},
+        ),
+        groups=(
+            ({"lr": 0.1}, {"eps": 1e-3, "beta": 0.5}, {"lr": 0.0, "weight_decay": 0.1}),
+            (
+                {"lr": 0.1, "centered": True, "momentum": 0.5},
+                {"momentum": 0.75},
+                {"eps_root": 1e-3},
+            ),
+        ),
+    ),
+    "Adam": Kind(
+        kernel="adam",
+        states=("m", "v"),
+        optional_states={"v_max": "amsgrad"},
+        defaults=ADAM_DEFAULTS,
+        variants=({"amsgrad": True, "weight_decay": 0.1},),
+        groups=(
+            ({"lr": 0.1}, {"beta1": 0.5, "bias_correction": False}, {"weight_decay": 0.1}),
+            ({"lr": 0.1, "amsgrad": True}, {"beta2": 0.5}, {"lr": 0.25, "eps": 0.1}),
+        ),
+    ),
+    "AdamW": Kind(
+        kernel="adam",
+        states=("m", "v"),
+        optional_states={"v_max": "amsgrad"},
+        defaults={**ADAM_DEFAULTS, "weight_decay": 0.01},
+        variants=({"amsgrad": True, "bias_correction": False},),
+        groups=(({"lr": 0.1}, {"weight_decay": 0.0}, {"weight_decay": 0.5, "lr": 0.25}),),
+    ),
+}
+
+# The options of every optimizer that can change between steps, and their defaults.
+OPTIONS: Options = {
+    "clip_norm": None,
+    "clip_value": None,
+    "nonfinite": "propagate",
+    "clear_grads": False,
+    "average": None,
+    "average_bias_correction": False,
+    "seed": 0,
+}
+
+# For each hyperparameter, a value that is no optimizer's default.
+OTHER_VALUES: Options = {
+    "lr": 0.125,
+    "weight_decay": 0.25,
+    "beta": 0.75,
+    "beta1": 0.75,
+    "beta2": 0.875,
+    "dampening": 0.25,
+    "nesterov": True,
+    "eps": 1e-3,
+    "eps_root": 1e-2,
+    "centered": True,
+    "momentum": 0.5,
+    "amsgrad": True,
+}
+
+# Each optimizer with its defaults, and with its variants.
+VARIANTS: list[tuple[str, Options]] = [
+    *((name, {}) for name in OPTIMIZERS),
+    *((name, variant) for name, kind in OPTIMIZERS.items() for variant in kind.variants),
+]
+
+every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
+every_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
+
+
+def other_value(name: str, hyperparameter: str) -> Any:
+    """Return another value of a hyperparameter than its default."""
+    if hyperparameter == "bias_correction":
+        return not OPTIMIZERS[name].defaults[hyperparameter]
+    return OTHER_VALUES[hyperparameter]
+
+
+def states_of(name: str, options: Options) -> list[str]:
+    """Return the names of the states that an optimizer has with these hyperparameters."""
+    kind = OPTIMIZERS[name]
+    values = {**kind.defaults, **options}
+    return [*kind.states, *(state for state, by in kind.optional_states.items() if values[by])]
+
+
+def make_optimizer(name: str, params: Any, **options: Any) -> Any:
+    """Return an optimizer of that class."""
+    return getattr(schuss, name)(params, **options)
+
+
+def make_reference(name: str, params: Any, **options: Any) -> reference.Optimizer:
+    """Return the reference for an optimizer of that class."""
+    return reference.Optimizer(name.lower(), params, **{**OPTIMIZERS[name].defaults, **options})
+
+
+def assert_same(optimizer: Any, expected: Any) -> None:
+    """Assert that an optimizer has the bits and the counts of its reference."""
+    assert equal(leaves(optimizer.params), leaves(expected.params))
+    assert list(optimizer.state) == list(expected.state)
+    for name, tree in expected.state.items():
+        assert equal(leaves(optimizer.state[name]), leaves(tree)), name
+    for ours, theirs in (
+        (optimizer.average, expected.average),
+        (optimizer.copies, expected.copies),
+    ):
+        assert (ours is None) == (theirs is None)
+        assert theirs is None or equal(leaves(ours), leaves(theirs))
+    counts = [(it.steps, it.skipped, it.accumulated) for it in (optimizer, expected)]
+    assert counts[0] == counts[1]
+
+
+def assert_same_outcome(optimizer: Any, expected: reference.Optimizer) -> None:
+    """Assert that the last step of an optimizer did what that of its reference did."""
+    if expected.last is None:
+        assert optimizer.last is None
+        return
+    norm, last = expected.last.grad_norm, optimizer.last
+    assert (last.clipped, last.skipped) == expected.last[1:]
+    both_nan = norm is not None and isnan(norm) and isnan(last.grad_norm)
+    assert both_nan or last.grad_norm == norm
