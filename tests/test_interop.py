@@ -5,6 +5,7 @@ import ctypes
 import gc
 import mmap
 import multiprocessing
+import struct
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -66,12 +67,6 @@ def floats(owner: Any) -> Array:
     return np.frombuffer(owner, np.float32)
 
 
-def filled(owner: Any, numbers: Array) -> Any:
-    """Return a buffer that can be written, with these numbers in it."""
-    memoryview(owner)[:] = numbers.tobytes()
-    return owner
-
-
 Make = Callable[[Any, Array], tuple[Any, Array]]
 # A library, and what makes an object of it and NumPy's view of its memory.
 WRITEABLE: dict[str, tuple[str, Make]] = {
@@ -87,13 +82,7 @@ WRITEABLE: dict[str, tuple[str, Make]] = {
         lambda lib, a: (memoryview(t := lib.bytearray(a.tobytes())).cast("f"), floats(t)),
     ),
     "ctypes": ("ctypes", lambda lib, a: (t := (lib.c_float * len(a))(*a.tolist()), floats(t))),
-    "mmap": (
-        "mmap",
-        lambda lib, a: (
-            memoryview(t := filled(lib.mmap(-1, a.nbytes), a)).cast("f"),
-            floats(t),
-        ),
-    ),
+    "mmap": ("mmap", lambda lib, a: (memoryview(t := lib.mmap(-1, a.nbytes)).cast("f"), floats(t))),
     "__dlpack__ alone": ("numpy", lambda lib, a: (Exporter(t := a.copy()), t)),
 }
 READ_ONLY: dict[str, tuple[str, Make]] = {
@@ -114,7 +103,10 @@ def show(kind: str, numbers: Array) -> Shown:
     library, make = KINDS[kind]
     # Columns of pandas 2 can be written.
     module = pytest.importorskip(library, minversion="3" if library == "pandas" else None)
-    return Shown(*make(module, numbers))
+    shown = Shown(*make(module, numbers))
+    if kind == "mmap":  # begins with zeros
+        shown.seen[...] = numbers
+    return shown
 
 
 @pytest.mark.parametrize("kind", WRITEABLE)
@@ -512,7 +504,7 @@ def test_a_gradient_is_held_no_longer_than_the_step() -> None:
 
 
 @pytest.mark.parametrize("kind", WRITEABLE)
-def test_an_optimizer_goes_on_with_memory_that_nobody_else_holds(kind: str) -> None:
+def test_an_optimizer_keeps_the_memory_that_only_it_refers_to(kind: str) -> None:
     params = [show(kind, values(0, 5000)).object]
     optimizer = schuss.SGD(params, lr=0.1)
     (array,) = optimizer.param_groups[0]["params"]
@@ -552,14 +544,20 @@ def test_a_matrix_of_ctypes_has_its_shape() -> None:
 # Objects that follow a protocol and nothing else.
 
 
+Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+new_capsule = ctypes.pythonapi.PyCapsule_New
+new_capsule.restype = ctypes.py_object
+new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+
 class Exporter:
-    """Shows an array by `__dlpack__` alone, in capsules made here."""
+    """An object that shows an array by `__dlpack__` alone, in capsules made here."""
 
     def __init__(self, seen: Array, *, flags: int = 0, device: int = 1, code: int = 2) -> None:
         self.seen, self.flags, self.device, self.code = seen, flags, device, code
         self.versioned = True
-        self.asked_for_copy: list[bool | None] = []
-        self.given = self.given_back = 0
+        self.copy_arguments: list[bool | None] = []
+        self.created = self.deleted = 0
         self._alive: list[Any] = []
 
     def __dlpack_device__(self) -> tuple[int, int]:
@@ -568,92 +566,60 @@ class Exporter:
     def __dlpack__(
         self, *, copy: bool | None = None, max_version: Any = None, dl_device: Any = None
     ) -> Any:
-        self.asked_for_copy.append(copy)
+        self.copy_arguments.append(copy)
         size, axes = self.seen.itemsize, self.seen.ndim
         shape = (ctypes.c_int64 * axes)(*self.seen.shape)
         strides = (ctypes.c_int64 * axes)(*(step // size for step in self.seen.strides))
+        layout = map(ctypes.addressof, (shape, strides))
+        kind = self.code, 8 * size, 1  # one lane
+        # DLTensor, and a managed one around it, as dlpack.h has them.
+        data = self.seen.ctypes.data
+        tensor = struct.pack("PiiiBBHPPQ", data, self.device, 0, axes, *kind, *layout, 0)
         delete = Deleter(self._delete)
-        tensor = DLTensor(
-            self.seen.ctypes.data, self.device, 0, axes, self.code, 8 * size, 1, shape, strides, 0
-        )
-        managed: Any = Versioned(1, 0, None, delete, self.flags, tensor)
-        name = b"dltensor_versioned"
-        if not self.versioned:
-            managed, name = Unversioned(tensor, None, delete), b"dltensor"
+        deleter = ctypes.cast(delete, ctypes.c_void_p).value
+        if self.versioned:
+            name = b"dltensor_versioned"
+            packed = struct.pack("IIPPQ", 1, 0, 0, deleter, self.flags) + tensor
+        else:
+            name, packed = b"dltensor", tensor + struct.pack("PP", 0, deleter)
+        managed = ctypes.create_string_buffer(packed)
         self._alive += managed, delete, shape, strides
-        self.given += 1
+        self.created += 1
         return new_capsule(ctypes.addressof(managed), name, None)
 
     def _delete(self, _: object) -> None:
-        self.given_back += 1
+        self.deleted += 1
 
-
-Deleter = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
-
-
-class DLTensor(ctypes.Structure):
-    _fields_ = (
-        ("data", ctypes.c_void_p),
-        ("device", ctypes.c_int32),
-        ("device_id", ctypes.c_int32),
-        ("ndim", ctypes.c_int32),
-        ("code", ctypes.c_uint8),
-        ("bits", ctypes.c_uint8),
-        ("lanes", ctypes.c_uint16),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    )
-
-
-class Unversioned(ctypes.Structure):
-    _fields_ = (("tensor", DLTensor), ("context", ctypes.c_void_p), ("delete", Deleter))
-
-
-class Versioned(ctypes.Structure):
-    _fields_ = (
-        ("major", ctypes.c_uint32),
-        ("minor", ctypes.c_uint32),
-        ("context", ctypes.c_void_p),
-        ("delete", Deleter),
-        ("flags", ctypes.c_uint64),
-        ("tensor", DLTensor),
-    )
-
-
-new_capsule = ctypes.pythonapi.PyCapsule_New
-new_capsule.restype = ctypes.py_object
-new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 
 READ_ONLY_FLAG, CUDA, COMPLEX, BFLOAT = 1, 2, 5, 4
 
 
-def test_a_capsule_is_given_back_once_with_the_optimizer_or_after_the_step() -> None:
+def test_a_capsule_is_deleted_once_after_the_step_or_with_the_optimizer() -> None:
     param, grad = Exporter(values(0)), Exporter(values(1))
     optimizer = schuss.SGD([param])
     for t in (1, 2, 3):
         optimizer.step([grad])
-        assert (grad.given, grad.given_back) == (t, t)
-    assert param.given - param.given_back == 1
-    assert {*param.asked_for_copy, *grad.asked_for_copy} == {False}
+        assert (grad.created, grad.deleted) == (t, t)
+    assert param.created - param.deleted == 1
+    assert {*param.copy_arguments, *grad.copy_arguments} == {False}
     del optimizer
     gc.collect()
-    assert param.given == param.given_back
+    assert param.created == param.deleted
 
 
 @pytest.mark.parametrize("step", [1, 2, -1])
-def test_a_capsule_says_how_the_memory_lies(step: int) -> None:
+def test_a_capsule_has_the_strides_of_the_memory(step: int) -> None:
     seen, gradient = (values(seed, (6, 8))[:, ::step] for seed in (0, 1))
     expect_adam(Exporter(seen), Exporter(gradient), seen=seen, gradient=gradient)
 
 
 def test_a_capsule_that_is_read_only_is_a_gradient_and_no_parameter() -> None:
     for frozen in (Exporter(values(0), flags=READ_ONLY_FLAG), Exporter(values(0))):
-        frozen.versioned = frozen.flags == READ_ONLY_FLAG  # of old ones nobody knows
+        frozen.versioned = frozen.flags == READ_ONLY_FLAG  # an old capsule does not say
         param = values(1)
         expect_refused(ValueError, "is read-only", frozen, values(1), frozen.seen)
         expect_adam(param, frozen, seen=param, gradient=values(0))
-        assert frozen.given == frozen.given_back
+        assert frozen.created == frozen.deleted
 
 
 @pytest.mark.parametrize("what", [{"device": CUDA}, {"code": COMPLEX}, {"code": BFLOAT}])
