@@ -172,7 +172,7 @@ def test_neither_a_parameter_nor_a_gradient_is_copied(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_averages_are_taken_of_what_is_show(kind: str) -> None:
+def test_averages_are_taken_of_what_is_shown(kind: str) -> None:
     shown, expected = schuss.ExponentialAverage(0.5), schuss.ExponentialAverage(0.5)
     for seed in (1, 2):
         shown.update(show(kind, values(seed)).object)

@@ -317,15 +317,6 @@ def test_an_optimizer_refuses_parameters_that_share_memory(name: str, view: Any)
         make_optimizer(name, params)
 
 
-def test_every_shared_pair_among_many_parameters_is_found() -> None:
-    # The widest view begins first and reaches over parameters that meet neither their neighbours.
-    memory = np.ones(100)
-    apart = [memory[i : i + 1] for i in range(1, 99, 2)]
-    schuss.SGD([memory[0:100:2], *apart])
-    with refusal(ValueError, "SGD: ", "shares memory with", "params[0]", keeps=memory):
-        schuss.SGD([memory[0:99:2], *apart, memory[98:]])
-
-
 @every_optimizer
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_step_refuses_gradients_in_the_memory_of_parameters_and_state(
@@ -448,8 +439,8 @@ class Pair(NamedTuple):
     bias: Any
 
 
-class Named(Mapping[str, Any]):
-    """A mapping with the arrays of a list."""
+class OfList:
+    """A container with the arrays of a list."""
 
     def __init__(self, arrays: list[Any]) -> None:
         self.arrays = arrays
@@ -457,24 +448,17 @@ class Named(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self.arrays)
 
-    def __iter__(self) -> Iterator[str]:
-        return map(str, range(len(self.arrays)))
-
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: Any) -> Any:
         return self.arrays[int(key)]
 
 
-class Layers(Sequence[Any]):
-    """A sequence with the arrays of a list."""
+class Named(OfList, Mapping[str, Any]):
+    def __iter__(self) -> Iterator[str]:
+        return map(str, range(len(self.arrays)))
 
-    def __init__(self, arrays: list[Any]) -> None:
-        self.arrays = arrays
 
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.arrays[index]
+class Layers(OfList, Sequence[Any]):
+    pass
 
 
 # From two arrays: parameters, the container of the first array, and its key there.
