@@ -34,6 +34,7 @@ from schuss.schedules import (
     WarmUp,
     chain,
 )
+from support.optimizers import every_optimizer, make_optimizer
 
 FROZEN: list[Schedule] = [
     InverseTime(0.2),
@@ -762,16 +763,13 @@ def test_exponential_decay_in_t_itself_is_that_of_optax_at_t() -> None:
 
 # In optimizers.
 
-OPTIMIZERS = ["SGD", "Momentum", "RMSprop", "Adam", "AdamW"]
-EVERY_OPTIMIZER = pytest.mark.parametrize("name", OPTIMIZERS)
-
 
 @pytest.mark.parametrize("schedule", [*FROZEN, plateau()], ids=repr)
-@EVERY_OPTIMIZER
+@every_optimizer
 def test_a_schedule_does_what_setting_the_rate_by_hand_does(name: str, schedule: Schedule) -> None:
     params = np.arange(1.0, 4.0), np.arange(1.0, 4.0)
-    scheduled = getattr(schuss, name)(params[0], lr=schedule)
-    by_hand = getattr(schuss, name)(params[1])
+    scheduled = make_optimizer(name, params[0], lr=schedule)
+    by_hand = make_optimizer(name, params[1])
     for t in range(1, 13):
         by_hand.lr = schedule(t)
         for optimizer, param in zip((scheduled, by_hand), params, strict=True):
@@ -781,10 +779,10 @@ def test_a_schedule_does_what_setting_the_rate_by_hand_does(name: str, schedule:
     assert scheduled.lr is schedule
 
 
-@EVERY_OPTIMIZER
+@every_optimizer
 def test_lr_now_is_the_rate_of_the_last_step_or_of_the_first_to_come(name: str) -> None:
     param, schedule = np.ones(3), InverseTime(0.2)
-    optimizer = getattr(schuss, name)(param, lr=schedule)
+    optimizer = make_optimizer(name, param, lr=schedule)
     assert optimizer.lr_now == schedule(1)
     for t in range(1, 5):
         optimizer.step(np.ones(3))
