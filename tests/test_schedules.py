@@ -634,14 +634,8 @@ TORCH = [
     ("Linear(0.03, 0.24, steps=19)", "LinearLR(o, 0.1, 0.8, total_iters=19)"),
     ("WarmUp(0.3, steps=19, start=0.03)", "LinearLR(o, 0.1, 1.0, total_iters=19)"),
     ("Polynomial(0.3, 0.0, steps=29, power=1.7)", "PolynomialLR(o, 29, power=1.7)"),
-    (
-        "CosineRestarts(0.3, steps=7, end=0.01)",
-        "CosineAnnealingWarmRestarts(o, 7, eta_min=0.01)",
-    ),
-    (
-        "CosineRestarts(0.3, steps=3, end=0.01, factor=2)",
-        "CosineAnnealingWarmRestarts(o, 3, T_mult=2, eta_min=0.01)",
-    ),
+    ("CosineRestarts(0.3, 7, end=0.01)", "CosineAnnealingWarmRestarts(o, 7, eta_min=0.01)"),
+    ("CosineRestarts(0.3, 3, 0.01, factor=2)", "CosineAnnealingWarmRestarts(o, 3, 2, 0.01)"),
     ("OneCycle(0.3, steps=50)", "OneCycleLR(o, 0.3, 50)"),
     (
         "OneCycle(0.3, 50, rise=0.37, start_divisor=3, end_divisor=7, anneal='linear')",
@@ -720,10 +714,7 @@ OPTAX = [
     ("Polynomial(0.3, 0.1, 29, power=2.5)", "polynomial_schedule(0.3, 0.1, 2.5, 29)"),
     ("Cosine(0.3, 29, end=0.03)", "cosine_decay_schedule(0.3, 29, alpha=0.1)"),
     ("Staircase(0.3, every=7, factor=0.6)", "exponential_decay(0.3, 7, 0.6, staircase=True)"),
-    (
-        "Manual({1: 0.3, 6: 0.15, 21: 0.3})",
-        "piecewise_constant_schedule(0.3, {5: 0.5, 20: 2.0})",
-    ),
+    ("Manual({1: 0.3, 6: 0.15, 21: 0.3})", "piecewise_constant_schedule(0.3, {5: 0.5, 20: 2})"),
     (
         "chain([WarmUp(0.3, 4), Cosine(0.3, 20), 0.1], [7, 31])",
         "join_schedules([linear_schedule(0.0, 0.3, 4), constant_schedule(0.3), "
