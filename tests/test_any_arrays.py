@@ -1,18 +1,22 @@
-"""Whatever the arrays look like: a step is the reference's, and sharing is found exactly."""
+"""Random arrays: a step is that of the reference, and shared memory is found exactly."""
 
+import inspect
 from collections import Counter
 from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.lib.stride_tricks import as_strided
 
+import schuss
 from schuss import kernels, reference
+from support.arrays import Array, equal, same_bits
+from support.optimizers import OPTIMIZERS
 
 Draw = st.DrawFn
-Array = np.ndarray[Any, Any]
 
 SPECIAL = [0.0, -0.0, np.nan, np.inf, -np.inf, 1.0, -1.0, 0.5, 3.0]
 EDGES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 97]
@@ -88,103 +92,77 @@ def fillings(draw: Draw, shape: tuple[int, ...], dtype: Any) -> Array:
     return values
 
 
-# What float32 holds, also of what a step makes of them.
+# Hyperparameters for which float32 holds the results, too.
 FRACTIONS = st.one_of(
     st.sampled_from([0.0, 0.5, 0.9, 0.999, 1 - 2**-53]), st.floats(1e-30, 1, exclude_max=True)
 )
 SMALL = st.one_of(st.sampled_from([0.0, 1e-8, 1e-3]), st.floats(1e-30, 1e3))
-STEPS = st.one_of(st.none(), st.integers(1, 5), st.integers(1, 10**9))
-RATES = st.one_of(st.sampled_from([0.0, 1e-3, 0.1, 1.0]), st.floats(1e-300, 1e20))
-DECAYS = st.one_of(st.just(0.0), SMALL)
-HYPERPARAMETERS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
-    "sgd": {"lr": RATES, "weight_decay": DECAYS},
-    "momentum": {
-        "lr": RATES,
-        "beta": FRACTIONS,
-        "dampening": st.one_of(st.none(), FRACTIONS),
-        "nesterov": st.booleans(),
-        "step": STEPS,
-        "weight_decay": DECAYS,
-    },
-    "rmsprop": {
-        "lr": RATES,
-        "beta": FRACTIONS,
-        "eps": SMALL,
-        "eps_root": SMALL,
-        "weight_decay": DECAYS,
-    },
-    "adam": {
-        "lr": RATES,
-        "beta1": FRACTIONS,
-        "beta2": FRACTIONS,
-        "eps": SMALL,
-        "eps_root": SMALL,
-        "step": STEPS,
-        "weight_decay": DECAYS,
-        "decoupled": st.booleans(),
-    },
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "lr": st.one_of(st.sampled_from([0.0, 1e-3, 0.1, 1.0]), st.floats(1e-300, 1e20)),
+    **dict.fromkeys(["beta", "beta1", "beta2"], FRACTIONS),
+    "dampening": st.one_of(st.none(), FRACTIONS),
+    **dict.fromkeys(["eps", "eps_root", "weight_decay"], SMALL),
+    **dict.fromkeys(["nesterov", "decoupled"], st.booleans()),
+    "step": st.one_of(st.none(), st.integers(1, 5), st.integers(1, 10**9)),
 }
-STATES: dict[str, list[tuple[str, ...]]] = {
-    "sgd": [()],
-    "momentum": [("velocity",)],
-    "rmsprop": [
-        ("square_average", *more) for more in ((), ("mean",), ("buffer",), ("mean", "buffer"))
-    ],
-    "adam": [("m", "v"), ("m", "v", "v_max")],
-}
+RULES = {kind.kernel: kind for kind in OPTIMIZERS.values()}
 
 
-def same(got: Array, expected: Array) -> bool:
-    """Whether all bits agree, where any NaN is as good as any other."""
-    bits = np.dtype(f"i{got.itemsize}")
-    alike = got.copy().view(bits) == expected.copy().view(bits)
-    return bool((alike | (np.isnan(got) & np.isnan(expected))).all())
+@st.composite
+def arguments(draw: Draw, rule: str) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """Draw the names of the arrays of a rule, and its hyperparameters."""
+    optional = [*RULES[rule].optional_states]
+    subsets = [some for n in range(len(optional) + 1) for some in combinations(optional, n)]
+    names = ("param", "grad", *RULES[rule].states, *draw(st.sampled_from(subsets)))
+    known = inspect.signature(getattr(kernels, rule)).parameters
+    values = {name: VALUES[name] for name in VALUES if name in known}
+    options = draw(st.fixed_dictionaries(values))
+    if "buffer" in names:
+        options["momentum"] = draw(FRACTIONS)
+    return names, options
 
 
 def advanced(options: dict[str, Any]) -> dict[str, Any]:
     return options | {"step": options["step"] + 1} if options.get("step") else options
 
 
-@settings(max_examples=200)
+@pytest.mark.parametrize("rule", RULES)
+@settings(max_examples=60)
 @given(data=st.data())
-def test_a_step_on_any_arrays_is_the_step_of_the_reference(data: st.DataObject) -> None:
-    rule = data.draw(st.sampled_from(sorted(STATES)), "rule")
-    names = ("param", "grad", *data.draw(st.sampled_from(STATES[rule]), "states"))
-    options = data.draw(st.fixed_dictionaries(HYPERPARAMETERS[rule]), "options")
-    if "buffer" in names:
-        options["momentum"] = data.draw(FRACTIONS, "momentum")
+def test_a_step_on_any_arrays_is_the_step_of_the_reference(rule: str, data: st.DataObject) -> None:
+    names, options = data.draw(arguments(rule), "arguments")
     dtype = data.draw(st.sampled_from([np.float32, np.float64]), "dtype")
     shape = data.draw(shapes(), "shape")
     drawn = {name: data.draw(views(shape, dtype), name) for name in names}
     for name, view in drawn.items():
         view.array[...] = data.draw(fillings(shape, dtype), f"values of {name}")
     fused = {name: view.array for name, view in drawn.items()}
-    twins = {name: np.array(array) for name, array in fused.items()}
+    expected = {name: np.array(array) for name, array in fused.items()}
     around = {name: view.outside() for name, view in drawn.items()}
 
     for _ in range(data.draw(st.integers(1, 3), "number of steps")):
         gradient = drawn["grad"].memory.tobytes()
         getattr(kernels, rule)(**fused, **options)
-        getattr(reference, rule)(**twins, **options)
+        getattr(reference, rule)(**expected, **options)
         for name in names:
-            assert same(fused[name], twins[name]), name
+            assert same_bits(fused[name], expected[name]), name
         assert drawn["grad"].memory.tobytes() == gradient
         options = advanced(options)
-        fused["grad"][...] = twins["grad"][...] = data.draw(fillings(shape, dtype), "gradient")
+        fused["grad"][...] = expected["grad"][...] = data.draw(fillings(shape, dtype), "gradient")
     for name, view in drawn.items():
         assert (view.outside() == around[name]).all(), name
 
 
 def elements(array: Array) -> list[frozenset[int]]:
     """The addresses of the bytes of each element."""
-    places = np.zeros(array.shape, np.int64)
+    offsets = np.zeros(array.shape, np.int64)
     for axis, stride in enumerate(array.strides):
         index = np.arange(array.shape[axis]) * stride
-        places += index.reshape([-1] + [1] * (array.ndim - axis - 1))
+        offsets += index.reshape([-1] + [1] * (array.ndim - axis - 1))
     first = address(array)
     return [
-        frozenset(range(first + place, first + place + array.itemsize))
-        for place in places.ravel().tolist()
+        frozenset(range(first + offset, first + offset + array.itemsize))
+        for offset in offsets.ravel().tolist()
     ]
 
 
@@ -255,5 +233,32 @@ def test_views_of_one_memory_are_refused_exactly_if_they_share_an_element(
     else:
         assert not refused
         reference.momentum(*expected, lr=0.5)
-        for got, twin in zip((param, grad, velocity), expected, strict=True):
-            assert same(got, twin)
+        assert equal([param, grad, velocity], expected)
+
+
+@settings(max_examples=300)
+@given(data=st.data())
+def test_an_optimizer_refuses_parameters_exactly_if_two_elements_share_memory(
+    data: st.DataObject,
+) -> None:
+    memory = np.linspace(1, 2, 12**3, dtype=np.float32).view(np.uint8)
+    shapes = st.lists(st.integers(1, 4), max_size=3).map(tuple)
+    params = [
+        data.draw(parts(memory, data.draw(shapes)), "param")
+        for _ in range(data.draw(st.integers(1, 8), "number of parameters"))
+    ]
+    pairs = combinations(params, 2)
+    refused = any(map(overlaps_itself, params)) or any(share(a, b) for a, b in pairs)
+    before, expected = memory.tobytes(), [np.array(param) for param in params]
+    try:
+        optimizer = schuss.SGD(params, lr=0.5)
+    except ValueError:
+        assert refused
+        assert memory.tobytes() == before
+    else:
+        assert not refused
+        grads = [np.ones(param.shape, np.float32) for param in params]
+        optimizer.step(grads)
+        for param, grad in zip(expected, grads, strict=True):
+            reference.sgd(param, grad, lr=0.5)
+        assert equal(params, expected)

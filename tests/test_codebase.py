@@ -1,4 +1,4 @@
-"""What a reader and a linker may rely on: symbols, documentation, the shape of the tree."""
+"""The code itself: symbols, documentation, the README, the version, the shape of a rule."""
 
 import doctest
 import importlib
@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -29,16 +30,12 @@ LEVEL_OBJECTS = sorted(ROOT.glob("build/**/level_*.dir/**/*.o"))
 @pytest.mark.skipif(shutil.which("nm") is None, reason="needs nm")
 @pytest.mark.parametrize("path", LEVEL_OBJECTS, ids=lambda path: path.name)
 def test_a_levels_objects_export_their_table_and_nothing_vague(path: Path) -> None:
-    # A vague symbol (nm's W, V, u) may be the copy that the linker keeps for every processor.
+    # The linker may keep the copy of a vague symbol (nm's W, V, u) for every processor.
     listing = subprocess.run(["nm", "-C", path], capture_output=True, text=True, check=True).stdout
     level = path.name.removesuffix(".o").removesuffix(".cpp")
-    exported = [
-        (kind, name)
-        for kind, name in re.findall(r"^[0-9a-f]* +([A-Zuvw]) (.+)$", listing, re.MULTILINE)
-        if kind != "U"
-    ]
-    assert [name for _, name in exported] == [f"schuss::sweep::level_{level}"]
-    assert exported[0][0] in "DR"
+    ((kind, name),) = re.findall(r"^[0-9a-f]* +([A-TV-Zuvw]) (.+)$", listing, re.MULTILINE)
+    assert name == f"schuss::sweep::level_{level}"
+    assert kind in "DR"
 
 
 def modules() -> list[str]:
@@ -56,9 +53,10 @@ def test_the_examples_in_the_docstrings_run(name: str) -> None:
 
 
 PUBLIC = ("checkpoints", "kernels", "landscapes", "optimizers", "reference", "schedules", "torch")
-# Nobody but the library makes these; what they have is told by attributes with docstrings.
+# The library alone makes these; their attributes have docstrings.
 MADE_FOR_USERS = ("History", "Last", "MiniBatches")
 SECTION = re.compile(r"^(\w[\w ]*)\n-+\n", re.MULTILINE)
+OF_FORMULAS = "averages|checkpoints|kernels|optimizers|reference|schedules|torch"
 
 
 def sections(thing: Any) -> dict[str, str]:
@@ -67,18 +65,18 @@ def sections(thing: Any) -> dict[str, str]:
 
 
 def documented(text: str) -> list[tuple[set[str], str, str]]:
-    """Return of each entry of a section the names, the type, and what is said of them."""
+    """Return the names, the type and the description of each entry of a section."""
     entries = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
     found = []
     for entry in filter(None, entries):
-        head, _, said = entry.partition("\n")
+        head, _, description = entry.partition("\n")
         names, _, kind = head.partition(" : ")
-        found.append(({name.strip("* ") for name in names.split(",")}, kind, said))
+        found.append(({name.strip("* ") for name in names.split(",")}, kind, description))
     return found
 
 
 def public() -> Iterator[Any]:
-    """Yield a name and a thing for all that is public: functions, classes and their members."""
+    """Yield all public functions, classes and their members, as parameters with a name."""
     seen = set()
     for name in ("schuss", *(f"schuss.{name}" for name in PUBLIC)):
         if name == "schuss.torch" and find_spec("torch") is None:
@@ -92,50 +90,44 @@ def public() -> Iterator[Any]:
             if entry not in MADE_FOR_USERS:
                 yield pytest.param(thing, id=f"{name}.{entry}")
             for key, member in vars(thing).items() if isinstance(thing, type) else ():
-                if not key.startswith("_") and (inspect.isfunction(member) or is_property(member)):
+                if not key.startswith("_") and isinstance(member, FunctionType | property):
                     yield pytest.param(member, id=f"{name}.{entry}.{key}")
-
-
-OF_FORMULAS = "averages|checkpoints|kernels|optimizers|reference|schedules|torch"
-
-
-def is_property(member: object) -> bool:
-    return isinstance(member, property)
 
 
 @pytest.mark.parametrize("thing", [*public()])
 def test_public_docstrings_are_complete(thing: Any, request: pytest.FixtureRequest) -> None:
-    told, name = sections(thing), request.node.callspec.id
-    assert told[""]
-    if is_property(thing):
+    parts, name = sections(thing), request.node.callspec.id
+    assert parts[""]
+    if isinstance(thing, property):
         return
     is_class, is_method = isinstance(thing, type), "." in thing.__qualname__
     signature = inspect.signature(thing)
     expected = set(signature.parameters) - {"self"}
-    is_reference = "see `schuss." in told[""].lower() and "Parameters" not in told
+    # Some only point to the documentation of what they stand for.
+    points_elsewhere = "see `schuss." in parts[""].lower() and "Parameters" not in parts
     is_override = thing.__name__ == "formula" and not thing.__qualname__.startswith("Schedule.")
-    if is_reference or is_override:  # told where they stand for
+    if points_elsewhere or is_override:
         return
-    if name == "schuss.optimizers.Optimizer":  # nobody makes one: it tells of what all share
+    if name == "schuss.optimizers.Optimizer":  # documents the options of every optimizer
         expected = set(schuss.optimizers.Options.__annotations__)
-    if name == "schuss.schedules.Schedule":  # it tells of its call
+    if name == "schuss.schedules.Schedule":  # documents its call
         expected = {"t"}
-    entries = documented(told.get("Parameters", ""))
+    entries = documented(parts.get("Parameters", ""))
     assert set().union(*(names for names, _, _ in entries)) == expected
-    for names, kind, said in entries:
+    for names, kind, description in entries:
         if "array" in kind and names != {"copies"}:
-            assert re.search("shape|float|dtype|structure of", kind + said), names
+            assert re.search("shape|float|dtype|structure of", kind + description), names
     returns = signature.return_annotation not in (None, "None", inspect.Signature.empty)
-    if not is_class and returns and inspect.unwrap(thing) is thing:  # `threads` is for `with`
-        assert "Returns" in told
-    # What the reference has of numbers checks nothing; nor has a formula to, as its caller does.
+    if not is_class and returns and inspect.unwrap(thing) is thing:  # not `threads`, a context
+        assert "Returns" in parts
+    # Functions of numbers in the reference check nothing; the caller of a formula checks `t`.
     by_numbers = not any("array" in kind for _, kind, _ in entries) and not is_class
     unchecked = thing.__module__.startswith("schuss.reference.") and by_numbers
-    assert "Raises" in told or not expected or unchecked or thing.__name__ == "formula"
+    assert "Raises" in parts or not expected or unchecked or thing.__name__ == "formula"
     if is_method:
         return
-    assert "Examples" in told
-    assert "References" in told or not (is_class or re.search(OF_FORMULAS, thing.__module__))
+    assert "Examples" in parts
+    assert "References" in parts or not (is_class or re.search(OF_FORMULAS, thing.__module__))
 
 
 VERSION = schuss.__version__
@@ -160,7 +152,7 @@ def test_the_readmes_python_prints_what_it_says(
     monkeypatch.chdir(tmp_path)  # it saves a training
     assert BLOCKS
     names: dict[str, object] = {}
-    for block, promised in zip(BLOCKS, PROMISED, strict=True):  # each goes on where one ended
+    for block, promised in zip(BLOCKS, PROMISED, strict=True):  # each uses the names before it
         exec(compile(block, "README.md", "exec"), names)
         assert capsys.readouterr().out.strip() == promised
 
@@ -181,11 +173,11 @@ def test_the_readmes_python_can_be_pasted_into_the_prompt(tmp_path: Path) -> Non
 
 
 def test_the_readmes_error_message_is_the_librarys() -> None:
-    (said,) = re.findall(r"`TypeError: (.*)`", README)
+    (message,) = re.findall(r"`TypeError: (.*)`", README)
     optimizer = schuss.Adam({"W1": np.ones(3, np.float32)})
     with pytest.raises(TypeError) as caught:
         optimizer.step({"W1": np.ones(3)})
-    assert str(caught.value) == said
+    assert str(caught.value) == message
 
 
 def test_a_rule_says_nothing_of_loops_dtypes_or_instruction_sets() -> None:
