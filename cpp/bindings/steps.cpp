@@ -298,7 +298,7 @@ class Plan {
         }
         std::vector<engine::Update> updates;
         update(updates, formulas, formats, options.clip_value, call_);
-        if (companions) set_companions(formulas.at(0).entry().states, *companions, sum);
+        if (companions) set_companions(rules::state_names(formulas.at(0).entry()), *companions, sum);
         // From here on, nothing fails.
         if (new_averages) average_weights_ = {0, 0};
         for (std::size_t i = 0; i < plan_.items.size(); ++i) plan_.items[i].group = members.at(i);
@@ -777,7 +777,7 @@ void update(const std::string& call, const std::string& rule, const std::string&
     // First all that may run code of the user's, then the checks that this could undo.
     const ArrayView gradient(grad, {call, "grad"});
     std::vector<Named> arrays = {{ArrayView(param, {call, "param"}), "param"}};
-    for (const auto state : formula.entry().states) {
+    for (const auto state : rules::state_names(formula.entry())) {
         std::string name(state);
         const ArrayView array(states[arrays.size() - 1], {call, name});
         arrays.push_back({array, std::move(name)});
@@ -825,7 +825,7 @@ py::array held(py::handle array) {
 }
 
 std::vector<std::string> state_names(const std::string& rule) {
-    const auto& names = rules::registry()[rules::find_rule(rule)].states;
+    const auto names = rules::state_names(rules::registry()[rules::find_rule(rule)]);
     return {names.begin(), names.end()};
 }
 

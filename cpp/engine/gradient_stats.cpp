@@ -96,7 +96,7 @@ void GradientStats::prepare(std::vector<Gradient> gradients, std::size_t threads
         for (std::size_t at = 0; at < elements;) {
             if (left == 0) {
                 blocks_.push_back(segments_.size());
-                left = sweep::survey_block;
+                left = sweep::stats_block;
             }
             const std::size_t count = std::min(left, elements - at);
             segments_.push_back({i, at, count, true});
@@ -113,10 +113,10 @@ void GradientStats::prepare(std::vector<Gradient> gradients, std::size_t threads
     for (const Gradient& gradient : gradients_) {
         if (gradient.walk->contiguous()) continue;
         widest = std::max(widest, numbers::size_of(gradient.number));
-        const std::size_t blocks = rows_a_share * gradient.walk->row() / sweep::survey_block;
+        const std::size_t blocks = rows_a_share * gradient.walk->row() / sweep::stats_block;
         blocks_a_share_ = std::clamp(blocks, blocks_a_share_, most_share);
     }
-    const std::size_t bytes = widest * blocks_a_share_ * sweep::survey_block;
+    const std::size_t bytes = widest * blocks_a_share_ * sweep::stats_block;
     for (Scratch& scratch : scratch_) scratch.reserve(bytes);
 }
 
@@ -127,7 +127,7 @@ void GradientStats::run_share(const sweep::Level& level, std::size_t share,
     std::size_t buffered = gradients_.size();  // whose elements are in the scratch, from where on
     std::size_t gathered_from = 0;
     for (std::size_t block = first; block < last; ++block) {
-        double lanes[sweep::survey_lanes] = {};
+        double lanes[sweep::stats_lanes] = {};
         std::size_t done = 0;
         for (std::size_t i = blocks_[block]; i < blocks_[block + 1]; ++i) {
             auto& [number, begin, count, finite] = segments_[i];
@@ -137,20 +137,21 @@ void GradientStats::run_share(const sweep::Level& level, std::size_t share,
                 values = walk->at(data, begin);
             } else {
                 if (buffered != number) {
-                    const std::size_t room = (last - block) * sweep::survey_block - done;
+                    const std::size_t room = (last - block) * sweep::stats_block - done;
                     walk->gather(data, begin, std::min(room, walk->elements() - begin), scratch);
                     buffered = number;
                     gathered_from = begin;
                 }
                 values = scratch + (begin - gathered_from) * numbers::size_of(format);
             }
-            const std::size_t lane = done % sweep::survey_lanes;
+            const std::size_t lane = done % sweep::stats_lanes;
             const sweep::Format& loops = level.format(format);
-            const sweep::GradientStats survey = power_ == 0 ? loops.survey : loops.survey_scaled;
-            finite = survey(values, count, lane, lanes, std::ldexp(1.0, power_));
+            const sweep::SumSquares sum_squares =
+                power_ == 0 ? loops.sum_squares : loops.sum_squares_scaled;
+            finite = sum_squares(values, count, lane, lanes, std::ldexp(1.0, power_));
             done += count;
         }
-        for (std::size_t half = sweep::survey_lanes / 2; half > 0; half /= 2) {
+        for (std::size_t half = sweep::stats_lanes / 2; half > 0; half /= 2) {
             for (std::size_t k = 0; k < half; ++k) lanes[k] = lanes[k] + lanes[k + half];
         }
         sums_[block] = lanes[0];

@@ -69,7 +69,7 @@ std::optional<Coefficients::Unheld> Coefficients::first_unheld(rules::Decay deca
             if (i == rules::index::limit && too_large) continue;
             if (i == rate_ && !too_large) continue;
             if (i == rules::index::weight_decay && decay != rules::Decay::coupled) continue;
-            if (i == rules::index::keep && decay != rules::Decay::decoupled) continue;
+            if (i == rules::index::decay_factor && decay != rules::Decay::decoupled) continue;
             return Unheld{i, float64_[i]};
         }
         return std::nullopt;
