@@ -260,11 +260,8 @@ void average(std::vector<engine::CopyAxis> axes, const std::byte* from, std::byt
     const engine::CopyAxis time = axes.back();
     axes.pop_back();
     axes = engine::coalesced(axes);
-    // In the order of memory, so that the last is the one along which series lie closest.
-    std::stable_sort(axes.begin(), axes.end(),
-                     [](const engine::CopyAxis& a, const engine::CopyAxis& b) {
-                         return engine::magnitude(a.from) > engine::magnitude(b.from);
-                     });
+    // In the order of memory: series are closest to each other along the last axis.
+    engine::sort_by_stride(axes, &engine::CopyAxis::from);
     // Made before the mode is set, which would take some coefficients for zero.
     const Recurrence<T> next(beta);
     Weights<T> weights(next.gain, bias_correction);

@@ -162,7 +162,7 @@ void Plan::run(const Run& run) noexcept {
             }
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
             for (std::size_t tile = at.tile; tile < tiles; ++tile) {
-                item.layout.sweep(tile, item.data, pass, plan.scratch_[place]);
+                run_pass(item.layout, tile, item.data, pass, plan.scratch_[place]);
             }
         }
     };
