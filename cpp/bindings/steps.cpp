@@ -298,7 +298,8 @@ class Plan {
         }
         std::vector<engine::Update> updates;
         update(updates, formulas, formats, options.clip_value, call_);
-        if (companions) set_companions(rules::state_names(formulas.at(0).entry()), *companions, sum);
+        if (companions)
+            set_companions(rules::state_names(formulas.at(0).entry()), *companions, sum);
         // From here on, nothing fails.
         if (new_averages) average_weights_ = {0, 0};
         for (std::size_t i = 0; i < plan_.items.size(); ++i) plan_.items[i].group = members.at(i);

@@ -59,8 +59,9 @@ void gather_runs(const Examples& examples, std::size_t example_size, std::size_t
     for (std::size_t i = 0; i < count; ++i, to += example_size) {
         if (i + ahead < count) {
             const std::byte* const next = examples.first + indices[i + ahead] * examples.stride;
-            for (std::size_t b = 0; b < prefetched; b += engine::cache_line)
+            for (std::size_t b = 0; b < prefetched; b += engine::cache_line) {
                 __builtin_prefetch(next + b);
+            }
         }
         engine::for_each(examples.axes, examples.first + indices[i] * examples.stride, to,
                          [run](const std::byte* source, std::byte* target) {
@@ -121,7 +122,7 @@ void gather(Examples examples, const std::int64_t* indices, std::size_t count, s
     std::size_t item = examples.item_size;
     const std::size_t size = set_dense_strides(examples.axes, item);
     if (!examples.axes.empty() && examples.axes.back().from == static_cast<std::ptrdiff_t>(item)) {
-        item *= examples.axes.back().size;  // copies a contiguous run as one item
+        item *= examples.axes.back().size;  // a contiguous run is copied as one item
         examples.axes.pop_back();
     }
     if (examples.axes.empty()) return gather_runs(examples, size, item, indices, count, to);

@@ -48,7 +48,7 @@ void TilePass::run_flat(std::size_t tile, std::byte* const* data) const {
     const std::size_t begin = tile * axis.box;
     std::byte* at[max_arrays];
     for (std::size_t k = 0; k < operands(); ++k) {
-        // Not the item size: a tile of one element is contiguous whatever its stride is.
+        // Not the item size: a tile of one element is contiguous with any stride.
         at[k] = data[k] + static_cast<std::ptrdiff_t>(begin) * axis.strides[k];
     }
     run_contiguous(at, std::min(axis.box, axis.size - begin));

@@ -1,4 +1,4 @@
-// Random bits from a counter: an element gets the same bits whichever thread computes it and when
+// Random bits from a counter: an element gets the same bits on any thread and in any order
 // (the idea of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). Included inside
 // an anonymous namespace, like the rules.
 #pragma once

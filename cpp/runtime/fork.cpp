@@ -16,7 +16,7 @@ namespace {
 std::atomic<std::uint64_t> guards = 0;
 std::atomic<std::uint64_t> waiting_forks = 0;
 std::atomic<std::uint64_t> generation = 0;
-std::thread::id forking;  // written while there is no other thread
+std::thread::id forked_by;  // written while there is no other thread
 
 struct Handlers {
     ForkHandler in_parent, in_child;
@@ -41,7 +41,7 @@ void after_in_child() {
     // Another thread of the parent may have been creating a guard, or forking too.
     guards.store(0);
     generation.fetch_add(1);
-    forking = std::this_thread::get_id();
+    forked_by = std::this_thread::get_id();
     for (const Handlers& each : handlers()) each.in_child();
     waiting_forks.store(0);
 }
@@ -73,7 +73,7 @@ void reregister_atfork() {
 }
 
 std::thread::id forking_thread() noexcept {
-    return forking;
+    return forked_by;
 }
 
 std::uint64_t fork_generation() noexcept {

@@ -225,7 +225,7 @@ class ThreadPool {
         asleep_.fetch_sub(1, std::memory_order_relaxed);
     }
 
-    /// Starts workers until there are as many as wanted. If the system refuses one, the pool works
+    /// Starts workers until this many exist. If the system refuses one, the pool works
     /// with those it has and does not ask again.
     void spawn(std::size_t wanted) noexcept {
         if (workers() >= wanted || spawn_failed_) return;

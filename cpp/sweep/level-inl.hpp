@@ -87,8 +87,9 @@ void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S
     for (std::size_t i = 0; i < count; ++i) {
         ScopedValue<T, P> parameter(p[i]);
         T gradient = loaded(g[i]);
-        if constexpr (Rule::takes_gradients)
+        if constexpr (Rule::takes_gradients) {
             gradient = GradientTransform::transform(gradient, c.gradient);
+        }
         WeightDecay::apply<decay>(static_cast<T&>(parameter), gradient, c.decay);
         Rule::update(static_cast<T&>(parameter), gradient,
                      static_cast<T&>(ScopedState<T, S>(state[i], random.bits()))..., c.rule);
@@ -146,8 +147,9 @@ template <typename T, typename P, typename G>
         Stream stream[rules::max_states] = {};
         for (int k = 0; k < kernels.states; ++k) {
             piece[2 + k] = operands[2 + k] + done * kernels.state_size;
-            if (kernels.state_size < sizeof(T))
+            if (kernels.state_size < sizeof(T)) {
                 stream[k] = {streams[k].key, streams[k].first + done};
+            }
         }
         (scales_update ? kernels.update : kernels.same)(piece, left, rest, stream);
         for (std::size_t i = 0; scales_update && i < left; ++i) {
