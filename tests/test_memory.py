@@ -99,14 +99,14 @@ def test_a_change_that_raised_was_not_made_though_a_second_time_memory_was_there
     for each in (optimizer, expected):
         each.accumulate(grad)
     make = changes(optimizer, grad)[change]
-    configure, calls = _core.Plan.configure, count(1)
+    configure, calls = _core.Optimizer.configure, count(1)
 
     def flaky(*arguments: Any) -> None:
         if next(calls) == 1:
             raise MemoryError
         configure(*arguments)
 
-    monkeypatch.setattr(_core.Plan, "configure", flaky)
+    monkeypatch.setattr(_core.Optimizer, "configure", flaky)
     with pytest.raises(MemoryError):
         make()
     assert after_one_more_step(optimizer, grad) == after_one_more_step(expected, grad)

@@ -1,4 +1,4 @@
-// The instruction set and the threads in use, and the floating-point mode of a step.
+// The instruction set, the threads, OpenBLAS, and the floating-point mode of a step.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bindings/register.hpp"
+#include "engine/plan.hpp"
 #include "runtime/openblas.hpp"
 #include "runtime/subnormals.hpp"
 #include "runtime/thread_pool.hpp"
@@ -19,7 +20,7 @@ namespace {
 
 namespace py = pybind11;
 
-/// The mode of a step as a context manager: the reference computes under it too.
+/// The floating-point mode of a step as a context manager, for the NumPy reference.
 class SubnormalsAreZero {
   public:
     void enter() { mode_.emplace(); }
@@ -31,7 +32,7 @@ class SubnormalsAreZero {
 
 }  // namespace
 
-// For threadpoolctl, which looks for such functions in the libraries that a process has loaded.
+// For threadpoolctl, which searches the loaded libraries of a process for such functions.
 extern "C" PYBIND11_EXPORT int schuss_get_num_threads() {
     return static_cast<int>(runtime::threads());
 }
@@ -52,6 +53,8 @@ void register_runtime(py::module_& module) {
     module.def("workers", &runtime::workers);
     module.def("num_threads", &runtime::threads);
     module.def("set_num_threads", &runtime::set_threads, py::arg("threads"));
+    module.def("set_parallel_threshold", &engine::set_parallel_threshold, py::arg("elements"));
+    module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));
     module.def("find_openblas", [] {
         py::list found;
         for (const runtime::OpenBlas& library : runtime::find_openblas()) {
