@@ -17,7 +17,7 @@ from schuss import _core, _safetensors
 from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_leaves
 from schuss._hyperparameters import Check, check_keys, count, mapping, optional, record, shown
 from schuss._interrupts import whole
-from schuss.batches import MiniBatches, Resumption
+from schuss.batches import MiniBatches, State, parse_state, set_state
 from schuss.optimizers import Optimizer, writer_of_copies
 
 if TYPE_CHECKING:
@@ -357,7 +357,7 @@ class Checkpoint:
             work()
             write_copies()
             if batches is not None and resumed is not None:
-                batches._resume(resumed)
+                set_state(batches, resumed)
 
         whole(run)
 
@@ -366,12 +366,12 @@ class Checkpoint:
         with _type_errors_are_value_errors():
             return self._optimizer and _Rates(self._said).put_in("optimizer", self._optimizer)
 
-    def resumption(self, batches: MiniBatches[Any]) -> Resumption:
+    def resumption(self, batches: MiniBatches[Any]) -> State:
         """Return where mini-batches are to go on, checked."""
         if self._batches is None:
             self.refuse("holds no mini-batches, expected to find them")
         with _type_errors_are_value_errors():
-            return batches._resumption(self._said, "batches", self._batches)
+            return parse_state(self._said, "batches", self._batches, batches)
 
     def _check_sections(self, params: dict[str, Array]) -> None:
         """Refuse tensors that a checkpoint of these parameters does not have."""
