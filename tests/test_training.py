@@ -1131,7 +1131,7 @@ def test_a_signal_is_ctrl_c() -> None:
 
 LOOP = ("training", "history", "l2", "_early_stopping", "_loss", "_progress")
 BATCHES = ("batches", "_epochs", "_prefetch", "_slices")
-OTHERS = ("optimizers", "schedules")
+OTHERS = ("optimizers", "_optimizer", "_internals", "_copies", "schedules")
 TRACED = {import_module(f"schuss.{name}").__file__ for name in (*LOOP, *BATCHES, *OTHERS)}
 FIT = ("fit", "_fitted")
 

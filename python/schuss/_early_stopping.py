@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from schuss._arrays import Array, ArrayTree, arrays_of
+from schuss._copies import writer_of_copies
 from schuss.checkpoints import Checkpoint
 from schuss.history import Recorder
-from schuss.optimizers import writer_of_copies
 
 
 class EarlyStopping:

@@ -26,6 +26,7 @@ from schuss._hyperparameters import (
     real,
     record,
 )
+from schuss._internals import internals_of
 from schuss._interrupts import Deferred
 from schuss._loss import Loss, check_function, evaluate
 from schuss._progress import ProgressBar, tqdm_if_wanted
@@ -550,9 +551,9 @@ def _check_optimizer(optimizer: Any, *, scheduled: bool) -> None:
         raise TypeError(f"fit: optimizer is {was}, expected an object with step(grads)")
     if scheduled and not hasattr(optimizer, "lr"):
         raise TypeError(f"fit: optimizer is a {name} without lr, expected one for the schedule")
-    if scheduled and isinstance(optimizer, Optimizer) and not optimizer._uses("lr"):
+    if scheduled and isinstance(optimizer, Optimizer) and not internals_of(optimizer).uses("lr"):
         raise ValueError(
-            f"fit: schedule is given where each of the {len(optimizer._groups)} groups of the "
+            f"fit: schedule is given where each of the {len(optimizer.param_groups)} groups of the "
             "optimizer has an lr of its own, expected None (give the schedule to groups: "
             "optimizer.param_groups[0]['lr'] = schedule)"
         )
