@@ -15,13 +15,14 @@ from schuss import _safetensors, checkpoints
 from schuss._arguments import Arguments, checked_texts
 from schuss._arrays import ArrayTree, arrays_of, check_holds
 from schuss._early_stopping import EarlyStopping
+from schuss._errors import wrong_type
 from schuss._hyperparameters import (
+    NON_NEGATIVE,
     Rate,
     choice,
     count,
     extended,
     flag,
-    number,
     optional,
     rate,
     real,
@@ -42,7 +43,6 @@ __all__ = ["History", "fit", "with_l2"]
 Function: TypeAlias = Callable[[History], object]
 
 _from_one = partial(count, least=1)
-_non_negative = partial(number, kind="non_negative")
 
 # What a checkpoint keeps of a training, besides its arrays.
 _SAVED = record(
@@ -261,8 +261,7 @@ def _functions(call: str, name: str, value: Any) -> tuple[Function, ...]:
     if callable(value):
         return (value,)
     if not isinstance(value, Sequence) or isinstance(value, str):
-        was = type(value).__name__
-        raise TypeError(f"{call}: {name} is a {was}, expected a function or a sequence of them")
+        raise wrong_type(call, name, value, "a function or a sequence of them")
     for index, function in enumerate(value):
         check_function(call, f"{name}[{index}]", function)
     return tuple(value)
@@ -271,10 +270,7 @@ def _functions(call: str, name: str, value: Any) -> tuple[Function, ...]:
 def _validation(call: str, name: str, value: Any) -> Any:
     if value is None or isinstance(value, tuple) or callable(value):
         return value
-    raise TypeError(
-        f"{call}: {name} is a {type(value).__name__}, expected a tuple of arrays or a function of "
-        "params"
-    )
+    raise wrong_type(call, name, value, "a tuple of arrays or a function of params")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -284,10 +280,10 @@ class _Settings:
     epochs: int = field(metadata={"check": _from_one})
     schedule: Rate | None = field(metadata={"check": optional(rate)})
     schedule_by: str = field(metadata={"check": partial(choice, among=("step", "epoch"))})
-    l2: float = field(metadata={"check": _non_negative})
+    l2: float = field(metadata={"check": NON_NEGATIVE})
     validation: Any = field(metadata={"check": _validation})
     patience: int | None = field(metadata={"check": optional(_from_one)})
-    min_delta: float = field(metadata={"check": _non_negative})
+    min_delta: float = field(metadata={"check": NON_NEGATIVE})
     restore_best: bool = field(metadata={"check": flag})
     callbacks: Any = field(metadata={"check": _functions})
     on_step: Any = field(metadata={"check": _functions})
