@@ -71,7 +71,7 @@ class Arguments:
         saved, texts = checkpoint.optimizer(), self.texts
         last = _of_saved(saved, _text)
         # An optimizer may be ahead of the checkpoint, as after a crash: then a rate may differ by
-        # what its ReduceOnPlateau schedules were told since.
+        # the costs that its ReduceOnPlateau schedules have received since.
         without_rates = _of_saved(saved, partial(_text, hides_rate=lambda plateau: True))
         ahead = self._of_optimizer(
             partial(_text, hides_rate=lambda plateau: plateau != replace(plateau))
