@@ -11,13 +11,12 @@ import numpy as np
 from schuss import _core
 from schuss._accumulator import GradientAccumulator
 from schuss._arrays import Array, ArrayTree, computed_dtype, names_of_leaves
-from schuss._copies import copies_for, is_dtype, register
 from schuss._groups import Groups, Overrides, members_of, promote_single_group
 from schuss._hyperparameters import FINITE, NON_NEGATIVE
 from schuss._interrupts import whole
 from schuss._rules import formula, spec_of, states
-from schuss._settings import Configurable, declaration_of, holder_of
-from schuss._state import States, new_averages, state_format, with_names
+from schuss._settings import Configurable, checked, checked_overrides, declaration_of, holder_of
+from schuss._state import States, copies_for, is_dtype, new_averages, state_format, with_names
 
 # The number of steps when schedules were last asked, and the rates of schedules by id: those of
 # the last step then, and those of the next one.
@@ -35,7 +34,6 @@ class Internals:
         "averages",
         "copies",
         "copies_given",
-        "declaration",
         "format",
         "group_lrs",
         "group_of",
@@ -55,14 +53,13 @@ class Internals:
         params: ArrayTree,
         settings: Mapping[str, Any],
         *,
-        grouping: Callable[["Internals", list[str]], Groups],
+        grouping: Callable[[list[str]], Groups],
         state_dtype: Any,
         copies: Any,
         groups_given: Any = None,
     ) -> None:
-        self.kind, self.declaration = kind, declaration_of(kind)
-        call = kind.__name__
-        self.settings = self.checked(call, settings)
+        self.kind, call = kind, kind.__name__
+        self.settings = checked(kind, call, settings)
         spec_of(kind)
         self.plan = _core.Plan(call, params)
         if groups_given is not None:
@@ -76,15 +73,13 @@ class Internals:
         self.averages: list[Array] | None = None
         self.groups: list[Overrides]
         self.group_lrs: list[Any] | None
-        groups, self.group_of = grouping(self, self.names())
+        groups, self.group_of = grouping(self.names())
         self.members = members_of(self.group_of, len(groups))
         self.settings, groups = promote_single_group(self.settings, groups)
         self.format = state_format(call, state_dtype, self.arrays)
         self.copies = copies_for(call, copies, self.plan)
         self.reconfigure(self.settings, groups, {}, first=True)
         self.write_copies()
-        if self.copies is not None:
-            register(self)
 
     @property
     def call(self) -> str:
@@ -130,7 +125,7 @@ class Internals:
         """Add gradients to those of the next step."""
         scale = FINITE(f"{self.call}.accumulate", "scale", scale)
         with self.busy("accumulate"):
-            options: dict[str, Any] = dict.fromkeys(self.declaration.options)
+            options: dict[str, Any] = dict.fromkeys(declaration_of(self.kind).options)
             options |= {"nonfinite": "propagate", "average_bias_correction": False, "seed": 0}
             options["clear_grads"] = self.settings["clear_grads"]
             self.with_accumulator().add(grads, scale, options)
@@ -255,11 +250,11 @@ class Internals:
     def hyperparameters_of(self, group: int) -> dict[str, Any]:
         """Return the hyperparameters of a group: its own, and else the optimizer's."""
         values = self.settings | self.groups[group]
-        return {name: values[name] for name in self.declaration.hyperparameters}
+        return {name: values[name] for name in declaration_of(self.kind).hyperparameters}
 
     def assign_in_group(self, group: int, name: str, value: Any) -> None:
         """Set a hyperparameter of one group."""
-        own = self.checked_overrides(self.call, f"param_groups[{group}]", {name: value})
+        own = checked_overrides(self.kind, self.call, f"param_groups[{group}]", {name: value})
         with self.busy(f"param_groups[{group}][{name!r}]", changes=True):
             groups = list(self.groups)
             groups[group] = groups[group] | own
@@ -269,31 +264,9 @@ class Internals:
 
     # Settings.
 
-    def checked(self, call: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return settings, checked."""
-        declared = self.declaration.settings
-        return {name: declared[name].check(call, name, each) for name, each in settings.items()}
-
-    def checked_overrides(self, call: str, group: str, own: Mapping[str, Any]) -> Overrides:
-        """Return the own hyperparameters of a group, checked."""
-        known = self.declaration.hyperparameters
-        checked: Overrides = {}
-        for name, value in own.items():
-            if name not in known:
-                raise ValueError(
-                    f"{call}: {group} has {name!r}, "
-                    f"expected hyperparameters among {', '.join(known)}"
-                )
-            try:
-                checked |= self.checked(call, {name: value})
-            except (TypeError, ValueError) as error:
-                text = str(error).replace(f"{call}: {name}", f"{call}: {group}[{name!r}]", 1)
-                raise type(error)(text) from None
-        return checked
-
     def assign(self, name: str, value: Any) -> None:
         """Set a setting of the optimizer."""
-        changes = self.checked(self.call, {name: value})
+        changes = checked(self.kind, self.call, {name: value})
         if not self.uses(name):
             raise ValueError(
                 f"{self.call}: {name} is set where each of the {len(self.groups)} groups has its "
@@ -337,7 +310,7 @@ class Internals:
         group_lrs = None if lrs == [None] * len(groups) else lrs
         new_lrs = new_lrs or first or "lr" in changes
         new_settings = {**self.settings, **changes}
-        options = {name: settings[name] for name in self.declaration.options}
+        options = {name: settings[name] for name in declaration_of(self.kind).options}
         accumulator = None if self.accumulator is None else self.accumulator.plan
 
         def commit() -> None:

@@ -21,7 +21,8 @@ from schuss._hyperparameters import (
     shown,
 )
 from schuss._internals import Internals, internals_of
-from schuss._settings import Configurable
+from schuss._settings import Configurable, checked_overrides
+from schuss._settings import checked as checked_settings
 from schuss._state import States, copied, fill, new_sums
 
 # Entries of a state dict that have arrays besides the states of the rule.
@@ -161,7 +162,7 @@ def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
         kind,
         state["params"],
         settings["hyperparameters"],
-        grouping=lambda *_: ([dict(own) for own in groups], group_of),
+        grouping=lambda _: ([dict(own) for own in groups], group_of),
         state_dtype=state["state_dtype"],
         copies=state["copies"],
         groups_given=state["groups_given"],
@@ -247,7 +248,7 @@ def _checked_hyperparameters(
     internals: Internals, memo: _Memo, call: str, name: str, given: Any
 ) -> dict[str, Any]:
     check_keys(call, name, given, tuple(internals.settings))
-    return internals.checked(call, _copied_schedules(given, memo))
+    return checked_settings(internals.kind, call, _copied_schedules(given, memo))
 
 
 def _checked_groups(
@@ -262,7 +263,7 @@ def _checked_groups(
         check = record(hyperparameters=mapping, members=same(internals.members[index]))
         own = check(call, f"{name}[{index}]", group)["hyperparameters"]
         own = _copied_schedules(own, memo)
-        result.append(internals.checked_overrides(call, f"{name}[{index}]", own))
+        result.append(checked_overrides(internals.kind, call, f"{name}[{index}]", own))
     return result
 
 
