@@ -29,7 +29,6 @@ from schuss._arrays import (
     ArrayTree,
     computed_dtype,
     dtype_among,
-    names_of_leaves,
     zeros_along,
 )
 from schuss._groups import (
@@ -64,11 +63,6 @@ from schuss._interrupts import whole
 __all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "RMSprop"]
 
 _T = TypeVar("_T")
-
-# The steps made when schedules were last asked; what each, by its id, said for the last of these
-# steps, and for the next one.
-_Rates: TypeAlias = tuple[int, dict[int, float], dict[int, float]]
-_NO_RATES: _Rates = (0, {}, {})
 
 _UNSCALED = 1.0
 
@@ -251,17 +245,13 @@ class Optimizer:
         "_params",
         "_places",
         "_plan",
-        "_rates",
         "_state_dtype",
-        "_sum",
     )
 
     lr = _Hyperparameter(rate)
     weight_decay = _Hyperparameter(number)
     _hyperparameters: dict[str, Any]
     _groups: list[Overrides]
-    _rates: _Rates
-    _sum: "_Sum | None"
     clip_norm = _Hyperparameter(optional(number))
     clip_value = _Hyperparameter(optional(number))
     nonfinite = _Hyperparameter(partial(choice, among=("propagate", "raise", "skip")))
@@ -328,7 +318,7 @@ class Optimizer:
         """The state by name, each in the structure of `params`: views of the arrays in use."""
         # Views, so that whoever resizes, freezes or reshapes them does it to nobody else.
         return {
-            name: self._plan.unflatten([array[...] for array in leaves])
+            name: self._plan.tree.unflatten([array[...] for array in leaves])
             for name, leaves in self._leaves.items()
         }
 
@@ -357,7 +347,7 @@ class Optimizer:
         where it restores the best epoch. After you wrote parameters otherwise (yourself, by
         `kernels`, by a step of another optimizer), call `write_copies`.
         """
-        return None if self._copies is None else self._plan.unflatten(self._plan.users_copies)
+        return None if self._copies is None else self._plan.tree.unflatten(self._plan.users_copies)
 
     @property
     def state_dtype(self) -> np.dtype[Any] | None:
@@ -367,7 +357,7 @@ class Optimizer:
     @property
     def accumulated(self) -> int:
         """How many gradients wait for the next step."""
-        return 0 if self._sum is None else self._sum.count
+        return self._plan.accumulated
 
     @property
     def lr_now(self) -> float:
@@ -451,16 +441,15 @@ class Optimizer:
         array([-2., -3.])
         """
         scale = number(f"{type(self).__name__}.accumulate", "scale", scale)
-        with self._turn("accumulate"):
-            if self._sum is None:
-                self._sum = _Sum(type(self).__name__, self._plan)
-            self._sum.add(grads, scale, clear_grads=self._hyperparameters["clear_grads"])
+        if not self._plan.has_sums:
+            with self._turn("accumulate"):
+                self._plan.hold_sums(_sums_for(self._plan))
+        self._plan.accumulate(grads, scale)
 
     def zero_grad(self) -> None:
         """Forget the gradients that were accumulated."""
         with self._turn("zero_grad"):
-            if self._sum is not None:
-                self._sum.clear()
+            self._plan.clear_accumulated()
 
     def step(self, grads: ArrayTree | None = None, *, scale: float = _UNSCALED) -> None:
         """Update all parameters in place, in one pass over memory.
@@ -498,7 +487,7 @@ class Optimizer:
         Nothing is changed by a call that raises.
         """
         lr = self._hyperparameters["lr"]
-        if type(lr) is not float or self._own_rates or self._sum or grads is None:
+        if type(lr) is not float or self._own_rates or grads is None:
             self._step(grads, scale)
             return
         # The way of most steps: those of few elements are as fast as this.
@@ -508,16 +497,11 @@ class Optimizer:
 
     def _step(self, grads: ArrayTree | None, scale: float, *, skip_nonfinite: bool = False) -> None:
         scale = number(f"{type(self).__name__}.step", "scale", scale)
-        if grads is None:
-            self._step_with_sum(scale, skip_nonfinite)
-            return
-        if self._sum is not None and self._sum.count > 0:
-            raise ValueError(
-                f"{type(self).__name__}.step: grads are given while others are accumulated, "
-                "expected one of both"
-            )
-        t = self.steps + 1
-        self._plan.step(grads, self._rates_of_next(t), scale, t, skip_nonfinite)
+        plan = self._plan
+        if (grads is None) != (plan.accumulated > 0):
+            plan.check_source(grads)  # raises, before the schedules are called
+        t, version = plan.steps + 1, plan.lr_version
+        plan.step(grads, self._rates_of(t), scale, t, skip_nonfinite, version)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of all that the optimizer knows beside the parameters.
@@ -584,7 +568,7 @@ class Optimizer:
             else:
                 tree, said = state_dict["state"][key], f"{name}['state'][{key!r}]"
                 known = f"state[{key!r}]"
-            values[key] = _copied(self._plan.flatten(tree, call, said, like, known))
+            values[key] = _copied(self._plan.tree.flatten_arrays(tree, call, said, like, known))
         self._take_over("load_state_dict", settings, partial(_fill, values=values))
 
     def __repr__(self) -> str:
@@ -659,9 +643,9 @@ class Optimizer:
 
     # How it works.
 
-    def _turn(self, call: str, *, changes: bool = False) -> _core.Turn:
+    def _turn(self, call: str, *, changes: bool = False) -> _core.BusyGuard:
         """Return a context within which no other call, or this one alone, changes the optimizer."""
-        return self._plan.turn(f"{type(self).__name__}.{call}", changes)
+        return self._plan.busy(f"{type(self).__name__}.{call}", changes)
 
     def _uses(self, name: str) -> bool:
         """Return whether a group has no hyperparameter of that name of its own."""
@@ -682,11 +666,17 @@ class Optimizer:
         return number(f"{type(self).__name__}.{call}", name, self._lr_of(place)(t), kind="lr")
 
     def _rate_now(self, place: int | None) -> float:
-        lr = self._lr_of(place)
-        rate: float | None = self._last_rates().get(id(lr)) if callable(lr) else lr
-        return self._ask("lr_now", place, max(self.steps, 1)) if rate is None else rate
+        lr: Any = self._lr_of(place)
+        if not callable(lr):
+            rate: float = lr
+            return rate
+        rates = self._plan.last_lrs
+        if rates is None:
+            return self._ask("lr_now", place, max(self.steps, 1))
+        own = self._own_rates or [None]
+        return rates[own.index(None) if place is None else place]
 
-    def _rates_of_next(self, t: int) -> float | tuple[float, ...]:
+    def _rates_of(self, t: int) -> float | tuple[float, ...]:
         """Return the rate of step t, or those of the groups where some have their own."""
         asked: dict[int, float] = {}
 
@@ -699,28 +689,7 @@ class Optimizer:
             return asked[id(lr)]
 
         own = self._own_rates
-        rates = rate_of(None) if own is None else tuple(map(rate_of, range(len(own))))
-        # Kept before the step is made, as Ctrl-C may come right after it. So both are kept, what
-        # was said for the last step and for this one.
-        if asked and self.steps == t - 1:  # or another thread made this step: this one is refused
-            self._rates = t - 1, self._last_rates(), asked
-        return rates
-
-    def _last_rates(self) -> dict[int, float]:
-        """Return the rates that schedules gave for the last step, if they made that."""
-        made, last, asked = self._rates
-        return asked if self.steps > made else last
-
-    def _step_with_sum(self, scale: float, skip_nonfinite: bool) -> None:
-        gathered = self._sum
-        if gathered is None or gathered.count == 0:
-            raise ValueError(
-                f"{type(self).__name__}.step: there are no gradients, expected grads, or some "
-                "accumulated"
-            )
-        t = self.steps + 1
-        rates = self._rates_of_next(t)
-        self._plan.step(gathered.tree, rates, scale, t, skip_nonfinite, gathered.plan)
+        return rate_of(None) if own is None else tuple(map(rate_of, range(len(own))))
 
     def _hold(
         self,
@@ -735,15 +704,13 @@ class Optimizer:
         call = type(self).__name__
         hyperparameters = self._checked(call, hyperparameters)
         self._rule_for(hyperparameters)
-        self._plan = _core.Plan(call, params)
+        self._plan = _core.Optimizer(call, params)
         if groups_given is not None:
             self._plan.hold_groups(groups_given)
         # As the user holds them: a copy of the optimizer sees what is replaced there too.
         self._groups_given = groups_given
         self._copies_given = None if _is_dtype(copies) else copies
         self._params = params
-        self._rates = _NO_RATES
-        self._sum = None
         self._leaves: dict[str, list[Array]] = {}
         self._averages: list[Array] | None = None
         self._hyperparameters = hyperparameters
@@ -797,7 +764,7 @@ class Optimizer:
 
     def _names(self) -> list[str]:
         """Return the names of the parameters: "layers/0/W"."""
-        return list(names_of_leaves(self._plan.unflatten([None] * len(self._plan.arrays))))
+        return self._plan.tree.names
 
     def _params_of(self, place: int) -> list[Array]:
         arrays = self._plan.users_arrays
@@ -879,8 +846,8 @@ class Optimizer:
         arrays = dict(self._leaves)
         if self._averages is not None:
             arrays["average"] = self._averages
-        if self._sum is not None and self._sum.count > 0:
-            arrays["accumulated"] = self._sum.plan.arrays
+        if self.accumulated:
+            arrays["accumulated"] = self._plan.sums
         return arrays
 
     def _settings_in(
@@ -933,12 +900,11 @@ class Optimizer:
         """Put checked settings in force, and have the arrays filled that go with them."""
         with self._turn(call, changes=True):
             self._check_copies(f"{type(self).__name__}.{call}")
-            if settings.accumulated and self._sum is None:
-                self._sum = _Sum(type(self).__name__, self._plan)
+            if settings.accumulated:
+                self._plan.hold_sums(_sums_for(self._plan))
 
             def finish() -> None:
-                if self._sum is not None:
-                    self._sum.plan.steps = settings.accumulated
+                self._plan.accumulated = settings.accumulated
                 fill(self._arrays())
                 self._plan.average_weights = settings.average_weights
                 self._plan.skipped = settings.skipped
@@ -949,28 +915,11 @@ class Optimizer:
             self._apply(new, settings.groups, new, then=finish)
 
     def _copied_tree(self, arrays: list[Array]) -> Any:
-        return self._plan.unflatten(_copied(arrays))
+        return self._plan.tree.unflatten(_copied(arrays))
 
     def _average(self) -> Any:
         """Return the averages, in the structure of the parameters; None if there are none."""
-        averages = self._averages
-        if averages is None:
-            return None
-        if not self._hyperparameters["average_bias_correction"]:
-            return self._plan.unflatten([array[...] for array in averages])
-        with self._turn("average"):
-            in_float32, in_float64 = self._plan.average_weights
-            if in_float64 == 0:
-                return self._plan.unflatten(
-                    [array.astype(computed_dtype(array)) for array in self._plan.arrays]
-                )
-            with np.errstate(all="ignore"):  # as everywhere: what is too large is infinite
-                return self._plan.unflatten(
-                    [
-                        np.asarray(a / (in_float32 if a.dtype == np.float32 else in_float64))
-                        for a in averages
-                    ]
-                )
+        return self._plan.average()
 
     def _checked(self, call: str, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
         return {
@@ -991,9 +940,9 @@ class Optimizer:
             lr, own = changes["lr"], self._own_rates
             if not callable(lr):
                 of_groups = [lr if rate is None else 0.0 for rate in own or ()]
-                self._plan.check_rates(tuple(of_groups) if own else lr)
+                self._plan.check_lrs(tuple(of_groups) if own else lr)
             self._hyperparameters = self._hyperparameters | changes
-            self._rates = _NO_RATES
+            self._plan.forget_lrs()
             return
         with self._turn(", ".join(changes), changes=True):
             self._apply(self._hyperparameters | changes, self._groups, changes)
@@ -1021,30 +970,28 @@ class Optimizer:
             values = self._values(of_group)
             decay = self._decay_kind() if values["weight_decay"] else "none"
             lr = 0.0 if callable(of_group["lr"]) else of_group["lr"]
-            formulas.append((self._rule_for(of_group), decay, {"lr": lr, **values}))
-        options = {name: hyperparameters[name] for name in _NO_OPTIONS}
-        new_averages = averages is not self._averages
-        others = first or leaves is not self._leaves or new_averages
-        companions = (list(leaves.values()), averages, self._copies) if others else None
+            weight_decay = values["weight_decay"]
+            rule = self._rule_for(of_group)
+            formulas.append(_core.Formula(rule, values, lr, decay, weight_decay))
+        options = _core.StepOptions(**{name: hyperparameters[name] for name in _NO_OPTIONS})
+        others = first or leaves is not self._leaves or averages is not self._averages
+        arrays = _core.AuxArrays(leaves, averages, self._copies) if others else None
         own_rates = [own.get("lr") for own in groups]
         new_rates = new_rates or first or "lr" in changes
 
         own_rates_or_none = None if own_rates == [None] * len(groups) else own_rates
         all_hyperparameters = {**self._hyperparameters, **changes}
-        gathered = None if self._sum is None else self._sum.plan
 
         def apply() -> None:
             # All or nothing, where memory runs out. What follows needs none.
-            self._plan.configure(
-                formulas, self._members, options, companions, new_averages, gathered
-            )
+            self._plan.configure(formulas, self._members, options, arrays)
             self._leaves, self._averages = leaves, averages
             self._groups, self._own_rates = groups, own_rates_or_none
             if "lr" not in changes:  # it may be another by now
                 all_hyperparameters["lr"] = self._hyperparameters["lr"]
             self._hyperparameters = all_hyperparameters
             if new_rates:
-                self._rates = _NO_RATES
+                self._plan.forget_lrs()
             then()
 
         whole(apply)
@@ -1093,36 +1040,7 @@ class Optimizer:
         return averages
 
 
-class _Sum:
-    """Gradients added up, for an optimizer's next step.
-
-    How many they are is counted where the work is done, and so right whatever interrupts.
-    """
-
-    def __init__(self, call: str, optimizer: _core.Plan) -> None:
-        arrays = _sums_for(optimizer)
-        self.tree = optimizer.unflatten(arrays)
-        self.plan = _core.Plan(call, self.tree, "accumulate", "accumulated")
-        self.plan.stay_apart_from(optimizer)
-        self._members = [0] * len(arrays)
-
-    @property
-    def count(self) -> int:
-        """How many gradients the next step will take."""
-        return self.plan.steps
-
-    def clear(self) -> None:
-        self.plan.steps = 0
-
-    def add(self, grads: ArrayTree, scale: float, *, clear_grads: bool) -> None:
-        rule = "accumulation" if self.count else "accumulation_first"
-        formula = rule, "none", {"lr": 0.0, "weight_decay": 0.0}
-        options = _NO_OPTIONS | {"clear_grads": clear_grads}
-        self.plan.configure([formula], self._members, options, None)
-        self.plan.step(grads, 0.0, scale)
-
-
-def _sums_for(optimizer: _core.Plan) -> list[Array]:
+def _sums_for(optimizer: _core.Optimizer) -> list[Array]:
     return [zeros_along(array, 0, computed_dtype(array)) for array in optimizer.arrays]
 
 
