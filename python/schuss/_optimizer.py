@@ -107,14 +107,14 @@ class Optimizer(Options):
         # Views: a user who resizes, freezes or reshapes them does not change the originals.
         internals = self._holder
         return {
-            name: internals.plan.unflatten([array[...] for array in arrays])
+            name: internals.core.tree.unflatten([array[...] for array in arrays])
             for name, arrays in internals.states.items()
         }
 
     @property
     def steps(self) -> int:
         """The number of steps made: t of the last one."""
-        return self._holder.plan.steps
+        return self._holder.core.steps
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -144,7 +144,7 @@ class Optimizer(Options):
     @property
     def accumulated(self) -> int:
         """The number of gradients that wait for the next step."""
-        return self._holder.accumulated
+        return self._holder.core.accumulated
 
     @property
     def lr_now(self) -> float:
@@ -161,7 +161,7 @@ class Optimizer(Options):
     @property
     def last(self) -> Last | None:
         """The outcome of the last step; None before the first."""
-        outcome = self._holder.plan.last
+        outcome = self._holder.core.last
         return None if outcome is None else Last(*outcome)
 
     @property
@@ -170,7 +170,7 @@ class Optimizer(Options):
 
         It is saved and loaded with the rest.
         """
-        return self._holder.plan.skipped
+        return self._holder.core.skipped
 
     def write_copies(self) -> None:
         """Write the parameters to `copies`, after they were changed without a step.
@@ -231,7 +231,8 @@ class Optimizer(Options):
 
     def zero_grad(self) -> None:
         """Drop the gradients that were accumulated."""
-        self._holder.zero_grad()
+        with self._holder.busy("zero_grad"):
+            self._holder.core.clear_accumulated()
 
     def step(self, grads: ArrayTree | None = None, *, scale: float = _UNSCALED) -> None:
         """Update all parameters in place, in one pass over memory.
@@ -269,13 +270,13 @@ class Optimizer(Options):
         """
         internals = self._holder
         lr = internals.settings["lr"]
-        if type(lr) is not float or internals.group_lrs or internals.accumulator or grads is None:
+        if type(lr) is not float or internals.group_lrs or grads is None:
             internals.step(grads, scale)
             return
         # The fast path: steps of few elements take little more than this call.
         if scale is not _UNSCALED:
             scale = FINITE(f"{type(self).__name__}.step", "scale", scale)
-        internals.plan.step(grads, lr, scale)
+        internals.core.step(grads, lr, scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of what the optimizer knows, except for the parameters.

@@ -86,11 +86,11 @@ def is_dtype(copies: Any) -> bool:
     return isinstance(copies, str | type | np.dtype)
 
 
-def copies_for(call: str, copies: Any, plan: _core.Plan) -> list[ArrayLike] | None:
+def copies_for(call: str, copies: Any, core: _core.Optimizer) -> list[ArrayLike] | None:
     """Return the copies that the argument asks for, or raise TypeError or ValueError."""
     if copies is None:
         return None
-    for array in plan.arrays:
+    for array in core.arrays:
         if array.dtype != np.float32:
             raise ValueError(
                 f"{call}: copies are asked for where a parameter is {array.dtype}, expected "
@@ -98,5 +98,5 @@ def copies_for(call: str, copies: Any, plan: _core.Plan) -> list[ArrayLike] | No
             )
     if is_dtype(copies):
         dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
-        return [zeros_along(array, 0, dtype) for array in plan.arrays]
-    return plan.hold_copies(copies, call)
+        return [zeros_along(array, 0, dtype) for array in core.arrays]
+    return core.hold_copies(copies, call)
