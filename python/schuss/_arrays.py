@@ -69,9 +69,7 @@ def arrays_of(call: str, name: str, tree: ArrayTree, *, written: bool = False) -
 
     written: whether they will be written to, so that the structure has to keep them.
     """
-    arrays: list[Array] = []
-    _core.map_arrays(arrays.append, tree, call, name, written)
-    return arrays
+    return _core.Tree(tree, call, name, kept=written).arrays
 
 
 def check_holds(call: str, params: ArrayTree, stepped: list[Array]) -> None:

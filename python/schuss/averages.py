@@ -195,7 +195,8 @@ class ExponentialAverage:
             updates, average = self._of_numbers
             self._of_numbers = updates + 1, _moved(average, x, self._beta)
         elif self._of_arrays is not None:
-            self._of_arrays.step(values, self._beta)
+            arrays: Any = values  # or an object that the core refuses
+            self._of_arrays.step(arrays, self._beta)
         elif self.updates > 0:
             self._refuse(values, "a number")
         else:
