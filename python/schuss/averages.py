@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _core
-from schuss._arrays import Array, ArrayTree, as_any_array, computed_dtype, zeros_along
+from schuss._arrays import Array, ArrayTree, as_any_array, computed_dtype, zeros_like_strided
 from schuss._hyperparameters import UNIT, axis_of, flag, real
 
 __all__ = ["ExponentialAverage", "ewma"]
@@ -276,7 +276,7 @@ class ExponentialAverage:
         """Return the average of no values, for values like these; or refuse them."""
         call = type(self).__name__
         tree = _core.Tree(values, f"{call}.update", "values")
-        averages = [zeros_along(array, dtype=computed_dtype(array)) for array in tree.arrays]
+        averages = [zeros_like_strided(array, dtype=computed_dtype(array)) for array in tree.arrays]
         try:
             core = _core.Optimizer(call, tree.unflatten(averages), "update", "values", "values")
         except (TypeError, ValueError) as error:  # the caller's arrays have such a dtype
