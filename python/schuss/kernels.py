@@ -71,7 +71,7 @@ def sgd(
     call = "kernels.sgd"
     treatment = _treatment(call, scale, clip_value)
     values = numbers(call, lr=lr, weight_decay=weight_decay)
-    _core.update(call, "sgd", _coupled(values), values, 1, *treatment, param, grad)
+    _core.update(call, _formula("sgd", values), 1, *treatment, param, grad)
 
 
 def momentum(
@@ -142,7 +142,7 @@ def momentum(
     values["bias_correction"] = step is not None
     t = 1 if step is None else count(call, "step", step, least=1)
     rule = "momentum_nesterov" if flag(call, "nesterov", nesterov) else "momentum"
-    _core.update(call, rule, _coupled(values), values, t, *treatment, param, grad, velocity)
+    _core.update(call, _formula(rule, values), t, *treatment, param, grad, velocity)
 
 
 def rmsprop(
@@ -223,9 +223,8 @@ def rmsprop(
         raise ValueError(f"{call}: momentum is {momentum!r} without buffer, expected both")
     rule = rmsprop_rule(centered=mean is not None, buffered=buffer is not None)
     optional = (state for state in (mean, buffer) if state is not None)
-    _core.update(
-        call, rule, _coupled(values), values, 1, *treatment, param, grad, square_average, *optional
-    )
+    formula = _formula(rule, values)
+    _core.update(call, formula, 1, *treatment, param, grad, square_average, *optional)
 
 
 def adam(
@@ -311,11 +310,9 @@ def adam(
     )
     values["bias_correction"] = step is not None
     t = 1 if step is None else count(call, "step", step, least=1)
-    decay = "decoupled" if flag(call, "decoupled", decoupled) else _coupled(values)
-    if v_max is None:
-        _core.update(call, "adam", decay, values, t, *treatment, param, grad, m, v)
-    else:
-        _core.update(call, "adam_amsgrad", decay, values, t, *treatment, param, grad, m, v, v_max)
+    rule, states = ("adam", (m, v)) if v_max is None else ("adam_amsgrad", (m, v, v_max))
+    formula = _formula(rule, values, decoupled=flag(call, "decoupled", decoupled))
+    _core.update(call, formula, t, *treatment, param, grad, *states)
 
 
 def rmsprop_rule(*, centered: bool, buffered: bool) -> str:
@@ -328,6 +325,8 @@ def _treatment(call: str, scale: float, clip_value: float | None) -> tuple[float
     return number(call, "scale", scale), limit
 
 
-def _coupled(values: dict[str, float]) -> str:
+def _formula(rule: str, values: dict[str, float], *, decoupled: bool = False) -> _core.Formula:
     # Adding 0 * param would turn an infinite parameter into NaN.
-    return "coupled" if values["weight_decay"] else "none"
+    coupled = "coupled" if values["weight_decay"] else "none"
+    decay = "decoupled" if decoupled else coupled
+    return _core.Formula(rule, values, values["lr"], decay, values["weight_decay"])
