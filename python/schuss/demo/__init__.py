@@ -6,6 +6,7 @@ picture is a module and a line in `PICTURES`.
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -20,11 +21,17 @@ __all__ = ["PICTURES", "run"]
 
 BATCH_SIZE_EPOCHS = 6  # at most: each is 22 passes of batch and of mini-batch descent
 
-Trainings = tuple[list[optimizers.Result], dict[str, batch_size.Course]]
+
+class Trainings(NamedTuple):
+    """The trainings that the table and the pictures show."""
+
+    results: list[optimizers.Result]
+    courses: dict[str, batch_size.Course]
+
 
 PICTURES: dict[str, Callable[[Trainings], Figure]] = {
-    "batch-size.png": lambda trainings: batch_size.picture(trainings[1]),
-    "optimizers.png": lambda trainings: optimizers.picture(trainings[0]),
+    "batch-size.png": lambda trainings: batch_size.picture(trainings.courses),
+    "optimizers.png": lambda trainings: optimizers.picture(trainings.results),
     "averages.png": lambda _: averages.picture(),
     "decay.png": lambda _: decay.picture(),
     "landscapes.png": lambda _: landscapes.picture(),
@@ -40,22 +47,22 @@ def run(*, out: Path, epochs: int, seed: int) -> int:
         f"A {layers} network learns handwritten digits: {TRAINING_EXAMPLES:,} images,\n"
         f"mini-batches of {BATCH_SIZE}, epochs: {epochs}, lambda: {optimizers.L2}."
     )
-    results, courses = _train(epochs, seed)
-    console.print(optimizers.table(results))
+    trainings = _train(epochs, seed)
+    console.print(optimizers.table(trainings.results))
     console.print(
         "Cost: mean of the last epoch, nats per example. Test accuracy: mean and\n"
         f"standard deviation of {optimizers.SPLITS} splits, each with {TEST_EXAMPLES} test images; "
         "differences\nwithin it are chance. Seconds: training with schuss. Step: its share of the\n"
         "training's time, with schuss and with the NumPy twin."
     )
-    differing = [result.contender.name for result in results if not result.same_bits]
+    differing = [result.contender.name for result in trainings.results if not result.same_bits]
     if differing:
         outcome = f"different parameters: {', '.join(differing)}."
     else:
         outcome = "the same parameters, to the last bit."
     console.print(f"schuss and its twin ended with {outcome}")
     for name, draw in PICTURES.items():
-        save(draw((results, courses)), out / name)
+        save(draw(trainings), out / name)
     console.print(f"The pictures are in {out}: {', '.join(PICTURES)}", soft_wrap=True)
     return 1 if differing else 0
 
@@ -71,4 +78,5 @@ def _train(epochs: int, seed: int) -> Trainings:
         tqdm(total=total, unit=" steps", disable=None, leave=False) as bar,
     ):
         results = optimizers.compare(digits, epochs=epochs, seed=seed, tick=bar.update)
-        return results, batch_size.compare(digits, epochs=few, seed=seed, tick=bar.update)
+        courses = batch_size.compare(digits, epochs=few, seed=seed, tick=bar.update)
+    return Trainings(results, courses)
