@@ -17,7 +17,9 @@ import pytest
 
 import schuss
 from schuss import cli, landscapes, reference
-from schuss.network import accuracy, cost_and_gradients, initial_parameters
+
+pytest.importorskip("schuss.demo", reason="needs schuss[demo]")
+from schuss.demo.network import accuracy, cost_and_gradients, initial_parameters
 
 Network = dict[str, Any]
 RATES = {"SGD": 0.2, "Momentum": 0.5, "RMSprop": 0.001, "Adam": 0.002}
@@ -179,7 +181,7 @@ def test_the_test_accuracy_is_that_of_several_splits_with_its_spread(
         assert len({first, *others}) > 1
         mean = (first + sum(others)) / 5
         variance = sum((each - mean) ** 2 for each in (first, *others)) / 4
-        assert result.accuracy_told == f"{100 * mean:.1f} ± {100 * variance**0.5:.1f}%"
+        assert result.accuracy_text == f"{100 * mean:.1f} ± {100 * variance**0.5:.1f}%"
 
 
 def test_the_digits_are_split_in_two_with_each_class_alike(demo: ModuleType) -> None:
@@ -209,7 +211,7 @@ def test_the_table_has_a_row_of_results_for_each_optimizer(
         assert [row for row in rows if row[:1] == [name]] == [
             [
                 *(name, f"{RATES[name]:g}", f"{np.mean(result.fused.history.cost[-22:]):.3f}"),
-                *(f"{100 * result.training_accuracy:.1f}%", *result.accuracy_told.split()),
+                *(f"{100 * result.training_accuracy:.1f}%", *result.accuracy_text.split()),
                 *(f"{seconds[0]:.2f}", *shares),
             ]
         ]
@@ -236,7 +238,7 @@ def test_the_picture_of_optimizers_has_the_four_cost_curves_and_labels_that_do_n
         expected = result.fused.history.cost.reshape(30, 22).mean(axis=1)
         np.testing.assert_allclose(means[color], expected, rtol=1e-12)
         assert labels[color].get_text().startswith(f"{result.contender.name} ")
-        assert labels[color].get_text().endswith(f"\n{result.accuracy_told}")
+        assert labels[color].get_text().endswith(f"\n{result.accuracy_text}")
     heights = sorted(label.xy[1] for label in labels.values())
     assert all(high / low > 1.2 for low, high in pairwise(heights))
 

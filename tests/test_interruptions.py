@@ -87,7 +87,7 @@ def test_a_gradient_whose_accumulation_ctrl_c_meets_was_added_or_was_not(
 
 
 LOSES_CTRL_C = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <function _Loan:pytest.PytestUnraisableExceptionWarning"
+    "ignore:Exception ignored in. <function _PooledBuffer:pytest.PytestUnraisableExceptionWarning"
 )
 
 

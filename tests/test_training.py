@@ -19,7 +19,6 @@ import pytest
 
 import schuss
 from schuss import schedules, training
-from schuss.network import cost_and_gradients, initial_parameters
 from support.interruption import Interruption
 
 M, BATCH = 23, 8
@@ -292,11 +291,12 @@ def test_the_l2_cost_has_the_worked_numbers() -> None:
 
 
 def test_the_l2_cost_is_the_one_that_the_network_adds_itself() -> None:
+    network = pytest.importorskip("schuss.demo.network", reason="needs schuss[demo]")
     rng = np.random.default_rng(4)
-    params = initial_parameters((3, 5, 2), rng, np.float64)
+    params = network.initial_parameters((3, 5, 2), rng, np.float64)
     x, labels = rng.standard_normal((7, 3)), rng.integers(2, size=7)
-    loss, grads = schuss.with_l2(cost_and_gradients, 0.3)(params, x, labels)
-    expected, expected_grads = cost_and_gradients(params, x, labels, l2=0.3)
+    loss, grads = schuss.with_l2(network.cost_and_gradients, 0.3)(params, x, labels)
+    expected, expected_grads = network.cost_and_gradients(params, x, labels, l2=0.3)
     assert loss == pytest.approx(expected, rel=1e-14)
     for name, grad in grads.items():
         np.testing.assert_allclose(grad, expected_grads[name], rtol=1e-13)

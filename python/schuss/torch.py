@@ -13,6 +13,9 @@ import numpy as np
 from schuss import _core, optimizers
 from schuss._arrays import Array, computed_dtype
 from schuss._hyperparameters import check_keys, real
+from schuss._internals import internals_of
+from schuss._rules import formula
+from schuss._rules import states as rule_states
 
 try:
     import torch
@@ -146,11 +149,10 @@ class _Formula:
         kind, given = _translated(f"{call}.step", f"param_groups[{place}]", rule, group)
         if first:  # torch.optim begins with the gradient itself, whatever is to dampen it
             given |= {"beta": 0.0, "dampening": 0.0}
-        optimizer: Any = kind.__new__(kind)  # of no parameters: it is asked for the formula alone
-        form: str = optimizer._rule_for(given)
-        decay = optimizer._decay_kind() if given["weight_decay"] else "none"
-        self.told = form, decay, {"lr": 0.0, **optimizer._values(given)}
-        self.keys = tuple(_KEYS[name] for name in _core.states(form))
+        self.told = formula(kind, given)
+        self.is_dampened = given.get("dampening", 0.0) != 0
+        self.names = rule_states(kind, given)
+        self.keys = tuple(_KEYS[name] for name in self.names)
         self.scale = -1.0 if group["maximize"] else 1.0
 
 
@@ -160,7 +162,7 @@ class _Bunch:
     def __init__(self, call: str, rule: str, first: bool, formula: _Formula) -> None:
         self.call, self.rule, self.first = call, rule, first
         self.groups: list[int] = []
-        self.keys, self.scale = formula.keys, formula.scale
+        self.names, self.keys, self.scale = formula.names, formula.keys, formula.scale
         self.params: list[Any] = []
         self.places: list[int] = []  # among all that have gradients
         self.members: list[int] = []  # the place in `groups` of each
@@ -172,10 +174,10 @@ class _Bunch:
     def make(self) -> None:
         """Get ready for steps, once all parameters are here."""
         arrays = [_array(self.call, "parameter", param) for param in self.params]
-        self.plan = _core.Plan(self.call, arrays)
+        self.plan = _core.Optimizer(self.call, arrays)
         self.kept = [[state[key] for state in self.states] for key in self.keys]
-        companions = [[each.detach().numpy() for each in tensors] for tensors in self.kept]
-        self.companions: Any = companions, None, None
+        states = [[each.detach().numpy() for each in tensors] for tensors in self.kept]
+        self.companions: Any = _core.AuxArrays(dict(zip(self.names, states, strict=True)))
         if "step" in self.states[0]:
             # All in one memory, so that one addition counts.
             steps = [torch.as_tensor(state["step"]) for state in self.states]
@@ -216,7 +218,7 @@ class _Bunch:
             if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
                 return False
             told = [each.told for each in formulas]
-            self.plan.configure(told, self.members, optimizers._NO_OPTIONS, self.companions)
+            self.plan.configure(told, self.members, _core.StepOptions(), self.companions)
             self.settings, self.companions = settings, None
         return True
 
@@ -279,7 +281,7 @@ class _Made:
         for place, (param, member) in enumerate(zip(params, members, strict=True)):
             own = dict(state.get(param, {}))
             formula = _Formula(call, rule, groups, member, first=False)
-            dampened = formula.told[2].get("dampening", 0.0) != 0
+            dampened = formula.is_dampened
             first = dampened and own.get("momentum_buffer") is None
             for key in formula.keys:
                 if own.get(key) is None:
@@ -594,7 +596,8 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
     steps = saved["steps"]
     states: dict[int, dict[str, Any]] = {}
     names = list(saved["state"])
-    leaves = [optimizer._plan.flatten(saved["state"][name], call, name) for name in names]
+    tree = internals_of(optimizer).core.tree
+    leaves = [tree.flatten_arrays(saved["state"][name], call, name) for name in names]
     # Momentum may come from a state that has no count.
     has_state = steps > 0 or any(array.any() for arrays in leaves for array in arrays)
     if has_state:
@@ -676,7 +679,8 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
     states = state_dict["state"]
     _check_mapping(call, "state_dict['state']", states)
     translated, members, ids = _groups_in(call, state_dict["param_groups"], kind)
-    arrays, saved = optimizer._plan.arrays, optimizer.state_dict()
+    internals, saved = internals_of(optimizer), optimizer.state_dict()
+    arrays = internals.arrays
     if len(ids) != len(arrays):
         raise ValueError(f"{call}: state_dict has {len(ids)} parameters, expected {len(arrays)}")
     known = [group["members"] for group in saved["groups"]]
@@ -684,7 +688,7 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
         raise ValueError(
             f"{call}: state_dict['param_groups'] has parameters {members}, expected {known}"
         )
-    names = _core.states(optimizer._rule_for({**optimizer._hyperparameters, **translated[0]}))
+    names = rule_states(type(optimizer), {**internals.settings, **translated[0]})
     trees: dict[str, list[Array]] = {name: [] for name in names}
     counts = set()
     for group, of_group in zip(translated, members, strict=True):
@@ -708,7 +712,7 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
                             "expected it: torch.optim does not dampen the first step"
                         )
                     array = np.zeros(arrays[place].shape)
-                dtype = optimizer._state_dtype or computed_dtype(arrays[place])
+                dtype = optimizer.state_dtype or computed_dtype(arrays[place])
                 trees[each].append(array.astype(dtype))
     if len(counts) > 1:
         raise ValueError(
@@ -724,7 +728,7 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
                 {"hyperparameters": {} if one else values, "members": of_group}
                 for values, of_group in zip(translated, members, strict=True)
             ],
-            "state": {name: optimizer._plan.unflatten(tree) for name, tree in trees.items()},
+            "state": {name: internals.core.tree.unflatten(tree) for name, tree in trees.items()},
         }
     )
 

@@ -1,0 +1,285 @@
+"""The internals of an optimizer: its parameters, settings, groups and state, and how they change.
+
+Other modules of the package use them; users see `Optimizer`.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from schuss import _core
+from schuss._arrays import Array, ArrayTree
+from schuss._groups import Groups, Overrides, members_of, promote_single_group
+from schuss._hyperparameters import FINITE, NON_NEGATIVE
+from schuss._interrupts import whole
+from schuss._rules import formula, spec_of, states
+from schuss._settings import Configurable, checked, checked_overrides, declaration_of, holder_of
+from schuss._state import (
+    States,
+    copies_for,
+    is_dtype,
+    new_averages,
+    new_sums,
+    state_format,
+    with_names,
+)
+
+
+class Internals:
+    """Everything that an optimizer knows; its core makes the steps."""
+
+    def __init__(
+        self,
+        kind: type[Configurable],
+        params: ArrayTree,
+        settings: Mapping[str, Any],
+        *,
+        grouping: Callable[[list[str]], Groups],
+        state_dtype: Any,
+        copies: Any,
+        groups_given: Any = None,
+    ) -> None:
+        self.kind, call = kind, kind.__name__
+        self.settings = checked(kind, call, settings)
+        spec_of(kind)
+        self.core = _core.Optimizer(call, params)
+        if groups_given is not None:
+            self.core.hold_groups(groups_given)
+        # The user's own objects: a copy of the optimizer sees what the user replaces in them.
+        self.params, self.groups_given = params, groups_given
+        self.copies_given = None if is_dtype(copies) else copies
+        self.states: States = {}
+        self.averages: list[Array] | None = None
+        self.groups: list[Overrides]
+        self.group_lrs: list[Any] | None
+        groups, self.group_of = grouping(self.core.tree.names)
+        self.members = members_of(self.group_of, len(groups))
+        self.settings, groups = promote_single_group(self.settings, groups)
+        self.format = state_format(call, state_dtype, self.arrays)
+        self.copies = copies_for(call, copies, self.core)
+        self.reconfigure(self.settings, groups, {}, first=True)
+        self.write_copies()
+
+    @property
+    def call(self) -> str:
+        """The name of the class, with which messages begin."""
+        return self.kind.__name__
+
+    @property
+    def arrays(self) -> list[Array]:
+        """The parameters."""
+        return self.core.arrays
+
+    def busy(self, call: str, *, changes: bool = False) -> AbstractContextManager[None]:
+        """Return a context in which no other call uses the optimizer.
+
+        changes: whether the caller changes it, other than by a step.
+        """
+        return self.core.busy(f"{self.call}.{call}", changes)
+
+    # Steps.
+
+    def step(self, grads: ArrayTree | None, scale: float, *, skip_nonfinite: bool = False) -> None:
+        """Make a step with gradients, or with those that were accumulated."""
+        scale = FINITE(f"{self.call}.step", "scale", scale)
+        core = self.core
+        if grads is None or core.accumulated:
+            core.check_source(grads)
+        # The core refuses the step if another thread makes it while a schedule is asked.
+        t, version = core.steps + 1, core.lr_version
+        core.step(grads, self._lrs_of_step(t), scale, t, skip_nonfinite, version)
+
+    def accumulate(self, grads: ArrayTree, scale: float) -> None:
+        """Add gradients to those of the next step."""
+        scale = FINITE(f"{self.call}.accumulate", "scale", scale)
+        if not self.core.has_sums:
+            with self.busy("accumulate"):
+                self.hold_sums()
+        self.core.accumulate(grads, scale)
+
+    def hold_sums(self) -> None:
+        """Allocate the sums of accumulated gradients, if there are none."""
+        self.core.hold_sums(new_sums(self.arrays))
+
+    # Copies.
+
+    def users_copies(self) -> Any:
+        """Return the copies, in the structure of the parameters; None if there are none."""
+        return None if self.copies is None else self.core.tree.unflatten(self.core.users_copies)
+
+    def check_copies(self, call: str) -> None:
+        """Raise ValueError if a copy cannot be written."""
+        if self.copies is not None:
+            self.core.check_copies(call)
+
+    def write_copies(self) -> None:
+        """Write the parameters to their copies, if there are any."""
+        if self.copies is None:
+            return
+        with np.errstate(all="ignore"):
+            for copy, array in zip(self.core.copies, self.arrays, strict=True):
+                copy[...] = array
+
+    # Learning rates.
+
+    def uses(self, name: str) -> bool:
+        """Return whether a group has no hyperparameter of that name of its own."""
+        # The sum exhausts its generator: a KeyboardInterrupt is lost in one that is closed early.
+        return sum(name not in own for own in self.groups) > 0
+
+    def lr_now(self, group: int | None) -> float:
+        """Return the learning rate that a group uses, or, for None, the optimizer."""
+        lr, lrs = self._lr(group), self.core.last_lrs
+        if not callable(lr):
+            rate: float = lr
+            return rate
+        if lrs is None:
+            return self._ask("lr_now", group, max(self.core.steps, 1))
+        if group is None:
+            group = 0 if self.group_lrs is None else self.group_lrs.index(None)
+        return lrs[group]
+
+    def _own_lr(self, group: int | None) -> Any:
+        return None if group is None or self.group_lrs is None else self.group_lrs[group]
+
+    def _lr(self, group: int | None) -> Any:
+        """Return the rate or schedule of a group: its own, or else the optimizer's."""
+        own = self._own_lr(group)
+        return self.settings["lr"] if own is None else own
+
+    def _ask(self, call: str, group: int | None, t: int) -> float:
+        """Return the rate that the schedule of a group gives, checked."""
+        name = "lr" if self._own_lr(group) is None else f"param_groups[{group}]['lr']"
+        return NON_NEGATIVE(f"{self.call}.{call}", name, self._lr(group)(t))
+
+    def _lrs_of_step(self, t: int) -> float | tuple[float, ...]:
+        """Return the rate of step t, or one for each group if some have their own."""
+        asked: dict[int, float] = {}
+
+        def lr_of(group: int | None) -> float:
+            lr = self._lr(group)
+            if type(lr) is float:
+                return lr
+            if id(lr) not in asked:  # a schedule that groups share is asked once
+                asked[id(lr)] = self._ask("step", group, t)
+            return asked[id(lr)]
+
+        own = self.group_lrs
+        return lr_of(None) if own is None else tuple(map(lr_of, range(len(own))))
+
+    # Groups.
+
+    def params_of(self, group: int) -> list[Array]:
+        """Return the parameters of a group."""
+        arrays = self.core.users_arrays
+        return [arrays[index] for index in self.members[group]]
+
+    def hyperparameters_of(self, group: int) -> dict[str, Any]:
+        """Return the hyperparameters of a group: its own, and else the optimizer's."""
+        values = self.settings | self.groups[group]
+        return {name: values[name] for name in declaration_of(self.kind).hyperparameters}
+
+    def assign_in_group(self, group: int, name: str, value: Any) -> None:
+        """Set a hyperparameter of one group."""
+        own = checked_overrides(self.kind, self.call, f"param_groups[{group}]", {name: value})
+        with self.busy(f"param_groups[{group}][{name!r}]", changes=True):
+            groups = list(self.groups)
+            groups[group] = groups[group] | own
+            settings, groups = promote_single_group(self.settings, groups)
+            changes = own if len(groups) == 1 else {}
+            self.reconfigure(settings, groups, changes, new_lrs="lr" in own)
+
+    # Settings.
+
+    def assign(self, name: str, value: Any) -> None:
+        """Set a setting of the optimizer."""
+        changes = checked(self.kind, self.call, {name: value})
+        if not self.uses(name):
+            raise ValueError(
+                f"{self.call}: {name} is set where each of the {len(self.groups)} groups has its "
+                f"own, expected it set in the groups (param_groups[0][{name!r}] = ...)"
+            )
+        if name == "lr":  # a step reads it when it begins: there is no need to wait for one
+            self._assign_lr(changes)
+            return
+        with self.busy(name, changes=True):
+            self.reconfigure(self.settings | changes, self.groups, changes)
+
+    def _assign_lr(self, changes: dict[str, Any]) -> None:
+        lr, own = changes["lr"], self.group_lrs
+        if not callable(lr):
+            lrs = [lr if rate is None else 0.0 for rate in own or ()]
+            self.core.check_lrs(tuple(lrs) if own else lr)
+        self.settings = self.settings | changes
+        self.core.forget_lrs()
+
+    def reconfigure(
+        self,
+        settings: dict[str, Any],
+        groups: list[Overrides],
+        changes: Mapping[str, Any],
+        *,
+        first: bool = False,
+        new_lrs: bool = False,
+        on_commit: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Use checked settings, with the state that the form of the rule keeps for them.
+
+        State that the form did not keep before starts at zero. `changes` are the settings that are
+        new. `on_commit` runs in the same transaction.
+        """
+        new_states, averages = self.arrays_for(self.call, settings, groups)
+        formulas = [formula(self.kind, settings | own) for own in groups]
+        options = {name: settings[name] for name in declaration_of(self.kind).options}
+        step_options = _core.StepOptions(**options)
+        arrays = None
+        if first or new_states is not self.states or averages is not self.averages:
+            arrays = _core.AuxArrays(new_states, averages, self.copies)
+        lrs = [own.get("lr") for own in groups]
+        group_lrs = None if lrs == [None] * len(groups) else lrs
+        new_settings = {**self.settings, **changes}
+
+        def commit() -> None:
+            # The core changes all or nothing, if memory runs out. The rest needs no memory.
+            self.core.configure(formulas, self.group_of, step_options, arrays)
+            self.states, self.averages = new_states, averages
+            self.groups, self.group_lrs = groups, group_lrs
+            if "lr" not in changes:  # another thread may have set it
+                new_settings["lr"] = self.settings["lr"]
+            self.settings = new_settings
+            if first or new_lrs or "lr" in changes:
+                self.core.forget_lrs()
+            on_commit()
+
+        whole(commit)
+
+    def arrays_for(
+        self, call: str, settings: Mapping[str, Any], groups: list[Overrides]
+    ) -> tuple[States, list[Array] | None]:
+        """Return the states and averages for settings: existing arrays, or new ones."""
+        first, *rest = (states(self.kind, {**settings, **own}) for own in groups)
+        for group, names in enumerate(rest, start=1):
+            if names != first:
+                raise ValueError(
+                    f"{call}: param_groups[{group}] keeps {', '.join(names)} as state, expected "
+                    f"{', '.join(first)} as in param_groups[0]"
+                )
+        new_states = with_names(self.states, first, self.format, self.arrays)
+        return new_states, self._averages_for(settings)
+
+    def _averages_for(self, settings: Mapping[str, Any]) -> list[Array] | None:
+        if settings["average"] is None:
+            return None
+        from_zero = settings["average_bias_correction"]
+        unchanged = from_zero == self.settings["average_bias_correction"]
+        if self.averages is not None and unchanged:
+            return self.averages
+        return new_averages(self.arrays, from_zero=from_zero)
+
+
+def internals_of(optimizer: Configurable) -> Internals:
+    """Return the internals of an optimizer."""
+    internals: Internals = holder_of(optimizer)
+    return internals

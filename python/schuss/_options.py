@@ -1,0 +1,150 @@
+"""The arguments that all optimizers share."""
+
+from dataclasses import InitVar
+from functools import partial
+from typing import Any, Literal, Self, cast, overload
+
+import numpy.typing as npt
+
+from schuss._arrays import ArrayTree
+from schuss._groups import GroupOf, Params
+from schuss._hyperparameters import (
+    NON_NEGATIVE,
+    UNIT,
+    Check,
+    Rate,
+    choice,
+    count,
+    flag,
+    optional,
+    rate,
+)
+from schuss._internals import internals_of
+from schuss._settings import Configurable, Setting, argument, declared, hyperparameter, option
+
+_Nonfinite = Literal["propagate", "raise", "skip"]
+_nonfinite = cast(Check[_Nonfinite], partial(choice, among=("propagate", "raise", "skip")))
+
+
+class _Average(Setting[float | None]):
+    """An option that is the decay rate when it is assigned, and the averages when it is read."""
+
+    @overload
+    def __get__(self, optimizer: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, optimizer: Configurable, owner: type) -> Any: ...
+    def __get__(self, optimizer: Configurable | None, owner: type) -> Any:
+        return self if optimizer is None else internals_of(optimizer).core.average()
+
+
+@declared
+class Options(Configurable):
+    """The arguments that all optimizers share.
+
+    `lr` and the options are attributes too, which can be assigned between steps; the last three
+    arguments cannot be changed.
+
+    Parameters
+    ----------
+    params : array, or sequence or mapping of arrays, nested as you like
+        The parameters, of any shape and memory layout, in float32, float64, float16 or bfloat16;
+        updated in place. Or groups of parameters: dicts with ``params`` and hyperparameters.
+    lr : float or callable
+        The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
+    clip_norm : float, optional
+        The largest norm of all gradients together. If theirs is larger, they are multiplied by
+        ``clip_norm / (norm + 1e-6)``. At least 0.
+    clip_value : float, optional
+        The largest magnitude of an element of a gradient, after `clip_norm`. At least 0.
+    nonfinite : {"propagate", "raise", "skip"}
+        What a step does if a gradient has a NaN or an infinity before it is scaled: update the
+        parameters as usual; raise FloatingPointError and change nothing; or skip the update and
+        add one to `skipped`.
+    clear_grads : bool
+        Set the gradients to zero in the same pass, also if the step is skipped.
+    average : float, optional
+        Keep an exponential average of the parameters, ``a = a + (1-average)*(p - a)`` after each
+        step, in the same pass; in [0, 1). The attribute `average` is the averages, in the
+        structure of the parameters and in float32 or float64. They start with the parameters after
+        the first step, as in PyTorch; assigning None drops them.
+    average_bias_correction : bool
+        Start the averages at zero, and divide them by the sum of the weights when they are read.
+        Changing it restarts the averages.
+    seed : int
+        The seed of the stochastic rounding of state in bfloat16; at least 0.
+    state_dtype : dtype or str, optional
+        "bfloat16" halves the memory of the state of parameters in float32, float16 or bfloat16.
+        State is then rounded stochastically, so that small changes are not lost: up or down with
+        probabilities by the distance. The random bits depend only on `seed`, the step and the index
+        of the element. By default the state has the dtype of the computation.
+    copies : array, or sequence or mapping of arrays; or dtype or str; optional
+        Low-precision copies of float32 parameters: arrays like the parameters in float16 or
+        bfloat16, or one of these dtypes for new arrays. Each step also writes the parameters to
+        them, rounded to nearest. They equal the parameters from the start, and are the attribute
+        `copies`.
+    groups : callable, optional
+        Hyperparameters for some parameters: ``groups(name) -> dict or None``. The name of a
+        parameter is its key in `params`, or all keys that lead to it joined by "/", as in
+        ``"layers/0/W"``. Or give `params` as in PyTorch, a list of dicts with ``"params"`` and
+        hyperparameters; gradients are then a list too, with an item for each group. All groups
+        keep the same state, so `amsgrad`, for example, is the same for all. The attribute
+        `param_groups` has the groups.
+
+    Raises
+    ------
+    TypeError
+        If a parameter is not an array, or has another dtype or byte order; if another argument has
+        a wrong type.
+    ValueError
+        If an array is read-only, is given twice, shares memory with another one or has elements
+        that overlap; if a structure contains itself, or returns new arrays at each access, as that
+        of `numpy.load` does; if another argument is out of range.
+    ImportError
+        If a dtype is bfloat16, and the package ml_dtypes is not installed.
+
+    Notes
+    -----
+    Parameters may be float16 or bfloat16, and so may gradients of float32 parameters: the step
+    computes in float32, and rounds parameters to nearest, ties to even.
+
+    Hyperparameters, and the coefficients that a step derives from them, are rounded to the dtype of
+    the computation. Each must be 0 or a normal number there. A learning rate may be smaller;
+    `scale` and the factor of `clip_norm` may be smaller or larger.
+
+    References
+    ----------
+    Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013,
+    algorithm 1, for clipping by the norm; the 1e-6 is from PyTorch.
+    Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992, for averages
+    of the parameters.
+    Gupta et al., "Deep learning with limited numerical precision", 2015, section 3, for stochastic
+    rounding; Micikevicius et al., "Mixed precision training", 2018, section 3, for low-precision
+    copies of float32 parameters and the scale of the loss.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = schuss.SGD(w, lr=0.1, clip_norm=1.0, average=0.5)
+    >>> opt.step(np.array([3.0, 4.0]))
+    >>> opt.last
+    Last(grad_norm=5.0, clipped=True, skipped=False)
+    >>> opt.average.round(6)
+    array([0.94, 1.92])
+    """
+
+    __slots__ = ()
+
+    _params: InitVar[Params] = argument(alias="params", kw_only=False)
+    lr: Setting[Rate] = hyperparameter(rate, default=0.01, kw_only=False)
+    weight_decay: Setting[float]
+    clip_norm: Setting[float | None] = option(optional(NON_NEGATIVE), default=None)
+    clip_value: Setting[float | None] = option(optional(NON_NEGATIVE), default=None)
+    nonfinite: Setting[_Nonfinite] = option(_nonfinite, default="propagate")
+    clear_grads: Setting[bool] = option(flag, default=False)
+    average: _Average = option(optional(UNIT), default=None, form=_Average)
+    average_bias_correction: Setting[bool] = option(flag, default=False)
+    seed: Setting[int] = option(partial(count, least=0), default=0)
+    _state_dtype: InitVar[npt.DTypeLike] = argument(alias="state_dtype", default=None)
+    _copies: InitVar[ArrayTree | npt.DTypeLike] = argument(alias="copies", default=None)
+    _groups: InitVar[GroupOf | None] = argument(alias="groups", default=None)
