@@ -90,7 +90,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LATER})
 
 
-config.set_simd_from_environment()
-config.set_num_threads_from_environment()
-config.share_blas_from_environment()
-config.register_with_threadpoolctl()
+config.configure_from_environment()
