@@ -41,7 +41,7 @@ from files import (
     warm_ups,
     with_settings,
 )
-from schuss import _interrupts, _safetensors, checkpoints, schedules
+from schuss import _files, _interrupts, _safetensors, checkpoints, schedules
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
@@ -1227,7 +1227,7 @@ def test_file_systems_without_locks_or_syncs_that_write_in_parts_have_checkpoint
         return os.readv(descriptor, [memory[0][:700]]) if os.lseek(descriptor, start, 0) >= 0 else 0
 
     values = np.arange(1000.0)
-    monkeypatch.setattr(_safetensors, "FileIO", InParts)
+    monkeypatch.setattr(_files, "FileIO", InParts)
     monkeypatch.setattr(fcntl, "flock", fails(errno.ENOLCK))
     monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
     monkeypatch.setattr(os, "preadv", in_parts, raising=False)
@@ -1371,7 +1371,7 @@ def test_the_acl_that_a_folder_gives_to_new_files_is_for_new_files(with_acls: Pa
 class Alarm:
     """Sends a signal at the n-th line of these modules; its handler raises a TimeoutError."""
 
-    files = frozenset(m.__file__ for m in (_interrupts, _safetensors, checkpoints))
+    files = frozenset(m.__file__ for m in (_files, _interrupts, _safetensors, checkpoints))
 
     def __init__(self, n: int) -> None:
         self.n, self.seen, self.raised = n, 0, 0

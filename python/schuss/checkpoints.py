@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
-from schuss import _core, _safetensors
+from schuss import _core, _files, _safetensors
 from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_leaves
 from schuss._hyperparameters import Check, check_keys, count, mapping, optional, record, shown
 from schuss._interrupts import whole
@@ -130,7 +130,7 @@ def save(
     >>> folder.cleanup()
     """
     call = "save"
-    path = _safetensors.check_path(call, "path", path)
+    path = _files.check_path(call, "path", path)
     if batches is not None:
         _check_type(call, "batches", batches, MiniBatches, "mini-batches, as minibatches makes")
     if extra is not None and not isinstance(extra, Mapping):
@@ -208,7 +208,7 @@ def load(
     See `save`.
     """
     call = "load"
-    path = _safetensors.check_path(call, "path", path)
+    path = _files.check_path(call, "path", path)
     if batches is not None:
         _check_type(call, "batches", batches, MiniBatches, "mini-batches, as minibatches makes")
     checkpoint = opened(call, path, params, optimizer)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schuss import _arguments, _core, _safetensors, checkpoints
+from schuss import _arguments, _core, _files, checkpoints
 from schuss._arrays import (
     Array,
     ArrayTree,
@@ -771,7 +771,7 @@ def fit(
     restore_best = flag(call, "restore_best", restore_best)
     progress = optional(flag)(call, "progress", progress)
     if checkpoint is not None:
-        checkpoint = _safetensors.check_path(call, "checkpoint", checkpoint)
+        checkpoint = _files.check_path(call, "checkpoint", checkpoint)
     elif checkpoint_every is not None:
         raise ValueError(
             f"{call}: checkpoint_every is {checkpoint_every!r} without checkpoint, expected both"
@@ -994,7 +994,7 @@ class _Training:
 
     def resume(self) -> None:
         """Go on from the checkpoint, or make the first one."""
-        resumes = self.checkpoint is not None and _safetensors.exists(self.checkpoint)
+        resumes = self.checkpoint is not None and _files.exists(self.checkpoint)
         begun = self.batches._to_resume
         if begun is not None and begun.position and not resumes:
             # There is no history of what was made of it.
