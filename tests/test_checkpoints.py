@@ -42,6 +42,7 @@ from files import (
     with_settings,
 )
 from schuss import _files, _interrupts, _safetensors, checkpoints, schedules
+from schuss._saved import busy
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
@@ -787,7 +788,7 @@ def test_saving_and_loading_while_another_thread_steps_are_refused(tmp_path: Pat
     content = (tmp_path / "c").read_bytes()
     optimizer.step(np.ones(3))
     before = known(optimizer)
-    with optimizer._turn("step"):
+    with busy(optimizer, "step"):
         for call in (schuss.save, schuss.load):
             with pytest.raises(RuntimeError, match=r"^SGD\.\w+: another call"):
                 call(tmp_path / "c", optimizer.params, optimizer)

@@ -17,6 +17,7 @@ import pytest
 
 import schuss
 from schuss import reference
+from schuss._internals import internals_of
 
 STATES: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "SGD": lambda h: [],
@@ -524,7 +525,8 @@ def test_lr_now_is_that_of_a_step_which_ctrl_c_cut_short_after_it_was_made() -> 
     rates = iter([0.5, 0.25])
     optimizer = schuss.SGD(np.zeros(1), lr=lambda t: next(rates))
     optimizer.step(np.ones(1))
-    plan = optimizer._plan
+    internals = internals_of(optimizer)
+    plan = internals.plan
 
     class Interrupted(Spy):
         def __getattr__(self, name: str) -> Any:
@@ -536,7 +538,7 @@ def test_lr_now_is_that_of_a_step_which_ctrl_c_cut_short_after_it_was_made() -> 
 
             return call if name == "step" else attribute
 
-    optimizer._plan = Interrupted(plan)  # type: ignore[assignment]
+    internals.plan = Interrupted(plan)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(np.ones(1))
     assert (optimizer.steps, optimizer.lr_now) == (2, 0.25)
@@ -872,8 +874,9 @@ def test_a_step_is_one_call_into_the_core(name: str, count: int) -> None:
     # Every call into C++ that an optimizer makes in a step goes through its plan.
     params = [np.ones(3) for _ in range(count)]
     optimizer = make_optimizer(name, params, lr=lambda t: 0.5)
-    spy = Spy(optimizer._plan)
-    optimizer._plan = spy
+    internals = internals_of(optimizer)
+    spy: Any = Spy(internals.plan)
+    internals.plan = spy
     optimizer.step([np.ones(3) for _ in range(count)])
     assert spy.calls == ["step"]
     assert optimizer.steps == 1

@@ -12,6 +12,7 @@ import numpy as np
 from schuss import checkpoints
 from schuss._arrays import Array
 from schuss._hyperparameters import shown
+from schuss._saved import own_hyperparameters
 from schuss.batches import MiniBatches
 from schuss.optimizers import Optimizer
 from schuss.schedules import ReduceOnPlateau
@@ -45,7 +46,7 @@ def of_training(
     """Return what decides a training, except for its parameters and functions."""
     texts = {"optimizer": type(optimizer).__name__}
     if isinstance(optimizer, Optimizer):
-        texts |= _of_optimizer(optimizer._hyperparameters, optimizer._groups, schedule, _text)
+        texts |= _of_optimizer(*own_hyperparameters(optimizer), schedule, _text)
     for source in batches._sources:
         texts[source.name] = _of_data(source.array)
     texts |= {name: repr(value) for name, value in batches._cut().items()}
@@ -125,8 +126,7 @@ def _grown(saved: checkpoints.Checkpoint, optimizer: Any, schedule: "Rate | None
     if not isinstance(optimizer, Optimizer):
         return set()
     here = _of_optimizer(
-        optimizer._hyperparameters,
-        optimizer._groups,
+        *own_hyperparameters(optimizer),
         schedule,
         partial(_text, leave_out=lambda plateau: plateau != replace(plateau)),
     )

@@ -1,29 +1,26 @@
 """Groups of parameters with hyperparameters of their own."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from schuss._arrays import ArrayTree
-
-if TYPE_CHECKING:
-    from schuss.optimizers import Optimizer
 
 Overrides: TypeAlias = dict[str, Any]
 """The hyperparameters that a group has of its own."""
 Groups: TypeAlias = tuple[list[Overrides], list[int]]
-"""The own hyperparameters of each group, and the group of each parameter."""
+"""The own hyperparameters of each group, and the index of the group of each parameter."""
 GroupOf: TypeAlias = Callable[[str], Mapping[str, Any] | None]
-"""Which hyperparameters a parameter has of its own, by its name."""
+"""A function from the name of a parameter to its own hyperparameters."""
 Params: TypeAlias = ArrayTree | Sequence[Any]
 """Parameters, or groups of them: dicts with ``params`` and hyperparameters.
 
-As Any, since a list of dicts with values of several types is inferred as a list of objects.
+The groups are Any: type checkers infer a list of dicts of mixed values as a list of objects.
 """
 
 
-def ungrouped(params: Params) -> tuple[Any, list[Overrides] | None]:
-    """Return the parameters without what groups there are, and each group's hyperparameters."""
+def split_groups(params: Params) -> tuple[Any, list[Overrides] | None]:
+    """Return the parameters, and the hyperparameters of each item if they are given as groups."""
     if not isinstance(params, list | tuple) or not params:
         return params, None
     if not all(isinstance(group, Mapping) and "params" in group for group in params):
@@ -32,7 +29,7 @@ def ungrouped(params: Params) -> tuple[Any, list[Overrides] | None]:
     return [group["params"] for group in params], overrides
 
 
-def grouped(
+def assign_groups(
     names: list[str],
     *,
     call: str,
@@ -42,8 +39,8 @@ def grouped(
 ) -> Groups:
     """Return the groups of the parameters of these names.
 
-    items: what the items of the list of parameters have; groups: what a function says of a name;
-    check: returns hyperparameters as they are meant, or raises.
+    items: the hyperparameters of each item of a list of groups; groups: the function that returns
+    those of a parameter; check: returns checked hyperparameters, or raises.
     """
     if items is not None:
         if groups is not None:
@@ -58,8 +55,8 @@ def grouped(
         was = type(groups).__name__
         raise TypeError(f"{call}: groups is a {was}, expected a function of a parameter's name")
     found: list[Overrides] = []
-    alike: dict[Hashable, list[int]] = {}  # the places of those that may be equal
-    members = []
+    candidates: dict[Hashable, list[int]] = {}  # the groups whose hyperparameters may be equal
+    group_of = []
     for name in names:
         own = groups(name)
         if own is not None and not isinstance(own, Mapping):
@@ -67,17 +64,17 @@ def grouped(
                 f"{call}: groups({name!r}) is a {type(own).__name__}, expected a mapping or None"
             )
         overrides = check(call, f"groups({name!r})", own or {})
-        places = alike.setdefault(_key_of(overrides), [])
-        place = next((place for place in places if found[place] == overrides), len(found))
-        if place == len(found):
-            places.append(place)
+        indices = candidates.setdefault(_key_of(overrides), [])
+        index = next((index for index in indices if found[index] == overrides), len(found))
+        if index == len(found):
+            indices.append(index)
             found.append(overrides)
-        members.append(place)
-    return found, members
+        group_of.append(index)
+    return found, group_of
 
 
 def _key_of(overrides: Overrides) -> Hashable:
-    """Return a key that equal hyperparameters have in common."""
+    """Return a key that is the same for equal hyperparameters."""
     return frozenset((name, _hashable(value)) for name, value in overrides.items())
 
 
@@ -85,57 +82,23 @@ def _hashable(value: Any) -> Hashable:
     try:
         hash(value)
     except TypeError:
-        # A schedule that changes shows all its fields. Of a function of the user's, nobody knows.
+        # The repr of a mutable schedule shows all its fields. A user's function may be anything.
         return repr(value) if is_dataclass(value) else repr(type(value))
     return value  # type: ignore[no-any-return]
 
 
-def places_of(members: list[int], groups: int) -> list[list[int]]:
-    """Return the places of the parameters of each group."""
-    places: list[list[int]] = [[] for _ in range(groups)]
-    for place, member in enumerate(members):
-        places[member].append(place)
-    return places
+def members_of(group_of: list[int], groups: int) -> list[list[int]]:
+    """Return the indices of the parameters of each group."""
+    members: list[list[int]] = [[] for _ in range(groups)]
+    for index, group in enumerate(group_of):
+        members[group].append(index)
+    return members
 
 
-def of_optimizer(
+def promote_single_group(
     hyperparameters: dict[str, Any], groups: list[Overrides]
 ) -> tuple[dict[str, Any], list[Overrides]]:
-    """Return both with what a group has that is the only one as the optimizer's own."""
+    """Return both; if there is one group, its own hyperparameters become the optimizer's."""
     if len(groups) > 1:
         return hyperparameters, groups
     return hyperparameters | groups[0], [{}]
-
-
-class ParamGroup(MutableMapping[str, Any]):
-    """One group of an optimizer's parameters, as a dict that is checked whenever it is written."""
-
-    def __init__(self, optimizer: "Optimizer", place: int) -> None:
-        self._optimizer, self._place = optimizer, place
-
-    @property
-    def lr_now(self) -> float:
-        """The learning rate that the group uses, as `Optimizer.lr_now` is that of an optimizer."""
-        return self._optimizer._rate_now(self._place)
-
-    def __getitem__(self, name: str) -> Any:
-        if name == "params":
-            return self._optimizer._params_of(self._place)
-        return self._optimizer._hyperparameters_of(self._place)[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._optimizer._set_in_group(self._place, name, value)
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError(f"param_groups[{self._place}]: {name!r} can be set, not deleted")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("params", *self._optimizer._hyperparameters_of(self._place)))
-
-    def __len__(self) -> int:
-        return 1 + len(self._optimizer._hyperparameters_of(self._place))
-
-    def __repr__(self) -> str:
-        """Return the hyperparameters, and how many arrays have them."""
-        settings = {name: self[name] for name in self if name != "params"}
-        return f"<group of {len(self['params'])} arrays: {settings}>"

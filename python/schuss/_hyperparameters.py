@@ -1,7 +1,9 @@
-"""The hyperparameters of every rule and the values they may take: checked here, nowhere else."""
+"""Checks of arguments: numbers in ranges, switches, choices, counts and mappings."""
 
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import inf
 from numbers import Real
 from typing import Any, TypeAlias, TypeVar
 
@@ -10,46 +12,6 @@ import numpy.typing as npt
 
 Rate: TypeAlias = float | Callable[[int], float]
 """A learning rate: a number, or a schedule, that is, a function of the step counted from 1."""
-
-_FRACTION = (0.0, 1.0)
-_NON_NEGATIVE = (0.0, float("inf"))
-
-_ANY = (-float("inf"), float("inf"))
-_AT_LEAST_ONE = (1.0, float("inf"))
-
-_RANGES = {
-    "non_negative": _NON_NEGATIVE,
-    "lr": _NON_NEGATIVE,
-    "weight_decay": _NON_NEGATIVE,
-    "eps": _NON_NEGATIVE,
-    "eps_root": _NON_NEGATIVE,
-    "beta": _FRACTION,
-    "beta1": _FRACTION,
-    "beta2": _FRACTION,
-    "dampening": _FRACTION,
-    "momentum": _FRACTION,
-    "clip_norm": _NON_NEGATIVE,
-    "clip_value": _NON_NEGATIVE,
-    "scale": _ANY,
-    # Of the scale of a loss.
-    "init_scale": _NON_NEGATIVE,
-    "growth_factor": _AT_LEAST_ONE,
-    "backoff_factor": _FRACTION,
-    # Of schedules.
-    "t": _AT_LEAST_ONE,
-    **dict.fromkeys(("start", "end", "peak", "min_lr"), _NON_NEGATIVE),
-    **dict.fromkeys(("rate", "base", "k", "factor", "decay", "power"), _NON_NEGATIVE),
-    "threshold": _NON_NEGATIVE,
-    "rise": _FRACTION,
-    "shrink": _FRACTION,
-    "start_divisor": _AT_LEAST_ONE,
-    "end_divisor": _AT_LEAST_ONE,
-    # Of landscapes.
-    "condition": _AT_LEAST_ONE,
-    **dict.fromkeys(("a", "b"), _NON_NEGATIVE),
-}
-
-_ABOVE_THE_LEAST = ("init_scale", "growth_factor", "backoff_factor")
 
 _T = TypeVar("_T")
 
@@ -106,36 +68,43 @@ def _without_axes(value: Any) -> Any:
     return value.item()
 
 
-def number(call: str, name: str, value: object, *, kind: str | None = None) -> float:
-    """Return a hyperparameter as a float within its range: that of `kind`, or else of its name.
+@dataclass(frozen=True)
+class Range:
+    """A check of numbers: from `low`, which may be excluded, to below `high`."""
 
-    Raises
-    ------
-    TypeError
-        If it is not a number.
-    ValueError
-        If it is out of range or not finite.
-    """
-    result = real(call, name, value)
-    low, high = _RANGES[kind or name]
-    above = low == -np.inf or (kind or name) in _ABOVE_THE_LEAST
-    if not low <= result < high or (above and result == low):
-        least = "" if low == -np.inf else f" {'>' if above else '>='} {low:g}"
+    low: float
+    high: float = inf
+    excludes_low: bool = False
+
+    def __call__(self, call: str, name: str, value: object) -> float:
+        """Return a number of the range as a float, or raise TypeError or ValueError."""
+        result = real(call, name, value)
+        if self.low <= result < self.high and not (self.excludes_low and result == self.low):
+            return result
+        low, above = self.low, self.excludes_low
+        least = "" if low == -inf else f" {'>' if above else '>='} {low:g}"
         bracket = "(" if above else "["
-        expected = f"a number in {bracket}{low:g}, {high:g})" if high < np.inf else ""
-        expected = expected or f"a finite number{least}"
+        expected = f"a finite number{least}"
+        if self.high < inf:
+            expected = f"a number in {bracket}{low:g}, {self.high:g})"
         was = value if type(value) is int and value == result else result
         raise ValueError(f"{call}: {name} is {shown(was)}, expected {expected}")
-    return result
 
 
-def numbers(call: str, **values: object) -> dict[str, float]:
-    """Return hyperparameters as floats within their ranges; see `number`."""
-    for name, value in values.items():
-        low, high = _RANGES[name]
-        if type(value) is not float or not low <= value < high:
-            values[name] = number(call, name, value)
-    return values  # type: ignore[return-value]  # each is a float now
+FINITE = Range(-inf, excludes_low=True)
+NON_NEGATIVE = Range(0.0)
+POSITIVE = Range(0.0, excludes_low=True)
+UNIT = Range(0.0, 1.0)
+OPEN_UNIT = Range(0.0, 1.0, excludes_low=True)
+AT_LEAST_ONE = Range(1.0)
+ABOVE_ONE = Range(1.0, excludes_low=True)
+
+
+def checked_numbers(
+    call: str, ranges: Mapping[str, Range], values: Mapping[str, object]
+) -> dict[str, float]:
+    """Return numbers of these ranges as floats, or raise TypeError or ValueError."""
+    return {name: ranges[name](call, name, value) for name, value in values.items()}
 
 
 def flag(call: str, name: str, value: object) -> bool:
@@ -155,7 +124,7 @@ def rate(call: str, name: str, value: Any) -> Rate:
     if callable(value):
         schedule: Callable[[int], float] = value
         return schedule
-    return number(call, name, value, kind="lr")
+    return NON_NEGATIVE(call, name, value)
 
 
 def choice(call: str, name: str, value: Any, *, among: tuple[str, ...]) -> str:
@@ -264,3 +233,29 @@ def axis_of(call: str, axis: object, array: npt.NDArray[Any], name: str) -> int:
             f"{call}: axis is {result}, expected an axis of {name}, which has {array.ndim}"
         )
     return result % array.ndim
+
+
+# For modules that still name a range by its hyperparameter.
+
+_RANGES = {
+    **dict.fromkeys(("non_negative", "lr", "weight_decay", "eps", "eps_root"), NON_NEGATIVE),
+    **dict.fromkeys(("clip_norm", "clip_value", "start", "end", "peak", "min_lr"), NON_NEGATIVE),
+    **dict.fromkeys(("rate", "base", "k", "factor", "decay", "power", "a", "b"), NON_NEGATIVE),
+    **dict.fromkeys(("beta", "beta1", "beta2", "dampening", "momentum", "rise", "shrink"), UNIT),
+    **dict.fromkeys(("t", "start_divisor", "end_divisor", "condition"), AT_LEAST_ONE),
+    "threshold": NON_NEGATIVE,
+    "scale": FINITE,
+    "init_scale": POSITIVE,
+    "growth_factor": ABOVE_ONE,
+    "backoff_factor": OPEN_UNIT,
+}
+
+
+def number(call: str, name: str, value: object, *, kind: str | None = None) -> float:
+    """Return a number in the range of `kind`, or else of its name."""
+    return _RANGES[kind or name](call, name, value)
+
+
+def numbers(call: str, **values: object) -> dict[str, float]:
+    """Return numbers in the ranges of their names."""
+    return checked_numbers(call, _RANGES, values)

@@ -15,10 +15,12 @@ import numpy as np
 
 from schuss import _core, _files, _safetensors
 from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_leaves
+from schuss._copies import writer_of_copies
 from schuss._hyperparameters import Check, check_keys, count, mapping, optional, record, shown
 from schuss._interrupts import whole
+from schuss._saved import busy, checked, restore, saved
 from schuss.batches import MiniBatches, Resumption
-from schuss.optimizers import Optimizer, writer_of_copies
+from schuss.optimizers import Optimizer
 
 if TYPE_CHECKING:
     from schuss._hyperparameters import Rate
@@ -234,9 +236,10 @@ def write(
     tensors = _named(call, "params", *_taken_apart(call, params))
     if optimizer is not None:
         _check_optimizer(call, params, optimizer)
-    with nullcontext() if optimizer is None else optimizer._turn(call):
+    with nullcontext() if optimizer is None else busy(optimizer, call):
+        known = None if optimizer is None else saved(optimizer)
         settings: dict[str, Any] = {
-            "optimizer": None if optimizer is None else optimizer._settings(),
+            "optimizer": None if known is None else known.settings,
             "batches": batches,
             "training": training,
         }
@@ -246,9 +249,9 @@ def write(
         except TypeError as error:
             raise TypeError(f"{call}: {error}") from None
         text += f', "extra": {_extra_as_json(call, extra, encode)}}}'
-        if optimizer is not None:
-            for name, arrays in optimizer._arrays().items():
-                tensors |= _named(call, f"optimizer/{name}", optimizer._names(), arrays)
+        if known is not None:
+            for name, arrays in known.arrays.items():
+                tensors |= _named(call, f"optimizer/{name}", known.names, arrays)
         for name, array in (series or {}).items():
             tensors[f"training/{name}"] = array
         tensors = {name: _core.held(array) for name, array in tensors.items()}
@@ -425,30 +428,28 @@ class Checkpoint:
         """Check what is there for an optimizer; return what loads it, and the parameters."""
         call = self._call
         _check_optimizer(call, params, optimizer)
-        saved = self.optimizer()
-        if saved is None:
+        found = self.optimizer()
+        if found is None:
             self.refuse("holds no optimizer, expected to find one")
         with _type_errors_are_value_errors():
-            given = _with_own_functions(call, saved, optimizer, lr)
-            settings = optimizer._settings_in(self._said, "optimizer", given)
-            arrays_for = optimizer._arrays_for(self._said, settings)
+            given = _with_own_functions(call, found, optimizer, lr)
+            known = checked(optimizer, self._said, "optimizer", given)
+        names = saved(optimizer).names
 
         def named(arrays: dict[str, list[Array]]) -> dict[str, Array]:
             return {
                 name: array
                 for kind, leaves in arrays.items()
-                for name, array in _named(
-                    call, f"optimizer/{kind}", optimizer._names(), leaves
-                ).items()
+                for name, array in _named(call, f"optimizer/{kind}", names, leaves).items()
             }
 
-        self._matched(named(arrays_for), "optimizer")
+        self._matched(named(known.arrays), "optimizer")
 
         def fill(arrays: dict[str, list[Array]]) -> None:
             fill_params()
             self._fill(named(arrays))
 
-        return lambda: optimizer._take_over(call, settings, fill)
+        return lambda: restore(optimizer, call, known, fill)
 
     def _matched(self, arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
         """Return the arrays, if those of the prefix in the file are of their names and kinds."""
@@ -788,14 +789,15 @@ def _with_own_functions(
             )
         return saved | {"lr": own}
 
-    groups = settings.get("groups")
-    if isinstance(groups, list) and len(groups) == len(optimizer._groups):
+    groups, own_settings = settings.get("groups"), saved(optimizer).settings
+    own_groups = [group["hyperparameters"] for group in own_settings["groups"]]
+    if isinstance(groups, list) and len(groups) == len(own_groups):
         groups = [
             group | {"hyperparameters": filled(group.get("hyperparameters"), own.get("lr"))}
             if isinstance(group, dict)
             else group
-            for group, own in zip(groups, optimizer._groups, strict=True)
+            for group, own in zip(groups, own_groups, strict=True)
         ]
-    own_of_all = optimizer._hyperparameters["lr"] if lr is None else lr
+    own_of_all = own_settings["hyperparameters"]["lr"] if lr is None else lr
     hyperparameters = filled(settings.get("hyperparameters"), own_of_all)
     return {**settings, "hyperparameters": hyperparameters, "groups": groups}

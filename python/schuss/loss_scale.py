@@ -7,6 +7,7 @@ from weakref import WeakValueDictionary
 
 from schuss._arrays import Array, ArrayTree
 from schuss._hyperparameters import count, number, record
+from schuss._internals import internals_of
 from schuss.optimizers import Optimizer
 
 __all__ = ["DynamicLossScale"]
@@ -149,7 +150,7 @@ class DynamicLossScale:
             )
         if grads is not None:
             self._refuse_l2_of_fit(optimizer, grads)
-        optimizer._step(grads, 1 / self._value, skip_nonfinite=True)
+        internals_of(optimizer).step(grads, 1 / self._value, skip_nonfinite=True)
         last = optimizer.last
         skipped = last is not None and last.skipped
         self._found_nonfinite = bool(self._found_nonfinite) or skipped
@@ -159,7 +160,7 @@ class DynamicLossScale:
         if not with_l2_of_fit or self._value == 1:
             return
         call = f"{type(optimizer).__name__}.step"
-        for array in optimizer._plan.leaves(grads, call, "grads"):
+        for array in internals_of(optimizer).plan.leaves(grads, call, "grads"):
             if with_l2_of_fit.get(id(array)) is array:
                 raise ValueError(
                     f"{type(self).__name__}.step: grads have the l2 of fit, which is not scaled, "

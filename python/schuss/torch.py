@@ -13,6 +13,9 @@ import numpy as np
 from schuss import _core, optimizers
 from schuss._arrays import Array, computed_dtype
 from schuss._hyperparameters import check_keys, real
+from schuss._internals import internals_of
+from schuss._rules import formula
+from schuss._rules import states as rule_states
 
 try:
     import torch
@@ -146,11 +149,8 @@ class _Formula:
         kind, given = _translated(f"{call}.step", f"param_groups[{place}]", rule, group)
         if first:  # torch.optim begins with the gradient itself, whatever is to dampen it
             given |= {"beta": 0.0, "dampening": 0.0}
-        optimizer: Any = kind.__new__(kind)  # of no parameters: it is asked for the formula alone
-        form: str = optimizer._rule_for(given)
-        decay = optimizer._decay_kind() if given["weight_decay"] else "none"
-        self.told = form, decay, {"lr": 0.0, **optimizer._values(given)}
-        self.keys = tuple(_KEYS[name] for name in _core.states(form))
+        self.told = formula(kind, given)
+        self.keys = tuple(_KEYS[name] for name in _core.states(self.told.rule))
         self.scale = -1.0 if group["maximize"] else 1.0
 
 
@@ -215,8 +215,8 @@ class _Bunch:
             ]
             if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
                 return False
-            told = [each.told for each in formulas]
-            self.plan.configure(told, self.members, optimizers._NO_OPTIONS, self.companions)
+            told: list[Any] = [each.told for each in formulas]
+            self.plan.configure(told, self.members, {}, self.companions)
             self.settings, self.companions = settings, None
         return True
 
@@ -594,7 +594,8 @@ def state_dict(optimizer: optimizers.Optimizer) -> dict[str, Any]:
     steps = saved["steps"]
     states: dict[int, dict[str, Any]] = {}
     names = list(saved["state"])
-    leaves = [optimizer._plan.flatten(saved["state"][name], call, name) for name in names]
+    plan = internals_of(optimizer).plan
+    leaves = [plan.flatten(saved["state"][name], call, name) for name in names]
     # Momentum may come from a state that has no count.
     has_state = steps > 0 or any(array.any() for arrays in leaves for array in arrays)
     if has_state:
@@ -676,7 +677,8 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
     states = state_dict["state"]
     _check_mapping(call, "state_dict['state']", states)
     translated, members, ids = _groups_in(call, state_dict["param_groups"], kind)
-    arrays, saved = optimizer._plan.arrays, optimizer.state_dict()
+    internals, saved = internals_of(optimizer), optimizer.state_dict()
+    arrays = internals.arrays
     if len(ids) != len(arrays):
         raise ValueError(f"{call}: state_dict has {len(ids)} parameters, expected {len(arrays)}")
     known = [group["members"] for group in saved["groups"]]
@@ -684,7 +686,7 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
         raise ValueError(
             f"{call}: state_dict['param_groups'] has parameters {members}, expected {known}"
         )
-    names = _core.states(optimizer._rule_for({**optimizer._hyperparameters, **translated[0]}))
+    names = rule_states(type(optimizer), {**internals.settings, **translated[0]})
     trees: dict[str, list[Array]] = {name: [] for name in names}
     counts = set()
     for group, of_group in zip(translated, members, strict=True):
@@ -708,7 +710,7 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
                             "expected it: torch.optim does not dampen the first step"
                         )
                     array = np.zeros(arrays[place].shape)
-                dtype = optimizer._state_dtype or computed_dtype(arrays[place])
+                dtype = optimizer.state_dtype or computed_dtype(arrays[place])
                 trees[each].append(array.astype(dtype))
     if len(counts) > 1:
         raise ValueError(
@@ -724,7 +726,7 @@ def load_state_dict(optimizer: optimizers.Optimizer, state_dict: Mapping[str, An
                 {"hyperparameters": {} if one else values, "members": of_group}
                 for values, of_group in zip(translated, members, strict=True)
             ],
-            "state": {name: optimizer._plan.unflatten(tree) for name, tree in trees.items()},
+            "state": {name: internals.plan.unflatten(tree) for name, tree in trees.items()},
         }
     )
 

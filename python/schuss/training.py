@@ -21,6 +21,7 @@ from schuss._arrays import (
     computed_dtype,
     names_of_leaves,
 )
+from schuss._copies import writer_of_copies
 from schuss._hyperparameters import (
     Rate,
     axis_of,
@@ -34,11 +35,12 @@ from schuss._hyperparameters import (
     real,
     record,
 )
+from schuss._internals import internals_of
 from schuss._interrupts import Deferred, raised_within
 from schuss.averages import ExponentialAverage
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches
 from schuss.loss_scale import DynamicLossScale, with_l2_of_fit
-from schuss.optimizers import Optimizer, writer_of_copies
+from schuss.optimizers import Optimizer
 from schuss.schedules import PerEpoch, feed
 
 if TYPE_CHECKING:
@@ -1215,10 +1217,10 @@ def _check_optimizer(call: str, optimizer: Any, *, scheduled: bool) -> None:
     if scheduled and not hasattr(optimizer, "lr"):
         was = type(optimizer).__name__
         raise TypeError(f"{call}: optimizer is a {was} without lr, expected one for the schedule")
-    if scheduled and isinstance(optimizer, Optimizer) and not optimizer._uses("lr"):
+    if scheduled and isinstance(optimizer, Optimizer) and not internals_of(optimizer).uses("lr"):
         raise ValueError(
-            f"{call}: schedule is given where each of the {len(optimizer._groups)} groups of the "
-            "optimizer has an lr of its own, expected None (give the schedule to groups: "
+            f"{call}: schedule is given where each of the {len(optimizer.param_groups)} groups of "
+            "the optimizer has an lr of its own, expected None (give the schedule to groups: "
             "optimizer.param_groups[0]['lr'] = schedule)"
         )
 

@@ -1,0 +1,340 @@
+"""The optimizer as users see it. `schuss.optimizers` declares the classes of optimizers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from schuss import _saved
+from schuss._arrays import ArrayTree
+from schuss._groups import Groups, Params, assign_groups, split_groups
+from schuss._hyperparameters import FINITE
+from schuss._internals import Internals
+from schuss._options import Options
+from schuss._param_group import ParamGroup
+from schuss._settings import declaration_of
+
+_UNSCALED = 1.0
+
+
+@dataclass(frozen=True)
+class Last:
+    """The outcome of the last step."""
+
+    grad_norm: float | None
+    """The norm of all gradients together, scaled; None if no option needed it."""
+    clipped: bool
+    """Whether the norm was clipped."""
+    skipped: bool
+    """Whether the step was skipped, because a gradient was not finite."""
+
+
+class Optimizer(Options):
+    """What all optimizers share. Use one of `SGD`, `Momentum`, `RMSprop`, `Adam` and `AdamW`.
+
+    They also take the options of every optimizer; see `schuss.optimizers.Options`.
+    """
+
+    __slots__ = ()
+
+    _holder: Internals
+
+    def __init__(self, params: Params, **given: Any) -> None:
+        kind, call = type(self), type(self).__name__
+        declaration = declaration_of(kind)
+        settings = {name: setting.default for name, setting in declaration.settings.items()}
+        fixed = {each.name: each.default for each in declaration.fixed}
+        for name, value in given.items():
+            if name not in settings and name not in fixed:
+                known = ", ".join([*settings, *fixed])
+                raise TypeError(f"{call}: there is no argument {name!r}, expected one of {known}")
+            (settings if name in settings else fixed)[name] = value
+        structure, items = split_groups(params)
+
+        def grouping(internals: Internals, names: list[str]) -> Groups:
+            check, groups = internals.checked_overrides, fixed["groups"]
+            return assign_groups(names, call=call, items=items, groups=groups, check=check)
+
+        self._holder = Internals(
+            kind,
+            structure,
+            settings,
+            grouping=grouping,
+            state_dtype=fixed["state_dtype"],
+            copies=fixed["copies"],
+            groups_given=None if items is None else params,
+        )
+
+    @property
+    def params(self) -> Any:
+        """The parameters, in the structure in which they were given."""
+        return self._holder.params
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The state by name, each in the structure of `params`: views of the arrays in use."""
+        # Views: a user who resizes, freezes or reshapes them does not change the originals.
+        internals = self._holder
+        return {
+            name: internals.plan.unflatten([array[...] for array in arrays])
+            for name, arrays in internals.states.items()
+        }
+
+    @property
+    def steps(self) -> int:
+        """The number of steps made: t of the last one."""
+        return self._holder.plan.steps
+
+    @property
+    def param_groups(self) -> tuple[ParamGroup, ...]:
+        """The groups of parameters that have the same hyperparameters, as dicts.
+
+        Each has its arrays as ``params``, and its hyperparameters: writing one changes it for this
+        group only. The attribute ``lr_now`` of a group is the rate that it uses. The attributes of
+        the optimizer are the hyperparameters of groups that have none of their own. If each group
+        has its own, that of the optimizer cannot be set.
+        """
+        # Not a list: appending a group would have no effect.
+        return tuple(ParamGroup(self._holder, i) for i in range(len(self._holder.groups)))
+
+    @property
+    def copies(self) -> Any:
+        """The low-precision copies, in the structure of `params`; None if there are none.
+
+        They are written with the parameters: by the steps of this optimizer, by `load`, and by
+        `fit` when it restores the best epoch. If you change parameters in another way (in place,
+        by `kernels`, by another optimizer), call `write_copies`.
+        """
+        return self._holder.users_copies()
+
+    @property
+    def state_dtype(self) -> np.dtype[Any] | None:
+        """The dtype of the state; None if it is the dtype that is computed in."""
+        return self._holder.format.dtype
+
+    @property
+    def accumulated(self) -> int:
+        """The number of gradients that wait for the next step."""
+        return self._holder.accumulated
+
+    @property
+    def lr_now(self) -> float:
+        """The learning rate in use: that of the last step, or before any, that of the first step.
+
+        It is the rate of the groups that have no `lr` of their own, or, if each has its own, that
+        of the first group. Each group has an `lr_now` too: ``opt.param_groups[1].lr_now``.
+
+        A new `lr` is in use as soon as it is set or loaded. If it is a schedule that has made no
+        step yet, `lr_now` is its value at `steps`.
+        """
+        return self._holder.lr_now(None if self._holder.uses("lr") else 0)
+
+    @property
+    def last(self) -> Last | None:
+        """The outcome of the last step; None before the first."""
+        outcome = self._holder.plan.last
+        return None if outcome is None else Last(*outcome)
+
+    @property
+    def skipped(self) -> int:
+        """The number of steps that were skipped, because a gradient was not finite.
+
+        It is saved and loaded with the rest.
+        """
+        return self._holder.plan.skipped
+
+    def write_copies(self) -> None:
+        """Write the parameters to `copies`, after they were changed without a step.
+
+        Nothing happens if there are no copies.
+
+        Raises
+        ------
+        ValueError
+            If a copy has become read-only or was resized; nothing is changed then.
+        RuntimeError
+            If a step of this optimizer is under way.
+
+        Examples
+        --------
+        >>> import numpy as np, schuss
+        >>> w = np.zeros(2, np.float32)
+        >>> opt = schuss.SGD(w, copies="float16")
+        >>> w[:] = [1, 2]
+        >>> opt.write_copies()
+        >>> opt.copies
+        array([1., 2.], dtype=float16)
+        """
+        with self._holder.busy("write_copies", changes=True):
+            self._holder.check_copies(f"{type(self).__name__}.write_copies")
+            self._holder.write_copies()
+
+    def accumulate(self, grads: ArrayTree, *, scale: float = 1.0) -> None:
+        """Add gradients to those that the next step without gradients takes.
+
+        Parameters
+        ----------
+        grads : array, or sequence or mapping of arrays
+            As for `step`; summed in float32 or float64. They are only read, unless `clear_grads`
+            is set.
+        scale : float
+            The factor that they are multiplied by as they are read.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `step`; nothing is changed then.
+        RuntimeError
+            If a step from the sum, or another accumulation, is under way.
+
+        Examples
+        --------
+        >>> import numpy as np, schuss
+        >>> w = np.zeros(2)
+        >>> opt = schuss.SGD(w, lr=1.0)
+        >>> for grad in (np.array([1.0, 2.0]), np.array([3.0, 4.0])):
+        ...     opt.accumulate(grad)
+        >>> opt.step(scale=1 / opt.accumulated)
+        >>> w
+        array([-2., -3.])
+        """
+        self._holder.accumulate(grads, scale)
+
+    def zero_grad(self) -> None:
+        """Drop the gradients that were accumulated."""
+        self._holder.zero_grad()
+
+    def step(self, grads: ArrayTree | None = None, *, scale: float = _UNSCALED) -> None:
+        """Update all parameters in place, in one pass over memory.
+
+        With `clip_norm` or `nonfinite`, a pass over the gradients comes first.
+
+        Parameters
+        ----------
+        grads : array, or sequence or mapping of arrays, optional
+            The gradients in the structure of `params`, each with the shape and dtype of its
+            parameter, in any memory layout; for parameters in float32, float16 and bfloat16, in
+            any of these dtypes. They are only read, unless `clear_grads` is set. By default, the
+            gradients that `accumulate` has summed, which are used up by the step.
+        scale : float
+            The factor that the gradients are multiplied by as they are read, before anything else:
+            one over the scale of the loss, the number of summed gradients, or that of workers.
+
+        Raises
+        ------
+        TypeError
+            If a gradient is not an array, its dtype does not go with that of its parameter, or the
+            schedule does not return a number.
+        ValueError
+            If there are both `grads` and accumulated gradients, or neither; if the structure or a
+            shape is not that of `params`; if a gradient shares memory with a parameter or with
+            state; if a parameter has become read-only, was resized, or was replaced in the
+            structure that holds it, or an array was added there; if the schedule returns an invalid
+            rate.
+        FloatingPointError
+            If a gradient has a NaN or an infinity, and `nonfinite` is "raise".
+        RuntimeError
+            If a step of this optimizer is under way.
+
+        Nothing is changed by a call that raises.
+        """
+        internals = self._holder
+        lr = internals.settings["lr"]
+        if type(lr) is not float or internals.group_lrs or internals.accumulator or grads is None:
+            internals.step(grads, scale)
+            return
+        # The fast path: steps of few elements take little more than this call.
+        if scale is not _UNSCALED:
+            scale = FINITE(f"{type(self).__name__}.step", "scale", scale)
+        internals.plan.step(grads, lr, scale)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return a copy of what the optimizer knows, except for the parameters.
+
+        Returns
+        -------
+        dict
+            ``optimizer`` (the name of the class), ``steps``, ``hyperparameters`` (with a copy of a
+            schedule), ``groups`` (the own hyperparameters of each, and the indices of its
+            parameters), ``state`` (a copy of each array), ``average`` (the weights of the averages
+            and a copy of each; or None), ``accumulated`` (the number of summed gradients and a copy
+            of the sums; or None) and ``skipped``. The `copies` are not in it.
+
+        Raises
+        ------
+        RuntimeError
+            If a step of this optimizer is under way, on another thread.
+        """
+        return _saved.state_dict(self._holder)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Load what `state_dict` returned: counts, hyperparameters, and the values of arrays.
+
+        The parameters stay, and the `copies` are rewritten from them.
+
+        Parameters
+        ----------
+        state_dict : mapping
+            With all keys that `state_dict` has: arrays in the shapes of the parameters, and in the
+            dtypes of the state.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not the state of an optimizer of this class for parameters of this structure,
+            these shapes and dtypes; nothing is changed then.
+        RuntimeError
+            If a step of this optimizer is under way.
+        """
+        _saved.load_state_dict(self._holder, state_dict)
+
+    def __repr__(self) -> str:
+        """Return the settings in use, and a summary of the parameters."""
+        internals, arrays = self._holder, self._holder.arrays
+        declaration = internals.declaration
+        settings = [
+            f"{name}={value!r}"
+            for name, value in internals.settings.items()
+            if internals.uses(name)
+            and (name in declaration.hyperparameters or value != declaration.settings[name].default)
+        ]
+        if self.state_dtype is not None:
+            settings.append(f"state_dtype={self.state_dtype.name}")
+        if len(internals.groups) > 1:
+            settings.append(f"{len(internals.groups)} groups")
+        dtypes = ", ".join(sorted({str(array.dtype) for array in arrays}))
+        return (
+            f"<{type(self).__name__}({', '.join(settings)}): {len(arrays)} "
+            f"array{'s' * (len(arrays) != 1)}, {sum(array.size for array in arrays):,} elements, "
+            f"{dtypes}; {self.steps:,} step{'s' * (self.steps != 1)} made>"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle or a copy needs, attributes of a subclass included.
+
+        Raises
+        ------
+        RuntimeError
+            If a step of this optimizer is under way, on another thread.
+        """
+        with self._holder.busy("__getstate__"):
+            # Arrays are copied: a pickle may be written after further steps.
+            return self._state(copy_arrays=True)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore the optimizer around the parameters of the pickle or the copy."""
+        self._holder = _saved.unpickled(type(self), state)
+        for name, value in state["attributes"].items():
+            setattr(self, name, value)
+
+    def __copy__(self) -> Self:
+        """Return an optimizer of the same parameters, with its own copy of the state."""
+        other = type(self).__new__(type(self))
+        with self._holder.busy("__copy__"):
+            other.__setstate__(self._state(copy_arrays=False))
+        return other
+
+    def _state(self, *, copy_arrays: bool) -> dict[str, Any]:
+        attributes = getattr(self, "__dict__", {})
+        return _saved.pickled(self._holder, copy_arrays=copy_arrays) | {"attributes": attributes}

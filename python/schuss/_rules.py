@@ -1,0 +1,70 @@
+"""How a class of optimizers maps its hyperparameters to a rule of the core."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from schuss import _core
+from schuss._settings import Configurable, declaration_of
+
+
+@dataclass(frozen=True)
+class RuleSpec:
+    """The rule of a class of optimizers, as data.
+
+    Parameters
+    ----------
+    name : str
+        The name of the rule in ``cpp/rules/rules.def``.
+    suffixes : dict
+        For each hyperparameter that selects a form of the rule, what it adds to the name if it is
+        set.
+    fallbacks : dict
+        For each hyperparameter that may be None, the name of the one whose value it has then.
+    decoupled : bool
+        Whether weight decay shrinks the parameters instead of being added to the gradients.
+    """
+
+    name: str
+    suffixes: Mapping[str, str] = field(default_factory=dict)
+    fallbacks: Mapping[str, str] = field(default_factory=dict)
+    decoupled: bool = False
+
+
+class Formula(NamedTuple):
+    """What the core computes for the parameters of a group."""
+
+    rule: str
+    decay: str
+    values: dict[str, float]
+
+
+def spec_of(kind: type[Configurable]) -> RuleSpec:
+    """Return the rule of a class of optimizers, or raise TypeError."""
+    spec = getattr(kind, "rule_spec", None)
+    if not isinstance(spec, RuleSpec):
+        raise TypeError(f"{kind.__name__} is no optimizer by itself, expected one like Adam")
+    return spec
+
+
+def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> Formula:
+    """Return the formula of a class for these hyperparameters; other entries are ignored.
+
+    A schedule as `lr` stands for 0: each step gives its rate.
+    """
+    spec = spec_of(kind)
+    values = {name: hyperparameters[name] for name in declaration_of(kind).hyperparameters}
+    for name, other in spec.fallbacks.items():
+        if values[name] is None:
+            values[name] = values[other]
+    suffixes = [suffix for name, suffix in spec.suffixes.items() if values[name]]
+    if callable(values["lr"]):
+        values["lr"] = 0.0
+    kind_of_decay = "decoupled" if spec.decoupled else "coupled"
+    decay = kind_of_decay if values["weight_decay"] else "none"
+    return Formula("".join([spec.name, *suffixes]), decay, values)
+
+
+def states(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:
+    """Return the names of the states that a class keeps with these hyperparameters."""
+    return _core.states(formula(kind, hyperparameters).rule)

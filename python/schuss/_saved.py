@@ -1,0 +1,310 @@
+"""Saving and restoring an optimizer: for checkpoints, state dicts, pickles and copies."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
+
+from schuss._groups import Overrides, promote_single_group
+from schuss._hyperparameters import (
+    NON_NEGATIVE,
+    Check,
+    anything,
+    check_keys,
+    count,
+    mapping,
+    optional,
+    record,
+    same,
+    shown,
+)
+from schuss._internals import Internals, internals_of
+from schuss._settings import Configurable
+from schuss._state import States, copied, fill, new_sums
+
+# Entries of a state dict that have arrays besides the states of the rule.
+_ARRAY_ENTRIES = ("average", "accumulated")
+
+_from_zero: Check[int] = partial(count, least=0)
+
+_Memo: TypeAlias = dict[int, Any]
+"""The copies made so far, by id: a schedule that is shared stays shared."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What is to be saved of an optimizer. Nothing is copied: save it while the optimizer is busy.
+
+    settings
+        What the optimizer knows except for arrays, as `state_dict` has it.
+    arrays
+        Arrays in use by name: the states, ``average`` and ``accumulated``.
+    names
+        The names of the parameters, in the order of the arrays.
+    """
+
+    settings: dict[str, Any]
+    arrays: States
+    names: list[str]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Saved settings that were checked, and the arrays for them: existing ones, or zeros."""
+
+    steps: int
+    skipped: int
+    settings: dict[str, Any]
+    groups: list[Overrides]
+    average_weights: tuple[float, float]
+    accumulated: int
+    arrays: States
+
+
+def saved(optimizer: Configurable) -> Saved:
+    """Return what is to be saved of an optimizer."""
+    internals = internals_of(optimizer)
+    return Saved(_settings(internals), _arrays(internals), internals.names())
+
+
+def own_hyperparameters(optimizer: Configurable) -> tuple[dict[str, Any], list[Overrides]]:
+    """Return the settings of an optimizer, and the own hyperparameters of each of its groups."""
+    internals = internals_of(optimizer)
+    return internals.settings, internals.groups
+
+
+def busy(optimizer: Configurable, call: str) -> AbstractContextManager[None]:
+    """Return a context in which calls that change the optimizer are refused."""
+    return internals_of(optimizer).busy(call)
+
+
+def checked(optimizer: Configurable, call: str, name: str, given: Mapping[str, Any]) -> Checked:
+    """Return saved settings, checked, or raise TypeError or ValueError."""
+    return _checked(internals_of(optimizer), call, name, given)
+
+
+def restore(
+    optimizer: Configurable, call: str, settings: Checked, fill: Callable[[States], None]
+) -> None:
+    """Use checked settings, and call `fill` with the arrays for them, in one transaction."""
+    _restore(internals_of(optimizer), call, settings, fill)
+
+
+def state_dict(internals: Internals) -> dict[str, Any]:
+    """Return a copy of what an optimizer knows; see `Optimizer.state_dict`."""
+    with internals.busy("state_dict"):
+        trees = {
+            name: internals.plan.unflatten(copied(arrays))
+            for name, arrays in _arrays(internals).items()
+        }
+        settings = _settings(internals)
+        for name in _ARRAY_ENTRIES:
+            if name in trees:
+                settings[name] |= {"values": trees.pop(name)}
+        memo: _Memo = {}
+        return settings | {
+            "hyperparameters": _copied_schedules(settings["hyperparameters"], memo),
+            "groups": [
+                group | {"hyperparameters": _copied_schedules(group["hyperparameters"], memo)}
+                for group in settings["groups"]
+            ],
+            "state": trees,
+        }
+
+
+def load_state_dict(internals: Internals, given: Mapping[str, Any]) -> None:
+    """Load what `state_dict` returned; see `Optimizer.load_state_dict`."""
+    call, name = f"{internals.call}.load_state_dict", "state_dict"
+    settings = _checked(internals, call, name, given, with_values=True)
+    states = tuple(key for key in settings.arrays if key not in _ARRAY_ENTRIES)
+    check_keys(call, f"{name}['state']", given["state"], states)
+    # Copied first: the values given may be the state itself, in another order.
+    values = {}
+    for key, like in settings.arrays.items():
+        if key in _ARRAY_ENTRIES:
+            tree, argument, known = given[key]["values"], f"{name}[{key!r}]['values']", key
+        else:
+            tree, argument = given["state"][key], f"{name}['state'][{key!r}]"
+            known = f"state[{key!r}]"
+        values[key] = copied(internals.plan.flatten(tree, call, argument, like, known))
+    _restore(internals, "load_state_dict", settings, partial(fill, values=values))
+
+
+def pickled(internals: Internals, *, copy_arrays: bool) -> dict[str, Any]:
+    """Return what a pickle or a copy of a busy optimizer needs.
+
+    It keeps the parameters by reference: an optimizer that is pickled or copied together with them
+    is bound to the same copies.
+    """
+    arrays = _arrays(internals)
+    if copy_arrays:
+        arrays = {name: copied(each) for name, each in arrays.items()}
+    given = internals.copies_given
+    return {
+        "params": internals.params,
+        "settings": _settings(internals),
+        "groups": (internals.groups, internals.group_of),
+        "groups_given": internals.groups_given,
+        "state_dtype": internals.format.dtype,
+        "copies": internals.users_copies() if given is None else given,
+        "arrays": arrays,
+    }
+
+
+def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
+    """Return the internals of an optimizer around the parameters of a pickle or a copy."""
+    groups, group_of = state["groups"]
+    settings = state["settings"]
+    internals = Internals(
+        kind,
+        state["params"],
+        settings["hyperparameters"],
+        grouping=lambda *_: ([dict(own) for own in groups], group_of),
+        state_dtype=state["state_dtype"],
+        copies=state["copies"],
+        groups_given=state["groups_given"],
+    )
+    known = _checked(internals, kind.__name__, "state", settings)
+    _restore(internals, "__setstate__", known, partial(fill, values=state["arrays"]))
+    return internals
+
+
+def _settings(internals: Internals) -> dict[str, Any]:
+    """Return what a state dict has except for arrays: not copied, but in a new dict."""
+    weights, accumulated = internals.plan.average_weights, internals.accumulated
+    return {
+        "optimizer": internals.call,
+        "steps": internals.plan.steps,
+        "skipped": internals.plan.skipped,
+        "hyperparameters": internals.settings,
+        "groups": [
+            {"hyperparameters": own, "members": list(members)}
+            for own, members in zip(internals.groups, internals.members, strict=True)
+        ],
+        "average": None if internals.averages is None else {"weights": weights},
+        "accumulated": {"count": accumulated} if accumulated else None,
+    }
+
+
+def _arrays(internals: Internals) -> States:
+    """Return the arrays in use that belong to the settings."""
+    arrays = dict(internals.states)
+    if internals.averages is not None:
+        arrays["average"] = internals.averages
+    if internals.accumulated:
+        arrays["accumulated"] = internals.with_accumulator().plan.arrays
+    return arrays
+
+
+def _checked(
+    internals: Internals,
+    call: str,
+    name: str,
+    given: Mapping[str, Any],
+    *,
+    with_values: bool = False,
+) -> Checked:
+    memo: _Memo = {}
+    values = {"values": anything} if with_values else {}
+    known = record(
+        optimizer=same(internals.call),
+        steps=_from_zero,
+        skipped=_from_zero,
+        hyperparameters=partial(_checked_hyperparameters, internals, memo),
+        groups=partial(_checked_groups, internals, memo),
+        average=optional(record(weights=_weights, **values)),
+        accumulated=optional(record(count=partial(count, least=1), **values)),
+        **({"state": anything} if with_values else {}),
+    )(call, name, given)
+    settings, groups = promote_single_group(known["hyperparameters"], known["groups"])
+    average, accumulated = known["average"], known["accumulated"]
+    if (average is None) != (settings["average"] is None):
+        was, expected = ("None", "averages") if average is None else ("averages", "None")
+        raise ValueError(
+            f"{call}: {name}['average'] is {was}, expected {expected}, as its hyperparameters "
+            "have it"
+        )
+    states, averages = internals.arrays_for(call, settings, groups)
+    arrays = dict(states)
+    if averages is not None:
+        arrays["average"] = averages
+    if accumulated is not None:
+        arrays["accumulated"] = new_sums(internals.arrays)
+    return Checked(
+        steps=known["steps"],
+        skipped=known["skipped"],
+        settings=settings,
+        groups=groups,
+        average_weights=(0.0, 0.0) if average is None else average["weights"],
+        accumulated=0 if accumulated is None else accumulated["count"],
+        arrays=arrays,
+    )
+
+
+def _checked_hyperparameters(
+    internals: Internals, memo: _Memo, call: str, name: str, given: Any
+) -> dict[str, Any]:
+    check_keys(call, name, given, tuple(internals.settings))
+    return internals.checked(call, _copied_schedules(given, memo))
+
+
+def _checked_groups(
+    internals: Internals, memo: _Memo, call: str, name: str, given: Any
+) -> list[Overrides]:
+    if not isinstance(given, list) or len(given) != len(internals.groups):
+        raise ValueError(
+            f"{call}: {name} is {shown(given)}, expected a list of {len(internals.groups)} groups"
+        )
+    result = []
+    for index, group in enumerate(given):
+        check = record(hyperparameters=mapping, members=same(internals.members[index]))
+        own = check(call, f"{name}[{index}]", group)["hyperparameters"]
+        own = _copied_schedules(own, memo)
+        result.append(internals.checked_overrides(call, f"{name}[{index}]", own))
+    return result
+
+
+def _weights(call: str, name: str, weights: Any) -> tuple[float, float]:
+    """Return the sums of the weights of the averages, in float32 and in float64, or raise."""
+    if not isinstance(weights, tuple | list) or len(weights) != 2:
+        raise ValueError(f"{call}: {name} is {shown(weights)}, expected two numbers")
+    in_float32, in_float64 = (NON_NEGATIVE(call, name, weight) for weight in weights)
+    if (in_float32 == 0) != (in_float64 == 0):
+        raise ValueError(f"{call}: {name} is {weights!r}, expected both to be 0, or both above")
+    return in_float32, in_float64
+
+
+def _restore(
+    internals: Internals, call: str, known: Checked, fill: Callable[[States], None]
+) -> None:
+    with internals.busy(call, changes=True):
+        internals.check_copies(f"{internals.call}.{call}")
+        if known.accumulated:
+            internals.with_accumulator()
+
+        def on_commit() -> None:
+            if internals.accumulator is not None:
+                internals.accumulator.plan.steps = known.accumulated
+            fill(_arrays(internals))
+            internals.plan.average_weights = known.average_weights
+            internals.plan.skipped = known.skipped
+            internals.plan.steps = known.steps
+            internals.write_copies()
+
+        internals.reconfigure(known.settings, known.groups, known.settings, on_commit=on_commit)
+
+
+def _copied_schedules(settings: Mapping[str, Any], memo: _Memo) -> dict[str, Any]:
+    return {name: _copied_schedule(value, memo) for name, value in settings.items()}
+
+
+def _copied_schedule(value: Any, memo: _Memo) -> Any:
+    # A schedule that depends on the cost changes, or contains one that does: a copy that training
+    # resumes from must not change with it. Any other function belongs to the user.
+    if not callable(value):
+        return value
+    from schuss.schedules import Schedule  # imported late: the optimizers do without it
+
+    return deepcopy(value, memo) if isinstance(value, Schedule) else value

@@ -1,0 +1,161 @@
+"""How classes of optimizers declare their settings, each once: its check, default and type."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from inspect import Parameter, Signature
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, dataclass_transform, overload
+
+from schuss._hyperparameters import Check
+
+_T = TypeVar("_T")
+_C = TypeVar("_C", bound="Configurable")
+
+
+class Holder(Protocol):
+    """The object that keeps the values of the settings of one optimizer."""
+
+    settings: dict[str, Any]
+
+    def assign(self, name: str, value: Any) -> None:
+        """Check a value and use it from the next step on."""
+
+
+class Configurable:
+    """An object with declared settings, whose values its holder keeps."""
+
+    __slots__ = ("__weakref__", "_holder")
+
+    _declaration: ClassVar["Declaration"]
+    _holder: Any
+
+
+def holder_of(configurable: Configurable) -> Any:
+    """Return the object that keeps the settings."""
+    return configurable._holder
+
+
+class Setting(Generic[_T]):
+    """A setting of an optimizer: checked when it is assigned, used from the next step on."""
+
+    name: str
+
+    def __init__(self, check: Check[_T], default: _T, *, is_option: bool) -> None:
+        self.check, self.default, self.is_option = check, default, is_option
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    @overload
+    def __get__(self, optimizer: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, optimizer: Configurable, owner: type) -> _T: ...
+    def __get__(self, optimizer: Configurable | None, owner: type) -> Self | _T:
+        if optimizer is None:
+            return self
+        holder: Holder = holder_of(optimizer)
+        value: _T = holder.settings[self.name]
+        return value
+
+    def __set__(self, optimizer: Configurable, value: _T) -> None:
+        holder: Holder = holder_of(optimizer)
+        holder.assign(self.name, value)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """An argument of `__init__` that is not a setting: it cannot be changed later."""
+
+    name: str
+    default: Any
+
+
+# The field specifiers of `declared`.
+
+
+def hyperparameter(check: Check[_T], *, default: _T, kw_only: bool = True) -> Setting[_T]:
+    """Declare a hyperparameter: each group of parameters may have its own value."""
+    return Setting(check, default, is_option=False)
+
+
+def option(check: Check[_T], *, default: _T, form: "type[Setting[Any]]" = Setting) -> Any:
+    """Declare an option: it has one value for all groups of parameters."""
+    return form(check, default, is_option=True)
+
+
+def argument(*, alias: str, default: Any = Parameter.empty, kw_only: bool = True) -> Any:
+    """Declare an argument of `__init__` that is not a setting."""
+    return Argument(alias, default)
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """The settings and the other arguments that a class declares."""
+
+    settings: Mapping[str, Setting[Any]]
+    """The hyperparameters, then the options."""
+    hyperparameters: tuple[str, ...]
+    options: tuple[str, ...]
+    params: Argument
+    fixed: tuple[Argument, ...]
+    """The arguments that cannot be changed later, except for `params`."""
+
+
+@dataclass_transform(
+    kw_only_default=True, eq_default=False, field_specifiers=(hyperparameter, option, argument)
+)
+def declared(kind: type[_C]) -> type[_C]:
+    """Give a class an `__init__` whose arguments are its declared settings.
+
+    Type checkers derive the same signature from the annotations. A subclass that is not decorated
+    inherits this `__init__`, and its annotations are not arguments.
+    """
+    declaration = _declaration(kind)
+
+    def init(self: Any, params: Any, lr: Any, **given: Any) -> None:
+        super(kind, self).__init__(params, lr=lr, **given)
+
+    init.__defaults__ = (declaration.settings["lr"].default,)
+    init.__name__, init.__qualname__ = "__init__", f"{kind.__qualname__}.__init__"
+    init.__module__ = kind.__module__
+    init.__signature__ = _signature(declaration)  # type: ignore[attr-defined]
+    kind.__init__ = init  # type: ignore[assignment]
+    kind._declaration = declaration
+    return kind
+
+
+def declaration_of(kind: type[Configurable]) -> Declaration:
+    """Return the declaration of a class, or that of its base class."""
+    return kind._declaration
+
+
+def _declaration(kind: type) -> Declaration:
+    found = {
+        name: value
+        for base in reversed(kind.__mro__)
+        for name, value in vars(base).items()
+        if isinstance(value, Setting | Argument)
+    }
+    settings = {name: each for name, each in found.items() if isinstance(each, Setting)}
+    hyperparameters = tuple(name for name, each in settings.items() if not each.is_option)
+    options = tuple(name for name, each in settings.items() if each.is_option)
+    params, *fixed = (each for each in found.values() if isinstance(each, Argument))
+    return Declaration(
+        settings={name: settings[name] for name in (*hyperparameters, *options)},
+        hyperparameters=hyperparameters,
+        options=options,
+        params=params,
+        fixed=tuple(fixed),
+    )
+
+
+def _signature(declaration: Declaration) -> Signature:
+    # Without annotations: the aliases that type checkers see are long when they are printed.
+    def parameter(name: str, default: Any = Parameter.empty) -> Parameter:
+        positional = name in ("self", "params", "lr")
+        form = Parameter.POSITIONAL_OR_KEYWORD if positional else Parameter.KEYWORD_ONLY
+        return Parameter(name, form, default=default)
+
+    defaults = {name: each.default for name, each in declaration.settings.items()}
+    defaults |= {each.name: each.default for each in declaration.fixed}
+    others = [parameter(name, default) for name, default in defaults.items()]
+    return Signature([parameter("self"), parameter("params"), *others], return_annotation=None)

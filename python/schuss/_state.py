@@ -1,0 +1,80 @@
+"""The arrays that an optimizer keeps along its parameters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from schuss._arrays import Array, computed_dtype, dtype_among, zeros_along
+
+States: TypeAlias = dict[str, list[Array]]
+"""Arrays by name, each list in the order of the parameters."""
+
+# A rule keeps up to three states. The averages follow them in memory.
+_MAX_STATES = 3
+
+
+@dataclass(frozen=True)
+class StateFormat:
+    """The number format of the state of one optimizer."""
+
+    dtype: np.dtype[Any] | None
+    """None: the dtype in which each parameter is computed."""
+
+    def zeros(self, param: Array, index: int) -> Array:
+        """Return a new state of a parameter; `index` counts its states from 1."""
+        return zeros_along(param, index, self.dtype or computed_dtype(param))
+
+
+def state_format(call: str, dtype: Any, params: Sequence[Array]) -> StateFormat:
+    """Return the format that `state_dtype` asks for, or raise TypeError or ValueError."""
+    if dtype is None:
+        return StateFormat(None)
+    dtype = dtype_among(call, "state_dtype", dtype, ("float32", "bfloat16"))
+    for param in params:
+        if computed_dtype(param) != np.float32:
+            raise ValueError(
+                f"{call}: state_dtype is {dtype.name!r} where a parameter is {param.dtype}, "
+                "expected parameters that are computed with in float32"
+            )
+    return StateFormat(None if dtype == np.float32 else dtype)
+
+
+def with_names(
+    states: States, names: list[str], format: StateFormat, params: Sequence[Array]
+) -> States:
+    """Return the states of these names: the existing ones, and zeros for those that are new."""
+    if list(states) == names:
+        return states
+    return {
+        name: states.get(name) or [format.zeros(param, index) for param in params]
+        for index, name in enumerate(names, start=1)
+    }
+
+
+def new_averages(params: Sequence[Array], *, from_zero: bool) -> list[Array]:
+    """Return averages of the parameters before the first step."""
+    averages = []
+    for param in params:
+        averages.append(zeros_along(param, _MAX_STATES + 1, computed_dtype(param)))
+        if not from_zero:
+            np.copyto(averages[-1], param)
+    return averages
+
+
+def new_sums(params: Sequence[Array]) -> list[Array]:
+    """Return arrays in which gradients of the parameters can be accumulated."""
+    return [zeros_along(param, 0, computed_dtype(param)) for param in params]
+
+
+def copied(arrays: Sequence[Array]) -> list[Array]:
+    """Return copies of arrays, in the same memory layouts."""
+    return [array.copy(order="K") for array in arrays]
+
+
+def fill(targets: States, values: States) -> None:
+    """Copy values into the arrays of the same names."""
+    for name, arrays in targets.items():
+        for target, value in zip(arrays, values[name], strict=True):
+            np.copyto(target, value)
