@@ -304,7 +304,7 @@ def assert_batches_of(array: Array, *, axis: int, size: int = 7, **options: Any)
 def small_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few batches are gathered at once, so that an epoch takes several turns."""
     for name in ("ROWS_AT_ONCE", "COLUMNS_AT_ONCE"):
-        monkeypatch.setattr(f"schuss.batches.{name}", 300)
+        monkeypatch.setattr(f"schuss._slices.{name}", 300)
 
 
 @pytest.mark.usefixtures("small_stages")
@@ -1070,7 +1070,7 @@ def test_where_no_thread_can_be_started_the_caller_s_prepares(
     def none(*_: object) -> int:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr("schuss.batches.start_new_thread", none)
+    monkeypatch.setattr("schuss._prefetch.start_new_thread", none)
     exits = atexit._ncallbacks()
     array = slow()
     batches = schuss.minibatches(array, batch_size=4, rng=3, prefetch=prefetch)

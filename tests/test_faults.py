@@ -123,7 +123,7 @@ def test_a_gradient_whose_accumulation_ctrl_c_meets_was_added_or_was_not(
 
 # Python drops what is raised while an object is deleted, as the memory of mini-batches is.
 LOSES_CTRL_C = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <function _Loan:pytest.PytestUnraisableExceptionWarning"
+    "ignore:Exception ignored in. <function _PooledBuffer:pytest.PytestUnraisableExceptionWarning"
 )
 
 

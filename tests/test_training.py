@@ -9,6 +9,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from functools import partial
+from importlib import import_module
 from itertools import count, product
 from pathlib import Path
 from types import FrameType
@@ -20,7 +21,7 @@ import numpy.typing as npt
 import pytest
 
 import schuss
-from schuss import batches, optimizers, schedules, training
+from schuss import schedules, training
 from schuss.network import accuracy, cost_and_gradients, initial_parameters
 
 M, BATCH = 23, 8
@@ -858,9 +859,9 @@ class RestoreInterrupted:
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
-        self.restoring = self.restoring or code.co_qualname == "_Best.restore"
+        self.restoring = self.restoring or code.co_qualname == "EarlyStopping.restore"
         if self.restoring and event == "line" and code.co_filename in TRACED:
-            self.seen += not code.co_qualname.startswith("fit")
+            self.seen += not code.co_qualname.startswith(FIT)
             if self.seen == self.n:
                 raise KeyboardInterrupt
         return self
@@ -1121,14 +1122,18 @@ def test_a_signal_is_ctrl_c() -> None:
     check_consistent(history, optimizer, params)
 
 
-TRACED = {module.__file__ for module in (training, optimizers, batches, schedules)}
+LOOP = ("training", "history", "l2", "_early_stopping", "_loss", "_progress")
+BATCHES = ("batches", "_epochs", "_prefetch", "_slices")
+OTHERS = ("optimizers", "schedules")
+TRACED = {import_module(f"schuss.{name}").__file__ for name in (*LOOP, *BATCHES, *OTHERS)}
+FIT = ("fit", "_fitted")
 
 
 class Interruption:
     """Raises KeyboardInterrupt at the n-th line or return of the library, once `fit` trains.
 
     `fit` itself is left out: what it does from then on are assignments, where no signal is looked
-    for. So are `_Loan`s: Python drops what is raised while an object is deleted.
+    for. So are `_PooledBuffer`s: Python drops what is raised while an object is deleted.
     """
 
     def __init__(self, n: int) -> None:
@@ -1136,7 +1141,8 @@ class Interruption:
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
-        if code.co_filename not in TRACED or code.co_qualname.startswith(("fit", "_Loan.")):
+        left_out = (*FIT, "_PooledBuffer.")
+        if code.co_filename not in TRACED or code.co_qualname.startswith(left_out):
             return self
         self.training = self.training or code.co_qualname == "_Training.run"
         if event in ("line", "return") and self.training:

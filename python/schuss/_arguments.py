@@ -1,10 +1,10 @@
 """What `fit` was called with, as a checkpoint keeps it, and whether a later call asks for that."""
 
 from collections.abc import Callable, Iterator, Mapping
-from copy import copy, deepcopy
 from dataclasses import fields, replace
 from functools import partial
 from hashlib import sha256
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -12,10 +12,11 @@ import numpy as np
 from schuss import checkpoints
 from schuss._arrays import Array
 from schuss._hyperparameters import shown
+from schuss._json import Function
 from schuss._saved import own_hyperparameters
-from schuss.batches import MiniBatches
+from schuss.batches import MiniBatches, generator_of, generator_states, slicing_of
 from schuss.optimizers import Optimizer
-from schuss.schedules import ReduceOnPlateau
+from schuss.schedules import ReduceOnPlateau, is_library_schedule
 
 if TYPE_CHECKING:
     from schuss._hyperparameters import Rate
@@ -41,17 +42,18 @@ def checked_texts(call: str, name: str, value: object) -> Texts:
 
 
 def of_training(
-    optimizer: Any, schedule: "Rate | None", batches: MiniBatches[Any], **others: Any
+    optimizer: Any, schedule: "Rate | None", batches: MiniBatches[Any], others: Mapping[str, Any]
 ) -> Texts:
     """Return what decides a training, except for its parameters and functions."""
     texts = {"optimizer": type(optimizer).__name__}
     if isinstance(optimizer, Optimizer):
         texts |= _of_optimizer(*own_hyperparameters(optimizer), schedule, _text)
-    for source in batches._sources:
+    slicing = slicing_of(batches)
+    for source in slicing.sources:
         texts[source.name] = _of_data(source.array)
-    texts |= {name: repr(value) for name, value in batches._cut().items()}
-    if batches._shuffle and batches._seeded:
-        texts["rng"] = _of_generator(batches._rng)
+    texts |= {name: repr(value) for name, value in slicing.config().items()}
+    if (generator := generator_of(batches)) is not None:
+        texts["rng"] = _of_generator(generator)
     for name, value in others.items():
         if isinstance(value, tuple):
             texts |= {f"{name}[{place}]": _of_any(each) for place, each in enumerate(value)}
@@ -154,7 +156,7 @@ def _pieces(
     if isinstance(value, tuple):
         named = [("", each) for each in value]
         yield "("
-    elif checkpoints._is_ours(value):
+    elif is_library_schedule(value):
         met[id(value)] = len(met)
         without = {"lr"} if _leaves_out(value, leave_out) else ()
         named = [
@@ -177,7 +179,7 @@ def _leaves_out(value: Any, leave_out: "Callable[[ReduceOnPlateau], bool] | None
 
 
 def _simple(value: Any) -> str:
-    if callable(value) or isinstance(value, checkpoints._Function):
+    if callable(value) or isinstance(value, Function):
         return "a function"
     known = value is None or isinstance(value, bool | int | float | str)
     return repr(value) if known else f"a {type(value).__name__}"
@@ -229,15 +231,11 @@ def _is_at_least(here: str, there: str) -> bool:
 def _goes_on(
     there: str, saved: checkpoints.Checkpoint, batches: MiniBatches[Any], most_epochs: int
 ) -> bool:
-    """Return whether the generator given is the one that was saved, or has drawn epochs since."""
-    if _of_generator(batches._rng).split()[0] != there.split()[0]:  # the kind
+    """Return whether the generator is the one that was saved, or has drawn epochs since."""
+    generator = generator_of(batches)
+    if generator is None or _of_generator(generator).split()[0] != there.split()[0]:  # the kind
         return False
-    given = _plain(batches._rng.bit_generator.state)
-    probe = copy(batches)
-    probe._rng = deepcopy(batches._rng)
-    probe._resume(saved.resumption(probe))
-    for _ in range(min(most_epochs, _MOST_SINCE) + 1):
-        if _plain(probe._rng.bit_generator.state) == given:
-            return True
-        probe._seed_of_epoch()
-    return False
+    given = _plain(generator.bit_generator.state)
+    _, state = saved.batches_state(batches)
+    states = islice(generator_states(generator, state), min(most_epochs, _MOST_SINCE) + 1)
+    return any(_plain(each) == given for each in states)

@@ -130,7 +130,7 @@ class Internals:
         """Add gradients to those of the next step."""
         scale = FINITE(f"{self.call}.accumulate", "scale", scale)
         with self.busy("accumulate"):
-            options: dict[str, Any] = {name: None for name in self.declaration.options}
+            options: dict[str, Any] = dict.fromkeys(self.declaration.options)
             options |= {"nonfinite": "propagate", "average_bias_correction": False, "seed": 0}
             options["clear_grads"] = self.settings["clear_grads"]
             self.with_accumulator().add(grads, scale, options)

@@ -734,6 +734,11 @@ class OneCycle(_Checked):
 _MAX_DEPTH, _MAX_SCHEDULES = 32, 10_000
 
 
+def is_library_schedule(function: object) -> bool:
+    """Return whether this is a schedule of this module, and not of the user."""
+    return type(function).__module__ == __name__
+
+
 def parts(schedule: Any) -> Iterator[Any]:
     """Yield the schedules and functions that a schedule of this module contains directly."""
     for f in fields(schedule):

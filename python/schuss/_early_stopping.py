@@ -1,0 +1,95 @@
+"""Early stopping: the best epoch so far, and its parameters."""
+
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from schuss._arrays import Array, ArrayTree, arrays_of
+from schuss._copies import writer_of_copies
+from schuss.checkpoints import Checkpoint
+from schuss.history import Recorder
+
+
+class EarlyStopping:
+    """The best epoch, its parameters if they are to be restored, and the epochs since then."""
+
+    def __init__(self, patience: int | None, min_delta: float, params: ArrayTree | None) -> None:
+        self._patience, self._min_delta = patience, min_delta
+        self._params = params  # None if the best parameters are not to be restored
+        # Arrays that are read-only at the start are not trained.
+        self._trained = [array.flags.writeable for array in self._all_arrays()]
+        self._value, self._waited = inf, 0
+        self._best: tuple[int, list[Array]] | None = None
+
+    @property
+    def best_epoch(self) -> int | None:
+        """The best epoch."""
+        return None if self._best is None else self._best[0]
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the last improvement is too long ago."""
+        return self._patience is not None and self._waited >= self._patience
+
+    def update(self, value: float, epoch: int) -> None:
+        """Compare the value of an epoch with the best. NaN is not an improvement."""
+        if value < self._value - self._min_delta:
+            # One assignment, so that an interruption cannot separate the epoch from its copies.
+            self._best = epoch, [array.copy(order="K") for array in self._arrays()]
+            self._value, self._waited = value, 0
+        else:
+            self._waited += 1
+
+    def to_save(self) -> tuple[dict[str, Any], list[Array]]:
+        """Return the settings and the arrays that a checkpoint keeps."""
+        settings = {"epoch": self.best_epoch, "value": self._value, "waited": self._waited}
+        return settings, [] if self._best is None else self._best[1]
+
+    def resume(self, checkpoint: Checkpoint, best: dict[str, Any], history: Recorder) -> None:
+        """Load what a checkpoint kept, or raise ValueError if its history contradicts it."""
+        epoch = best["epoch"]
+        for name, value, low, high in [
+            ("best['epoch']", epoch or 0, 0, history.epochs),
+            ("best['waited']", best["waited"], 0, history.epochs - (epoch or 0)),
+            ("best_epoch", history.best_epoch or 0, epoch or 0, epoch or 0),
+        ]:
+            if not low <= value <= high:
+                checkpoint.refuse(f"has training {name} {value}, expected {low} to {high}")
+        expected = inf if epoch is None else history.scores[epoch - 1]
+        if best["value"] != expected:
+            checkpoint.refuse(f"has training best['value'] {best['value']}, expected {expected}")
+        copies = [] if epoch is None else [np.empty_like(array) for array in self._arrays()]
+        checkpoint.fill("best", copies)
+        self._best = None if epoch is None else (epoch, copies)
+        self._value, self._waited = best["value"], best["waited"]
+
+    def restore(self) -> None:
+        """Copy the best parameters back, and rewrite the optimizers' low-precision copies."""
+        if self._best is None:
+            return
+        pairs = list(zip(self._arrays(), self._best[1], strict=True))
+        for array, copy in pairs:
+            if not array.flags.writeable or (array.shape, array.dtype) != (copy.shape, copy.dtype):
+                raise ValueError(
+                    "fit: params have an array that was frozen, or replaced by another kind, since "
+                    f"epoch {self.best_epoch}, expected one to restore the best epoch in"
+                )
+        write_copies = writer_of_copies("fit", [array for array, _ in pairs])
+        for array, copy in pairs:
+            np.copyto(array, copy)
+        write_copies()
+
+    def _arrays(self) -> list[Array]:
+        """Return the trained arrays as they are now: the user may have replaced one."""
+        arrays = self._all_arrays()
+        if len(arrays) != len(self._trained):
+            raise ValueError(
+                f"fit: params have {len(arrays)} arrays, expected {len(self._trained)} as at first"
+            )
+        return [array for array, trained in zip(arrays, self._trained, strict=True) if trained]
+
+    def _all_arrays(self) -> list[Array]:
+        if self._params is None:
+            return []
+        return arrays_of("fit", "params", self._params, written=True)

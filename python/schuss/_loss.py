@@ -1,0 +1,30 @@
+"""Calls of the user's loss function."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+from schuss._arrays import ArrayTree
+from schuss._hyperparameters import real
+
+Loss: TypeAlias = Callable[..., tuple[float, Any]]
+"""``loss_and_grad(params, *batch) -> (loss, gradients)``."""
+
+
+def check_function(call: str, name: str, value: object) -> None:
+    """Raise TypeError unless the value can be called."""
+    if not callable(value):
+        raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a function")
+
+
+def evaluate(call: str, loss_and_grad: Loss, params: ArrayTree, batch: object) -> tuple[float, Any]:
+    """Return the loss on a batch as a float, and its gradients unchanged."""
+    # A mini-batch of one array is that array, not a tuple.
+    result = loss_and_grad(params, *(batch if isinstance(batch, tuple) else (batch,)))
+    is_sequence = isinstance(result, tuple | list)
+    if not is_sequence or len(result) != 2:
+        was = type(result).__name__ + (f" of length {len(result)}" if is_sequence else "")
+        raise TypeError(
+            f"{call}: loss_and_grad returned a {was}, expected a pair (loss, gradients)"
+        )
+    loss, grads = result
+    return real(call, "the loss", loss), grads
