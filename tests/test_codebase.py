@@ -42,7 +42,7 @@ def test_a_levels_objects_export_their_table_and_nothing_vague(path: Path) -> No
 
 
 def modules() -> list[str]:
-    names = [module.name for module in pkgutil.iter_modules(schuss.__path__, "schuss.")]
+    names = [module.name for module in pkgutil.walk_packages(schuss.__path__, "schuss.")]
     left_out = {"schuss.__main__"} if find_spec("torch") else {"schuss.__main__", "schuss.torch"}
     return ["schuss", *(name for name in names if name not in left_out)]
 

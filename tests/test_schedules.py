@@ -376,7 +376,7 @@ def test_what_was_given_may_change_afterwards() -> None:
         (
             lambda: MAKE.Polynomial(1, 0, 5, power=0),
             ValueError,
-            "Polynomial: power is 0.0, expected a finite number > 0",
+            "Polynomial: power is 0, expected a finite number > 0",
         ),
         (
             lambda: MAKE.WarmUp(InverseTime, 5),

@@ -74,6 +74,7 @@ _LATER = {
     "checkpoints": "schuss.checkpoints",
     "landscapes": "schuss.landscapes",
     "schedules": "schuss.schedules",
+    "torch": "schuss.torch",
     **dict.fromkeys(("load", "save"), "schuss.checkpoints"),
     **dict.fromkeys(("History", "fit", "with_l2"), "schuss.training"),
 }
@@ -87,7 +88,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    # Tools access each name that is listed, and schuss.torch may not be importable.
+    return sorted({*globals(), *_LATER.keys() - {"torch"}})
 
 
 config.configure_from_environment()

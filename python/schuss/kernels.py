@@ -23,7 +23,7 @@ from math import inf
 
 from schuss import _core
 from schuss._arrays import ArrayLike
-from schuss._hyperparameters import count, flag, number, numbers
+from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, count, flag
 
 __all__ = ["adam", "momentum", "rmsprop", "sgd"]
 
@@ -203,9 +203,9 @@ def rmsprop(
     call, optional = "kernels.rmsprop", [state for state in (mean, buffer) if state is not None]
     values = {"lr": lr, "beta": beta, "eps": eps, "eps_root": eps_root, "momentum": momentum}
     values["weight_decay"] = weight_decay
-    if buffer is None and number(call, "momentum", momentum) != 0:
+    if buffer is None and UNIT(call, "momentum", momentum) != 0:
         raise ValueError(f"{call}: momentum is {momentum!r} without buffer, expected both")
-    rule = rmsprop_rule(centered=mean is not None, buffered=buffer is not None)
+    rule = "rmsprop" + "_centered" * (mean is not None) + "_momentum" * (buffer is not None)
     arrays = param, grad, square_average, *optional
     _update(call, rule, values, arrays, scale, clip_value)
 
@@ -288,9 +288,7 @@ def adam(
     _update(call, rule, values, arrays, scale, clip_value, step=step, decay=decay)
 
 
-def rmsprop_rule(*, centered: bool, buffered: bool) -> str:
-    """Return the name of the variant of RMSprop that has these states."""
-    return "rmsprop" + "_centered" * centered + "_momentum" * buffered
+_DECAY_RATES = ("beta", "beta1", "beta2", "dampening", "momentum")
 
 
 def _update(
@@ -305,9 +303,12 @@ def _update(
     decay: str = "coupled",
 ) -> None:
     """Check the arguments of a step, and take it. Without a number of the step, correct no bias."""
-    limit = inf if clip_value is None else number(call, "clip_value", clip_value)
-    scale = number(call, "scale", scale)
-    values = numbers(call, **hyperparameters)
+    limit = inf if clip_value is None else NON_NEGATIVE(call, "clip_value", clip_value)
+    scale = FINITE(call, "scale", scale)
+    values = {
+        name: (UNIT if name in _DECAY_RATES else NON_NEGATIVE)(call, name, value)
+        for name, value in hyperparameters.items()
+    }
     values["bias_correction"] = step is not None
     t = 1 if step is None else count(call, "step", step, least=1)
     # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.

@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _hyperparameters as checks
-from schuss._hyperparameters import Check, Rate, count, number, real, shown
+from schuss._hyperparameters import Check, Rate, count, real, shown
 
 __all__ = [
     "Chain",
@@ -53,9 +53,10 @@ _Number: TypeAlias = float | np.integer[Any] | np.floating[Any]
 _Metadata: TypeAlias = Mapping[str, Check[Any]]
 
 # The metadata of a field: how its value is checked.
-_NON_NEGATIVE: _Metadata = {"check": partial(number, kind="non_negative")}
-_AT_LEAST_ONE: _Metadata = {"check": partial(number, kind="t")}
-_FRACTION: _Metadata = {"check": partial(number, kind="shrink")}
+_NON_NEGATIVE: _Metadata = {"check": checks.NON_NEGATIVE}
+_POSITIVE: _Metadata = {"check": checks.POSITIVE}
+_AT_LEAST_ONE: _Metadata = {"check": checks.AT_LEAST_ONE}
+_FRACTION: _Metadata = {"check": checks.UNIT}
 _COUNT: _Metadata = {"check": partial(count, least=0)}
 _POSITIVE_COUNT: _Metadata = {"check": partial(count, least=1)}
 _FLAG: _Metadata = {"check": checks.flag}
@@ -64,13 +65,6 @@ _RATE: _Metadata = {"check": checks.rate}
 
 def _one_of(*words: str) -> _Metadata:
     return {"check": partial(checks.choice, among=words)}
-
-
-def _check_positive(call: str, name: str, value: Any) -> float:
-    result = number(call, name, value, kind="non_negative")
-    if result == 0:
-        raise ValueError(f"{call}: {name} is {result!r}, expected a finite number > 0")
-    return result
 
 
 def _parse_milestones(call: str, name: str, values: Any) -> tuple[tuple[float, float], ...]:
@@ -82,11 +76,11 @@ def _parse_milestones(call: str, name: str, values: Any) -> tuple[tuple[float, f
         raise TypeError(f"{call}: {name} is {shown(values)}, {expected}") from None
     rates: dict[float, float] = {}
     for given, lr in pairs:
-        t = number(call, f"a t of {name}", given, kind="t")
+        t = checks.AT_LEAST_ONE(call, f"a t of {name}", given)
         t = int(t) if isinstance(given, Integral) else t
         if t in rates:
             raise ValueError(f"{call}: {name} has t = {t!r} twice, expected each once")
-        rates[t] = number(call, f"{name}[{t!r}]", lr, kind="lr")
+        rates[t] = checks.NON_NEGATIVE(call, f"{name}[{t!r}]", lr)
     if 1 not in rates:
         first = f"begins at {min(rates)!r}" if rates else "is empty"
         raise ValueError(f"{call}: {name} {first}, expected a rate for t = 1")
@@ -218,7 +212,7 @@ class Schedule(ABC):
                 raise TypeError(f"{self._name}: t is a {was}, expected numbers")
             rates = [self(each) for each in array.ravel().tolist()]
             return np.array(rates, np.float64).reshape(array.shape)
-        checked = number(self._name, "t", t)
+        checked = checks.AT_LEAST_ONE(self._name, "t", t)
         return self(int(t) if isinstance(t, Integral) else checked)
 
 
@@ -549,7 +543,7 @@ class Polynomial(_Checked):
     start: float = field(metadata=_NON_NEGATIVE)
     end: float = field(metadata=_NON_NEGATIVE)
     steps: int = field(metadata=_POSITIVE_COUNT)
-    power: float = field(default=1.0, metadata={"check": _check_positive})
+    power: float = field(default=1.0, metadata=_POSITIVE)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
