@@ -118,6 +118,8 @@ def test_public_docstrings_are_complete(thing: Any, request: pytest.FixtureReque
     shared = set(inspect.signature(optimizers.Options).parameters) - {"params", "lr"}
     if thing is optimizers.Options:  # nobody makes one: it tells of what all optimizers share
         expected = shared
+    elif thing is optimizers.Optimizer:
+        expected = {"params", "lr", "options"}
     elif is_class and issubclass(thing, optimizers.Optimizer):
         expected = expected - shared | {"options"}
     if name == "schuss.schedules.Schedule":  # it tells of its call

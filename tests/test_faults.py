@@ -22,7 +22,7 @@ import pytest
 
 import schuss
 from cases import Array, bits, equal, same_bits
-from schuss import _core, _interrupts, averages, cli, optimizers, reference
+from schuss import _core, _interrupts, averages, cli, reference
 from test_threads import ends_well, fork
 
 Interrupt = Callable[[float], object]
@@ -187,11 +187,17 @@ def check_interrupted_trainings(prefetch: int, interrupt: Interrupt, seed: int) 
 class Interruption:
     """Presses Ctrl-C at the n-th line of the library."""
 
+    files = {
+        module.__file__
+        for name, module in sys.modules.items()
+        if name.startswith("schuss._") or module is averages
+    } - {_interrupts.__file__}
+
     def __init__(self, n: int) -> None:
         self.n, self.seen = n, 0
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
-        if frame.f_code.co_filename in {optimizers.__file__, averages.__file__}:
+        if frame.f_code.co_filename in self.files:
             if event in ("line", "return"):
                 self.seen += 1
                 if self.seen == self.n:

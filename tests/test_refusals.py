@@ -1208,9 +1208,9 @@ def test_gradients_that_hold_themselves_are_refused() -> None:
 HYPERPARAMETERS = [
     (name, hyperparameter)
     for name in OPTIMIZERS
-    for hyperparameter in (
-        *keywords(getattr(schuss, name), but=("params", "options")),
-        *("clip_norm", "clip_value", "clear_grads", "average", "average_bias_correction"),
+    for hyperparameter in keywords(
+        getattr(schuss, name),
+        but=("params", "nonfinite", "seed", "state_dtype", "copies", "groups"),
     )
 ]
 SWITCHES = [(name, h) for name, h in HYPERPARAMETERS if h in FLAGS]

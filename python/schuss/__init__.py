@@ -69,7 +69,7 @@ __all__ = [
 
 __version__ = _core.__version__
 
-# Loaded when they are first asked for: whoever only takes steps does not wait for them.
+# Imported at first use, so that programs that only make steps start faster.
 _LATER = {
     "checkpoints": "schuss.checkpoints",
     "landscapes": "schuss.landscapes",

@@ -33,7 +33,35 @@ class Last:
 class Optimizer(Options):
     """What all optimizers share. Use one of `SGD`, `Momentum`, `RMSprop`, `Adam` and `AdamW`.
 
-    They also take the options of every optimizer; see `schuss.optimizers.Options`.
+    Parameters
+    ----------
+    params : array, or sequence or mapping of arrays, nested as you like
+        The parameters, of any shape and memory layout, in float32, float64, float16 or bfloat16;
+        updated in place. Or groups of parameters: dicts with ``params`` and hyperparameters.
+    lr : float or callable
+        The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
+    **options
+        The options of every optimizer; see `schuss.optimizers.Options`.
+
+    Raises
+    ------
+    TypeError
+        If an argument is not an array or has another dtype or byte order; if a hyperparameter has a
+        wrong type.
+    ValueError
+        If an array is read-only, is given twice, shares memory with another one or has elements
+        that overlap; if a structure contains itself, or returns new arrays at each access, as that
+        of `numpy.load` does; if a hyperparameter is out of range.
+
+    References
+    ----------
+    Those of each class.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> isinstance(schuss.Adam(np.ones(2)), schuss.optimizers.Optimizer)
+    True
     """
 
     __slots__ = ()

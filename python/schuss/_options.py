@@ -39,50 +39,50 @@ class _Average(Setting[float | None]):
 
 @declared
 class Options(Configurable):
-    """What all optimizers share. Use one of `SGD`, `Momentum`, `RMSprop`, `Adam` and `AdamW`.
+    """The options of every optimizer, which are keyword arguments of each class.
 
-    These options are keyword arguments of each. All but the last three are attributes too, which
-    can be assigned between steps.
+    All except the last three are attributes too, which can be assigned between steps.
 
     Parameters
     ----------
     clip_norm : float, optional
-        The largest norm of all gradients together: if it is larger, all are multiplied by
+        The largest norm of all gradients together. If theirs is larger, they are multiplied by
         ``clip_norm / (norm + 1e-6)``. At least 0.
     clip_value : float, optional
-        The largest magnitude of an element of a gradient, after that; at least 0.
+        The largest magnitude of an element of a gradient, after `clip_norm`. At least 0.
     nonfinite : {"propagate", "raise", "skip"}
-        What becomes of a step with a gradient that has a NaN or an infinity: it is made; it raises
-        FloatingPointError, and nothing is changed; it is not made, and counted in `skipped`. What
-        counts are the gradients as they are given, before they are scaled.
+        What a step does if a gradient has a NaN or an infinity before it is scaled: update the
+        parameters as usual; raise FloatingPointError and change nothing; or skip the update and
+        add one to `skipped`.
     clear_grads : bool
-        Set the gradients to zero in the same pass, also those of a step that is skipped.
+        Set the gradients to zero in the same pass, also if the step is skipped.
     average : float, optional
         Keep an exponential average of the parameters, ``a = a + (1-average)*(p - a)`` after each
-        step, in the same pass; in [0, 1). The attribute `average` gives the averages, in the
-        structure of the parameters and in float32 or float64. They begin with what the first step
-        makes of the parameters, as in PyTorch; assigning None drops them.
+        step, in the same pass; in [0, 1). The attribute `average` is the averages, in the
+        structure of the parameters and in float32 or float64. They start with the parameters after
+        the first step, as in PyTorch; assigning None drops them.
     average_bias_correction : bool
-        Let the averages begin with zero, and divide by the sum of the weights so far when they are
-        read. A change of this begins them anew.
+        Start the averages at zero, and divide them by the sum of the weights when they are read.
+        Changing it restarts the averages.
     seed : int
-        Of the rounding of state in bfloat16; at least 0.
+        The seed of the stochastic rounding of state in bfloat16; at least 0.
     state_dtype : dtype or str, optional
-        "bfloat16" keeps the state of parameters in float32, float16 or bfloat16 in half the memory.
-        It is rounded at random, up or down with odds by the distance, so that small changes are not
-        lost: by random bits that depend on `seed`, the step and the element's place alone. By
-        default the state has the dtype that is computed in.
+        "bfloat16" halves the memory of the state of parameters in float32, float16 or bfloat16.
+        State is then rounded stochastically, so that small changes are not lost: up or down with
+        probabilities by the distance. The random bits depend only on `seed`, the step and the index
+        of the element. By default the state has the dtype of the computation.
     copies : array, or sequence or mapping of arrays; or dtype or str; optional
-        Arrays like the parameters, which are then float32, in float16 or bfloat16: each step writes
-        the parameters to them too, rounded to nearest. Of a dtype, new arrays are made. They hold
-        the parameters from the start, and are the attribute `copies`.
+        Low-precision copies of float32 parameters: arrays like the parameters in float16 or
+        bfloat16, or one of these dtypes for new arrays. Each step also writes the parameters to
+        them, rounded to nearest. They equal the parameters from the start, and are the attribute
+        `copies`.
     groups : callable, optional
-        Which parameters have hyperparameters of their own: ``groups(name) -> dict or None``. A name
-        is the parameter's key in `params`, or all the keys on the way joined by "/", as in
-        ``"layers/0/W"``. Or give `params` as PyTorch has it, a list of dicts with ``"params"`` and
-        hyperparameters: gradients then come as a list too, an item for each group. All groups keep
-        the same state: `amsgrad`, for one, is the same for all. They are the attribute
-        `param_groups`.
+        Hyperparameters for some parameters: ``groups(name) -> dict or None``. The name of a
+        parameter is its key in `params`, or all keys that lead to it joined by "/", as in
+        ``"layers/0/W"``. Or give `params` as in PyTorch, a list of dicts with ``"params"`` and
+        hyperparameters; gradients are then a list too, with an item for each group. All groups
+        keep the same state, so `amsgrad`, for example, is the same for all. The attribute
+        `param_groups` has the groups.
 
     Raises
     ------
@@ -93,21 +93,21 @@ class Options(Configurable):
 
     Notes
     -----
-    Parameters may be float16 or bfloat16 too, and so may gradients of float32 parameters: they are
-    computed with in float32, and parameters are rounded to nearest, ties to even.
+    Parameters may be float16 or bfloat16, and so may gradients of float32 parameters: the step
+    computes in float32, and rounds parameters to nearest, ties to even.
 
-    Hyperparameters, and the coefficients that a step derives from them, are rounded to the dtype
-    that is computed in. Each must be 0 or a normal number there. A learning rate may be smaller;
+    Hyperparameters, and the coefficients that a step derives from them, are rounded to the dtype of
+    the computation. Each must be 0 or a normal number there. A learning rate may be smaller;
     `scale` and the factor of `clip_norm` may be smaller or larger.
 
     References
     ----------
     Pascanu, Mikolov & Bengio, "On the difficulty of training recurrent neural networks", 2013,
-    algorithm 1, for clipping by the norm; the 1e-6 is PyTorch's.
+    algorithm 1, for clipping by the norm; the 1e-6 is from PyTorch.
     Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992, for averages
     of the parameters.
-    Gupta et al., "Deep learning with limited numerical precision", 2015, section 3, for rounding at
-    random; Micikevicius et al., "Mixed precision training", 2018, section 3, for low-precision
+    Gupta et al., "Deep learning with limited numerical precision", 2015, section 3, for stochastic
+    rounding; Micikevicius et al., "Mixed precision training", 2018, section 3, for low-precision
     copies of float32 parameters and the scale of the loss.
 
     Examples

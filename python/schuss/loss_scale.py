@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from schuss._arrays import Array, ArrayTree
-from schuss._hyperparameters import count, number, record
+from schuss._hyperparameters import ABOVE_ONE, OPEN_UNIT, POSITIVE, Check, count, record
 from schuss._internals import internals_of
 from schuss.optimizers import Optimizer
 
@@ -15,46 +15,48 @@ __all__ = ["DynamicLossScale"]
 _T = TypeVar("_T")
 
 with_l2_of_fit: WeakValueDictionary[int, Array] = WeakValueDictionary()
-"""Gradients to which `fit` has added an L2 cost that is not scaled, by their ids."""
+"""Gradients to which `fit` has added an unscaled L2 cost, by id."""
 
-_LEAST, _MOST = 2.0**-126, 2.0**126
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**126
 
 
-def _checked(call: str, name: str, value: object) -> float:
-    scale = number(call, name, value, kind="init_scale")
-    if not _LEAST <= scale <= _MOST:
+def _scale(call: str, name: str, value: object) -> float:
+    scale = POSITIVE(call, name, value)
+    if not _SMALLEST <= scale <= _LARGEST:
         raise ValueError(f"{call}: {name} is {scale!r}, expected a number in [2**-126, 2**126]")
     return scale
 
 
+_interval: Check[int] = partial(count, least=1)
+
 _STATE = record(
-    scale=_checked,
-    growth_factor=partial(number, kind="growth_factor"),
-    backoff_factor=partial(number, kind="backoff_factor"),
-    growth_interval=partial(count, least=1),
+    scale=_scale,
+    growth_factor=ABOVE_ONE,
+    backoff_factor=OPEN_UNIT,
+    growth_interval=_interval,
     good_steps=partial(count, least=0),
 )
 
 
 class DynamicLossScale:
-    """The largest scale of a loss with which gradients do not overflow, found as training goes.
+    """The largest scale of a loss with which gradients do not overflow, adapted while training.
 
-    Small gradients vanish in float16, so the loss is multiplied by a scale before its gradients are
-    computed, and the step undoes that as it reads them. A step that finds a NaN or an infinity is
-    skipped, and the scale shrinks; after so many steps without one it grows. Used like PyTorch's
-    ``GradScaler``.
+    Small gradients underflow in float16. So the loss is multiplied by a scale before its gradients
+    are computed, and the step divides them by the scale as it reads them. A step that finds a NaN
+    or an infinity is skipped, and the scale shrinks; after `growth_interval` steps without one it
+    grows. Use it like ``GradScaler`` of PyTorch.
 
     Parameters
     ----------
     init_scale : float
-        The scale to begin with. Like all that follow, it is between 2**-126 and 2**126, so that
-        float32 can hold it, and one over it.
+        The initial scale. Each scale is between 2**-126 and 2**126, so that float32 can represent
+        it and its reciprocal.
     growth_factor : float
-        What the scale is multiplied by when it grows; above 1.
+        The factor by which the scale grows; above 1.
     backoff_factor : float
-        What it is multiplied by after a step that was skipped; in (0, 1).
+        The factor by which the scale shrinks after a skipped step; in (0, 1).
     growth_interval : int
-        After so many steps that were not skipped it grows; at least 1.
+        The number of steps without a skipped one after which the scale grows; at least 1.
 
     Raises
     ------
@@ -88,30 +90,33 @@ class DynamicLossScale:
         growth_interval: int = 2000,
     ) -> None:
         call = type(self).__name__
-        self._value = _checked(call, "init_scale", init_scale)
-        self._growth_factor = number(call, "growth_factor", growth_factor)
-        self._backoff_factor = number(call, "backoff_factor", backoff_factor)
-        self._growth_interval = count(call, "growth_interval", growth_interval, least=1)
-        self._good_steps = 0
-        self._found_nonfinite: bool | None = None  # since the last update; None: no step was made
+        self._state: dict[str, Any] = {
+            "scale": _scale(call, "init_scale", init_scale),
+            "growth_factor": ABOVE_ONE(call, "growth_factor", growth_factor),
+            "backoff_factor": OPEN_UNIT(call, "backoff_factor", backoff_factor),
+            "growth_interval": _interval(call, "growth_interval", growth_interval),
+            "good_steps": 0,
+        }
+        self._found_nonfinite: bool | None = None  # since the last update; None: without a step
 
     @property
     def value(self) -> float:
         """The scale in use."""
-        return self._value
+        scale: float = self._state["scale"]
+        return scale
 
     def scale(self, loss: _T) -> _T:
         """Multiply a loss by the scale.
 
         Parameters
         ----------
-        loss : float, or whatever can be multiplied by one
+        loss : float, or object that can be multiplied by a float
             The loss, or its gradients, an array of any shape.
 
         Returns
         -------
-        float, or what the product is
-            ``loss * value``.
+        float, or object
+            The product ``loss * value``.
 
         Raises
         ------
@@ -119,7 +124,7 @@ class DynamicLossScale:
             If it cannot be multiplied by a float.
         """
         scaled: Any = loss
-        return scaled * self._value  # type: ignore[no-any-return]
+        return scaled * self.value  # type: ignore[no-any-return]
 
     def step(self, optimizer: Optimizer, grads: ArrayTree | None = None) -> bool:
         """Make a step with gradients of the scaled loss, unless one of them is not finite.
@@ -127,10 +132,11 @@ class DynamicLossScale:
         Parameters
         ----------
         optimizer : Optimizer
-            Whatever its `nonfinite` is, the step is skipped and counted in its `skipped`.
+            The optimizer. It skips such a step and counts it in `skipped`, also if its `nonfinite`
+            is another option.
         grads : array, or sequence or mapping of arrays, optional
-            In the structure of the parameters, shapes and dtypes as for the optimizer's `step`.
-            They are divided by the scale as they are read.
+            In the structure of the parameters, with shapes and dtypes as for `step` of the
+            optimizer. They are divided by the scale as they are read.
 
         Returns
         -------
@@ -140,8 +146,8 @@ class DynamicLossScale:
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            As the optimizer's `step`; nothing is changed then. ValueError too if `fit` has added an
-            L2 cost to the gradients: it would be divided by the scale.
+            As `step` of the optimizer; nothing is changed then. ValueError also if `fit` has added
+            an L2 cost to the gradients: it would be divided by the scale.
         """
         if not isinstance(optimizer, Optimizer):
             raise TypeError(
@@ -150,14 +156,14 @@ class DynamicLossScale:
             )
         if grads is not None:
             self._refuse_l2_of_fit(optimizer, grads)
-        internals_of(optimizer).step(grads, 1 / self._value, skip_nonfinite=True)
+        internals_of(optimizer).step(grads, 1 / self.value, skip_nonfinite=True)
         last = optimizer.last
         skipped = last is not None and last.skipped
         self._found_nonfinite = bool(self._found_nonfinite) or skipped
         return not skipped
 
     def _refuse_l2_of_fit(self, optimizer: Optimizer, grads: ArrayTree) -> None:
-        if not with_l2_of_fit or self._value == 1:
+        if not with_l2_of_fit or self.value == 1:
             return
         call = f"{type(optimizer).__name__}.step"
         for array in internals_of(optimizer).plan.leaves(grads, call, "grads"):
@@ -169,7 +175,7 @@ class DynamicLossScale:
                 )
 
     def update(self) -> None:
-        """Adapt the scale to what came of the steps since the last update.
+        """Adapt the scale to the outcomes of the steps since the last update.
 
         Raises
         ------
@@ -178,54 +184,44 @@ class DynamicLossScale:
         """
         if self._found_nonfinite is None:
             raise RuntimeError(f"{type(self).__name__}.update: there was no step, expected one")
+        state = dict(self._state)  # a new dict: copies of this object share the old one
+        state["good_steps"] += 1
         if self._found_nonfinite:
-            self._value = max(self._value * self._backoff_factor, _LEAST)
-            self._good_steps = 0
-        else:
-            self._good_steps += 1
-            if self._good_steps >= self._growth_interval:
-                self._value = min(self._value * self._growth_factor, _MOST)
-                self._good_steps = 0
+            state["scale"] = max(self.value * state["backoff_factor"], _SMALLEST)
+            state["good_steps"] = 0
+        elif state["good_steps"] >= state["growth_interval"]:
+            state["scale"] = min(self.value * state["growth_factor"], _LARGEST)
+            state["good_steps"] = 0
+        self._state = state
         self._found_nonfinite = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that is to be saved.
+        """Return the state to be saved.
 
         Returns
         -------
         dict
-            The scale, the settings, and the number of steps since it changed.
+            The scale, the settings, and the number of steps since the scale changed.
         """
-        return {
-            "scale": self._value,
-            "growth_factor": self._growth_factor,
-            "backoff_factor": self._backoff_factor,
-            "growth_interval": self._growth_interval,
-            "good_steps": self._good_steps,
-        }
+        return dict(self._state)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Load what `state_dict` returned.
 
         Parameters
         ----------
         state_dict : mapping
-            With all that it has.
+            With all its keys.
 
         Raises
         ------
         TypeError, ValueError
             If it is not such a dict, or a value is out of range; nothing is changed then.
         """
-        call = f"{type(self).__name__}.load_state_dict"
-        known = _STATE(call, "state_dict", state_dict)
-        self._value, self._growth_factor = known["scale"], known["growth_factor"]
-        self._backoff_factor = known["backoff_factor"]
-        self._growth_interval, self._good_steps = known["growth_interval"], known["good_steps"]
+        self._state = _STATE(f"{type(self).__name__}.load_state_dict", "state_dict", state_dict)
 
     def __repr__(self) -> str:
         """Return the scale and how it changes."""
-        return (
-            f"<{type(self).__name__}({self._value!r}, growth_factor={self._growth_factor!r}, "
-            f"backoff_factor={self._backoff_factor!r}, growth_interval={self._growth_interval!r})>"
-        )
+        names = ("growth_factor", "backoff_factor", "growth_interval")
+        settings = ", ".join(f"{name}={self._state[name]!r}" for name in names)
+        return f"<{type(self).__name__}({self.value!r}, {settings})>"
