@@ -63,7 +63,7 @@ class Train:
 
     def pose(self, epochs: int) -> float:
         """Train for so many epochs; return which part of the test digits is then told right."""
-        from schuss.network import accuracy
+        from schuss.demo.network import accuracy
 
         check(self.contender, Problem(ADAM, [ordinary(37)], [ordinary(37)]))
         self.epochs = epochs

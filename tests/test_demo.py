@@ -16,7 +16,9 @@ import pytest
 
 import schuss
 from schuss import cli, landscapes, reference
-from schuss.network import accuracy, cost_and_gradients, initial_parameters
+
+pytest.importorskip("schuss.demo", reason="needs schuss[demo]")
+from schuss.demo.network import accuracy, cost_and_gradients, initial_parameters
 
 Network = dict[str, Any]
 RATES = {"SGD": 0.2, "Momentum": 0.5, "RMSprop": 0.001, "Adam": 0.002}
@@ -173,8 +175,8 @@ def test_every_optimizer_learns(results: list[Any]) -> None:
 def test_schuss_and_the_numpy_twin_end_with_the_same_bits(results: list[Any]) -> None:
     for result in results:
         assert result.same_bits
-        assert result.fused.params is not result.twin.params
-        np.testing.assert_array_equal(result.fused.history.cost, result.twin.history.cost)
+        assert result.fused.params is not result.reference.params
+        np.testing.assert_array_equal(result.fused.history.cost, result.reference.history.cost)
 
 
 def test_all_trainings_start_alike_and_each_ends_elsewhere(results: list[Any]) -> None:
@@ -194,7 +196,7 @@ def test_the_test_accuracy_is_that_of_several_splits_with_its_spread(
         mean = (first + sum(others)) / 5
         variance = sum((each - mean) ** 2 for each in (first, *others)) / 4
         told.append(f"{100 * mean:.1f} ± {100 * variance**0.5:.1f}%")
-    assert [result.accuracy_told for result in results] == told
+    assert [result.accuracy_text for result in results] == told
 
 
 def test_the_digits_are_split_in_two_with_each_class_alike(demo: ModuleType) -> None:
@@ -224,11 +226,11 @@ def test_the_table_has_a_row_of_results_for_each_optimizer(
             f"{RATES[result.contender.name]:g}",
             f"{np.mean(result.fused.history.cost[-22:]):.3f}",
             f"{100 * result.training_accuracy:.1f}%",
-            *result.accuracy_told.split(),
+            *result.accuracy_text.split(),
             f"{sum(seconds(result.fused)):.2f}",
             *(
                 f"{100 * seconds(run)[1] / sum(seconds(run)):.1f}%"
-                for run in (result.fused, result.twin)
+                for run in (result.fused, result.reference)
             ),
         ]
 
@@ -257,7 +259,7 @@ def test_the_picture_of_optimizers_has_the_four_cost_curves_and_says_what_they_a
         )
         name = result.contender.name
         assert labels[color].get_text() == (
-            rf"{name}  $\alpha$ = {RATES[name]:g}" + f"\n{result.accuracy_told}"
+            rf"{name}  $\alpha$ = {RATES[name]:g}" + f"\n{result.accuracy_text}"
         )
         heights.append(labels[color].xy[1])
     assert all(high / low > 1.2 for low, high in pairwise(sorted(heights)))

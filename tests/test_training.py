@@ -22,7 +22,6 @@ import pytest
 
 import schuss
 from schuss import schedules, training
-from schuss.network import accuracy, cost_and_gradients, initial_parameters
 
 M, BATCH = 23, 8
 NAN, INF = float("nan"), float("inf")
@@ -84,6 +83,12 @@ def plain_loop(steps: int | None = None, epochs: int = 3) -> tuple[Any, list[flo
             optimizer.step(grads)
             costs.append(loss)
     return params, costs
+
+
+@pytest.fixture
+def network() -> Any:
+    """Return the demo's network."""
+    return pytest.importorskip("schuss.demo.network", reason="needs schuss[demo]")
 
 
 class OwnBatches(schuss.MiniBatches[Any]):
@@ -163,16 +168,16 @@ def test_the_cost_of_batch_gradient_descent_falls_at_every_step() -> None:
     assert parts.cost[-3:].mean() < parts.cost[:3].mean() / 10
 
 
-def test_a_network_learns_rings() -> None:
+def test_a_network_learns_rings(network: Any) -> None:
     rng = np.random.default_rng(1)
     x = rng.uniform(-1, 1, (600, 2)).astype(np.float32)
     labels = (np.hypot(*x.T) > 0.7).astype(np.int64)
-    params = initial_parameters((2, 32, 2), rng)
+    params = network.initial_parameters((2, 32, 2), rng)
     optimizer = schuss.Adam(params, lr=0.02)
     history = schuss.fit(
-        cost_and_gradients, params, optimizer, x, labels, epochs=30, rng=2, l2=1e-3
+        network.cost_and_gradients, params, optimizer, x, labels, epochs=30, rng=2, l2=1e-3
     )
-    assert accuracy(params, x, labels) > 0.97
+    assert network.accuracy(params, x, labels) > 0.97
     assert history.epoch_cost[-1] < history.epoch_cost[0] / 4
 
 
@@ -291,11 +296,13 @@ def test_the_l2_cost_has_the_worked_numbers() -> None:
     np.testing.assert_array_equal(grads["W"], [[1.0, 1.0]])
 
 
-def test_the_gradient_with_l2_is_that_of_the_cost_by_finite_differences() -> None:
+def test_the_gradient_with_l2_is_that_of_the_cost_by_finite_differences(network: Any) -> None:
     rng = np.random.default_rng(3)
-    params = initial_parameters((3, 5, 2), rng, np.float64)
+    params = network.initial_parameters((3, 5, 2), rng, np.float64)
     x, labels = rng.standard_normal((7, 3)), rng.integers(2, size=7)
-    loss_and_grad = schuss.with_l2(cost_and_gradients, 0.7, weights=lambda name: name != "b2")
+    loss_and_grad = schuss.with_l2(
+        network.cost_and_gradients, 0.7, weights=lambda name: name != "b2"
+    )
     _, grads = loss_and_grad(params, x, labels)
     for name, param in params.items():
         for place in np.ndindex(param.shape):
@@ -308,12 +315,12 @@ def test_the_gradient_with_l2_is_that_of_the_cost_by_finite_differences() -> Non
             assert grads[name][place] == pytest.approx(slope, rel=1e-6, abs=1e-8)
 
 
-def test_the_l2_cost_is_that_which_the_network_adds_itself() -> None:
+def test_the_l2_cost_is_that_which_the_network_adds_itself(network: Any) -> None:
     rng = np.random.default_rng(4)
-    params = initial_parameters((3, 5, 2), rng, np.float64)
+    params = network.initial_parameters((3, 5, 2), rng, np.float64)
     x, labels = rng.standard_normal((7, 3)), rng.integers(2, size=7)
-    loss, grads = schuss.with_l2(cost_and_gradients, 0.3)(params, x, labels)
-    expected, expected_grads = cost_and_gradients(params, x, labels, l2=0.3)
+    loss, grads = schuss.with_l2(network.cost_and_gradients, 0.3)(params, x, labels)
+    expected, expected_grads = network.cost_and_gradients(params, x, labels, l2=0.3)
     assert loss == pytest.approx(expected, rel=1e-14)
     for name, grad in grads.items():
         np.testing.assert_allclose(grad, expected_grads[name], rtol=1e-13)
@@ -1124,7 +1131,7 @@ def test_a_signal_is_ctrl_c() -> None:
 
 LOOP = ("training", "history", "l2", "_early_stopping", "_loss", "_progress")
 BATCHES = ("batches", "_epochs", "_prefetch", "_slices")
-OTHERS = ("optimizers", "schedules")
+OTHERS = ("optimizers", "_optimizer", "_internals", "_copies", "schedules")
 TRACED = {import_module(f"schuss.{name}").__file__ for name in (*LOOP, *BATCHES, *OTHERS)}
 FIT = ("fit", "_fitted")
 

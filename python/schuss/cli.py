@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     arguments : sequence of str, optional
-        What follows the program's name; None means those of this process.
+        The arguments after the program's name; by default those of this process.
     """
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -66,7 +66,7 @@ def _demo(options: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    refusal = _refusal_to_write(options.out)  # before any training, lest it be in vain
+    refusal = _refusal_to_write(options.out)  # before the training, which takes long
     if refusal is not None:
         print(
             f"schuss demo: --out is {str(options.out)!r}, expected a folder to write to: "
@@ -78,8 +78,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _refusal_to_write(folder: Path) -> OSError | None:
-    """Return what keeps a folder from being made and written to."""
-    with Deferred():  # what a signal's handler raises is no refusal
+    """Return the error of creating a folder and writing to it, or None."""
+    with Deferred():  # an OSError that a signal handler raises is not the folder's
         try:
             folder.mkdir(parents=True, exist_ok=True)
             TemporaryFile(dir=folder).close()

@@ -1,10 +1,13 @@
-"""The demo: a network learns handwritten digits with each optimizer, and five pictures are drawn.
+"""The demo: a network learns handwritten digits with each optimizer, and pictures are drawn.
 
-A module draws each picture: `batch_size`, `optimizers`, `averages`, `decay` and `landscapes`.
+Each picture has a module: `batch_size`, `optimizers`, `averages`, `decay` and `landscapes`. A new
+picture is a module and a line in `PICTURES`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -13,9 +16,20 @@ from schuss.demo import averages, batch_size, decay, landscapes, optimizers
 from schuss.demo.digits import BATCH_SIZE, LAYERS, TEST_EXAMPLES, TRAINING_EXAMPLES, Digits
 from schuss.demo.style import save
 
-__all__ = ["run"]
+__all__ = ["PICTURES", "run"]
 
 BATCH_SIZE_EPOCHS = 6  # at most: each is 22 passes of batch and of mini-batch descent
+
+Trainings = tuple[list[optimizers.Result], dict[str, batch_size.Course]]
+
+PICTURES: dict[str, Callable[[Trainings], Figure]] = {
+    "batch-size.png": lambda trainings: batch_size.picture(trainings[1]),
+    "optimizers.png": lambda trainings: optimizers.picture(trainings[0]),
+    "averages.png": lambda _: averages.picture(),
+    "decay.png": lambda _: decay.picture(),
+    "landscapes.png": lambda _: landscapes.picture(),
+}
+"""The functions that draw the pictures, by the names of their files."""
 
 
 def run(*, out: Path, epochs: int, seed: int) -> int:
@@ -26,21 +40,7 @@ def run(*, out: Path, epochs: int, seed: int) -> int:
         f"A {layers} network learns handwritten digits: {TRAINING_EXAMPLES:,} images,\n"
         f"mini-batches of {BATCH_SIZE}, epochs: {epochs}, lambda: {optimizers.L2}."
     )
-    digits = Digits.load(seed)
-    few = min(epochs, BATCH_SIZE_EPOCHS)
-    # The matrices are too small for BLAS to gain by threads, and on busy cores it loses a lot.
-    # disable=None: no bar where standard error is no terminal.
-    with (
-        threadpool_limits(1, user_api="blas"),
-        tqdm(
-            total=optimizers.updates(epochs) + batch_size.updates(few),
-            unit=" steps",
-            disable=None,
-            leave=False,
-        ) as bar,
-    ):
-        results = optimizers.compare(digits, epochs=epochs, seed=seed, tick=bar.update)
-        courses = batch_size.compare(digits, epochs=few, seed=seed, tick=bar.update)
+    results, courses = _train(epochs, seed)
     console.print(optimizers.table(results))
     console.print(
         "Cost: mean of the last epoch, nats per example. Test accuracy: mean and\n"
@@ -50,19 +50,25 @@ def run(*, out: Path, epochs: int, seed: int) -> int:
     )
     differing = [result.contender.name for result in results if not result.same_bits]
     if differing:
-        console.print(
-            f"schuss and its twin ended with different parameters: {', '.join(differing)}."
-        )
+        outcome = f"different parameters: {', '.join(differing)}."
     else:
-        console.print("schuss and its twin ended with the same parameters, to the last bit.")
-    pictures = {
-        "batch-size.png": batch_size.picture(courses),
-        "optimizers.png": optimizers.picture(results),
-        "averages.png": averages.picture(),
-        "decay.png": decay.picture(),
-        "landscapes.png": landscapes.picture(),
-    }
-    for name, picture in pictures.items():
-        save(picture, out / name)
-    console.print(f"The pictures are in {out}: {', '.join(pictures)}", soft_wrap=True)
+        outcome = "the same parameters, to the last bit."
+    console.print(f"schuss and its twin ended with {outcome}")
+    for name, draw in PICTURES.items():
+        save(draw((results, courses)), out / name)
+    console.print(f"The pictures are in {out}: {', '.join(PICTURES)}", soft_wrap=True)
     return 1 if differing else 0
+
+
+def _train(epochs: int, seed: int) -> Trainings:
+    digits = Digits.load(seed)
+    few = min(epochs, BATCH_SIZE_EPOCHS)
+    total = optimizers.updates(epochs) + batch_size.updates(few)
+    # The matrices are too small for BLAS to gain from threads, and on busy cores it loses a lot.
+    # disable=None: no bar if standard error is not a terminal.
+    with (
+        threadpool_limits(1, user_api="blas"),
+        tqdm(total=total, unit=" steps", disable=None, leave=False) as bar,
+    ):
+        results = optimizers.compare(digits, epochs=epochs, seed=seed, tick=bar.update)
+        return results, batch_size.compare(digits, epochs=few, seed=seed, tick=bar.update)

@@ -1,7 +1,7 @@
 """The picture of averages: a year of daily temperatures, averaged over more or fewer days."""
 
 import csv
-from datetime import date
+from datetime import date, datetime
 from importlib.resources import files
 
 import numpy as np
@@ -13,8 +13,6 @@ from matplotlib.figure import Figure
 import schuss
 from schuss.demo.style import BLUE, GREEN, ORANGE, VERMILION, figure, note, styled
 
-__all__ = ["picture", "temperatures"]
-
 YEAR = 2012
 COLORS = {0.5: ORANGE, 0.9: GREEN, 0.98: BLUE}
 LONGEST = max(COLORS)
@@ -23,18 +21,14 @@ LONGEST = max(COLORS)
 def temperatures() -> tuple[list[date], npt.NDArray[np.float64]]:
     """Return the days of 2012 and the highest temperature of each in Seattle, in degrees Celsius.
 
-    They are from the records of the United States' National Oceanic and Atmospheric Administration
-    (NOAA), in the public domain, as the package vega_datasets ships them.
+    The data are public domain: records of the United States' National Oceanic and Atmospheric
+    Administration (NOAA), from the package vega_datasets.
     """
     record = files(vega_datasets) / "_data" / "seattle-weather.csv"
-    days, highest = [], []
     with record.open(encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            year, month, day = map(int, row["date"].split("/"))
-            if year == YEAR:
-                days.append(date(year, month, day))
-                highest.append(float(row["temp_max"]))
-    return days, np.array(highest)
+        rows = [row for row in csv.DictReader(lines) if row["date"].startswith(f"{YEAR}/")]
+    days = [datetime.strptime(row["date"], "%Y/%m/%d").date() for row in rows]
+    return days, np.array([float(row["temp_max"]) for row in rows])
 
 
 @styled

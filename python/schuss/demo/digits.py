@@ -1,8 +1,7 @@
-"""What learns in the demo: a network, on scikit-learn's handwritten digits."""
+"""The training of the demo: a network learns scikit-learn's handwritten digits."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,21 +10,12 @@ from sklearn.model_selection import train_test_split
 
 import schuss
 from schuss._arrays import Array
-from schuss.network import Parameters, cost_and_gradients, initial_parameters
-
-__all__ = [
-    "BATCH_SIZE",
-    "LAYERS",
-    "TEST_EXAMPLES",
-    "TRAINING_EXAMPLES",
-    "Digits",
-    "Stepper",
-    "train",
-]
+from schuss.demo.network import Parameters, cost_and_gradients, initial_parameters
+from schuss.landscapes import Stepper
 
 LAYERS = (64, 256, 128, 10)
 BATCH_SIZE = 64
-# About 80/20, and such that all batches are full: J's L2 term depends on the size of the batch.
+# About 80 % of the digits, in full batches: J's L2 term depends on the size of the batch.
 TRAINING_EXAMPLES = 22 * BATCH_SIZE
 TEST_EXAMPLES = 1797 - TRAINING_EXAMPLES
 
@@ -41,7 +31,7 @@ class Digits:
 
     @classmethod
     def load(cls, seed: int) -> "Digits":
-        """Load the digits and split them at random, each class alike."""
+        """Load the digits and split each class at random, in the same proportion."""
         pixels, labels = load_digits(return_X_y=True)
         x, x_test, labels, labels_test = train_test_split(
             (pixels / 16).astype(np.float32),
@@ -51,13 +41,6 @@ class Digits:
             random_state=seed,
         )
         return cls(x, labels, x_test, labels_test)
-
-
-class Stepper(Protocol):
-    """What makes optimizer steps on parameters that it holds."""
-
-    def step(self, grads: Any, /) -> None:
-        """Update the parameters in place."""
 
 
 def train(
@@ -70,20 +53,19 @@ def train(
     l2: float = 0.0,
     watch: Callable[[Parameters, schuss.History], object] = lambda params, history: None,
 ) -> tuple[Parameters, schuss.History]:
-    """Train the network; the same seed gives the same start and the same batches.
+    """Train the network; the same seed gives the same initial weights and the same batches.
 
     After each update, `watch` is called with the parameters and the history.
     """
     params = initial_parameters(LAYERS, np.random.default_rng(seed))
-    optimizer = make_optimizer(params)
 
     def on_step(history: schuss.History) -> None:
-        watch(params, history)  # what it returns must not stop the training
+        watch(params, history)  # its result must not stop the training
 
     history = schuss.fit(
         cost_and_gradients,
         params,
-        optimizer,
+        make_optimizer(params),
         digits.x,
         digits.labels,
         batch_size=batch_size,

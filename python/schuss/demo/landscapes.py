@@ -10,18 +10,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import schuss
-from schuss.demo.digits import Stepper
 from schuss.demo.style import COLORS, figure, note, styled
-from schuss.landscapes import Landscape, bowl, descend, plateau, saddle, steps_until
-
-__all__ = ["SCENES", "Scene", "picture"]
+from schuss.landscapes import Landscape, Stepper, bowl, descend, plateau, saddle, steps_until
 
 Points = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A landscape, where to start, at which rates, and what counts as the end of the way."""
+    """A landscape, where to start, at which rates, and when the path ends."""
 
     landscape: Landscape
     start: tuple[float, float]
@@ -29,17 +26,17 @@ class Scene:
     title: str
     levels: npt.NDArray[np.float64]
     done: Callable[[Points], npt.NDArray[np.bool_]]
-    legend: str  # its place
+    legend: str  # its location
 
     def paths(self) -> dict[str, tuple[Points, int]]:
-        """Return each optimizer's path to the end of its way, and the number of its steps."""
+        """Return each optimizer's path until the scene is done, and its number of steps."""
         return {
             name: self.path(partial(getattr(schuss, name), lr=lr))
             for name, lr in self.rates.items()
         }
 
     def path(self, optimizer: Callable[..., Stepper]) -> tuple[Points, int]:
-        """Return an optimizer's path to the end of its way, and the number of its steps."""
+        """Return an optimizer's path until the scene is done, and its number of steps."""
         path = descend(optimizer, self.landscape, self.start, 2000)
         steps = steps_until(path, self.done, for_good=True)
         assert steps is not None
@@ -50,7 +47,7 @@ SCENES = (
     Scene(
         bowl(condition=100),
         start=(-10, 1),
-        # For each about the rate with the fewest steps; higher ones overshoot or climb out.
+        # About the rates with the fewest steps; higher ones overshoot or climb out.
         rates={"SGD": 0.0195, "Momentum": 0.068, "RMSprop": 0.0256, "Adam": 0.53},
         title="steps until the cost stays below 0.01",
         levels=np.geomspace(0.1, 400, 12),
@@ -76,7 +73,7 @@ SCENES = (
         legend="lower left",
     ),
 )
-# Where two paths are one, the first is seen on both sides of the second.
+# Where two paths coincide, the first is visible on both sides of the second.
 WIDTHS = {"SGD": 2.4, "Momentum": 1.0, "RMSprop": 1.2, "Adam": 1.2}
 
 
@@ -98,16 +95,16 @@ def picture() -> Figure:
 
 
 def _why_momentum_is_slower() -> str:
-    """Say what the averaging form does where Momentum has the rate of SGD."""
+    """Explain the averaging form on landscapes where Momentum has the rate of SGD."""
     same_rate = [scene for scene in SCENES if scene.rates["Momentum"] == scene.rates["SGD"]]
-    places = " and ".join(scene.landscape.name for scene in same_rate)
+    names = " and ".join(scene.landscape.name for scene in same_rate)
     steps = [
         scene.path(partial(schuss.Momentum, lr=scene.rates["SGD"], dampening=0.0))[1]
         for scene in same_rate
     ]
     return (
         r"Momentum averages the gradients, $v = 0.9\,v + 0.1\,g$: at the rate of SGD its steps are "
-        f"no larger, and it starts slowly,\nso it is slower on {places}. "
+        f"no larger, and it starts slowly,\nso it is slower on {names}. "
         r"Summing them, $v = 0.9\,v + g$ (or ten times the rate), it takes "
         f"{' and '.join(map(str, steps))} steps there."
     )
@@ -132,10 +129,7 @@ def _draw(axes: Axes, scene: Scene) -> None:
     axes.plot(*scene.start, "o", color="white", markeredgecolor="black", markersize=7)
     axes.plot(*(landscape.minimum or landscape.saddle or ()), "+", color="black", markersize=9)
     axes.set_title(f"{landscape.name.capitalize()}: $f = {landscape.formula}$")
-    axes.set_xlim(landscape.window[0])
-    axes.set_ylim(landscape.window[1])
-    axes.set_xlabel("x")
-    axes.set_ylabel("y")
+    axes.set(xlim=landscape.window[0], ylim=landscape.window[1], xlabel="x", ylabel="y")
     axes.grid(visible=False)
     axes.legend(
         loc=scene.legend,

@@ -1,8 +1,9 @@
-"""The picture and the table of optimizers: each learns the digits, and so does its NumPy twin."""
+"""The picture and the table of optimizers: each learns the digits, and so does its reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,31 +13,18 @@ from rich.table import Table
 
 import schuss
 from schuss import reference
-from schuss.demo.digits import BATCH_SIZE, TEST_EXAMPLES, TRAINING_EXAMPLES, Digits, Stepper, train
+from schuss.demo.digits import BATCH_SIZE, TEST_EXAMPLES, TRAINING_EXAMPLES, Digits, train
+from schuss.demo.network import Parameters, accuracy
 from schuss.demo.style import COLORS, figure, note, styled
-from schuss.network import Parameters, accuracy
-
-__all__ = [
-    "CONTENDERS",
-    "L2",
-    "SPLITS",
-    "Contender",
-    "Result",
-    "Run",
-    "Twin",
-    "compare",
-    "picture",
-    "table",
-    "updates",
-]
+from schuss.landscapes import Stepper
 
 L2 = 0.01
-SPLITS = 5  # of the digits in two: what one of them tells of a ranking is chance
+SPLITS = 5  # of the digits in two: the ranking on a single split is partly chance
 
 
 @dataclass(frozen=True)
 class Contender:
-    """An optimizer and its NumPy twin, with as many arrays of state for each parameter."""
+    """An optimizer, its formula in NumPy, and the number of state arrays of each parameter."""
 
     fused: Callable[..., Stepper]
     formula: Callable[..., None]
@@ -58,16 +46,14 @@ CONTENDERS = (
 )
 
 
-class Twin:
-    """A contender by the formulas of `schuss.reference`, with state kept by hand."""
+class Reference:
+    """A contender by the formulas of `schuss.reference`, with its own state."""
 
     def __init__(self, contender: Contender, params: Parameters) -> None:
-        self._contender = contender
-        self._params = params
+        self._contender, self._params, self._steps = contender, params, 0
         self._state = {
             name: [np.zeros_like(p) for _ in range(contender.states)] for name, p in params.items()
         }
-        self._steps = 0
 
     def step(self, grads: Parameters) -> None:
         """Update the parameters in place."""
@@ -80,7 +66,7 @@ class Twin:
 
 @dataclass(frozen=True)
 class Run:
-    """A training: the parameters it ended with, and its history."""
+    """The final parameters and the history of a training."""
 
     params: Parameters
     history: schuss.History
@@ -98,18 +84,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a contender did, with schuss and with its NumPy twin."""
+    """The trainings of a contender with schuss and with its reference."""
 
     contender: Contender
     fused: Run
-    twin: Run
+    reference: Run
     training_accuracy: float
     test_accuracies: tuple[float, ...]
-    """That of each split of the digits, the one of `fused` first."""
+    """The test accuracy on each split of the digits, that of `fused` first."""
 
     @property
-    def accuracy_told(self) -> str:
-        """The mean of the test accuracies, and the standard deviation of one of them."""
+    def accuracy_text(self) -> str:
+        """The mean of the test accuracies and their standard deviation."""
         mean, deviation = np.mean(self.test_accuracies), np.std(self.test_accuracies, ddof=1)
         return f"{100 * mean:.1f} ± {100 * deviation:.1f}%"
 
@@ -121,85 +107,68 @@ class Result:
     @property
     def same_bits(self) -> bool:
         """Whether both trainings ended with the same parameters, to the last bit."""
-        twin = self.twin.params
-        return all(p.tobytes() == twin[name].tobytes() for name, p in self.fused.params.items())
+        expected = self.reference.params
+        return all(p.tobytes() == expected[name].tobytes() for name, p in self.fused.params.items())
 
 
 def updates(epochs: int) -> int:
     """Return the number of updates of all trainings together."""
-    trainings = len(CONTENDERS) * (SPLITS + 1)  # one of each with the twin
+    trainings = len(CONTENDERS) * (SPLITS + 1)  # one of them with the reference
     return trainings * epochs * (TRAINING_EXAMPLES // BATCH_SIZE)
 
 
 def compare(
-    digits: Digits,
-    *,
-    epochs: int,
-    seed: int,
-    tick: Callable[[], object] = lambda: None,
+    digits: Digits, *, epochs: int, seed: int, tick: Callable[[], object] = lambda: None
 ) -> list[Result]:
-    """Train with each contender, from the same start and on the same batches.
+    """Train with each contender, from the same initial weights and on the same batches.
 
-    Then once more on each other split, to see how far the test accuracy is a matter of chance.
+    Then once more on each other split, to measure how much the test accuracy depends on chance.
     """
 
-    def watch(params: Parameters, history: schuss.History) -> None:
-        tick()
-
     def learn(make: Callable[[Parameters], Stepper], digits: Digits, seed: int) -> Run:
-        return Run(*train(make, digits, epochs=epochs, seed=seed, l2=L2, watch=watch))
+        options: dict[str, Any] = {"epochs": epochs, "seed": seed, "l2": L2}
+        return Run(*train(make, digits, watch=lambda *_: tick(), **options))
 
-    def tested(run: Run, digits: Digits) -> float:
-        return accuracy(run.params, digits.x_test, digits.labels_test)
-
-    others = [(Digits.load(other), other) for other in _other_seeds(seed)]
+    others = [(seed + i) % 2**32 for i in range(1, SPLITS)]
+    splits = [(digits, seed), *((Digits.load(other), other) for other in others)]
     results = []
     for contender in CONTENDERS:
-        make = partial(contender.fused, lr=contender.lr)
-        fused = learn(make, digits, seed)
-        twin = learn(partial(Twin, contender), digits, seed)
-        training_accuracy = accuracy(fused.params, digits.x, digits.labels)
-        again = [tested(learn(make, split, other), split) for split, other in others]
-        accuracies = (tested(fused, digits), *again)
-        results.append(Result(contender, fused, twin, training_accuracy, accuracies))
+        runs = [learn(partial(contender.fused, lr=contender.lr), *split) for split in splits]
+        tested = [
+            accuracy(run.params, split.x_test, split.labels_test)
+            for run, (split, _) in zip(runs, splits, strict=True)
+        ]
+        trained = accuracy(runs[0].params, digits.x, digits.labels)
+        expected = learn(partial(Reference, contender), digits, seed)
+        results.append(Result(contender, runs[0], expected, trained, tuple(tested)))
     return results
 
 
-def _other_seeds(seed: int) -> list[int]:
-    return [(seed + i) % 2**32 for i in range(1, SPLITS)]
+COLUMNS: dict[str, Callable[[Result], str]] = {
+    "\nOptimizer": lambda result: result.contender.name,
+    "Learning\nrate": lambda result: f"{result.contender.lr:g}",
+    "Final\ncost J": lambda result: f"{result.epoch_costs[-1]:.3f}",
+    "Training\naccuracy": lambda result: f"{result.training_accuracy:.1%}",
+    "Test\naccuracy": lambda result: result.accuracy_text,
+    "\nSeconds": lambda result: f"{result.fused.seconds:.2f}",
+    "Step,\nschuss": lambda result: f"{result.fused.step_share:.1%}",
+    "Step,\ntwin": lambda result: f"{result.reference.step_share:.1%}",
+}
 
 
 def table(results: list[Result]) -> Table:
     """Return the results as a table."""
     grid = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    grid.add_column("\nOptimizer")
-    for heading in (
-        "Learning\nrate",
-        "Final\ncost J",
-        "Training\naccuracy",
-        "Test\naccuracy",
-        "\nSeconds",
-        "Step,\nschuss",
-        "Step,\ntwin",
-    ):
-        grid.add_column(heading, justify="right")
+    for index, heading in enumerate(COLUMNS):
+        grid.add_column(heading, justify="right" if index else "left")
     for result in results:
-        grid.add_row(
-            result.contender.name,
-            f"{result.contender.lr:g}",
-            f"{result.epoch_costs[-1]:.3f}",
-            f"{result.training_accuracy:.1%}",
-            result.accuracy_told,
-            f"{result.fused.seconds:.2f}",
-            f"{result.fused.step_share:.1%}",
-            f"{result.twin.step_share:.1%}",
-        )
+        grid.add_row(*(show(result) for show in COLUMNS.values()))
     return grid
 
 
 @styled
 def picture(results: list[Result]) -> Figure:
-    """Draw the cost curves: each mini-batch pale, the mean of each epoch strong."""
+    """Draw the cost curves: each mini-batch (pale), and the mean of each epoch (strong)."""
     drawn = figure(4.8, "Learning handwritten digits: cost, learning rate and test accuracy")
     axes = drawn.subplots()
     epochs = len(results[0].epoch_costs)
@@ -209,13 +178,12 @@ def picture(results: list[Result]) -> Figure:
         color, means = COLORS[name], result.epoch_costs
         batches = np.linspace(0, epochs, len(costs), endpoint=False)
         axes.plot(batches, costs, color=color, alpha=0.35, linewidth=0.5)
-        axes.plot(
-            np.arange(epochs) + 0.5, means, color=color, linewidth=2, marker="o", markersize=2.5
-        )
-        # The curves may end close together; their labels must not.
+        middles = np.arange(epochs) + 0.5
+        axes.plot(middles, means, color=color, linewidth=2, marker="o", markersize=2.5)
+        # Labels keep their distance even if curves end close together.
         label_height = max(means[-1], 1.6 * label_height)
         axes.annotate(
-            rf"{name}  $\alpha$ = {result.contender.lr:g}" + f"\n{result.accuracy_told}",
+            rf"{name}  $\alpha$ = {result.contender.lr:g}" + f"\n{result.accuracy_text}",
             (epochs, label_height),
             xytext=(6, 0),
             textcoords="offset points",
@@ -223,11 +191,8 @@ def picture(results: list[Result]) -> Figure:
             weight="bold",
             verticalalignment="center",
         )
-    axes.set_yscale("log")
+    axes.set(xlabel="epoch", ylabel="cost J (nats per example)", xlim=(0, epochs), yscale="log")
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.set_xlim(0, epochs)
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("cost J (nats per example)")
     note(
         drawn,
         f"pale: each mini-batch of {BATCH_SIZE}; strong: the mean of each epoch\n"

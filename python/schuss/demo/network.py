@@ -1,4 +1,4 @@
-"""A fully connected classifier in plain NumPy: what the demo trains.
+"""A fully connected classifier in plain NumPy, which the demo trains.
 
 Its parameters are a dict of ``W1``, ``b1``, ``W2``, ``b2``, ..., each W of shape (inputs, outputs);
 examples lie in rows. It works in the parameters' dtype.
@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss._arrays import Array
-
-__all__ = ["accuracy", "cost_and_gradients", "initial_parameters"]
 
 Parameters = dict[str, Array]
 
@@ -27,7 +25,7 @@ def initial_parameters(
     sizes : sequence of int
         The number of inputs, of units in each hidden layer, and of classes.
     rng : numpy.random.Generator
-        Where the weights come from.
+        The generator of the weights.
     dtype : float32 or float64
         The parameters' dtype.
 
@@ -48,13 +46,13 @@ def cost_and_gradients(
 ) -> tuple[float, Parameters]:
     """Return the cost on a batch of b examples, and its gradients, by backpropagation.
 
-    ``J = (1/b) sum(loss) + (l2/2b) sum(||W||^2)``, where the loss is the cross-entropy of the
-    softmax in nats, and the second sum is over the weights, not the biases.
+    ``J = (1/b) sum(loss) + (l2/2b) sum(||W||^2)``. The loss is the cross-entropy of the softmax, in
+    nats; the second sum is over the weights, without the biases.
 
     Parameters
     ----------
     params : dict of arrays
-        As `initial_parameters` draws them.
+        The parameters, as `initial_parameters` draws them.
     x : array, shape (b, inputs)
         The examples.
     labels : array of int, shape (b,)
@@ -67,7 +65,7 @@ def cost_and_gradients(
     cost : float
         J, in nats per example.
     gradients : dict of arrays
-        Those of J by each parameter, in the structure of `params`.
+        The gradients of J, in the structure of `params`.
 
     References
     ----------
@@ -97,12 +95,12 @@ def cost_and_gradients(
 
 
 def accuracy(params: Parameters, x: Array, labels: npt.NDArray[np.int64]) -> float:
-    """Return the fraction of the examples whose class gets the highest probability."""
+    """Return the fraction of the examples that are classified correctly."""
     return float(np.mean(_forward(params, x)[-1].argmax(axis=1) == labels))
 
 
 def _forward(params: Parameters, x: Array) -> list[Array]:
-    """Return the inputs of every layer, which are rectified but for the first, and the logits."""
+    """Return the inputs of every layer (rectified, except for the first), and the logits."""
     layers = len(params) // 2
     activations = [x]
     for layer in range(1, layers + 1):
