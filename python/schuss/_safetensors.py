@@ -7,6 +7,7 @@ arrays in memory; this module writes them from where they are.
 import json
 import os
 import re
+from _queue import SimpleQueue  # not queue, whose import is slow
 from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -15,7 +16,7 @@ from hashlib import sha256
 from io import FileIO
 from itertools import cycle
 from math import prod
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 from zlib import crc32
 
 import numpy as np
@@ -23,9 +24,6 @@ import numpy as np
 from schuss import _files
 from schuss._arrays import Array
 from schuss._interrupts import Deferred
-
-if TYPE_CHECKING:
-    from queue import SimpleQueue
 
 _BITS = {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}
 _NAMES = {f"{kind[0].upper()}{n}": f"{kind}{n}" for kind, bits in _BITS.items() for n in bits}
@@ -38,11 +36,6 @@ _DTYPES = {name: dtype for dtype, name in _NAMES.items()} | {"bfloat16": "BF16"}
 # pieces, saving took 1.3 to 1.5 times as long as the disk alone.
 _PIECE = 1 << 22
 _HASHERS = 2
-
-# The page cache is dropped after this many bytes. A checkpoint is seldom read soon, and finding
-# memory for it can take three times as long as the disk: on a virtual machine that has returned
-# the pages of the previous file to the host.
-_CACHED = 1 << 27
 
 _LENGTH = 8  # bytes of the length of the header
 _ALIGNMENT = 64  # of the first tensor
@@ -121,15 +114,10 @@ def _write_pieces(
     file: _files.NewFile, arrays: Iterable[Array], signals: Deferred
 ) -> Iterator[memoryview]:
     """Write the arrays, and yield each piece that was written."""
-    cached = 0
     for array in arrays:
         for piece in _pieces(array):
             signals.let_in()
             file.write(piece)
-            cached += len(piece)
-            if cached >= _CACHED:
-                file.drop_page_cache()
-                cached = 0
             yield piece
 
 
@@ -146,7 +134,7 @@ def _pieces(array: Array) -> Iterator[memoryview]:
 
 # Hashing. As for mini-batches, queues and threads are those of C: Ctrl-C breaks the locks that
 # Python implements itself.
-_Lane = tuple["SimpleQueue[memoryview | None]", "SimpleQueue[int | None]"]
+_Lane = tuple[SimpleQueue[memoryview | None], SimpleQueue[int | None]]
 
 
 def _digest(header: bytes, pieces: Iterable[memoryview]) -> str:
@@ -178,8 +166,6 @@ def _digest(header: bytes, pieces: Iterable[memoryview]) -> str:
 @contextmanager
 def _hashers() -> Iterator[list[_Lane]]:
     """Start the threads that hash; fewer or none if the system cannot start them."""
-    from queue import SimpleQueue  # here, as its import is slow
-
     lanes: list[_Lane] = []
     try:
         with suppress(RuntimeError):
@@ -193,9 +179,7 @@ def _hashers() -> Iterator[list[_Lane]]:
             to_hash.put(None)
 
 
-def _hash_pieces(
-    to_hash: "SimpleQueue[memoryview | None]", hashed: "SimpleQueue[int | None]"
-) -> None:
+def _hash_pieces(to_hash: SimpleQueue[memoryview | None], hashed: SimpleQueue[int | None]) -> None:
     while (piece := to_hash.get()) is not None:
         crc = None  # out of memory: the caller hashes this piece
         with suppress(MemoryError):

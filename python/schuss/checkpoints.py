@@ -6,7 +6,7 @@ read it: the parameters are the tensors ``params/...``, the state of the optimiz
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
@@ -214,7 +214,7 @@ def write(
     series: Mapping[str, Array] | None = None,
 ) -> None:
     """Save as `save` does, with more values for JSON in `training`, and more arrays in `series`."""
-    tensors = _named(call, "params", *_named_arrays(call, params))
+    tensors = _named_params(call, params)
     if optimizer is not None:
         _check_optimizer(call, params, optimizer)
     with nullcontext() if optimizer is None else busy(optimizer, call):
@@ -246,7 +246,7 @@ def opened(
     with_training: bool = False,
 ) -> "Checkpoint":
     """Read and verify a checkpoint of these parameters, or raise."""
-    targets = _named(call, "params", *_named_arrays(call, params, writes=True))
+    targets = _named_params(call, params, writes=True)
     unused = [] if with_training else ["training"]
     if optimizer is None:
         unused.append("optimizer")
@@ -308,8 +308,7 @@ class Checkpoint:
     ) -> None:
         """Load into all arguments; see `load`. `lr` replaces a function that was saved."""
         # All checks come before the first write.
-        named = _named(self._call, "params", *_named_arrays(self._call, params, writes=True))
-        targets = self._matched(named, "params")
+        targets = self._matched(_named_params(self._call, params, writes=True), "params")
         for name in [name for name, array in targets.items() if not array.flags.writeable]:
             if self._file.differs(name, targets.pop(name)):
                 raise ValueError(
@@ -448,15 +447,13 @@ def _section(name: str) -> str:
     return name.partition("/")[0]
 
 
-def _named_arrays(
-    call: str, params: ArrayTree, *, writes: bool = False
-) -> tuple[list[str], list[Array]]:
+def _named_params(call: str, params: ArrayTree, *, writes: bool = False) -> dict[str, Array]:
     arrays: list[Array] = []
     structure = _core.map_arrays(arrays.append, params, call, "params", writes)
-    return list(names_of_leaves(structure)), arrays
+    return _named(call, "params", names_of_leaves(structure), arrays)
 
 
-def _named(call: str, prefix: str, names: list[str], arrays: list[Array]) -> dict[str, Array]:
+def _named(call: str, prefix: str, names: Iterable[str], arrays: list[Array]) -> dict[str, Array]:
     """Return the arrays by the names of their tensors, or raise ValueError if two are equal."""
     named: dict[str, Array] = {}
     for name, array in zip(names, arrays, strict=True):
