@@ -46,8 +46,8 @@ class Case:
 
 def _fused_average(average: Array, values: Array, *, beta: float) -> None:
     """The rule of `schuss.ExponentialAverage`, which has no place in `schuss.kernels`."""
-    options = {"beta": beta, "weight_decay": 0.0}
-    _core.update("average", "average", "none", options, 1, 1.0, np.inf, average, values)
+    formula = _core.Formula("average", per_step=beta)
+    _core.update("average", formula, 1, 1.0, np.inf, average, values)
 
 
 def _momentum(*, counts_steps: bool = False, **options: Any) -> Case:

@@ -114,14 +114,9 @@ def test_public_docstrings_are_complete(thing: Any, request: pytest.FixtureReque
     is_override = thing.__name__ == "formula" and not thing.__qualname__.startswith("Schedule.")
     if is_twin or is_override:  # told where they stand for
         return
-    optimizers = schuss.optimizers
-    shared = set(inspect.signature(optimizers.Options).parameters) - {"params", "lr"}
-    if thing is optimizers.Options:  # nobody makes one: it tells of what all optimizers share
-        expected = shared
-    elif thing is optimizers.Optimizer:
-        expected = {"params", "lr", "options"}
-    elif is_class and issubclass(thing, optimizers.Optimizer):
-        expected = expected - shared | {"options"}
+    if is_class and issubclass(thing, schuss.optimizers.Optimizer):
+        shared = inspect.signature(schuss.optimizers.Options).parameters
+        expected = expected - set(shared) | {"params", "lr", "options"}
     if name == "schuss.schedules.Schedule":  # it tells of its call
         expected = {"t"}
     entries = documented(told.get("Parameters", ""))

@@ -526,7 +526,6 @@ def test_lr_now_is_that_of_a_step_which_ctrl_c_cut_short_after_it_was_made() -> 
     optimizer = schuss.SGD(np.zeros(1), lr=lambda t: next(rates))
     optimizer.step(np.ones(1))
     internals = internals_of(optimizer)
-    plan = internals.plan
 
     class Interrupted(Spy):
         def __getattr__(self, name: str) -> Any:
@@ -538,7 +537,7 @@ def test_lr_now_is_that_of_a_step_which_ctrl_c_cut_short_after_it_was_made() -> 
 
             return call if name == "step" else attribute
 
-    internals.plan = Interrupted(plan)  # type: ignore[assignment]
+    internals.core = Interrupted(internals.core)  # type: ignore[assignment]
     with pytest.raises(KeyboardInterrupt):
         optimizer.step(np.ones(1))
     assert (optimizer.steps, optimizer.lr_now) == (2, 0.25)
@@ -875,8 +874,8 @@ def test_a_step_is_one_call_into_the_core(name: str, count: int) -> None:
     params = [np.ones(3) for _ in range(count)]
     optimizer = make_optimizer(name, params, lr=lambda t: 0.5)
     internals = internals_of(optimizer)
-    spy: Any = Spy(internals.plan)
-    internals.plan = spy
+    spy: Any = Spy(internals.core)
+    internals.core = spy
     optimizer.step([np.ones(3) for _ in range(count)])
     assert spy.calls == ["step"]
     assert optimizer.steps == 1

@@ -1,8 +1,8 @@
-// One look that tells whether a parameter and its gradient are as they were in the step before.
+// Cached array metadata: tells whether a parameter and its gradient are as in the step before.
 //
-// A step of a thousand small arrays is as fast as this look, and what the look reads has left the
-// caches since the last one. So what it compares with lies close together and in order, a cache
-// line an array, and the arrays' own fields are fetched ahead.
+// These comparisons take most of the time of a step of a thousand small arrays, since what they
+// read has left the CPU's caches since the last step. So there is one cache line for each
+// parameter, all of them contiguous and in order, and the fields of the arrays are prefetched.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -18,24 +18,24 @@ namespace schuss::bindings {
 
 class ArrayCache {
   public:
-    /// Takes a parameter in, of which no gradient is known yet. Its array must outlive this.
+    /// Adds a parameter whose gradient is not known yet. The array must outlive the cache.
     void add(const ArrayView& parameter);
 
-    /// Whether parameter i is as it was: not resized, not seen as another, not frozen in place.
+    /// Whether parameter i has the same memory, shape, strides and dtype, and is writeable.
     bool parameter_is_unchanged(std::size_t i) const;
 
-    /// The gradient's first element, if the gradient differs from the one remembered at most in
-    /// where it lies, and lies in the gap; else nullptr.
+    /// The first element of a gradient that differs from the stored one at most in its address, and
+    /// lies in the free range; otherwise nullptr.
     std::byte* matches(std::size_t i, const py::array& gradient) const;
 
-    /// Whether the gradient is as it was when it was remembered, and lies there.
+    /// Whether the gradient is as it was stored, and has this first element.
     bool at_address(std::size_t i, const py::array& gradient, const std::byte* first) const;
 
-    /// What gradient i was found to be. gap: around it, where nothing is written.
-    void remember(std::size_t i, const ArrayView& gradient, const Bounds& gap);
-    void forget(std::size_t i) { cache_[i].gradient_dtype = nullptr; }
+    /// Stores the metadata of gradient i. free_range: the memory around it that no step writes.
+    void store(std::size_t i, const ArrayView& gradient, const Bounds& free_range);
+    void invalidate(std::size_t i) { entries_[i].gradient_dtype = nullptr; }
 
-    /// Before a look at i: fetches what the looks after it will read.
+    /// Prefetches what the comparisons after that of i will read.
     void prefetch(std::size_t i, const std::vector<py::object>& gradients) const;
 
   private:
@@ -43,17 +43,18 @@ class ArrayCache {
         PyObject* parameter;
         char* data;
         PyObject* dtype;
-        PyObject* gradient_dtype;    // nullptr: no gradient is known
-        std::size_t least, most;     // between which the gradient's first element may lie
-        std::uint32_t misalignment;  // of that element
+        PyObject* gradient_dtype;  // nullptr if the gradient is not known
+        std::size_t min_first;     // bounds on the address of the gradient's first element
+        std::size_t max_first;
+        std::uint32_t misalignment;  // of the first element, modulo item_size
         std::uint32_t item_size;     // of the gradient, a power of two
-        std::uint32_t axes;
-        std::uint32_t place;  // in axes_
+        std::uint32_t ndim;
+        std::uint32_t first_axis;  // its index in axes_
     };
 
-    bool same_layout(const Entry& glance, const py::array& gradient) const;
+    bool same_layout(const Entry& entry, const py::array& gradient) const;
 
-    std::vector<Entry> cache_;
+    std::vector<Entry> entries_;
     // For each parameter its shape, its strides, and the gradient's strides.
     std::vector<py::ssize_t> axes_;
     std::vector<py::object> dtypes_;  // of parameters and gradients: kept alive, so that none has

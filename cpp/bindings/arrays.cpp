@@ -5,6 +5,8 @@
 
 #include "bindings/overlap.hpp"
 
+#include "bindings/register.hpp"
+
 namespace schuss::bindings {
 namespace {
 
@@ -121,6 +123,13 @@ void check_writable(const ArrayView& array, const Name& name) {
                               " has elements that overlap in memory (a broadcast view?), expected "
                               "each element in a place of its own");
     }
+}
+
+void register_arrays(py::module_& module) {
+    // A view of an array that NumPy does not resize while the view lives.
+    module.def(
+        "held", [](py::handle array) { return ArrayView(array, {"held", "array"}).plain(); },
+        py::arg("array"));
 }
 
 }  // namespace schuss::bindings

@@ -1,20 +1,24 @@
-// Work without the interpreter's lock, so that Python's other threads run meanwhile.
+// Work without the GIL, so that other Python threads run meanwhile.
 #pragma once
 
 #include <Python.h>
 
 #include <chrono>
+#include <cstddef>
 #include <thread>
+
+#include "runtime/fork.hpp"
 
 namespace schuss::bindings {
 
+/// Releases the GIL for its lifetime.
 class ReleaseGil {
   public:
     ReleaseGil() : state_(PyEval_SaveThread()) {}
 
-    /// If the interpreter has ended meanwhile, it ends this thread (a daemon) by unwinding its
-    /// stack. That must not go on: objects would be let go of without the lock. So the thread
-    /// sleeps until the process ends, as newer interpreters have it.
+    /// If the interpreter was finalized meanwhile, PyEval_RestoreThread ends this (daemon) thread
+    /// by unwinding its stack, which would drop references without the GIL. So the thread sleeps
+    /// until the process ends, as newer interpreters let it.
     ~ReleaseGil() {
         try {
             PyEval_RestoreThread(state_);
@@ -29,5 +33,22 @@ class ReleaseGil {
   private:
     PyThreadState* state_;
 };
+
+/// A step of fewer elements ends before another thread could use the interpreter.
+inline constexpr std::size_t gil_release_threshold = std::size_t{1} << 14;
+
+/// Does the work of a step of this many elements, which cannot fail.
+template <class Work>
+void run_without_gil(std::size_t elements, const Work& work) {
+    if (elements < gil_release_threshold) return work();
+    const ReleaseGil released;
+    const runtime::ForkGuard no_fork;
+    work();
+}
+
+/// Whether Python has more threads than this one.
+inline bool has_other_threads() {
+    return PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != nullptr;
+}
 
 }  // namespace schuss::bindings

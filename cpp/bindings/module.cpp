@@ -20,11 +20,17 @@ PYBIND11_MODULE(core, module) {
     // Interpreters since 3.13 call the function below in the main interpreter, then this.
     if (is_in_subinterpreter()) throw std::runtime_error(refusal);
     module.attr("__version__") = SCHUSS_VERSION;
-    schuss::bindings::register_ewma(module);
+    schuss::bindings::register_arrays(module);
     schuss::bindings::register_batches(module);
-    schuss::bindings::register_runtime(module);
-    schuss::bindings::register_steps(module);
+    schuss::bindings::register_busy_guard(module);
+    schuss::bindings::register_ewma(module);
+    schuss::bindings::register_formula(module);
+    schuss::bindings::register_kernels(module);
     schuss::bindings::register_memory_floor(module);
+    schuss::bindings::register_options(module);
+    schuss::bindings::register_runtime(module);
+    schuss::bindings::register_tree(module);
+    schuss::bindings::register_optimizer(module);
 }
 
 /// What Python calls to import `schuss._core`. In a subinterpreter of Python 3.11 pybind11 waits

@@ -29,7 +29,7 @@ std::optional<bool> share_memory(const py::object& a, const py::object& b) {
 }
 
 /// An array among those that are compared.
-struct RuleInfo {
+struct Entry {
     const Named* named;
     std::size_t place;  // as given: of two that are equal, a message names the later one first
     Bounds bounds;
@@ -41,7 +41,7 @@ struct Residues {
 };
 
 /// All of them, where the array is not known to lie in a part.
-Residues residues_of(const RuleInfo& entry, std::size_t modulus) {
+Residues residues_of(const Entry& entry, std::size_t modulus) {
     const ArrayView& array = entry.named->array;
     std::size_t length = array.itemsize();
     for (std::size_t i = 0; i < array.ndim(); ++i) {
@@ -56,16 +56,16 @@ class Apart {
     explicit Apart(std::string call) : call_(std::move(call)) {}
 
     /// ValueError if one of them shares memory with another that is written. Reorders them.
-    void check(std::span<RuleInfo> entries) {
-        by_bounds(entries, [this](std::span<RuleInfo> meeting) { check_meeting(meeting); });
+    void check(std::span<Entry> entries) {
+        by_bounds(entries, [this](std::span<Entry> meeting) { check_meeting(meeting); });
     }
 
   private:
-    using Entries = std::span<RuleInfo>;
+    using Entries = std::span<Entry>;
 
     static bool any_is_written(Entries entries) {
         return std::any_of(entries.begin(), entries.end(),
-                           [](const RuleInfo& entry) { return entry.named->written; });
+                           [](const Entry& entry) { return entry.named->written; });
     }
 
     /// Calls back with each run of entries that may share memory, if one of them is written.
@@ -76,7 +76,7 @@ class Apart {
 
     template <class CallBack>
     static void by_bounds(Entries entries, const CallBack& call_back) {
-        std::sort(entries.begin(), entries.end(), [](const RuleInfo& a, const RuleInfo& b) {
+        std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
             return std::pair(a.bounds.begin, a.place) < std::pair(b.bounds.begin, b.place);
         });
         for (std::size_t first = 0, next = 0; first < entries.size(); first = next) {
@@ -91,9 +91,8 @@ class Apart {
     /// The same by their residues. Returns whether that separates any.
     template <class CallBack>
     static bool by_residues(Entries entries, std::size_t modulus, const CallBack& call_back) {
-        std::vector<std::pair<Residues, RuleInfo>> sorted;
-        for (const RuleInfo& entry : entries)
-            sorted.emplace_back(residues_of(entry, modulus), entry);
+        std::vector<std::pair<Residues, Entry>> sorted;
+        for (const Entry& entry : entries) sorted.emplace_back(residues_of(entry, modulus), entry);
         std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
             return std::pair(a.first.begin, a.second.place) <
                    std::pair(b.first.begin, b.second.place);
@@ -135,7 +134,7 @@ class Apart {
         constexpr std::size_t most = 16;
         std::vector<std::size_t> moduli;
         std::size_t divisor = 0;
-        for (const RuleInfo& entry : entries) {
+        for (const Entry& entry : entries) {
             std::size_t longest = 0;
             for (std::size_t i = 0; i < entry.named->array.ndim(); ++i) {
                 const std::size_t stride = magnitude(entry.named->array.strides()[i]);
@@ -164,7 +163,7 @@ class Apart {
 
     /// The entries are sorted by where they begin.
     void check_pairs(Entries entries) {
-        std::sort(entries.begin(), entries.end(), [](const RuleInfo& a, const RuleInfo& b) {
+        std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
             return std::pair(a.bounds.begin, a.place) < std::pair(b.bounds.begin, b.place);
         });
         std::vector<py::object> arrays(entries.size());
@@ -174,7 +173,7 @@ class Apart {
         };
         for (std::size_t i = 0; i < entries.size(); ++i) {
             for (std::size_t j = i + 1; j < entries.size(); ++j) {
-                const RuleInfo &a = entries[i], &b = entries[j];
+                const Entry &a = entries[i], &b = entries[j];
                 if (b.bounds.begin >= a.bounds.end) break;
                 if (!a.named->written && !b.named->written) continue;
                 if (same_memory(a.named->array, b.named->array)) refuse(a, b, "is");
@@ -186,7 +185,7 @@ class Apart {
     }
 
     /// Names first what is only read, or else the later one.
-    [[noreturn]] void refuse(const RuleInfo& a, const RuleInfo& b, const std::string& verb) const {
+    [[noreturn]] void refuse(const Entry& a, const Entry& b, const std::string& verb) const {
         const bool a_first = b.named->written && !a.named->written;
         const Named& named = *(a_first ? a : b).named;
         const Named& other = *(a_first ? b : a).named;
@@ -278,7 +277,7 @@ bool elements_overlap(const ArrayView& view) {
 }
 
 void check_disjoint(const std::string& call, std::vector<Named> arrays) {
-    std::vector<RuleInfo> entries;
+    std::vector<Entry> entries;
     for (const Named& named : arrays) {
         const Bounds bounds = bounds_of(named.array);
         if (!bounds.is_empty()) entries.push_back({&named, entries.size(), bounds});

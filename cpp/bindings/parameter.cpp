@@ -1,16 +1,15 @@
 #include "bindings/parameter.hpp"
 
+#include <algorithm>
 #include <utility>
-
-#include "bindings/arrays.hpp"
 
 namespace schuss::bindings {
 namespace {
 
-DtypeRule how_goes(engine::Role role) {
+DtypeRule dtype_rule(engine::Role role, DtypeRule of_states) {
     switch (role) {
         case engine::Role::state:
-            return DtypeRule::stochastic;
+            return of_states;
         case engine::Role::copy:
             return DtypeRule::half;
         default:
@@ -18,27 +17,51 @@ DtypeRule how_goes(engine::Role role) {
     }
 }
 
+/// An array that belongs to a parameter. If it did before, the view of it stays the same.
+Parameter::AuxArray aux_array(const Parameter& parameter, engine::Role role, py::handle array,
+                              const Name& name) {
+    for (const Parameter::AuxArray& known : parameter.aux_arrays()) {
+        if (known.array.object().is(array)) return {role, known.array, name.argument};
+    }
+    ArrayView view(array, name);
+    check_shows_its_memory(view, name);
+    return {role, std::move(view), name.argument};
+}
+
 }  // namespace
 
 Parameter::Parameter(ArrayView array, const Name& name)
-    : name_(name.argument), array_(std::move(array)), number_(number_of(array_, name)) {
+    : name_(name.argument), array_(std::move(array)), dtype_(number_of(array_, name)) {
     check_writable(array_, name);
 }
 
-void Parameter::set_companions(std::vector<AuxArray> companions, const std::string& call) {
-    std::vector<numbers::DType> formats;
-    for (const auto& [role, array, argument] : companions) {
-        const Name name{call, argument};
-        formats.push_back(check_companion(array, name, how_goes(role), array_, name_));
-        check_writable(array, name);
+const ArrayView* Parameter::find(engine::Role role) const {
+    for (const AuxArray& aux : aux_arrays_) {
+        if (aux.role == role) return &aux.array;
     }
-    companions_ = std::move(companions);
-    numbers_ = std::move(formats);
+    return nullptr;
+}
+
+void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
+                               DtypeRule of_states) {
+    std::vector<numbers::DType> dtypes;
+    for (const auto& [role, array, name] : arrays) {
+        const DtypeRule rule = dtype_rule(role, of_states);
+        dtypes.push_back(check_companion(array, {call, name}, rule, array_, name_));
+    }
+    for (const auto& [role, array, name] : arrays) check_writable(array, {call, name});
+    aux_arrays_ = std::move(arrays);
+    aux_dtypes_ = std::move(dtypes);
+}
+
+void Parameter::append_written(std::vector<Named>& out) const {
+    out.push_back({array_, name_});
+    for (const AuxArray& aux : aux_arrays_) out.push_back({aux.array, aux.name});
 }
 
 void Parameter::check_copy(const std::string& call) const {
-    const ArrayView& copy = companions_.back().array;
-    if (copy.has_its_memory() && copy.has_its_dtype()) return;
+    const ArrayView* const copy = this->copy();
+    if (copy == nullptr || (copy->has_its_memory() && copy->has_its_dtype())) return;
     throw py::value_error(call + ": the copy of " + name_ +
                           " has become read-only, was resized or seen as another dtype, expected "
                           "it as it was given");
@@ -53,26 +76,7 @@ void Parameter::check_shows_its_memory(const std::string& call) const {
                               "make a new optimizer)");
     };
     check(array_, name_);
-    if (companions_.empty() || companions_.back().role != engine::Role::copy) return;
-    check(companions_.back().array, "the copy of " + name_);
-}
-
-bool Parameter::is_all_arrays() const {
-    const bool copied = !companions_.empty() && companions_.back().role == engine::Role::copy;
-    return array_.is_own_array() && (!copied || companions_.back().array.is_own_array());
-}
-
-int Parameter::traverse(visitproc visit, void* arg) const {
-    if (const int result = array_.traverse(visit, arg); result != 0) return result;
-    for (const AuxArray& companion : companions_) {
-        if (const int result = companion.array.traverse(visit, arg); result != 0) return result;
-    }
-    return 0;
-}
-
-void Parameter::append_written(std::vector<Named>& out) const {
-    out.push_back({array_, name_});
-    for (const AuxArray& companion : companions_) out.push_back({companion.array, companion.name});
+    if (const ArrayView* const copy = this->copy()) check(*copy, "the copy of " + name_);
 }
 
 void Parameter::refuse_change(const std::string& call) const {
@@ -84,28 +88,97 @@ void Parameter::refuse_change(const std::string& call) const {
                           "was made, expected the same memory, shape, strides and dtype");
 }
 
-void Parameter::take(const ArrayView& gradient, const Name& name, engine::Item& item) const {
-    const numbers::DType of_gradient =
+engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::size_t group) const {
+    const numbers::DType gradient_dtype =
         check_companion(gradient, name, DtypeRule::convertible, array_, name_);
     std::vector<engine::Operand> operands;
-    const auto add = [&operands](engine::Role role, numbers::DType number, const ArrayView& array) {
-        operands.push_back({role, number, array.data(), array.strides().data()});
+    const auto add = [&operands](engine::Role role, numbers::DType dtype, const ArrayView& array) {
+        operands.push_back({role, dtype, array.data(), array.strides().data()});
     };
-    item.formats = {number_, of_gradient, numbers::compute_dtype(number_)};
-    add(engine::Role::parameter, number_, array_);
-    add(engine::Role::gradient, of_gradient, gradient);
-    for (std::size_t i = 0; i < companions_.size(); ++i) {
-        add(companions_[i].role, numbers_[i], companions_[i].array);
-        if (companions_[i].role == engine::Role::state) item.formats.state = numbers_[i];
+    add(engine::Role::parameter, dtype_, array_);
+    add(engine::Role::gradient, gradient_dtype, gradient);
+    for (std::size_t i = 0; i < aux_arrays_.size(); ++i) {
+        add(aux_arrays_[i].role, aux_dtypes_[i], aux_arrays_[i].array);
     }
-    item.layout = engine::Layout(array_.shape(), operands, engine::tile_elements());
-    for (std::size_t k = 0; k < operands.size(); ++k) {
-        item.data[k] = const_cast<std::byte*>(operands[k].data) + item.layout.offset(k);
+    return {group, array_.shape(), operands};
+}
+
+int Parameter::traverse(visitproc visit, void* arg) const {
+    if (const int result = array_.traverse(visit, arg); result != 0) return result;
+    for (const AuxArray& aux : aux_arrays_) {
+        if (const int result = aux.array.traverse(visit, arg); result != 0) return result;
     }
-    const std::size_t item_size = numbers::size_of(of_gradient);
-    const bool aligned = reinterpret_cast<std::size_t>(gradient.data()) % item_size == 0;
-    item.gradient_order = engine::MemoryOrder(array_.shape(), array_.strides().data(),
-                                              gradient.strides().data(), item_size, aligned);
+    return 0;
+}
+
+const AuxArrays::List& AuxArrays::state(std::string_view name) const {
+    for (const auto& [own_name, arrays] : states) {
+        if (own_name == name) return arrays;
+    }
+    throw py::key_error(std::string(name));
+}
+
+Parameters::Parameters(const std::vector<py::object>& leaves, const Tree& tree,
+                       const std::string& call, const std::string& argument) {
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+        const Name name{call, tree.name(argument, i)};
+        parameters_.emplace_back(ArrayView(leaves[i], name), name);
+    }
+    for (const Parameter& parameter : parameters_) {
+        bindings::check_shows_its_memory(parameter.array(), {call, parameter.name()});
+        some_are_views_ = some_are_views_ || parameter.array().is_view();
+    }
+}
+
+bool Parameters::have_these_averages(const std::optional<AuxArrays::List>& averages) const {
+    if (!averages || !have_averages_) return averages.has_value() == have_averages_;
+    for (std::size_t i = 0; i < size(); ++i) {
+        if (!parameters_[i].average()->object().is(averages->at(i))) return false;
+    }
+    return true;
+}
+
+Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
+                                       const std::vector<std::string_view>& state_names,
+                                       const Tree& tree, const std::string& call) const {
+    Parameters result = *this;
+    result.have_averages_ = arrays.averages.has_value();
+    result.have_copies_ = arrays.copies.has_value();
+    result.all_are_arrays_ = true;
+    for (std::size_t i = 0; i < size(); ++i) {
+        Parameter& parameter = result.parameters_[i];
+        std::vector<Parameter::AuxArray> own;
+        const auto add = [&](engine::Role role, const AuxArrays::List& list,
+                             const std::string& name) {
+            own.push_back(aux_array(parameter, role, list.at(i), {call, tree.name(name, i)}));
+        };
+        for (const std::string_view name : state_names) {
+            add(engine::Role::state, arrays.state(name), "state['" + std::string(name) + "']");
+        }
+        if (arrays.averages) add(engine::Role::average, *arrays.averages, "average");
+        if (arrays.copies) add(engine::Role::copy, *arrays.copies, "copies");
+        parameter.set_aux_arrays(std::move(own), call);
+        const ArrayView* const copy = parameter.copy();
+        result.all_are_arrays_ = result.all_are_arrays_ && parameter.array().is_own_array() &&
+                                 (copy == nullptr || copy->is_own_array());
+    }
+    return result;
+}
+
+void Parameters::append_written(std::vector<Named>& out) const {
+    for (const Parameter& parameter : parameters_) parameter.append_written(out);
+}
+
+void Parameters::check_shown_memory(const std::string& call) const {
+    if (all_are_arrays_) return;
+    for (const Parameter& parameter : parameters_) parameter.check_shows_its_memory(call);
+}
+
+int Parameters::traverse(visitproc visit, void* arg) const {
+    for (const Parameter& parameter : parameters_) {
+        if (const int result = parameter.traverse(visit, arg); result != 0) return result;
+    }
+    return 0;
 }
 
 }  // namespace schuss::bindings

@@ -1,68 +1,130 @@
-// One parameter of a step and its checks.
+// Parameters with the arrays that belong to them, and their checks.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "bindings/array_view.hpp"
+#include "bindings/arrays.hpp"
 #include "bindings/overlap.hpp"
+#include "bindings/tree.hpp"
 #include "engine/plan.hpp"
 
 namespace schuss::bindings {
 
 class Parameter {
   public:
-    /// An array that goes with the parameter, as messages call it.
+    /// An array that belongs to a parameter: a state, the average or the copy.
     struct AuxArray {
         engine::Role role;
         ArrayView array;
-        std::string name;
+        std::string name;  // in messages
     };
 
-    /// Checks what can be a parameter.
+    /// TypeError or ValueError unless the array can be a parameter.
     Parameter(ArrayView array, const Name& name);
 
     const std::string& name() const { return name_; }
     const ArrayView& array() const { return array_; }
-    const std::vector<AuxArray>& companions() const { return companions_; }
+    const std::vector<AuxArray>& aux_arrays() const { return aux_arrays_; }
+    numbers::DType compute_dtype() const { return numbers::compute_dtype(dtype_); }
 
-    /// The format that it is computed in.
-    numbers::DType computed() const { return numbers::compute_dtype(number_); }
+    /// The average and the low-precision copy; nullptr if there is none.
+    const ArrayView* average() const { return find(engine::Role::average); }
+    const ArrayView* copy() const { return find(engine::Role::copy); }
 
-    /// Gives the parameter its companions, checked against it: the states of its rule in their
-    /// order, then what rides along.
-    void set_companions(std::vector<AuxArray> companions, const std::string& call);
+    /// Gives the parameter its arrays in the order of the kernel: states, average, copy. TypeError
+    /// or ValueError unless they go with the parameter.
+    void set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
+                        DtypeRule of_states = DtypeRule::stochastic);
 
-    /// Whether it and its copy are NumPy arrays, and no other objects that show their memory.
-    bool is_all_arrays() const;
-
-    /// For Python's collector of cycles.
-    int traverse(visitproc visit, void* arg) const;
-
-    /// The arrays that an update writes, with the names they have in messages.
+    /// Appends the arrays that an update writes.
     void append_written(std::vector<Named>& out) const;
 
-    /// ValueError if the copy, which is the user's own array, has become read-only or was resized.
-    /// Runs no Python unless it raises.
+    /// ValueError if the copy, an array of the user's, has become read-only or was resized. Runs no
+    /// Python code unless it raises.
     void check_copy(const std::string& call) const;
 
-    /// ValueError if the parameter or its copy is no NumPy array, such as a tensor, and was given
-    /// other memory. May run the user's code.
+    /// ValueError if the parameter or its copy is not a NumPy array, such as a tensor, and was
+    /// given other memory. May run user code.
     void check_shows_its_memory(const std::string& call) const;
 
-    /// ValueError: the array is not as it was (ArrayCache::parameter_is_unchanged).
+    /// ValueError for a parameter that changed (ArrayCache::parameter_is_unchanged).
     [[noreturn]] void refuse_change(const std::string& call) const;
 
-    /// Lays the item out for a gradient. TypeError or ValueError if its dtype or shape does not go
-    /// with the parameter.
-    void take(const ArrayView& gradient, const Name& name, engine::Item& item) const;
+    /// Lays the arrays out for a gradient. TypeError or ValueError if its dtype or shape does not
+    /// go with the parameter.
+    engine::Item item(const ArrayView& gradient, const Name& name, std::size_t group) const;
+
+    /// For Python's cycle collector.
+    int traverse(visitproc visit, void* arg) const;
 
   private:
+    const ArrayView* find(engine::Role role) const;
+
     std::string name_;  // in messages
     ArrayView array_;
-    numbers::DType number_;
-    std::vector<AuxArray> companions_;     // a copy is the last of them
-    std::vector<numbers::DType> numbers_;  // of the companions
+    numbers::DType dtype_;
+    std::vector<AuxArray> aux_arrays_;
+    std::vector<numbers::DType> aux_dtypes_;
+};
+
+/// Arrays that belong to parameters, by role: each a list with one array for each parameter.
+struct AuxArrays {
+    using List = std::vector<py::object>;
+
+    std::vector<std::pair<std::string, List>> states;  // by name
+    std::optional<List> averages, copies;
+
+    /// The arrays of a state. KeyError if there is none of that name.
+    const List& state(std::string_view name) const;
+};
+
+/// The parameters of an optimizer.
+class Parameters {
+  public:
+    Parameters() = default;
+
+    /// leaves: in the form of the tree. TypeError or ValueError unless they can be parameters.
+    Parameters(const std::vector<py::object>& leaves, const Tree& tree, const std::string& call,
+               const std::string& argument);
+
+    std::size_t size() const { return parameters_.size(); }
+    const Parameter& operator[](std::size_t i) const { return parameters_[i]; }
+    auto begin() const { return parameters_.begin(); }
+    auto end() const { return parameters_.end(); }
+
+    bool have_averages() const { return have_averages_; }
+    bool have_copies() const { return have_copies_; }
+
+    /// Whether a parameter is a view of memory that another array owns.
+    bool some_are_views() const { return some_are_views_; }
+
+    /// Whether these averages belong to the parameters already.
+    bool have_these_averages(const std::optional<AuxArrays::List>& averages) const;
+
+    /// The same parameters with other arrays. TypeError or ValueError unless they go together.
+    Parameters with_aux_arrays(const AuxArrays& arrays,
+                               const std::vector<std::string_view>& state_names, const Tree& tree,
+                               const std::string& call) const;
+
+    /// The arrays that a step writes, appended.
+    void append_written(std::vector<Named>& out) const;
+
+    /// ValueError if an object that is not a NumPy array was given other memory. May run user code.
+    void check_shown_memory(const std::string& call) const;
+
+    /// For Python's cycle collector.
+    int traverse(visitproc visit, void* arg) const;
+
+  private:
+    std::vector<Parameter> parameters_;
+    bool have_averages_ = false, have_copies_ = false;
+    bool all_are_arrays_ = true;  // NumPy's, parameters and copies
+    bool some_are_views_ = false;
 };
 
 }  // namespace schuss::bindings

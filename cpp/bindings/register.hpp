@@ -1,14 +1,23 @@
-// What module.cpp calls, a function a file.
+// The functions that module.cpp calls: each registers what one file shows to Python.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 namespace schuss::bindings {
 
-void register_ewma(pybind11::module_& module);
+class Optimizer;
+
+void register_arrays(pybind11::module_& module);
 void register_batches(pybind11::module_& module);
-void register_runtime(pybind11::module_& module);
-void register_steps(pybind11::module_& module);
+void register_busy_guard(pybind11::module_& module);
+void register_ewma(pybind11::module_& module);
+void register_formula(pybind11::module_& module);
+void register_kernels(pybind11::module_& module);
 void register_memory_floor(pybind11::module_& module);
+void register_old_names(pybind11::module_& module, pybind11::class_<Optimizer>& optimizer);
+void register_optimizer(pybind11::module_& module);
+void register_options(pybind11::module_& module);
+void register_runtime(pybind11::module_& module);
+void register_tree(pybind11::module_& module);
 
 }  // namespace schuss::bindings

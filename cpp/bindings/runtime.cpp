@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bindings/register.hpp"
+#include "engine/plan.hpp"
 #include "runtime/openblas.hpp"
 #include "runtime/subnormals.hpp"
 #include "runtime/thread_pool.hpp"
@@ -52,6 +53,8 @@ void register_runtime(py::module_& module) {
     module.def("workers", &runtime::workers);
     module.def("num_threads", &runtime::threads);
     module.def("set_num_threads", &runtime::set_threads, py::arg("threads"));
+    module.def("set_parallel_threshold", &engine::set_parallel_threshold, py::arg("elements"));
+    module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));
     module.def("find_openblas", [] {
         py::list found;
         for (const runtime::OpenBlas& library : runtime::find_openblas()) {

@@ -1,11 +1,15 @@
-// The structure in which arrays come: one array, or sequences and mappings of them, nested.
+// The structure that holds arrays: one array, or sequences and mappings of arrays, nested.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
 #include <cstddef>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "bindings/array_view.hpp"
 
 namespace schuss::bindings {
 
@@ -13,87 +17,98 @@ namespace py = pybind11;
 
 class Tree {
   public:
-    /// A structure whose arrays are written from call to call.
+    /// A structure whose arrays every step writes. It is compared before each step.
     struct Held {
-        std::string argument;  // what messages call it
+        std::string argument;  // its name in messages
         py::object structure;
-        std::vector<py::object> leaves;  // what it gave, in order
-        py::object groups;               // of which it lists the params; null if there are none
+        std::vector<py::object> leaves;  // the arrays that it had when it was given, in order
+        py::object groups;               // if not null, the groups whose params the structure lists
 
-        /// For Python's collector of cycles.
+        /// For Python's cycle collector.
         int traverse(visitproc visit, void* arg) const;
     };
 
     Tree() = default;
 
-    /// Takes the structure apart. TypeError for what is neither array, sequence nor mapping;
-    /// ValueError if it holds no array at all, or itself.
+    /// Reads a structure. TypeError if a part is neither an array nor a sequence nor a mapping;
+    /// ValueError if it has no arrays or contains itself. call, argument: its names in messages.
     Tree(py::handle structure, const std::string& call, const std::string& argument);
+
+    /// Reads a structure whose arrays are to be written. ValueError if it returns new arrays at
+    /// each access: what a step writes to the arrays that it returned would be lost.
+    static Tree kept(py::handle structure, const std::string& call, const std::string& argument) {
+        Tree tree(structure, call, argument);
+        tree.check_kept(tree.own_, call);
+        return tree;
+    }
 
     std::size_t size() const { return paths_.size(); }
 
-    /// The arrays of the structure, in order.
+    /// The arrays of the structure as they were given, in order.
     const std::vector<py::object>& leaves() const { return own_.leaves; }
 
-    /// A leaf as messages call it: "grads['W1'][0]" for the argument "grads".
+    /// New arrays of the leaves' memory. TypeError if a leaf does not export its memory.
+    py::list arrays() const;
+
+    /// The name of a leaf in messages: "grads['W1'][0]" for the argument "grads".
     std::string name(const std::string& argument, std::size_t leaf) const {
         return argument + paths_[leaf];
     }
 
-    /// The leaves of another structure of the same form, appended to out. ValueError if its form is
-    /// another.
+    /// The names of the leaves for users: their keys joined by "/", such as "layers/0/W".
+    std::vector<std::string> names() const;
+
+    /// Appends the leaves of another structure of the same form. ValueError if the form differs.
+    /// reference: the name of this structure in that message, if it is another.
     void flatten(py::handle other, const std::string& call, const std::string& argument,
-                 std::vector<py::object>& out) const;
+                 std::vector<py::object>& out, const std::string* reference = nullptr) const;
 
-    /// For a structure that lists what groups have as their params: those are looked at from now
-    /// on.
-    void hold_groups(py::object groups, const std::string& call);
-
-    /// ValueError if the structure returns new arrays at each access: what is written to those
-    /// that it gave would be lost.
-    void check_kept(const std::string& call) const { check_kept(own_, call); }
-
-    /// Another structure of the same form whose arrays are written too. ValueError if its form is
-    /// another, or if it returns new arrays at each access.
-    Held hold(py::handle other, const std::string& call, const std::string& argument) const;
-
-    /// ValueError if the structure no longer gives the arrays that it gave, or gives more: whoever
-    /// put another array there expects it to be updated, and it would not be.
-    void check_unchanged(const std::string& call) const { check_unchanged(own_, call); }
-    void check_unchanged(const Held& held, const std::string& call) const;
-
-    /// For Python's collector of cycles: a dict of arrays may later hold the optimizer too.
-    int traverse(visitproc visit, void* arg) const;
+    /// New arrays of the memory of another structure's leaves. like: arrays whose shapes and dtypes
+    /// the leaves must have, called like_name in messages.
+    py::list flatten_arrays(py::handle other, const std::string& call, const std::string& argument,
+                            const std::optional<std::vector<py::array>>& like,
+                            const std::string& like_name) const;
 
     /// The leaves in the form of the structure: dicts, lists and tuples.
     py::object unflatten(const py::list& leaves) const;
+
+    /// For a structure that lists the params of groups: compares the groups instead from now on.
+    void hold_groups(py::object groups, const std::string& call);
+
+    /// Another structure of the same form whose arrays are written too. ValueError if its form
+    /// differs, or if it returns new arrays at each access.
+    Held hold(py::handle other, const std::string& call, const std::string& argument) const;
+
+    /// ValueError if the structure returns other arrays than it did, or more of them. The user who
+    /// put another array there expects a step to update it.
+    void check_unchanged(const std::string& call) const { check_unchanged(own_, call); }
+    void check_unchanged(const Held& held, const std::string& call) const;
+
+    /// For Python's cycle collector: a dict of arrays may later hold the optimizer too.
+    int traverse(visitproc visit, void* arg) const;
+    void release() { const Tree released = std::exchange(*this, Tree()); }
 
   private:
     struct Node {
         enum class Kind { leaf, mapping, list, tuple };
         Kind kind = Kind::leaf;
         bool leaves_only = false;      // whether all children are leaves
-        std::size_t first = 0;         // the place of the first leaf
+        std::size_t first = 0;         // the index of the first leaf
         std::vector<py::object> keys;  // of a mapping
         std::vector<Node> children;
         std::string path;
     };
     class Reader;
-    class SecondLook;
+    class Flattener;
+    class Comparison;
 
     void check_kept(const Held& held, const std::string& call) const;
-    void flatten(const Node& node, py::handle other, const std::string& call,
-                 const std::string& argument, std::vector<py::object>& out) const;
-    void flatten_sequence(const Node& node, py::handle other, const std::string& call,
-                          const std::string& argument, std::vector<py::object>& out) const;
-    void flatten_mapping(const Node& node, py::handle other, const std::string& call,
-                         const std::string& argument, std::vector<py::object>& out) const;
-    bool flatten_same_keys(const Node& node, py::handle dict, std::vector<py::object>& out) const;
-    [[noreturn]] void refuse(const Node& node, const std::string& call, const std::string& argument,
-                             const std::string& was, const std::string& expected) const;
-    py::object unflatten(const Node& node, const py::list& leaves, std::size_t& next) const;
-    static int traverse(const Node& node, visitproc visit, void* arg);
+    py::object unflatten_node(const Node& node, const py::list& leaves, std::size_t& next) const;
+    static void append_names(const Node& node, const std::string& name,
+                             std::vector<std::string>& names);
+    static int traverse_node(const Node& node, visitproc visit, void* arg);
 
+    std::string call_;                // in messages
     std::vector<std::string> paths_;  // of the leaves
     Node root_;
     Held own_;

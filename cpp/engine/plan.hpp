@@ -1,99 +1,72 @@
-// Many arrays as one range of tiles: prepared once, and run by the crew.
+// Many arrays as one range of tiles, which the threads of the pool share.
 #pragma once
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 #include <vector>
 
+#include "engine/formula.hpp"
 #include "engine/gradient_stats.hpp"
 #include "engine/layout.hpp"
 #include "numbers/dtype.hpp"
-#include "numbers/wide.hpp"
 #include "rules/registry.hpp"
-#include "sweep/level.hpp"
 
 namespace schuss::engine {
 
-/// The coefficients of one step, cast once to each number format.
-class Coefficients {
-  public:
-    Coefficients() = default;
-    /// rate: the place of the rate, which may be too small for a format; 0 if there is none.
-    explicit Coefficients(const rules::Coefficients& values, std::size_t rate = 0);
-
-    /// Has the gradients multiplied by this; to be called once.
-    void set_scale(const numbers::Wide& scale);
-
-    struct Unheld {
-        std::size_t place;
-        double value;
-    };
-
-    /// A coefficient that the format takes for zero or for infinite, while it is neither.
-    std::optional<Unheld> first_unheld(rules::Decay decay, numbers::DType number) const;
-
-    /// number: a format that is computed in.
-    const void* as(numbers::DType number) const;
-
-  private:
-    rules::Coefficients float64_ = {};
-    std::array<float, std::tuple_size_v<rules::Coefficients>> float32_ = {};
-    std::size_t rate_ = 0;
-};
-
-/// The arrays of one parameter: itself, its gradient, its states, what rides along.
+/// The arrays of one parameter: the parameter, its gradient, its states, its average and its copy.
 struct Item {
     numbers::Formats formats;
     std::size_t group = 0;  // whose hyperparameters it has
     Layout layout;
-    std::byte* data[max_arrays] = {};  // where the layout's walk begins
+    std::byte* data[max_arrays] = {};  // where the traversal of each array begins
     MemoryOrder gradient_order;
 
-    /// Of the gradient's first element.
+    Item() = default;
+
+    /// Lays out arrays of one shape: the parameter, its gradient, its states, its average, its
+    /// copy.
+    Item(std::size_t group_index, const std::vector<std::size_t>& shape,
+         const std::vector<Operand>& operands);
+
+    /// The address of the gradient's element at index zero.
     const std::byte* gradient() const {
         return data[rules::gradient_operand] - layout.offset(rules::gradient_operand);
     }
+    void set_gradient(std::byte* first) {
+        data[rules::gradient_operand] = first + layout.offset(rules::gradient_operand);
+    }
 };
 
-/// A rule for a step.
-struct Update {
-    const sweep::Kernels* kernels = nullptr;
-    rules::Decay decay = rules::Decay::none;
-    Coefficients coefficients;
-};
-
-/// One run over all items.
+/// What one pass over all items does.
 struct Run {
-    const Update* groups = nullptr;   // by the items' groups; none: nothing but clearing gradients
-    const Update* average = nullptr;  // of the parameters, if there are averages
+    const Update* groups = nullptr;   // indexed by Item::group; nullptr: only clear the gradients
+    const Update* average = nullptr;  // of the parameters; nullptr: they have no averages
     bool clear_gradients = false;
-    /// What rounding at random begins with: the same numbers give the same bits.
-    std::uint64_t seed = 0, step = 0;
+    std::uint64_t seed = 0, step = 0;  // determine the bits of stochastic rounding
 };
 
-/// Another size from which on steps are shared; returns the one before. No bit depends on it.
+/// Sets the number of elements from which on threads share a step, and returns the previous number.
+/// Results do not depend on it.
 std::size_t set_parallel_threshold(std::size_t elements);
 
 class Plan {
   public:
     std::vector<Item> items;
 
-    /// To be called before the layout of an item changes.
+    /// Call this before the layout of an item changes.
     void invalidate() { built_ = false; }
 
-    /// To be called before each run. Throws before anything is written.
+    /// Call this before each run. It may throw; the run cannot.
     void prepare();
 
-    /// Of all items together.
+    /// The elements of all parameters.
     std::size_t elements() const { return elements_; }
 
-    /// To be called before a survey, after prepare.
-    void prepare_survey();
+    /// Call this after `prepare`, before `statistics`.
+    void prepare_statistics();
 
-    /// What the gradients are, all of them together.
-    const GradientStats& survey() noexcept;
+    /// Reads all gradients.
+    const GradientStats& statistics() noexcept;
 
     /// Passes over every tile of every item.
     void run(const Run& run) noexcept;
@@ -101,20 +74,20 @@ class Plan {
   private:
     void build();
 
-    /// Where a share of the work begins: a tile of a large array, or many small arrays.
+    /// The beginning of a share of the work: a tile of a large array, or many small arrays.
     struct Share {
         std::size_t item, tile;
     };
 
-    std::vector<Share> shares_;  // and one past the last
+    std::vector<Share> shares_;  // the last one marks the end
     std::vector<Scratch> scratch_;
-    GradientStats survey_;
+    GradientStats statistics_;
     std::size_t scratch_bytes_ = 0;
     std::size_t elements_ = 0;
-    std::size_t threads_ = 1;  // of the run that comes
-    bool worth_waking_ = false;
-    std::vector<std::uint64_t> first_;  // for each item, how many elements lie before it
-    bool at_random_ = false;            // whether a state is rounded so
+    std::size_t threads_ = 1;  // of the next run
+    bool wake_workers_ = false;
+    std::vector<std::uint64_t> first_;  // the number of elements before each item
+    bool stochastic_ = false;           // whether a state is rounded stochastically
     bool built_ = false;
 };
 

@@ -1,5 +1,5 @@
-from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -7,11 +7,6 @@ import numpy.typing as npt
 from schuss._arrays import ArrayLike, ArrayTree
 
 __version__: str
-
-# Of the states, each an array a parameter; the averages, the copies.
-_Companions: TypeAlias = tuple[
-    list[list[npt.NDArray[Any]]], list[npt.NDArray[Any]] | None, list[ArrayLike] | None
-]
 
 def simd() -> str: ...
 def set_simd(level: str) -> None: ...
@@ -27,11 +22,102 @@ class subnormals_are_zero:
     def __enter__(self) -> None: ...
     def __exit__(self, *args: object) -> None: ...
 
-class Turn:
+class BusyGuard:
+    """Within it, no other call uses the optimizer: RuntimeError for the second one."""
+
     def __enter__(self) -> None: ...
     def __exit__(self, *args: object) -> None: ...
 
-class Plan:
+class Tree:
+    """The structure that holds arrays: one array, or sequences and mappings, nested.
+
+    `call` and `argument` are its names in messages. `kept`: the arrays will be written, so
+    ValueError if the structure returns new ones at each access.
+    """
+
+    def __init__(
+        self, structure: ArrayTree, call: str, argument: str, *, kept: bool = False
+    ) -> None: ...
+    @property
+    def leaves(self) -> list[Any]:
+        """The arrays as they were given, in order."""
+
+    @property
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """New arrays of the leaves' memory."""
+
+    @property
+    def names(self) -> list[str]:
+        """The keys on the way to each leaf, joined by "/": "layers/0/W"."""
+
+    def flatten(self, other: ArrayTree, call: str, argument: str) -> list[Any]:
+        """Return the leaves of another structure, or raise ValueError if its form differs."""
+
+    def flatten_arrays(
+        self,
+        other: ArrayTree,
+        call: str,
+        argument: str,
+        like: list[npt.NDArray[Any]] | None = None,
+        like_name: str = "",
+    ) -> list[npt.NDArray[Any]]:
+        """Return new arrays of those leaves' memory.
+
+        Each must have the dtype and shape of its array in `like`, called `like_name` in messages.
+        """
+
+    def unflatten(self, leaves: list[Any]) -> Any:
+        """Return the leaves in the form of the structure: dicts, lists and tuples."""
+
+class Formula:
+    """A rule with the values of its hyperparameters.
+
+    `per_step` is the rule's first hyperparameter, which each step sets: lr, or the beta of an
+    average. `values` has the others by name; other keys are ignored. `decay` is "none", "coupled"
+    or "decoupled".
+    """
+
+    def __init__(
+        self,
+        rule: str,
+        values: Mapping[str, Any] = {},
+        per_step: float = 0.0,
+        decay: str = "none",
+        weight_decay: float = 0.0,
+    ) -> None: ...
+    @property
+    def per_step(self) -> float: ...
+
+class StepOptions:
+    """What a step does besides its rule: see `schuss.optimizers.Optimizer`."""
+
+    def __init__(
+        self,
+        clip_norm: float | None = None,
+        clip_value: float | None = None,
+        nonfinite: str = "propagate",
+        clear_grads: bool = False,
+        average: float | None = None,
+        average_bias_correction: bool = False,
+        seed: int = 0,
+    ) -> None: ...
+
+class AuxArrays:
+    """The arrays that belong to parameters: each list has one array for each parameter."""
+
+    def __init__(
+        self,
+        states: Mapping[str, Sequence[Any]],
+        averages: Sequence[Any] | None = None,
+        copies: Sequence[Any] | None = None,
+    ) -> None: ...
+
+class Optimizer:
+    """Parameters in the user's structure, the arrays that belong to them, and the steps made.
+
+    `step`, `params` and `grads` are what messages call the method and its arguments.
+    """
+
     def __init__(
         self,
         call: str,
@@ -41,18 +127,147 @@ class Plan:
         grads: str = "grads",
     ) -> None: ...
     @property
-    def users_arrays(self) -> list[npt.NDArray[Any]]: ...
+    def tree(self) -> Tree:
+        """The structure of the parameters."""
+
     @property
-    def users_copies(self) -> list[npt.NDArray[Any]]: ...
+    def users_arrays(self) -> list[npt.NDArray[Any]]:
+        """The users' own parameters, or the arrays that other objects exported."""
+
     @property
-    def arrays(self) -> list[npt.NDArray[Any]]: ...
+    def users_copies(self) -> list[npt.NDArray[Any]]:
+        """The same of the copies."""
+
     @property
-    def copies(self) -> list[npt.NDArray[Any]]: ...
-    def leaves(self, other: ArrayTree, call: str, argument: str) -> list[ArrayLike]: ...
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """New arrays of the parameters' memory; ValueError if a parameter has other memory now."""
+
+    @property
+    def copies(self) -> list[npt.NDArray[Any]]:
+        """The same of the copies."""
+
+    def hold_groups(self, groups: Sequence[Any]) -> None:
+        """Compare these groups before each step, in place of the structure of the parameters."""
+
+    def hold_copies(self, copies: ArrayTree, call: str) -> list[ArrayLike]:
+        """Return the leaves of the copies, whose structure each step compares from now on."""
+
+    @overload
+    def configure(
+        self,
+        formulas: list[Formula],
+        members: list[int],
+        options: StepOptions,
+        arrays: AuxArrays | None = None,
+    ) -> None:
+        """Set what the next steps do: all or nothing, also where memory runs out.
+
+        `members` has the group of each parameter, by its index in `formulas`. `arrays` replace
+        those that belong to the parameters; None keeps them. The averages are empty if they are
+        others than before.
+        """
+
+    @overload  # until all callers use Tree
+    def configure(
+        self,
+        formulas: list[tuple[str, str, dict[str, float]]],
+        members: list[int],
+        options: dict[str, Any],
+        companions: Any,
+    ) -> None: ...
+    def busy(self, call: str, changes: bool = False) -> BusyGuard:
+        """Return a context within which no other call uses the optimizer.
+
+        `changes`: whether the caller changes it otherwise than by a step. A child that is forked
+        meanwhile by another thread then refuses the optimizer.
+        """
+
     @property
     def steps(self) -> int: ...
     @steps.setter
     def steps(self, arg1: int, /) -> None: ...
+    @property
+    def skipped(self) -> int: ...
+    @skipped.setter
+    def skipped(self, arg1: int, /) -> None: ...
+    @property
+    def last(self) -> tuple[float | None, bool, bool] | None:
+        """The norm of the last step's gradients, whether they were clipped, whether it skipped."""
+
+    @property
+    def last_lrs(self) -> list[float] | None:
+        """The learning rate of each group in the last step.
+
+        None before any step, and after `forget_lrs` until the next step.
+        """
+
+    @property
+    def lr_version(self) -> int:
+        """Counts the calls of `forget_lrs`."""
+
+    def forget_lrs(self) -> None:
+        """Make `last_lrs` None: the learning rates have changed."""
+
+    def check_lrs(self, lrs: float | tuple[float, ...]) -> None:
+        """Raise ValueError unless a step can be made with these learning rates."""
+
+    def check_source(self, grads: ArrayTree | None) -> None:
+        """Raise ValueError unless there are either these gradients or accumulated ones."""
+
+    def step(
+        self,
+        grads: ArrayTree | None,
+        lrs: float | tuple[float, ...],
+        scale: float = 1.0,
+        expected_step: int = 0,
+        skip_nonfinite: bool = False,
+        lr_version: int | None = None,
+    ) -> None:
+        """Make a step with these gradients, or (None) with the accumulated ones.
+
+        `lrs` has one learning rate, or one for each group. They were computed for `expected_step`
+        (RuntimeError if another thread has made it; 0 if they are those of every step), when
+        `lr_version` was that: if it has changed since, `last_lrs` stays None.
+        """
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether there are arrays in which gradients are accumulated."""
+
+    def hold_sums(self, sums: list[npt.NDArray[Any]]) -> None:
+        """Accumulate gradients in these arrays, one for each parameter, unless there are some."""
+
+    @property
+    def sums(self) -> list[npt.NDArray[Any]]:
+        """New arrays of the sums' memory."""
+
+    def accumulate(self, grads: ArrayTree, scale: float = 1.0) -> None:
+        """Add gradients to the sums, which `hold_sums` must have given."""
+
+    @property
+    def accumulated(self) -> int:
+        """The number of gradients in the sums. Set it after values were written to `sums`."""
+
+    @accumulated.setter
+    def accumulated(self, arg1: int, /) -> None: ...
+    def clear_accumulated(self) -> None: ...
+    def average(self) -> Any:
+        """Return the averages in the structure of the parameters, or None if there are none.
+
+        They are views of the arrays, or new arrays if the bias is corrected.
+        """
+
+    @property
+    def average_weights(self) -> tuple[float, float]:
+        """The sum of the averages' weights, as float32 and as float64 round it."""
+
+    @average_weights.setter
+    def average_weights(self, arg1: tuple[float, float], /) -> None: ...
+    def check_copies(self, call: str) -> None:
+        """Raise ValueError unless the copies can be written."""
+    # until all callers use Tree
+    def turn(self, call: str, changes: bool = False) -> BusyGuard: ...
+    def leaves(self, other: ArrayTree, call: str, argument: str) -> list[ArrayLike]: ...
     def unflatten(self, leaves: list[Any]) -> Any: ...
     def flatten(
         self,
@@ -62,46 +277,12 @@ class Plan:
         like: list[npt.NDArray[Any]] | None = None,
         like_name: str = "",
     ) -> list[npt.NDArray[Any]]: ...
-    def hold_groups(self, groups: Sequence[Any]) -> None: ...
-    def hold_copies(self, copies: ArrayTree, call: str) -> list[ArrayLike]: ...
-    def configure(
-        self,
-        groups: list[tuple[str, str, dict[str, float]]],
-        members: list[int],
-        options: dict[str, Any],
-        companions: _Companions | None,
-        new_averages: bool = False,
-        sum: Plan | None = None,
-    ) -> None: ...
-    def turn(self, call: str, changes: bool = False) -> Turn: ...
-    @property
-    def last(self) -> tuple[float | None, bool, bool] | None: ...
-    @property
-    def skipped(self) -> int: ...
-    @skipped.setter
-    def skipped(self, arg1: int, /) -> None: ...
-    @property
-    def average_weights(self) -> tuple[float, float]: ...
-    @average_weights.setter
-    def average_weights(self, arg1: tuple[float, float], /) -> None: ...
-    def step(
-        self,
-        grads: ArrayTree,
-        rates: float | tuple[float, ...],
-        scale: float = 1.0,
-        rate_of: int = 0,
-        skip_nonfinite: bool = False,
-        sum: Plan | None = None,
-    ) -> None: ...
-    def check_rates(self, rates: float | tuple[float, ...]) -> None: ...
-    def check_copies(self, call: str) -> None: ...
-    def stay_apart_from(self, other: Plan) -> None: ...
+
+Plan = Optimizer  # until all callers use Tree
 
 def update(
     call: str,
-    rule: str,
-    decay: str,
-    values: dict[str, float],
+    formula: Formula,
     t: int,
     scale: float,
     clip_value: float,
@@ -109,7 +290,7 @@ def update(
     grad: ArrayLike,
     *states: ArrayLike,
 ) -> None: ...
-def map_arrays(
+def map_arrays(  # until all callers use Tree
     function: Callable[[npt.NDArray[Any]], Any],
     structure: ArrayTree,
     call: str,

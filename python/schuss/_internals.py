@@ -4,25 +4,27 @@ Other modules of the package use them; users see `Optimizer`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 
 from schuss import _core
-from schuss._accumulator import GradientAccumulator
-from schuss._arrays import Array, ArrayTree, computed_dtype, names_of_leaves
-from schuss._copies import copies_for, is_dtype, register
+from schuss._arrays import Array, ArrayTree
 from schuss._groups import Groups, Overrides, members_of, promote_single_group
 from schuss._hyperparameters import FINITE, NON_NEGATIVE
 from schuss._interrupts import whole
 from schuss._rules import formula, spec_of, states
-from schuss._settings import Configurable, declaration_of, holder_of
-from schuss._state import States, new_averages, state_format, with_names
-
-# The number of steps when schedules were last asked, and the rates of schedules by id: those of
-# the last step then, and those of the next one.
-_Rates: TypeAlias = tuple[int, dict[int, float], dict[int, float]]
-_NO_RATES: _Rates = (0, {}, {})
+from schuss._settings import Configurable, checked, checked_overrides, declaration_of, holder_of
+from schuss._state import (
+    States,
+    copies_for,
+    is_dtype,
+    new_averages,
+    new_sums,
+    state_format,
+    with_names,
+)
 
 
 class Internals:
@@ -30,12 +32,10 @@ class Internals:
 
     __slots__ = (
         "__weakref__",
-        "_rates",
-        "accumulator",
         "averages",
         "copies",
         "copies_given",
-        "declaration",
+        "core",
         "format",
         "group_lrs",
         "group_of",
@@ -44,7 +44,6 @@ class Internals:
         "kind",
         "members",
         "params",
-        "plan",
         "settings",
         "states",
     )
@@ -55,36 +54,31 @@ class Internals:
         params: ArrayTree,
         settings: Mapping[str, Any],
         *,
-        grouping: Callable[["Internals", list[str]], Groups],
+        grouping: Callable[[list[str]], Groups],
         state_dtype: Any,
         copies: Any,
         groups_given: Any = None,
     ) -> None:
-        self.kind, self.declaration = kind, declaration_of(kind)
-        call = kind.__name__
-        self.settings = self.checked(call, settings)
+        self.kind, call = kind, kind.__name__
+        self.settings = checked(kind, call, settings)
         spec_of(kind)
-        self.plan = _core.Plan(call, params)
+        self.core = _core.Optimizer(call, params)
         if groups_given is not None:
-            self.plan.hold_groups(groups_given)
+            self.core.hold_groups(groups_given)
         # The user's own objects: a copy of the optimizer sees what the user replaces in them.
         self.params, self.groups_given = params, groups_given
         self.copies_given = None if is_dtype(copies) else copies
-        self._rates = _NO_RATES
-        self.accumulator: GradientAccumulator | None = None
         self.states: States = {}
         self.averages: list[Array] | None = None
         self.groups: list[Overrides]
         self.group_lrs: list[Any] | None
-        groups, self.group_of = grouping(self, self.names())
+        groups, self.group_of = grouping(self.core.tree.names)
         self.members = members_of(self.group_of, len(groups))
         self.settings, groups = promote_single_group(self.settings, groups)
         self.format = state_format(call, state_dtype, self.arrays)
-        self.copies = copies_for(call, copies, self.plan)
+        self.copies = copies_for(call, copies, self.core)
         self.reconfigure(self.settings, groups, {}, first=True)
         self.write_copies()
-        if self.copies is not None:
-            register(self)
 
     @property
     def call(self) -> str:
@@ -94,105 +88,57 @@ class Internals:
     @property
     def arrays(self) -> list[Array]:
         """The parameters."""
-        return self.plan.arrays
+        return self.core.arrays
 
-    def names(self) -> list[str]:
-        """Return the names of the parameters: "layers/0/W"."""
-        return list(names_of_leaves(self.plan.unflatten([None] * len(self.arrays))))
+    def busy(self, call: str, *, changes: bool = False) -> AbstractContextManager[None]:
+        """Return a context in which no other call uses the optimizer.
 
-    def busy(self, call: str, *, changes: bool = False) -> _core.Turn:
-        """Return a context in which other calls are refused, those that only read if `changes`."""
-        return self.plan.turn(f"{self.call}.{call}", changes)
+        changes: whether the caller changes it, other than by a step.
+        """
+        return self.core.busy(f"{self.call}.{call}", changes)
 
     # Steps.
 
     def step(self, grads: ArrayTree | None, scale: float, *, skip_nonfinite: bool = False) -> None:
         """Make a step with gradients, or with those that were accumulated."""
-        call = f"{self.call}.step"
-        scale = FINITE(call, "scale", scale)
-        accumulator = self.accumulator
-        count = self.accumulated
-        if grads is None and count == 0:
-            raise ValueError(f"{call}: there are no gradients, expected grads, or some accumulated")
-        if grads is not None and count > 0:
-            raise ValueError(
-                f"{call}: grads are given while others are accumulated, expected one of both"
-            )
-        t = self.plan.steps + 1
-        lrs = self._lrs_of_step(t)
-        if grads is None and accumulator is not None:
-            self.plan.step(accumulator.tree, lrs, scale, t, skip_nonfinite, accumulator.plan)
-        else:
-            assert grads is not None
-            self.plan.step(grads, lrs, scale, t, skip_nonfinite)
+        scale = FINITE(f"{self.call}.step", "scale", scale)
+        core = self.core
+        if grads is None or core.accumulated:
+            core.check_source(grads)
+        # The core refuses the step if another thread makes it while a schedule is asked.
+        t, version = core.steps + 1, core.lr_version
+        core.step(grads, self._lrs_of_step(t), scale, t, skip_nonfinite, version)
 
     def accumulate(self, grads: ArrayTree, scale: float) -> None:
         """Add gradients to those of the next step."""
         scale = FINITE(f"{self.call}.accumulate", "scale", scale)
-        with self.busy("accumulate"):
-            options: dict[str, Any] = dict.fromkeys(self.declaration.options)
-            options |= {"nonfinite": "propagate", "average_bias_correction": False, "seed": 0}
-            options["clear_grads"] = self.settings["clear_grads"]
-            self.with_accumulator().add(grads, scale, options)
+        if not self.core.has_sums:
+            with self.busy("accumulate"):
+                self.hold_sums()
+        self.core.accumulate(grads, scale)
 
-    def with_accumulator(self) -> GradientAccumulator:
-        """Return the accumulator, which is made when it is first needed."""
-        if self.accumulator is None:
-            self.accumulator = GradientAccumulator(self.call, self.plan)
-        return self.accumulator
-
-    @property
-    def accumulated(self) -> int:
-        """The number of gradients that wait for the next step."""
-        return 0 if self.accumulator is None else self.accumulator.count
-
-    def zero_grad(self) -> None:
-        """Drop the gradients that were accumulated."""
-        with self.busy("zero_grad"):
-            if self.accumulator is not None:
-                self.accumulator.clear()
+    def hold_sums(self) -> None:
+        """Allocate the sums of accumulated gradients, if there are none."""
+        self.core.hold_sums(new_sums(self.arrays))
 
     # Copies.
 
     def users_copies(self) -> Any:
         """Return the copies, in the structure of the parameters; None if there are none."""
-        return None if self.copies is None else self.plan.unflatten(self.plan.users_copies)
+        return None if self.copies is None else self.core.tree.unflatten(self.core.users_copies)
 
     def check_copies(self, call: str) -> None:
         """Raise ValueError if a copy cannot be written."""
         if self.copies is not None:
-            self.plan.check_copies(call)
+            self.core.check_copies(call)
 
     def write_copies(self) -> None:
         """Write the parameters to their copies, if there are any."""
         if self.copies is None:
             return
         with np.errstate(all="ignore"):
-            for copy, array in zip(self.plan.copies, self.arrays, strict=True):
+            for copy, array in zip(self.core.copies, self.arrays, strict=True):
                 copy[...] = array
-
-    # Averages.
-
-    def average(self) -> Any:
-        """Return the averages, in the structure of the parameters; None if there are none."""
-        averages = self.averages
-        if averages is None:
-            return None
-        if not self.settings["average_bias_correction"]:
-            return self.plan.unflatten([array[...] for array in averages])
-        with self.busy("average"):
-            in_float32, in_float64 = self.plan.average_weights
-            if in_float64 == 0:
-                return self.plan.unflatten(
-                    [array.astype(computed_dtype(array)) for array in self.arrays]
-                )
-            with np.errstate(all="ignore"):  # an average that is too large is infinite
-                return self.plan.unflatten(
-                    [
-                        np.asarray(a / (in_float32 if a.dtype == np.float32 else in_float64))
-                        for a in averages
-                    ]
-                )
 
     # Learning rates.
 
@@ -203,9 +149,15 @@ class Internals:
 
     def lr_now(self, group: int | None) -> float:
         """Return the learning rate that a group uses, or, for None, the optimizer."""
-        lr = self._lr(group)
-        rate: float | None = self._last_rates().get(id(lr)) if callable(lr) else lr
-        return self._ask("lr_now", group, max(self.plan.steps, 1)) if rate is None else rate
+        lr, lrs = self._lr(group), self.core.last_lrs
+        if not callable(lr):
+            rate: float = lr
+            return rate
+        if lrs is None:
+            return self._ask("lr_now", group, max(self.core.steps, 1))
+        if group is None:
+            group = 0 if self.group_lrs is None else self.group_lrs.index(None)
+        return lrs[group]
 
     def _own_lr(self, group: int | None) -> Any:
         return None if group is None or self.group_lrs is None else self.group_lrs[group]
@@ -233,33 +185,23 @@ class Internals:
             return asked[id(lr)]
 
         own = self.group_lrs
-        lrs = lr_of(None) if own is None else tuple(map(lr_of, range(len(own))))
-        # Kept before the step is made, as a KeyboardInterrupt may follow it. So both are kept, the
-        # rates of the last step and those of this one.
-        if asked and self.plan.steps == t - 1:  # or another thread made this step
-            self._rates = t - 1, self._last_rates(), asked
-        return lrs
-
-    def _last_rates(self) -> dict[int, float]:
-        """Return the rates that schedules gave for the last step, by id."""
-        made, last, asked = self._rates
-        return asked if self.plan.steps > made else last
+        return lr_of(None) if own is None else tuple(map(lr_of, range(len(own))))
 
     # Groups.
 
     def params_of(self, group: int) -> list[Array]:
         """Return the parameters of a group."""
-        arrays = self.plan.users_arrays
+        arrays = self.core.users_arrays
         return [arrays[index] for index in self.members[group]]
 
     def hyperparameters_of(self, group: int) -> dict[str, Any]:
         """Return the hyperparameters of a group: its own, and else the optimizer's."""
         values = self.settings | self.groups[group]
-        return {name: values[name] for name in self.declaration.hyperparameters}
+        return {name: values[name] for name in declaration_of(self.kind).hyperparameters}
 
     def assign_in_group(self, group: int, name: str, value: Any) -> None:
         """Set a hyperparameter of one group."""
-        own = self.checked_overrides(self.call, f"param_groups[{group}]", {name: value})
+        own = checked_overrides(self.kind, self.call, f"param_groups[{group}]", {name: value})
         with self.busy(f"param_groups[{group}][{name!r}]", changes=True):
             groups = list(self.groups)
             groups[group] = groups[group] | own
@@ -269,31 +211,9 @@ class Internals:
 
     # Settings.
 
-    def checked(self, call: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """Return settings, checked."""
-        declared = self.declaration.settings
-        return {name: declared[name].check(call, name, each) for name, each in settings.items()}
-
-    def checked_overrides(self, call: str, group: str, own: Mapping[str, Any]) -> Overrides:
-        """Return the own hyperparameters of a group, checked."""
-        known = self.declaration.hyperparameters
-        checked: Overrides = {}
-        for name, value in own.items():
-            if name not in known:
-                raise ValueError(
-                    f"{call}: {group} has {name!r}, "
-                    f"expected hyperparameters among {', '.join(known)}"
-                )
-            try:
-                checked |= self.checked(call, {name: value})
-            except (TypeError, ValueError) as error:
-                text = str(error).replace(f"{call}: {name}", f"{call}: {group}[{name!r}]", 1)
-                raise type(error)(text) from None
-        return checked
-
     def assign(self, name: str, value: Any) -> None:
         """Set a setting of the optimizer."""
-        changes = self.checked(self.call, {name: value})
+        changes = checked(self.kind, self.call, {name: value})
         if not self.uses(name):
             raise ValueError(
                 f"{self.call}: {name} is set where each of the {len(self.groups)} groups has its "
@@ -309,9 +229,9 @@ class Internals:
         lr, own = changes["lr"], self.group_lrs
         if not callable(lr):
             lrs = [lr if rate is None else 0.0 for rate in own or ()]
-            self.plan.check_rates(tuple(lrs) if own else lr)
+            self.core.check_lrs(tuple(lrs) if own else lr)
         self.settings = self.settings | changes
-        self._rates = _NO_RATES
+        self.core.forget_lrs()
 
     def reconfigure(
         self,
@@ -329,29 +249,26 @@ class Internals:
         new. `on_commit` runs in the same transaction.
         """
         new_states, averages = self.arrays_for(self.call, settings, groups)
-        formulas: list[Any] = [formula(self.kind, settings | own) for own in groups]
-        reset_averages = averages is not self.averages
-        new_arrays = first or new_states is not self.states or reset_averages
-        companions = (list(new_states.values()), averages, self.copies) if new_arrays else None
+        formulas = [formula(self.kind, settings | own) for own in groups]
+        options = {name: settings[name] for name in declaration_of(self.kind).options}
+        step_options = _core.StepOptions(**options)
+        arrays = None
+        if first or new_states is not self.states or averages is not self.averages:
+            arrays = _core.AuxArrays(new_states, averages, self.copies)
         lrs = [own.get("lr") for own in groups]
         group_lrs = None if lrs == [None] * len(groups) else lrs
-        new_lrs = new_lrs or first or "lr" in changes
         new_settings = {**self.settings, **changes}
-        options = {name: settings[name] for name in self.declaration.options}
-        accumulator = None if self.accumulator is None else self.accumulator.plan
 
         def commit() -> None:
             # The core changes all or nothing, if memory runs out. The rest needs no memory.
-            self.plan.configure(
-                formulas, self.group_of, options, companions, reset_averages, accumulator
-            )
+            self.core.configure(formulas, self.group_of, step_options, arrays)
             self.states, self.averages = new_states, averages
             self.groups, self.group_lrs = groups, group_lrs
             if "lr" not in changes:  # another thread may have set it
                 new_settings["lr"] = self.settings["lr"]
             self.settings = new_settings
-            if new_lrs:
-                self._rates = _NO_RATES
+            if first or new_lrs or "lr" in changes:
+                self.core.forget_lrs()
             on_commit()
 
         whole(commit)
@@ -367,9 +284,8 @@ class Internals:
                     f"{call}: param_groups[{group}] keeps {', '.join(names)} as state, expected "
                     f"{', '.join(first)} as in param_groups[0]"
                 )
-        return with_names(self.states, first, self.format, self.arrays), self._averages_for(
-            settings
-        )
+        new_states = with_names(self.states, first, self.format, self.arrays)
+        return new_states, self._averages_for(settings)
 
     def _averages_for(self, settings: Mapping[str, Any]) -> list[Array] | None:
         if settings["average"] is None:

@@ -1,19 +1,20 @@
 """The optimizer as users see it. `schuss.optimizers` declares the classes of optimizers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 
 from schuss import _saved
 from schuss._arrays import ArrayTree
-from schuss._groups import Groups, Params, assign_groups, split_groups
+from schuss._copies import register
+from schuss._groups import Params, assign_groups, split_groups
 from schuss._hyperparameters import FINITE
 from schuss._internals import Internals
 from schuss._options import Options
-from schuss._param_group import ParamGroup
-from schuss._settings import declaration_of
+from schuss._settings import checked_overrides, declaration_of
 
 _UNSCALED = 1.0
 
@@ -30,38 +31,44 @@ class Last:
     """Whether the step was skipped, because a gradient was not finite."""
 
 
+class ParamGroup(MutableMapping[str, Any]):
+    """One group of an optimizer's parameters, as a dict whose values are checked when written."""
+
+    def __init__(self, internals: Internals, index: int) -> None:
+        self._internals, self._index = internals, index
+
+    @property
+    def lr_now(self) -> float:
+        """The learning rate that the group uses; see `Optimizer.lr_now`."""
+        return self._internals.lr_now(self._index)
+
+    def __getitem__(self, name: str) -> Any:
+        if name == "params":
+            return self._internals.params_of(self._index)
+        return self._internals.hyperparameters_of(self._index)[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._internals.assign_in_group(self._index, name, value)
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"param_groups[{self._index}]: {name!r} can be set, not deleted")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("params", *self._internals.hyperparameters_of(self._index)))
+
+    def __len__(self) -> int:
+        return 1 + len(self._internals.hyperparameters_of(self._index))
+
+    def __repr__(self) -> str:
+        """Return the hyperparameters, and the number of arrays that have them."""
+        settings = {name: self[name] for name in self if name != "params"}
+        return f"<group of {len(self['params'])} arrays: {settings}>"
+
+
 class Optimizer(Options):
     """What all optimizers share. Use one of `SGD`, `Momentum`, `RMSprop`, `Adam` and `AdamW`.
 
-    Parameters
-    ----------
-    params : array, or sequence or mapping of arrays, nested as you like
-        The parameters, of any shape and memory layout, in float32, float64, float16 or bfloat16;
-        updated in place. Or groups of parameters: dicts with ``params`` and hyperparameters.
-    lr : float or callable
-        The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
-    **options
-        The options of every optimizer; see `schuss.optimizers.Options`.
-
-    Raises
-    ------
-    TypeError
-        If an argument is not an array or has another dtype or byte order; if a hyperparameter has a
-        wrong type.
-    ValueError
-        If an array is read-only, is given twice, shares memory with another one or has elements
-        that overlap; if a structure contains itself, or returns new arrays at each access, as that
-        of `numpy.load` does; if a hyperparameter is out of range.
-
-    References
-    ----------
-    Those of each class.
-
-    Examples
-    --------
-    >>> import numpy as np, schuss
-    >>> isinstance(schuss.Adam(np.ones(2)), schuss.optimizers.Optimizer)
-    True
+    See `schuss.optimizers.Options` for the arguments that they share, and for the errors.
     """
 
     __slots__ = ()
@@ -70,29 +77,24 @@ class Optimizer(Options):
 
     def __init__(self, params: Params, **given: Any) -> None:
         kind, call = type(self), type(self).__name__
-        declaration = declaration_of(kind)
-        settings = {name: setting.default for name, setting in declaration.settings.items()}
-        fixed = {each.name: each.default for each in declaration.fixed}
-        for name, value in given.items():
-            if name not in settings and name not in fixed:
-                known = ", ".join([*settings, *fixed])
-                raise TypeError(f"{call}: there is no argument {name!r}, expected one of {known}")
-            (settings if name in settings else fixed)[name] = value
+        settings, fixed = declaration_of(kind).with_defaults(call, given)
         structure, items = split_groups(params)
-
-        def grouping(internals: Internals, names: list[str]) -> Groups:
-            check, groups = internals.checked_overrides, fixed["groups"]
-            return assign_groups(names, call=call, items=items, groups=groups, check=check)
-
         self._holder = Internals(
             kind,
             structure,
             settings,
-            grouping=grouping,
+            grouping=partial(
+                assign_groups,
+                call=call,
+                items=items,
+                groups=fixed["groups"],
+                check=partial(checked_overrides, kind),
+            ),
             state_dtype=fixed["state_dtype"],
             copies=fixed["copies"],
             groups_given=None if items is None else params,
         )
+        register(self._holder)
 
     @property
     def params(self) -> Any:
@@ -105,23 +107,22 @@ class Optimizer(Options):
         # Views: a user who resizes, freezes or reshapes them does not change the originals.
         internals = self._holder
         return {
-            name: internals.plan.unflatten([array[...] for array in arrays])
+            name: internals.core.tree.unflatten([array[...] for array in arrays])
             for name, arrays in internals.states.items()
         }
 
     @property
     def steps(self) -> int:
         """The number of steps made: t of the last one."""
-        return self._holder.plan.steps
+        return self._holder.core.steps
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """The groups of parameters that have the same hyperparameters, as dicts.
 
-        Each has its arrays as ``params``, and its hyperparameters: writing one changes it for this
-        group only. The attribute ``lr_now`` of a group is the rate that it uses. The attributes of
-        the optimizer are the hyperparameters of groups that have none of their own. If each group
-        has its own, that of the optimizer cannot be set.
+        Each has its arrays as ``params``, and its hyperparameters; writing one changes it for this
+        group only. The attributes of the optimizer are the hyperparameters of groups that have none
+        of their own. If each group has its own, that of the optimizer cannot be set.
         """
         # Not a list: appending a group would have no effect.
         return tuple(ParamGroup(self._holder, i) for i in range(len(self._holder.groups)))
@@ -130,9 +131,8 @@ class Optimizer(Options):
     def copies(self) -> Any:
         """The low-precision copies, in the structure of `params`; None if there are none.
 
-        They are written with the parameters: by the steps of this optimizer, by `load`, and by
-        `fit` when it restores the best epoch. If you change parameters in another way (in place,
-        by `kernels`, by another optimizer), call `write_copies`.
+        The steps of this optimizer write them, and so do `load` and `fit`. If you change parameters
+        in another way (in place, by `kernels`, by another optimizer), call `write_copies`.
         """
         return self._holder.users_copies()
 
@@ -144,7 +144,7 @@ class Optimizer(Options):
     @property
     def accumulated(self) -> int:
         """The number of gradients that wait for the next step."""
-        return self._holder.accumulated
+        return self._holder.core.accumulated
 
     @property
     def lr_now(self) -> float:
@@ -161,7 +161,7 @@ class Optimizer(Options):
     @property
     def last(self) -> Last | None:
         """The outcome of the last step; None before the first."""
-        outcome = self._holder.plan.last
+        outcome = self._holder.core.last
         return None if outcome is None else Last(*outcome)
 
     @property
@@ -170,7 +170,7 @@ class Optimizer(Options):
 
         It is saved and loaded with the rest.
         """
-        return self._holder.plan.skipped
+        return self._holder.core.skipped
 
     def write_copies(self) -> None:
         """Write the parameters to `copies`, after they were changed without a step.
@@ -231,7 +231,8 @@ class Optimizer(Options):
 
     def zero_grad(self) -> None:
         """Drop the gradients that were accumulated."""
-        self._holder.zero_grad()
+        with self._holder.busy("zero_grad"):
+            self._holder.core.clear_accumulated()
 
     def step(self, grads: ArrayTree | None = None, *, scale: float = _UNSCALED) -> None:
         """Update all parameters in place, in one pass over memory.
@@ -269,13 +270,13 @@ class Optimizer(Options):
         """
         internals = self._holder
         lr = internals.settings["lr"]
-        if type(lr) is not float or internals.group_lrs or internals.accumulator or grads is None:
+        if type(lr) is not float or internals.group_lrs or grads is None:
             internals.step(grads, scale)
             return
         # The fast path: steps of few elements take little more than this call.
         if scale is not _UNSCALED:
             scale = FINITE(f"{type(self).__name__}.step", "scale", scale)
-        internals.plan.step(grads, lr, scale)
+        internals.core.step(grads, lr, scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of what the optimizer knows, except for the parameters.
@@ -320,7 +321,7 @@ class Optimizer(Options):
     def __repr__(self) -> str:
         """Return the settings in use, and a summary of the parameters."""
         internals, arrays = self._holder, self._holder.arrays
-        declaration = internals.declaration
+        declaration = declaration_of(type(self))
         settings = [
             f"{name}={value!r}"
             for name, value in internals.settings.items()
@@ -353,6 +354,7 @@ class Optimizer(Options):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the optimizer around the parameters of the pickle or the copy."""
         self._holder = _saved.unpickled(type(self), state)
+        register(self._holder)
         for name, value in state["attributes"].items():
             setattr(self, name, value)
 

@@ -1,4 +1,4 @@
-"""The options that all optimizers share."""
+"""The arguments that all optimizers share."""
 
 from dataclasses import InitVar
 from functools import partial
@@ -34,17 +34,23 @@ class _Average(Setting[float | None]):
     @overload
     def __get__(self, optimizer: Configurable, owner: type) -> Any: ...
     def __get__(self, optimizer: Configurable | None, owner: type) -> Any:
-        return self if optimizer is None else internals_of(optimizer).average()
+        return self if optimizer is None else internals_of(optimizer).core.average()
 
 
 @declared
 class Options(Configurable):
-    """The options of every optimizer, which are keyword arguments of each class.
+    """The arguments that all optimizers share.
 
-    All except the last three are attributes too, which can be assigned between steps.
+    `lr` and the options are attributes too, which can be assigned between steps; the last three
+    arguments cannot be changed.
 
     Parameters
     ----------
+    params : array, or sequence or mapping of arrays, nested as you like
+        The parameters, of any shape and memory layout, in float32, float64, float16 or bfloat16;
+        updated in place. Or groups of parameters: dicts with ``params`` and hyperparameters.
+    lr : float or callable
+        The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
     clip_norm : float, optional
         The largest norm of all gradients together. If theirs is larger, they are multiplied by
         ``clip_norm / (norm + 1e-6)``. At least 0.
@@ -86,8 +92,13 @@ class Options(Configurable):
 
     Raises
     ------
-    TypeError, ValueError
-        If an option has a wrong type or value; nothing is changed then.
+    TypeError
+        If a parameter is not an array, or has another dtype or byte order; if another argument has
+        a wrong type.
+    ValueError
+        If an array is read-only, is given twice, shares memory with another one or has elements
+        that overlap; if a structure contains itself, or returns new arrays at each access, as that
+        of `numpy.load` does; if another argument is out of range.
     ImportError
         If a dtype is bfloat16, and the package ml_dtypes is not installed.
 

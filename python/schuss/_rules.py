@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from schuss import _core
 from schuss._settings import Configurable, declaration_of
@@ -31,14 +31,6 @@ class RuleSpec:
     decoupled: bool = False
 
 
-class Formula(NamedTuple):
-    """What the core computes for the parameters of a group."""
-
-    rule: str
-    decay: str
-    values: dict[str, float]
-
-
 def spec_of(kind: type[Configurable]) -> RuleSpec:
     """Return the rule of a class of optimizers, or raise TypeError."""
     spec = getattr(kind, "rule_spec", None)
@@ -47,24 +39,38 @@ def spec_of(kind: type[Configurable]) -> RuleSpec:
     return spec
 
 
-def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> Formula:
+def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _core.Formula:
     """Return the formula of a class for these hyperparameters; other entries are ignored.
 
     A schedule as `lr` stands for 0: each step gives its rate.
     """
-    spec = spec_of(kind)
-    values = {name: hyperparameters[name] for name in declaration_of(kind).hyperparameters}
-    for name, other in spec.fallbacks.items():
-        if values[name] is None:
-            values[name] = values[other]
-    suffixes = [suffix for name, suffix in spec.suffixes.items() if values[name]]
-    if callable(values["lr"]):
-        values["lr"] = 0.0
-    kind_of_decay = "decoupled" if spec.decoupled else "coupled"
-    decay = kind_of_decay if values["weight_decay"] else "none"
-    return Formula("".join([spec.name, *suffixes]), decay, values)
+    values = _values(kind, hyperparameters)
+    lr, weight_decay = values.pop("lr"), values.pop("weight_decay")
+    decay = "decoupled" if spec_of(kind).decoupled else "coupled"
+    return _core.Formula(
+        _form(kind, values),
+        values,
+        per_step=0.0 if callable(lr) else lr,
+        decay=decay if weight_decay else "none",
+        weight_decay=weight_decay,
+    )
 
 
 def states(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:
     """Return the names of the states that a class keeps with these hyperparameters."""
-    return _core.states(formula(kind, hyperparameters).rule)
+    return _core.states(_form(kind, hyperparameters))
+
+
+def _form(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> str:
+    """Return the name of the rule in the form that the hyperparameters select."""
+    spec = spec_of(kind)
+    suffixes = [suffix for name, suffix in spec.suffixes.items() if hyperparameters[name]]
+    return "".join([spec.name, *suffixes])
+
+
+def _values(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: hyperparameters[name] for name in declaration_of(kind).hyperparameters}
+    for name, other in spec_of(kind).fallbacks.items():
+        if values[name] is None:
+            values[name] = values[other]
+    return values

@@ -21,7 +21,8 @@ from schuss._hyperparameters import (
     shown,
 )
 from schuss._internals import Internals, internals_of
-from schuss._settings import Configurable
+from schuss._settings import Configurable, checked_overrides
+from schuss._settings import checked as checked_settings
 from schuss._state import States, copied, fill, new_sums
 
 # Entries of a state dict that have arrays besides the states of the rule.
@@ -66,7 +67,7 @@ class Checked:
 def saved(optimizer: Configurable) -> Saved:
     """Return what is to be saved of an optimizer."""
     internals = internals_of(optimizer)
-    return Saved(_settings(internals), _arrays(internals), internals.names())
+    return Saved(_settings(internals), _arrays(internals), internals.core.tree.names)
 
 
 def own_hyperparameters(optimizer: Configurable) -> tuple[dict[str, Any], list[Overrides]]:
@@ -96,7 +97,7 @@ def state_dict(internals: Internals) -> dict[str, Any]:
     """Return a copy of what an optimizer knows; see `Optimizer.state_dict`."""
     with internals.busy("state_dict"):
         trees = {
-            name: internals.plan.unflatten(copied(arrays))
+            name: internals.core.tree.unflatten(copied(arrays))
             for name, arrays in _arrays(internals).items()
         }
         settings = _settings(internals)
@@ -128,7 +129,7 @@ def load_state_dict(internals: Internals, given: Mapping[str, Any]) -> None:
         else:
             tree, argument = given["state"][key], f"{name}['state'][{key!r}]"
             known = f"state[{key!r}]"
-        values[key] = copied(internals.plan.flatten(tree, call, argument, like, known))
+        values[key] = copied(internals.core.tree.flatten_arrays(tree, call, argument, like, known))
     _restore(internals, "load_state_dict", settings, partial(fill, values=values))
 
 
@@ -161,7 +162,7 @@ def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
         kind,
         state["params"],
         settings["hyperparameters"],
-        grouping=lambda *_: ([dict(own) for own in groups], group_of),
+        grouping=lambda _: ([dict(own) for own in groups], group_of),
         state_dtype=state["state_dtype"],
         copies=state["copies"],
         groups_given=state["groups_given"],
@@ -173,11 +174,11 @@ def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
 
 def _settings(internals: Internals) -> dict[str, Any]:
     """Return what a state dict has except for arrays: not copied, but in a new dict."""
-    weights, accumulated = internals.plan.average_weights, internals.accumulated
+    weights, accumulated = internals.core.average_weights, internals.core.accumulated
     return {
         "optimizer": internals.call,
-        "steps": internals.plan.steps,
-        "skipped": internals.plan.skipped,
+        "steps": internals.core.steps,
+        "skipped": internals.core.skipped,
         "hyperparameters": internals.settings,
         "groups": [
             {"hyperparameters": own, "members": list(members)}
@@ -193,8 +194,8 @@ def _arrays(internals: Internals) -> States:
     arrays = dict(internals.states)
     if internals.averages is not None:
         arrays["average"] = internals.averages
-    if internals.accumulated:
-        arrays["accumulated"] = internals.with_accumulator().plan.arrays
+    if internals.core.accumulated:
+        arrays["accumulated"] = internals.core.sums
     return arrays
 
 
@@ -247,7 +248,7 @@ def _checked_hyperparameters(
     internals: Internals, memo: _Memo, call: str, name: str, given: Any
 ) -> dict[str, Any]:
     check_keys(call, name, given, tuple(internals.settings))
-    return internals.checked(call, _copied_schedules(given, memo))
+    return checked_settings(internals.kind, call, _copied_schedules(given, memo))
 
 
 def _checked_groups(
@@ -262,7 +263,7 @@ def _checked_groups(
         check = record(hyperparameters=mapping, members=same(internals.members[index]))
         own = check(call, f"{name}[{index}]", group)["hyperparameters"]
         own = _copied_schedules(own, memo)
-        result.append(internals.checked_overrides(call, f"{name}[{index}]", own))
+        result.append(checked_overrides(internals.kind, call, f"{name}[{index}]", own))
     return result
 
 
@@ -282,15 +283,14 @@ def _restore(
     with internals.busy(call, changes=True):
         internals.check_copies(f"{internals.call}.{call}")
         if known.accumulated:
-            internals.with_accumulator()
+            internals.hold_sums()
 
         def on_commit() -> None:
-            if internals.accumulator is not None:
-                internals.accumulator.plan.steps = known.accumulated
+            internals.core.accumulated = known.accumulated
             fill(_arrays(internals))
-            internals.plan.average_weights = known.average_weights
-            internals.plan.skipped = known.skipped
-            internals.plan.steps = known.steps
+            internals.core.average_weights = known.average_weights
+            internals.core.skipped = known.skipped
+            internals.core.steps = known.steps
             internals.write_copies()
 
         internals.reconfigure(known.settings, known.groups, known.settings, on_commit=on_commit)

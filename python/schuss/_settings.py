@@ -99,6 +99,19 @@ class Declaration:
     fixed: tuple[Argument, ...]
     """The arguments that cannot be changed later, except for `params`."""
 
+    def with_defaults(
+        self, call: str, given: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return all settings and all fixed arguments: those given, and else the defaults."""
+        settings = {name: each.default for name, each in self.settings.items()}
+        fixed = {each.name: each.default for each in self.fixed}
+        for name, value in given.items():
+            if name not in settings and name not in fixed:
+                known = ", ".join([*settings, *fixed])
+                raise TypeError(f"{call}: there is no argument {name!r}, expected one of {known}")
+            (settings if name in settings else fixed)[name] = value
+        return settings, fixed
+
 
 @dataclass_transform(
     kw_only_default=True, eq_default=False, field_specifiers=(hyperparameter, option, argument)
@@ -126,6 +139,31 @@ def declared(kind: type[_C]) -> type[_C]:
 def declaration_of(kind: type[Configurable]) -> Declaration:
     """Return the declaration of a class, or that of its base class."""
     return kind._declaration
+
+
+def checked(kind: type[Configurable], call: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a class, checked."""
+    declared = declaration_of(kind).settings
+    return {name: declared[name].check(call, name, value) for name, value in settings.items()}
+
+
+def checked_overrides(
+    kind: type[Configurable], call: str, group: str, own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the own hyperparameters of a group of parameters, checked."""
+    known = declaration_of(kind).hyperparameters
+    result: dict[str, Any] = {}
+    for name, value in own.items():
+        if name not in known:
+            raise ValueError(
+                f"{call}: {group} has {name!r}, expected hyperparameters among {', '.join(known)}"
+            )
+        try:
+            result |= checked(kind, call, {name: value})
+        except (TypeError, ValueError) as error:
+            text = str(error).replace(f"{call}: {name}", f"{call}: {group}[{name!r}]", 1)
+            raise type(error)(text) from None
+    return result
 
 
 def _declaration(kind: type) -> Declaration:

@@ -6,7 +6,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from schuss._arrays import Array, computed_dtype, dtype_among, zeros_along
+from schuss import _core
+from schuss._arrays import Array, ArrayLike, computed_dtype, dtype_among, zeros_along
 
 States: TypeAlias = dict[str, list[Array]]
 """Arrays by name, each list in the order of the parameters."""
@@ -78,3 +79,24 @@ def fill(targets: States, values: States) -> None:
     for name, arrays in targets.items():
         for target, value in zip(arrays, values[name], strict=True):
             np.copyto(target, value)
+
+
+def is_dtype(copies: Any) -> bool:
+    """Return whether the argument `copies` asks for new arrays of a dtype."""
+    return isinstance(copies, str | type | np.dtype)
+
+
+def copies_for(call: str, copies: Any, core: _core.Optimizer) -> list[ArrayLike] | None:
+    """Return the copies that the argument asks for, or raise TypeError or ValueError."""
+    if copies is None:
+        return None
+    for array in core.arrays:
+        if array.dtype != np.float32:
+            raise ValueError(
+                f"{call}: copies are asked for where a parameter is {array.dtype}, expected "
+                "parameters in float32"
+            )
+    if is_dtype(copies):
+        dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
+        return [zeros_along(array, 0, dtype) for array in core.arrays]
+    return core.hold_copies(copies, call)

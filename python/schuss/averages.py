@@ -1,4 +1,4 @@
-"""Exponentially weighted averages: of series, of a cost as it comes, of weights in training."""
+"""Exponentially weighted averages of series, of streams of numbers, and of weights in training."""
 
 from numbers import Real
 from typing import Any
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from schuss import _core
 from schuss._arrays import Array, ArrayTree, as_any_array, computed_dtype, zeros_along
-from schuss._hyperparameters import axis_of, flag, number, real
+from schuss._hyperparameters import UNIT, axis_of, flag, real
 
 __all__ = ["ExponentialAverage", "ewma"]
 
@@ -23,10 +23,10 @@ def ewma(
 ) -> npt.NDArray[Any]:
     """Average a series with weights that decay exponentially into the past.
 
-    ``v_t = beta*v_(t-1) + (1-beta)*x_t`` from ``v_0 = 0``, so that about ``1/(1-beta)`` values
-    count; bias correction divides by the sum of the weights so far, ``v_t/(1-beta**t)``. For beta
-    above 0.5 it is computed as ``v_(t-1) + (1-beta)*(x_t - v_(t-1))``: beta and 1-beta are rounded
-    each, and as weights would not add up to 1.
+    ``v_t = beta*v_(t-1) + (1-beta)*x_t`` from ``v_0 = 0``: an average over about ``1/(1-beta)``
+    values. Bias correction divides by the sum of the weights so far, ``v_t/(1-beta**t)``. For beta
+    above 0.5 the average is computed as ``v_(t-1) + (1-beta)*(x_t - v_(t-1))``, since the rounded
+    weights beta and 1-beta do not add up to 1.
 
     Parameters
     ----------
@@ -39,14 +39,14 @@ def ewma(
     axis : int
         The axis along which time runs.
     out : array, optional
-        Where the averages go: of the shape of `values` and the result's dtype. It may be `values`
-        itself.
+        The array for the averages, in the shape of `values` and the dtype of the result. It may be
+        `values` itself.
 
     Returns
     -------
     array
-        The averages, in the shape of `values`: a new array, or `out`. They are, bit for bit, those
-        of `schuss.reference.ewma`.
+        The averages, in the shape of `values`: a new array, or `out`. They equal those of
+        `schuss.reference.ewma` bit for bit.
 
     Raises
     ------
@@ -59,9 +59,10 @@ def ewma(
     Notes
     -----
     After a NaN or an infinity no average is finite. ``values.ewm(alpha=1-beta).mean()`` in
-    pandas is the corrected average. Each step rounds to the dtype: in float32, a move of less than
-    half a unit in the last place is lost, which can add up to a relative error of ``6e-8/(1-beta)``
-    where values hardly change. Use float64 for averages over more than some thousands of values.
+    pandas is the corrected average. Each step rounds to the dtype. In float32, a change of less
+    than half a unit in the last place is lost, which can add up to a relative error of
+    ``6e-8/(1-beta)`` if values hardly change. Use float64 for averages over more than some
+    thousands of values.
 
     References
     ----------
@@ -76,7 +77,7 @@ def ewma(
     >>> schuss.ewma([1.0, 2.0, 3.0], beta=0.5, bias_correction=False)
     array([0.5  , 1.25 , 2.125])
     """
-    beta = number("ewma", "beta", beta)
+    beta = UNIT("ewma", "beta", beta)
     corrected = flag("ewma", "bias_correction", bias_correction)
     series = as_any_array("ewma", "values", values)
     if series.dtype.kind in "iub":
@@ -97,20 +98,20 @@ def _same_memory(a: Array, b: Array) -> bool:
 
 
 def _moved(average: float, x: float, beta: float) -> float:
-    """Return the average with one value more, as the kernels compute it."""
+    """Return the average after one more value, as the kernels compute it."""
     gain = 1 - beta
     keep, loss = (1.0, gain) if gain < 0.5 else (beta, 0.0)
     return keep * average + (gain * x - loss * average)
 
 
 class ExponentialAverage:
-    """The exponentially weighted average of values as they come, numbers or arrays.
+    """The exponentially weighted average of a stream of numbers or arrays.
 
-    ``v = v + (1-beta)*(x - v)`` with each `update`, in place: it keeps one number for each series.
-    The first update decides what is averaged: numbers, such as a cost to be smoothed, or arrays in
-    any structure, such as the weights in training, which take one pass of a fused kernel. Arrays
-    are averaged in their own dtype, float16 and bfloat16 in float32, and corrected by the sum of
-    the weights as it rounds them.
+    Each `update` computes ``v = v + (1-beta)*(x - v)`` in place; no earlier value is stored. The
+    first update decides what is averaged: numbers, such as a cost to be smoothed, or arrays in any
+    structure, such as the weights in training, in one pass of a fused kernel. Arrays are averaged
+    in their own dtype, float16 and bfloat16 in float32. The sum of the weights is rounded in the
+    same way.
 
     Parameters
     ----------
@@ -144,13 +145,13 @@ class ExponentialAverage:
     {'W': array([1., 1.])}
     """
 
-    _plan: _core.Plan | None = None  # of arrays; an instance has one from its first update on
+    _of_arrays: _core.Optimizer | None = None  # from the first update on, if it is of arrays
 
     def __init__(self, beta: float, *, bias_correction: bool = True) -> None:
         call = type(self).__name__
-        self._beta = number(call, "beta", beta)
+        self._beta = UNIT(call, "beta", beta)
         self._bias_correction = flag(call, "bias_correction", bias_correction)
-        self._of_numbers = 0, 0.0  # how many, and their average so far
+        self._of_numbers = 0, 0.0  # the count of numbers, and their average
 
     @property
     def beta(self) -> float:
@@ -164,52 +165,52 @@ class ExponentialAverage:
 
     @property
     def effective_window(self) -> float:
-        """About so many values count, ``1/(1-beta)``: older ones weigh about 1/e together."""
+        """The number of values that matter, ``1/(1-beta)``: older ones weigh about 1/e in total."""
         return 1 / (1 - self._beta)
 
     @property
     def updates(self) -> int:
-        """The number of values taken in."""
-        return self._of_numbers[0] if self._plan is None else self._plan.steps
+        """The number of values so far."""
+        return self._of_numbers[0] if self._of_arrays is None else self._of_arrays.steps
 
     def update(self, values: float | ArrayTree) -> None:
-        """Take in the next value.
+        """Add the next value.
 
         Parameters
         ----------
         values : number, or array, or sequence or mapping of arrays
-            In the structure, shapes and dtypes of the first update; arrays are read only.
+            In the structure, shapes and dtypes of the first update; arrays are only read.
 
         Raises
         ------
         TypeError, ValueError
-            If it is not like the values before, or no value to average; nothing is changed then.
+            If it is not like the values before, or cannot be averaged; nothing is changed then.
         RuntimeError
             If another update is under way, on another thread; nothing is changed then.
         """
         if isinstance(values, Real):
-            if self._plan is not None:
+            if self._of_arrays is not None:
                 self._refuse(values, "arrays")
             x = real(f"{type(self).__name__}.update", "values", values)
-            # In one assignment, so that whatever interrupts finds the two agree.
             updates, average = self._of_numbers
             self._of_numbers = updates + 1, _moved(average, x, self._beta)
-            return
-        arrays: Any = values  # or whatever the plan refuses
-        if self._plan is None:
-            if self.updates > 0:
-                self._refuse(values, "a number")
-            plan = self._plan_for(arrays)
-            plan.step(arrays, self._beta)
-            # Another thread may have been first. The look and the assignment are one operation: a
-            # lock would stay locked in the child of a fork.
-            if self.updates > 0 or vars(self).setdefault("_plan", plan) is not plan:
-                call = type(self).__name__
-                raise RuntimeError(
-                    f"{call}.update: another call of {call} is under way, expected one at a time"
-                )
+        elif self._of_arrays is not None:
+            self._of_arrays.step(values, self._beta)
+        elif self.updates > 0:
+            self._refuse(values, "a number")
         else:
-            self._plan.step(arrays, self._beta)
+            self._update_first(values)
+
+    def _update_first(self, values: Any) -> None:
+        core = self._core_for(values)
+        core.step(values, self._beta)
+        # Another thread may have been first. `setdefault` reads and writes in one operation: a lock
+        # would stay locked in the child of a fork.
+        if self.updates > 0 or vars(self).setdefault("_of_arrays", core) is not core:
+            call = type(self).__name__
+            raise RuntimeError(
+                f"{call}.update: another call of {call} is under way, expected one at a time"
+            )
 
     @property
     def value(self) -> Any:
@@ -224,23 +225,24 @@ class ExponentialAverage:
         """
         if self.updates == 0:
             raise ValueError(f"{type(self).__name__}.value: there was no update, expected one")
-        if self._plan is None:
+        core = self._of_arrays
+        if core is None:
             average = self._of_numbers[1]
             return average / self._weight(np.float64) if self._bias_correction else average
-        averages = self._plan.arrays
-        with self._plan.turn(f"{type(self).__name__}.value"):
+        averages = core.arrays
+        with core.busy(f"{type(self).__name__}.value"):
             if not self._bias_correction:
-                return self._plan.unflatten([average.copy(order="K") for average in averages])
-            with np.errstate(all="ignore"):  # as everywhere: what is too large is infinite
+                return core.tree.unflatten([average.copy(order="K") for average in averages])
+            with np.errstate(all="ignore"):  # an average that is too large is infinite
                 values = [np.asarray(each / self._weight(each.dtype.type)) for each in averages]
-            return self._plan.unflatten(values)
+            return core.tree.unflatten(values)
 
     def _weight(self, dtype: Any) -> float:
-        """Return the sum of the weights of all values so far, as the dtype rounds them."""
+        """Return the sum of the weights of all values so far, rounded to the dtype."""
         return _core.weight_of(float(dtype(1 - self._beta)), self.updates)
 
     def __repr__(self) -> str:
-        """Return the settings and how far it is."""
+        """Return the settings and the number of updates."""
         updates = f"{self.updates:,} update{'s' * (self.updates != 1)}"
         return (
             f"<{type(self).__name__}({self._beta!r}, bias_correction={self._bias_correction}): "
@@ -249,39 +251,39 @@ class ExponentialAverage:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle or a copy needs."""
-        plan = self._plan
-        if plan is None:
+        core = self._of_arrays
+        if core is None:
             return {**self.__dict__}
-        with plan.turn(f"{type(self).__name__}.__getstate__"):
-            averages = plan.unflatten([array.copy(order="K") for array in plan.arrays])
-            return {**self.__dict__, "_plan": (averages, plan.steps)}
+        with core.busy(f"{type(self).__name__}.__getstate__"):
+            averages = core.tree.unflatten([array.copy(order="K") for array in core.arrays])
+            return {**self.__dict__, "_of_arrays": (averages, core.steps)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take over what a pickle or a copy holds."""
-        saved = state.get("_plan")
-        self.__dict__.update({name: value for name, value in state.items() if name != "_plan"})
+        """Restore a pickle or a copy."""
+        saved = state.get("_of_arrays")
+        self.__dict__.update({name: value for name, value in state.items() if name != "_of_arrays"})
         if saved is not None:
             averages, updates = saved
-            plan = self._plan_for(averages)
-            for average, value in zip(plan.arrays, plan.flatten(averages, "", ""), strict=True):
+            core = self._core_for(averages)
+            values = core.tree.flatten_arrays(averages, "", "")
+            for average, value in zip(core.arrays, values, strict=True):
                 np.copyto(average, value)
-            plan.steps = updates
-            self._plan = plan
+            core.steps = updates
+            self._of_arrays = core
 
-    def _plan_for(self, values: ArrayTree) -> _core.Plan:
-        """Return the average of no values yet, made for values like these."""
+    def _core_for(self, values: Any) -> _core.Optimizer:
+        """Return the average of no values, for values like these; or refuse them."""
         call = type(self).__name__
-        averages = _core.map_arrays(
-            lambda array: zeros_along(array, dtype=computed_dtype(array)),
-            values,
-            f"{call}.update",
-            "values",
-        )
-        _core.Plan(f"{call}.update", averages, params="values")  # refuses by the caller's names
-        plan = _core.Plan(call, averages, "update", "average", "values")
-        kernel = "average", "none", {"beta": self._beta, "weight_decay": 0.0}
-        plan.configure([kernel], [0] * len(plan.arrays), {}, ([], None, None))
-        return plan
+        tree = _core.Tree(values, f"{call}.update", "values")
+        averages = [zeros_along(array, dtype=computed_dtype(array)) for array in tree.arrays]
+        try:
+            core = _core.Optimizer(call, tree.unflatten(averages), "update", "values", "values")
+        except (TypeError, ValueError) as error:  # the caller's arrays have such a dtype
+            text = str(error).replace(f"{call}:", f"{call}.update:", 1)
+            raise type(error)(text) from None
+        formula = _core.Formula("average", per_step=self._beta)
+        core.configure([formula], [0] * len(averages), _core.StepOptions())
+        return core
 
     def _refuse(self, values: object, expected: str) -> None:
         raise TypeError(

@@ -6,13 +6,13 @@ read it: the parameters are the tensors ``params/...``, the state of the optimiz
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 from schuss import _core, _files, _json, _safetensors
-from schuss._arrays import Array, ArrayTree, arrays_of, check_holds, names_of_leaves
+from schuss._arrays import Array, ArrayTree, arrays_of, check_holds
 from schuss._copies import writer_of_copies
 from schuss._hyperparameters import Check, Rate, mapping, optional, record
 from schuss._interrupts import whole
@@ -448,12 +448,11 @@ def _section(name: str) -> str:
 
 
 def _named_params(call: str, params: ArrayTree, *, writes: bool = False) -> dict[str, Array]:
-    arrays: list[Array] = []
-    structure = _core.map_arrays(arrays.append, params, call, "params", writes)
-    return _named(call, "params", names_of_leaves(structure), arrays)
+    tree = _core.Tree(params, call, "params", kept=writes)
+    return _named(call, "params", tree.names, tree.arrays)
 
 
-def _named(call: str, prefix: str, names: Iterable[str], arrays: list[Array]) -> dict[str, Array]:
+def _named(call: str, prefix: str, names: list[str], arrays: list[Array]) -> dict[str, Array]:
     """Return the arrays by the names of their tensors, or raise ValueError if two are equal."""
     named: dict[str, Array] = {}
     for name, array in zip(names, arrays, strict=True):

@@ -166,7 +166,7 @@ class DynamicLossScale:
         if not with_l2_of_fit or self.value == 1:
             return
         call = f"{type(optimizer).__name__}.step"
-        for array in internals_of(optimizer).plan.leaves(grads, call, "grads"):
+        for array in internals_of(optimizer).core.tree.flatten(grads, call, "grads"):
             if with_l2_of_fit.get(id(array)) is array:
                 raise ValueError(
                     f"{type(self).__name__}.step: grads have the l2 of fit, which is not scaled, "

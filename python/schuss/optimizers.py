@@ -21,16 +21,16 @@ class SGD(Optimizer):
     Parameters
     ----------
     params, lr
-        As in `Optimizer`.
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
     weight_decay : float
         Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
     **options
-        The options of every optimizer; see `schuss.optimizers.Options`.
+        Options that all optimizers share; see `schuss.optimizers.Options`.
 
     Raises
     ------
     TypeError, ValueError
-        As `Optimizer`.
+        See `schuss.optimizers.Options`.
 
     References
     ----------
@@ -63,7 +63,7 @@ class Momentum(Optimizer):
     Parameters
     ----------
     params, lr
-        As in `Optimizer`.
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
     beta : float
         The weight of the past, in [0, 1); the velocity averages over about ``1/(1-beta)`` steps.
     dampening : float, optional
@@ -76,12 +76,12 @@ class Momentum(Optimizer):
     weight_decay : float
         Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
     **options
-        The options of every optimizer; see `schuss.optimizers.Options`.
+        Options that all optimizers share; see `schuss.optimizers.Options`.
 
     Raises
     ------
     TypeError, ValueError
-        As `Optimizer`.
+        See `schuss.optimizers.Options`.
 
     References
     ----------
@@ -123,7 +123,7 @@ class RMSprop(Optimizer):
     Parameters
     ----------
     params, lr
-        As in `Optimizer`.
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
     beta : float
         The weight of the past, in [0, 1).
     eps, eps_root : float
@@ -136,12 +136,12 @@ class RMSprop(Optimizer):
     weight_decay : float
         Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
     **options
-        The options of every optimizer; see `schuss.optimizers.Options`.
+        Options that all optimizers share; see `schuss.optimizers.Options`.
 
     Raises
     ------
     TypeError, ValueError
-        As `Optimizer`.
+        See `schuss.optimizers.Options`.
 
     References
     ----------
@@ -183,7 +183,7 @@ class Adam(Optimizer):
     Parameters
     ----------
     params, lr
-        As in `Optimizer`.
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
     beta1, beta2 : float
         The weights of the past, in [0, 1).
     eps, eps_root : float
@@ -196,12 +196,12 @@ class Adam(Optimizer):
         Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0. See `AdamW` for the
         decoupled form.
     **options
-        The options of every optimizer; see `schuss.optimizers.Options`.
+        Options that all optimizers share; see `schuss.optimizers.Options`.
 
     Raises
     ------
     TypeError, ValueError
-        As `Optimizer`.
+        See `schuss.optimizers.Options`.
 
     References
     ----------
@@ -245,7 +245,7 @@ class AdamW(Adam):
     weight_decay : float
         How fast the parameters shrink; at least 0.
     **options
-        The options of every optimizer; see `schuss.optimizers.Options`.
+        Options that all optimizers share; see `schuss.optimizers.Options`.
 
     Raises
     ------

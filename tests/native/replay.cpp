@@ -33,7 +33,7 @@
 #include "data/gather.hpp"
 #include "data/shuffle.hpp"
 #include "engine/copy.hpp"
-#include "engine/plan.hpp"
+#include "engine/step.hpp"
 #include "rules/registry.hpp"
 #include "runtime/fork.hpp"
 #include "runtime/thread_pool.hpp"
@@ -152,32 +152,25 @@ class Case {
     std::string name_;
 };
 
-/// Steps, made as bindings/steps.cpp makes them.
+/// Steps of one optimizer.
 class Steps : public Case {
   public:
-    Steps(const std::string& name, Fields& in) : Case(name), groups_(in.integer()) {
-        for (Group& group : groups_) {
-            group.rule = rules::find_rule(in.text());
-            group.decay = static_cast<rules::Decay>(in.integer());
-            const std::size_t count = in.integer();
-            group.weight_decay = in.real();
-            std::map<std::string, double> values;
-            for (std::size_t i = 0; i < count; ++i) {
-                const std::string key = in.text();
-                values[key] = in.real();
-            }
-            for (const auto key : rules::registry()[group.rule].hyperparameters) {
-                group.values.push_back(values.at(std::string(key)));
-            }
-        }
-        seed_ = in.integer();
-        clear_gradients_ = in.integer() != 0;
-        has_averages_ = in.integer() != 0;
+    Steps(const std::string& name, Fields& in) : Case(name) {
+        std::vector<engine::Group> groups;
+        for (std::size_t left = in.integer(); left > 0; --left) groups.push_back({formula(in)});
+        for (const engine::Group& group : groups) lrs_.push_back(group.formula.per_step());
+        engine::StepOptions options;
+        options.seed = in.integer();
+        options.clear_grads = in.integer() != 0;
+        step_.set_has_average(in.integer() != 0);
         steps_.resize(in.integer());
-        for (Step& step : steps_) {
-            for (double* value : {&step.scale, &step.norm, &step.factor, &step.limit, &step.beta}) {
-                *value = in.real();
-            }
+        for (double* value : {&options.clip_norm, &options.clip_value, &options.average}) {
+            *value = in.real();
+        }
+        step_.configure(std::move(groups), {}, options);
+        for (auto& [scale, norm] : steps_) {
+            scale = in.real();
+            norm = in.real();
         }
         parameters_.resize(in.integer());
         for (Parameter& parameter : parameters_) {
@@ -193,64 +186,37 @@ class Steps : public Case {
         for (Parameter& parameter : parameters_) {
             for (auto& [role, array] : parameter.arrays) array.memory = array.before;
         }
+        step_.set_steps(0);
+        step_.average().reset();
         bool norms_are_right = true;
         for (std::size_t i = 0; i < steps_.size(); ++i) {
             prepare(i);
-            const double norm = run(i);
-            const bool same =
-                norm == steps_[i].norm || (norm != norm && std::isnan(steps_[i].norm));
-            norms_are_right = norms_are_right && same;
+            const double norm = this->norm(i), expected = steps_[i].norm;
+            const engine::Outcome outcome = run(i);
+            norms_are_right = norms_are_right && same(norm, expected) &&
+                              same(outcome.grad_norm.value_or(expected), expected);
         }
         return norms_are_right && is_right();
     }
 
-    /// Lays out all that a step needs: it can fail, the step cannot.
+    /// Does what may fail.
     void prepare(std::size_t i) {
-        plan_.items.resize(parameters_.size());
-        for (std::size_t k = 0; k < parameters_.size(); ++k)
-            lay_out(parameters_[k], i, plan_.items[k]);
-        plan_.invalidate();
-        plan_.prepare();
-        plan_.prepare_survey();
+        step_.set_lrs(lrs_.data(), lrs_.size(), step_.lr_version());
+        step_.plan.items.clear();
+        for (Parameter& parameter : parameters_) step_.plan.items.push_back(item(parameter, i));
+        step_.plan.invalidate();
+        step_.prepare(engine::Nonfinite::propagate);
     }
 
-    /// Makes the step that was prepared. Returns the norm of the gradients.
-    double run(std::size_t i) {
-        const runtime::ForkGuard meanwhile;
-        const Step& step = steps_[i];
-        const double norm = (numbers::Wide(std::fabs(step.scale)) * plan_.survey().norm()).value();
-        const auto t = static_cast<double>(i + 1);
-        const numbers::Wide scale = numbers::Wide(step.scale) * numbers::Wide(step.factor);
-        std::vector<engine::Update> updates;
-        for (const Group& group : groups_) {
-            updates.push_back(update(group.rule, group.decay, group.values.data(),
-                                     group.weight_decay, t, step.limit));
-            updates.back().coefficients.set_scale(scale);
-        }
-        engine::Run all{.groups = updates.data(),
-                        .clear_gradients = clear_gradients_,
-                        .seed = seed_,
-                        .step = i + 1};
-        std::optional<engine::Update> average;
-        if (has_averages_) {
-            const char* const rule = step.beta == 0 ? "accumulation_first" : "average";
-            average =
-                update(rules::find_rule(rule), rules::Decay::none, &step.beta, 0, 1, HUGE_VAL);
-            all.average = &*average;
-        }
-        plan_.run(all);
-        return norm;
+    /// Makes the step that was prepared.
+    engine::Outcome run(std::size_t i) {
+        const runtime::ForkGuard no_fork;
+        return step_.run(steps_[i].scale);
     }
 
   private:
-    struct Group {
-        std::size_t rule;
-        rules::Decay decay;
-        double weight_decay;
-        std::vector<double> values;
-    };
-    struct Step {
-        double scale, norm, factor, limit, beta;
+    struct Expected {
+        double scale, norm;
     };
     struct Operand {
         engine::Role role;
@@ -261,38 +227,40 @@ class Steps : public Case {
         std::vector<Operand> arrays;  // with a gradient for each step
     };
 
-    static engine::Update update(std::size_t rule, rules::Decay decay, const double* values,
-                                 double weight_decay, double t, double limit) {
-        const rules::RuleInfo& entry = rules::registry()[rule];
-        const auto coefficients = rules::coefficients(entry, values, weight_decay, t, limit);
-        return {&sweep::level().rules[rule], decay,
-                engine::Coefficients(coefficients, rules::lr_index(entry))};
+    static engine::Formula formula(Fields& in) {
+        const std::string rule = in.text();
+        const auto decay = static_cast<rules::Decay>(in.integer());
+        const std::size_t count = in.integer();
+        const double weight_decay = in.real();
+        std::map<std::string, double> by_name;
+        for (std::size_t i = 0; i < count; ++i) {
+            const std::string key = in.text();
+            by_name[key] = in.real();
+        }
+        std::vector<double> values;
+        for (const auto key : rules::registry()[rules::find_rule(rule)].hyperparameters) {
+            values.push_back(by_name.at(std::string(key)));
+        }
+        return {rule, values[0], {values.begin() + 1, values.end()}, decay, weight_decay};
     }
 
-    static void lay_out(Parameter& parameter, std::size_t step, engine::Item& item) {
+    static engine::Item item(Parameter& parameter, std::size_t step) {
         std::vector<engine::Operand> operands;
-        std::vector<std::byte*> data;
-        const Array& first = parameter.arrays[0].array;
-        item.group = parameter.group;
-        item.formats = {first.format(), first.format(), numbers::compute_dtype(first.format())};
         std::size_t gradients = 0;
         for (auto& [role, array] : parameter.arrays) {
             if (role == engine::Role::gradient && gradients++ != step) continue;
             operands.push_back({role, array.format(), array.data(), array.strides.data()});
-            data.push_back(array.data());
-            if (role == engine::Role::gradient) item.formats.gradient = array.format();
-            if (role == engine::Role::state) item.formats.state = array.format();
         }
-        item.layout = engine::Layout(first.shape, operands, engine::tile_elements());
-        for (std::size_t k = 0; k < data.size(); ++k)
-            item.data[k] = data[k] + item.layout.offset(k);
-        const Array& gradient = parameter.arrays[1 + step].array;
-        const bool aligned =
-            reinterpret_cast<std::uintptr_t>(data[rules::gradient_operand]) % gradient.item_size ==
-            0;
-        item.gradient_order =
-            engine::MemoryOrder(first.shape, first.strides.data(), gradient.strides.data(),
-                                gradient.item_size, aligned);
+        return {parameter.group, parameter.arrays[0].array.shape, operands};
+    }
+
+    static bool same(double a, double b) { return a == b || (std::isnan(a) && std::isnan(b)); }
+
+    /// The norm of the gradients, which not every step needs.
+    double norm(std::size_t i) {
+        step_.plan.prepare_statistics();
+        const numbers::Wide scale(std::fabs(steps_[i].scale));
+        return (scale * step_.plan.statistics().norm()).value();
     }
 
     bool is_right() const {
@@ -302,12 +270,10 @@ class Steps : public Case {
         });
     }
 
-    std::vector<Group> groups_;
-    std::uint64_t seed_;
-    bool clear_gradients_, has_averages_;
-    std::vector<Step> steps_;
+    std::vector<double> lrs_;  // of the groups
+    std::vector<Expected> steps_;
     std::vector<Parameter> parameters_;
-    engine::Plan plan_;
+    engine::Step step_;
 };
 
 class Ewma : public Case {

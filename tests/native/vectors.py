@@ -174,10 +174,11 @@ def steps(
         for key, value in RULES[name][1].items():
             case.bytes(key.encode())
             case.floats(value)
-    seed = 3
+    seed, beta = 3, 0.9
     case.integers(seed, clear_grads, average, len(grads))
+    limits = [np.inf if limit is None else limit for limit in (clip_norm, clip_value)]
+    case.floats(*limits, beta)
     for t, each in enumerate(grads, start=1):
-        beta = 0.9 if t > 1 else 0.0
         norm, _, _ = reference.step(
             [twin(*groups[member], t) for member in members],
             params,
@@ -189,13 +190,11 @@ def steps(
             clip_value=clip_value,
             clear_grads=clear_grads,
             averages=averages,
-            beta=beta,
+            beta=beta if t > 1 else 0.0,
             copies=copied,
             seed=seed,
         )
-        factor = 1.0 if clip_norm is None else reference.clip_factor(norm, clip_norm)
-        limit = np.inf if clip_value is None else clip_value
-        case.floats(scale, norm, factor, limit, beta)
+        case.floats(scale, norm)
     case.integers(len(params))
     for member, arrays in zip(members, kept, strict=True):
         case.integers(member, len(arrays))

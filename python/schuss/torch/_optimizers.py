@@ -9,7 +9,7 @@ import torch
 
 from schuss import _core, optimizers
 from schuss._arrays import Array
-from schuss._rules import Formula, formula
+from schuss._rules import formula, states
 from schuss.torch._groups import OPTIONS, STATE_KEYS, from_torch, number
 
 _COMMON_OPTIONS = ("maximize", "decoupled_weight_decay", "capturable", "differentiable")
@@ -18,10 +18,11 @@ _COMMON_OPTIONS = ("maximize", "decoupled_weight_decay", "capturable", "differen
 class _GroupFormula(NamedTuple):
     """The update of the parameters of a group, except for the rate."""
 
-    formula: Formula
-    keys: tuple[str, ...]
-    """The keys of its states in torch.optim."""
+    formula: _core.Formula
+    keys: dict[str, str]
+    """The key in torch.optim of each state."""
     scale: float
+    is_dampened: bool
 
 
 def _group_formula(
@@ -31,9 +32,13 @@ def _group_formula(
     kind, values = from_torch(f"{call}.step", f"param_groups[{index}]", rule, group)
     if first:  # torch.optim does not dampen the first gradient
         values |= {"beta": 0.0, "dampening": 0.0}
-    result = formula(getattr(optimizers, kind), values)
-    keys = tuple(STATE_KEYS[name] for name in _core.states(result.rule))
-    return _GroupFormula(result, keys, -1.0 if group["maximize"] else 1.0)
+    own_class = getattr(optimizers, kind)
+    return _GroupFormula(
+        formula=formula(own_class, values),
+        keys={name: STATE_KEYS[name] for name in states(own_class, values)},
+        scale=-1.0 if group["maximize"] else 1.0,
+        is_dampened=values.get("dampening", 0.0) != 0,
+    )
 
 
 class _Bucket:
@@ -63,10 +68,13 @@ class _Bucket:
     def prepare(self) -> None:
         """Prepare for steps, after all parameters were added."""
         arrays = [_array(self.call, "parameter", param) for param in self.params]
-        self.plan = _core.Plan(self.call, arrays)
-        self.tensors = {key: [state[key] for state in self.states] for key in self.keys}
-        states = [[each.detach().numpy() for each in some] for some in self.tensors.values()]
-        self.companions: Any = states, None, None
+        self.core = _core.Optimizer(self.call, arrays)
+        self.tensors = {key: [state[key] for state in self.states] for key in self.keys.values()}
+        states = {
+            name: [tensor.detach().numpy() for tensor in self.tensors[key]]
+            for name, key in self.keys.items()
+        }
+        self.aux_arrays: _core.AuxArrays | None = _core.AuxArrays(states)
         if "step" in self.states[0]:
             # The counts are views of one array, so that one addition updates them all.
             steps = [torch.as_tensor(state["step"]) for state in self.states]
@@ -75,7 +83,7 @@ class _Bucket:
             for state, step in zip(self.states, torch.from_numpy(self.counts), strict=True):
                 state["step"] = step
             self.tensors["step"] = [state["step"] for state in self.states]
-            self.plan.steps = int(self.counts[0])
+            self.core.steps = int(self.counts[0])
         self.pointers = self._pointers()
 
     def is_current(self, state: Any) -> bool:
@@ -83,7 +91,7 @@ class _Bucket:
         pairs = zip(self.params, self.states, strict=True)
         return (
             all(state.get(param) is own for param, own in pairs if own)
-            and (self.counts is None or bool((self.counts == self.plan.steps).all()))
+            and (self.counts is None or bool((self.counts == self.core.steps).all()))
             and self._pointers() == self.pointers
             and all(
                 own.get(key) is tensor
@@ -105,9 +113,9 @@ class _Bucket:
         ]
         if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
             return False
-        core_formulas: list[Any] = [each.formula for each in formulas]
-        self.plan.configure(core_formulas, self.members, {}, self.companions)
-        self.settings, self.companions = settings, None
+        core_formulas, options = [each.formula for each in formulas], _core.StepOptions()
+        self.core.configure(core_formulas, self.members, options, self.aux_arrays)
+        self.settings, self.aux_arrays = settings, None
         return True
 
     def step(self, grads: list[Array], groups: list[dict[str, Any]], state: Any) -> None:
@@ -118,13 +126,13 @@ class _Bucket:
             for index in self.groups
         )
         own = grads if len(self.indices) == len(grads) else [grads[i] for i in self.indices]
-        before = self.plan.steps
+        before = self.core.steps
         try:
-            self.plan.step(own, rates[0] if len(rates) == 1 else rates, self.scale)
+            self.core.step(own, rates[0] if len(rates) == 1 else rates, self.scale)
         finally:  # Ctrl-C is raised after the step
-            if self.plan.steps != before:
+            if self.core.steps != before:
                 if self.counts is not None:
-                    self.counts.fill(self.plan.steps)
+                    self.counts.fill(self.core.steps)
                 if not self.committed:
                     self._commit(state)
 
@@ -168,15 +176,14 @@ class _StepPlan:
         for i, (param, group) in enumerate(zip(params, members, strict=True)):
             own = dict(state.get(param, {}))
             group_formula = _group_formula(call, rule, groups, group, first=False)
-            is_dampened = group_formula.formula.values.get("dampening", 0.0) != 0
-            first = is_dampened and own.get("momentum_buffer") is None
-            for key in group_formula.keys:
+            first = group_formula.is_dampened and own.get("momentum_buffer") is None
+            for key in group_formula.keys.values():
                 if own.get(key) is None:
                     own[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
             if rule != "SGD":
                 own.setdefault("step", torch.tensor(0.0))
             steps = float(own["step"]) if "step" in own else 0.0
-            kind = group_formula.keys, group_formula.scale, first, steps
+            kind = tuple(group_formula.keys), group_formula.scale, first, steps
             bucket = buckets.setdefault(kind, _Bucket(call, rule, first, group_formula))
             bucket.add(i, param, group, own)
         self.buckets = list(buckets.values())

@@ -70,9 +70,10 @@ def _param_states(
     call: str, kind: str, optimizer: Optimizer, saved: Mapping[str, Any]
 ) -> dict[int, dict[str, Any]]:
     """Return the state of each parameter by its index; an empty dict before the first step."""
-    plan, steps = internals_of(optimizer).plan, saved["steps"]
+    tree, steps = internals_of(optimizer).core.tree, saved["steps"]
     arrays = {
-        STATE_KEYS[name]: plan.flatten(tree, call, name) for name, tree in saved["state"].items()
+        STATE_KEYS[name]: tree.flatten_arrays(state, call, name)
+        for name, state in saved["state"].items()
     }
     # A velocity can come from a state without a number of steps.
     if steps == 0 and not any(array.any() for each in arrays.values() for array in each):
@@ -187,7 +188,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     if len(groups) == 1:
         groups[0]["hyperparameters"] = {}
         saved["hyperparameters"] |= values
-    trees = {name: internals.plan.unflatten(tree) for name, tree in trees.items()}
+    trees = {name: internals.core.tree.unflatten(tree) for name, tree in trees.items()}
     steps = reader.steps(optimizer)
     optimizer.load_state_dict(saved | {"steps": steps, "groups": groups, "state": trees})
 

@@ -1,0 +1,57 @@
+// One call of an object at a time: any other one finds it busy and is refused.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <thread>
+
+namespace schuss::bindings {
+
+namespace py = pybind11;
+
+/// Who uses an object at the moment.
+struct Busy {
+    std::uint64_t process = 0;  // 1 + the fork generation of the process; 0 if nobody uses it
+    std::thread::id owner;
+    bool changes = false;  // whether the call changes the object otherwise than by a step
+};
+
+/// RuntimeError: another call is under way. name: what messages call the object.
+[[noreturn]] void throw_busy(const std::string& call, const std::string& name);
+
+/// Marks an object as busy. RuntimeError if it is already: another thread uses it, or user code
+/// that a call on this thread runs.
+///
+/// After a fork, the mark of a thread that the child does not have is void. Steps were complete,
+/// since a fork waits for them. Other changes may be half done, so the child refuses the object.
+class BusyGuard {
+  public:
+    BusyGuard(Busy& busy, const std::string& call, const std::string& name, bool changes = false);
+    ~BusyGuard() { busy_.process = 0; }
+    BusyGuard(const BusyGuard&) = delete;
+    BusyGuard& operator=(const BusyGuard&) = delete;
+
+  private:
+    Busy& busy_;
+};
+
+/// A busy guard as a context manager of Python.
+class PyBusyGuard {
+  public:
+    /// owner: the object that has the mark, kept alive.
+    PyBusyGuard(py::object owner, Busy& busy, std::string call, std::string name, bool changes);
+    void enter() { guard_ = std::make_unique<BusyGuard>(busy_, call_, name_, changes_); }
+    void exit(const py::args&) { guard_.reset(); }
+
+  private:
+    py::object owner_;
+    Busy& busy_;
+    std::string call_, name_;
+    bool changes_;
+    std::unique_ptr<BusyGuard> guard_;
+};
+
+}  // namespace schuss::bindings

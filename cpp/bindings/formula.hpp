@@ -1,0 +1,24 @@
+// A rule with its hyperparameters, as Python gives it, and the message for one that does not fit.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <optional>
+#include <string>
+
+#include "engine/formula.hpp"
+
+namespace schuss::bindings {
+
+namespace py = pybind11;
+
+/// values: the hyperparameters by name, without the one that each step is given. ValueError for an
+/// unknown rule or decay, KeyError for a hyperparameter that is missing.
+engine::Formula make_formula(const std::string& rule, const py::dict& values, double per_step,
+                             const std::string& decay, double weight_decay);
+
+/// ValueError if there is a misfit. grouped: whether there are several groups.
+void refuse_misfit(const std::optional<engine::Formula::Misfit>& misfit, const std::string& call,
+                   bool grouped);
+
+}  // namespace schuss::bindings

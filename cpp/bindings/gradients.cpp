@@ -1,0 +1,157 @@
+#include "bindings/gradients.hpp"
+
+#include <optional>
+
+#include "bindings/arrays.hpp"
+#include "bindings/gil.hpp"
+
+namespace schuss::bindings {
+namespace {
+
+/// Invalidates the gradients if a check raises: the items may be laid out for arrays that changed
+/// meanwhile.
+struct InvalidateOnError {
+    explicit InvalidateOnError(Gradients& of) : gradients(of) {}
+    ~InvalidateOnError() {
+        if (!valid) gradients.invalidate();
+    }
+    InvalidateOnError(const InvalidateOnError&) = delete;
+    InvalidateOnError& operator=(const InvalidateOnError&) = delete;
+
+    Gradients& gradients;
+    bool valid = false;
+};
+
+}  // namespace
+
+Gradients::Gradients(const Tree& tree, const Parameters& parameters, engine::Plan& plan,
+                     std::string argument)
+    : tree_(tree), parameters_(parameters), plan_(plan), argument_(std::move(argument)) {
+    for (const Parameter& parameter : parameters) cache_.add(parameter.array());
+    plan.items.resize(parameters.size());
+}
+
+void Gradients::set_written(WriteSet&& written) noexcept {
+    written_ = std::move(written);
+    invalidate();
+}
+
+void Gradients::invalidate() noexcept {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) cache_.invalidate(i);
+}
+
+void Gradients::read(py::handle structure, const std::string& call, const std::string* reference) {
+    tree_.flatten(structure, call, argument_, arrays_, reference);
+    for (std::size_t i = 0; i < arrays_.size(); ++i) {
+        if (is_plain_array(arrays_[i])) continue;
+        arrays_[i] = as_array(arrays_[i], {call, name(i)});
+    }
+}
+
+void Gradients::read(const Parameters& arrays) {
+    for (const Parameter& parameter : arrays) arrays_.push_back(parameter.array().array());
+}
+
+std::vector<py::object> Gradients::hold() const {
+    std::vector<py::object> held;
+    if (plan_.elements() < gil_release_threshold || !has_other_threads()) return held;
+    held.reserve(arrays_.size());
+    for (std::size_t i = 0; i < arrays_.size(); ++i) held.push_back(bindings::hold(array(i)));
+    return held;
+}
+
+Gradients::Views Gradients::bind(const std::string& call, bool must_clear) {
+    bool all_at_same_address = true;
+    Views views;
+    std::optional<InvalidateOnError> invalidate_on_error;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+        cache_.prefetch(i, arrays_);
+        check_parameter(i, call);
+        engine::Item& item = plan_.items[i];
+        if (std::byte* const first = cache_.matches(i, array(i)); first != nullptr) {
+            all_at_same_address = all_at_same_address && item.gradient() == first &&
+                                  (!must_clear || array(i).writeable());
+            item.set_gradient(first);
+            continue;
+        }
+        if (!invalidate_on_error) invalidate_on_error.emplace(*this);
+        plan_.invalidate();
+        cache_.invalidate(i);  // until every check has passed
+        const Name gradient_name{call, name(i)};
+        views.emplace_back(i, ArrayView(array(i), gradient_name));
+        item = parameters_[i].item(views.back().second, gradient_name, item.group);
+    }
+    if (!views.empty()) learn(views, call);
+    const bool check_clearing = must_clear && !(views.empty() && all_at_same_address);
+    if (check_clearing) {
+        if (!invalidate_on_error) invalidate_on_error.emplace(*this);
+        check_can_be_cleared(views, call);
+    }
+    if (invalidate_on_error) {
+        parameters_.check_shown_memory(call);
+        check_nothing_changed(call);
+        invalidate_on_error->valid = true;
+    }
+    return views;
+}
+
+void Gradients::release() {
+    plan_.items.clear();
+    plan_.invalidate();
+    cache_ = {};
+    const WriteSet released = std::exchange(written_, {});
+}
+
+/// ValueError if a parameter or its copy changed. Runs no Python code unless it raises.
+void Gradients::check_parameter(std::size_t i, const std::string& call) const {
+    const Parameter& parameter = parameters_[i];
+    if (!cache_.parameter_is_unchanged(i)) parameter.refuse_change(call);
+    if (parameters_.some_are_views() && !parameter.array().is_in_place()) {
+        parameter.refuse_change(call);
+    }
+    if (parameters_.have_copies()) parameter.check_copy(call);
+}
+
+/// Stores where gradients are that differ from those of the step before. ValueError if one of them
+/// shares memory with what is written.
+void Gradients::learn(const Views& views, const std::string& call) {
+    std::vector<Named> among_written;
+    std::vector<Bounds> free_ranges;
+    for (const auto& [i, view] : views) {
+        const Bounds bounds = bounds_of(view);
+        free_ranges.push_back(written_.free_range_around(bounds));
+        if (!free_ranges.back().is_empty()) continue;
+        among_written.push_back({view, name(i)});
+        free_ranges.back() = bounds;  // only its own memory is known to be free
+    }
+    if (!among_written.empty()) written_.check_disjoint_from(call, std::move(among_written));
+    for (std::size_t k = 0; k < views.size(); ++k) {
+        cache_.store(views[k].first, views[k].second, free_ranges[k]);
+    }
+}
+
+/// ValueError unless each gradient can be written and shares no memory with another.
+void Gradients::check_can_be_cleared(const Views& views, const std::string& call) const {
+    std::vector<Named> named;
+    auto next = views.begin();
+    for (std::size_t i = 0; i < arrays_.size(); ++i) {
+        const Name gradient_name{call, name(i)};
+        const bool has_view = next != views.end() && next->first == i;
+        const ArrayView view = has_view ? (next++)->second : ArrayView(array(i), gradient_name);
+        check_writable(view, gradient_name);
+        named.push_back({view, gradient_name.argument});
+    }
+    check_disjoint(call, std::move(named));
+}
+
+/// ValueError if what was checked has changed since: the checks may run Python code.
+void Gradients::check_nothing_changed(const std::string& call) const {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+        check_parameter(i, call);
+        if (cache_.at_address(i, array(i), plan_.items[i].gradient())) continue;
+        throw py::value_error(call + ": " + name(i) +
+                              " was changed while it was read, expected it to stay as it is");
+    }
+}
+
+}  // namespace schuss::bindings

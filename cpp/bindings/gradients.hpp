@@ -1,0 +1,93 @@
+// The gradients of one step: conversion, checks, and what is known of them from the step before.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bindings/array_cache.hpp"
+#include "bindings/array_view.hpp"
+#include "bindings/overlap.hpp"
+#include "bindings/parameter.hpp"
+#include "bindings/tree.hpp"
+#include "engine/plan.hpp"
+
+namespace schuss::bindings {
+
+class Gradients {
+  public:
+    /// parameters: the arrays that the gradients update. argument: what messages call the
+    /// gradients. The references must stay valid.
+    Gradients(const Tree& tree, const Parameters& parameters, engine::Plan& plan,
+              std::string argument);
+
+    const std::string& argument() const { return argument_; }
+
+    /// A gradient as messages call it.
+    std::string name(std::size_t i) const { return tree_.name(argument_, i); }
+
+    /// The arrays from which gradients must stay apart from now on.
+    void set_written(WriteSet&& written) noexcept;
+
+    /// Checks every gradient of the next step in full.
+    void invalidate() noexcept;
+
+    /// Has the gradients of a step for its lifetime.
+    class Session {
+      public:
+        explicit Session(Gradients& gradients) : gradients_(gradients) { clear(); }
+        ~Session() { clear(); }
+        Session(const Session&) = delete;
+        Session& operator=(const Session&) = delete;
+
+      private:
+        void clear() { gradients_.arrays_.clear(); }
+        Gradients& gradients_;
+    };
+
+    /// Takes the gradients out of a structure. reference: what messages call the structure that it
+    /// must match, if that is not the tree's. May run user code.
+    void read(py::handle structure, const std::string& call, const std::string* reference);
+
+    /// Takes these arrays, one for each parameter.
+    void read(const Parameters& arrays);
+
+    /// Keeps NumPy from resizing the gradients while other threads run. Before the first step the
+    /// number of elements is not known, but then `bind` has views of all gradients.
+    std::vector<py::object> hold() const;
+
+    /// Views of the gradients that differ from those of the step before, with their indices.
+    using Views = std::vector<std::pair<std::size_t, ArrayView>>;
+
+    /// Checks the parameters and the gradients, and lays out what differs from the step before.
+    /// must_clear: whether the step sets the gradients to zero. The returned views must live until
+    /// the step is over. After the last check, no user code runs.
+    Views bind(const std::string& call, bool must_clear);
+
+    /// For Python's cycle collector.
+    int traverse(visitproc visit, void* arg) const { return written_.traverse(visit, arg); }
+    void release();
+
+  private:
+    const py::array& array(std::size_t i) const {
+        return static_cast<const py::array&>(arrays_[i]);
+    }
+
+    void check_parameter(std::size_t i, const std::string& call) const;
+    void learn(const Views& views, const std::string& call);
+    void check_can_be_cleared(const Views& views, const std::string& call) const;
+    void check_nothing_changed(const std::string& call) const;
+
+    const Tree& tree_;
+    const Parameters& parameters_;
+    engine::Plan& plan_;
+    std::string argument_;
+    std::vector<py::object> arrays_;  // of the step under way
+    WriteSet written_;
+    ArrayCache cache_;
+};
+
+}  // namespace schuss::bindings

@@ -1,0 +1,373 @@
+#include "bindings/optimizer.hpp"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "bindings/collectable.hpp"
+#include "bindings/formula.hpp"
+#include "bindings/gil.hpp"
+#include "bindings/register.hpp"
+
+namespace schuss::bindings {
+namespace {
+
+/// Calls a function with the learning rates as an array, and with their number.
+template <class Function>
+auto with_lrs(py::handle lrs, std::size_t groups, const Function& function) {
+    if (PyFloat_Check(lrs.ptr()) != 0) {
+        const double lr = PyFloat_AS_DOUBLE(lrs.ptr());
+        return function(&lr, 1);
+    }
+    const auto each = lrs.cast<std::vector<double>>();
+    if (each.size() != groups) throw py::value_error("expected a learning rate for each group");
+    return function(each.data(), each.size());
+}
+
+}  // namespace
+
+Optimizer::Optimizer(const std::string& call, py::handle parameters, const std::string& step,
+                     const std::string& params, std::string grads)
+    : call_(call),
+      step_call_(call + "." + step),
+      params_(params),
+      tree_(Tree::kept(parameters, call, params)),
+      parameters_(tree_.leaves(), tree_, call, params),
+      gradients_(tree_, parameters_, step_.plan, std::move(grads)) {
+    gradients_.set_written(write_set(parameters_, {}));
+}
+
+py::object Optimizer::tree() {
+    if (!tree_object_) tree_object_ = py::cast(tree_);
+    return tree_object_;
+}
+
+py::list Optimizer::users_arrays() const {
+    py::list result;
+    for (const Parameter& parameter : parameters_) result.append(parameter.array().array());
+    return result;
+}
+
+py::list Optimizer::users_copies() const {
+    py::list result;
+    for (const Parameter& parameter : parameters_) {
+        if (const ArrayView* const copy = parameter.copy()) result.append(copy->array());
+    }
+    return result;
+}
+
+py::list Optimizer::arrays() const {
+    py::list result;
+    for (const Parameter& parameter : parameters_) {
+        if (!parameter.array().is_in_place()) parameter.refuse_change(call_);
+        result.append(parameter.array().plain());
+    }
+    return result;
+}
+
+py::list Optimizer::copies() const {
+    py::list result;
+    for (const Parameter& parameter : parameters_) {
+        parameter.check_copy(call_);
+        if (const ArrayView* const copy = parameter.copy()) result.append(copy->plain());
+    }
+    return result;
+}
+
+void Optimizer::hold_groups(py::object groups) {
+    tree_.hold_groups(std::move(groups), call_);
+}
+
+py::list Optimizer::hold_copies(py::handle copies, const std::string& call) {
+    copies_ = tree_.hold(copies, call, "copies");
+    py::list result;
+    for (const py::object& leaf : copies_->leaves) result.append(leaf);
+    return result;
+}
+
+void Optimizer::configure(const std::vector<engine::Formula>& formulas,
+                          const std::vector<std::size_t>& members,
+                          const engine::StepOptions& options, const AuxArrays* arrays) {
+    std::vector<engine::Group> groups;
+    for (const engine::Formula& formula : formulas) groups.push_back({formula});
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+        const auto dtype = static_cast<std::size_t>(parameters_[i].compute_dtype());
+        groups.at(members.at(i)).dtypes[dtype] = true;
+    }
+    std::vector<engine::Update> updates;
+    refuse_misfit(engine::compute_updates(groups, steps() + 1, options.clip_value, updates), call_,
+                  groups.size() > 1);
+    Parameters parameters;
+    WriteSet written, written_with_sums;
+    if (arrays != nullptr) {
+        parameters =
+            parameters_.with_aux_arrays(*arrays, formulas.at(0).rule().states, tree_, call_);
+        written = write_set(parameters, {});
+        if (sums_) written_with_sums = write_set(sums_->parameters, parameters);
+    }
+    // Nothing below fails.
+    if (arrays != nullptr) {
+        if (!parameters_.have_these_averages(arrays->averages)) step_.average().reset();
+        if (sums_) sums_->gradients.set_written(std::move(written_with_sums));
+        parameters_ = std::move(parameters);
+        gradients_.set_written(std::move(written));
+        step_.set_has_average(parameters_.have_averages());
+    }
+    for (std::size_t i = 0; i < parameters_.size(); ++i) step_.plan.items[i].group = members[i];
+    if (options.clear_grads && !step_.options().clear_grads) {
+        gradients_.invalidate();
+        if (sums_) sums_->gradients.invalidate();
+    }
+    step_.configure(std::move(groups), std::move(updates), options);
+}
+
+PyBusyGuard Optimizer::busy(py::object optimizer, std::string call, bool changes) {
+    auto& self = optimizer.cast<Optimizer&>();
+    return {std::move(optimizer), self.busy_, std::move(call), self.call_, changes};
+}
+
+py::object Optimizer::last() const {
+    const auto& last = step_.last();
+    if (!last) return py::none();
+    return py::make_tuple(last->grad_norm, last->clipped, last->skipped());
+}
+
+py::object Optimizer::last_lrs() const {
+    const std::vector<double>* const lrs = step_.last_lrs();
+    return lrs == nullptr ? py::none() : py::cast(*lrs);
+}
+
+void Optimizer::check_lrs(py::handle lrs) const {
+    const std::size_t groups = step_.groups().size();
+    refuse_misfit(with_lrs(lrs, groups,
+                           [this](const double* values, std::size_t count) {
+                               return step_.check_lrs(values, count);
+                           }),
+                  call_, groups > 1);
+}
+
+void Optimizer::check_source(py::handle grads) const {
+    if (!grads.is_none()) {
+        if (accumulated() == 0) return;
+        throw py::value_error(step_call_ + ": " + gradients_.argument() +
+                              " are given while others are accumulated, expected one of both");
+    }
+    if (accumulated() > 0) return;
+    throw py::value_error(step_call_ + ": there are no gradients, expected " +
+                          gradients_.argument() + ", or some accumulated");
+}
+
+void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_t expected_step,
+                     bool skip_nonfinite, std::optional<std::uint64_t> lr_version) {
+    check_source(grads);
+    const BusyGuard guard(busy_, step_call_, call_);
+    if (expected_step != 0 && expected_step != steps() + 1) throw_busy(step_call_, call_);
+    check_count(std::max(steps(), skipped()), step_call_);
+    const std::uint64_t version = lr_version.value_or(step_.lr_version());
+    const std::size_t groups = step_.groups().size();
+    refuse_misfit(with_lrs(lrs, groups,
+                           [&](const double* values, std::size_t count) {
+                               return step_.set_lrs(values, count, version);
+                           }),
+                  step_call_, groups > 1);
+    // The conversions come first, since they may run user code. The checks after them would not
+    // hold if user code ran again.
+    const Gradients::Session session(gradients_);
+    if (grads.is_none()) {
+        gradients_.read(sums_->parameters);
+    } else {
+        gradients_.read(grads, step_call_, nullptr);
+    }
+    tree_.check_unchanged(step_call_);
+    if (copies_) tree_.check_unchanged(*copies_, step_call_);
+    parameters_.check_shown_memory(step_call_);
+    const std::vector<py::object> held = gradients_.hold();
+    const Gradients::Views views = gradients_.bind(step_call_, step_.options().clear_grads);
+    make_step(scale, skip_nonfinite ? engine::Nonfinite::skip : step_.options().nonfinite);
+    if (grads.is_none()) sums_->accumulator.set_count(0);
+}
+
+void Optimizer::make_step(double scale, engine::Nonfinite nonfinite) {
+    step_.prepare(nonfinite);
+    engine::Outcome outcome;
+    run_without_gil(step_.plan.elements(), [&]() noexcept { outcome = step_.run(scale); });
+    if (outcome.raises) {
+        const std::string message = step_call_ + ": " + gradients_.name(*outcome.first_nonfinite) +
+                                    " has a NaN or an infinity, expected finite numbers";
+        PyErr_SetString(PyExc_FloatingPointError, message.c_str());
+        throw py::error_already_set();
+    }
+    step_.record(outcome);
+}
+
+void Optimizer::hold_sums(const std::vector<py::object>& sums) {
+    if (sums_) return;
+    auto held = std::make_unique<Sums>(Parameters(sums, tree_, call_, "accumulated"), tree_,
+                                       gradients_.argument());
+    held->gradients.set_written(write_set(held->parameters, parameters_));
+    sums_ = std::move(held);
+}
+
+void Optimizer::accumulate(py::handle grads, double scale) {
+    const std::string call = call_ + ".accumulate", reference = "accumulated";
+    const BusyGuard guard(busy_, call, call_);
+    if (!sums_) throw std::logic_error(call + ": there are no sums");
+    engine::Accumulator& accumulator = sums_->accumulator;
+    check_count(accumulator.count(), call);
+    Gradients& gradients = sums_->gradients;
+    const Gradients::Session session(gradients);
+    gradients.read(grads, call, &reference);
+    const std::vector<py::object> held = gradients.hold();
+    const bool clear_grads = step_.options().clear_grads;
+    const Gradients::Views views = gradients.bind(call, clear_grads);
+    accumulator.plan.prepare();
+    run_without_gil(accumulator.plan.elements(),
+                    [&]() noexcept { accumulator.run(scale, clear_grads); });
+}
+
+std::int64_t Optimizer::accumulated() const {
+    return sums_ ? sums_->accumulator.count() : 0;
+}
+
+void Optimizer::set_accumulated(std::int64_t count) {
+    if (sums_) sums_->accumulator.set_count(in_range(count, "accumulated"));
+}
+
+py::list Optimizer::sums() const {
+    py::list result;
+    if (!sums_) return result;
+    for (const Parameter& sum : sums_->parameters) result.append(sum.array().plain());
+    return result;
+}
+
+py::object Optimizer::average() const {
+    if (!parameters_.have_averages()) return py::none();
+    if (step_.options().average_from_zero) return corrected_average();
+    py::list result;
+    for (const Parameter& parameter : parameters_) result.append(parameter.average()->plain());
+    return tree_.unflatten(result);
+}
+
+py::object Optimizer::corrected_average() const {
+    const BusyGuard guard(busy_, call_ + ".average", call_);
+    py::list result;
+    if (step_.average().is_empty()) {
+        const py::list arrays = this->arrays();
+        for (std::size_t i = 0; i < arrays.size(); ++i) {
+            result.append(arrays[i].attr("astype")(parameters_[i].average()->dtype()));
+        }
+        return tree_.unflatten(result);
+    }
+    for (const Parameter& parameter : parameters_) {
+        // A copy in the order of memory has no gaps.
+        const py::array copy = parameter.average()->plain().attr("copy")("K");
+        auto* const elements = static_cast<std::byte*>(const_cast<void*>(copy.data()));
+        step_.average().correct_bias(parameter.compute_dtype(), elements,
+                                     static_cast<std::size_t>(copy.size()));
+        result.append(copy);
+    }
+    return tree_.unflatten(result);
+}
+
+void Optimizer::check_copies(const std::string& call) const {
+    if (copies_) tree_.check_unchanged(*copies_, call);
+    for (const Parameter& parameter : parameters_) {
+        parameter.check_shows_its_memory(call);
+        parameter.check_copy(call);
+    }
+}
+
+int Optimizer::traverse(visitproc visit, void* arg) const {
+    Py_VISIT(tree_object_.ptr());
+    if (const int result = tree_.traverse(visit, arg); result != 0) return result;
+    if (copies_) {
+        if (const int result = copies_->traverse(visit, arg); result != 0) return result;
+    }
+    if (const int result = parameters_.traverse(visit, arg); result != 0) return result;
+    if (const int result = gradients_.traverse(visit, arg); result != 0) return result;
+    if (!sums_) return 0;
+    if (const int result = sums_->parameters.traverse(visit, arg); result != 0) return result;
+    return sums_->gradients.traverse(visit, arg);
+}
+
+void Optimizer::release() {
+    gradients_.release();
+    tree_.release();
+    const auto released =
+        std::make_tuple(std::exchange(tree_object_, {}), std::exchange(copies_, std::nullopt),
+                        std::exchange(parameters_, Parameters()), std::exchange(sums_, nullptr));
+}
+
+std::int64_t Optimizer::in_range(std::int64_t count, const std::string& name) const {
+    if (count >= 0 && count <= rules::max_steps) return count;
+    throw py::value_error(call_ + ": " + name + " is out of range");
+}
+
+void Optimizer::check_count(std::int64_t count, const std::string& call) const {
+    if (count < rules::max_steps) return;
+    throw py::value_error(call + ": " + std::to_string(rules::max_steps) +
+                          " were counted, which is the most possible");
+}
+
+WriteSet Optimizer::write_set(const Parameters& parameters, const Parameters& others) const {
+    std::vector<Named> arrays;
+    parameters.append_written(arrays);
+    others.append_written(arrays);
+    return {call_, std::move(arrays)};
+}
+
+void register_optimizer(py::module_& module) {
+    using States = std::vector<std::pair<std::string, AuxArrays::List>>;
+    py::class_<AuxArrays>(module, "AuxArrays")
+        .def(py::init([](const py::dict& states, std::optional<AuxArrays::List> averages,
+                         std::optional<AuxArrays::List> copies) {
+                 States by_name;
+                 for (const auto& [name, arrays] : states) {
+                     by_name.emplace_back(name.cast<std::string>(), arrays.cast<AuxArrays::List>());
+                 }
+                 return AuxArrays{std::move(by_name), std::move(averages), std::move(copies)};
+             }),
+             py::arg("states"), py::arg("averages") = py::none(), py::arg("copies") = py::none());
+    py::class_<Optimizer> optimizer(module, "Optimizer",
+                                    py::custom_type_setup(make_collectable<Optimizer>));
+    optimizer
+        .def(py::init<const std::string&, py::handle, const std::string&, const std::string&,
+                      std::string>(),
+             py::arg("call"), py::arg("parameters"), py::arg("step") = "step",
+             py::arg("params") = "params", py::arg("grads") = "grads")
+        .def_property_readonly("tree", &Optimizer::tree)
+        .def_property_readonly("users_arrays", &Optimizer::users_arrays)
+        .def_property_readonly("users_copies", &Optimizer::users_copies)
+        .def_property_readonly("arrays", &Optimizer::arrays)
+        .def_property_readonly("copies", &Optimizer::copies)
+        .def("hold_groups", &Optimizer::hold_groups, py::arg("groups"))
+        .def("hold_copies", &Optimizer::hold_copies, py::arg("copies"), py::arg("call"))
+        .def("configure", &Optimizer::configure, py::arg("formulas"), py::arg("members"),
+             py::arg("options"), py::arg("arrays") = py::none())
+        .def("busy", &Optimizer::busy, py::arg("call"), py::arg("changes") = false)
+        .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
+        .def_property("skipped", &Optimizer::skipped, &Optimizer::set_skipped)
+        .def_property_readonly("last", &Optimizer::last)
+        .def_property_readonly("last_lrs", &Optimizer::last_lrs)
+        .def_property_readonly("lr_version", &Optimizer::lr_version)
+        .def("forget_lrs", &Optimizer::forget_lrs)
+        .def("check_lrs", &Optimizer::check_lrs, py::arg("lrs"))
+        .def("check_source", &Optimizer::check_source, py::arg("grads"))
+        .def("step", &Optimizer::step, py::arg("grads"), py::arg("lrs"), py::arg("scale") = 1.0,
+             py::arg("expected_step") = 0, py::arg("skip_nonfinite") = false,
+             py::arg("lr_version") = py::none())
+        .def("hold_sums", &Optimizer::hold_sums, py::arg("sums"))
+        .def("accumulate", &Optimizer::accumulate, py::arg("grads"), py::arg("scale") = 1.0)
+        .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)
+        .def("clear_accumulated", [](Optimizer& self) { self.set_accumulated(0); })
+        .def_property_readonly("has_sums", &Optimizer::has_sums)
+        .def_property_readonly("sums", &Optimizer::sums)
+        .def("average", &Optimizer::average)
+        .def_property("average_weights", &Optimizer::average_weights,
+                      &Optimizer::set_average_weights)
+        .def("check_copies", &Optimizer::check_copies, py::arg("call"));
+    register_old_names(module, optimizer);
+}
+
+}  // namespace schuss::bindings

@@ -1,0 +1,143 @@
+// The optimizer of the core: parameters in the user's structure, their states, and the steps made.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "bindings/busy_guard.hpp"
+#include "bindings/gradients.hpp"
+#include "bindings/parameter.hpp"
+#include "bindings/tree.hpp"
+#include "engine/step.hpp"
+
+namespace schuss::bindings {
+
+class Optimizer {
+  public:
+    /// step, params, grads: what messages call the method and its arguments.
+    Optimizer(const std::string& call, py::handle parameters, const std::string& step,
+              const std::string& params, std::string grads);
+
+    /// A copy of the tree of the parameters.
+    py::object tree();
+
+    /// The parameters and the copies as users hold them: their own arrays, or those that other
+    /// objects exported.
+    py::list users_arrays() const;
+    py::list users_copies() const;
+
+    /// New arrays of the parameters' memory, with the shapes and dtypes that they had when the
+    /// optimizer was made. ValueError if a parameter has other memory now.
+    py::list arrays() const;
+
+    /// The same of the copies.
+    py::list copies() const;
+
+    /// Has each step compare these groups, whose params are the parameters, in place of the
+    /// structure.
+    void hold_groups(py::object groups);
+
+    /// The leaves of the structure in which the user keeps the copies. Each step compares it from
+    /// now on.
+    py::list hold_copies(py::handle copies, const std::string& call);
+
+    /// Sets what the next steps do. members: the group of each parameter. arrays: replace those
+    /// that belong to the parameters; nullptr keeps them. Other averages than before are empty.
+    /// Does all or nothing, also where memory runs out.
+    void configure(const std::vector<engine::Formula>& formulas,
+                   const std::vector<std::size_t>& members, const engine::StepOptions& options,
+                   const AuxArrays* arrays);
+
+    /// A context manager within which no other call uses the optimizer. changes: whether the caller
+    /// changes it otherwise than by a step.
+    static PyBusyGuard busy(py::object optimizer, std::string call, bool changes);
+
+    std::int64_t steps() const { return step_.steps(); }
+    void set_steps(std::int64_t steps) { step_.set_steps(in_range(steps, "steps")); }
+    std::int64_t skipped() const { return step_.skipped(); }
+    void set_skipped(std::int64_t skipped) { step_.set_skipped(in_range(skipped, "skipped")); }
+
+    /// The norm of the last step's gradients, whether they were clipped, whether it was skipped.
+    py::object last() const;
+
+    /// The learning rate of each group in the last step; None before any, and after `forget_lrs`.
+    py::object last_lrs() const;
+    void forget_lrs() { step_.forget_lrs(); }
+    std::uint64_t lr_version() const { return step_.lr_version(); }
+
+    /// ValueError unless a step can be made with these learning rates.
+    void check_lrs(py::handle lrs) const;
+
+    /// ValueError unless the next step has gradients: either these or accumulated ones.
+    void check_source(py::handle grads) const;
+
+    /// Makes a step. grads: None for the accumulated gradients, which are used up. lrs: one
+    /// learning rate, or a tuple with one for each group. expected_step: the number of the step for
+    /// which the caller computed the learning rates; RuntimeError if another thread has made it. 0
+    /// if they are those of every step. lr_version: the version of the learning rates when they
+    /// were computed.
+    void step(py::handle grads, py::handle lrs, double scale, std::int64_t expected_step,
+              bool skip_nonfinite, std::optional<std::uint64_t> lr_version);
+
+    /// Gives the optimizer arrays in which it accumulates gradients. Does nothing if it has some.
+    void hold_sums(const std::vector<py::object>& sums);
+
+    /// Adds gradients, multiplied by a scale, to those that the next step will take.
+    void accumulate(py::handle grads, double scale);
+    std::int64_t accumulated() const;
+    void set_accumulated(std::int64_t count);
+
+    /// New arrays of the sums' memory, once `hold_sums` gave some.
+    bool has_sums() const { return sums_ != nullptr; }
+    py::list sums() const;
+
+    /// The averages in the structure of the parameters: views of the arrays, or new arrays with the
+    /// bias corrected. None if there are none.
+    py::object average() const;
+    engine::ParameterAverage::Weights average_weights() const { return step_.average().weights(); }
+    void set_average_weights(const engine::ParameterAverage::Weights& weights) {
+        step_.average().set_weights(weights);
+    }
+
+    /// ValueError unless the copies can be written.
+    void check_copies(const std::string& call) const;
+
+    /// For Python's cycle collector.
+    int traverse(visitproc visit, void* arg) const;
+    void release();
+
+  private:
+    /// Gradients that are accumulated.
+    struct Sums {
+        Parameters parameters;  // the sums themselves
+        engine::Accumulator accumulator;
+        Gradients gradients;
+
+        Sums(Parameters sums, const Tree& tree, const std::string& grads)
+            : parameters(std::move(sums)), gradients(tree, parameters, accumulator.plan, grads) {}
+    };
+
+    std::int64_t in_range(std::int64_t count, const std::string& name) const;
+    void check_count(std::int64_t count, const std::string& call) const;
+    void make_step(double scale, engine::Nonfinite nonfinite);
+    py::object corrected_average() const;
+    WriteSet write_set(const Parameters& parameters, const Parameters& others) const;
+
+    std::string call_, step_call_, params_;
+    mutable Busy busy_;
+    Tree tree_;
+    py::object tree_object_;            // a copy of the tree, made when it is asked for
+    std::optional<Tree::Held> copies_;  // as the user keeps them
+    Parameters parameters_;
+    engine::Step step_;
+    Gradients gradients_;
+    std::unique_ptr<Sums> sums_;
+};
+
+}  // namespace schuss::bindings

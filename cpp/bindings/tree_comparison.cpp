@@ -1,0 +1,194 @@
+#include <algorithm>
+#include <utility>
+
+#include "bindings/arrays.hpp"
+#include "bindings/containers.hpp"
+#include "bindings/tree.hpp"
+
+namespace schuss::bindings {
+namespace {
+
+/// Whether two objects are the same elements of the same memory.
+bool same_elements(py::handle then, py::handle now, const Name& name) {
+    return is_leaf(now) && same_memory(ArrayView(then, name), ArrayView(now, name));
+}
+
+/// Whether a structure could be that of an optimizer's parameters.
+bool could_be_parameters(py::handle structure, const Name& name) {
+    if (!is_leaf(structure) && !is_container(structure)) return false;
+    try {
+        const Tree tree(structure, name.call, name.argument);
+        return std::all_of(tree.leaves().begin(), tree.leaves().end(), [&](py::handle leaf) {
+            const ArrayView array(leaf, name);
+            number_of(array, name);
+            return array.writeable();
+        });
+    } catch (const py::builtin_exception&) {  // what is refused
+        return false;
+    }
+}
+
+}  // namespace
+
+/// Compares the arrays that a structure returns now with those that it returned before. Containers
+/// may be others, as long as the arrays are the same, or are views of the same elements: no update
+/// is lost then.
+class Tree::Comparison {
+  public:
+    enum class When { at_once, before_step };
+
+    Comparison(const Tree& tree, const Held& held, const std::string& call, When when)
+        : tree_(tree), held_(held), call_(call), when_(when) {}
+
+    void compare() {
+        if (held_.groups) {
+            compare_groups();
+        } else {
+            compare(tree_.root_, held_.structure);
+        }
+    }
+
+  private:
+    void compare(const Node& node, py::handle now) {
+        if (node.kind == Node::Kind::leaf) {
+            compare_leaf(node.first, now);
+            return;
+        }
+        const bool mapping = node.kind == Node::Kind::mapping;
+        if (is_leaf(now) || !(mapping ? is_mapping(now) : is_sequence(now))) refuse(node.path);
+        const Node* const maker = maker_;
+        if (mapping) {
+            compare_mapping(node, now);
+        } else {
+            compare_sequence(node, now);
+        }
+        maker_ = maker;
+    }
+
+    /// Compares the params of each group.
+    void compare_groups() {
+        const std::vector<Node>& nodes = tree_.root_.children;
+        const py::list groups = iterated(held_.groups, name(""));
+        const py::str key("params");
+        const auto params_of = [&key](py::handle group) {
+            return is_mapping(group) ? value_at(group, key, is_plain_dict(group)) : py::object();
+        };
+        for (std::size_t i = 0; i < nodes.size(); ++i) {
+            const py::object params = i < groups.size() ? params_of(groups[i]) : py::object();
+            if (!params) refuse(nodes[i].path);
+            compare(nodes[i], params);
+        }
+        for (std::size_t i = nodes.size(); i < groups.size(); ++i) {
+            check_more(tree_.root_, py::int_(i), params_of(groups[i]));
+        }
+    }
+
+    void compare_leaf(std::size_t leaf, py::handle now) {
+        const py::handle then = held_.leaves[leaf];
+        if (now.is(then)) return;
+        const std::string& path = tree_.paths_[leaf];
+        if (!same_elements(then, now, name(path))) refuse(path);
+    }
+
+    void compare_sequence(const Node& node, py::handle now) {
+        const bool plain = is_plain_sequence(now);
+        if (!plain) maker_ = &node;
+        const py::object items =
+            plain ? py::reinterpret_borrow<py::object>(now) : iterated(now, name(node.path));
+        // To compare with another object may run user code that changes the list.
+        const auto length = [&] {
+            return static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()));
+        };
+        const std::size_t expected = node.children.size();
+        for (std::size_t i = 0; i < expected; ++i) {
+            if (i >= length()) refuse(node.children[i].path);
+            PyObject* const item = PySequence_Fast_ITEMS(items.ptr())[i];
+            if (node.leaves_only && item == held_.leaves[node.first + i].ptr()) continue;
+            compare(node.children[i], py::reinterpret_borrow<py::object>(item));
+        }
+        for (std::size_t i = expected; i < length(); ++i) {
+            check_more(node, py::int_(i),
+                       py::reinterpret_borrow<py::object>(PySequence_Fast_ITEMS(items.ptr())[i]));
+        }
+        if (plain || when_ == When::before_step) return;
+        for (std::size_t i = 0; i < expected; ++i) {  // by index, too
+            compare(node.children[i], now[py::int_(i)]);
+        }
+    }
+
+    void compare_mapping(const Node& node, py::handle now) {
+        const bool plain = is_plain_dict(now);
+        if (!plain) maker_ = &node;
+        std::size_t i = 0;
+        if (plain && node.leaves_only) {
+            OrderedValues values(now.ptr(), node.keys);
+            while (values.next() && values.value == held_.leaves[node.first + i].ptr()) ++i;
+            const auto size = static_cast<std::size_t>(PyDict_GET_SIZE(now.ptr()));
+            if (i == size && i == node.keys.size()) return;
+        }
+        for (; i < node.keys.size(); ++i) {
+            const py::object value = value_at(now, node.keys[i], plain);
+            if (!value) refuse(node.children[i].path);
+            compare(node.children[i], value);
+        }
+        if (length_of(now) <= node.keys.size()) return;
+        for (const py::object& key : other_keys(now, node.keys, name(node.path))) {
+            check_more(node, key, value_at(now, key, plain));
+        }
+    }
+
+    /// ValueError if an item that a container did not have before consists of arrays. Other items
+    /// may be added, such as the optimizer itself.
+    void check_more(const Node& node, py::handle key, const py::object& value) const {
+        const Name name = this->name(node.path + subscript(key));
+        if (!value || !could_be_parameters(value, name)) return;
+        throw py::value_error(name.text() +
+                              " came after the optimizer was made, which does not update it, "
+                              "expected the same arrays (make a new optimizer)");
+    }
+
+    Name name(const std::string& path) const { return {call_, held_.argument + path}; }
+
+    [[noreturn]] void refuse(const std::string& path) const {
+        const std::string name = held_.argument + path;
+        if (when_ == When::at_once && maker_ != nullptr) {
+            const std::string maker = held_.argument + maker_->path;
+            const std::string kind = maker_->kind == Node::Kind::mapping ? "dict" : "list";
+            throw py::value_error(call_ + ": " + name +
+                                  " is a new object at each access, expected " + maker +
+                                  " to keep its arrays" + remedy(maker, kind));
+        }
+        throw py::value_error(call_ + ": " + name +
+                              " was replaced since the optimizer was made, expected the same " +
+                              "array (to give it new values, write " + name + "[...] = values)");
+    }
+
+    const Tree& tree_;
+    const Held& held_;
+    const std::string& call_;
+    When when_;
+    const Node* maker_ = nullptr;  // the innermost container that may create its items
+};
+
+Tree::Held Tree::hold(py::handle other, const std::string& call,
+                      const std::string& argument) const {
+    Held held{argument, py::reinterpret_borrow<py::object>(other), {}, {}};
+    flatten(other, call, argument, held.leaves);
+    check_kept(held, call);
+    return held;
+}
+
+void Tree::hold_groups(py::object groups, const std::string& call) {
+    own_.groups = std::move(groups);
+    check_kept(own_, call);
+}
+
+void Tree::check_kept(const Held& held, const std::string& call) const {
+    Comparison(*this, held, call, Comparison::When::at_once).compare();
+}
+
+void Tree::check_unchanged(const Held& held, const std::string& call) const {
+    Comparison(*this, held, call, Comparison::When::before_step).compare();
+}
+
+}  // namespace schuss::bindings

@@ -1,0 +1,92 @@
+#include "engine/formula.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+#include "sweep/dispatch.hpp"
+
+namespace schuss::engine {
+
+Coefficients::Coefficients(const rules::Coefficients& values, std::size_t lr_index)
+    : float64_(values), lr_index_(lr_index) {
+    for (std::size_t i = 0; i < values.size(); ++i) float32_[i] = static_cast<float>(values[i]);
+    if (lr_index == 0) return;
+    const auto split_small_lr = [&](auto& typed) {
+        using T = std::remove_reference_t<decltype(typed[0])>;
+        using Limits = std::numeric_limits<T>;
+        if (typed[lr_index] >= Limits::min() || values[lr_index] == 0) return;
+        typed[lr_index] = static_cast<T>(std::ldexp(values[lr_index], 1 - Limits::min_exponent));
+        typed[rules::index::fine] = Limits::min();
+    };
+    split_small_lr(float32_);
+    split_small_lr(float64_);
+}
+
+void Coefficients::set_scale(const numbers::Wide& scale) {
+    if (scale.value() == 1) return;
+    const auto set = [&scale](auto& typed) {
+        using T = std::remove_reference_t<decltype(typed[0])>;
+        const numbers::Factors<T> factors = numbers::factors_of<T>(scale);
+        typed[rules::index::power] = factors.power;
+        typed[rules::index::scale] = factors.scale;
+    };
+    set(float32_);
+    set(float64_);
+}
+
+std::optional<Coefficients::Unrepresentable> Coefficients::first_unrepresentable(
+    rules::Decay decay, numbers::DType dtype) const {
+    const auto first_in = [&](const auto& typed) -> std::optional<Unrepresentable> {
+        using Limits = std::numeric_limits<std::remove_cvref_t<decltype(typed[0])>>;
+        for (std::size_t i = rules::index::limit; i < typed.size(); ++i) {
+            const auto magnitude = std::fabs(typed[i]);
+            const bool too_large = magnitude > Limits::max();
+            if ((magnitude >= Limits::min() && !too_large) || float64_[i] == 0) continue;
+            // A limit that is too large limits nothing. A learning rate that is too small even with
+            // the `fine` factor makes every update zero.
+            if (i == rules::index::limit && too_large) continue;
+            if (i == lr_index_ && !too_large) continue;
+            if (i == rules::index::weight_decay && decay != rules::Decay::coupled) continue;
+            if (i == rules::index::keep && decay != rules::Decay::decoupled) continue;
+            return Unrepresentable{i, float64_[i]};
+        }
+        return std::nullopt;
+    };
+    return dtype == numbers::DType::float32 ? first_in(float32_) : first_in(float64_);
+}
+
+const void* Coefficients::as(numbers::DType dtype) const {
+    if (dtype == numbers::DType::float32) return float32_.data();
+    return float64_.data();
+}
+
+Formula::Formula(std::string_view rule, double per_step, const std::vector<double>& others,
+                 rules::Decay decay, double weight_decay)
+    : index_(rules::find_rule(rule)),
+      decay_(decay),
+      weight_decay_(weight_decay),
+      values_{per_step} {
+    values_.insert(values_.end(), others.begin(), others.end());
+}
+
+Update Formula::update(std::int64_t t, double limit) const noexcept {
+    const rules::Coefficients values =
+        rules::coefficients(rule(), values_.data(), weight_decay_, static_cast<double>(t), limit);
+    return {&sweep::level().rules[index_], decay_, Coefficients(values, rules::lr_index(rule()))};
+}
+
+std::optional<Formula::Misfit> Formula::first_misfit(const Update& update, double limit,
+                                                     numbers::DType dtype) const {
+    const auto found = update.coefficients.first_unrepresentable(decay_, dtype);
+    const std::string_view origin = found ? rules::origin(rule(), found->index) : "";
+    if (origin.empty()) return std::nullopt;
+    double value = found->index == rules::index::limit ? limit : weight_decay_;
+    const auto& names = rule().hyperparameters;
+    const auto own = std::find(names.begin(), names.end(), origin);
+    if (own != names.end()) value = values_[static_cast<std::size_t>(own - names.begin())];
+    return Misfit{origin, value, found->value, dtype};
+}
+
+}  // namespace schuss::engine

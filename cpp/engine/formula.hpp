@@ -1,0 +1,98 @@
+// A rule with the values of its hyperparameters, and the coefficients that it has in one step.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string_view>
+#include <tuple>
+#include <vector>
+
+#include "numbers/dtype.hpp"
+#include "numbers/wide.hpp"
+#include "rules/registry.hpp"
+#include "sweep/level.hpp"
+
+namespace schuss::engine {
+
+/// The clipping limit of a step that does not clip.
+inline constexpr double no_limit = std::numeric_limits<double>::infinity();
+
+/// The coefficients of one step, cast once to each dtype that updates are computed in.
+class Coefficients {
+  public:
+    Coefficients() = default;
+
+    /// lr_index: the index of the learning rate, which may be too small for a dtype; 0 if the rule
+    /// has no learning rate.
+    explicit Coefficients(const rules::Coefficients& values, std::size_t lr_index = 0);
+
+    /// Multiplies the gradients of the step by a scale.
+    void set_scale(const numbers::Wide& scale);
+
+    struct Unrepresentable {
+        std::size_t index;
+        double value;
+    };
+
+    /// The first coefficient that the dtype rounds to zero or infinity although it is neither.
+    std::optional<Unrepresentable> first_unrepresentable(rules::Decay decay,
+                                                         numbers::DType dtype) const;
+
+    /// The values in a compute dtype, as the kernels read them.
+    const void* as(numbers::DType dtype) const;
+
+  private:
+    rules::Coefficients float64_ = {};
+    std::array<float, std::tuple_size_v<rules::Coefficients>> float32_ = {};
+    std::size_t lr_index_ = 0;
+};
+
+/// A rule, ready for one step.
+struct Update {
+    const sweep::Kernels* kernels = nullptr;
+    rules::Decay decay = rules::Decay::none;
+    Coefficients coefficients;
+};
+
+/// A rule with the values of its hyperparameters. The ranges of the values are the caller's to
+/// check.
+class Formula {
+  public:
+    /// per_step: the first hyperparameter, which each step may change: lr, or the beta of an
+    /// average. others: the other hyperparameters in the order of the rule. Throws
+    /// std::invalid_argument if no rule has that name.
+    Formula(std::string_view rule, double per_step, const std::vector<double>& others = {},
+            rules::Decay decay = rules::Decay::none, double weight_decay = 0);
+
+    const rules::RuleInfo& rule() const { return rules::registry()[index_]; }
+    double per_step() const { return values_[0]; }
+    void set_per_step(double value) { values_[0] = value; }
+
+    /// The update of step t, with a gradient scale of 1. limit: the largest magnitude of an element
+    /// of the scaled gradient.
+    Update update(std::int64_t t, double limit) const noexcept;
+
+    /// A hyperparameter that a dtype cannot represent.
+    struct Misfit {
+        std::string_view hyperparameter;
+        double value;
+        double coefficient;  // the value that the step derives from it
+        numbers::DType dtype;
+        std::size_t group = 0;
+    };
+
+    /// The first misfit of an update that this formula made for the same limit.
+    std::optional<Misfit> first_misfit(const Update& update, double limit,
+                                       numbers::DType dtype) const;
+
+  private:
+    std::size_t index_;
+    rules::Decay decay_;
+    double weight_decay_;
+    std::vector<double> values_;
+};
+
+}  // namespace schuss::engine

@@ -1,0 +1,124 @@
+#include "engine/step.hpp"
+
+#include <cmath>
+#include <utility>
+
+namespace schuss::engine {
+
+numbers::Wide StepOptions::clip_factor(const numbers::Wide& norm) const {
+    if (clip_norm == no_limit) return numbers::Wide(1);
+    const double denominator = norm.value() + 1e-6;
+    const bool overflows = std::isinf(denominator) && std::isfinite(norm.digits);
+    const numbers::Wide factor =
+        numbers::Wide(clip_norm) / (overflows ? norm : numbers::Wide(denominator));
+    return factor.value() >= 1 ? numbers::Wide(1) : factor;
+}
+
+std::optional<Formula::Misfit> compute_updates(const std::vector<Group>& groups, std::int64_t t,
+                                               double clip_value, std::vector<Update>& updates) {
+    updates.resize(groups.size());
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+        const auto& [formula, dtypes] = groups[i];
+        updates[i] = formula.update(t, clip_value);
+        for (std::size_t k = 0; k < dtypes.size(); ++k) {
+            if (!dtypes[k]) continue;
+            const auto dtype = static_cast<numbers::DType>(k);
+            auto misfit = formula.first_misfit(updates[i], clip_value, dtype);
+            if (!misfit) continue;
+            misfit->group = i;
+            return misfit;
+        }
+    }
+    return std::nullopt;
+}
+
+void Step::configure(std::vector<Group>&& groups, std::vector<Update>&& updates,
+                     const StepOptions& options) noexcept {
+    groups_ = std::move(groups);
+    updates_ = std::move(updates);
+    options_ = options;
+}
+
+const std::vector<double>* Step::last_lrs() const {
+    const std::int64_t steps = steps_;
+    const Lrs& last = lrs_[static_cast<std::size_t>(steps % 2)];
+    if (steps == 0 || last.step != steps || last.version != lr_version_) return nullptr;
+    return &last.values;
+}
+
+std::optional<Formula::Misfit> Step::set_lrs(const double* lrs, std::size_t count,
+                                             std::uint64_t lr_version) {
+    const std::int64_t t = steps_ + 1;
+    // A fork may follow the step at once, so its rates are recorded before it is made.
+    Lrs& next = lrs_[static_cast<std::size_t>(t % 2)];
+    next.step = t;
+    next.version = lr_version;
+    next.values.resize(groups_.size());
+    for (std::size_t i = 0; i < groups_.size(); ++i) {
+        next.values[i] = lrs[count == 1 ? 0 : i];
+        groups_[i].formula.set_per_step(next.values[i]);
+    }
+    return compute_updates(groups_, t, options_.clip_value, updates_);
+}
+
+std::optional<Formula::Misfit> Step::check_lrs(const double* lrs, std::size_t count) const {
+    std::vector<Group> groups = groups_;
+    for (std::size_t i = 0; i < groups.size(); ++i) {
+        groups[i].formula.set_per_step(lrs[count == 1 ? 0 : i]);
+    }
+    std::vector<Update> updates;
+    return compute_updates(groups, steps_ + 1, options_.clip_value, updates);
+}
+
+void Step::prepare(Nonfinite nonfinite) {
+    nonfinite_ = nonfinite;
+    plan.prepare();
+    if (needs_statistics()) plan.prepare_statistics();
+}
+
+Outcome Step::run(double scale) noexcept {
+    Outcome outcome;
+    numbers::Wide factor(scale);
+    if (needs_statistics()) {
+        const GradientStats& statistics = plan.statistics();
+        const numbers::Wide norm = numbers::Wide(std::fabs(scale)) * statistics.norm();
+        outcome.grad_norm = norm.value();
+        if (nonfinite_ != Nonfinite::propagate &&
+            statistics.first_nonfinite() < plan.items.size()) {
+            outcome.first_nonfinite = statistics.first_nonfinite();
+            outcome.raises = nonfinite_ == Nonfinite::raise;
+            if (options_.clear_grads && !outcome.raises) plan.run({.clear_gradients = true});
+            return outcome;
+        }
+        const numbers::Wide clip = options_.clip_factor(norm);
+        outcome.clipped = clip.value() != 1;
+        factor = factor * clip;
+    }
+    for (Update& update : updates_) update.coefficients.set_scale(factor);
+    Run run{.groups = updates_.data(),
+            .clear_gradients = options_.clear_grads,
+            .seed = options_.seed,
+            .step = static_cast<std::uint64_t>(steps_ + 1)};
+    Update average;
+    if (has_average_) {
+        average = average_.next(options_.average, options_.average_from_zero);
+        run.average = &average;
+    }
+    plan.run(run);
+    ++steps_;
+    return outcome;
+}
+
+void Step::record(const Outcome& outcome) noexcept {
+    if (outcome.skipped()) ++skipped_;
+    last_ = outcome;
+}
+
+void Accumulator::run(double scale, bool clear_grads) noexcept {
+    Update update = (count_ == 0 ? first_ : next_).update(count_ + 1, no_limit);
+    update.coefficients.set_scale(numbers::Wide(scale));
+    plan.run({.groups = &update, .clear_gradients = clear_grads});
+    ++count_;
+}
+
+}  // namespace schuss::engine

@@ -1,0 +1,155 @@
+// The whole step: gradient statistics, decision, coefficients, run, average, counters.
+//
+// A step has two parts. The preparation may fail and changes no array. The run cannot fail and
+// needs neither memory nor the Python interpreter.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "engine/formula.hpp"
+#include "engine/parameter_average.hpp"
+#include "engine/plan.hpp"
+#include "numbers/dtype.hpp"
+#include "numbers/wide.hpp"
+
+namespace schuss::engine {
+
+/// What a step does with gradients that have a NaN or an infinity.
+enum class Nonfinite { propagate, raise, skip };
+
+/// What a step does besides its rule.
+struct StepOptions {
+    double clip_norm = no_limit;
+    double clip_value = no_limit;
+    Nonfinite nonfinite = Nonfinite::propagate;
+    bool clear_grads = false;
+    double average = 0;  // the beta of the average, if the parameters have one
+    bool average_from_zero = false;
+    std::uint64_t seed = 0;  // of stochastic rounding
+
+    /// The factor by which clipping multiplies gradients of this norm, as in
+    /// torch.nn.utils.clip_grad_norm_: Pascanu, Mikolov & Bengio, 2013, algorithm 1, with a small
+    /// number added to the norm. NaN if the norm is NaN.
+    numbers::Wide clip_factor(const numbers::Wide& norm) const;
+};
+
+/// Parameters that share hyperparameters.
+struct Group {
+    Formula formula;
+    std::array<bool, numbers::compute_dtype_count> dtypes = {};  // that they are computed in
+};
+
+/// Computes the update of each group in step t. Returns the first hyperparameter that a group's
+/// dtypes cannot represent; the updates are then not to be used.
+std::optional<Formula::Misfit> compute_updates(const std::vector<Group>& groups, std::int64_t t,
+                                               double clip_value, std::vector<Update>& updates);
+
+/// What happened in a step.
+struct Outcome {
+    std::optional<double> grad_norm;  // of all scaled gradients, if an option needed it
+    bool clipped = false;
+    std::optional<std::size_t> first_nonfinite;  // the gradient that stopped the step, if one did
+    bool raises = false;                         // whether that is an error
+
+    bool skipped() const { return first_nonfinite.has_value(); }
+};
+
+class Step {
+  public:
+    /// The arrays of the parameters.
+    Plan plan;
+
+    /// What all steps from now on do. updates: those of the next step, which were checked. Cannot
+    /// fail.
+    void configure(std::vector<Group>&& groups, std::vector<Update>&& updates,
+                   const StepOptions& options) noexcept;
+    void set_has_average(bool has_average) noexcept { has_average_ = has_average; }
+
+    const std::vector<Group>& groups() const { return groups_; }
+    const StepOptions& options() const { return options_; }
+    ParameterAverage& average() { return average_; }
+    const ParameterAverage& average() const { return average_; }
+
+    /// The number of steps made, and of steps that were skipped.
+    std::int64_t steps() const { return steps_; }
+    void set_steps(std::int64_t steps) { steps_ = steps; }
+    std::int64_t skipped() const { return skipped_; }
+    void set_skipped(std::int64_t skipped) { skipped_ = skipped; }
+
+    /// What happened in the last step, if there was one.
+    const std::optional<Outcome>& last() const { return last_; }
+
+    /// The learning rate of each group in the last step; nullptr before any, and after
+    /// `forget_lrs`.
+    const std::vector<double>* last_lrs() const;
+
+    /// Has `last_lrs` forget the rates of all steps that belong to the version so far.
+    void forget_lrs() noexcept { ++lr_version_; }
+    std::uint64_t lr_version() const { return lr_version_; }
+
+    /// Sets the learning rate of each group for the next step and computes its updates.
+    /// lr_version: the version to which the rates belong. Returns the first hyperparameter that the
+    /// dtypes cannot represent: no step can be made then.
+    std::optional<Formula::Misfit> set_lrs(const double* lrs, std::size_t count,
+                                           std::uint64_t lr_version);
+
+    /// The first hyperparameter that the dtypes cannot represent in a step with these rates.
+    std::optional<Formula::Misfit> check_lrs(const double* lrs, std::size_t count) const;
+
+    /// Prepares the run. nonfinite: for this step, in place of the option.
+    void prepare(Nonfinite nonfinite);
+
+    /// Makes the step. scale: multiplies the gradients.
+    Outcome run(double scale) noexcept;
+
+    /// Counts a run.
+    void record(const Outcome& outcome) noexcept;
+
+  private:
+    bool needs_statistics() const {
+        return nonfinite_ != Nonfinite::propagate || options_.clip_norm != no_limit;
+    }
+
+    /// The learning rates of one step.
+    struct Lrs {
+        std::int64_t step = 0;
+        std::uint64_t version = 0;
+        std::vector<double> values;
+    };
+
+    std::vector<Group> groups_;
+    std::vector<Update> updates_;  // of the groups, in the next step
+    StepOptions options_;
+    Nonfinite nonfinite_ = Nonfinite::propagate;  // of the next step
+    ParameterAverage average_;
+    bool has_average_ = false;
+    std::atomic<std::int64_t> steps_ = 0;
+    std::int64_t skipped_ = 0;
+    std::optional<Outcome> last_;
+    std::uint64_t lr_version_ = 0;
+    std::array<Lrs, 2> lrs_;  // of the last step and the next one, by step modulo 2
+};
+
+/// Gradients added up for a later step: the parameters of its plan are the sums.
+class Accumulator {
+  public:
+    Plan plan;
+
+    /// The number of gradients in the sums. With 0, the next run overwrites the sums.
+    std::int64_t count() const { return count_; }
+    void set_count(std::int64_t count) noexcept { count_ = count; }
+
+    /// Adds gradients, multiplied by a scale, to the sums. The plan must be prepared.
+    void run(double scale, bool clear_grads) noexcept;
+
+  private:
+    Formula first_{"accumulation_first", 0}, next_{"accumulation", 0};
+    std::atomic<std::int64_t> count_ = 0;
+};
+
+}  // namespace schuss::engine
