@@ -397,7 +397,7 @@ def test_what_a_handler_raises_is_not_taken_for_what_a_call_raises(
 LIMITED = """
     import copy, resource
     import numpy as np, schuss
-    from schuss import reference
+    from schuss import reference, training  # loaded while there is memory
     n = 2_000_000
     grad = np.random.default_rng(0).standard_normal(n, dtype=np.float32)
     param, another = np.ones(n, np.float32), np.ones(n, np.float32)

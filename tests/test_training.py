@@ -868,7 +868,7 @@ class RestoreInterrupted:
         code = frame.f_code
         self.restoring = self.restoring or code.co_qualname == "EarlyStopping.restore"
         if self.restoring and event == "line" and code.co_filename in TRACED:
-            self.seen += not code.co_qualname.startswith(FIT)
+            self.seen += not code.co_qualname.startswith("fit")
             if self.seen == self.n:
                 raise KeyboardInterrupt
         return self
@@ -1133,7 +1133,6 @@ LOOP = ("training", "history", "l2", "_early_stopping", "_loss", "_progress")
 BATCHES = ("batches", "_epochs", "_prefetch", "_slices")
 OTHERS = ("optimizers", "_optimizer", "_internals", "_copies", "schedules")
 TRACED = {import_module(f"schuss.{name}").__file__ for name in (*LOOP, *BATCHES, *OTHERS)}
-FIT = ("fit", "_fitted")
 
 
 class Interruption:
@@ -1148,7 +1147,7 @@ class Interruption:
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Any:
         code = frame.f_code
-        left_out = (*FIT, "_PooledBuffer.")
+        left_out = ("fit", "_PooledBuffer.")
         if code.co_filename not in TRACED or code.co_qualname.startswith(left_out):
             return self
         self.training = self.training or code.co_qualname == "_Training.run"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from schuss._arrays import ArrayTree
+from schuss._errors import wrong_type
 from schuss._hyperparameters import real
 
 Loss: TypeAlias = Callable[..., tuple[float, Any]]
@@ -13,7 +14,7 @@ Loss: TypeAlias = Callable[..., tuple[float, Any]]
 def check_function(call: str, name: str, value: object) -> None:
     """Raise TypeError unless the value can be called."""
     if not callable(value):
-        raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a function")
+        raise wrong_type(call, name, value, "a function")
 
 
 def evaluate(call: str, loss_and_grad: Loss, params: ArrayTree, batch: object) -> tuple[float, Any]:

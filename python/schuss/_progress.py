@@ -4,7 +4,7 @@ import sys
 from math import isfinite
 from typing import Any, Self
 
-from schuss._extras import missing
+from schuss._errors import missing_package
 from schuss._interrupts import Deferred
 from schuss.averages import ExponentialAverage
 
@@ -18,7 +18,7 @@ def tqdm_if_wanted(call: str, progress: bool | None) -> Any:
     except ImportError:
         if progress is None:
             return None
-        raise missing(call, "tqdm") from None
+        raise missing_package(call, "tqdm") from None
     return tqdm
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss._arrays import Array
-from schuss._extras import missing
+from schuss._errors import missing_package
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -147,7 +147,7 @@ class History:
             try:
                 from matplotlib.figure import Figure
             except ImportError:
-                raise missing("History.plot", "matplotlib") from None
+                raise missing_package("History.plot", "matplotlib") from None
             figure = Figure(figsize=(8, 5), layout="constrained")
         _draw(self, figure)
         return figure
@@ -261,7 +261,8 @@ def _pluralized(number: int, noun: str) -> str:
 
 
 # Okabe and Ito's colours, which people with colour blindness can tell apart.
-_BLUE, _ORANGE, _GREEN = "#0072B2", "#D55E00", "#009E73"
+BLUE, GREEN, ORANGE = "#0072B2", "#009E73", "#E69F00"
+VERMILION, PURPLE = "#D55E00", "#CC79A7"
 
 
 def _draw(history: History, figure: "Figure") -> None:
@@ -272,7 +273,7 @@ def _draw(history: History, figure: "Figure") -> None:
     steps = np.arange(history.steps) / history._batches
     _draw_costs(history, steps, top)
     for axes in below:
-        axes.plot(steps, history.lr, color=_GREEN, drawstyle="steps-post")
+        axes.plot(steps, history.lr, color=GREEN, drawstyle="steps-post")
         axes.set_ylabel("learning rate")
         axes.set_ylim(bottom=0)
     for axes in (top, *below):
@@ -286,13 +287,13 @@ def _draw(history: History, figure: "Figure") -> None:
 
 def _draw_costs(history: History, steps: Series, axes: Any) -> None:
     epochs = np.arange(history.epochs)
-    axes.plot(steps, history.cost, color=_BLUE, alpha=0.3, linewidth=0.6, label="each mini-batch")
+    axes.plot(steps, history.cost, color=BLUE, alpha=0.3, linewidth=0.6, label="each mini-batch")
     dots = {"linewidth": 2, "marker": "o", "markersize": 3}
     if history.epochs:
         # The mean of an epoch is drawn in its middle, and the validation at its end.
-        axes.plot(epochs + 0.5, history.epoch_cost, color=_BLUE, label="mean of the epoch", **dots)
+        axes.plot(epochs + 0.5, history.epoch_cost, color=BLUE, label="mean of the epoch", **dots)
     if history.validation.size:
-        axes.plot(epochs + 1, history.validation, color=_ORANGE, label="validation", **dots)
+        axes.plot(epochs + 1, history.validation, color=VERMILION, label="validation", **dots)
     if history.best_epoch is not None and history.best_epoch < history.epochs:
         axes.axvline(history.best_epoch, color="0.6", linestyle=":", label="best epoch", zorder=0)
     values = np.concatenate((history.cost, history.validation))

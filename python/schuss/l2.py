@@ -8,7 +8,8 @@ import numpy as np
 
 from schuss import _core
 from schuss._arrays import Array, ArrayTree, computed_dtype, names_of_leaves
-from schuss._hyperparameters import axis_of, flag, number
+from schuss._errors import wrong_type
+from schuss._hyperparameters import NON_NEGATIVE, POSITIVE, axis_of, flag
 from schuss._interrupts import raised_within
 from schuss._loss import Loss, check_function, evaluate
 from schuss.loss_scale import DynamicLossScale, with_l2_of_fit
@@ -214,9 +215,9 @@ def with_l2(
     check_function(call, "loss_and_grad", loss_and_grad)
     if weights is not None:
         check_function(call, "weights", weights)
-    strength = number(call, "strength", strength, kind="non_negative")
+    strength = NON_NEGATIVE(call, "strength", strength)
     if not isinstance(loss_scale, DynamicLossScale):
-        loss_scale = number(call, "loss_scale", loss_scale, kind="init_scale")
+        loss_scale = POSITIVE(call, "loss_scale", loss_scale)
     l2 = L2(call, strength, weights, loss_scale)
 
     def loss_and_grad_with_l2(params: ArrayTree, *batch: Any) -> tuple[float, Any]:
@@ -230,7 +231,7 @@ def _examples(call: str, axis: int, batch: tuple[Any, ...]) -> int:
     if not batch:
         raise TypeError(f"{call}: x is missing, expected an array of examples after params")
     if not hasattr(batch[0], "shape"):
-        raise TypeError(f"{call}: x is a {type(batch[0]).__name__}, expected an array")
+        raise wrong_type(call, "x", batch[0], "an array")
     examples: int = batch[0].shape[axis_of(call, axis, batch[0], "x")]
     if examples == 0:
         raise ValueError(f"{call}: x has no examples along axis {axis}, expected at least one")

@@ -1,4 +1,4 @@
-"""Landscapes: cost surfaces over the plane, with gradients, to see and to test how optimizers move.
+"""Landscapes: cost surfaces over the plane, with gradients, to watch and test how optimizers move.
 
 Examples
 --------
@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss._arrays import Array, as_any_array
-from schuss._hyperparameters import count, flag, number
+from schuss._errors import wrong_type
+from schuss._hyperparameters import AT_LEAST_ONE, NON_NEGATIVE, count, flag
 
 __all__ = ["Landscape", "bowl", "descend", "plateau", "rosenbrock", "saddle", "steps_until"]
 
@@ -31,32 +32,32 @@ Point: TypeAlias = tuple[float, float]
 
 @dataclass(frozen=True, eq=False)
 class Landscape:
-    """A cost over the plane: call it with points for their costs, `gradient` for the slopes there.
+    """A cost over the plane: call it with points for their costs, `gradient` for the slopes.
 
-    What is too far away for floating point costs infinity or NaN, without a warning: steps that
-    are too long lead there.
+    Points that are too far away for floating point cost infinity or NaN, without a warning.
+    Optimizers whose steps are too long reach them.
 
     Parameters
     ----------
     name : str
-        What messages and pictures call it.
+        The name in messages and pictures.
     formula : str
         The cost in x and y, as TeX.
     value : callable
-        ``value(x, y)``: the cost at arrays of x and y, element by element, or one for all.
+        ``value(x, y)``: the cost at each element of arrays x and y, or a single cost for all.
     slopes : callable
-        ``slopes(x, y)``: the pair of its partial derivatives by x and by y.
+        ``slopes(x, y)``: the pair of the partial derivatives by x and by y.
     window : pair of pairs of float
-        A good part of the plane to draw: the bounds of x and those of y.
+        The part of the plane to draw: the bounds of x and of y.
     minimum, saddle : pair of float, optional
-        Where the one or the other lies.
+        Where the minimum or the saddle lies.
 
     Raises
     ------
     TypeError
-        By a call with points that are no real numbers.
+        When called: if the points are not real numbers.
     ValueError
-        By a call with points that are no array, or whose last axis is not x and y.
+        When called: if the points are not an array, or its last axis is not of length 2.
 
     References
     ----------
@@ -92,11 +93,11 @@ class Landscape:
         Returns
         -------
         array of float, shape (...)
-            In float32 for points in float32, else in float64.
+            The costs, in float32 for points in float32, else in float64.
         """
         x, y = self._coordinates(points)
         costs = np.empty(x.shape, x.dtype)
-        with _far_away():
+        with _no_warnings():
             costs[...] = self.value(x, y)
         return costs[()]
 
@@ -116,13 +117,13 @@ class Landscape:
         Raises
         ------
         TypeError
-            If `points` are no real numbers.
+            If `points` are not real numbers.
         ValueError
             If their last axis is not of length 2.
         """
         x, y = self._coordinates(points)
         gradient = np.empty((*x.shape, 2), x.dtype)
-        with _far_away():
+        with _no_warnings():
             gradient[..., 0], gradient[..., 1] = self.slopes(x, y)
         return gradient
 
@@ -133,12 +134,12 @@ class Landscape:
         return array[..., 0], array[..., 1]
 
 
-def _far_away() -> np.errstate:
+def _no_warnings() -> np.errstate:
     return np.errstate(over="ignore", under="ignore", invalid="ignore")
 
 
 def _floats(call: str, name: str, value: npt.ArrayLike) -> Array:
-    """Return real numbers as float32, if they are, or as float64."""
+    """Return real numbers as float32 if they are float32, or else as float64."""
     array = np.asarray(as_any_array(call, name, value))
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{call}: {name} has dtype {array.dtype}, expected real numbers")
@@ -148,13 +149,13 @@ def _floats(call: str, name: str, value: npt.ArrayLike) -> Array:
 def bowl(condition: float = 100.0) -> Landscape:
     """Return the bowl ``(x^2 + condition*y^2) / 2``: long along x, steep along y.
 
-    Gradient descent needs a rate below ``2/condition`` lest it climb the steep sides, and then
-    creeps along the floor.
+    With a rate above ``2/condition``, gradient descent climbs the steep sides. With a lower rate it
+    is slow along the floor.
 
     Parameters
     ----------
     condition : float
-        How many times steeper it is along y than along x; at least 1.
+        The steepness along y over that along x; at least 1.
 
     Returns
     -------
@@ -164,7 +165,7 @@ def bowl(condition: float = 100.0) -> Landscape:
     Raises
     ------
     TypeError, ValueError
-        If `condition` is no finite number of at least 1.
+        If `condition` is not a finite number of at least 1.
 
     References
     ----------
@@ -177,7 +178,7 @@ def bowl(condition: float = 100.0) -> Landscape:
     >>> bowl(condition=25)([1, 2]), bowl(condition=25).gradient([1, 2])
     (np.float64(50.5), array([ 1., 50.]))
     """
-    condition = number("bowl", "condition", condition)
+    condition = AT_LEAST_ONE("bowl", "condition", condition)
     return Landscape(
         "bowl",
         rf"\frac{{1}}{{2}} (x^2 + {condition:g}\, y^2)",
@@ -189,13 +190,13 @@ def bowl(condition: float = 100.0) -> Landscape:
 
 
 def saddle() -> Landscape:
-    """Return the saddle ``x^2 - y^2``: a valley along x, a ridge's fall along y.
+    """Return the saddle ``x^2 - y^2``: it rises along x and falls along y.
 
     Returns
     -------
     Landscape
-        With its saddle at (0, 0). On the line y = 0 the slope along y is exactly 0: what starts
-        there by gradient descent comes to rest at the saddle.
+        With its saddle at (0, 0). On the line y = 0 the slope along y is exactly 0: gradient
+        descent that starts there ends at the saddle.
 
     References
     ----------
@@ -218,15 +219,15 @@ def saddle() -> Landscape:
 
 
 def plateau() -> Landscape:
-    """Return the plateau ``1 - exp(-(x^2 + y^2) / 2)``: flat for a long stretch, then a valley.
+    """Return the plateau ``1 - exp(-(x^2 + y^2) / 2)``: almost flat, with a valley at the origin.
 
-    At a distance r from the valley's floor the slope is ``r exp(-r^2 / 2)``: 0.61 at most, at
-    r = 1, but 0.0013 at r = 4 and 0.000019 at r = 5.
+    At a distance r from the origin the slope is ``r exp(-r^2 / 2)``: at most 0.61, at r = 1, but
+    0.0013 at r = 4 and 0.000019 at r = 5.
 
     Returns
     -------
     Landscape
-        With its minimum, 0, at (0, 0); the plateau is at 1.
+        With its minimum, 0, at (0, 0); the plateau's cost is 1.
 
     References
     ----------
@@ -250,14 +251,14 @@ def plateau() -> Landscape:
 
 
 def rosenbrock(a: float = 1.0, b: float = 100.0) -> Landscape:
-    """Return Rosenbrock's valley ``(a - x)^2 + b (y - x^2)^2``: steep sides, a bent and flat floor.
+    """Return Rosenbrock's valley ``(a - x)^2 + b (y - x^2)^2``: steep sides, a flat, bent floor.
 
     Parameters
     ----------
     a : float
-        Where the minimum lies along x; at least 0.
+        The x of the minimum; at least 0.
     b : float
-        How steep the sides are; at least 0.
+        The steepness of the sides; at least 0.
 
     Returns
     -------
@@ -267,7 +268,7 @@ def rosenbrock(a: float = 1.0, b: float = 100.0) -> Landscape:
     Raises
     ------
     TypeError, ValueError
-        If `a` or `b` is no finite number of at least 0.
+        If `a` or `b` is not a finite number of at least 0.
 
     References
     ----------
@@ -279,7 +280,7 @@ def rosenbrock(a: float = 1.0, b: float = 100.0) -> Landscape:
     >>> rosenbrock()([[1, 1], [-1.2, 1]]).round(2), rosenbrock().gradient([-1.2, 1]).round(2)
     (array([ 0. , 24.2]), array([-215.6,  -88. ]))
     """
-    a, b = number("rosenbrock", "a", a), number("rosenbrock", "b", b)
+    a, b = NON_NEGATIVE("rosenbrock", "a", a), NON_NEGATIVE("rosenbrock", "b", b)
     width = a or 1.0
     return Landscape(
         "rosenbrock",
@@ -292,7 +293,7 @@ def rosenbrock(a: float = 1.0, b: float = 100.0) -> Landscape:
 
 
 class Stepper(Protocol):
-    """What makes optimizer steps on parameters that it holds."""
+    """An object that makes optimizer steps, such as an optimizer."""
 
     def step(self, grads: Any, /) -> None:
         """Update the parameters in place."""
@@ -304,29 +305,31 @@ def descend(
     start: npt.ArrayLike,
     steps: int,
 ) -> npt.NDArray[np.float64]:
-    """Go down a landscape with an optimizer, and return the path.
+    """Descend a landscape with an optimizer, and return the path.
 
     Parameters
     ----------
     optimizer : callable
-        What makes an optimizer of parameters: a class, or ``partial(schuss.Momentum, lr=0.1)``.
-        It gets the position, a float64 array of shape (2,).
+        A function that makes an optimizer of parameters: a class, or
+        ``partial(schuss.Momentum, lr=0.1)``. It is called with the position, a float64 array of
+        shape (2,).
     landscape : Landscape
-        Where to go.
+        The landscape.
     start : array, shape (2,)
-        x and y to start from; not modified.
+        The initial x and y; not modified.
     steps : int
-        How many steps to make; at least 0.
+        The number of steps; at least 0.
 
     Returns
     -------
     array of float64, shape (steps + 1, 2)
-        The start, and where each step led.
+        The start, and the position after each step.
 
     Raises
     ------
     TypeError
-        If `optimizer` makes no optimizer, `landscape` is none, or `steps` is no integer.
+        If `optimizer` does not make an optimizer, `landscape` is not a `Landscape`, or `steps` is
+        not an integer.
     ValueError
         If `start` is not two finite numbers, or `steps` is below 0.
 
@@ -348,18 +351,16 @@ def descend(
     """
     steps = count("descend", "steps", steps, least=0)
     if not isinstance(landscape, Landscape):
-        raise TypeError(
-            f"descend: landscape is a {type(landscape).__name__}, expected a Landscape like bowl()"
-        )
+        raise wrong_type("descend", "landscape", landscape, "a Landscape like bowl()")
     position = _position(start)
-    maker = "what makes an optimizer, like schuss.Adam or partial(schuss.Adam, lr=0.1)"
+    expected = "what makes an optimizer, like schuss.Adam or partial(schuss.Adam, lr=0.1)"
     if not callable(optimizer):
-        raise TypeError(
-            f"descend: optimizer is of type {type(optimizer).__name__}, expected {maker}"
-        )
+        was = type(optimizer).__name__
+        raise TypeError(f"descend: optimizer is of type {was}, expected {expected}")
     stepper = optimizer(position)
     if not callable(getattr(stepper, "step", None)):
-        raise TypeError(f"descend: optimizer makes a {type(stepper).__name__}, expected {maker}")
+        was = type(stepper).__name__
+        raise TypeError(f"descend: optimizer makes a {was}, expected {expected}")
     path = np.empty((steps + 1, 2))
     path[0] = position
     for step in range(1, steps + 1):
@@ -374,7 +375,7 @@ def _position(start: npt.ArrayLike) -> npt.NDArray[np.float64]:
         raise ValueError(f"descend: start has shape {position.shape}, expected (2,)")
     if not np.isfinite(position).all():
         raise ValueError(f"descend: start is {position.tolist()}, expected two finite numbers")
-    return position.astype(np.float64)  # a copy: it is moved
+    return position.astype(np.float64)  # a copy, which the optimizer updates
 
 
 def steps_until(
@@ -383,18 +384,18 @@ def steps_until(
     *,
     for_good: bool = False,
 ) -> int | None:
-    """Return the number of steps that a path takes until a condition holds.
+    """Return the number of steps until a condition holds on a path.
 
     Parameters
     ----------
     path : array, shape (steps + 1, 2)
-        The start and where each step led, as `descend` returns it.
+        The start and the position after each step, as `descend` returns it.
     condition : callable
-        Tells of points, shape (steps + 1, 2), whether it holds at each: an array of bool, shape
-        (steps + 1,).
+        ``condition(points)``: whether the condition holds at each of the points, shape
+        (steps + 1, 2), as an array of bool, shape (steps + 1,).
     for_good : bool
-        Count the steps until it holds and goes on to hold until the path ends: a path may run
-        through the place where it is to come to rest.
+        Count the steps until the condition holds for the rest of the path. Without it, a path
+        counts that only runs through such points.
 
     Returns
     -------
@@ -404,9 +405,10 @@ def steps_until(
     Raises
     ------
     TypeError
-        If `path` is no array of real numbers, `condition` is not callable, or `for_good` no bool.
+        If `path` is not an array of real numbers, `condition` is not callable, or `for_good` is not
+        a bool.
     ValueError
-        If `path` or what `condition` returns has another shape.
+        If `path` or the result of `condition` has another shape.
 
     Examples
     --------
@@ -418,8 +420,7 @@ def steps_until(
     3
     """
     if not callable(condition):
-        was = type(condition).__name__
-        raise TypeError(f"steps_until: condition is a {was}, expected a function of points")
+        raise wrong_type("steps_until", "condition", condition, "a function of points")
     points = _floats("steps_until", "path", path).astype(np.float64)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) == 0:
         raise ValueError(f"steps_until: path has shape {points.shape}, expected (steps + 1, 2)")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, fields
-from functools import partial
+from functools import cached_property, partial
 from math import nan
 from time import perf_counter
 from typing import Any, TypeAlias
@@ -11,16 +11,18 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schuss import _arguments, _files, checkpoints
+from schuss import _files, checkpoints
+from schuss._arguments import Arguments, checked_texts
 from schuss._arrays import ArrayTree, arrays_of, check_holds
 from schuss._early_stopping import EarlyStopping
+from schuss._errors import wrong_type
 from schuss._hyperparameters import (
+    NON_NEGATIVE,
     Rate,
     choice,
     count,
     extended,
     flag,
-    number,
     optional,
     rate,
     real,
@@ -41,14 +43,13 @@ __all__ = ["History", "fit", "with_l2"]
 Function: TypeAlias = Callable[[History], object]
 
 _from_one = partial(count, least=1)
-_non_negative = partial(number, kind="non_negative")
 
 # What a checkpoint keeps of a training, besides its arrays.
 _SAVED = record(
     validated=flag,
     best_epoch=optional(_from_one),
     best=record(epoch=optional(_from_one), value=extended, waited=partial(count, least=0)),
-    arguments=_arguments.checked_texts,
+    arguments=checked_texts,
 )
 
 
@@ -240,18 +241,10 @@ def fit(
         checkpoint_every=checkpoint_every,
     )
     _check_optimizer(optimizer, scheduled=settings.schedule is not None)
-    stepped = _optimizer_params(optimizer, params)
     batching = (batch_size, shuffle, rng, axis, drop_last, prefetch)
-    training = _Training(
-        loss_and_grad, params, stepped, optimizer, _batches(x, y, batching), settings
-    )
+    training = _Training(loss_and_grad, params, optimizer, _batches(x, y, batching), settings)
     training.resume()
-    return _fitted(training)
-
-
-def _fitted(training: "_Training") -> History:
-    # Python looks for signals at calls and at the end of loops, so Ctrl-C cannot interrupt these
-    # handlers' assignments. `finalize` can run twice.
+    # Python runs signal handlers at calls and loops, so Ctrl-C cannot interrupt the assignments.
     try:
         training.run()
     except KeyboardInterrupt:
@@ -260,7 +253,7 @@ def _fitted(training: "_Training") -> History:
         training.finalize()
     except KeyboardInterrupt:
         training.history.stopped = "interrupted"
-        training.finalize()
+        training.finalize()  # it can run twice
     return training.history
 
 
@@ -268,8 +261,7 @@ def _functions(call: str, name: str, value: Any) -> tuple[Function, ...]:
     if callable(value):
         return (value,)
     if not isinstance(value, Sequence) or isinstance(value, str):
-        was = type(value).__name__
-        raise TypeError(f"{call}: {name} is a {was}, expected a function or a sequence of them")
+        raise wrong_type(call, name, value, "a function or a sequence of them")
     for index, function in enumerate(value):
         check_function(call, f"{name}[{index}]", function)
     return tuple(value)
@@ -278,10 +270,7 @@ def _functions(call: str, name: str, value: Any) -> tuple[Function, ...]:
 def _validation(call: str, name: str, value: Any) -> Any:
     if value is None or isinstance(value, tuple) or callable(value):
         return value
-    raise TypeError(
-        f"{call}: {name} is a {type(value).__name__}, expected a tuple of arrays or a function of "
-        "params"
-    )
+    raise wrong_type(call, name, value, "a tuple of arrays or a function of params")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -291,10 +280,10 @@ class _Settings:
     epochs: int = field(metadata={"check": _from_one})
     schedule: Rate | None = field(metadata={"check": optional(rate)})
     schedule_by: str = field(metadata={"check": partial(choice, among=("step", "epoch"))})
-    l2: float = field(metadata={"check": _non_negative})
+    l2: float = field(metadata={"check": NON_NEGATIVE})
     validation: Any = field(metadata={"check": _validation})
     patience: int | None = field(metadata={"check": optional(_from_one)})
-    min_delta: float = field(metadata={"check": _non_negative})
+    min_delta: float = field(metadata={"check": NON_NEGATIVE})
     restore_best: bool = field(metadata={"check": flag})
     callbacks: Any = field(metadata={"check": _functions})
     on_step: Any = field(metadata={"check": _functions})
@@ -320,13 +309,12 @@ class _Training:
         self,
         loss_and_grad: Loss,
         params: ArrayTree,
-        stepped: ArrayTree,
         optimizer: Any,
         batches: MiniBatches[Any],
         settings: _Settings,
     ) -> None:
         self.loss_and_grad, self.params, self.optimizer = loss_and_grad, params, optimizer
-        self.stepped = stepped  # the parameters of the optimizer, in its structure
+        self.stepped = _optimizer_params(optimizer, params)  # what the optimizer updates
         self.batches, self.settings = batches, settings
         self.schedule = settings.schedule
         if settings.schedule_by == "epoch" and callable(self.schedule):
@@ -336,11 +324,6 @@ class _Training:
             settings.patience, settings.min_delta, params if settings.restore_best else None
         )
         self.tqdm = tqdm_if_wanted("fit", settings.progress)
-        self.arguments: _arguments.Texts = {}
-        if settings.checkpoint is not None:
-            names = ("l2", "validation", "patience", "min_delta", "restore_best")
-            others = {name: getattr(settings, name) for name in names}
-            self.arguments = _arguments.of_training(optimizer, self.schedule, batches, others)
         size = batches.batch_size
         self.examples = min(batches.examples, len(batches) * size)  # of an epoch
         self.history = Recorder(size, self.examples, validated=settings.validation is not None)
@@ -348,6 +331,13 @@ class _Training:
         self.step_under_way: tuple[int, int | None, float] = (-1, None, 0.0)
         # The epoch whose steps are being made, as in the state of the mini-batches.
         self.epoch: dict[str, Any] | None = None
+
+    @cached_property
+    def arguments(self) -> Arguments:
+        """The arguments that a checkpoint keeps."""
+        names = ("l2", "validation", "patience", "min_delta", "restore_best")
+        others = {name: getattr(self.settings, name) for name in names}
+        return Arguments(self.optimizer, self.schedule, self.batches, others)
 
     def resume(self) -> None:
         """Continue from the checkpoint, or make the first one."""
@@ -377,15 +367,7 @@ class _Training:
         saved = checkpoint.check("training", _SAVED, checkpoint.training)
         history, epochs = self.history, self.settings.epochs
         history.check_validated(checkpoint, saved["validated"])
-        self.arguments = _arguments.resumed(
-            checkpoint,
-            saved["arguments"],
-            self.arguments,
-            self.optimizer,
-            self.schedule,
-            self.batches,
-            epochs,
-        )
+        self.arguments.resume(checkpoint, saved["arguments"], epochs)
         history.resume(checkpoint, saved["best_epoch"])
         begun = -(-history.steps // history.batches)
         if begun > epochs:
@@ -417,7 +399,7 @@ class _Training:
             self.params,
             self.optimizer,
             batches=self.batches.state_dict() | {"epoch": epoch},
-            training=training | {"best": best, "arguments": self.arguments},
+            training=training | {"best": best, "arguments": self.arguments.texts},
             series=series | {f"best/{index}": copy for index, copy in enumerate(copies)},
         )
 

@@ -8,11 +8,9 @@ from typing import ParamSpec
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-__all__ = ["COLORS", "figure", "note", "save", "styled"]
+from schuss.history import BLUE, GREEN, ORANGE, PURPLE, VERMILION
 
-# Okabe and Ito's colours, which people with colour blindness can tell apart.
-ORANGE, GREEN = "#E69F00", "#009E73"
-BLUE, VERMILION, PURPLE = "#0072B2", "#D55E00", "#CC79A7"
+__all__ = ["BLUE", "GREEN", "ORANGE", "PURPLE", "VERMILION", "figure", "note", "save", "styled"]
 
 COLORS = {"SGD": PURPLE, "Momentum": ORANGE, "RMSprop": GREEN, "Adam": BLUE}
 """The colour of each optimizer, in every picture."""
