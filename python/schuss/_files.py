@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from hashlib import sha256
 from io import FileIO
 
+from schuss._errors import wrong_type
 from schuss._interrupts import Deferred
 
 try:
@@ -42,7 +43,7 @@ _NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 def check_path(call: str, name: str, path: object) -> str:
     """Return a path that can name a file as a str, or raise TypeError or ValueError."""
     if not isinstance(path, str | os.PathLike):
-        raise TypeError(f"{call}: {name} is a {type(path).__name__}, expected a str or a path")
+        raise wrong_type(call, name, path, "a str or a path")
     text = os.fspath(path)
     if not isinstance(text, str):
         raise TypeError(

@@ -14,6 +14,7 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 from schuss import _core, _files, _json, _safetensors
 from schuss._arrays import Array, ArrayTree, arrays_of, check_holds
 from schuss._copies import writer_of_copies
+from schuss._errors import wrong_type
 from schuss._hyperparameters import Check, Rate, mapping, optional, record
 from schuss._interrupts import whole
 from schuss._saved import busy, checked, own_hyperparameters, restore, saved
@@ -467,16 +468,12 @@ def _named(call: str, prefix: str, names: list[str], arrays: list[Array]) -> dic
 
 
 def _check_optimizer(call: str, params: ArrayTree, optimizer: Any) -> None:
-    _check_type(call, "optimizer", optimizer, Optimizer, "an optimizer of schuss")
+    if not isinstance(optimizer, Optimizer):
+        raise wrong_type(call, "optimizer", optimizer, "an optimizer of schuss")
     if optimizer.params is not params:
         check_holds(call, params, arrays_of(call, "optimizer.params", optimizer.params))
 
 
 def _check_batches(call: str, batches: object) -> None:
-    if batches is not None:
-        _check_type(call, "batches", batches, MiniBatches, "mini-batches, as minibatches makes")
-
-
-def _check_type(call: str, name: str, value: object, kinds: Any, expected: str) -> None:
-    if not isinstance(value, kinds):
-        raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected {expected}")
+    if batches is not None and not isinstance(batches, MiniBatches):
+        raise wrong_type(call, "batches", batches, "mini-batches, as minibatches makes")

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _hyperparameters as checks
+from schuss._errors import wrong_type
 from schuss._hyperparameters import Check, Rate, count, real, shown
 
 __all__ = [
@@ -91,7 +92,7 @@ def _parse_sequence(
     call: str, name: str, values: Any, *, check: Check[Any], nonempty: bool = False
 ) -> tuple[Any, ...]:
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
-        raise TypeError(f"{call}: {name} is a {type(values).__name__}, expected a sequence")
+        raise wrong_type(call, name, values, "a sequence")
     entries = tuple(check(call, f"{name}[{i}]", value) for i, value in enumerate(values))
     if nonempty and not entries:
         raise ValueError(f"{call}: {name} is empty, expected at least one")
@@ -883,7 +884,7 @@ class Chain(_Composite):
                 f"{self._name}: boundaries has {actual} entries, expected {expected} "
                 f"(one fewer than schedules)"
             )
-        _Composite._check_together(self)
+        super(Chain, self)._check_together()  # slots=True breaks super()
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from schuss._arrays import Array, computed_dtype
+from schuss._errors import wrong_type
 from schuss._hyperparameters import check_keys, mapping
 from schuss._internals import internals_of
 from schuss._rules import states
@@ -270,7 +271,7 @@ def _parse_group(call: str, name: str, group: Any, kind: str) -> dict[str, Any]:
     group_kind, values = from_torch(call, name, rule, group)
     params = group["params"]
     if not isinstance(params, list):
-        raise TypeError(f"{call}: {name}['params'] is a {type(params).__name__}, expected a list")
+        raise wrong_type(call, f"{name}['params']", params, "a list")
     if (group_kind, kind) == ("SGD", "Momentum"):
         group_kind = "Momentum"
         values |= {"beta": 0.0, "dampening": 0.0, "nesterov": False, "bias_correction": False}
