@@ -27,7 +27,7 @@ from schuss.config import (
     threads,
 )
 from schuss.loss_scale import DynamicLossScale
-from schuss.optimizers import SGD, Adam, AdamW, Momentum, RMSprop
+from schuss.optimizers import *  # noqa: F403
 
 if TYPE_CHECKING:
     from schuss import checkpoints, landscapes, schedules
@@ -35,15 +35,10 @@ if TYPE_CHECKING:
     from schuss.training import History, fit, with_l2
 
 __all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
     "DynamicLossScale",
     "ExponentialAverage",
     "History",
     "MiniBatches",
-    "Momentum",
-    "RMSprop",
     "__version__",
     "available_simd",
     "checkpoints",
@@ -66,6 +61,7 @@ __all__ = [
     "threads",
     "with_l2",
 ]
+__all__ += optimizers.__all__
 
 __version__ = _core.__version__
 

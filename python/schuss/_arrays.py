@@ -1,4 +1,4 @@
-"""What may stand where an array is expected, and arrays made to go with others."""
+"""Array arguments: their types, and the arrays that are allocated for them."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,14 +12,14 @@ from schuss import _core
 
 
 class SupportsDLPack(Protocol):
-    """An object that shows its memory by the DLPack protocol."""
+    """An object that exports its memory by the DLPack protocol."""
 
     def __dlpack__(self) -> object:
-        """Return a capsule with the memory."""
+        """Return a capsule of the memory."""
 
 
 class SupportsBuffer(Protocol):
-    """An object that shows its memory by the buffer protocol."""
+    """An object that exports its memory by the buffer protocol."""
 
     def __buffer__(self, flags: int, /) -> memoryview:
         """Return a view of the memory."""
@@ -41,14 +41,14 @@ def names_of_leaves(tree: Any, name: str = "") -> Iterator[str]:
 
 
 def _has_masks(values: Any) -> bool:
-    """Return whether lists and tuples hold a masked array, whose mask NumPy would drop."""
+    """Return whether lists and tuples contain a masked array, whose mask NumPy would drop."""
     if isinstance(values, list | tuple):
         return any(map(_has_masks, values))
     return isinstance(values, np.ma.MaskedArray)
 
 
 def as_any_array(call: str, name: str, value: Any) -> Array:
-    """Return what NumPy makes of it, subclasses as they are, or raise TypeError or ValueError."""
+    """Convert a value to an array, keeping subclasses, or raise TypeError or ValueError."""
     if isinstance(value, list | tuple) and "numpy.ma" in sys.modules and _has_masks(value):
         raise TypeError(
             f"{call}: {name} is a {type(value).__name__} of masked arrays, expected arrays without "
@@ -67,47 +67,47 @@ def as_any_array(call: str, name: str, value: Any) -> Array:
 def arrays_of(call: str, name: str, tree: ArrayTree, *, written: bool = False) -> list[Array]:
     """Return the arrays of a structure, or raise TypeError or ValueError.
 
-    written: whether they will be written to, so that the structure has to keep them.
+    written: whether they will be written to. The structure must then return the same arrays again.
     """
-    arrays: list[Array] = []
-    _core.map_arrays(arrays.append, tree, call, name, written)
-    return arrays
+    return _core.Tree(tree, call, name, kept=written).arrays
 
 
 def check_holds(call: str, params: ArrayTree, stepped: list[Array]) -> None:
-    """Raise ValueError unless these arrays, which an optimizer steps, are among the parameters."""
-    given = {_place(array) for array in arrays_of(call, "params", params)}
-    if not given.issuperset(map(_place, stepped)):
+    """Raise ValueError unless the arrays that an optimizer updates are among the parameters."""
+    given = {_layout(array) for array in arrays_of(call, "params", params)}
+    if not given.issuperset(map(_layout, stepped)):
         raise ValueError(f"{call}: optimizer.params are other arrays, expected those of params")
 
 
-def _place(array: Array) -> tuple[Any, ...]:
-    """Return where an array lies in memory, and how."""
+def _layout(array: Array) -> tuple[Any, ...]:
+    """Return the address of an array and its memory layout."""
     return array.__array_interface__["data"], array.shape, array.strides
 
 
 def computed_dtype(array: Array) -> np.dtype[Any]:
-    """Return the dtype that updates of the array are computed in."""
+    """Return the dtype in which updates of the array are computed."""
     dtype: np.dtype[Any] = array.dtype
     if dtype.itemsize == 2 and dtype.name in ("float16", "bfloat16"):
         dtype = np.dtype(np.float32)
     return dtype
 
 
-def dtype_among(call: str, name: str, value: Any, among: tuple[str, ...]) -> np.dtype[Any]:
-    """Return the dtype that is meant, one of these, or raise TypeError or ValueError.
+def parse_dtype(call: str, name: str, value: Any, among: tuple[str, ...]) -> np.dtype[Any]:
+    """Return a dtype that is one of these, or raise TypeError or ValueError.
 
-    Raises ImportError for bfloat16, if the package that brings it to NumPy is not installed.
+    Raises ImportError for bfloat16 if ml_dtypes, which defines it for NumPy, is not installed.
     """
     try:
-        said = value if isinstance(value, str) else np.dtype(value).name
+        dtype_name = value if isinstance(value, str) else np.dtype(value).name
     except TypeError:
         was = type(value).__name__
         raise TypeError(f"{call}: {name} is a {was}, expected a dtype or its name") from None
-    if said not in among:
-        raise ValueError(f"{call}: {name} is {said!r}, expected {' or '.join(map(repr, among))}")
-    if said != "bfloat16":
-        return np.dtype(said)
+    if dtype_name not in among:
+        raise ValueError(
+            f"{call}: {name} is {dtype_name!r}, expected {' or '.join(map(repr, among))}"
+        )
+    if dtype_name != "bfloat16":
+        return np.dtype(dtype_name)
     try:
         import ml_dtypes
     except ImportError:
@@ -119,21 +119,25 @@ def dtype_among(call: str, name: str, value: Any, among: tuple[str, ...]) -> np.
     return dtype
 
 
-# A large array's states begin at other places of a 4 KB page than the array itself, 17 cache lines
-# apart: loads and stores at equal places of a page hold each other up (measured: 7 % of a step).
+# The states of a large array begin at other offsets in a 4 KB page than the array itself, 17 cache
+# lines apart: loads and stores at equal offsets in a page delay each other (measured: 7 % of a
+# step).
 _PAGE, _LINE, _STAGGER, _LARGE = 4096, 64, 17 * 64, 1 << 16
 
 
-def zeros_along(param: Array, place: int = 1, dtype: npt.DTypeLike | None = None) -> Array:
-    """Return zeros laid out in memory as the parameter is, so that a step runs straight on."""
+def zeros_like_strided(param: Array, slot: int = 1, dtype: npt.DTypeLike | None = None) -> Array:
+    """Return zeros with the memory layout of a parameter, so that a step reads both in order.
+
+    Arrays of different slots begin at different offsets in a page.
+    """
     like = np.empty_like(param, dtype, subok=False)  # its pages are never touched
     if like.nbytes < _LARGE:
         zeros: Array = np.zeros_like(like)
     else:
         shape, dtype, strides, size = like.shape, like.dtype, like.strides, like.nbytes
-        del like  # never two at once
+        del like  # before the next allocation
         space = np.zeros(size + _PAGE, np.uint8)
-        start = byte_bounds(param)[0] // _LINE * _LINE + _STAGGER * place
+        start = byte_bounds(param)[0] // _LINE * _LINE + _STAGGER * slot
         zeros = np.ndarray(shape, dtype, space[(start - space.ctypes.data) % _PAGE :], 0, strides)
     backwards: Any = (*(slice(None, None, -1 if s < 0 else 1) for s in param.strides), ...)
     along: Array = zeros[backwards]

@@ -11,23 +11,23 @@ import numpy as np
 import numpy.typing as npt
 
 Rate: TypeAlias = float | Callable[[int], float]
-"""A learning rate: a number, or a schedule, that is, a function of the step counted from 1."""
+"""A learning rate: a number, or a schedule, which is a function of the step counted from 1."""
 
 _T = TypeVar("_T")
 
 Check: TypeAlias = Callable[[str, str, Any], _T]
-"""``check(call, name, value)`` returns the value as it is meant, or raises.
+"""A function ``check(call, name, value)`` that returns the value, possibly converted.
 
-What it raises is a TypeError or a ValueError.
+It raises TypeError or ValueError if the value is not valid.
 """
 
-MOST = 2**53 - 1  # of what is counted: floating point counts no further
+MOST = 2**53 - 1  # the largest count: floating point represents every integer up to it
 
 _LONGEST_SHOWN = 200
 
 
 def shown(value: object) -> str:
-    """Return a value as messages show it: a text of bounded length."""
+    """Return the repr of a value for messages, with a bounded length."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # integers of many digits, deep nesting
@@ -36,17 +36,17 @@ def shown(value: object) -> str:
 
 
 def real(call: str, name: str, value: object) -> float:
-    """Return any real number as a float, NaN and infinities too, or raise TypeError.
+    """Return a real number as a float, also NaN and infinities, or raise TypeError.
 
-    An array without axes, NumPy's or anyone's, is a number.
+    A zero-dimensional array, of NumPy or of another library, is a number.
     """
     if type(value) is float:
         return value
     try:
-        item = _without_axes(value)
-    except (RuntimeError, TypeError, ValueError):  # of a tensor without memory
+        item = _item_of(value)
+    except (RuntimeError, TypeError, ValueError):  # from a tensor without memory
         raise TypeError(f"{call}: {name} is {shown(value)}, expected a number") from None
-    # NumPy registers its durations as integers.
+    # NumPy registers timedelta64 as an integer.
     if isinstance(item, bool | np.timedelta64) or not isinstance(item, Real):
         raise TypeError(f"{call}: {name} is a {type(item).__name__}, expected a number")
     value = item
@@ -56,15 +56,15 @@ def real(call: str, name: str, value: object) -> float:
         return float("inf") if value > 0 else float("-inf")  # type: ignore[operator]
 
 
-def _without_axes(value: Any) -> Any:
-    """Return what an array without axes holds, and anything else as it is."""
+def _item_of(value: Any) -> Any:
+    """Return the item of a zero-dimensional array, and any other value as it is."""
     if isinstance(value, Real) or getattr(value, "shape", None) != () or not hasattr(value, "item"):
         return value
     if isinstance(value, np.ndarray | np.generic):
         if value.dtype.kind in "mM":
-            return value  # of some units, item() is an int
+            return value  # for some units, item() is an int
         if hasattr(value, "mask"):
-            return value  # a masked number is none
+            return value  # a masked number is not a number
     return value.item()
 
 
@@ -108,7 +108,7 @@ def checked_numbers(
 
 
 def flag(call: str, name: str, value: object) -> bool:
-    """Return a switch as a bool, or raise TypeError if it is none."""
+    """Return a boolean, or raise TypeError."""
     if value is True or value is False:
         return value
     if isinstance(value, np.bool_):
@@ -117,7 +117,7 @@ def flag(call: str, name: str, value: object) -> bool:
 
 
 def rate(call: str, name: str, value: Any) -> Rate:
-    """Return a learning rate: a number within its range, or a schedule as it is."""
+    """Return a learning rate, a number or a schedule, or raise TypeError or ValueError."""
     if isinstance(value, type):
         was = value.__name__
         raise TypeError(f"{call}: {name} is the class {was}, expected a number or a schedule")
@@ -128,7 +128,7 @@ def rate(call: str, name: str, value: Any) -> Rate:
 
 
 def choice(call: str, name: str, value: Any, *, among: tuple[str, ...]) -> str:
-    """Return a word that is one of those to choose among, or raise TypeError or ValueError."""
+    """Return a string that is one of these, or raise TypeError or ValueError."""
     if isinstance(value, str) and value in among:
         return value
     error = ValueError if isinstance(value, str) else TypeError
@@ -137,7 +137,7 @@ def choice(call: str, name: str, value: Any, *, among: tuple[str, ...]) -> str:
 
 
 def optional(check: Check[_T]) -> Check[_T | None]:
-    """Return a check that lets None pass."""
+    """Return a check that also accepts None."""
 
     def check_unless_none(call: str, name: str, value: Any) -> _T | None:
         return None if value is None else check(call, name, value)
@@ -147,8 +147,8 @@ def optional(check: Check[_T]) -> Check[_T | None]:
 
 def _integer(call: str, name: str, value: Any) -> int:
     try:
-        # PyTorch takes its bools for integers, and its arrays of one element with axes too.
-        item = _without_axes(value)
+        # PyTorch converts its bools to integers, and also its arrays of one element with axes.
+        item = _item_of(value)
         if isinstance(item, bool) or getattr(value, "shape", ()) != () or hasattr(item, "mask"):
             raise TypeError
         return operator.index(value)
@@ -158,7 +158,7 @@ def _integer(call: str, name: str, value: Any) -> int:
 
 
 def count(call: str, name: str, value: object, *, least: int, most: int = MOST) -> int:
-    """Return an integer in a range, or raise TypeError or ValueError if it is none."""
+    """Return an integer from `least` to `most`, or raise TypeError or ValueError."""
     result = value if type(value) is int else _integer(call, name, value)
     if not least <= result <= most:
         bound = "2**53" if most == MOST else most + 1
@@ -170,7 +170,7 @@ def count(call: str, name: str, value: object, *, least: int, most: int = MOST) 
 
 
 def extended(call: str, name: str, value: object) -> float:
-    """Return a float that may be infinite, or raise TypeError or ValueError if it is none."""
+    """Return a number that may be infinite as a float, or raise TypeError or ValueError."""
     result = real(call, name, value)
     if result != result:
         raise ValueError(f"{call}: {name} is nan, expected a number")
@@ -178,14 +178,14 @@ def extended(call: str, name: str, value: object) -> float:
 
 
 def mapping(call: str, name: str, value: Any) -> Mapping[Any, Any]:
-    """Return a mapping as it is, or raise TypeError if it is none."""
+    """Return a mapping, or raise TypeError."""
     if not isinstance(value, Mapping):
         raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected a mapping")
     return value
 
 
 def check_keys(call: str, name: str, value: object, expected: tuple[str, ...]) -> None:
-    """Raise TypeError or ValueError unless it is a mapping with these keys."""
+    """Raise TypeError or ValueError unless the value is a mapping with these keys."""
     keys = mapping(call, name, value)
     if set(keys) != set(expected):
         was = shown(list(keys))
@@ -193,12 +193,12 @@ def check_keys(call: str, name: str, value: object, expected: tuple[str, ...]) -
 
 
 def anything(call: str, name: str, value: Any) -> Any:
-    """Return a value as it is: it is checked elsewhere."""
+    """Return a value that is checked elsewhere."""
     return value
 
 
 def record(**fields: Check[Any]) -> Check[dict[str, Any]]:
-    """Return a check of a mapping with these keys, whose values pass through their own checks."""
+    """Return a check of a mapping with these keys, which applies a check to each value."""
 
     def check(call: str, name: str, value: Any) -> dict[str, Any]:
         check_keys(call, name, value, tuple(fields))
@@ -210,7 +210,7 @@ def record(**fields: Check[Any]) -> Check[dict[str, Any]]:
 
 
 def same(expected: Any) -> Check[Any]:
-    """Return a check that lets pass nothing but this value, or this list, of these types."""
+    """Return a check that accepts only this value; in a list, items of the same types."""
 
     def types(value: Any) -> list[type]:
         return [type(value), *(map(type, value) if isinstance(value, list) else ())]
@@ -226,7 +226,7 @@ def same(expected: Any) -> Check[Any]:
 
 
 def axis_of(call: str, axis: object, array: npt.NDArray[Any], name: str) -> int:
-    """Return an axis of the array, counted from 0, or raise TypeError or ValueError."""
+    """Return an axis of the array as an index from 0, or raise TypeError or ValueError."""
     result = count(call, "axis", axis, least=-(2**63))
     if not -array.ndim <= result < array.ndim:
         raise ValueError(

@@ -30,24 +30,6 @@ from schuss._state import (
 class Internals:
     """Everything that an optimizer knows; its core makes the steps."""
 
-    __slots__ = (
-        "__weakref__",
-        "averages",
-        "copies",
-        "copies_given",
-        "core",
-        "format",
-        "group_lrs",
-        "group_of",
-        "groups",
-        "groups_given",
-        "kind",
-        "members",
-        "params",
-        "settings",
-        "states",
-    )
-
     def __init__(
         self,
         kind: type[Configurable],

@@ -295,7 +295,7 @@ class Optimizer(Options):
         RuntimeError
             If a step of this optimizer is under way, on another thread.
         """
-        return _saved.state_dict(self._holder)
+        return _saved.state_dict(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned: counts, hyperparameters, and the values of arrays.
@@ -316,7 +316,7 @@ class Optimizer(Options):
         RuntimeError
             If a step of this optimizer is under way.
         """
-        _saved.load_state_dict(self._holder, state_dict)
+        _saved.load_state_dict(self, state_dict)
 
     def __repr__(self) -> str:
         """Return the settings in use, and a summary of the parameters."""
@@ -354,6 +354,7 @@ class Optimizer(Options):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the optimizer around the parameters of the pickle or the copy."""
         self._holder = _saved.unpickled(type(self), state)
+        _saved.restore_pickled(self, state)
         register(self._holder)
         for name, value in state["attributes"].items():
             setattr(self, name, value)
@@ -367,4 +368,4 @@ class Optimizer(Options):
 
     def _state(self, *, copy_arrays: bool) -> dict[str, Any]:
         attributes = getattr(self, "__dict__", {})
-        return _saved.pickled(self._holder, copy_arrays=copy_arrays) | {"attributes": attributes}
+        return _saved.pickled(self, copy_arrays=copy_arrays) | {"attributes": attributes}

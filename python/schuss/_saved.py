@@ -81,20 +81,9 @@ def busy(optimizer: Configurable, call: str) -> AbstractContextManager[None]:
     return internals_of(optimizer).busy(call)
 
 
-def checked(optimizer: Configurable, call: str, name: str, given: Mapping[str, Any]) -> Checked:
-    """Return saved settings, checked, or raise TypeError or ValueError."""
-    return _checked(internals_of(optimizer), call, name, given)
-
-
-def restore(
-    optimizer: Configurable, call: str, settings: Checked, fill: Callable[[States], None]
-) -> None:
-    """Use checked settings, and call `fill` with the arrays for them, in one transaction."""
-    _restore(internals_of(optimizer), call, settings, fill)
-
-
-def state_dict(internals: Internals) -> dict[str, Any]:
+def state_dict(optimizer: Configurable) -> dict[str, Any]:
     """Return a copy of what an optimizer knows; see `Optimizer.state_dict`."""
+    internals = internals_of(optimizer)
     with internals.busy("state_dict"):
         trees = {
             name: internals.core.tree.unflatten(copied(arrays))
@@ -115,30 +104,32 @@ def state_dict(internals: Internals) -> dict[str, Any]:
         }
 
 
-def load_state_dict(internals: Internals, given: Mapping[str, Any]) -> None:
+def load_state_dict(optimizer: Configurable, given: Mapping[str, Any]) -> None:
     """Load what `state_dict` returned; see `Optimizer.load_state_dict`."""
-    call, name = f"{internals.call}.load_state_dict", "state_dict"
-    settings = _checked(internals, call, name, given, with_values=True)
+    tree = internals_of(optimizer).core.tree
+    call, name = f"{type(optimizer).__name__}.load_state_dict", "state_dict"
+    settings = checked(optimizer, call, name, given, with_values=True)
     states = tuple(key for key in settings.arrays if key not in _ARRAY_ENTRIES)
     check_keys(call, f"{name}['state']", given["state"], states)
     # Copied first: the values given may be the state itself, in another order.
     values = {}
     for key, like in settings.arrays.items():
         if key in _ARRAY_ENTRIES:
-            tree, argument, known = given[key]["values"], f"{name}[{key!r}]['values']", key
+            structure, argument, known = given[key]["values"], f"{name}[{key!r}]['values']", key
         else:
-            tree, argument = given["state"][key], f"{name}['state'][{key!r}]"
+            structure, argument = given["state"][key], f"{name}['state'][{key!r}]"
             known = f"state[{key!r}]"
-        values[key] = copied(internals.core.tree.flatten_arrays(tree, call, argument, like, known))
-    _restore(internals, "load_state_dict", settings, partial(fill, values=values))
+        values[key] = copied(tree.flatten_arrays(structure, call, argument, like, known))
+    restore(optimizer, "load_state_dict", settings, partial(fill, values=values))
 
 
-def pickled(internals: Internals, *, copy_arrays: bool) -> dict[str, Any]:
+def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
     """Return what a pickle or a copy of a busy optimizer needs.
 
     It keeps the parameters by reference: an optimizer that is pickled or copied together with them
     is bound to the same copies.
     """
+    internals = internals_of(optimizer)
     arrays = _arrays(internals)
     if copy_arrays:
         arrays = {name: copied(each) for name, each in arrays.items()}
@@ -155,21 +146,23 @@ def pickled(internals: Internals, *, copy_arrays: bool) -> dict[str, Any]:
 
 
 def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
-    """Return the internals of an optimizer around the parameters of a pickle or a copy."""
+    """Return internals around the parameters of a pickle or a copy, with new state."""
     groups, group_of = state["groups"]
-    settings = state["settings"]
-    internals = Internals(
+    return Internals(
         kind,
         state["params"],
-        settings["hyperparameters"],
+        state["settings"]["hyperparameters"],
         grouping=lambda _: ([dict(own) for own in groups], group_of),
         state_dtype=state["state_dtype"],
         copies=state["copies"],
         groups_given=state["groups_given"],
     )
-    known = _checked(internals, kind.__name__, "state", settings)
-    _restore(internals, "__setstate__", known, partial(fill, values=state["arrays"]))
-    return internals
+
+
+def restore_pickled(optimizer: Configurable, state: Mapping[str, Any]) -> None:
+    """Restore the settings and the state of a pickle or a copy."""
+    known = checked(optimizer, type(optimizer).__name__, "state", state["settings"])
+    restore(optimizer, "__setstate__", known, partial(fill, values=state["arrays"]))
 
 
 def _settings(internals: Internals) -> dict[str, Any]:
@@ -199,14 +192,19 @@ def _arrays(internals: Internals) -> States:
     return arrays
 
 
-def _checked(
-    internals: Internals,
+def checked(
+    optimizer: Configurable,
     call: str,
     name: str,
     given: Mapping[str, Any],
     *,
     with_values: bool = False,
 ) -> Checked:
+    """Return saved settings, checked, or raise TypeError or ValueError.
+
+    with_values: whether the settings have arrays too, as a state dict does. They are not checked.
+    """
+    internals = internals_of(optimizer)
     memo: _Memo = {}
     values = {"values": anything} if with_values else {}
     known = record(
@@ -277,9 +275,11 @@ def _weights(call: str, name: str, weights: Any) -> tuple[float, float]:
     return in_float32, in_float64
 
 
-def _restore(
-    internals: Internals, call: str, known: Checked, fill: Callable[[States], None]
+def restore(
+    optimizer: Configurable, call: str, known: Checked, fill: Callable[[States], None]
 ) -> None:
+    """Use checked settings, and call `fill` with the arrays for them, in one transaction."""
+    internals = internals_of(optimizer)
     with internals.busy(call, changes=True):
         internals.check_copies(f"{internals.call}.{call}")
         if known.accumulated:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from inspect import Parameter, Signature
-from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, dataclass_transform, overload
+from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, overload
 
 from schuss._hyperparameters import Check
 
@@ -11,17 +11,11 @@ _T = TypeVar("_T")
 _C = TypeVar("_C", bound="Configurable")
 
 
-class Holder(Protocol):
-    """The object that keeps the values of the settings of one optimizer."""
-
-    settings: dict[str, Any]
-
-    def assign(self, name: str, value: Any) -> None:
-        """Check a value and use it from the next step on."""
-
-
 class Configurable:
-    """An object with declared settings, whose values its holder keeps."""
+    """An object with declared settings.
+
+    Its holder has their values in `settings`, and `assign(name, value)` to change one.
+    """
 
     __slots__ = ("__weakref__", "_holder")
 
@@ -52,13 +46,11 @@ class Setting(Generic[_T]):
     def __get__(self, optimizer: Configurable | None, owner: type) -> Self | _T:
         if optimizer is None:
             return self
-        holder: Holder = holder_of(optimizer)
-        value: _T = holder.settings[self.name]
+        value: _T = holder_of(optimizer).settings[self.name]
         return value
 
     def __set__(self, optimizer: Configurable, value: _T) -> None:
-        holder: Holder = holder_of(optimizer)
-        holder.assign(self.name, value)
+        holder_of(optimizer).assign(self.name, value)
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,6 @@ class Declaration:
     """The hyperparameters, then the options."""
     hyperparameters: tuple[str, ...]
     options: tuple[str, ...]
-    params: Argument
     fixed: tuple[Argument, ...]
     """The arguments that cannot be changed later, except for `params`."""
 
@@ -176,12 +167,11 @@ def _declaration(kind: type) -> Declaration:
     settings = {name: each for name, each in found.items() if isinstance(each, Setting)}
     hyperparameters = tuple(name for name, each in settings.items() if not each.is_option)
     options = tuple(name for name, each in settings.items() if each.is_option)
-    params, *fixed = (each for each in found.values() if isinstance(each, Argument))
+    _params, *fixed = (each for each in found.values() if isinstance(each, Argument))
     return Declaration(
         settings={name: settings[name] for name in (*hyperparameters, *options)},
         hyperparameters=hyperparameters,
         options=options,
-        params=params,
         fixed=tuple(fixed),
     )
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from schuss import _core
-from schuss._arrays import Array, ArrayLike, computed_dtype, dtype_among, zeros_along
+from schuss._arrays import Array, ArrayLike, computed_dtype, parse_dtype, zeros_like_strided
 
 States: TypeAlias = dict[str, list[Array]]
 """Arrays by name, each list in the order of the parameters."""
@@ -25,14 +25,14 @@ class StateFormat:
 
     def zeros(self, param: Array, index: int) -> Array:
         """Return a new state of a parameter; `index` counts its states from 1."""
-        return zeros_along(param, index, self.dtype or computed_dtype(param))
+        return zeros_like_strided(param, index, self.dtype or computed_dtype(param))
 
 
 def state_format(call: str, dtype: Any, params: Sequence[Array]) -> StateFormat:
     """Return the format that `state_dtype` asks for, or raise TypeError or ValueError."""
     if dtype is None:
         return StateFormat(None)
-    dtype = dtype_among(call, "state_dtype", dtype, ("float32", "bfloat16"))
+    dtype = parse_dtype(call, "state_dtype", dtype, ("float32", "bfloat16"))
     for param in params:
         if computed_dtype(param) != np.float32:
             raise ValueError(
@@ -58,7 +58,7 @@ def new_averages(params: Sequence[Array], *, from_zero: bool) -> list[Array]:
     """Return averages of the parameters before the first step."""
     averages = []
     for param in params:
-        averages.append(zeros_along(param, _MAX_STATES + 1, computed_dtype(param)))
+        averages.append(zeros_like_strided(param, _MAX_STATES + 1, computed_dtype(param)))
         if not from_zero:
             np.copyto(averages[-1], param)
     return averages
@@ -66,7 +66,7 @@ def new_averages(params: Sequence[Array], *, from_zero: bool) -> list[Array]:
 
 def new_sums(params: Sequence[Array]) -> list[Array]:
     """Return arrays in which gradients of the parameters can be accumulated."""
-    return [zeros_along(param, 0, computed_dtype(param)) for param in params]
+    return [zeros_like_strided(param, 0, computed_dtype(param)) for param in params]
 
 
 def copied(arrays: Sequence[Array]) -> list[Array]:
@@ -97,6 +97,6 @@ def copies_for(call: str, copies: Any, core: _core.Optimizer) -> list[ArrayLike]
                 "parameters in float32"
             )
     if is_dtype(copies):
-        dtype = dtype_among(call, "copies", copies, ("float16", "bfloat16"))
-        return [zeros_along(array, 0, dtype) for array in core.arrays]
+        dtype = parse_dtype(call, "copies", copies, ("float16", "bfloat16"))
+        return [zeros_like_strided(array, 0, dtype) for array in core.arrays]
     return core.hold_copies(copies, call)

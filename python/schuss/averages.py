@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _core
-from schuss._arrays import Array, ArrayTree, as_any_array, computed_dtype, zeros_along
+from schuss._arrays import Array, ArrayTree, as_any_array, computed_dtype, zeros_like_strided
 from schuss._hyperparameters import UNIT, axis_of, flag, real
 
 __all__ = ["ExponentialAverage", "ewma"]
@@ -195,7 +195,8 @@ class ExponentialAverage:
             updates, average = self._of_numbers
             self._of_numbers = updates + 1, _moved(average, x, self._beta)
         elif self._of_arrays is not None:
-            self._of_arrays.step(values, self._beta)
+            arrays: Any = values  # or an object that the core refuses
+            self._of_arrays.step(arrays, self._beta)
         elif self.updates > 0:
             self._refuse(values, "a number")
         else:
@@ -275,7 +276,7 @@ class ExponentialAverage:
         """Return the average of no values, for values like these; or refuse them."""
         call = type(self).__name__
         tree = _core.Tree(values, f"{call}.update", "values")
-        averages = [zeros_along(array, dtype=computed_dtype(array)) for array in tree.arrays]
+        averages = [zeros_like_strided(array, dtype=computed_dtype(array)) for array in tree.arrays]
         try:
             core = _core.Optimizer(call, tree.unflatten(averages), "update", "values", "values")
         except (TypeError, ValueError) as error:  # the caller's arrays have such a dtype
