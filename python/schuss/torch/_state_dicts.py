@@ -1,7 +1,7 @@
 """Conversion of state dicts between `torch.optim` and schuss."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -201,9 +201,7 @@ class _StateReader:
     call: str
     kind: str
     states: Mapping[Any, Any]
-
-    def __post_init__(self) -> None:
-        self._steps: set[int] = set()
+    step_counts: set[int] = field(default_factory=set)
 
     def read(
         self, key: Any, group: Mapping[str, Any], names: list[str]
@@ -212,7 +210,7 @@ class _StateReader:
         name = f"state_dict['state'][{key!r}]"
         state = mapping(self.call, name, self.states.get(key, {}))
         if rule_of(self.kind) != "SGD" and self.states:
-            self._steps.add(_steps(self.call, name, state))
+            self.step_counts.add(_steps(self.call, name, state))
         for own in names:
             torch_key = STATE_KEYS[own]
             # Without momentum, a velocity that is still there has no effect.
@@ -229,14 +227,14 @@ class _StateReader:
 
     def steps(self, optimizer: Optimizer) -> int:
         """Return the number of steps; that of the optimizer if the state dict has none."""
-        if len(self._steps) > 1:
+        if len(self.step_counts) > 1:
             raise ValueError(
-                f"{self.call}: state_dict['state'] counts {sorted(self._steps)} steps, expected "
-                "the same for all"
+                f"{self.call}: state_dict['state'] counts {sorted(self.step_counts)} steps, "
+                "expected the same for all"
             )
         if rule_of(self.kind) == "SGD":
             return optimizer.steps
-        return max(self._steps, default=0)
+        return max(self.step_counts, default=0)
 
 
 def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any]], list[Any]]:
