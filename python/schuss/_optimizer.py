@@ -346,7 +346,7 @@ class Optimizer(Options):
         """
         with self._holder.busy("__getstate__"):
             # Arrays are copied: a pickle may be written after further steps.
-            return self._state(copy_arrays=True)
+            return _saved.pickled(self, copy_arrays=True)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the optimizer around the parameters of the pickle or the copy."""
@@ -360,9 +360,5 @@ class Optimizer(Options):
         """Return an optimizer of the same parameters, with its own copy of the state."""
         other = type(self).__new__(type(self))
         with self._holder.busy("__copy__"):
-            other.__setstate__(self._state(copy_arrays=False))
+            other.__setstate__(_saved.pickled(self, copy_arrays=False))
         return other
-
-    def _state(self, *, copy_arrays: bool) -> dict[str, Any]:
-        attributes = getattr(self, "__dict__", {})
-        return _saved.pickled(self, copy_arrays=copy_arrays) | {"attributes": attributes}
