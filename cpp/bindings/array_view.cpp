@@ -18,9 +18,9 @@ std::string type_name(py::handle object) {
                          "__dlpack__ or the buffer protocol");
 }
 
-/// Whether the error is of a kind by which objects refuse to show their memory. Others, such as a
-/// time-out that a signal's handler raises, are the caller's.
-bool says_why_not(const py::error_already_set& error) {
+/// Whether objects raise such an error if they do not export their memory. Other errors, such as
+/// the time-out of a signal handler, are passed on.
+bool is_refusal(const py::error_already_set& error) {
     for (const py::handle kind : {PyExc_TypeError, PyExc_ValueError, PyExc_RuntimeError,
                                   PyExc_BufferError, PyExc_AttributeError}) {
         if (error.matches(kind)) return true;
@@ -28,8 +28,8 @@ bool says_why_not(const py::error_already_set& error) {
     return false;
 }
 
-/// The memory that the object shows by DLPack. Only a refusal to know the argument `copy`, which
-/// came late to the protocol, excuses asking without it.
+/// The memory that the object exports by DLPack. Older versions of the protocol lack the argument
+/// `copy`: only then is it omitted.
 py::object from_dlpack(py::handle object) {
     const py::object from_dlpack = py::module_::import("numpy").attr("from_dlpack");
     try {
@@ -40,9 +40,9 @@ py::object from_dlpack(py::handle object) {
     }
 }
 
-/// The memory of a tensor of PyTorch's. What its DLPack shows may be freed when the tensor is given
-/// other memory, and has negated numbers as they lie; its `numpy` never copies, and is free of both
-/// faults. But where a tensor has no memory, `numpy` makes an array with memory of its own.
+/// The memory of a PyTorch tensor, from its `numpy` method, which never copies. Memory exported by
+/// DLPack may be freed when the tensor is given other memory, and ignores a lazy negation. But for
+/// a tensor without memory, `numpy` makes an array with new memory.
 py::object from_tensor(py::handle tensor, const Name& name) {
     py::object array = tensor.attr("numpy")();
     if (!py::isinstance<py::array>(array)) {
@@ -58,7 +58,7 @@ py::object from_tensor(py::handle tensor, const Name& name) {
     return array;
 }
 
-py::object shown_by(py::handle object, const Name& name) {
+py::object exported_by(py::handle object, const Name& name) {
     if (has_attribute(object, "__torch_function__")) return from_tensor(object, name);
     if (has_attribute(object, "__dlpack__")) return from_dlpack(object);
     const auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(object.ptr()));
@@ -66,7 +66,7 @@ py::object shown_by(py::handle object, const Name& name) {
     return py::module_::import("numpy").attr("asarray")(view);
 }
 
-/// Whether it is a masked array. There is none as long as nobody has loaded numpy.ma.
+/// Whether it is a masked array. If numpy.ma is not imported, there is none.
 bool is_masked(py::handle array) {
     if (is_plain_array(array)) return false;
     const py::str name("numpy.ma");
@@ -78,7 +78,7 @@ bool is_masked(py::handle array) {
     return py::isinstance(array, module.attr("MaskedArray"));
 }
 
-/// The array that the memory of this one is a part of, as far as NumPy knows.
+/// The array that owns the memory of this one, as far as NumPy knows.
 py::array owner_of(const py::array& array) {
     PyObject* owner = array.ptr();
     for (;;) {
@@ -89,17 +89,17 @@ py::array owner_of(const py::array& array) {
     return py::reinterpret_borrow<py::array>(owner);
 }
 
-/// Whether kernel_index can ask the object: others only look like tensors.
+/// Whether `tensor_layout` can read the object: others only resemble tensors.
 bool is_tensor(py::handle object) {
     return has_attribute(object, "__torch_function__") && has_attribute(object, "data_ptr") &&
            has_attribute(object, "shape") && has_attribute(object, "stride") &&
            has_attribute(object, "dtype");
 }
 
-/// Where a tensor of PyTorch's has its memory, and how it lies there. To ask for this takes less
-/// time than to have the tensor show its memory.
-py::object kernel_index(py::handle tensor) {
-    const auto told = [tensor](PyObject* name, bool is_method) {
+/// The memory and layout of a PyTorch tensor. Reading them takes less time than exporting the
+/// memory.
+py::object tensor_layout(py::handle tensor) {
+    const auto read = [tensor](PyObject* name, bool is_method) {
         auto* const result = is_method ? PyObject_CallMethodNoArgs(tensor.ptr(), name)
                                        : PyObject_GetAttr(tensor.ptr(), name);
         if (result == nullptr) throw py::error_already_set();
@@ -109,8 +109,8 @@ py::object kernel_index(py::handle tensor) {
     static PyObject* const shape = PyUnicode_InternFromString("shape");
     static PyObject* const stride = PyUnicode_InternFromString("stride");
     static PyObject* const dtype = PyUnicode_InternFromString("dtype");
-    return py::make_tuple(told(data_ptr, true), told(shape, false), told(stride, true),
-                          told(dtype, false));
+    return py::make_tuple(read(data_ptr, true), read(shape, false), read(stride, true),
+                          read(dtype, false));
 }
 
 bool is_writeable(const py::detail::PyArray_Proxy& array) {
@@ -128,12 +128,8 @@ bool has_attribute(py::handle object, const char* name) {
     return false;
 }
 
-bool is_plain_array(py::handle object) {
-    return Py_TYPE(object.ptr()) == npy::get().PyArray_Type_;
-}
-
 bool is_array_like(py::handle object) {
-    // The common containers first: to look for an attribute that is not there is slow.
+    // The common containers first: the search for a missing attribute is slow.
     if (PyList_CheckExact(object.ptr()) || PyTuple_CheckExact(object.ptr()) ||
         PyDict_CheckExact(object.ptr())) {
         return false;
@@ -147,9 +143,9 @@ py::array as_array(py::handle object, const Name& name) {
     if (!py::isinstance<py::array>(object)) {
         if (!is_array_like(object)) refuse_object(object, name, "");
         try {
-            array = shown_by(object, name);
+            array = exported_by(object, name);
         } catch (py::error_already_set& error) {
-            if (!says_why_not(error)) throw;
+            if (!is_refusal(error)) throw;
             refuse_object(object, name,
                           " that does not show its memory (" +
                               py::str(error.value()).cast<std::string>() + ")");
@@ -166,7 +162,7 @@ py::array as_array(py::handle object, const Name& name) {
 
 namespace {
 
-/// NumPy resizes no array that has a weak reference, not even with refcheck=False.
+/// NumPy does not resize an array that has a weak reference, not even with refcheck=False.
 py::object weak_reference(const py::array& owner) {
     auto reference = py::reinterpret_steal<py::object>(PyWeakref_NewRef(owner.ptr(), nullptr));
     if (!reference) throw py::error_already_set();
@@ -181,10 +177,10 @@ py::object hold(const py::array& array) {
 
 ArrayView::ArrayView(py::handle object, const Name& name)
     : object_(py::reinterpret_borrow<py::object>(object)), array_(as_array(object, name)) {
-    if (!is_own_array() && is_tensor(object_)) tensor_ = kernel_index(object_);
+    if (!is_own_array() && is_tensor(object_)) tensor_ = tensor_layout(object_);
     owner_ = owner_of(array_);
     hold_ = weak_reference(owner_);
-    // From here on no Python runs.
+    // No Python code runs below.
     const auto& f = fields(array_);
     data_ = reinterpret_cast<std::byte*>(f.data);
     strides_.assign(f.strides, f.strides + f.nd);
@@ -203,7 +199,7 @@ std::size_t ArrayView::size() const {
 py::array ArrayView::plain() const {
     const auto& numpy = npy::get();
     const std::vector<Py_intptr_t> shape(shape_.begin(), shape_.end());
-    static const Py_intptr_t none = 0;  // of an array without axes; nullptr would ask for others
+    static const Py_intptr_t none = 0;  // for an array without axes; nullptr means default strides
     const Py_intptr_t* const strides = strides_.empty() ? &none : strides_.data();
     const py::tuple base = py::make_tuple(array_, owner_, hold_);
     auto array = py::reinterpret_steal<py::array>(numpy.PyArray_NewFromDescr_(
@@ -230,10 +226,9 @@ bool ArrayView::has_its_memory() const {
 }
 
 bool ArrayView::shows_its_memory(const Name& name) const {
-    // A memoryview shows one memory as long as it lives, and the array holds that when it is
-    // released.
+    // A memoryview never changes its memory, and the array keeps the memory when it is released.
     if (is_own_array() || PyMemoryView_Check(object_.ptr()) != 0) return true;
-    if (tensor_) return kernel_index(object_).equal(tensor_);
+    if (tensor_) return tensor_layout(object_).equal(tensor_);
     const ArrayView now(object_, name);
     return same_memory(now, *this) && now.writeable_ == writeable_;
 }
@@ -246,8 +241,8 @@ int ArrayView::traverse(visitproc visit, void* arg) const {
 }
 
 bool same_memory(const ArrayView& a, const ArrayView& b) {
-    const bool same_place = a.data() == b.data() && a.strides() == b.strides();
-    return a.shape() == b.shape() && a.dtype().equal(b.dtype()) && (same_place || a.size() == 0);
+    const bool same_elements = a.data() == b.data() && a.strides() == b.strides();
+    return a.shape() == b.shape() && a.dtype().equal(b.dtype()) && (same_elements || a.size() == 0);
 }
 
 void check_has_its_memory(const ArrayView& view, const Name& name) {

@@ -1,4 +1,4 @@
-// An array as it was when it was looked at, and how other objects show their memory.
+// The metadata of an array, read once, and the memory that other objects export.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -12,7 +12,7 @@ namespace schuss::bindings {
 
 namespace py = pybind11;
 
-/// What messages call an array: "Adam.step" and "grads['W1']".
+/// The name of an array in messages: "Adam.step" and "grads['W1']".
 struct Name {
     std::string call;
     std::string argument;
@@ -20,39 +20,42 @@ struct Name {
     std::string text() const { return call + ": " + argument; }
 };
 
-/// An array's fields as they lie in memory, without a call or a count of references.
+/// The fields of an array in memory, without a call or a change of reference counts.
 inline const py::detail::PyArray_Proxy& fields(const py::array& array) {
     return *py::detail::array_proxy(array.ptr());
 }
 
-/// Whether the object has the attribute. What else than AttributeError is raised, passes through,
-/// which that of pybind11 drops.
+/// Whether the object has the attribute. Unlike pybind11's function, this passes on every error but
+/// AttributeError.
 bool has_attribute(py::handle object, const char* name);
 
 /// Whether the object is an array or exports its memory without a copy.
 bool is_array_like(py::handle object);
 
-/// Whether the object is an ndarray and of no subclass, which could have a mask.
-bool is_plain_array(py::handle object);
+/// Whether the class of the object is ndarray itself: a subclass could have a mask.
+inline bool is_plain_array(py::handle object) {
+    return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
+}
 
-/// The object's memory as a NumPy array, never a copy of it. TypeError if it has none to show, or
-/// if it has a mask, which the array would not have.
+/// The object's memory as a NumPy array, never a copy. TypeError if the object does not export its
+/// memory, or if it has a mask, which the array would lack.
 py::array as_array(py::handle object, const Name& name);
 
-/// While what this returns lives, NumPy does not resize the array that owns the memory.
+/// While the returned object lives, NumPy does not resize the array that owns the memory.
 py::object hold(const py::array& array);
 
-/// Data, shape, strides and dtype of an array, read in one moment.
+/// Data, shape, strides and dtype of an array, read at one moment.
 ///
-/// The array itself can be reshaped, resized or seen as another dtype at any time: by another
-/// thread, or by the user's code that a call into Python runs (a profiler, a container). So checks,
-/// allocations and steps read the view, which stays as it is. The view holds the memory too: it
-/// keeps the array that owns it, and NumPy resizes no array that has a weak reference.
+/// The array itself can be reshaped, resized or given another dtype at any time: by another thread,
+/// or by user code that a call into Python runs (a profiler, a container). So checks, allocations
+/// and steps read the view, which does not change. The view also keeps the memory alive: it holds a
+/// reference to the array that owns it, and a weak reference, because of which NumPy does not
+/// resize that array.
 class ArrayView {
   public:
     ArrayView() = default;
 
-    /// TypeError if the object has no memory to show.
+    /// TypeError if the object does not export its memory.
     ArrayView(py::handle object, const Name& name);
 
     std::byte* data() const { return data_; }
@@ -64,10 +67,10 @@ class ArrayView {
     std::size_t size() const;
     bool writeable() const { return writeable_; }
 
-    /// What the user gave.
+    /// The object that the user gave.
     const py::object& object() const { return object_; }
 
-    /// The same if it is a NumPy array; else the array that it showed.
+    /// The same object if it is a NumPy array; otherwise the array that it exported.
     const py::array& array() const { return array_; }
 
     /// Whether the user gave a NumPy array.
@@ -76,23 +79,24 @@ class ArrayView {
     /// Whether another array owns the memory.
     bool is_view() const { return !owner_.is(array_); }
 
-    /// A new ndarray of this memory, for NumPy's own functions. It holds the memory as well.
+    /// A new ndarray of this memory, which keeps the memory alive too.
     py::array plain() const;
 
-    /// Whether the array and the one that owns its memory still have it: `__setstate__` gives an
-    /// array other memory and frees the old. Runs no Python.
+    /// Whether the array and its owner still have this memory: `__setstate__` gives an array other
+    /// memory and frees the old. Runs no Python code.
     bool is_in_place() const;
 
-    /// Whether the array is in place, as large, and may be written if it could. Runs no Python.
+    /// Whether the array is in place, has the same size, and is writeable if it was. Runs no Python
+    /// code.
     bool has_its_memory() const;
 
     bool has_its_dtype() const { return fields(array_).descr == dtype_.ptr(); }
 
-    /// Whether an object that is no NumPy array shows the same memory again. May run the user's
+    /// Whether an object that is not a NumPy array still exports the same memory. May run user
     /// code.
     bool shows_its_memory(const Name& name) const;
 
-    /// For Python's collector of cycles.
+    /// For Python's cycle collector.
     int traverse(visitproc visit, void* arg) const;
 
   private:
@@ -100,7 +104,7 @@ class ArrayView {
     py::array array_;
     py::array owner_;    // of the memory, as far as NumPy knows
     py::object hold_;    // a weak reference to it
-    py::object tensor_;  // where a tensor of PyTorch's has its memory
+    py::object tensor_;  // the memory and layout of a PyTorch tensor
     char* owners_data_ = nullptr;
     std::byte* data_ = nullptr;
     std::vector<std::size_t> shape_;
@@ -109,14 +113,14 @@ class ArrayView {
     bool writeable_ = false;
 };
 
-/// Whether they have the same elements, in the same memory.
+/// Whether both have the same elements in the same memory.
 bool same_memory(const ArrayView& a, const ArrayView& b);
 
-/// ValueError if the array was resized, given other memory or made read-only meanwhile.
+/// ValueError if the array was resized, given other memory or made read-only since it was read.
 void check_has_its_memory(const ArrayView& view, const Name& name);
 
-/// ValueError if the object, which is to be written, shows other memory each time it is asked:
-/// what is written there would be lost.
+/// ValueError if an object that is to be written exports other memory at each access: the result
+/// would be lost.
 void check_shows_its_memory(const ArrayView& view, const Name& name);
 
 }  // namespace schuss::bindings

@@ -33,8 +33,8 @@ void check_shape(const ArrayView& array, const Name& name, const ArrayView& othe
                           text(other.shape()) + " (the shape of " + other_name + ")");
 }
 
-/// The format of a dtype, whatever its byte order. NumPy knows bfloat16 from ml_dtypes, by name.
-std::optional<numbers::DType> find_number(const py::dtype& dtype) {
+/// The dtype in any byte order. bfloat16 comes from ml_dtypes and is known by its name.
+std::optional<numbers::DType> find_dtype(const py::dtype& dtype) {
     using numbers::DType;
     if (dtype.kind() == 'f') {
         for (const DType number : {DType::float32, DType::float64, DType::float16}) {
@@ -59,18 +59,18 @@ const char* name_of(numbers::DType number) {
 
 }  // namespace
 
-numbers::DType number_of(const ArrayView& array, const Name& name) {
-    const std::optional<numbers::DType> number = find_number(array.dtype());
-    if (!number) refuse_dtype(array, name, "float32, float64, float16 or bfloat16");
+numbers::DType dtype_of(const ArrayView& array, const Name& name) {
+    const std::optional<numbers::DType> found = find_dtype(array.dtype());
+    if (!found) refuse_dtype(array, name, "float32, float64, float16 or bfloat16");
     if (!is_native(array.dtype())) refuse_dtype(array, name, "native byte order");
-    return *number;
+    return *found;
 }
 
-numbers::DType computed_number_of(const ArrayView& array, const Name& name) {
-    const std::optional<numbers::DType> number = find_number(array.dtype());
-    const bool is_computed = number && *number == numbers::compute_dtype(*number);
+numbers::DType compute_dtype_of(const ArrayView& array, const Name& name) {
+    const std::optional<numbers::DType> found = find_dtype(array.dtype());
+    const bool is_computed = found && *found == numbers::compute_dtype(*found);
     if (!is_computed) refuse_dtype(array, name, "float32 or float64");
-    return number_of(array, name);
+    return dtype_of(array, name);
 }
 
 void check_like(const ArrayView& array, const Name& name, const ArrayView& other,
@@ -81,26 +81,26 @@ void check_like(const ArrayView& array, const Name& name, const ArrayView& other
     check_shape(array, name, other, other_name);
 }
 
-numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRule how,
+numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRule rule,
                                const ArrayView& parameter, const std::string& parameter_name) {
     using numbers::DType;
-    const DType of_parameter = find_number(parameter.dtype()).value();
+    const DType of_parameter = find_dtype(parameter.dtype()).value();
     const DType computed = numbers::compute_dtype(of_parameter);
     std::vector<DType> expected;
-    const auto expect = [&expected](DType number) {
-        if (std::find(expected.begin(), expected.end(), number) == expected.end()) {
-            expected.push_back(number);
+    const auto expect = [&expected](DType dtype) {
+        if (std::find(expected.begin(), expected.end(), dtype) == expected.end()) {
+            expected.push_back(dtype);
         }
     };
-    if (how == DtypeRule::convertible) expect(of_parameter);
-    if (how != DtypeRule::half) expect(computed);
+    if (rule == DtypeRule::convertible) expect(of_parameter);
+    if (rule != DtypeRule::half) expect(computed);
     if (computed == DType::float32) {
-        if (how == DtypeRule::convertible || how == DtypeRule::half) expect(DType::float16);
-        if (how != DtypeRule::compute) expect(DType::bfloat16);
+        if (rule == DtypeRule::convertible || rule == DtypeRule::half) expect(DType::float16);
+        if (rule != DtypeRule::compute) expect(DType::bfloat16);
     }
-    const std::optional<DType> number = find_number(array.dtype());
+    const std::optional<DType> found = find_dtype(array.dtype());
     const bool is_expected =
-        number && std::find(expected.begin(), expected.end(), *number) != expected.end();
+        found && std::find(expected.begin(), expected.end(), *found) != expected.end();
     if (!is_expected || !is_native(array.dtype())) {
         std::string names;
         for (std::size_t i = 0; i < expected.size(); ++i) {
@@ -111,7 +111,7 @@ numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRu
         refuse_dtype(array, name, names);
     }
     check_shape(array, name, parameter, parameter_name);
-    return *number;
+    return *found;
 }
 
 void check_writable(const ArrayView& array, const Name& name) {

@@ -1,5 +1,5 @@
-// The array contract: what may be a parameter, a gradient, a state, and what is refused, with
-// which message. Every refusal names the call, the argument, what it was and what was expected.
+// The array contract: which arrays may be parameters, gradients and states. Every error message
+// names the call, the argument, its value and what was expected.
 #pragma once
 
 #include <string>
@@ -10,29 +10,29 @@
 
 namespace schuss::bindings {
 
-/// TypeError unless the elements are of a supported format in native byte order.
-numbers::DType number_of(const ArrayView& array, const Name& name);
+/// TypeError unless the array has a supported dtype in native byte order.
+numbers::DType dtype_of(const ArrayView& array, const Name& name);
 
-/// The same, of a format that is computed in.
-numbers::DType computed_number_of(const ArrayView& array, const Name& name);
+/// The same, for dtypes that updates are computed in.
+numbers::DType compute_dtype_of(const ArrayView& array, const Name& name);
 
-/// TypeError or ValueError unless the array has the format and shape of the other.
+/// TypeError or ValueError unless the array has the dtype and shape of the other.
 void check_like(const ArrayView& array, const Name& name, const ArrayView& other,
                 const std::string& other_name);
 
-/// What may be the format of an array that goes with a parameter.
+/// The dtypes that an array may have which belongs to a parameter.
 enum class DtypeRule {
-    compute,      // that which the parameter is computed in
-    convertible,  // any that is computed in the same
-    stochastic,   // that which it is computed in, or bfloat16 for float32
-    half,         // float16 or bfloat16, for a parameter in float32
+    compute,      // the compute dtype of the parameter
+    convertible,  // any dtype with the same compute dtype
+    stochastic,   // the compute dtype, or bfloat16 for float32
+    half,         // float16 or bfloat16, for a float32 parameter
 };
 
-/// TypeError or ValueError unless the array has such a format and the shape of the parameter.
-numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRule how,
+/// TypeError or ValueError unless the array has such a dtype and the shape of the parameter.
+numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRule rule,
                                const ArrayView& parameter, const std::string& parameter_name);
 
-/// ValueError unless the array can be written, each element in a place of its own.
+/// ValueError unless the array is writeable and no two elements of it overlap.
 void check_writable(const ArrayView& array, const Name& name);
 
 }  // namespace schuss::bindings

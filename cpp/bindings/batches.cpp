@@ -1,4 +1,4 @@
-// The order of examples, and the copies that make mini-batches.
+// The order of examples, and their copies in mini-batches.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -19,13 +19,14 @@ namespace py = pybind11;
 py::array_t<std::int64_t> shuffled(std::size_t count, std::uint64_t seed) {
     py::array_t<std::int64_t> order(static_cast<py::ssize_t>(count));
     std::int64_t* const data = order.mutable_data();
-    const ReleaseGil others_may_run;
+    const ReleaseGil released;
     data::shuffle(data, count, seed);
     return order;
 }
 
-/// Examples along the first axis of the array; out is dense, of as many examples as indices, and
-/// of the same dtype, without references to objects. All of which Python sees to.
+/// Copies examples, which are along the first axis of the array. out is C-contiguous, has an
+/// example for each index and the dtype of the array, which has no object references. Python checks
+/// that.
 void gather(const py::array& array, const py::array_t<std::int64_t, py::array::c_style>& indices,
             py::array& out) {
     data::Examples examples{static_cast<const std::byte*>(array.data()),
@@ -37,10 +38,10 @@ void gather(const py::array& array, const py::array_t<std::int64_t, py::array::c
         examples.axes.push_back({static_cast<std::size_t>(array.shape(i)), array.strides(i), 0});
     }
     auto* const to = static_cast<std::byte*>(out.mutable_data());
-    const std::int64_t* const chosen = indices.data();
+    const std::int64_t* const first = indices.data();
     const auto count = static_cast<std::size_t>(indices.size());
-    const ReleaseGil others_may_run;
-    data::gather(std::move(examples), chosen, count, to);
+    const ReleaseGil released;
+    data::gather(std::move(examples), first, count, to);
 }
 
 }  // namespace

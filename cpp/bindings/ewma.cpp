@@ -13,11 +13,11 @@
 namespace schuss::bindings {
 namespace {
 
-/// out may be values itself; else they must be apart, which is Python's to see to.
+/// out may be values itself; otherwise they share no memory, which Python checks.
 void ewma(py::handle values, py::handle out, py::ssize_t axis, double beta, bool bias_correction) {
     const Name name{"ewma", "out"};
     const ArrayView from(values, {"ewma", "values"}), to(out, name);
-    const numbers::DType number = computed_number_of(from, {"ewma", "values"});
+    const numbers::DType dtype = compute_dtype_of(from, {"ewma", "values"});
     check_writable(to, name);
     check_like(to, name, from, "values");
     std::vector<engine::CopyAxis> axes;
@@ -29,8 +29,8 @@ void ewma(py::handle values, py::handle out, py::ssize_t axis, double beta, bool
     axes.push_back(time);
     check_has_its_memory(from, {"ewma", "values"});
     check_has_its_memory(to, name);
-    const ReleaseGil others_may_run;
-    data::ewma(number, std::move(axes), from.data(), to.data(), beta, bias_correction);
+    const ReleaseGil released;
+    data::ewma(dtype, std::move(axes), from.data(), to.data(), beta, bias_correction);
 }
 
 }  // namespace

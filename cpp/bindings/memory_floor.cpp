@@ -1,4 +1,4 @@
-// What the benchmarks compare with: the loop that moves a step's memory and only adds.
+// The lower bound of the benchmarks: a loop that moves the memory of a step and only adds.
 
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -20,11 +20,11 @@
 namespace schuss::bindings {
 namespace {
 
-/// Adds grad to param and to each state, repeats times: straight through the loop of the level in
-/// use, with neither plan nor tiles. Each thread has an equal part and never waits for another, so
-/// no step by as many threads can be faster.
-void additions(int repeats, std::size_t threads, py::handle param, py::handle grad,
-               const py::args& states) {
+/// Adds grad to param and to each state, `repeats` times, by the kernel of the level in use,
+/// without plan and tiles. Each thread has an equal part and never waits for another, so a step on
+/// the same number of threads cannot be faster.
+void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle grad,
+                  const py::args& states) {
     const std::string call = "additions";
     if (threads == 0) throw py::value_error(call + ": threads is 0, expected at least 1");
     std::vector<ArrayView> arrays = {ArrayView(param, {call, "param"}),
@@ -40,18 +40,18 @@ void additions(int repeats, std::size_t threads, py::handle param, py::handle gr
         operands.push_back(array.data());
     }
     const std::size_t rule = rules::find_rule("memory_floor_" + std::to_string(states.size()));
-    const numbers::DType format = computed_number_of(arrays[0], {call, "param"});
-    const auto kernel = sweep::level().rules[rule].of(rules::Decay::none, {format, format, format});
+    const numbers::DType dtype = compute_dtype_of(arrays[0], {call, "param"});
+    const auto kernel = sweep::level().rules[rule].of(rules::Decay::none, {dtype, dtype, dtype});
     const engine::Coefficients coefficients{rules::Coefficients{}};
-    const void* const values = coefficients.as(format);
+    const void* const values = coefficients.as(dtype);
     const auto size = arrays[0].size();
     const auto item_size = arrays[0].itemsize();
-    // Cut at cache lines, or two threads would fight for the one between them.
+    // Parts end at cache lines: two threads must not write to the same line.
     const std::size_t line = 64 / item_size;
     const std::size_t part = (size / threads + line) / line * line;
-    auto add = [&](std::size_t number) {
+    auto add = [&](std::size_t task) {
         const runtime::SubnormalsAreZero mode;
-        const std::size_t begin = std::min(size, number * part);
+        const std::size_t begin = std::min(size, task * part);
         std::vector<std::byte*> operands_of_part = operands;
         for (std::byte*& operand : operands_of_part) {
             operand += begin * item_size;
@@ -61,8 +61,8 @@ void additions(int repeats, std::size_t threads, py::handle param, py::handle gr
         }
     };
     using Add = decltype(add);
-    const auto run = [](void* context, std::size_t number, std::size_t) noexcept {
-        (*static_cast<Add*>(context))(number);
+    const auto run = [](void* context, std::size_t task, std::size_t) noexcept {
+        (*static_cast<Add*>(context))(task);
     };
     if (!runtime::run_concurrently({run, &add, threads, true})) {
         throw std::runtime_error(call + ": there are not so many threads");
@@ -72,8 +72,8 @@ void additions(int repeats, std::size_t threads, py::handle param, py::handle gr
 }  // namespace
 
 void register_memory_floor(py::module_& module) {
-    module.def("memory_floor", &additions, py::arg("repeats"), py::arg("threads"), py::arg("param"),
-               py::arg("grad"));
+    module.def("memory_floor", &memory_floor, py::arg("repeats"), py::arg("threads"),
+               py::arg("param"), py::arg("grad"));
 }
 
 }  // namespace schuss::bindings

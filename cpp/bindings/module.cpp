@@ -17,7 +17,7 @@ bool is_in_subinterpreter() {
 }  // namespace
 
 PYBIND11_MODULE(core, module) {
-    // Interpreters since 3.13 call the function below in the main interpreter, then this.
+    // Since Python 3.13 the function below runs in the main interpreter, before this one.
     if (is_in_subinterpreter()) throw std::runtime_error(refusal);
     module.attr("__version__") = SCHUSS_VERSION;
     schuss::bindings::register_arrays(module);
@@ -33,8 +33,8 @@ PYBIND11_MODULE(core, module) {
     schuss::bindings::register_optimizer(module);
 }
 
-/// What Python calls to import `schuss._core`. In a subinterpreter of Python 3.11 pybind11 waits
-/// forever for the interpreter's lock, which its own thread has.
+/// Python calls this to import `schuss._core`. In a subinterpreter of Python 3.11, pybind11 would
+/// wait forever for the GIL, which its own thread holds.
 extern "C" PYBIND11_EXPORT PyObject* PyInit__core() {
     if (is_in_subinterpreter()) {
         PyErr_SetString(PyExc_ImportError, refusal);

@@ -15,8 +15,8 @@ std::size_t magnitude(std::ptrdiff_t stride) {
     return static_cast<std::size_t>(stride < 0 ? -stride : stride);
 }
 
-/// numpy.shares_memory, which is exact, within a bound on the work; an answer that would take
-/// longer is nullopt.
+/// numpy.shares_memory, which is exact. Returns nullopt if the answer takes more work than the
+/// limit.
 std::optional<bool> share_memory(const py::object& a, const py::object& b) {
     constexpr int work = 1'000'000;
     const py::module_ numpy = py::module_::import("numpy");
@@ -28,19 +28,19 @@ std::optional<bool> share_memory(const py::object& a, const py::object& b) {
     }
 }
 
-/// An array among those that are compared.
+/// One of the arrays that are compared.
 struct Entry {
     const Named* named;
-    std::size_t place;  // as given: of two that are equal, a message names the later one first
+    std::size_t index;  // in the order given: of two equal arrays, a message names the later first
     Bounds bounds;
 };
 
-/// The part of the addresses modulo a stride that an array lies in.
+/// The range of addresses, modulo a stride, that an array covers.
 struct Residues {
     std::size_t begin, length;
 };
 
-/// All of them, where the array is not known to lie in a part.
+/// Returns the whole range if no smaller one is known.
 Residues residues_of(const Entry& entry, std::size_t modulus) {
     const ArrayView& array = entry.named->array;
     std::size_t length = array.itemsize();
@@ -51,59 +51,61 @@ Residues residues_of(const Entry& entry, std::size_t modulus) {
     return {entry.bounds.begin % modulus, std::min(length, modulus)};
 }
 
-class Apart {
-  public:
-    explicit Apart(std::string call) : call_(std::move(call)) {}
+/// Finds arrays that share memory without comparing every pair.
+class DisjointnessCheck {
+    using Entries = std::span<Entry>;
 
-    /// ValueError if one of them shares memory with another that is written. Reorders them.
-    void check(std::span<Entry> entries) {
-        by_bounds(entries, [this](std::span<Entry> meeting) { check_meeting(meeting); });
+  public:
+    explicit DisjointnessCheck(std::string call) : call_(std::move(call)) {}
+
+    /// ValueError if an array shares memory with another that is written. Reorders the entries.
+    void check(Entries entries) {
+        for_each_run_by_bounds(entries, [this](Entries run) { check_run(run); });
     }
 
   private:
-    using Entries = std::span<Entry>;
-
     static bool any_is_written(Entries entries) {
         return std::any_of(entries.begin(), entries.end(),
                            [](const Entry& entry) { return entry.named->written; });
     }
 
-    /// Calls back with each run of entries that may share memory, if one of them is written.
-    template <class CallBack>
-    static void call(Entries run, const CallBack& call_back) {
-        if (run.size() > 1 && any_is_written(run)) call_back(run);
+    /// Visits a run of entries that may share memory, if one of them is written.
+    template <class Visit>
+    static void visit_run(Entries run, const Visit& visit) {
+        if (run.size() > 1 && any_is_written(run)) visit(run);
     }
 
-    template <class CallBack>
-    static void by_bounds(Entries entries, const CallBack& call_back) {
+    /// Visits each run of entries whose bounds overlap.
+    template <class Visit>
+    static void for_each_run_by_bounds(Entries entries, const Visit& visit) {
         std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-            return std::pair(a.bounds.begin, a.place) < std::pair(b.bounds.begin, b.place);
+            return std::pair(a.bounds.begin, a.index) < std::pair(b.bounds.begin, b.index);
         });
         for (std::size_t first = 0, next = 0; first < entries.size(); first = next) {
             std::size_t end = entries[first].bounds.end;
             for (next = first + 1; next < entries.size() && entries[next].bounds.begin < end;) {
                 end = std::max(end, entries[next++].bounds.end);
             }
-            call(entries.subspan(first, next - first), call_back);
+            visit_run(entries.subspan(first, next - first), visit);
         }
     }
 
-    /// The same by their residues. Returns whether that separates any.
-    template <class CallBack>
-    static bool by_residues(Entries entries, std::size_t modulus, const CallBack& call_back) {
+    /// Visits each run of entries whose residues overlap. Returns false if that is all of them.
+    template <class Visit>
+    static bool for_each_run_by_residues(Entries entries, std::size_t modulus, const Visit& visit) {
         std::vector<std::pair<Residues, Entry>> sorted;
         for (const Entry& entry : entries) sorted.emplace_back(residues_of(entry, modulus), entry);
         std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
-            return std::pair(a.first.begin, a.second.place) <
-                   std::pair(b.first.begin, b.second.place);
+            return std::pair(a.first.begin, a.second.index) <
+                   std::pair(b.first.begin, b.second.index);
         });
-        // Residues form a circle: what the last ones reach past its end is covered at its start.
+        // Residues are circular: the part of a range beyond the modulus is at the beginning.
         std::size_t wrapped = 0;
         for (const auto& [residues, entry] : sorted) {
             const std::size_t end = residues.begin + residues.length;
             if (end > modulus) wrapped = std::max(wrapped, end - modulus);
         }
-        std::vector<std::size_t> starts;  // of runs that are apart
+        std::vector<std::size_t> starts;  // of disjoint runs
         std::size_t end = wrapped;
         for (std::size_t i = 0; i < sorted.size(); ++i) {
             const auto& [begin, length] = sorted[i].first;
@@ -112,7 +114,7 @@ class Apart {
         }
         const bool first_joins_last = wrapped > sorted.front().first.begin;
         if (starts.size() < (first_joins_last ? 2U : 1U)) return false;
-        // The first run then comes after the last, as one with it.
+        // If the first run joins the last one, it is moved behind it.
         if (first_joins_last) {
             const auto shift = static_cast<std::ptrdiff_t>(starts.front());
             std::rotate(sorted.begin(), sorted.begin() + shift, sorted.end());
@@ -123,13 +125,13 @@ class Apart {
         for (std::size_t i = 0; i < sorted.size(); ++i) entries[i] = sorted[i].second;
         starts.push_back(sorted.size());
         for (std::size_t i = 0; i + 1 < starts.size(); ++i) {
-            call(entries.subspan(starts[i], starts[i + 1] - starts[i]), call_back);
+            visit_run(entries.subspan(starts[i], starts[i + 1] - starts[i]), visit);
         }
         return true;
     }
 
-    /// The strides by which the arrays may interleave, the longest first, and what divides all of
-    /// the longest of each array.
+    /// The strides by which the arrays may interleave, in descending order, and the greatest common
+    /// divisor of the largest stride of each array.
     static std::vector<std::size_t> moduli_of(Entries entries) {
         constexpr std::size_t most = 16;
         std::vector<std::size_t> moduli;
@@ -150,21 +152,21 @@ class Apart {
         return moduli;
     }
 
-    void check_meeting(Entries entries) {
-        // A pair is told apart by one exact comparison as well.
+    void check_run(Entries entries) {
+        // For a pair, one exact comparison is as good.
         if (entries.size() > 2) {
             for (const std::size_t modulus : moduli_of(entries)) {
                 const auto check_rest = [this](Entries rest) { check(rest); };
-                if (by_residues(entries, modulus, check_rest)) return;
+                if (for_each_run_by_residues(entries, modulus, check_rest)) return;
             }
         }
         check_pairs(entries);
     }
 
-    /// The entries are sorted by where they begin.
+    /// Compares all pairs whose bounds overlap.
     void check_pairs(Entries entries) {
         std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-            return std::pair(a.bounds.begin, a.place) < std::pair(b.bounds.begin, b.place);
+            return std::pair(a.bounds.begin, a.index) < std::pair(b.bounds.begin, b.index);
         });
         std::vector<py::object> arrays(entries.size());
         const auto array = [&](std::size_t i) -> const py::object& {
@@ -177,14 +179,14 @@ class Apart {
                 if (b.bounds.begin >= a.bounds.end) break;
                 if (!a.named->written && !b.named->written) continue;
                 if (same_memory(a.named->array, b.named->array)) refuse(a, b, "is");
-                const bool too_many = pairs_++ >= most_pairs;
+                const bool too_many = pairs_++ >= max_pairs;
                 const auto shared = too_many ? std::nullopt : share_memory(array(i), array(j));
                 if (shared.value_or(true)) refuse(a, b, shared ? "shares" : "may share");
             }
         }
     }
 
-    /// Names first what is only read, or else the later one.
+    /// The message names first the array that is only read, or else the later one.
     [[noreturn]] void refuse(const Entry& a, const Entry& b, const std::string& verb) const {
         const bool a_first = b.named->written && !a.named->written;
         const Named& named = *(a_first ? a : b).named;
@@ -193,7 +195,7 @@ class Apart {
             throw py::value_error(call_ + ": " + named.argument + " is the same array as " +
                                   other.argument + ", expected each array once");
         }
-        const bool too_many = pairs_ > most_pairs;
+        const bool too_many = pairs_ > max_pairs;
         throw py::value_error(
             call_ + ": " + named.argument + " " + (verb == "is" ? "shares" : verb) +
             " memory with " + other.argument +
@@ -201,13 +203,14 @@ class Apart {
             ", expected memory of its own");
     }
 
-    /// Compared exactly, some microseconds each; after that, arrays count as sharing.
-    static constexpr std::size_t most_pairs = 200'000;
+    /// Limit on exact comparisons, which take microseconds. Beyond it, arrays count as sharing.
+    static constexpr std::size_t max_pairs = 200'000;
 
     std::string call_;
     std::size_t pairs_ = 0;
 };
 
+/// The union of the arrays' bounds, as disjoint ranges in order.
 std::vector<Bounds> covered_by(const std::vector<Named>& arrays) {
     std::vector<Bounds> bounds, covered;
     for (const Named& named : arrays) {
@@ -240,7 +243,7 @@ Bounds bounds_of(const ArrayView& array) {
     return bounds;
 }
 
-bool plainly_distinct(const ArrayView& array) {
+bool strides_prove_disjoint(const ArrayView& array) {
     std::vector<std::pair<std::size_t, std::size_t>> axes;  // stride, size
     for (std::size_t i = 0; i < array.ndim(); ++i) {
         if (array.shape()[i] == 0) return true;
@@ -257,9 +260,8 @@ bool plainly_distinct(const ArrayView& array) {
 }
 
 bool elements_overlap(const ArrayView& view) {
-    if (plainly_distinct(view)) return false;
-    // The element at the start of an axis, with all that lies within it, against the rest of that
-    // axis, for each axis in turn.
+    if (strides_prove_disjoint(view)) return false;
+    // For each axis, compares the elements at its first index with those at its other indices.
     const py::array array = view.plain();
     for (std::size_t axis = 0; axis < view.ndim(); ++axis) {
         if (view.shape()[axis] == 1) continue;
@@ -282,7 +284,7 @@ void check_disjoint(const std::string& call, std::vector<Named> arrays) {
         const Bounds bounds = bounds_of(named.array);
         if (!bounds.is_empty()) entries.push_back({&named, entries.size(), bounds});
     }
-    Apart(call).check(entries);
+    DisjointnessCheck(call).check(entries);
 }
 
 WriteSet::WriteSet(const std::string& call, std::vector<Named> arrays)
@@ -291,7 +293,7 @@ WriteSet::WriteSet(const std::string& call, std::vector<Named> arrays)
 }
 
 Bounds WriteSet::free_range_around(const Bounds& bounds) const {
-    // The first covered range that ends past the beginning.
+    // The first covered range that ends after the beginning.
     const auto next =
         std::upper_bound(covered_.begin(), covered_.end(), bounds.begin,
                          [](std::size_t begin, const Bounds& range) { return begin < range.end; });

@@ -18,28 +18,28 @@ struct Bounds {
 
 Bounds bounds_of(const ArrayView& array);
 
-/// Whether the strides alone show that no two elements meet: each axis, from the least stride to
-/// the greatest, steps over all that lies within it.
-bool plainly_distinct(const ArrayView& array);
+/// Whether the strides alone prove that no two elements overlap: in ascending order, each stride
+/// is at least the extent of the axes before it.
+bool strides_prove_disjoint(const ArrayView& array);
 
-/// Whether two elements of the array share memory, or cannot be told apart with bounded work.
+/// Whether two elements of the array share memory, or bounded work cannot exclude it.
 bool elements_overlap(const ArrayView& array);
 
-/// An array, as messages call it, and whether the call writes it.
+/// An array and its name in messages.
 struct Named {
     ArrayView array;
     std::string argument;
-    bool written = true;
+    bool written = true;  // whether the call writes it
 };
 
 /// ValueError if one of the arrays shares memory with another that is written.
 ///
-/// Arrays whose bounds do not meet are apart. Those of arrays that interleave do: columns of one
-/// matrix, every other row, fields of records. They are told apart by their addresses modulo one of
-/// their strides, by sorting. Only arrays that this does not separate are compared in pairs.
+/// Arrays are disjoint if their bounds are. The bounds of interleaved arrays overlap: columns of
+/// one matrix, every other row, fields of records. Sorting their addresses modulo one of their
+/// strides separates them. Only arrays that this does not separate are compared in pairs.
 void check_disjoint(const std::string& call, std::vector<Named> arrays);
 
-/// The arrays that a call writes, none of which shares memory with another.
+/// The arrays that a call writes. No two of them share memory.
 class WriteSet {
   public:
     WriteSet() = default;
@@ -47,18 +47,18 @@ class WriteSet {
     /// ValueError if two of the arrays share memory.
     WriteSet(const std::string& call, std::vector<Named> arrays);
 
-    /// A range around those bounds in which nothing is written; empty if there is none.
+    /// A range around the bounds that contains no written memory; empty if there is none.
     Bounds free_range_around(const Bounds& bounds) const;
 
     /// ValueError if an array that is only read shares memory with a written one.
     void check_disjoint_from(const std::string& call, std::vector<Named> read) const;
 
-    /// For Python's collector of cycles.
+    /// For Python's cycle collector.
     int traverse(visitproc visit, void* arg) const;
 
   private:
     std::vector<Named> arrays_;
-    std::vector<Bounds> covered_;  // what they cover, as disjoint ranges
+    std::vector<Bounds> covered_;  // the memory between their bounds, as disjoint ranges
 };
 
 }  // namespace schuss::bindings

@@ -31,7 +31,7 @@ Parameter::AuxArray aux_array(const Parameter& parameter, engine::Role role, py:
 }  // namespace
 
 Parameter::Parameter(ArrayView array, const Name& name)
-    : name_(name.argument), array_(std::move(array)), dtype_(number_of(array_, name)) {
+    : name_(name.argument), array_(std::move(array)), dtype_(dtype_of(array_, name)) {
     check_writable(array_, name);
 }
 

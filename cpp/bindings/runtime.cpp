@@ -1,4 +1,4 @@
-// The instruction set and the threads in use, and the floating-point mode of a step.
+// The instruction set, the threads, OpenBLAS, and the floating-point mode of a step.
 
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -20,7 +20,7 @@ namespace {
 
 namespace py = pybind11;
 
-/// The mode of a step as a context manager: the reference computes under it too.
+/// The floating-point mode of a step as a context manager, for the NumPy reference.
 class SubnormalsAreZero {
   public:
     void enter() { mode_.emplace(); }
@@ -32,7 +32,7 @@ class SubnormalsAreZero {
 
 }  // namespace
 
-// For threadpoolctl, which looks for such functions in the libraries that a process has loaded.
+// For threadpoolctl, which searches the loaded libraries of a process for such functions.
 extern "C" PYBIND11_EXPORT int schuss_get_num_threads() {
     return static_cast<int>(runtime::threads());
 }
