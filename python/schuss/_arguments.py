@@ -71,8 +71,8 @@ class Arguments:
         """Take the arguments that a training began with, or raise ValueError if these differ."""
         saved, texts = checkpoint.optimizer(), self.texts
         last = _of_saved(saved, _text)
-        # An optimizer may be ahead of the checkpoint, as after a crash: then a rate may differ by
-        # what its ReduceOnPlateau schedules were told since.
+        # After a crash, an optimizer may be ahead of the checkpoint: its ReduceOnPlateau schedules
+        # may have reduced their rates since.
         without_rates = _of_saved(saved, partial(_text, hides_rate=lambda plateau: True))
         ahead = self._of_optimizer(
             partial(_text, hides_rate=lambda plateau: plateau != replace(plateau))

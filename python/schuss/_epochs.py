@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, TypeVar
 
-from schuss._prefetch import process
+from schuss import _prefetch
 
 _Batch = TypeVar("_Batch")
 
@@ -34,7 +34,7 @@ class EpochIterator(Iterator[_Batch]):
 
     def __init__(self, begin: Callable[[], Generator[_Batch, None, None]]) -> None:
         self._begin = begin  # returns a generator of the remaining batches
-        self._generators: dict[int, Any] = {process(): begin()}
+        self._generators: dict[int, Any] = {_prefetch.forks: begin()}  # by process
 
     @property
     def under_way(self) -> bool:
@@ -42,19 +42,16 @@ class EpochIterator(Iterator[_Batch]):
         return all(each.gi_frame is not None for each in [*self._generators.values()])
 
     def __next__(self) -> _Batch:
-        batch: _Batch = next(self._generator())
+        batch: _Batch = next(self._generators.get(_prefetch.forks) or self._begin_here())
         return batch
 
     def close(self) -> None:
         """Leave the epoch, and discard the batches that were prepared."""
-        self._generator().close()
+        (self._generators.get(_prefetch.forks) or self._begin_here()).close()
 
-    def _generator(self) -> Any:
-        """Return the generator of this process."""
-        generator = self._generators.get(process())
-        if generator is None:
-            generator = self._begin()
-            if not self.under_way:
-                generator.close()
-            generator = self._generators.setdefault(process(), generator)
-        return generator
+    def _begin_here(self) -> Any:
+        """Return a generator for this process, a forked child."""
+        generator = self._begin()
+        if not self.under_way:
+            generator.close()
+        return self._generators.setdefault(_prefetch.forks, generator)

@@ -11,6 +11,9 @@ from typing import Any, Generic, TypeVar
 
 _Batch = TypeVar("_Batch")
 
+forks = 0
+"""The number of forks between the first process and this one."""
+
 
 def prefetched(begin: Callable[[], Iterator[_Batch]], size: int) -> Generator[_Batch, None, None]:
     """Yield batches; a thread prepares the next `size` of them while the caller uses the last.
@@ -36,7 +39,7 @@ class _Prefetcher(Generic[_Batch]):
 
     def __init__(self, batches: Iterator[_Batch], size: int) -> None:
         self._batches, self._size = batches, size
-        self._process = process()
+        self._forks = forks
         self._threads: list[int] = []  # at most one
         # Queues in C and a bare thread: Ctrl-C inside the locks of the threading module breaks
         # them.
@@ -86,14 +89,14 @@ class _Prefetcher(Generic[_Batch]):
 
     def _stop(self) -> None:
         # The thread exists neither in a forked child nor in an interpreter that is shutting down.
-        if self._threads and self._process == process() and not sys.is_finalizing():
+        if self._threads and self._forks == forks and not sys.is_finalizing():
             self._requests.put(False)
             self._ended.get()
 
     def _run(self) -> None:
         try:
             # User code that reads the examples may fork. Then this is the only thread of the child.
-            while self._process == process() and self._requests.get():
+            while self._forks == forks and self._requests.get():
                 self._chunks.put(self._prepare())
         finally:
             self.release()
@@ -102,23 +105,17 @@ class _Prefetcher(Generic[_Batch]):
         try:
             return list(islice(self._batches, self._size)), None
         except BaseException as error:  # raised in the thread that uses the batches
-            if self._process != process():
+            if self._forks != forks:
                 raise
             return [], error
 
 
-_forks = 0
 _prefetchers: set[_Prefetcher[Any]] = set()
 
 
-def process() -> int:
-    """Return the number of forks between the first process and this one."""
-    return _forks
-
-
 def _after_fork_in_child() -> None:
-    global _forks
-    _forks += 1
+    global forks
+    forks += 1
     # A signal handler may fork while its thread waits for a chunk.
     for prefetcher in _prefetchers:
         prefetcher.release()

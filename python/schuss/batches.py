@@ -247,7 +247,7 @@ def _draw_seed(rng: "np.random.Generator") -> int:
 
 
 def _sources(x: Any, y: Any, axis: int) -> list[Source]:
-    """Return the arrays, with the names that messages give them and as many examples in each."""
+    """Return the arrays by the names that messages use, after checking that their lengths agree."""
     call = "minibatches"
     if not isinstance(x, tuple):
         given = {"x": x} if y is None else {"x": x, "y": y}

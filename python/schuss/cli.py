@@ -60,21 +60,22 @@ def _demo(options: argparse.Namespace) -> int:
     try:
         from schuss import demo
     except ModuleNotFoundError as error:
-        print(
+        return _failed(
             f"schuss demo needs {error.name}, which is missing; from the checkout of schuss: "
-            f'pip install ".[demo]"',
-            file=sys.stderr,
+            'pip install ".[demo]"'
         )
-        return 2
     refusal = _refusal_to_write(options.out)  # before the training, which takes long
     if refusal is not None:
-        print(
+        return _failed(
             f"schuss demo: --out is {str(options.out)!r}, expected a folder to write to: "
-            f"{refusal.strerror}",
-            file=sys.stderr,
+            f"{refusal.strerror}"
         )
-        return 2
     return demo.run(out=options.out, epochs=options.epochs, seed=options.seed)
+
+
+def _failed(message: str) -> int:
+    print(message, file=sys.stderr)
+    return 2
 
 
 def _refusal_to_write(folder: Path) -> OSError | None:

@@ -1,13 +1,14 @@
 """The L2 cost of weights, added to a loss and its gradients."""
 
 from collections.abc import Callable
+from functools import partial
 from math import frexp, inf, isfinite
 from typing import Any
 
 import numpy as np
 
 from schuss import _core
-from schuss._arrays import Array, ArrayTree, computed_dtype, names_of_leaves
+from schuss._arrays import Array, ArrayTree, computed_dtype
 from schuss._errors import wrong_type
 from schuss._hyperparameters import NON_NEGATIVE, POSITIVE, axis_of, flag
 from schuss._interrupts import raised_within
@@ -30,7 +31,7 @@ class L2:
         self._call, self._strength, self._weights = call, strength, weights
         self._loss_scale = loss_scale  # None if it is unknown
         # The latest structure of parameters, and which of its arrays are weights.
-        self._known: tuple[_core.Plan, list[bool]] | None = None
+        self._known: tuple[_core.Tree, list[bool]] | None = None
         self._to_clear: list[Array] = []
 
     def add(
@@ -46,8 +47,8 @@ class L2:
 
         clear: whether the caller calls `clear` after the step.
         """
-        plan, is_weight, arrays = self._flattened(params)
-        leaves = self._flattened_grads(plan, grads)
+        tree, is_weight, arrays = self._flattened(params)
+        leaves = self._flattened_grads(tree, arrays, grads)
         factor, scale = self._strength / examples, self._loss_scale
         scaled = factor * (scale.value if isinstance(scale, DynamicLossScale) else scale or 1.0)
         weights = [index for index, chosen in enumerate(is_weight) if chosen]
@@ -63,47 +64,49 @@ class L2:
                 if scale is None:
                     with_l2_of_fit[id(leaf)] = leaf
             cost = _half_squares(factor, [arrays[index] for index in weights])
-        return loss + cost, plan.unflatten(leaves)
+        return loss + cost, tree.unflatten(leaves)
 
     def clear(self) -> None:
         """Set the weights' gradients to zero; the step, which did not see them, has not."""
         for leaf in self._to_clear:
             leaf[...] = 0
 
-    def _flattened_grads(self, plan: _core.Plan, grads: ArrayTree) -> list[Array]:
+    def _flattened_grads(
+        self, tree: _core.Tree, arrays: list[Array], grads: ArrayTree
+    ) -> list[Array]:
         """Return the gradients, in the dtypes and shapes that a step takes, or raise."""
-        call, like = self._call, plan.arrays
+        flatten = partial(tree.flatten_arrays, grads, self._call, "grads")
         try:
-            return plan.flatten(grads, call, "grads", like, "params")
+            return flatten(arrays, "params")
         except TypeError as error:  # perhaps a gradient has another dtype than its parameter
             if raised_within(error):
                 raise
-        leaves = plan.flatten(grads, call, "grads")
-        for index, leaf in enumerate(leaves):
-            if computed_dtype(like[index]) == np.float32 == computed_dtype(leaf):
-                like[index] = np.broadcast_to(np.zeros((), leaf.dtype), like[index].shape)
-        return plan.flatten(grads, call, "grads", like, "params")
+        like = [
+            np.broadcast_to(np.zeros((), leaf.dtype), array.shape)
+            if computed_dtype(array) == np.float32 == computed_dtype(leaf)
+            else array
+            for array, leaf in zip(arrays, flatten(), strict=True)
+        ]
+        return flatten(like, "params")
 
-    def _flattened(self, params: ArrayTree) -> tuple[_core.Plan, list[bool], list[Array]]:
+    def _flattened(self, params: ArrayTree) -> tuple[_core.Tree, list[bool], list[Array]]:
         """Return the structure of parameters, which of them are weights, and their arrays."""
         call, weights = self._call, self._weights
         if self._known is not None:
-            plan, is_weight = self._known
+            tree, is_weight = self._known
             try:
-                return plan, is_weight, plan.flatten(params, call, "params", plan.arrays, "params")
+                arrays = tree.flatten_arrays(params, call, "params", tree.arrays, "params")
+                return tree, is_weight, arrays
             except (TypeError, ValueError) as error:  # the structure changed
                 if raised_within(error):
                     raise
-        # A plan needs writeable arrays, but here parameters are only read and may be read-only.
-        plan = _core.Plan(call, _core.map_arrays(_writeable, params, call, "params"))
-        arrays = plan.flatten(params, call, "params")
+        tree = _core.Tree(params, call, "params")
         if weights is None:
-            is_weight = [array.ndim >= 2 for array in arrays]
+            is_weight = [array.ndim >= 2 for array in tree.arrays]
         else:
-            names = names_of_leaves(plan.unflatten([None] * len(arrays)))
-            is_weight = [flag(call, f"weights({name!r})", weights(name)) for name in names]
-        self._known = plan, is_weight
-        return plan, is_weight, arrays
+            is_weight = [flag(call, f"weights({name!r})", weights(name)) for name in tree.names]
+        self._known = tree, is_weight
+        return tree, is_weight, tree.arrays
 
 
 def _with_decay(weights: Array, factor: float, grad: Array) -> Array:
@@ -137,10 +140,6 @@ def _half_squares(factor: float, arrays: list[Array]) -> float:
 def _squares(array: Array) -> float:
     axes = list(range(array.ndim))
     return float(np.einsum(array, axes, array, axes, [], dtype=np.float64))
-
-
-def _writeable(array: Array) -> Array:
-    return array if array.flags.writeable else np.empty_like(array, subok=False)
 
 
 def with_l2(
