@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 
 import schuss
-from schuss import _safetensors
+from schuss import _files, _safetensors
 from support.arrays import leaves
 from support.checkpoints import check_load_is_refused, refused, small_training, snapshot
 from support.interruption import Interruption
@@ -527,7 +527,7 @@ def test_file_systems_without_locks_or_syncs_that_write_in_parts_have_checkpoint
         return os.readv(descriptor, [memory[0][:700]]) if os.lseek(descriptor, start, 0) >= 0 else 0
 
     values = np.arange(1000.0)
-    monkeypatch.setattr(_safetensors, "FileIO", InParts)
+    monkeypatch.setattr(_files, "FileIO", InParts)
     monkeypatch.setattr(fcntl, "flock", fails(errno.ENOLCK))
     monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
     monkeypatch.setattr(os, "preadv", in_parts, raising=False)

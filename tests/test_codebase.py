@@ -39,11 +39,9 @@ def test_a_levels_objects_export_their_table_and_nothing_vague(path: Path) -> No
 
 
 def modules() -> list[str]:
-    names = [module.name for module in pkgutil.iter_modules(schuss.__path__, "schuss.")]
-    of_reference = pkgutil.iter_modules(schuss.reference.__path__, "schuss.reference.")
-    names += [module.name for module in of_reference]
-    left_out = {"schuss.__main__"} if find_spec("torch") else {"schuss.__main__", "schuss.torch"}
-    return ["schuss", *(name for name in names if name not in left_out)]
+    names = [module.name for module in pkgutil.walk_packages(schuss.__path__, "schuss.")]
+    left_out = ("schuss.__main__",) if find_spec("torch") else ("schuss.__main__", "schuss.torch")
+    return ["schuss", *(name for name in names if not name.startswith(left_out))]
 
 
 @pytest.mark.parametrize("name", modules())

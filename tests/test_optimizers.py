@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, assert_type
 
 import numpy as np
 import pytest
@@ -837,3 +837,35 @@ def test_what_is_counted_ends_where_floating_point_counts_no_further(
     schuss.load(tmp_path / "c", w, other)
     assert getattr(other, counted) == MOST
     other.load_state_dict(optimizer.state_dict())
+
+
+def test_the_declared_arguments_are_those_of_type_checkers_and_of_inspect() -> None:
+    # mypy checks this function: each `type: ignore` must be needed.
+    optimizer = schuss.AdamW(np.ones(1), 0.5, clip_norm=1.0, copies=None, groups=lambda name: None)
+    assert_type(optimizer.beta1, float)
+    assert_type(optimizer.clip_norm, float | None)
+    assert_type(optimizer.amsgrad, bool)
+    with pytest.raises(TypeError, match=r"^Adam: there is no argument 'beta3', expected one of lr"):
+        schuss.Adam(np.ones(1), beta3=0.5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^Adam: beta1 is a str, expected a number"):
+        schuss.Adam(np.ones(1), beta1="0.5")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"Adam\.__init__\(\) takes from 2 to 3 positional"):
+        schuss.Adam(np.ones(1), 0.5, 0.5)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"SGD\.__init__\(\) missing 1 required positional"):
+        schuss.SGD()  # type: ignore[call-arg]
+    with pytest.raises(AttributeError):
+        optimizer.state_dtype = None  # type: ignore[misc]
+
+    class Tagged(schuss.Adam):
+        tag: str = "none"
+
+        def __init__(self, params: Any, tag: str) -> None:
+            super().__init__(params, lr=0.25)
+            self.tag = tag
+
+    assert (Tagged(np.ones(1), "a").lr, Tagged(np.ones(1), tag="b").tag) == (0.25, "b")
+    assert list(inspect.signature(Tagged).parameters) == ["params", "tag"]
+    names = list(inspect.signature(schuss.AdamW).parameters)
+    assert names == ["params", *DEFAULTS["AdamW"], *OPTIONS, "state_dtype", "copies", "groups"]
+    for name, default in (DEFAULTS["AdamW"] | OPTIONS).items():
+        assert inspect.signature(schuss.AdamW).parameters[name].default == default

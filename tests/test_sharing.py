@@ -12,7 +12,7 @@ import scipy.linalg
 from threadpoolctl import threadpool_limits
 
 import schuss
-from schuss import _core, config
+from schuss import _blas, _core
 from support.arrays import Array, same_bits
 from support.processes import NO_THREADS, ends_well, needs_no_threads
 from support.sharing import LOAD, needs_openblas
@@ -218,7 +218,7 @@ def test_the_environment_switches_it_on(asked: str, shared: bool) -> None:
 def test_an_environment_that_says_neither_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCHUSS_SHARE_BLAS", "yes")
     with pytest.raises(ValueError, match=r"^SCHUSS_SHARE_BLAS is 'yes', expected '0' or '1'$"):
-        config.share_blas_from_environment()
+        _blas.configure_from_environment()
 
 
 LIBRARY = "/somewhere/libopenblas.so"
@@ -249,7 +249,7 @@ def test_a_blas_that_cannot_be_served_is_named(
         schuss.share_threads_with_blas()
     monkeypatch.setenv("SCHUSS_SHARE_BLAS", "1")
     with pytest.warns(RuntimeWarning, match=f"SCHUSS_SHARE_BLAS is '1', but .*{message}"):
-        config.share_blas_from_environment()
+        _blas.configure_from_environment()
     monkeypatch.undo()
     assert served() == set()
 

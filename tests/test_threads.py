@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import schuss
-from schuss import _core, config, kernels, reference
+from schuss import _cgroups, _core, kernels, reference
+from schuss._threads import available_processors
 from support.arrays import equal, laid_out, numbers, same_bits
 from support.cases import CASES, Case, run
 from support.processes import NO_THREADS, ends_well, needs_no_threads, script
@@ -228,7 +229,7 @@ def test_workers_leave_signals_to_the_users_threads() -> None:
 def test_the_environment_says_how_many(environment: dict[str, str], expected: int | None) -> None:
     cleared = {"SCHUSS_NUM_THREADS": "", "OMP_NUM_THREADS": "", **environment}
     printed = ends_well("import schuss; print(schuss.num_threads())", **cleared)
-    assert int(printed) == (expected or config._processors())
+    assert int(printed) == (expected or available_processors())
 
 
 @pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5", "1025"])
@@ -286,9 +287,9 @@ def test_a_containers_quota_is_found(
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")
-    monkeypatch.setattr(config, "CGROUPS", tmp_path)
-    monkeypatch.setattr(config, "OWN_CGROUPS", tmp_path / "proc")
-    assert config._quota() == expected
+    monkeypatch.setattr(_cgroups, "CGROUPS", tmp_path)
+    monkeypatch.setattr(_cgroups, "OWN_CGROUPS", tmp_path / "proc")
+    assert _cgroups.quota() == expected
 
 
 def test_within_a_block_the_number_is_another() -> None:

@@ -70,6 +70,7 @@ _LATER = {
     "checkpoints": "schuss.checkpoints",
     "landscapes": "schuss.landscapes",
     "schedules": "schuss.schedules",
+    "torch": "schuss.torch",
     **dict.fromkeys(("load", "save"), "schuss.checkpoints"),
     **dict.fromkeys(("History", "fit", "with_l2"), "schuss.training"),
 }
@@ -83,10 +84,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    # Tools access each name that is listed, and schuss.torch may not be importable.
+    return sorted({*globals(), *_LATER.keys() - {"torch"}})
 
 
-config.set_simd_from_environment()
-config.set_num_threads_from_environment()
-config.share_blas_from_environment()
-config.register_with_threadpoolctl()
+config.configure_from_environment()

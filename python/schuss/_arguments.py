@@ -12,10 +12,11 @@ import numpy as np
 from schuss import checkpoints
 from schuss._arrays import Array
 from schuss._hyperparameters import shown
+from schuss._json import Function
 from schuss._saved import own_hyperparameters
 from schuss.batches import MiniBatches, generator_of, generator_states, slicing_of
 from schuss.optimizers import Optimizer
-from schuss.schedules import ReduceOnPlateau
+from schuss.schedules import ReduceOnPlateau, is_library_schedule
 
 if TYPE_CHECKING:
     from schuss._hyperparameters import Rate
@@ -110,7 +111,7 @@ class Arguments:
         generator = generator_of(self._batches)
         if generator is None or _of_generator(generator).split()[0] != there.split()[0]:  # the kind
             return False
-        _, state = checkpoint.resumption(self._batches)
+        _, state = checkpoint.batches_state(self._batches)
         states = islice(generator_states(generator, state), min(most_epochs, _MOST_SINCE) + 1)
         return _plain(generator.bit_generator.state) in map(_plain, states)
 
@@ -154,13 +155,13 @@ def _described(value: Any, hides_rate: _HidesRate, numbers: dict[int, int]) -> s
         return f"schedule {numbers[id(value)]}"
     if isinstance(value, tuple):
         return f"({', '.join(map(describe, value))})"
-    if checkpoints._is_ours(value):
+    if is_library_schedule(value):
         numbers[id(value)] = len(numbers)
         hidden = "lr" if isinstance(value, ReduceOnPlateau) and hides_rate(value) else None
         names = [field.name for field in fields(value) if field.init and field.name != hidden]
         parts = [f"{name}={describe(getattr(value, name))}" for name in names]
         return f"{type(value).__name__}({', '.join(parts)})"
-    if callable(value) or isinstance(value, checkpoints._Function):
+    if callable(value) or isinstance(value, Function):
         return "a function"
     simple = value is None or isinstance(value, bool | int | float | str)
     return repr(value) if simple else f"a {type(value).__name__}"

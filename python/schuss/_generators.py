@@ -1,6 +1,5 @@
-"""Checks of the states of NumPy's bit generators, which NumPy itself takes unchecked."""
+"""Validation of the states of NumPy's bit generators, which NumPy itself does not validate."""
 
-from collections.abc import Mapping
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schuss._hyperparameters import Check, count, record, same, shown
+from schuss._hyperparameters import Check, count, mapping, record, same, shown
 from schuss._interrupts import raised_within
 
 _MT_WORDS = 624
@@ -19,22 +18,22 @@ def _integer(bits: int) -> Check[int]:
 
 
 def _words(bits: int, length: int) -> Check[npt.NDArray[Any]]:
-    """Return a check of `length` integers, in an array or, from JSON, in a list."""
-    of_each = _integer(bits)
+    """Return a check of `length` integers in an array, or in a list (from JSON)."""
+    check_word = _integer(bits)
 
     def check(call: str, name: str, value: Any) -> npt.NDArray[Any]:
         words = value.tolist() if isinstance(value, np.ndarray) else value
         if not isinstance(words, list | tuple) or len(words) != length:
             raise ValueError(f"{call}: {name} is {shown(value)}, expected {length} integers")
-        checked = [of_each(call, f"{name}[{i}]", word) for i, word in enumerate(words)]
+        checked = [check_word(call, f"{name}[{i}]", word) for i, word in enumerate(words)]
         return np.array(checked, f"uint{bits}")
 
     return check
 
 
-def _key_of_mt(call: str, name: str, value: Any) -> npt.NDArray[Any]:
+def _mt19937_key(call: str, name: str, value: Any) -> npt.NDArray[Any]:
     key = _words(32, _MT_WORDS)(call, name, value)
-    if key[0] < 2**31 and not key[1:].any():  # of the first word, one bit counts
+    if key[0] < 2**31 and not key[1:].any():  # it uses one bit of the first word
         raise ValueError(
             f"{call}: {name} is all zeros, which MT19937 cannot use, expected a bit that is set"
         )
@@ -48,24 +47,24 @@ def _odd(call: str, name: str, value: Any) -> int:
     return increment
 
 
-_HALF_USED: dict[str, Check[Any]] = {"has_uint32": _integer(1), "uinteger": _integer(32)}
-_PCG = {"state": record(state=_integer(128), inc=_odd), **_HALF_USED}
+_BUFFERED_HALF: dict[str, Check[Any]] = {"has_uint32": _integer(1), "uinteger": _integer(32)}
+_PCG = {"state": record(state=_integer(128), inc=_odd), **_BUFFERED_HALF}
 _FIELDS: dict[str, dict[str, Check[Any]]] = {
     "PCG64": _PCG,
     "PCG64DXSM": _PCG,
-    "MT19937": {"state": record(key=_key_of_mt, pos=partial(count, least=0, most=_MT_WORDS))},
+    "MT19937": {"state": record(key=_mt19937_key, pos=partial(count, least=0, most=_MT_WORDS))},
     "Philox": {
         "state": record(counter=_words(64, 4), key=_words(64, 2)),
         "buffer": _words(64, 4),
         "buffer_pos": partial(count, least=0, most=4),
-        **_HALF_USED,
+        **_BUFFERED_HALF,
     },
-    "SFC64": {"state": record(state=_words(64, 4)), **_HALF_USED},
+    "SFC64": {"state": record(state=_words(64, 4)), **_BUFFERED_HALF},
 }
 
 
 def state_of(call: str, generator: "np.random.BitGenerator") -> dict[str, Any]:
-    """Return a copy of a bit generator's state, or raise TypeError if nobody could check it."""
+    """Return a copy of a bit generator's state, or raise TypeError if it cannot be validated."""
     _fields_of(call, generator)
     return checked_state(call, "rng's state", generator.state, generator=generator)
 
@@ -73,17 +72,15 @@ def state_of(call: str, generator: "np.random.BitGenerator") -> dict[str, Any]:
 def checked_state(
     call: str, name: str, state: Any, *, generator: "np.random.BitGenerator"
 ) -> dict[str, Any]:
-    """Return a copy of a state that this bit generator can take, or raise."""
+    """Return a copy of a state that is valid for this bit generator, or raise."""
     kind, fields = type(generator).__name__, _fields_of(call, generator)
-    if not isinstance(state, Mapping):
-        raise TypeError(f"{call}: {name} is a {type(state).__name__}, expected a mapping")
-    if state.get("bit_generator") != kind:
+    if mapping(call, name, state).get("bit_generator") != kind:
         was = shown(state.get("bit_generator"))
         raise ValueError(f"{call}: {name} is the state of {was}, expected that of {kind!r}")
     checked = record(bit_generator=same(kind), **fields)(call, name, state)
     if type(generator).__module__.startswith("numpy."):
         return checked
-    try:  # a subclass may have checks of its own
+    try:  # a subclass can have checks of its own
         deepcopy(generator).state = checked
     except (TypeError, ValueError, LookupError, OverflowError) as error:
         if raised_within(error):

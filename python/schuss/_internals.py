@@ -12,7 +12,7 @@ import numpy as np
 from schuss import _core
 from schuss._arrays import Array, ArrayTree
 from schuss._groups import Groups, Overrides, members_of, promote_single_group
-from schuss._hyperparameters import FINITE, NON_NEGATIVE
+from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate
 from schuss._interrupts import whole
 from schuss._rules import formula, spec_of, states
 from schuss._settings import Configurable, checked, checked_overrides, declaration_of, holder_of
@@ -50,10 +50,10 @@ class Internals:
         # The user's own objects: a copy of the optimizer sees what the user replaces in them.
         self.params, self.groups_given = params, groups_given
         self.copies_given = None if is_dtype(copies) else copies
+        self.groups: list[Overrides]
         self.states: States = {}
         self.averages: list[Array] | None = None
-        self.groups: list[Overrides]
-        self.group_lrs: list[Any] | None
+        self.has_group_lrs = False
         groups, self.group_of = grouping(self.core.tree.names)
         self.members = members_of(self.group_of, len(groups))
         self.settings, groups = promote_single_group(self.settings, groups)
@@ -129,45 +129,42 @@ class Internals:
         # The sum exhausts its generator: a KeyboardInterrupt is lost in one that is closed early.
         return sum(name not in own for own in self.groups) > 0
 
-    def lr_now(self, group: int | None) -> float:
-        """Return the learning rate that a group uses, or, for None, the optimizer."""
+    def lr_now(self, group: int | None = None) -> float:
+        """Return the learning rate that a group uses; None: the first that has no own, or 0."""
+        if group is None:
+            shared = [index for index, own in enumerate(self.groups) if "lr" not in own]
+            group = shared[0] if shared else 0
         lr, lrs = self._lr(group), self.core.last_lrs
         if not callable(lr):
-            rate: float = lr
-            return rate
-        if lrs is None:
-            return self._ask("lr_now", group, max(self.core.steps, 1))
-        if group is None:
-            group = 0 if self.group_lrs is None else self.group_lrs.index(None)
-        return lrs[group]
+            return lr
+        return self._ask("lr_now", group, max(self.core.steps, 1)) if lrs is None else lrs[group]
 
-    def _own_lr(self, group: int | None) -> Any:
-        return None if group is None or self.group_lrs is None else self.group_lrs[group]
-
-    def _lr(self, group: int | None) -> Any:
+    def _lr(self, group: int) -> Rate:
         """Return the rate or schedule of a group: its own, or else the optimizer's."""
-        own = self._own_lr(group)
-        return self.settings["lr"] if own is None else own
+        lr: Rate = self.groups[group].get("lr", self.settings["lr"])
+        return lr
 
-    def _ask(self, call: str, group: int | None, t: int) -> float:
+    def _ask(self, call: str, group: int, t: int) -> float:
         """Return the rate that the schedule of a group gives, checked."""
-        name = "lr" if self._own_lr(group) is None else f"param_groups[{group}]['lr']"
-        return NON_NEGATIVE(f"{self.call}.{call}", name, self._lr(group)(t))
+        name = f"param_groups[{group}]['lr']" if "lr" in self.groups[group] else "lr"
+        schedule: Any = self._lr(group)
+        return NON_NEGATIVE(f"{self.call}.{call}", name, schedule(t))
 
     def _lrs_of_step(self, t: int) -> float | tuple[float, ...]:
         """Return the rate of step t, or one for each group if some have their own."""
         asked: dict[int, float] = {}
 
-        def lr_of(group: int | None) -> float:
+        def lr_of(group: int) -> float:
             lr = self._lr(group)
-            if type(lr) is float:
+            if not callable(lr):
                 return lr
             if id(lr) not in asked:  # a schedule that groups share is asked once
                 asked[id(lr)] = self._ask("step", group, t)
             return asked[id(lr)]
 
-        own = self.group_lrs
-        return lr_of(None) if own is None else tuple(map(lr_of, range(len(own))))
+        if not self.has_group_lrs:
+            return lr_of(0)
+        return tuple(map(lr_of, range(len(self.groups))))
 
     # Groups.
 
@@ -208,10 +205,9 @@ class Internals:
             self.reconfigure(self.settings | changes, self.groups, changes)
 
     def _assign_lr(self, changes: dict[str, Any]) -> None:
-        lr, own = changes["lr"], self.group_lrs
+        lr = changes["lr"]
         if not callable(lr):
-            lrs = [lr if rate is None else 0.0 for rate in own or ()]
-            self.core.check_lrs(tuple(lrs) if own else lr)
+            self.core.check_lrs(tuple(0.0 if "lr" in own else lr for own in self.groups))
         self.settings = self.settings | changes
         self.core.forget_lrs()
 
@@ -237,15 +233,14 @@ class Internals:
         arrays = None
         if first or new_states is not self.states or averages is not self.averages:
             arrays = _core.AuxArrays(new_states, averages, self.copies)
-        lrs = [own.get("lr") for own in groups]
-        group_lrs = None if lrs == [None] * len(groups) else lrs
+        group_lrs = [own["lr"] for own in groups if "lr" in own]
         new_settings = {**self.settings, **changes}
 
         def commit() -> None:
             # The core changes all or nothing, if memory runs out. The rest needs no memory.
             self.core.configure(formulas, self.group_of, step_options, arrays)
             self.states, self.averages = new_states, averages
-            self.groups, self.group_lrs = groups, group_lrs
+            self.groups, self.has_group_lrs = groups, bool(group_lrs)
             if "lr" not in changes:  # another thread may have set it
                 new_settings["lr"] = self.settings["lr"]
             self.settings = new_settings

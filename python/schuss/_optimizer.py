@@ -151,12 +151,11 @@ class Optimizer(Options):
         """The learning rate in use: that of the last step, or before any, that of the first step.
 
         It is the rate of the groups that have no `lr` of their own, or, if each has its own, that
-        of the first group. Each group has an `lr_now` too: ``opt.param_groups[1].lr_now``.
-
-        A new `lr` is in use as soon as it is set or loaded. If it is a schedule that has made no
-        step yet, `lr_now` is its value at `steps`.
+        of the first group. Each group has an `lr_now` too: ``opt.param_groups[1].lr_now``. A new
+        `lr` is in use as soon as it is set or loaded: `lr_now` of a schedule that has made no step
+        is its value at `steps`.
         """
-        return self._holder.lr_now(None if self._holder.uses("lr") else 0)
+        return self._holder.lr_now()
 
     @property
     def last(self) -> Last | None:
@@ -173,9 +172,7 @@ class Optimizer(Options):
         return self._holder.core.skipped
 
     def write_copies(self) -> None:
-        """Write the parameters to `copies`, after they were changed without a step.
-
-        Nothing happens if there are no copies.
+        """Write the parameters to `copies`, if there are any, after they were changed by hand.
 
         Raises
         ------
@@ -270,7 +267,7 @@ class Optimizer(Options):
         """
         internals = self._holder
         lr = internals.settings["lr"]
-        if type(lr) is not float or internals.group_lrs or grads is None:
+        if type(lr) is not float or internals.has_group_lrs or grads is None:
             internals.step(grads, scale)
             return
         # The fast path: steps of few elements take little more than this call.
@@ -349,7 +346,7 @@ class Optimizer(Options):
         """
         with self._holder.busy("__getstate__"):
             # Arrays are copied: a pickle may be written after further steps.
-            return self._state(copy_arrays=True)
+            return _saved.pickled(self, copy_arrays=True)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the optimizer around the parameters of the pickle or the copy."""
@@ -363,9 +360,5 @@ class Optimizer(Options):
         """Return an optimizer of the same parameters, with its own copy of the state."""
         other = type(self).__new__(type(self))
         with self._holder.busy("__copy__"):
-            other.__setstate__(self._state(copy_arrays=False))
+            other.__setstate__(_saved.pickled(self, copy_arrays=False))
         return other
-
-    def _state(self, *, copy_arrays: bool) -> dict[str, Any]:
-        attributes = getattr(self, "__dict__", {})
-        return _saved.pickled(self, copy_arrays=copy_arrays) | {"attributes": attributes}

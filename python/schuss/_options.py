@@ -145,6 +145,6 @@ class Options(Configurable):
     average: _Average = option(optional(UNIT), default=None, form=_Average)
     average_bias_correction: Setting[bool] = option(flag, default=False)
     seed: Setting[int] = option(partial(count, least=0), default=0)
-    _state_dtype: InitVar[npt.DTypeLike] = argument(alias="state_dtype", default=None)
-    _copies: InitVar[ArrayTree | npt.DTypeLike] = argument(alias="copies", default=None)
+    _state_dtype: InitVar[npt.DTypeLike | None] = argument(alias="state_dtype", default=None)
+    _copies: InitVar[ArrayTree | npt.DTypeLike | None] = argument(alias="copies", default=None)
     _groups: InitVar[GroupOf | None] = argument(alias="groups", default=None)

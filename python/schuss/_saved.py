@@ -124,7 +124,7 @@ def load_state_dict(optimizer: Configurable, given: Mapping[str, Any]) -> None:
 
 
 def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
-    """Return what a pickle or a copy of a busy optimizer needs.
+    """Return what a pickle or a copy of a busy optimizer needs, attributes of a subclass included.
 
     It keeps the parameters by reference: an optimizer that is pickled or copied together with them
     is bound to the same copies.
@@ -142,6 +142,7 @@ def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
         "state_dtype": internals.format.dtype,
         "copies": internals.users_copies() if given is None else given,
         "arrays": arrays,
+        "attributes": getattr(optimizer, "__dict__", {}),
     }
 
 

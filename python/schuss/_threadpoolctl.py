@@ -1,4 +1,4 @@
-"""Lets threadpoolctl, where it is installed, see and limit the threads of steps."""
+"""The controller that lets threadpoolctl inspect and limit the thread pool."""
 
 import threadpoolctl
 
@@ -8,7 +8,7 @@ from schuss import _core
 class _Controller(threadpoolctl.LibController):  # type: ignore[misc]
     user_api = "schuss"
     internal_api = "schuss"
-    filename_prefixes = ("_core.",)  # others have such a file too: the symbols tell
+    filename_prefixes = ("_core.",)  # not unique: `check_symbols` decides
     check_symbols = ("schuss_get_num_threads",)
 
     def get_num_threads(self) -> int:
@@ -16,7 +16,7 @@ class _Controller(threadpoolctl.LibController):  # type: ignore[misc]
         return threads
 
     def set_num_threads(self, num_threads: int) -> None:
-        # As with BLAS, what is too many is as many as there can be.
+        # A number that is too large is clipped, as with BLAS.
         self.dynlib.schuss_set_num_threads(num_threads)
 
     def get_version(self) -> str:

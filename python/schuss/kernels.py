@@ -1,29 +1,29 @@
 """One optimizer step on your own arrays, with state that you keep.
 
 Each function updates `param` and its state in place, in one pass over memory, and returns nothing.
-`param`, `grad` and the state arrays have one shape and one dtype, float32 or float64; or `param`
-and `grad` are each float32, float16 or bfloat16 (that of ml_dtypes), and the state is float32. Any
-memory layout works, and all but `grad` must be writeable. Objects that show their memory by
-``__dlpack__`` or the buffer protocol are taken as they are, without a copy.
+`param`, `grad` and the state arrays have the same shape and the same dtype, float32 or float64.
+Alternatively, `param` and `grad` are each float32, float16 or bfloat16 (from ml_dtypes), and the
+state is float32. Any memory layout works. All arrays except `grad` must be writeable. Objects that
+export their memory through ``__dlpack__`` or the buffer protocol are used without a copy.
 
-The results are, bit for bit, those of `schuss.reference`. All functions raise
+The results are bit-for-bit those of `schuss.reference`. All functions raise
 
 TypeError
-    for what is no array, has another dtype, foreign byte order, or a dtype that does not go with
-    `param`'s; for a hyperparameter that is not a number;
+    for an argument that is not an array, has an unsupported dtype or foreign byte order, or has a
+    dtype that does not go with that of `param`; and for a hyperparameter that is not a number;
 ValueError
-    for a shape that differs from `param`'s, for read-only arrays, for arrays that share memory with
-    each other or elements that overlap within one; for a hyperparameter out of range, or one that
-    is not 0 and that the dtype takes for zero or for infinite,
+    for a shape other than that of `param`, for read-only arrays, for arrays that share memory with
+    each other, for elements of one array that overlap; and for a hyperparameter that is out of
+    range, or that is not 0 but rounds to 0 or to infinity in the dtype.
 
-and then have changed nothing.
+A call that raises changes nothing.
 """
 
 from math import inf
 
 from schuss import _core
 from schuss._arrays import ArrayLike
-from schuss._hyperparameters import count, flag, number, numbers
+from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, count, flag
 
 __all__ = ["adam", "momentum", "rmsprop", "sgd"]
 
@@ -42,19 +42,19 @@ def sgd(
     Parameters
     ----------
     param, grad : array
-        The parameter and the gradient of the cost by it: one shape, one dtype.
+        The parameter and its gradient, of the same shape and dtype.
     lr : float
         The learning rate, at least 0.
     weight_decay : float
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
-        The gradient is multiplied by `scale`, and then no element is farther from 0 than
-        `clip_value` (at least 0; None: no bound), before anything else.
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
 
     Raises
     ------
     TypeError, ValueError
-        As the module describes; nothing is changed then.
+        As described for the module; nothing is changed then.
 
     References
     ----------
@@ -68,10 +68,8 @@ def sgd(
     >>> w
     array([0.95, 2.05])
     """
-    call = "kernels.sgd"
-    treatment = _treatment(call, scale, clip_value)
-    values = numbers(call, lr=lr, weight_decay=weight_decay)
-    _core.update(call, _formula("sgd", values), 1, *treatment, param, grad)
+    values = {"lr": lr, "weight_decay": weight_decay}
+    _update("kernels.sgd", "sgd", values, (param, grad), scale, clip_value)
 
 
 def momentum(
@@ -93,37 +91,36 @@ def momentum(
     Parameters
     ----------
     param, grad, velocity : array
-        The parameter, its gradient and the velocity (zeros before the first step): one shape, one
-        dtype.
+        The parameter, its gradient and the velocity (zeros before the first step), of the same
+        shape and dtype.
     lr : float
         The learning rate, at least 0.
     beta : float
-        The weight of the past, in [0, 1); the velocity averages over about ``1/(1-beta)`` steps.
+        The decay rate of the velocity, in [0, 1): it averages over about ``1/(1-beta)`` steps.
     dampening : float, optional
-        None means `beta`: the velocity is an exponentially weighted average of the gradients. 0 is
-        the classical form of Polyak and PyTorch. In [0, 1).
+        In [0, 1). By default it is `beta`: the velocity is an exponentially weighted average of the
+        gradients. 0 gives the classical form of Polyak and PyTorch.
     nesterov : bool
-        Step along ``(1-dampening)*g + beta*v`` in place of ``v``.
+        Use ``(1-dampening)*g + beta*v`` as the direction, instead of ``v``.
     step : int, optional
-        The number of this step, from 1: divides the velocity by ``1 - beta**step``. None: no
-        correction.
+        The number of this step, counted from 1, for the bias correction: the velocity is divided by
+        ``1 - beta**step``. None does not correct it.
     weight_decay : float
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
-        The gradient is multiplied by `scale`, and then no element is farther from 0 than
-        `clip_value` (at least 0; None: no bound), before anything else.
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
 
     Raises
     ------
     TypeError, ValueError
-        As the module describes; nothing is changed then.
+        As described for the module; nothing is changed then.
 
     References
     ----------
     Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     Sutskever, Martens, Dahl & Hinton, "On the importance of initialization and momentum in deep
-    learning", 2013, eqs. 1-4; Nesterov's form is written, as in PyTorch, for the point looked ahead
-    to.
+    learning", 2013, eqs. 1-4. As in PyTorch, Nesterov's form is written for the look-ahead point.
 
     Examples
     --------
@@ -133,16 +130,11 @@ def momentum(
     >>> w, v
     (array([0.995, 2.005]), array([ 0.05, -0.05]))
     """
-    call = "kernels.momentum"
-    treatment = _treatment(call, scale, clip_value)
-    values = numbers(call, lr=lr, beta=beta, weight_decay=weight_decay)
-    values["dampening"] = (
-        values["beta"] if dampening is None else number(call, "dampening", dampening)
-    )
-    values["bias_correction"] = step is not None
-    t = 1 if step is None else count(call, "step", step, least=1)
+    call, arrays = "kernels.momentum", (param, grad, velocity)
     rule = "momentum_nesterov" if flag(call, "nesterov", nesterov) else "momentum"
-    _core.update(call, _formula(rule, values), t, *treatment, param, grad, velocity)
+    values = {"lr": lr, "beta": beta, "weight_decay": weight_decay}
+    values["dampening"] = beta if dampening is None else dampening
+    _update(call, rule, values, arrays, scale, clip_value, step=step)
 
 
 def rmsprop(
@@ -166,32 +158,32 @@ def rmsprop(
     Parameters
     ----------
     param, grad, square_average : array
-        The parameter, its gradient and the average of its square (zeros before the first step): one
-        shape, one dtype.
+        The parameter, its gradient and the average of the squared gradient (zeros before the first
+        step), of the same shape and dtype.
     lr : float
         The learning rate, at least 0.
     beta : float
-        The weight of the past, in [0, 1).
+        The decay rate of the average, in [0, 1).
     eps, eps_root : float
-        Added to the root and under the root; at least 0. ``eps=0, eps_root=1e-8`` is the form
+        Added to the root, and under the root; at least 0. ``eps=0, eps_root=1e-8`` gives the form
         ``g / sqrt(s + eps)``.
     weight_decay : float
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     mean : array, optional
-        The average of the gradient, of the shape and dtype of `square_average`. Given, the step is
-        centered: its square is taken off `square_average` under the root.
+        The average of the gradient, in the shape and dtype of `square_average`. If given, the step
+        is centered: the square of `mean` is subtracted from `square_average` under the root.
     buffer : array, optional
-        A velocity, of the shape and dtype of `square_average`; needed for `momentum`.
+        The velocity, in the shape and dtype of `square_average`; required for `momentum`.
     momentum : float
-        The weight of the past in `buffer`, in [0, 1).
+        The decay rate of `buffer`, in [0, 1).
     scale, clip_value : float
-        The gradient is multiplied by `scale`, and then no element is farther from 0 than
-        `clip_value` (at least 0; None: no bound), before anything else.
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
 
     Raises
     ------
     TypeError, ValueError
-        As the module describes, and ValueError for a `momentum` without `buffer`; nothing is
+        As described for the module, and ValueError for `momentum` without `buffer`; nothing is
         changed then.
 
     References
@@ -208,23 +200,14 @@ def rmsprop(
     >>> w.round(4), s
     (array([0.6838, 2.3162]), array([0.025, 0.025]))
     """
-    call = "kernels.rmsprop"
-    treatment = _treatment(call, scale, clip_value)
-    values = numbers(
-        call,
-        lr=lr,
-        beta=beta,
-        eps=eps,
-        eps_root=eps_root,
-        momentum=momentum,
-        weight_decay=weight_decay,
-    )
-    if buffer is None and values["momentum"] != 0:
+    call, optional = "kernels.rmsprop", [state for state in (mean, buffer) if state is not None]
+    values = {"lr": lr, "beta": beta, "eps": eps, "eps_root": eps_root, "momentum": momentum}
+    values["weight_decay"] = weight_decay
+    if buffer is None and UNIT(call, "momentum", momentum) != 0:
         raise ValueError(f"{call}: momentum is {momentum!r} without buffer, expected both")
-    rule = rmsprop_rule(centered=mean is not None, buffered=buffer is not None)
-    optional = (state for state in (mean, buffer) if state is not None)
-    formula = _formula(rule, values)
-    _core.update(call, formula, 1, *treatment, param, grad, square_average, *optional)
+    rule = "rmsprop" + "_centered" * (mean is not None) + "_momentum" * (buffer is not None)
+    arrays = param, grad, square_average, *optional
+    _update(call, rule, values, arrays, scale, clip_value)
 
 
 def adam(
@@ -247,47 +230,47 @@ def adam(
 ) -> None:
     """Take one step of Adam, ``p = p - lr*m_hat/(sqrt(v_hat + eps_root) + eps)``.
 
-    ``m = beta1*m + (1-beta1)*g`` and ``v = beta2*v + (1-beta2)*g*g`` average the gradient and its
-    square; ``m_hat = m/(1-beta1**step)`` and ``v_hat = v/(1-beta2**step)`` correct their start from
-    zero.
+    ``m = beta1*m + (1-beta1)*g`` and ``v = beta2*v + (1-beta2)*g*g`` are averages of the gradient
+    and of its square. ``m_hat = m/(1-beta1**step)`` and ``v_hat = v/(1-beta2**step)`` correct the
+    bias that they have because they start at zero.
 
     Parameters
     ----------
     param, grad, m, v : array
         The parameter, its gradient, and the averages of the gradient and of its square (zeros
-        before the first step): one shape, one dtype.
+        before the first step), of the same shape and dtype.
     step : int or None
-        The number of this step, from 1. None: no bias correction.
+        The number of this step, counted from 1, for the bias correction. None does not correct.
     lr : float
         The learning rate, at least 0.
     beta1, beta2 : float
-        The weights of the past, in [0, 1).
+        The decay rates of `m` and `v`, in [0, 1).
     eps, eps_root : float
-        Added to the root and under the root; at least 0.
+        Added to the root, and under the root; at least 0.
     weight_decay : float
-        Adds ``weight_decay * param`` to the gradient, or, if `decoupled`, shrinks the parameter by
-        ``1 - lr*weight_decay`` first (AdamW); at least 0.
+        Adds ``weight_decay * param`` to the gradient. If `decoupled`, it first multiplies the
+        parameter by ``1 - lr*weight_decay`` instead (AdamW). At least 0.
     decoupled : bool
         See `weight_decay`.
     v_max : array, optional
-        The largest `v` so far, of the shape and dtype of `v`. Given, it is used in place of `v`
-        (AMSGrad).
+        The maximum of `v` so far, in the shape and dtype of `v`. If given, it is used instead of
+        `v` (AMSGrad).
     scale, clip_value : float
-        The gradient is multiplied by `scale`, and then no element is farther from 0 than
-        `clip_value` (at least 0; None: no bound), before anything else.
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
 
     Raises
     ------
     TypeError, ValueError
-        As the module describes; nothing is changed then.
+        As described for the module; nothing is changed then.
 
     References
     ----------
     Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
-    Reddi, Kale & Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2 (AMSGrad; here,
-    as in PyTorch, with bias correction).
-    Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2 (AdamW; as in
-    PyTorch, the learning rate multiplies the decay too).
+    Reddi, Kale & Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2 (AMSGrad; with
+    bias correction, as in PyTorch).
+    Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2 (AdamW; the
+    decay is multiplied by the learning rate, as in PyTorch).
 
     Examples
     --------
@@ -297,36 +280,38 @@ def adam(
     >>> w.round(6)
     array([0.9, 2.1])
     """
-    call = "kernels.adam"
-    treatment = _treatment(call, scale, clip_value)
-    values = numbers(
-        call,
-        lr=lr,
-        beta1=beta1,
-        beta2=beta2,
-        eps=eps,
-        eps_root=eps_root,
-        weight_decay=weight_decay,
-    )
+    call, rule = "kernels.adam", "adam" if v_max is None else "adam_amsgrad"
+    decay = "decoupled" if flag(call, "decoupled", decoupled) else "coupled"
+    values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_root": eps_root}
+    values["weight_decay"] = weight_decay
+    arrays = (param, grad, m, v) if v_max is None else (param, grad, m, v, v_max)
+    _update(call, rule, values, arrays, scale, clip_value, step=step, decay=decay)
+
+
+_DECAY_RATES = ("beta", "beta1", "beta2", "dampening", "momentum")
+
+
+def _update(
+    call: str,
+    rule: str,
+    hyperparameters: dict[str, float],
+    arrays: tuple[ArrayLike, ...],
+    scale: float,
+    clip_value: float | None,
+    *,
+    step: int | None = None,
+    decay: str = "coupled",
+) -> None:
+    """Check the arguments of a step, and take it. Without a number of the step, correct no bias."""
+    limit = inf if clip_value is None else NON_NEGATIVE(call, "clip_value", clip_value)
+    scale = FINITE(call, "scale", scale)
+    values = {
+        name: (UNIT if name in _DECAY_RATES else NON_NEGATIVE)(call, name, value)
+        for name, value in hyperparameters.items()
+    }
     values["bias_correction"] = step is not None
     t = 1 if step is None else count(call, "step", step, least=1)
-    rule, states = ("adam", (m, v)) if v_max is None else ("adam_amsgrad", (m, v, v_max))
-    formula = _formula(rule, values, decoupled=flag(call, "decoupled", decoupled))
-    _core.update(call, formula, t, *treatment, param, grad, *states)
-
-
-def rmsprop_rule(*, centered: bool, buffered: bool) -> str:
-    """Return the name of the form of RMSprop that has these states."""
-    return "rmsprop" + "_centered" * centered + "_momentum" * buffered
-
-
-def _treatment(call: str, scale: float, clip_value: float | None) -> tuple[float, float]:
-    limit = inf if clip_value is None else number(call, "clip_value", clip_value)
-    return number(call, "scale", scale), limit
-
-
-def _formula(rule: str, values: dict[str, float], *, decoupled: bool = False) -> _core.Formula:
-    # Adding 0 * param would turn an infinite parameter into NaN.
-    coupled = "coupled" if values["weight_decay"] else "none"
-    decay = "decoupled" if decoupled else coupled
-    return _core.Formula(rule, values, values["lr"], decay, values["weight_decay"])
+    # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
+    lr, weight_decay = values["lr"], values["weight_decay"]
+    formula = _core.Formula(rule, values, lr, decay if weight_decay else "none", weight_decay)
+    _core.update(call, formula, t, scale, limit, *arrays)

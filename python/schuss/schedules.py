@@ -1,21 +1,22 @@
 """Schedules: the learning rate as a function of the step or the epoch, counted from 1.
 
-A schedule ``s`` is called: ``s(t)`` is the rate of the t-th step, ``s(range(1, 101))`` an array of
-the first hundred. Any optimizer takes one as `lr`. Those that go from one value to another start
-at ``t = 1`` and stay at their last value once their `steps` are made.
+A schedule ``s`` is callable: ``s(t)`` is the rate of step t, and ``s(range(1, 101))`` is an array
+with the rates of the first hundred steps. Every optimizer accepts a schedule as `lr`. A schedule
+that moves from one value to another starts at ``t = 1``, and keeps its last value after `steps`.
 
-The first five decay with t itself (`InverseTime`, `Exponential`, `InverseSqrt`, `Staircase`,
-`Manual`); then come a rate that stays, ramps and cycles, and what is made of other schedules.
-`ReduceOnPlateau` alone changes: it is fed the cost, also by what is made of it.
+`InverseTime`, `Exponential`, `InverseSqrt`, `Staircase` and `Manual` decay with t. `Constant`,
+`Linear`, `Polynomial`, `Cosine`, `CosineRestarts` and `OneCycle` hold, ramp or cycle. `WarmUp`,
+`Chain` and `PerEpoch` combine other schedules. `ReduceOnPlateau` is the only schedule with state:
+it is updated with the cost, directly or through a schedule that contains it.
 
-Schedules of schedules may be 32 deep and 10,000 in all; one that stands in several places counts in
-each of them. Those that go beyond are refused with a ValueError when they are made.
+Schedules can be nested 32 deep, and contain 10,000 schedules in all; a schedule that is used twice
+counts twice. The constructor raises ValueError beyond these limits.
 """
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import partial
 from itertools import islice, pairwise
 from math import cos, inf, isfinite, pi, sqrt
@@ -25,18 +26,9 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 import numpy.typing as npt
 
-from schuss._hyperparameters import (
-    Check,
-    Rate,
-    choice,
-    count,
-    extended,
-    flag,
-    number,
-    rate,
-    real,
-    shown,
-)
+from schuss import _hyperparameters as checks
+from schuss._errors import wrong_type
+from schuss._hyperparameters import Check, Rate, count, real, shown
 
 __all__ = [
     "Chain",
@@ -58,33 +50,83 @@ __all__ = [
     "chain",
 ]
 
-_Check: TypeAlias = Check[Any]
 _Number: TypeAlias = float | np.integer[Any] | np.floating[Any]
+_Metadata: TypeAlias = Mapping[str, Check[Any]]
 
-_from_one: _Check = partial(count, least=1)
-_from_zero: _Check = partial(count, least=0)
+# The metadata of a field: how its value is checked.
+_NON_NEGATIVE: _Metadata = {"check": checks.NON_NEGATIVE}
+_POSITIVE: _Metadata = {"check": checks.POSITIVE}
+_AT_LEAST_ONE: _Metadata = {"check": checks.AT_LEAST_ONE}
+_FRACTION: _Metadata = {"check": checks.UNIT}
+_COUNT: _Metadata = {"check": partial(count, least=0)}
+_POSITIVE_COUNT: _Metadata = {"check": partial(count, least=1)}
+_FLAG: _Metadata = {"check": checks.flag}
+_RATE: _Metadata = {"check": checks.rate}
+
+
+def _one_of(*words: str) -> _Metadata:
+    return {"check": partial(checks.choice, among=words)}
+
+
+def _parse_milestones(call: str, name: str, values: Any) -> tuple[tuple[float, float], ...]:
+    """Return the pairs (t, rate) in the order of t."""
+    expected = "expected a mapping of t to rate, or pairs of both"
+    try:
+        pairs = [(t, lr) for t, lr in (values.items() if isinstance(values, Mapping) else values)]
+    except (TypeError, ValueError):
+        raise TypeError(f"{call}: {name} is {shown(values)}, {expected}") from None
+    rates: dict[float, float] = {}
+    for given, lr in pairs:
+        t = checks.AT_LEAST_ONE(call, f"a t of {name}", given)
+        t = int(t) if isinstance(given, Integral) else t
+        if t in rates:
+            raise ValueError(f"{call}: {name} has t = {t!r} twice, expected each once")
+        rates[t] = checks.NON_NEGATIVE(call, f"{name}[{t!r}]", lr)
+    if 1 not in rates:
+        first = f"begins at {min(rates)!r}" if rates else "is empty"
+        raise ValueError(f"{call}: {name} {first}, expected a rate for t = 1")
+    return tuple(sorted(rates.items()))
+
+
+def _parse_sequence(
+    call: str, name: str, values: Any, *, check: Check[Any], nonempty: bool = False
+) -> tuple[Any, ...]:
+    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
+        raise wrong_type(call, name, values, "a sequence")
+    entries = tuple(check(call, f"{name}[{i}]", value) for i, value in enumerate(values))
+    if nonempty and not entries:
+        raise ValueError(f"{call}: {name} is empty, expected at least one")
+    return entries
+
+
+def _parse_boundaries(call: str, name: str, values: Any) -> tuple[int, ...]:
+    entries = _parse_sequence(call, name, values, check=_POSITIVE_COUNT["check"])
+    if any(after <= before for before, after in pairwise(entries)):
+        raise ValueError(f"{call}: {name} is {shown(entries)}, expected increasing integers")
+    return entries
 
 
 class Schedule(ABC):
-    """What all schedules share. A class of your own need only define `formula`.
+    """Base class of all schedules. A subclass only has to define `formula`.
 
     Parameters
     ----------
     t : number or array of numbers, in a call
-        The step or the epoch, counted from 1; it need not be whole. An array may have any shape.
+        The step or the epoch, counted from 1. Fractions are allowed. An array can have any shape.
 
     Returns
     -------
     float or array of float64
-        Of a call: the rate at `t`, or the rates in the shape of `t`, each with the same bits as if
-        it was asked for alone.
+        Returned by a call: the rate at `t`, or an array of rates in the shape of `t`. Each rate of
+        an array has the same bits as the rate of a single call.
 
     Raises
     ------
     TypeError
-        If `t` is no number and no array of them; if the formula gives no number.
+        If `t` is neither a number nor an array of numbers, or if `formula` returns something else
+        than a number.
     ValueError
-        If `t` is below 1 or not finite, or the rate is beyond floating point.
+        If `t` is below 1 or not finite, or if the rate overflows.
 
     References
     ----------
@@ -105,7 +147,7 @@ class Schedule(ABC):
 
     @abstractmethod
     def formula(self, t: float) -> float:
-        """Say what the rate is.
+        """Return the rate at `t`.
 
         Parameters
         ----------
@@ -132,27 +174,27 @@ class Schedule(ABC):
                 raise ValueError(
                     f"{self._name}: rate at t={t!r} is beyond floating point, expected a number"
                 ) from None
-            # Any callable may lie inside, and may return whatever it likes.
+            # The formula may contain a callable of the user, which can return anything.
             return value if type(value) is float else real(self._name, f"rate at t={t!r}", value)
         return self._at_any(t)
 
     def per_epoch(self, steps: int) -> "PerEpoch":
-        """Return this schedule by epoch as one by step.
+        """Convert a schedule that counts epochs to one that counts steps.
 
         Parameters
         ----------
         steps : int
-            Steps an epoch, at least 1: ``len(minibatches(...))``.
+            Number of steps per epoch, at least 1: ``len(minibatches(...))``.
 
         Returns
         -------
         PerEpoch
-            A schedule by step.
+            The schedule that counts steps.
 
         Raises
         ------
         TypeError, ValueError
-            If `steps` is no integer, or less than 1.
+            If `steps` is not an integer, or is less than 1.
         """
         return PerEpoch(self, steps)
 
@@ -165,60 +207,75 @@ class Schedule(ABC):
             try:
                 array = np.asarray(t)
             except (TypeError, ValueError):
-                array = np.asarray(None)  # ragged: refused below like other objects
+                array = np.asarray(None)  # ragged: refused below, as an array of objects
             if array.dtype.kind not in "iuf":
                 was = f"{type(t).__name__} of {array.dtype}"
                 raise TypeError(f"{self._name}: t is a {was}, expected numbers")
             rates = [self(each) for each in array.ravel().tolist()]
             return np.array(rates, np.float64).reshape(array.shape)
-        checked = number(self._name, "t", t)
+        checked = checks.AT_LEAST_ONE(self._name, "t", t)
         return self(int(t) if isinstance(t, Integral) else checked)
 
-    def _check(self, **checks: _Check) -> None:
-        """Put each of these fields through its check; the dataclass is frozen for all others."""
-        for name, check in checks.items():
+
+def _checks(schedule: Any) -> dict[str, Check[Any]]:
+    """Return the checks that a dataclass declares for its fields."""
+    return {f.name: f.metadata["check"] for f in fields(schedule) if "check" in f.metadata}
+
+
+class _Checked(Schedule):
+    """A schedule whose dataclass fields are checked when it is made."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        for name, check in _checks(self).items():
+            # The dataclass is frozen, except for this.
             object.__setattr__(self, name, check(self._name, name, getattr(self, name)))
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Raise ValueError if fields that are valid one by one do not go together."""
 
 
-def _at(schedule: Rate, t: float) -> float:
+def _value(schedule: Rate, t: float) -> float:
     return schedule(t) if callable(schedule) else schedule  # type: ignore[arg-type]
 
 
-def _way(t: float, steps: int) -> tuple[float, float]:
-    """Return the shares of the way to go and gone: 1 and 0 at t = 1, 0 and 1 after `steps`."""
-    gone = min(t - 1, steps)
-    return (steps - gone) / steps, gone / steps
+def _progress(t: float, steps: int) -> tuple[float, float]:
+    """Return the fractions remaining and done: (1, 0) at t = 1, and (0, 1) after `steps`."""
+    done = min(t - 1, steps)
+    return (steps - done) / steps, done / steps
 
 
-def _wave(gone: float) -> tuple[float, float]:
-    """Return the same for a way that begins and ends slowly, as half a cosine wave does."""
-    rest = (1 + cos(pi * gone)) / 2
-    return rest, 1 - rest
+def _cosine(done: float) -> tuple[float, float]:
+    """Return the fractions remaining and done of a cosine ramp, which starts and ends slowly."""
+    remaining = (1 + cos(pi * done)) / 2
+    return remaining, 1 - remaining
 
 
-def _between(start: float, end: float, rest: float, gone: float) -> float:
-    """Return where one is then: exactly `start` at first, and exactly `end` at last."""
-    return start * rest + end * gone
+def _lerp(start: float, end: float, remaining: float, done: float) -> float:
+    """Interpolate between two values: exactly `start` at (1, 0), and exactly `end` at (0, 1)."""
+    return start * remaining + end * done
 
 
-# Decay with t itself.
+# Decay with t.
 
 
 @dataclass(frozen=True, slots=True)
-class InverseTime(Schedule):
+class InverseTime(_Checked):
     """Inverse time decay, ``lr / (1 + rate*t)``.
 
     Parameters
     ----------
     lr : float
-        The rate to decay from, at least 0; it would be that of t = 0.
+        The rate at t = 0, from which it decays; at least 0.
     rate : float
-        How fast it decays, at least 0: it is halved at ``t = 1/rate``.
+        The speed of the decay, at least 0: the rate is halved at ``t = 1/rate``.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is no number, or out of range.
+        If a parameter is not a number, or is out of range.
 
     References
     ----------
@@ -231,11 +288,8 @@ class InverseTime(Schedule):
     array([0.1   , 0.0667, 0.05  , 0.04  ])
     """
 
-    lr: float
-    rate: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check(lr=number, rate=number)
+    lr: float = field(metadata=_NON_NEGATIVE)
+    rate: float = field(default=1.0, metadata=_NON_NEGATIVE)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -243,20 +297,20 @@ class InverseTime(Schedule):
 
 
 @dataclass(frozen=True, slots=True)
-class Exponential(Schedule):
+class Exponential(_Checked):
     """Exponential decay, ``base**t * lr``.
 
     Parameters
     ----------
     lr : float
-        The rate to decay from, at least 0; it would be that of t = 0.
+        The rate at t = 0, from which it decays; at least 0.
     base : float
-        What is left of the rate after each step, at least 0.
+        The factor by which each step multiplies the rate; at least 0.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is no number, or out of range.
+        If a parameter is not a number, or is out of range.
 
     References
     ----------
@@ -269,11 +323,8 @@ class Exponential(Schedule):
     0.5987
     """
 
-    lr: float
-    base: float = 0.95
-
-    def __post_init__(self) -> None:
-        self._check(lr=number, base=number)
+    lr: float = field(metadata=_NON_NEGATIVE)
+    base: float = field(default=0.95, metadata=_NON_NEGATIVE)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -282,20 +333,20 @@ class Exponential(Schedule):
 
 
 @dataclass(frozen=True, slots=True)
-class InverseSqrt(Schedule):
-    """Decay with the square root, ``k / sqrt(t) * lr``.
+class InverseSqrt(_Checked):
+    """Inverse square root decay, ``k / sqrt(t) * lr``.
 
     Parameters
     ----------
     lr : float
-        The rate that is scaled, at least 0.
+        The learning rate to scale, at least 0.
     k : float
-        What it is scaled by at t = 1, at least 0.
+        The scale at t = 1, at least 0.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is no number, or out of range.
+        If a parameter is not a number, or is out of range.
 
     References
     ----------
@@ -308,11 +359,8 @@ class InverseSqrt(Schedule):
     array([0.2, 0.1])
     """
 
-    lr: float
-    k: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check(lr=number, k=number)
+    lr: float = field(metadata=_NON_NEGATIVE)
+    k: float = field(default=1.0, metadata=_NON_NEGATIVE)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -320,22 +368,22 @@ class InverseSqrt(Schedule):
 
 
 @dataclass(frozen=True, slots=True)
-class Staircase(Schedule):
-    """Decay by stairs, ``lr * factor**((t-1) // every)``: the first `every` steps are at `lr`.
+class Staircase(_Checked):
+    """Step decay, ``lr * factor**((t-1) // every)``: the first `every` steps use `lr`.
 
     Parameters
     ----------
     lr : float
-        The rate of the first stair, at least 0.
+        The first rate, at least 0.
     every : int
-        Steps (or epochs) a stair, at least 1.
+        Number of steps (or epochs) before each change of the rate, at least 1.
     factor : float
-        From each stair to the next, at least 0.
+        The factor between one rate and the next, at least 0.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type, or out of range.
+        If a parameter has a wrong type, or is out of range.
 
     References
     ----------
@@ -347,12 +395,9 @@ class Staircase(Schedule):
     array([0.8, 0.8, 0.4, 0.4, 0.2, 0.2])
     """
 
-    lr: float
-    every: int
-    factor: float = 0.5
-
-    def __post_init__(self) -> None:
-        self._check(lr=number, every=_from_one, factor=number)
+    lr: float = field(metadata=_NON_NEGATIVE)
+    every: int = field(metadata=_POSITIVE_COUNT)
+    factor: float = field(default=0.5, metadata=_NON_NEGATIVE)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -361,19 +406,19 @@ class Staircase(Schedule):
 
 
 @dataclass(frozen=True, slots=True)
-class Manual(Schedule):
-    """Rates chosen by hand: each holds from its t on, until the next one.
+class Manual(_Checked):
+    """Rates chosen by hand; each applies from its t until the next one.
 
     Parameters
     ----------
     values : mapping of t to rate, or pairs (t, rate) in any order
-        Steps (or epochs) at least 1, the first of them 1, and rates at least 0. Kept as a tuple of
-        pairs, sorted.
+        The steps (or epochs) at which the rate changes, and the rates. Each t is at least 1, the
+        first one is 1, and each rate is at least 0. Stored as a sorted tuple of pairs.
 
     Raises
     ------
     TypeError, ValueError
-        If `values` are no pairs of numbers, name a t twice, or begin later than 1.
+        If `values` are not pairs of numbers, contain a t twice, or begin after t = 1.
 
     References
     ----------
@@ -386,10 +431,9 @@ class Manual(Schedule):
     array([0.1 , 0.1 , 0.01, 0.01])
     """
 
-    values: Mapping[int, float] | Mapping[float, float] | Iterable[tuple[float, float]]
-
-    def __post_init__(self) -> None:
-        self._check(values=_by_hand)
+    values: Mapping[int, float] | Mapping[float, float] | Iterable[tuple[float, float]] = field(
+        metadata={"check": _parse_milestones}
+    )
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -398,31 +442,12 @@ class Manual(Schedule):
         return result
 
 
-def _by_hand(call: str, name: str, values: Any) -> tuple[tuple[float, float], ...]:
-    expected = "expected a mapping of t to rate, or pairs of both"
-    try:
-        pairs = [(t, lr) for t, lr in (values.items() if isinstance(values, Mapping) else values)]
-    except (TypeError, ValueError):
-        raise TypeError(f"{call}: {name} is {shown(values)}, {expected}") from None
-    chosen: dict[float, float] = {}
-    for t, lr in pairs:
-        place = number(call, f"a t of {name}", t, kind="t")
-        place = int(t) if isinstance(t, Integral) else place
-        if place in chosen:
-            raise ValueError(f"{call}: {name} has t = {place!r} twice, expected each once")
-        chosen[place] = number(call, f"{name}[{place!r}]", lr, kind="lr")
-    if 1 not in chosen:
-        first = f"begins at {min(chosen)!r}" if chosen else "is empty"
-        raise ValueError(f"{call}: {name} {first}, expected a rate for t = 1")
-    return tuple(sorted(chosen.items()))
-
-
-# A rate that stays, ramps and cycles.
+# A constant rate, ramps and cycles.
 
 
 @dataclass(frozen=True, slots=True)
-class Constant(Schedule):
-    """The same rate at all times.
+class Constant(_Checked):
+    """A constant rate.
 
     Parameters
     ----------
@@ -432,7 +457,7 @@ class Constant(Schedule):
     Raises
     ------
     TypeError, ValueError
-        If it is no number, or out of range.
+        If it is not a number, or is out of range.
 
     References
     ----------
@@ -445,10 +470,7 @@ class Constant(Schedule):
     0.1
     """
 
-    lr: float
-
-    def __post_init__(self) -> None:
-        self._check(lr=number)
+    lr: float = field(metadata=_NON_NEGATIVE)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
@@ -456,20 +478,20 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True, slots=True)
-class Linear(Schedule):
-    """A straight line from `start` at t = 1 to `end` at t = steps + 1, and `end` from there on.
+class Linear(_Checked):
+    """Linear ramp from `start` at t = 1 to `end` at t = steps + 1; constant after that.
 
     Parameters
     ----------
     start, end : float
-        The first and the last rate, at least 0; either may be the larger one.
+        The first and the last rate, at least 0. Either can be the larger one.
     steps : int
-        Steps (or epochs) on the way, at least 1.
+        Number of steps (or epochs) of the ramp, at least 1.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type, or out of range.
+        If a parameter has a wrong type, or is out of range.
 
     References
     ----------
@@ -481,35 +503,32 @@ class Linear(Schedule):
     array([1.  , 0.75, 0.5 , 0.5 ])
     """
 
-    start: float
-    end: float
-    steps: int
-
-    def __post_init__(self) -> None:
-        self._check(start=number, end=number, steps=_from_one)
+    start: float = field(metadata=_NON_NEGATIVE)
+    end: float = field(metadata=_NON_NEGATIVE)
+    steps: int = field(metadata=_POSITIVE_COUNT)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
-        return _between(self.start, self.end, *_way(t, self.steps))
+        return _lerp(self.start, self.end, *_progress(t, self.steps))
 
 
 @dataclass(frozen=True, slots=True)
-class Polynomial(Schedule):
-    """A power of the rest of the way, ``end + (start-end) * (1 - (t-1)/steps)**power``.
+class Polynomial(_Checked):
+    """Polynomial decay, ``end + (start-end) * (1 - (t-1)/steps)**power``.
 
     Parameters
     ----------
     start, end : float
-        The first and the last rate, at least 0; either may be the larger one.
+        The first and the last rate, at least 0. Either can be the larger one.
     steps : int
-        Steps (or epochs) on the way, at least 1.
+        Number of steps (or epochs) of the ramp, at least 1.
     power : float
-        Above 0; 1 is `Linear`, and more is faster at first.
+        The exponent, above 0. 1 gives `Linear`; a larger one decays faster at first.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type, or out of range.
+        If a parameter has a wrong type, or is out of range.
 
     References
     ----------
@@ -522,39 +541,34 @@ class Polynomial(Schedule):
     array([1.  , 0.25, 0.  , 0.  ])
     """
 
-    start: float
-    end: float
-    steps: int
-    power: float = 1.0
-
-    def __post_init__(self) -> None:
-        self._check(start=number, end=number, steps=_from_one, power=number)
-        if self.power == 0:
-            raise ValueError(f"{self._name}: power is 0.0, expected a finite number > 0")
+    start: float = field(metadata=_NON_NEGATIVE)
+    end: float = field(metadata=_NON_NEGATIVE)
+    steps: int = field(metadata=_POSITIVE_COUNT)
+    power: float = field(default=1.0, metadata=_POSITIVE)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
-        rest: float = _way(t, self.steps)[0] ** self.power
-        return _between(self.start, self.end, rest, 1 - rest)
+        remaining: float = _progress(t, self.steps)[0] ** self.power
+        return _lerp(self.start, self.end, remaining, 1 - remaining)
 
 
 @dataclass(frozen=True, slots=True)
-class Cosine(Schedule):
-    """Half a cosine wave, ``end + (start-end) * (1 + cos(pi*(t-1)/steps)) / 2``.
+class Cosine(_Checked):
+    """Cosine annealing, ``end + (start-end) * (1 + cos(pi*(t-1)/steps)) / 2``.
 
     Parameters
     ----------
     start : float
         The first rate, at least 0.
     steps : int
-        Steps (or epochs) on the way, at least 1.
+        Number of steps (or epochs) of the ramp, at least 1.
     end : float
         The last rate, at least 0.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type, or out of range.
+        If a parameter has a wrong type, or is out of range.
 
     References
     ----------
@@ -566,41 +580,38 @@ class Cosine(Schedule):
     array([1. , 0.5, 0. , 0. ])
     """
 
-    start: float
-    steps: int
-    end: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._check(start=number, steps=_from_one, end=number)
+    start: float = field(metadata=_NON_NEGATIVE)
+    steps: int = field(metadata=_POSITIVE_COUNT)
+    end: float = field(default=0.0, metadata=_NON_NEGATIVE)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
-        return _between(self.start, self.end, *_wave(_way(t, self.steps)[1]))
+        return _lerp(self.start, self.end, *_cosine(_progress(t, self.steps)[1]))
 
 
 @dataclass(frozen=True, slots=True)
-class CosineRestarts(Schedule):
-    """`Cosine` again and again, each cycle longer by a factor and, if asked for, lower.
+class CosineRestarts(_Checked):
+    """Cosine annealing with restarts; cycles can grow longer and start lower.
 
     Parameters
     ----------
     start : float
         The first rate, at least 0.
     steps : int
-        Steps (or epochs) of the first cycle, at least 1.
+        Length of the first cycle in steps (or epochs), at least 1.
     end : float
-        The rate that each cycle falls to, at least 0; it would be that of the step at which the
-        next one starts again.
+        The rate at the end of each cycle, at least 0. No step uses it: the next cycle restarts
+        at that step.
     factor : int
-        How many times longer each cycle is than the one before, at least 1.
+        The ratio of the lengths of one cycle and the one before, at least 1.
     decay : float
-        How many times higher above `end` each cycle starts than the one before, at least 0; at most
-        1 where `start` is below `end`.
+        The ratio of the heights (above `end`) at which one cycle and the one before start, at
+        least 0. At most 1 if `start` is below `end`.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type, or out of range.
+        If a parameter has a wrong type, or is out of range.
 
     References
     ----------
@@ -614,15 +625,14 @@ class CosineRestarts(Schedule):
            0.25     ])
     """
 
-    start: float
-    steps: int
-    end: float = 0.0
-    factor: int = 1
-    decay: float = 1.0
+    start: float = field(metadata=_NON_NEGATIVE)
+    steps: int = field(metadata=_POSITIVE_COUNT)
+    end: float = field(default=0.0, metadata=_NON_NEGATIVE)
+    factor: int = field(default=1, metadata=_POSITIVE_COUNT)
+    decay: float = field(default=1.0, metadata=_NON_NEGATIVE)
 
-    def __post_init__(self) -> None:
-        self._check(start=number, steps=_from_one, end=number, factor=_from_one, decay=number)
-        if self.decay > 1 and self.start < self.end:  # each cycle would start lower: below zero
+    def _check_together(self) -> None:
+        if self.decay > 1 and self.start < self.end:  # the peaks would fall below zero
             raise ValueError(
                 f"{self._name}: decay is {self.decay!r} where start is below end, expected at most "
                 "1.0"
@@ -630,45 +640,45 @@ class CosineRestarts(Schedule):
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
-        gone, steps = t - 1, self.steps
+        done, steps = t - 1, self.steps
         cycle: float = 0
         if self.factor == 1:
-            cycle, gone = divmod(gone, steps)
+            cycle, done = divmod(done, steps)
         else:
-            while gone >= steps:
-                cycle, gone, steps = cycle + 1, gone - steps, steps * self.factor
+            while done >= steps:
+                cycle, done, steps = cycle + 1, done - steps, steps * self.factor
         scale: float = self.decay**cycle
-        peak = _between(self.start, self.end, scale, 1 - scale)
-        return _between(peak, self.end, *_wave(gone / steps))
+        peak = _lerp(self.start, self.end, scale, 1 - scale)
+        return _lerp(peak, self.end, *_cosine(done / steps))
 
 
 @dataclass(frozen=True, slots=True)
-class OneCycle(Schedule):
-    """One cycle for the whole training: up to `peak`, then down to almost nothing.
+class OneCycle(_Checked):
+    """One cycle for the whole training: up to `peak`, then down to almost zero.
 
-    It starts at ``peak/start_divisor`` and is at ``peak/start_divisor/end_divisor`` in the last of
-    its `steps` and after.
+    The rate starts at ``peak/start_divisor``. It is ``peak/start_divisor/end_divisor`` in the last
+    of the `steps`, and after that.
 
     Parameters
     ----------
     peak : float
         The largest rate, at least 0.
     steps : int
-        Steps (or epochs) of the cycle, at least 1.
+        Length of the cycle in steps (or epochs), at least 1.
     rise : float
-        The share of the steps in which the rate rises, in [0, 1); if it is less than one step, the
-        first rate is already on the way down.
+        The fraction of the steps in which the rate rises, in [0, 1). If this is less than one step,
+        the rate falls from the start.
     start_divisor, end_divisor : float
-        From the peak to the first rate, and from the first to the last; at least 1.
+        The ratio of the peak to the first rate, and of the first rate to the last; at least 1.
     anneal : str
-        ``'cos'`` (half a cosine wave) or ``'linear'``.
+        The shape of the ramps: ``'cos'`` (half a cosine wave) or ``'linear'``.
     three_phase : bool
-        Fall to the first rate as fast as it rose, then to the last one.
+        If True, the rate falls to the first rate as fast as it rose, and then to the last one.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type, or out of range.
+        If a parameter has a wrong type, or is out of range.
 
     References
     ----------
@@ -681,24 +691,15 @@ class OneCycle(Schedule):
     array([4.e-02, 1.e+00, 4.e-06])
     """
 
-    peak: float
-    steps: int
-    rise: float = 0.3
-    start_divisor: float = 25.0
-    end_divisor: float = 1e4
-    anneal: str = "cos"
-    three_phase: bool = False
+    peak: float = field(metadata=_NON_NEGATIVE)
+    steps: int = field(metadata=_POSITIVE_COUNT)
+    rise: float = field(default=0.3, metadata=_FRACTION)
+    start_divisor: float = field(default=25.0, metadata=_AT_LEAST_ONE)
+    end_divisor: float = field(default=1e4, metadata=_AT_LEAST_ONE)
+    anneal: str = field(default="cos", metadata=_one_of("cos", "linear"))
+    three_phase: bool = field(default=False, metadata=_FLAG)
 
-    def __post_init__(self) -> None:
-        self._check(
-            peak=number,
-            steps=_from_one,
-            rise=number,
-            start_divisor=number,
-            end_divisor=number,
-            anneal=partial(choice, among=("cos", "linear")),
-            three_phase=flag,
-        )
+    def _check_together(self) -> None:
         if self.three_phase and self.rise > 0.5:
             raise ValueError(
                 f"{self._name}: rise is {self.rise!r}, expected at most 0.5 with three_phase"
@@ -718,95 +719,97 @@ class OneCycle(Schedule):
             begin, end, first, last = top, 2 * top, self.peak, low
         else:
             begin, first, last = 2 * top, low, low / self.end_divisor
-        gone = (step - begin) / (end - begin) if end > begin else 1.0
-        return _between(first, last, *(_wave(gone) if self.anneal == "cos" else (1 - gone, gone)))
+        done = (step - begin) / (end - begin) if end > begin else 1.0
+        return _lerp(first, last, *(_cosine(done) if self.anneal == "cos" else (1 - done, done)))
 
 
-# Schedules of schedules. One that stands in several places counts in each of them: bounds on the
-# depth and on the count keep every walk over schedules short, also where they are shared.
+# Schedules of schedules. A schedule that is used twice counts twice: the limits on depth and number
+# keep every traversal short, also of shared schedules.
 
-_DEEPEST, _MOST_SCHEDULES = 32, 10_000
+_MAX_DEPTH, _MAX_SCHEDULES = 32, 10_000
 
 
-class _Composite(Schedule):
-    """A schedule made of others: what it is told of the cost it passes on to them."""
+def is_library_schedule(function: object) -> bool:
+    """Return whether this is a schedule of this module, and not of the user."""
+    return type(function).__module__ == __name__
+
+
+def parts(schedule: Any) -> Iterator[Any]:
+    """Yield the schedules and functions that a schedule of this module contains directly."""
+    for f in fields(schedule):
+        value = getattr(schedule, f.name)
+        yield from filter(callable, value if isinstance(value, tuple) else (value,))
+
+
+class _Composite(_Checked):
+    """A schedule made of other schedules; it passes the cost on to them."""
 
     __slots__ = ()
 
-    def _check_nesting(self) -> None:
-        """Raise ValueError if schedules are nested too deep, or too many."""
+    def _check_together(self) -> None:
+        """Raise ValueError if schedules are nested too deep, or are too many."""
         level: list[Any] = [self]
-        depth = count = 0
+        depth = total = 0
         while level:
-            depth, count = depth + 1, count + len(level)
-            if depth > _DEEPEST or count > _MOST_SCHEDULES:
+            depth, total = depth + 1, total + len(level)
+            if depth > _MAX_DEPTH or total > _MAX_SCHEDULES:
                 raise ValueError(
-                    f"{self._name}: schedules are nested more than {_DEEPEST} deep, or more than "
-                    f"{_MOST_SCHEDULES:,} in all, expected fewer"
+                    f"{self._name}: schedules are nested more than {_MAX_DEPTH} deep, or more than "
+                    f"{_MAX_SCHEDULES:,} in all, expected fewer"
                 )
-            inner = (
-                rate
-                for schedule in level
-                if isinstance(schedule, _Composite)
-                for rate in schedule._inner()
-                if callable(rate)
-            )
-            level = list(islice(inner, _MOST_SCHEDULES + 1))
-
-    @abstractmethod
-    def _inner(self) -> Iterable[Rate]:
-        """Return what it is made of."""
+            inner = (part for each in level if isinstance(each, _Composite) for part in parts(each))
+            level = list(islice(inner, _MAX_SCHEDULES + 1))
 
     def update(self, cost: float) -> None:
-        """Pass a cost on to all the schedules inside that are fed one, at work or not.
+        """Pass a cost on to all schedules inside that take one, whether or not they are active.
 
         Parameters
         ----------
         cost : float
-            As `ReduceOnPlateau.update` takes it.
+            As for `ReduceOnPlateau.update`.
 
         Raises
         ------
         TypeError
-            If it is no number and a schedule inside is fed.
+            If it is not a number, and a schedule inside takes it.
         """
-        feed(self._inner(), cost)
+        feed(parts(self), cost)
 
 
 def feed(schedules: Iterable[object], cost: float) -> None:
-    """Tell the cost to each schedule with a method ``update(cost)``, and to those inside, once."""
-    for schedule in _fed(schedules):
+    """Pass the cost to each schedule with a method ``update(cost)``, also to nested ones, once."""
+    for schedule in _updatable(schedules):
         schedule.update(cost)
 
 
-def _fed(schedules: Iterable[object]) -> list[Any]:
-    """Return what is to be told the cost: each object once, however many share it."""
+def _updatable(schedules: Iterable[object]) -> list[Any]:
+    """Return the schedules that take a cost: each object once, even if several share it."""
     found: list[Any] = []
-    met: set[int] = set()
-    waiting = list(schedules)[::-1]
-    while waiting:
-        schedule: Any = waiting.pop()
+    seen: set[int] = set()
+    stack = list(schedules)[::-1]
+    while stack:
+        schedule: Any = stack.pop()
         update = getattr(schedule, "update", None)
-        if id(schedule) in met or not (callable(schedule) and callable(update)):
+        if id(schedule) in seen or not (callable(schedule) and callable(update)):
             continue
-        met.add(id(schedule))
+        seen.add(id(schedule))
         if getattr(update, "__func__", None) is _Composite.update:
-            waiting += [*schedule._inner()][::-1]
-        else:  # a class of the user's may have an update of its own
+            stack += [*parts(schedule)][::-1]
+        else:  # also a subclass of the user with an update of its own
             found.append(schedule)
     return found
 
 
 @dataclass(frozen=True, slots=True)
 class WarmUp(_Composite):
-    """A straight line up to another schedule, which then begins with its own t = 1.
+    """Linear warm-up to another schedule, which then starts at its own t = 1.
 
     Parameters
     ----------
     after : float or callable
-        What comes after: a number, or a schedule.
+        The rate after the warm-up: a number, or a schedule.
     steps : int
-        Steps (or epochs) before `after` begins, at least 1: at t = steps + 1 the rate is
+        Length of the warm-up in steps (or epochs), at least 1: at t = steps + 1 the rate is
         ``after(1)``.
     start : float
         The first rate, at least 0.
@@ -814,7 +817,7 @@ class WarmUp(_Composite):
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type, or out of range.
+        If a parameter has a wrong type, or is out of range.
 
     References
     ----------
@@ -828,46 +831,39 @@ class WarmUp(_Composite):
     array([0.2, 0.3, 0.4, 0.2, 0. ])
     """
 
-    after: Rate
-    steps: int
-    start: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._check(after=rate, steps=_from_one, start=number)
-        self._check_nesting()
+    after: Rate = field(metadata=_RATE)
+    steps: int = field(metadata=_POSITIVE_COUNT)
+    start: float = field(default=0.0, metadata=_NON_NEGATIVE)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
         if t - 1 < self.steps:
-            return _between(self.start, _at(self.after, 1), *_way(t, self.steps))
-        return _at(self.after, t - self.steps)
-
-    def _inner(self) -> Iterable[Rate]:
-        return (self.after,)
+            return _lerp(self.start, _value(self.after, 1), *_progress(t, self.steps))
+        return _value(self.after, t - self.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Chain(_Composite):
-    """One schedule after the other, each from its own t = 1. Also made by `chain`.
+    """A sequence of schedules, each starting at its own t = 1. Also made by `chain`.
 
     Parameters
     ----------
     schedules : sequence of float or callable
-        At least one; numbers and schedules. Kept as a tuple.
+        Numbers and schedules, at least one. Stored as a tuple.
     boundaries : sequence of int
-        After how many steps in all each schedule but the last hands over to the next: with a
-        boundary of 100, step 100 is the last of the one and step 101 is t = 1 of the other.
-        Increasing, from 1. Kept as a tuple.
+        The last step of each schedule except the last one: with a boundary of 100, step 101 is
+        t = 1 of the next schedule. Increasing, at least 1. Stored as a tuple.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type; if the boundaries are not one fewer than the schedules,
-        or do not increase.
+        If a parameter has a wrong type, if there is not one boundary fewer than schedules, or if
+        the boundaries do not increase.
 
     References
     ----------
-    The boundaries are those of optax's join_schedules and the milestones of PyTorch's SequentialLR.
+    The boundaries match those of optax's join_schedules and the milestones of PyTorch's
+    SequentialLR.
 
     Examples
     --------
@@ -876,43 +872,41 @@ class Chain(_Composite):
            0.11547005, 0.1       ])
     """
 
-    schedules: Sequence[Rate]
-    boundaries: Sequence[int]
+    schedules: Sequence[Rate] = field(
+        metadata={"check": partial(_parse_sequence, check=checks.rate, nonempty=True)}
+    )
+    boundaries: Sequence[int] = field(metadata={"check": _parse_boundaries})
 
-    def __post_init__(self) -> None:
-        self._check(schedules=_rates, boundaries=_increasing)
-        given, expected = len(self.boundaries), len(self.schedules) - 1
-        if given != expected:
+    def _check_together(self) -> None:
+        actual, expected = len(self.boundaries), len(self.schedules) - 1
+        if actual != expected:
             raise ValueError(
-                f"{self._name}: boundaries has {given} entries, expected {expected} "
+                f"{self._name}: boundaries has {actual} entries, expected {expected} "
                 f"(one fewer than schedules)"
             )
-        self._check_nesting()
+        super(Chain, self)._check_together()  # slots=True breaks super()
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
-        place = bisect_right(self.boundaries, t - 1)
-        return _at(self.schedules[place], t - self.boundaries[place - 1] if place else t)
-
-    def _inner(self) -> Iterable[Rate]:
-        return self.schedules
+        i = bisect_right(self.boundaries, t - 1)
+        return _value(self.schedules[i], t - self.boundaries[i - 1] if i else t)
 
 
 def chain(schedules: Iterable[Rate], boundaries: Iterable[int]) -> Chain:
-    """Return one schedule after the other, each from its own t = 1.
+    """Return a sequence of schedules, each starting at its own t = 1.
 
     Parameters
     ----------
     schedules : iterable of float or callable
-        At least one; numbers and schedules.
+        Numbers and schedules, at least one.
     boundaries : iterable of int
-        After how many steps in all each schedule but the last hands over to the next: with a
-        boundary of 100, step 100 is the last of the one and step 101 is t = 1 of the other.
+        The last step of each schedule except the last one: with a boundary of 100, step 101 is
+        t = 1 of the next schedule. Increasing, at least 1.
 
     Returns
     -------
     Chain
-        The schedule of them all.
+        The combined schedule.
 
     Raises
     ------
@@ -928,46 +922,26 @@ def chain(schedules: Iterable[Rate], boundaries: Iterable[int]) -> Chain:
     >>> chain([0.1, 0.01], [2])([1, 2, 3])
     array([0.1 , 0.1 , 0.01])
     """
-    return Chain(schedules, boundaries)  # type: ignore[arg-type]  # it makes tuples of any
-
-
-def _entries(call: str, name: str, values: Any, check: _Check) -> tuple[Any, ...]:
-    if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
-        raise TypeError(f"{call}: {name} is a {type(values).__name__}, expected a sequence")
-    return tuple(check(call, f"{name}[{i}]", value) for i, value in enumerate(values))
-
-
-def _rates(call: str, name: str, values: Any) -> tuple[Rate, ...]:
-    rates = _entries(call, name, values, rate)
-    if not rates:
-        raise ValueError(f"{call}: {name} is empty, expected at least one")
-    return rates
-
-
-def _increasing(call: str, name: str, values: Any) -> tuple[int, ...]:
-    entries = _entries(call, name, values, _from_one)
-    if any(after <= before for before, after in pairwise(entries)):
-        raise ValueError(f"{call}: {name} is {shown(entries)}, expected increasing integers")
-    return entries
+    return Chain(schedules, boundaries)  # type: ignore[arg-type]  # converts both to tuples
 
 
 @dataclass(frozen=True, slots=True)
 class PerEpoch(_Composite):
-    """A schedule by epoch as one by step: ``schedule((t-1) // steps + 1)``.
+    """A schedule that counts epochs, as a function of the step: ``schedule((t-1) // steps + 1)``.
 
     Also made by `Schedule.per_epoch`.
 
     Parameters
     ----------
     schedule : float or callable
-        The rate of each epoch, counted from 1; a callable gets an int.
+        The rate of each epoch, counted from 1. A callable receives an int.
     steps : int
-        Steps an epoch, at least 1: ``len(minibatches(...))``.
+        Number of steps per epoch, at least 1: ``len(minibatches(...))``.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type, or out of range.
+        If a parameter has a wrong type, or is out of range.
 
     References
     ----------
@@ -982,60 +956,56 @@ class PerEpoch(_Composite):
     array([0.1   , 0.1   , 0.0667, 0.0667])
     """
 
-    schedule: Rate
-    steps: int
-
-    def __post_init__(self) -> None:
-        self._check(schedule=rate, steps=_from_one)
-        self._check_nesting()
+    schedule: Rate = field(metadata=_RATE)
+    steps: int = field(metadata=_POSITIVE_COUNT)
 
     def formula(self, t: float) -> float:
         """Return the rate at `t`."""
-        return _at(self.schedule, int((t - 1) // self.steps) + 1)
-
-    def _inner(self) -> Iterable[Rate]:
-        return (self.schedule,)
+        return _value(self.schedule, int((t - 1) // self.steps) + 1)
 
 
-# What is fed the cost.
+# The schedule that takes a cost.
 
 
 @dataclass(slots=True, repr=False)
 class ReduceOnPlateau(Schedule):
-    """A rate that is multiplied by a factor whenever the cost has not improved for a while.
+    """A rate that is multiplied by a factor when the cost has stopped improving.
 
-    Give it the cost with `update`, once an epoch as a rule; t does not matter to it. Its `lr` is
-    the present rate, for all t. Each attribute may be set at any time, and is checked then. An
-    optimizer that was loaded or unpickled holds one of its own: ``optimizer.lr.update(cost)``.
+    Call `update` with the cost, usually once per epoch. The rate does not depend on t: `lr` is the
+    current rate for all t. Attributes can be assigned at any time, and each assignment is checked.
+    An optimizer that was loaded or unpickled has a schedule of its own: call
+    ``optimizer.lr.update(cost)``.
 
     Parameters
     ----------
     lr : float
-        The rate to begin with, at least 0.
+        The initial rate, at least 0.
     factor : float
-        What the rate is multiplied by, in [0, 1).
+        The factor by which a reduction multiplies the rate, in [0, 1).
     patience : int
-        Updates in a row without improvement that are let pass, at least 0; the next one reduces.
+        Number of consecutive updates without improvement to tolerate, at least 0; the next one
+        reduces the rate.
     mode : str
-        ``'min'`` if less is better (a cost), ``'max'`` if more is (an accuracy). Setting the other
-        one forgets the best.
+        ``'min'`` if lower is better (a cost), ``'max'`` if higher is better (an accuracy). A change
+        of the mode discards the best value.
     threshold : float
-        What counts as an improvement, at least 0: better than the best by more than this. The first
-        finite cost always does.
+        An improvement has to exceed this, at least 0. The first finite cost always counts as an
+        improvement.
     threshold_mode : str
-        Whether the threshold is a share of the best (``'rel'``) or absolute (``'abs'``). With costs
-        below 0, ``'rel'`` takes slightly worse ones for improvements, as in PyTorch: use ``'abs'``.
+        Whether the threshold is relative to the best (``'rel'``) or absolute (``'abs'``). Use
+        ``'abs'`` for costs below 0: with ``'rel'``, slightly worse costs count as improvements
+        there, as in PyTorch.
     cooldown : int
-        Updates after a reduction in which nothing is counted, at least 0.
+        Number of updates after a reduction that are not counted, at least 0.
     min_lr : float
-        The rate is not reduced below, at least 0.
+        The lower bound of the rate, at least 0.
     eps : float
-        A reduction by no more than this is left out, at least 0.
+        Reductions of at most this size are skipped, at least 0.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is of a wrong type, or out of range.
+        If a parameter has a wrong type, or is out of range.
 
     References
     ----------
@@ -1052,43 +1022,43 @@ class ReduceOnPlateau(Schedule):
     (0.05, 1.0)
     """
 
-    lr: float
-    factor: float = 0.1
-    patience: int = 10
-    mode: str = "min"
-    threshold: float = 1e-4
-    threshold_mode: str = "rel"
-    cooldown: int = 0
-    min_lr: float = 0.0
-    eps: float = 1e-8
-    best: float = field(init=False)  # so far
-    waited: int = field(init=False, default=0)  # updates since, outside of cooldown
-    cooling: int = field(init=False, default=0)  # updates left of a cooldown
+    lr: float = field(metadata=_NON_NEGATIVE)
+    factor: float = field(default=0.1, metadata=_FRACTION)
+    patience: int = field(default=10, metadata=_COUNT)
+    mode: str = field(default="min", metadata=_one_of("min", "max"))
+    threshold: float = field(default=1e-4, metadata=_NON_NEGATIVE)
+    threshold_mode: str = field(default="rel", metadata=_one_of("rel", "abs"))
+    cooldown: int = field(default=0, metadata=_COUNT)
+    min_lr: float = field(default=0.0, metadata=_NON_NEGATIVE)
+    eps: float = field(default=1e-8, metadata=_NON_NEGATIVE)
+    best: float = field(init=False, metadata={"check": checks.extended})
+    waited: int = field(init=False, default=0, metadata=_COUNT)  # updates since the best
+    cooling: int = field(init=False, default=0, metadata=_COUNT)  # updates left of the cooldown
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Check what is set, by `__init__` and by the user alike."""
-        check = _PLATEAU.get(name)
+        """Check each assignment, those of `__init__` included."""
+        check = _PLATEAU_CHECKS.get(name)
         value = check(self._name, name, value) if check else value
         if name == "mode" and value != getattr(self, name, None):
             self.best = inf if value == "min" else -inf
         object.__setattr__(self, name, value)
 
     def formula(self, t: float) -> float:
-        """Return the present rate."""
+        """Return the current rate."""
         return self.lr
 
     def update(self, cost: float) -> None:
-        """Take in a cost, and reduce the rate if there has been no improvement for too long.
+        """Record a cost, and reduce the rate if the cost has not improved for too long.
 
         Parameters
         ----------
         cost : float
-            What is to fall (or to rise); NaN is no improvement.
+            The value to minimize (or to maximize). NaN does not count as an improvement.
 
         Raises
         ------
         TypeError
-            If it is no number; nothing is changed then.
+            If it is not a number; nothing is changed then.
         """
         cost = real(f"{self._name}.update", "cost", cost)
         waited = self.waited + 1
@@ -1104,29 +1074,18 @@ class ReduceOnPlateau(Schedule):
                 self.lr = reduced
 
     def _improves(self, cost: float) -> bool:
-        sign, bar = -1 if self.mode == "min" else 1, self.best
-        if isfinite(bar):  # there is one
-            by = sign * self.threshold
-            bar = bar * (1 + by) if self.threshold_mode == "rel" else bar + by
-        return cost < bar if self.mode == "min" else cost > bar
+        sign, target = -1 if self.mode == "min" else 1, self.best
+        if isfinite(target):
+            margin = sign * self.threshold
+            relative = self.threshold_mode == "rel"
+            target = target * (1 + margin) if relative else target + margin
+        return cost < target if self.mode == "min" else cost > target
 
     def __repr__(self) -> str:
-        """Return the settings with the present rate, and what it has seen."""
-        *settings, best, waited, cooling = (f"{name}={getattr(self, name)!r}" for name in _PLATEAU)
+        """Return the settings with the current rate, and the progress so far."""
+        values = (f"{name}={getattr(self, name)!r}" for name in _PLATEAU_CHECKS)
+        *settings, best, waited, cooling = values
         return f"<{self._name}({', '.join(settings)}): {best}, {waited}, {cooling}>"
 
 
-_PLATEAU: dict[str, _Check] = {
-    "lr": number,
-    "factor": partial(number, kind="shrink"),
-    "patience": _from_zero,
-    "mode": partial(choice, among=("min", "max")),
-    "threshold": number,
-    "threshold_mode": partial(choice, among=("rel", "abs")),
-    "cooldown": _from_zero,
-    "min_lr": number,
-    "eps": number,
-    "best": extended,
-    "waited": _from_zero,
-    "cooling": _from_zero,
-}
+_PLATEAU_CHECKS = _checks(ReduceOnPlateau)

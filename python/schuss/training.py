@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from schuss import _safetensors, checkpoints
+from schuss import _files, checkpoints
 from schuss._arguments import Arguments, checked_texts
 from schuss._arrays import ArrayTree, arrays_of, check_holds
 from schuss._early_stopping import EarlyStopping
@@ -288,7 +288,7 @@ class _Settings:
     callbacks: Any = field(metadata={"check": _functions})
     on_step: Any = field(metadata={"check": _functions})
     progress: bool | None = field(metadata={"check": optional(flag)})
-    checkpoint: Any = field(metadata={"check": optional(_safetensors.check_path)})
+    checkpoint: Any = field(metadata={"check": optional(_files.check_path)})
     checkpoint_every: int | None = field(metadata={"check": optional(_from_one)})
 
     def __post_init__(self) -> None:
@@ -342,7 +342,7 @@ class _Training:
     def resume(self) -> None:
         """Continue from the checkpoint, or make the first one."""
         path, optimizer = self.settings.checkpoint, self.optimizer
-        if path is not None and _safetensors.exists(path):
+        if path is not None and _files.exists(path):
             self._load(checkpoints.opened("fit", path, self.params, optimizer, with_training=True))
             return
         if position := position_of(self.batches):  # there is no history of its first steps
@@ -376,7 +376,7 @@ class _Training:
                 f"{self.settings.checkpoint!r} has begun (delete the file to start over)"
             )
         self.early_stopping.resume(checkpoint, saved["best"], history)
-        epoch, _ = checkpoint.resumption(self.batches)
+        epoch, _ = checkpoint.batches_state(self.batches)
         position = epoch.position if epoch else 0
         if position != history.steps_of_epoch:
             checkpoint.refuse(

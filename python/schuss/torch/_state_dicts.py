@@ -1,0 +1,313 @@
+"""Conversion of state dicts between `torch.optim` and schuss."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from schuss._arrays import Array, computed_dtype
+from schuss._errors import wrong_type
+from schuss._hyperparameters import check_keys, mapping
+from schuss._internals import internals_of
+from schuss._rules import states
+from schuss.optimizers import Optimizer
+from schuss.torch._groups import KINDS, OPTIONS, STATE_KEYS, from_torch, number, rule_of, to_torch
+
+
+def state_dict(optimizer: Optimizer) -> dict[str, Any]:
+    """Convert the state of an optimizer of schuss to that of `torch.optim`.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss, with parameters of any shape
+        and dtype. Schedules are replaced by the current rates (``lr_now`` of each group). Options
+        that `torch.optim` lacks (`clip_norm`, averages, copies and so on) are left out.
+
+    Returns
+    -------
+    dict
+        A state for ``load_state_dict`` of `torch.optim.SGD`, `RMSprop`, `Adam` or `AdamW` with the
+        same number of parameters in the same order and groups. Its tensors are copies.
+
+    Raises
+    ------
+    TypeError
+        If it is not an optimizer of schuss.
+    ValueError
+        If `torch.optim` has no equivalent: for `eps_root`, Adam without bias correction, momentum
+        with it, dampening with Nesterov's momentum or with `beta` 0, and accumulated gradients.
+
+    References
+    ----------
+    PyTorch's documentation, `torch.optim.Optimizer.state_dict`.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, schuss, schuss.torch
+    >>> opt = schuss.Adam(np.ones(2), lr=0.1)
+    >>> opt.step(np.ones(2))
+    >>> there = torch.optim.Adam([torch.ones(2, dtype=torch.float64)])
+    >>> there.load_state_dict(schuss.torch.state_dict(opt))
+    >>> there.param_groups[0]["lr"], there.state_dict()["state"][0]["step"].item()
+    (0.1, 1.0)
+    """
+    call = "state_dict"
+    kind = _kind_of(call, optimizer)
+    if optimizer.accumulated:
+        raise ValueError(
+            f"{call}: {optimizer.accumulated} gradients are accumulated, expected none: "
+            "torch.optim keeps none"
+        )
+    saved = optimizer.state_dict()
+    param_states = _param_states(call, kind, optimizer, saved)
+    groups = _param_groups(call, kind, optimizer, saved, has_state=bool(param_states))
+    return {"state": param_states, "param_groups": groups}
+
+
+def _param_states(
+    call: str, kind: str, optimizer: Optimizer, saved: Mapping[str, Any]
+) -> dict[int, dict[str, Any]]:
+    """Return the state of each parameter by its index; an empty dict before the first step."""
+    tree, steps = internals_of(optimizer).core.tree, saved["steps"]
+    arrays = {
+        STATE_KEYS[name]: tree.flatten_arrays(state, call, name)
+        for name, state in saved["state"].items()
+    }
+    # A velocity can come from a state without a number of steps.
+    if steps == 0 and not any(array.any() for each in arrays.values() for array in each):
+        return {}
+    result: dict[int, dict[str, Any]] = {}
+    for i, each in enumerate(zip(*arrays.values(), strict=True)):
+        result[i] = {
+            key: torch.tensor(array.astype(computed_dtype(array), copy=False))
+            for key, array in zip(arrays, each, strict=True)
+        }
+        if rule_of(kind) != "SGD":
+            # float32 as in torch.optim, except for a number that it cannot represent.
+            dtype = torch.float32 if steps <= 1 << 24 else torch.float64
+            result[i]["step"] = torch.tensor(float(steps), dtype=dtype)
+    return result
+
+
+def _param_groups(
+    call: str, kind: str, optimizer: Optimizer, saved: Mapping[str, Any], *, has_state: bool
+) -> list[dict[str, Any]]:
+    options = {"momentum": 0.5} if kind == "Momentum" else {}
+    defaults = getattr(torch.optim, rule_of(kind))([torch.zeros(1)], **options).defaults
+    groups: list[dict[str, Any]] = []
+    first = 0
+    for index, group in enumerate(saved["groups"]):
+        members = group["members"]
+        if members != list(range(first, first + len(members))):
+            raise ValueError(
+                f"{call}: param_groups[{index}] has parameters between those of others, expected "
+                "groups one after the other, as torch.optim has them"
+            )
+        first += len(members)
+        values = saved["hyperparameters"] | group["hyperparameters"]
+        values["lr"] = optimizer.param_groups[index].lr_now
+        converted = to_torch(call, kind, values)
+        if converted.get("dampening") and not has_state:
+            raise ValueError(
+                f"{call}: dampening is set before the first step, which torch.optim does not "
+                "dampen, expected steps"
+            )
+        groups.append({**defaults, **converted, "params": members})
+    return groups
+
+
+def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None:
+    """Load a state of `torch.optim` into an optimizer of schuss.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss: of the class of the state,
+        with the same number of parameters of the same shapes, in the same order and groups. Options
+        that `torch.optim` lacks (`clip_norm`, averages and so on) are unchanged.
+    state_dict : mapping
+        The result of ``state_dict()`` of `torch.optim.SGD`, `RMSprop`, `Adam` or `AdamW`. That of
+        SGD has no number of steps: `optimizer.steps` is unchanged then. The tensors can be on any
+        device. They are rounded to nearest to the dtype of the existing state, as in PyTorch.
+
+    Raises
+    ------
+    TypeError
+        If an argument, or a value in it, has a wrong type.
+    ValueError
+        If it is the state of another class, of other parameters or of other groups, or is
+        incomplete; if schuss has no equivalent: for `maximize`, different numbers of steps for
+        different parameters, dampening before the first step or with Nesterov's momentum.
+
+    Nothing is changed then.
+
+    References
+    ----------
+    PyTorch's documentation, `torch.optim.Optimizer.load_state_dict`.
+
+    Examples
+    --------
+    >>> import numpy as np, torch, schuss, schuss.torch
+    >>> w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    >>> there = torch.optim.Adam([w], lr=0.1)
+    >>> w.sum().backward()
+    >>> there.step()
+    >>> opt = schuss.Adam(w.detach().numpy())
+    >>> schuss.torch.load_state_dict(opt, there.state_dict())
+    >>> opt.lr, opt.steps
+    (0.1, 1)
+    """
+    call = "load_state_dict"
+    kind = _kind_of(call, optimizer)
+    check_keys(call, "state_dict", state_dict, ("state", "param_groups"))
+    param_states = mapping(call, "state_dict['state']", state_dict["state"])
+    groups, ids = _parse_groups(call, state_dict["param_groups"], kind)
+    internals, saved = internals_of(optimizer), optimizer.state_dict()
+    if len(ids) != len(internals.arrays):
+        raise ValueError(
+            f"{call}: state_dict has {len(ids)} parameters, expected {len(internals.arrays)}"
+        )
+    members, expected = ([each["members"] for each in some] for some in (groups, saved["groups"]))
+    if members != expected:
+        raise ValueError(
+            f"{call}: state_dict['param_groups'] has parameters {members}, expected {expected}"
+        )
+    values = groups[0]["hyperparameters"]
+    names = states(type(optimizer), {**internals.settings, **values})
+    reader = _StateReader(call, kind, param_states)
+    trees: dict[str, list[Array]] = {name: [] for name in names}
+    for group in groups:
+        for i in group["members"]:
+            param = internals.arrays[i]
+            dtype = optimizer.state_dtype or computed_dtype(param)
+            for name, array in reader.read(ids[i], group["hyperparameters"], names):
+                array = np.zeros(param.shape) if array is None else array
+                trees[name].append(array.astype(dtype))
+    if len(groups) == 1:
+        groups[0]["hyperparameters"] = {}
+        saved["hyperparameters"] |= values
+    trees = {name: internals.core.tree.unflatten(tree) for name, tree in trees.items()}
+    steps = reader.steps(optimizer)
+    optimizer.load_state_dict(saved | {"steps": steps, "groups": groups, "state": trees})
+
+
+@dataclass
+class _StateReader:
+    """Reads the states of parameters from a state dict of torch.optim."""
+
+    call: str
+    kind: str
+    states: Mapping[Any, Any]
+    step_counts: set[int] = field(default_factory=set)
+
+    def read(
+        self, key: Any, group: Mapping[str, Any], names: list[str]
+    ) -> Iterator[tuple[str, Array | None]]:
+        """Yield each state of a parameter in float64; None stands for zeros."""
+        name = f"state_dict['state'][{key!r}]"
+        state = mapping(self.call, name, self.states.get(key, {}))
+        if rule_of(self.kind) != "SGD" and self.states:
+            self.step_counts.add(_steps(self.call, name, state))
+        for own in names:
+            torch_key = STATE_KEYS[own]
+            # Without momentum, a velocity that is still there has no effect.
+            is_unused = self.kind == "Momentum" and group["beta"] == 0
+            array = None if is_unused else _array(self.call, name, state, torch_key)
+            if array is None and self.states and self.kind != "Momentum":
+                raise ValueError(f"{self.call}: {name} has no {torch_key!r}, expected it")
+            if array is None and group.get("dampening"):
+                raise ValueError(
+                    f"{self.call}: {name} has no {torch_key!r} where dampening is set, "
+                    "expected it: torch.optim does not dampen the first step"
+                )
+            yield own, array
+
+    def steps(self, optimizer: Optimizer) -> int:
+        """Return the number of steps; that of the optimizer if the state dict has none."""
+        if len(self.step_counts) > 1:
+            raise ValueError(
+                f"{self.call}: state_dict['state'] counts {sorted(self.step_counts)} steps, "
+                "expected the same for all"
+            )
+        if rule_of(self.kind) == "SGD":
+            return optimizer.steps
+        return max(self.step_counts, default=0)
+
+
+def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Return the groups as schuss saves them, and the keys of the parameters in torch.optim."""
+    if not isinstance(groups, list) or not groups:
+        raise ValueError(
+            f"{call}: state_dict['param_groups'] is {groups!r}, expected a list of some"
+        )
+    parsed: list[dict[str, Any]] = []
+    ids: list[Any] = []
+    for index, group in enumerate(groups):
+        values = _parse_group(call, f"state_dict['param_groups'][{index}]", group, kind)
+        members = list(range(len(ids), len(ids) + len(group["params"])))
+        parsed.append({"hyperparameters": values, "members": members})
+        ids += group["params"]
+    try:
+        are_unique = len(set(ids)) == len(ids)
+    except TypeError:  # not hashable
+        are_unique = False
+    if not are_unique:
+        raise ValueError(f"{call}: state_dict has parameters {ids}, expected keys, each once")
+    return parsed, ids
+
+
+def _parse_group(call: str, name: str, group: Any, kind: str) -> dict[str, Any]:
+    """Return the hyperparameters of a group for a class of schuss."""
+    rule = rule_of(kind)
+    if not {"params", "lr", *OPTIONS[rule]} <= mapping(call, name, group).keys():
+        raise ValueError(
+            f"{call}: {name} has the keys {list(group)}, expected those of torch.optim.{rule}"
+        )
+    group_kind, values = from_torch(call, name, rule, group)
+    params = group["params"]
+    if not isinstance(params, list):
+        raise wrong_type(call, f"{name}['params']", params, "a list")
+    if (group_kind, kind) == ("SGD", "Momentum"):
+        group_kind = "Momentum"
+        values |= {"beta": 0.0, "dampening": 0.0, "nesterov": False, "bias_correction": False}
+    if group_kind != kind:
+        raise ValueError(f"{call}: {name} is of {group_kind}, expected {kind}")
+    if number(call, f"{name}['maximize']", group.get("maximize", False)):
+        raise ValueError(f"{call}: {name}['maximize'] is True, expected False")
+    return values
+
+
+def _steps(call: str, name: str, state: Mapping[str, Any]) -> int:
+    if "step" not in state:
+        raise ValueError(f"{call}: {name} has no 'step', expected all parameters or none to have")
+    steps = number(call, f"{name}['step']", state["step"])
+    if not (steps >= 0 and steps.is_integer()):
+        raise ValueError(f"{call}: {name}['step'] is {steps!r}, expected a whole number from 0")
+    return int(steps)
+
+
+def _array(call: str, name: str, state: Mapping[str, Any], key: str) -> Array | None:
+    """Return a state in float64; None if there is none."""
+    value = state.get(key)
+    if value is None:
+        return None
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        was = getattr(value, "dtype", None) or type(value).__name__
+        raise TypeError(f"{call}: {name}[{key!r}] is of {was}, expected a tensor of floating point")
+    try:
+        array: Array = value.double().numpy(force=True)
+    except (TypeError, RuntimeError):
+        raise ValueError(
+            f"{call}: {name}[{key!r}] is {value.layout} on {value.device}, expected plain numbers"
+        ) from None
+    return array
+
+
+def _kind_of(call: str, optimizer: Any) -> str:
+    kind = type(optimizer).__name__
+    if not isinstance(optimizer, Optimizer) or kind not in KINDS:
+        raise TypeError(f"{call}: optimizer is a {kind}, expected one of {', '.join(KINDS)}")
+    return kind
