@@ -866,6 +866,13 @@ def test_the_declared_arguments_are_those_of_type_checkers_and_of_inspect() -> N
     assert (Tagged(np.ones(1), "a").lr, Tagged(np.ones(1), tag="b").tag) == (0.25, "b")
     assert list(inspect.signature(Tagged).parameters) == ["params", "tag"]
     names = list(inspect.signature(schuss.AdamW).parameters)
-    assert names == ["params", *DEFAULTS["AdamW"], *OPTIONS, "state_dtype", "copies", "groups"]
-    for name, default in (DEFAULTS["AdamW"] | OPTIONS).items():
+    assert names == [
+        "params",
+        *OPTIMIZERS["AdamW"].defaults,
+        *OPTIONS,
+        "state_dtype",
+        "copies",
+        "groups",
+    ]
+    for name, default in (OPTIMIZERS["AdamW"].defaults | OPTIONS).items():
         assert inspect.signature(schuss.AdamW).parameters[name].default == default
