@@ -132,7 +132,9 @@ def declaration_of(kind: type[Configurable]) -> Declaration:
     return kind._declaration
 
 
-def checked(kind: type[Configurable], call: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def checked_settings(
+    kind: type[Configurable], call: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return settings of a class, checked."""
     declared = declaration_of(kind).settings
     return {name: declared[name].check(call, name, value) for name, value in settings.items()}
@@ -150,7 +152,7 @@ def checked_overrides(
                 f"{call}: {group} has {name!r}, expected hyperparameters among {', '.join(known)}"
             )
         try:
-            result |= checked(kind, call, {name: value})
+            result |= checked_settings(kind, call, {name: value})
         except (TypeError, ValueError) as error:
             text = str(error).replace(f"{call}: {name}", f"{call}: {group}[{name!r}]", 1)
             raise type(error)(text) from None
