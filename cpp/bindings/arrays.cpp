@@ -37,9 +37,9 @@ void check_shape(const ArrayView& array, const Name& name, const ArrayView& othe
 std::optional<numbers::DType> find_dtype(const py::dtype& dtype) {
     using numbers::DType;
     if (dtype.kind() == 'f') {
-        for (const DType number : {DType::float32, DType::float64, DType::float16}) {
-            if (static_cast<std::size_t>(dtype.itemsize()) == numbers::size_of(number)) {
-                return number;
+        for (const DType candidate : {DType::float32, DType::float64, DType::float16}) {
+            if (static_cast<std::size_t>(dtype.itemsize()) == numbers::size_of(candidate)) {
+                return candidate;
             }
         }
     }
@@ -50,11 +50,6 @@ std::optional<numbers::DType> find_dtype(const py::dtype& dtype) {
 
 bool is_native(const py::dtype& dtype) {
     return dtype.attr("isnative").cast<bool>();
-}
-
-const char* name_of(numbers::DType number) {
-    constexpr const char* names[] = {"float32", "float64", "float16", "bfloat16"};
-    return names[static_cast<int>(number)];
 }
 
 }  // namespace
@@ -105,7 +100,7 @@ numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRu
         std::string names;
         for (std::size_t i = 0; i < expected.size(); ++i) {
             if (i > 0) names += i + 1 < expected.size() ? ", " : " or ";
-            names += name_of(expected[i]);
+            names += numbers::dtype_name(expected[i]);
             if (expected[i] == of_parameter) names += " (the dtype of " + parameter_name + ")";
         }
         refuse_dtype(array, name, names);

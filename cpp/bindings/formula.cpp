@@ -23,7 +23,7 @@ std::string text(double value) {
 }
 
 std::vector<std::string> state_names(const std::string& rule) {
-    const auto& names = rules::registry()[rules::find_rule(rule)].states;
+    const auto names = rules::state_names(rules::registry()[rules::find_rule(rule)]);
     return {names.begin(), names.end()};
 }
 

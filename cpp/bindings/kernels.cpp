@@ -31,7 +31,7 @@ void update(const std::string& call, const engine::Formula& formula, std::int64_
     // hold if user code ran again.
     const ArrayView gradient(grad, {call, "grad"});
     std::vector<Named> arrays = {{ArrayView(param, {call, "param"}), "param"}};
-    for (const auto state : rule.states) {
+    for (const auto state : rules::state_names(rule)) {
         std::string name(state);
         const ArrayView array(states[arrays.size() - 1], {call, name});
         arrays.push_back({array, std::move(name)});

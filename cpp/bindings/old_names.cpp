@@ -38,7 +38,7 @@ void configure(Optimizer& optimizer, const std::vector<OldFormula>& groups,
         const auto& [states, averages, copies] = *companions;
         arrays.emplace(AuxArrays{{}, averages, copies});
         for (std::size_t i = 0; i < states.size(); ++i) {
-            arrays->states.emplace_back(formulas.at(0).rule().states.at(i), states[i]);
+            arrays->states.emplace_back(rules::state_names(formulas.at(0).rule()).at(i), states[i]);
         }
     }
     optimizer.configure(formulas, members, made.cast<const engine::StepOptions&>(),

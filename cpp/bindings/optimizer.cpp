@@ -101,8 +101,8 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
     Parameters parameters;
     WriteSet written, written_with_sums;
     if (arrays != nullptr) {
-        parameters =
-            parameters_.with_aux_arrays(*arrays, formulas.at(0).rule().states, tree_, call_);
+        parameters = parameters_.with_aux_arrays(*arrays, rules::state_names(formulas.at(0).rule()),
+                                                 tree_, call_);
         written = write_set(parameters, {});
         if (sums_) written_with_sums = write_set(sums_->parameters, parameters);
     }

@@ -29,72 +29,72 @@ bool same_bits(T a, T b) {
     return std::memcmp(&a, &b, sizeof a) == 0;
 }
 
-/// One average after another, as rules/average.hpp has it: what all ways through an array have in
-/// common.
+/// One step of the average, with the formula of rules/average.hpp.
 template <typename T>
 struct Recurrence {
-    T keep, gain, loss;
+    T decay_factor, one_minus_beta, pull;
     explicit Recurrence(double beta)
-        : keep(static_cast<T>(1 - beta < 0.5 ? 1 : beta)),
-          gain(static_cast<T>(1 - beta)),
-          loss(1 - beta < 0.5 ? gain : 0) {}
-    T operator()(T v, T x) const { return keep * v + (gain * x - loss * v); }
+        : decay_factor(static_cast<T>(1 - beta < 0.5 ? 1 : beta)),
+          one_minus_beta(static_cast<T>(1 - beta)),
+          pull(1 - beta < 0.5 ? one_minus_beta : 0) {}
+    T operator()(T v, T x) const { return decay_factor * v + (one_minus_beta * x - pull * v); }
 };
 
-/// So many weights are made with one exponential.
-constexpr std::size_t block_of_weights = 1024;
+/// Weights are computed in blocks of this size, with one exponential for each block.
+constexpr std::size_t weight_block = 1024;
 
-/// 1 - (1-gain)^t, exact for a small gain too.
-double one_minus_power(double gain, double t) {
-    return gain < 1 ? -::expm1(t * ::log1p(-gain)) : t > 0 ? 1 : 0;
+/// The weight of t values: 1 - beta^t, accurate for a small 1-beta too.
+double one_minus_power(double one_minus_beta, double t) {
+    return one_minus_beta < 1 ? -::expm1(t * ::log1p(-one_minus_beta)) : t > 0 ? 1 : 0;
 }
 
-/// That of s + t, of those of s and of t: the weight of later values, and the rest of it for
-/// earlier ones.
+/// The weight of s + t values, from the weights of the t later and the s earlier ones.
 double combined(double later, double earlier) {
     return later + (1 - later) * earlier;
 }
 
-/// The divisors of the bias inv_bias2, a block of t at a time: of the gain as T rounds it, so that
-/// they are the weights that were used.
+/// The divisors of the bias correction, a block of t at a time. They are computed from 1-beta as T
+/// rounds it, so that they are the sums of the weights that the average uses.
 template <typename T>
 class Weights {
   public:
-    static constexpr std::size_t block = block_of_weights;
+    static constexpr std::size_t block = weight_block;
 
-    Weights(T gain, bool bias_correction) : gain_(gain), corrected_(bias_correction) {}
+    Weights(T one_minus_beta, bool bias_correction)
+        : one_minus_beta_(one_minus_beta), corrected_(bias_correction) {}
 
     /// Whether the divisors of t = first + 1 and of all later t are 1.
     bool are_one(std::size_t first) const {
-        return !corrected_ ||
-               static_cast<T>(weight_of(gain_, static_cast<std::int64_t>(first + 1))) == T{1};
+        return !corrected_ || static_cast<T>(weight_of(
+                                  one_minus_beta_, static_cast<std::int64_t>(first + 1))) == T{1};
     }
 
     /// The divisors of t = first + 1 ... first + count, at most a block.
     const T* from(std::size_t first, std::size_t count) {
         if (first != first_) {
-            for (; made_ < count; ++made_) {
-                parts_[made_] = one_minus_power(gain_, static_cast<double>(made_ + 1));
+            for (; computed_ < count; ++computed_) {
+                later_[computed_] =
+                    one_minus_power(one_minus_beta_, static_cast<double>(computed_ + 1));
             }
-            const double earlier = one_minus_power(gain_, static_cast<double>(first));
+            const double earlier = one_minus_power(one_minus_beta_, static_cast<double>(first));
             for (std::size_t i = 0; i < count; ++i) {
-                at_[i] = static_cast<T>(combined(parts_[i], earlier));
+                divisors_[i] = static_cast<T>(combined(later_[i], earlier));
             }
             first_ = first;
         }
-        return at_;
+        return divisors_;
     }
 
   private:
-    double gain_;
+    double one_minus_beta_;
     bool corrected_;
     std::size_t first_ = std::numeric_limits<std::size_t>::max();
-    std::size_t made_ = 0;
-    double parts_[block];
-    T at_[block];
+    std::size_t computed_ = 0;
+    double later_[block];
+    T divisors_[block];
 };
 
-/// One series: where it comes from, where its averages go, and the average so far.
+/// One series: the next value, where its average goes, and the average so far.
 template <typename T>
 struct Line {
     const std::byte* from;
@@ -107,11 +107,11 @@ struct Line {
     }
 };
 
-/// A single average waits for each product and each sum in turn, so a few run side by side.
-/// Measured: fewer take longer.
+/// Each average is a chain of dependent products and sums, so several series advance together.
+/// Measured: fewer lanes take longer.
 constexpr std::size_t lanes = 8;
 
-/// Averages `steps` values of each of `count` lines. output(address, step, v) takes what comes out.
+/// Averages `steps` values of each of `count` lines, and calls output(address, step, average).
 template <std::size_t count, typename T, class Output>
 void run(Line<T>* lines, std::size_t steps, const engine::CopyAxis& time, Recurrence<T> next,
          Output output) {
@@ -128,7 +128,7 @@ void run(Line<T>* lines, std::size_t steps, const engine::CopyAxis& time, Recurr
     std::copy_n(line, count, lines);
 }
 
-/// As many lines as there are, up to `lanes`.
+/// The same for any number of lines up to `lanes`.
 template <typename T, class Output>
 void run(Line<T>* lines, std::size_t count, std::size_t steps, const engine::CopyAxis& time,
          Recurrence<T> next, Output output) {
@@ -141,21 +141,22 @@ void write(std::byte* to, std::size_t, T v) {
     store(to, v);
 }
 
-/// How far back values still matter to the last bit, roughly.
+/// Roughly how many steps back a value still affects the last bit.
 template <typename T>
-double memory_of(double beta) {
+double memory_length(double beta) {
     constexpr double digits = std::numeric_limits<T>::digits + 12;
     return beta > 0 ? digits * ::log(2) / -::log(beta) : 1;
 }
 
-/// A long series as several lines, each begun a little early from zero: as the past is forgotten,
-/// it soon has the very bits of the whole. Where an end is not the next one's beginning, the next
-/// is mended until it is, so that the result is exact whatever the values are. `from` must not be
-/// written, as mending reads it again.
+/// Splits a long series into several lines that advance together. Each line begins a little early
+/// from zero: the average forgets the past, so it soon has the same bits as the whole series. Where
+/// the end of a line differs from the start of the next, the next is recomputed until the bits
+/// agree, so the result is exact for all values. `from` must not be written, since recomputing
+/// reads it again.
 template <typename T>
 void run_split(Line<T>& whole, std::size_t steps, std::size_t early, const engine::CopyAxis& time,
                Recurrence<T> next) {
-    // An odd number of cache lines, so that the lanes do not all fall into the same cache sets.
+    // An odd number of cache lines, so that the lanes do not all map to the same cache sets.
     constexpr std::size_t elements = engine::cache_line / sizeof(T);
     const std::size_t part = (steps / lanes / elements - 1) / 2 * 2 * elements + elements;
     Line<T> line[lanes];
@@ -165,30 +166,30 @@ void run_split(Line<T>& whole, std::size_t steps, std::size_t early, const engin
         if (k > 0) line[k].v = 0;
     }
     run<lanes - 1>(line + 1, early, time, next, [](std::byte*, std::size_t, T) {});
-    T begun[lanes];
-    for (std::size_t k = 1; k < lanes; ++k) begun[k] = line[k].v;
+    T start[lanes];
+    for (std::size_t k = 1; k < lanes; ++k) start[k] = line[k].v;
     run<lanes>(line, part, time, next, write<T>);
 
     for (std::size_t k = 1; k < lanes; ++k) {
-        if (same_bits(line[k - 1].v, begun[k])) continue;
-        Line<T> mended = whole;
-        mended.advance(k * part, time);
-        mended.v = line[k - 1].v;
+        if (same_bits(line[k - 1].v, start[k])) continue;
+        Line<T> redone = whole;
+        redone.advance(k * part, time);
+        redone.v = line[k - 1].v;
         std::size_t i = 0;
         for (; i < part; ++i) {
-            mended.v = next(mended.v, load<T>(mended.from));
-            if (same_bits(mended.v, load<T>(mended.to))) break;
-            store(mended.to, mended.v);
-            mended.advance(1, time);
+            redone.v = next(redone.v, load<T>(redone.from));
+            if (same_bits(redone.v, load<T>(redone.to))) break;
+            store(redone.to, redone.v);
+            redone.advance(1, time);
         }
-        if (i == part) line[k].v = mended.v;
+        if (i == part) line[k].v = redone.v;
     }
     whole.v = line[lanes - 1].v;
     whole.advance(lanes * part, time);
     run<1>(&whole, steps - lanes * part, time, next, write<T>);
 }
 
-/// Lines whose elements lie closer along the time than to each other.
+/// Averages lines whose elements are closer to each other along the time axis than across lines.
 template <typename T>
 void run_lines(Line<T>* lines, std::size_t count, const engine::CopyAxis& time, double beta,
                Weights<T>& weights, Recurrence<T> next) {
@@ -201,7 +202,7 @@ void run_lines(Line<T>* lines, std::size_t count, const engine::CopyAxis& time, 
     }
     if (done >= time.size) return;
     const std::size_t rest = time.size - done;
-    const double early = memory_of<T>(beta);
+    const double early = memory_length<T>(beta);
     const bool in_place = lines[0].from == lines[0].to;
     const bool is_long = static_cast<double>(rest) >= 2 * lanes * (early + engine::cache_line);
     if (count < lanes && is_long && !in_place) {
@@ -213,11 +214,12 @@ void run_lines(Line<T>* lines, std::size_t count, const engine::CopyAxis& time, 
     }
 }
 
-/// Series that lie side by side: `count` of them advance together, as many as fit the cache.
+/// Averages adjacent series, whose elements of one time are closest to each other. As many as fit
+/// into the cache advance together.
 template <typename T>
 struct Columns {
-    static constexpr std::size_t most = 1024;
-    T v[most];
+    static constexpr std::size_t max_count = 1024;
+    T v[max_count];
 
     template <class Divide>
     void row(std::size_t count, const engine::CopyAxis& across, const std::byte* from,
@@ -240,12 +242,12 @@ struct Columns {
         std::fill_n(v, count, T{0});
         bool corrected = true;
         for (std::size_t t = 0; t < time.size; ++t, from += time.from, to += time.to) {
-            const std::size_t place = t % weights.block;
-            if (place == 0 && corrected) corrected = !weights.are_one(t);
+            const std::size_t index = t % weights.block;
+            if (index == 0 && corrected) corrected = !weights.are_one(t);
             if (corrected) {
-                const std::size_t first = t - place;
+                const std::size_t first = t - index;
                 const T divisor =
-                    weights.from(first, std::min(weights.block, time.size - first))[place];
+                    weights.from(first, std::min(weights.block, time.size - first))[index];
                 row(count, across, from, to, next, [divisor](T x) { return x / divisor; });
             } else {
                 row(count, across, from, to, next, [](T x) { return x; });
@@ -260,14 +262,11 @@ void average(std::vector<engine::CopyAxis> axes, const std::byte* from, std::byt
     const engine::CopyAxis time = axes.back();
     axes.pop_back();
     axes = engine::coalesced(axes);
-    // In the order of memory, so that the last is the one along which series lie closest.
-    std::stable_sort(axes.begin(), axes.end(),
-                     [](const engine::CopyAxis& a, const engine::CopyAxis& b) {
-                         return engine::magnitude(a.from) > engine::magnitude(b.from);
-                     });
-    // Made before the mode is set, which would take some coefficients for zero.
+    // In the order of memory: series are closest to each other along the last axis.
+    engine::sort_by_stride(axes, &engine::CopyAxis::from);
+    // Computed before the mode is set, which would flush some coefficients to zero.
     const Recurrence<T> next(beta);
-    Weights<T> weights(next.gain, bias_correction);
+    Weights<T> weights(next.one_minus_beta, bias_correction);
     const runtime::SubnormalsAreZero mode;
 
     if (!axes.empty() && engine::magnitude(axes.back().from) < engine::magnitude(time.from)) {
@@ -275,9 +274,9 @@ void average(std::vector<engine::CopyAxis> axes, const std::byte* from, std::byt
         axes.pop_back();
         Columns<T> columns;
         engine::for_each(axes, from, to, [&](const std::byte* source, std::byte* target) {
-            for (std::size_t k = 0; k < across.size; k += columns.most) {
+            for (std::size_t k = 0; k < across.size; k += columns.max_count) {
                 const auto first = static_cast<std::ptrdiff_t>(k);
-                columns.run(std::min(columns.most, across.size - k), across, time,
+                columns.run(std::min(columns.max_count, across.size - k), across, time,
                             source + first * across.from, target + first * across.to, weights,
                             next);
             }
@@ -297,19 +296,19 @@ void average(std::vector<engine::CopyAxis> axes, const std::byte* from, std::byt
 
 }  // namespace
 
-double weight_of(double gain, std::int64_t t) {
-    const std::int64_t first = (t - 1) / static_cast<std::int64_t>(block_of_weights) *
-                               static_cast<std::int64_t>(block_of_weights);
-    return combined(one_minus_power(gain, static_cast<double>(t - first)),
-                    one_minus_power(gain, static_cast<double>(first)));
+double weight_of(double one_minus_beta, std::int64_t t) {
+    const std::int64_t first =
+        (t - 1) / static_cast<std::int64_t>(weight_block) * static_cast<std::int64_t>(weight_block);
+    return combined(one_minus_power(one_minus_beta, static_cast<double>(t - first)),
+                    one_minus_power(one_minus_beta, static_cast<double>(first)));
 }
 
-void ewma(numbers::DType number, std::vector<engine::CopyAxis> axes, const std::byte* from,
+void ewma(numbers::DType dtype, std::vector<engine::CopyAxis> axes, const std::byte* from,
           std::byte* to, double beta, bool bias_correction) {
     for (const engine::CopyAxis& axis : axes) {
         if (axis.size == 0) return;
     }
-    if (number == numbers::DType::float32) {
+    if (dtype == numbers::DType::float32) {
         return average<float>(std::move(axes), from, to, beta, bias_correction);
     }
     average<double>(std::move(axes), from, to, beta, bias_correction);

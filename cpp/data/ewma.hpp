@@ -1,4 +1,5 @@
-// Exponentially weighted averages along an axis of an array, as rules/average.hpp has them.
+// Exponentially weighted averages along an axis of an array, with the formula of
+// rules/average.hpp.
 #pragma once
 
 #include <cstddef>
@@ -10,14 +11,14 @@
 
 namespace schuss::data {
 
-/// The sum of the weights of t >= 1 values, each of which moved the average by the gain, a part of
-/// the distance: 1 - (1-gain)^t, with all its digits for a small gain too.
-double weight_of(double gain, std::int64_t t);
+/// The sum of the weights of t >= 1 values, each of which moved the average by this fraction of the
+/// distance: 1 - beta^t, accurate for a small 1-beta too.
+double weight_of(double one_minus_beta, std::int64_t t);
 
-/// Averages series whose time runs along the last axis, from `from` on, and writes the averages to
-/// `to`, which may be the same memory in the same layout and must not meet it otherwise. Elements
-/// need not be aligned.
-void ewma(numbers::DType number, std::vector<engine::CopyAxis> axes, const std::byte* from,
+/// Averages the series in `from` along the last axis, and writes the averages to `to`. The two may
+/// be the same memory with the same strides, and must not overlap otherwise. Elements need not be
+/// aligned.
+void ewma(numbers::DType dtype, std::vector<engine::CopyAxis> axes, const std::byte* from,
           std::byte* to, double beta, bool bias_correction);
 
 }  // namespace schuss::data

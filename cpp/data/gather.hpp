@@ -1,4 +1,4 @@
-// Examples, each at some place of a data set, brought together: the copy that makes a mini-batch.
+// The copy that makes a mini-batch: it gathers examples of a data set by their indices.
 #pragma once
 
 #include <cstddef>
@@ -9,15 +9,15 @@
 
 namespace schuss::data {
 
-/// Where examples lie: example i begins i strides after the first.
+/// The memory of the examples: example i begins i strides after the first.
 struct Examples {
     const std::byte* first;
     std::ptrdiff_t stride;
     std::size_t item_size;
-    std::vector<engine::CopyAxis> axes;  // of one example; `to` is for gather to set
+    std::vector<engine::CopyAxis> axes;  // of one example; gather sets `to`
 };
 
-/// Copies the examples with these indices, one after the other, each densely in C order.
+/// Copies the examples with these indices one after the other, each contiguous in C order.
 void gather(Examples examples, const std::int64_t* indices, std::size_t count, std::byte* to);
 
 }  // namespace schuss::data

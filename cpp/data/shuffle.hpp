@@ -1,4 +1,4 @@
-// A random order of so many things.
+// A random permutation.
 #pragma once
 
 #include <cstddef>
@@ -6,8 +6,8 @@
 
 namespace schuss::data {
 
-/// Fills order with the numbers 0 ... count-1 in an order drawn from the seed, all orders alike
-/// probable. The same seed gives the same order on every processor.
+/// Fills order with a random permutation of 0 ... count-1, drawn uniformly with the seed. The same
+/// seed gives the same permutation on every processor.
 void shuffle(std::int64_t* order, std::size_t count, std::uint64_t seed);
 
 }  // namespace schuss::data

@@ -1,6 +1,7 @@
 #include "engine/copy.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstring>
 
@@ -13,7 +14,7 @@
 namespace schuss::engine {
 namespace {
 
-// An axis shorter than this is not worth an inner loop of its own.
+// An axis shorter than this is not worth an inner loop.
 constexpr std::size_t shortest_loop = 8;
 
 void prefetch([[maybe_unused]] const std::byte* address) {
@@ -27,7 +28,7 @@ template <typename Word>
 void copy_run(std::size_t count, const std::byte* from, std::ptrdiff_t from_stride, std::byte* to,
               std::ptrdiff_t to_stride) {
     for (std::size_t i = 0; i < count; ++i) {
-        std::memcpy(to, from, sizeof(Word));  // through memcpy: the array may be unaligned
+        std::memcpy(to, from, sizeof(Word));  // memcpy, because the array may be unaligned
         from += from_stride;
         to += to_stride;
     }
@@ -50,7 +51,7 @@ void transpose_vectors(Vector<std::uint32_t>* v) {
 }
 
 void transpose_vectors(Vector<std::uint16_t>* v) {
-    // Each round brings together, from the two halves, elements whose rows differ in one more bit.
+    // Each round interleaves the two halves: elements whose rows differ in one more bit meet.
     for (int round = 0; round < 3; ++round) {
         Vector<std::uint16_t> next[8];
         for (int i = 0; i < 4; ++i) {
@@ -67,7 +68,7 @@ void transpose_vectors(Vector<std::uint64_t>* v) {
     v[1] = __builtin_shufflevector(first, v[1], 1, 3);
 }
 
-/// A square with the side of a cache line: whole lines are read and whole lines are written.
+/// Transposes a square whose side is a cache line, so that whole lines are read and written.
 template <typename Word>
 void transpose_square(const std::byte* from, std::ptrdiff_t from_pitch, std::byte* to,
                       std::ptrdiff_t to_pitch) {
@@ -88,9 +89,9 @@ void transpose_square(const std::byte* from, std::ptrdiff_t from_pitch, std::byt
     }
 }
 
-/// Copies a plane that is contiguous along one axis where it is read and along the other where it
-/// is written. The next squares are fetched ahead: their lines lie too far apart for the processor
-/// to foresee.
+/// Copies a plane whose source is contiguous along one axis and whose destination is contiguous
+/// along the other. Prefetches the next squares: their lines are too far apart for the hardware
+/// prefetcher.
 template <typename Word>
 void transpose(const CopyAxis& read, const CopyAxis& write, const std::byte* from, std::byte* to) {
     constexpr std::size_t side = cache_line / sizeof(Word);
@@ -134,7 +135,7 @@ void copy_plane(const CopyAxis& outer, const CopyAxis& inner, const std::byte* f
     }
 }
 
-/// Copies along all axes, the last innermost.
+/// Copies along all axes. The last is the innermost.
 template <typename Word>
 void copy(const CopyAxis* axes, std::size_t count, const std::byte* from, std::byte* to) {
     constexpr auto word = static_cast<std::ptrdiff_t>(sizeof(Word));
@@ -154,40 +155,31 @@ void copy(const CopyAxis* axes, std::size_t count, const std::byte* from, std::b
     }
 }
 
-/// Puts the axis with the least stride on one side last among the first count of them.
-void move_least_last(CopyAxes& axes, std::size_t count, std::ptrdiff_t CopyAxis::* stride) {
-    const auto least =
+/// Moves the axis with the smallest stride on one side to the end of the first count axes.
+void move_smallest_last(CopyAxes& axes, std::size_t count, std::ptrdiff_t CopyAxis::* stride) {
+    const auto smallest =
         std::min_element(axes.at, axes.at + count, [stride](const CopyAxis& a, const CopyAxis& b) {
             const bool a_short = a.size < shortest_loop, b_short = b.size < shortest_loop;
             if (a_short != b_short) return b_short;
             return magnitude(a.*stride) < magnitude(b.*stride);
         });
-    std::iter_swap(least, axes.at + count - 1);
+    std::iter_swap(smallest, axes.at + count - 1);
 }
 
 }  // namespace
 
 std::vector<CopyAxis> coalesced(const std::vector<CopyAxis>& axes) {
-    std::vector<CopyAxis> kept;
-    for (const CopyAxis& axis : axes) {
-        if (axis.size == 1) continue;
-        const auto size = static_cast<std::ptrdiff_t>(axis.size);
-        if (!kept.empty() && kept.back().from == axis.from * size &&
-            kept.back().to == axis.to * size) {
-            kept.back() = {kept.back().size * axis.size, axis.from, axis.to};
-        } else {
-            kept.push_back(axis);
-        }
-    }
-    return kept;
+    std::vector<CopyAxis> result = axes;
+    merge_adjacent(result, [](const CopyAxis& axis) { return std::array{axis.from, axis.to}; });
+    return result;
 }
 
 void copy_box(CopyAxes& axes, std::size_t item_size, const std::byte* from,
               std::byte* to) noexcept {
     if (axes.count == 0) axes.at[axes.count++] = {1, 0, 0};
-    // Written along the last axis, read along the one before it.
-    move_least_last(axes, axes.count, &CopyAxis::to);
-    if (axes.count > 1) move_least_last(axes, axes.count - 1, &CopyAxis::from);
+    // Writes run along the last axis, reads along the one before it.
+    move_smallest_last(axes, axes.count, &CopyAxis::to);
+    if (axes.count > 1) move_smallest_last(axes, axes.count - 1, &CopyAxis::from);
     if (item_size == 2) {
         copy<std::uint16_t>(axes.at, axes.count, from, to);
     } else if (item_size == 4) {

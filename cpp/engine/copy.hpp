@@ -1,32 +1,31 @@
-// Copies between an array, laid out as its user likes, and the dense scratch of a tile.
+// Copies between arrays of any strides and the dense scratch of a tile.
 #pragma once
 
 #include <cstddef>
 #include <vector>
 
+#include "engine/axes.hpp"
+
 namespace schuss::engine {
 
 inline constexpr std::size_t cache_line = 64;
 
-/// As many as a NumPy array can have.
-inline constexpr std::size_t max_axes = 64;
-
-/// The size of a stride, whatever its direction.
-inline std::size_t magnitude(std::ptrdiff_t stride) {
-    const auto size = static_cast<std::size_t>(stride);
-    return stride < 0 ? std::size_t{0} - size : size;
+/// A number of bytes, rounded up to a multiple of the cache line.
+constexpr std::size_t whole_cache_lines(std::size_t bytes) {
+    return (bytes + cache_line - 1) / cache_line * cache_line;
 }
 
-/// One axis of a copy, with the strides of both sides in bytes.
+/// An axis of a copy, with the strides of the source and the destination in bytes.
 struct CopyAxis {
     std::size_t size;
     std::ptrdiff_t from, to;
 };
 
-/// The same axes without those of one element, and with those coalesced that run on in memory.
+/// The axes without those of one element, and with neighbours merged that are contiguous on both
+/// sides.
 std::vector<CopyAxis> coalesced(const std::vector<CopyAxis>& axes);
 
-/// Calls visit(from, to) for each element of the axes, in C order.
+/// Calls visit(from, to) for each element, in C order.
 template <class Visit>
 void for_each(const std::vector<CopyAxis>& axes, const std::byte* from, std::byte* to,
               const Visit& visit, std::size_t axis = 0) {
@@ -38,14 +37,13 @@ void for_each(const std::vector<CopyAxis>& axes, const std::byte* from, std::byt
     }
 }
 
-/// The axes of a copy. Of fixed size: a sweep that has begun must not run out of memory.
+/// The axes of a copy, in a fixed array: a step that has begun must not allocate memory.
 struct CopyAxes {
     CopyAxis at[max_axes];
     std::size_t count = 0;
 };
 
-/// Copies a box of elements of 2, 4 or 8 bytes, which need not be aligned. Puts the axes into the
-/// order that suits it.
+/// Copies a box of elements of 2, 4 or 8 bytes, which need not be aligned. Reorders the axes.
 void copy_box(CopyAxes& axes, std::size_t item_size, const std::byte* from, std::byte* to) noexcept;
 
 }  // namespace schuss::engine

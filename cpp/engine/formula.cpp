@@ -49,7 +49,7 @@ std::optional<Coefficients::Unrepresentable> Coefficients::first_unrepresentable
             if (i == rules::index::limit && too_large) continue;
             if (i == lr_index_ && !too_large) continue;
             if (i == rules::index::weight_decay && decay != rules::Decay::coupled) continue;
-            if (i == rules::index::keep && decay != rules::Decay::decoupled) continue;
+            if (i == rules::index::decay_factor && decay != rules::Decay::decoupled) continue;
             return Unrepresentable{i, float64_[i]};
         }
         return std::nullopt;

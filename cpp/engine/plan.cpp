@@ -32,12 +32,12 @@ Item::Item(std::size_t group_index, const std::vector<std::size_t>& shape,
     : group(group_index), layout(shape, operands, tile_elements()) {
     const Operand& parameter = operands[rules::parameter_operand];
     const Operand& gradient = operands[rules::gradient_operand];
-    formats = {parameter.number, gradient.number, numbers::compute_dtype(parameter.number)};
+    formats = {parameter.dtype, gradient.dtype, numbers::compute_dtype(parameter.dtype)};
     for (std::size_t i = 0; i < operands.size(); ++i) {
-        if (operands[i].role == Role::state) formats.state = operands[i].number;
+        if (operands[i].role == Role::state) formats.state = operands[i].dtype;
         data[i] = const_cast<std::byte*>(operands[i].data) + layout.offset(i);
     }
-    const std::size_t item_size = numbers::size_of(gradient.number);
+    const std::size_t item_size = numbers::size_of(gradient.dtype);
     const bool aligned = reinterpret_cast<std::size_t>(gradient.data) % item_size == 0;
     gradient_order = MemoryOrder(shape, parameter.strides, gradient.strides, item_size, aligned);
 }
@@ -122,7 +122,7 @@ void Plan::run(const Run& run) noexcept {
             }
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
             for (std::size_t tile = at.tile; tile < tiles; ++tile) {
-                item.layout.sweep(tile, item.data, pass, plan.scratch_[slot]);
+                run_pass(item.layout, tile, item.data, pass, plan.scratch_[slot]);
             }
         }
     };

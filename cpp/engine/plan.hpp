@@ -7,7 +7,10 @@
 
 #include "engine/formula.hpp"
 #include "engine/gradient_stats.hpp"
-#include "engine/layout.hpp"
+#include "engine/memory_order.hpp"
+#include "engine/scratch.hpp"
+#include "engine/tile_pass.hpp"
+#include "engine/tiles.hpp"
 #include "numbers/dtype.hpp"
 #include "rules/registry.hpp"
 

@@ -1,4 +1,4 @@
-// The number formats that arrays may have.
+// The number formats of arrays, as formats.def lists them.
 #pragma once
 
 #include <cstddef>
@@ -6,42 +6,76 @@
 
 namespace schuss::numbers {
 
-/// First those that updates are computed in.
-enum class DType : std::uint8_t { float32, float64, float16, bfloat16 };
-inline constexpr int dtype_count = 4;
-inline constexpr int compute_dtype_count = 2;
-
-constexpr std::size_t size_of(DType number) {
-    switch (number) {
-        case DType::float32:
-            return 4;
-        case DType::float64:
-            return 8;
-        default:
-            return 2;
-    }
-}
-
-/// What a number is computed in.
-constexpr DType compute_dtype(DType number) {
-    return number == DType::float64 ? DType::float64 : DType::float32;
-}
-
-/// The formats of a parameter, its gradient and its states. What is computed in float32 may be
-/// stored in any format that is, and states in it or in bfloat16.
-struct Formats {
-    DType parameter, gradient, state;
+/// IEEE 754 binary16 in memory: 5 bits of exponent, 10 of fraction.
+struct Float16 {
+    std::uint16_t bits;
 };
 
-/// One for each combination of formats, and the place of a combination among them.
-inline constexpr int combinations = 19;
-constexpr int kernel_index(const Formats& formats) {
-    const auto among_three = [](DType number) {
-        return number == DType::float32 ? 0 : number == DType::float16 ? 1 : 2;
+/// The upper half of a float32 in memory: 8 bits of exponent, 7 of fraction (Kalamkar et al., "A
+/// study of bfloat16 for deep learning training", 2019).
+struct Bfloat16 {
+    std::uint16_t bits;
+};
+
+enum class DType : std::uint8_t {
+#define SCHUSS_FORMAT(name, ...) name,
+#include "numbers/formats.def"
+};
+
+inline constexpr int dtype_count = 0
+#define SCHUSS_FORMAT(...) +1
+#include "numbers/formats.def"
+    ;
+
+/// How many formats updates are computed in. They come first.
+inline constexpr int compute_dtype_count = 0
+#define SCHUSS_FORMAT(name, stored, block, compute) +(DType::name == DType::compute)
+#include "numbers/formats.def"
+    ;
+
+constexpr const char* dtype_name(DType dtype) {
+    constexpr const char* names[] = {
+#define SCHUSS_FORMAT(name, ...) #name,
+#include "numbers/formats.def"
     };
-    if (formats.parameter == DType::float64) return 0;
-    const int of_state = formats.state == DType::float32 ? 0 : 1;
-    return 1 + (among_three(formats.parameter) * 3 + among_three(formats.gradient)) * 2 + of_state;
+    return names[static_cast<int>(dtype)];
 }
+
+/// The size of a block in bytes.
+constexpr std::size_t size_of(DType dtype) {
+    constexpr std::size_t sizes[] = {
+#define SCHUSS_FORMAT(name, stored, ...) sizeof(stored),
+#include "numbers/formats.def"
+    };
+    return sizes[static_cast<int>(dtype)];
+}
+
+/// The elements that are stored together.
+constexpr std::size_t block_of(DType dtype) {
+    constexpr std::size_t blocks[] = {
+#define SCHUSS_FORMAT(name, stored, block, compute) block,
+#include "numbers/formats.def"
+    };
+    return blocks[static_cast<int>(dtype)];
+}
+
+/// The format that updates of such elements are computed in.
+constexpr DType compute_dtype(DType dtype) {
+    constexpr DType dtypes[] = {
+#define SCHUSS_FORMAT(name, stored, block, compute) DType::compute,
+#include "numbers/formats.def"
+    };
+    return dtypes[static_cast<int>(dtype)];
+}
+
+/// StoredAs<dtype>::Type is the type of a block in memory.
+template <DType dtype>
+struct StoredAs;
+#define SCHUSS_FORMAT(name, stored, ...) \
+    template <>                          \
+    struct StoredAs<DType::name> {       \
+        using Type = stored;             \
+    };
+#include "numbers/formats.def"
 
 }  // namespace schuss::numbers

@@ -1,5 +1,5 @@
-// A double with a wider exponent, for products, quotients and norms that may leave a double's
-// range.
+// A double with a wider exponent, for products, quotients and norms that may leave the range of
+// double.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ struct Wide {
         exponent += power;
     }
 
-    /// Rounded, where no double has it: zero or an infinity, where it is too small or too large.
+    /// The nearest double: zero if the value is too small, an infinity if it is too large.
     double value() const { return std::ldexp(digits, exponent); }
 };
 
@@ -30,15 +30,15 @@ inline Wide operator/(const Wide& a, const Wide& b) {
     return Wide(a.digits / b.digits, a.exponent - b.exponent);
 }
 
-/// A number as power * power * scale, all of a format that is computed in.
+/// A number as power * power * scale, all in the compute type T.
 template <typename T>
 struct Factors {
     T power, scale;
 };
 
-/// Ordinarily the number itself and 1. Where the format takes it for zero or for infinite, both are
-/// normal numbers, so that x * power * power * scale is rounded once for every x: the powers of
-/// two come first, and neither they nor the rest leave the range where the result does not.
+/// Usually power is 1 and scale is the number. If T would make it zero or infinite, both factors
+/// are normal numbers such that x * power * power * scale rounds once for every x: the powers of
+/// two come first, and no intermediate product leaves the range unless the result does.
 template <typename T>
 Factors<T> factors_of(Wide x) {
     using Limits = std::numeric_limits<T>;
@@ -46,14 +46,14 @@ Factors<T> factors_of(Wide x) {
     const bool special = x.digits == 0 || !std::isfinite(x.digits);
     const T magnitude = std::fabs(whole);
     if (special || (magnitude >= Limits::min() && magnitude <= Limits::max())) return {1, whole};
-    // With less than the least, or more than the most, no product is anything but zero or infinite.
+    // Beyond these exponents every product is zero or infinite.
     constexpr int least = Limits::min_exponent - Limits::max_exponent;
     constexpr int most = 2 * Limits::max_exponent - 1;
     if (x.exponent < least || x.exponent > most) {
         x.digits = std::copysign(0.5, x.digits);
         x.exponent = std::clamp(x.exponent, least, most);
     }
-    // A rest below 1 where numbers become smaller, from 1 on where they become larger.
+    // The scale is below 1 where products become smaller, and at least 1 where they become larger.
     const int rest = x.exponent < 0 ? -(x.exponent & 1) : 2 - (x.exponent & 1);
     return {std::ldexp(T{1}, (x.exponent - rest) / 2), static_cast<T>(std::ldexp(x.digits, rest))};
 }

@@ -1,10 +1,10 @@
-// The sum of gradients, for one step of all of them. What stands in the parameter's place is the
-// sum; the first gradient takes the place of whatever was there.
+// The sum of gradients over several steps. The first array is the sum; the first gradient replaces
+// its content.
 #pragma once
 
 template <bool first>
 struct Accumulation : RateOnly {
-    static constexpr Names states{};
+    static constexpr States states{};
     static constexpr bool takes_gradients = true;
     static constexpr bool updates_parameters = false;
 

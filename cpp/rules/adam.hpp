@@ -1,10 +1,13 @@
-// Adam (Kingma & Ba, 2015, algorithm 1 in the order of its section 2: the corrections are folded
-// into the coefficients); AMSGrad (Reddi et al., 2018) divides by the largest v so far.
+// Adam (Kingma & Ba, 2015, algorithm 1, with the bias corrections folded into the coefficients as
+// in section 2). AMSGrad (Reddi et al., 2018) divides by the largest v so far.
 #pragma once
 
 template <bool amsgrad>
 struct Adam {
-    static constexpr Names states = amsgrad ? Names{"m", "v", "v_max"} : Names{"m", "v"};
+    static constexpr States states =
+        amsgrad ? States{State{"m"}, State{.name = "v", .nonnegative = true},
+                         State{.name = "v_max", .nonnegative = true}}
+                : States{State{"m"}, State{.name = "v", .nonnegative = true}};
     static constexpr Names hyperparameters{"lr",  "beta1",    "beta2",
                                            "eps", "eps_root", "bias_correction"};
     static constexpr bool takes_gradients = true;
@@ -15,17 +18,17 @@ struct Adam {
 
     template <typename T>
     struct Coefficients {
-        T beta1, one_minus_beta1, beta2, one_minus_beta2, rate, inv_bias2, eps_root, eps;
+        T beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_bias2, eps_root, eps;
     };
     static constexpr Names origins{"beta1", "beta1", "beta2",    "beta2",
                                    "lr",    "beta2", "eps_root", "eps"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const bool corrected = h.bias_correction != 0;
-        const double first = corrected ? 1 - ::pow(h.beta1, t) : 1;
-        const double second = corrected ? 1 - ::pow(h.beta2, t) : 1;
+        const double bias1 = corrected ? 1 - ::pow(h.beta1, t) : 1;
+        const double bias2 = corrected ? 1 - ::pow(h.beta2, t) : 1;
         return {h.beta1,      1 - h.beta1, h.beta2,    1 - h.beta2,
-                h.lr / first, 1 / second,  h.eps_root, h.eps};
+                h.lr / bias1, 1 / bias2,   h.eps_root, h.eps};
     }
 
     template <typename T>
@@ -37,7 +40,7 @@ struct Adam {
             v_max = v_max >= v || v_max != v_max ? v_max : v;  // NaN stays NaN
             second_moment = v_max;
         }
-        p = p - c.rate * m / (square_root(second_moment * c.inv_bias2 + c.eps_root) + c.eps);
+        p = p - c.step_size * m / (square_root(second_moment * c.inv_bias2 + c.eps_root) + c.eps);
     }
 
     template <typename T>

@@ -1,5 +1,5 @@
-// What a rule needs beyond the operators. The C library's functions, not std::sqrt: its overloads
-// are inline functions, which an unoptimised build would export from an AVX file.
+// Functions that rules need besides operators. They call the C library directly: std::sqrt has
+// inline overloads, which an unoptimised build would export from a file compiled for AVX.
 #pragma once
 
 struct Arithmetic {

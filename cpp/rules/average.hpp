@@ -1,10 +1,10 @@
-// An exponentially weighted average of arrays that change, such as the weights in training
-// (Polyak & Juditsky, 1992, with weights that forget). What stands in the parameter's place is the
-// average, in the gradient's the values; the rate of a step is beta.
+// An exponentially weighted average of changing arrays, such as the weights in training (Polyak &
+// Juditsky, 1992, but with exponential weights). The first array is the average and the second has
+// the values. Each step sets beta.
 #pragma once
 
 struct Average {
-    static constexpr Names states{};
+    static constexpr States states{};
     static constexpr Names hyperparameters{"beta"};
     static constexpr bool takes_gradients = false;
     static constexpr bool updates_parameters = false;
@@ -14,23 +14,24 @@ struct Average {
 
     template <typename T>
     struct Coefficients {
-        T keep, gain, loss;
+        T decay_factor, one_minus_beta, pull;
     };
-    static constexpr Names origins{"", "", ""};  // a beta next to 0 may count as 0, next to 1 as 1
+    static constexpr Names origins{"", "", ""};  // a beta that rounds to 0 or 1 is accepted
 
-    /// beta and 1-beta are rounded separately and do not add up to 1, so a long average with both
-    /// as weights would shrink or grow. It moves by a part of the distance instead. With a beta
-    /// below 1/2 nothing adds up, and the two weights are more exact.
+    /// beta and 1-beta are rounded separately and do not add up to 1, so a long average that uses
+    /// both as weights would shrink or grow. Instead, the average moves by a fraction of its
+    /// distance to the value. With beta below 1/2 this error does not accumulate, and the two
+    /// weights are more accurate.
     static Coefficients<double> coefficients(const Hyper& h, double) {
-        const double gain = 1 - h.beta;
-        return gain < 0.5 ? Coefficients<double>{1, gain, gain}
-                          : Coefficients<double>{h.beta, gain, 0};
+        const double one_minus_beta = 1 - h.beta;
+        return one_minus_beta < 0.5 ? Coefficients<double>{1, one_minus_beta, one_minus_beta}
+                                    : Coefficients<double>{h.beta, one_minus_beta, 0};
     }
 
-    /// The distance times the gain, in two products: what is finite has a finite average, however
-    /// large the distance.
+    /// Multiplies the distance in two products, so that finite values have a finite average however
+    /// large the distance is.
     template <typename T>
     static void update(T& average, T value, const Coefficients<T>& c) {
-        average = c.keep * average + (c.gain * value - c.loss * average);
+        average = c.decay_factor * average + (c.one_minus_beta * value - c.pull * average);
     }
 };

@@ -1,11 +1,11 @@
-// Weight decay, before the rule: coupled adds weight_decay*p to the gradient (an L2 cost);
-// decoupled shrinks the parameter (Loshchilov & Hutter, 2019, algorithm 2).
+// Weight decay, applied before the rule. Coupled decay adds weight_decay*p to the gradient (an L2
+// penalty). Decoupled decay shrinks the parameter (Loshchilov & Hutter, 2019, algorithm 2).
 #pragma once
 
 struct WeightDecay {
     template <typename T>
     struct Coefficients {
-        T weight_decay, keep;
+        T weight_decay, decay_factor;
     };
 
     static Coefficients<double> coefficients(double weight_decay, double lr) {
@@ -15,6 +15,6 @@ struct WeightDecay {
     template <Decay decay, typename T>
     static void apply(T& p, T& g, const Coefficients<T>& c) {
         if constexpr (decay == Decay::coupled) g = g + c.weight_decay * p;
-        if constexpr (decay == Decay::decoupled) p = p * c.keep;
+        if constexpr (decay == Decay::decoupled) p = p * c.decay_factor;
     }
 };

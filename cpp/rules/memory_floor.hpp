@@ -1,10 +1,11 @@
-// The yardstick of the benchmarks: the memory traffic of a rule with as many states, and additions
-// only, by the same sweep.
+// The lower bound in the benchmarks: the same loop and the memory traffic of a rule with this many
+// states, but additions only.
 #pragma once
 
 template <int count>
 struct MemoryFloor : RateOnly {
-    static constexpr Names states = count == 1 ? Names{"first"} : Names{"first", "second"};
+    static constexpr States states =
+        count == 1 ? States{State{"first"}} : States{State{"first"}, State{"second"}};
     static constexpr bool takes_gradients = false;
     static constexpr bool updates_parameters = false;
 

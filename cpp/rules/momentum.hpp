@@ -1,10 +1,10 @@
 // Momentum (Polyak, 1964), as an exponential average of the gradients (dampening = beta) or in the
-// classical form (dampening = 0); Nesterov's form looks one step of the velocity ahead.
+// classical form (dampening = 0). Nesterov's form looks one step of the velocity ahead.
 #pragma once
 
 template <bool nesterov>
 struct Momentum {
-    static constexpr Names states{"velocity"};
+    static constexpr States states{State{"velocity"}};
     static constexpr Names hyperparameters{"lr", "beta", "dampening", "bias_correction"};
     static constexpr bool takes_gradients = true;
     static constexpr bool updates_parameters = true;
@@ -14,18 +14,18 @@ struct Momentum {
 
     template <typename T>
     struct Coefficients {
-        T beta, gain, rate;
+        T beta, one_minus_dampening, step_size;
     };
     static constexpr Names origins{"beta", "dampening", "lr"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
-        const double inv_bias2 = h.bias_correction != 0 ? 1 / (1 - ::pow(h.beta, t)) : 1;
-        return {h.beta, 1 - h.dampening, h.lr * inv_bias2};
+        const double inv_bias = h.bias_correction != 0 ? 1 / (1 - ::pow(h.beta, t)) : 1;
+        return {h.beta, 1 - h.dampening, h.lr * inv_bias};
     }
 
     template <typename T>
     static void update(T& p, T g, T& v, const Coefficients<T>& c) {
-        v = c.beta * v + c.gain * g;
-        p = p - c.rate * (nesterov ? c.gain * g + c.beta * v : v);
+        v = c.beta * v + c.one_minus_dampening * g;
+        p = p - c.step_size * (nesterov ? c.one_minus_dampening * g + c.beta * v : v);
     }
 };

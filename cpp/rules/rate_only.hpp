@@ -1,4 +1,4 @@
-// What rules share that have one hyperparameter, the rate, and use it as it is.
+// The base of rules whose only hyperparameter is the learning rate, used as it is.
 #pragma once
 
 struct RateOnly {

@@ -16,9 +16,9 @@ namespace {
 #define SCHUSS_RULE(name, ...)
 #include "rules/rules.def"
 
-/// What stands before the rule's own.
+/// The coefficients before those of the rule.
 struct Common {
-    Gradient::Coefficients<double> gradient;
+    GradientTransform::Coefficients<double> gradient;
     WeightDecay::Coefficients<double> decay;
     double fine;
 };
@@ -27,6 +27,12 @@ static_assert(sizeof(Common) == index::own * sizeof(double));
 std::vector<std::string_view> list(const Names& names) {
     std::vector<std::string_view> result;
     for (const char* const* name = names.at; *name != nullptr; ++name) result.emplace_back(*name);
+    return result;
+}
+
+std::vector<State> list(const States& states) {
+    std::vector<State> result;
+    for (const State* state = states.at; state->name != nullptr; ++state) result.push_back(*state);
     return result;
 }
 
@@ -55,6 +61,12 @@ const std::vector<RuleInfo>& registry() {
     return entries;
 }
 
+std::vector<std::string_view> state_names(const RuleInfo& rule) {
+    std::vector<std::string_view> names;
+    for (const State& state : rule.states) names.emplace_back(state.name);
+    return names;
+}
+
 std::size_t find_rule(std::string_view name) {
     for (std::size_t i = 0; i < registry().size(); ++i) {
         if (name == registry()[i].name) return i;
@@ -62,10 +74,12 @@ std::size_t find_rule(std::string_view name) {
     throw std::invalid_argument("no rule is called " + std::string(name));
 }
 
-std::string_view origin(const RuleInfo& rule, std::size_t place) {
-    if (place == index::limit) return "clip_value";
-    if (place == index::weight_decay || place == index::keep) return "weight_decay";
-    return place < index::own ? "" : rule.origins.at(place - index::own);
+std::string_view origin(const RuleInfo& rule, std::size_t coefficient) {
+    if (coefficient == index::limit) return "clip_value";
+    if (coefficient == index::weight_decay || coefficient == index::decay_factor) {
+        return "weight_decay";
+    }
+    return coefficient < index::own ? "" : rule.origins.at(coefficient - index::own);
 }
 
 std::size_t lr_index(const RuleInfo& rule) {
@@ -78,7 +92,7 @@ std::size_t lr_index(const RuleInfo& rule) {
 Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters, double weight_decay,
                           double t, double limit) {
     Coefficients result = {};
-    // The first hyperparameter of every rule that weight decay enters is lr.
+    // Every rule that weight decay applies to has lr as its first hyperparameter.
     const Common common{
         {1, 1, limit}, WeightDecay::coefficients(weight_decay, hyperparameters[0]), 1};
     std::memcpy(result.data(), &common, sizeof common);

@@ -1,4 +1,5 @@
-// What the rest of the library may know of every rule: its names, and its coefficients for a step.
+// The registry of rules: their names, states and hyperparameters, and their coefficients for a
+// step.
 #pragma once
 
 #include <array>
@@ -11,24 +12,25 @@
 
 namespace schuss::rules {
 
-/// The coefficients of one step, in double, as they are laid out for the loop: the gradient's, the
-/// weight decay's, then the rule's.
+/// The coefficients of one step in double, in the order in which the loop reads them: those of the
+/// gradient, those of the weight decay, then those of the rule.
 using Coefficients = std::array<double, max_coefficients>;
 
-/// The places of the coefficients that all rules share, and of the first of the rule's own. fine:
-/// what the update is multiplied by; 1 unless the rate is too small for the format.
+/// The indices of the coefficients that all rules have, and of the first that belongs to the rule.
+/// The update is multiplied by `fine`, which is 1 unless the learning rate is too small for the
+/// number format.
 namespace index {
-inline constexpr std::size_t power = 0, scale = 1, limit = 2, weight_decay = 3, keep = 4, fine = 5,
-                             own = 6;
+inline constexpr std::size_t power = 0, scale = 1, limit = 2, weight_decay = 3, decay_factor = 4,
+                             fine = 5, own = 6;
 }
 
-/// So many steps can be counted, exactly in double too.
+/// The largest step count, which double still holds exactly.
 inline constexpr std::int64_t max_steps = (std::int64_t{1} << 53) - 1;
 
-/// One entry of rules.def. Its place in the book is its place in every level's table.
+/// One line of rules.def. Its index in the registry is its index in every level's table.
 struct RuleInfo {
     std::string_view name;
-    std::vector<std::string_view> states;
+    std::vector<State> states;
     std::vector<std::string_view> hyperparameters;
     std::vector<std::string_view> origins;
     void (*fill)(const double* hyperparameters, double t, Coefficients& coefficients);
@@ -36,17 +38,19 @@ struct RuleInfo {
 
 const std::vector<RuleInfo>& registry();
 
-/// The index of a rule in the book; throws std::invalid_argument if there is none.
+std::vector<std::string_view> state_names(const RuleInfo& rule);
+
+/// The index of a rule in the registry; throws std::invalid_argument if the name is unknown.
 std::size_t find_rule(std::string_view name);
 
-/// The hyperparameter that decides whether a format can hold a coefficient, or "".
-std::string_view origin(const RuleInfo& rule, std::size_t place);
+/// The hyperparameter that decides whether a number format can hold a coefficient, or "".
+std::string_view origin(const RuleInfo& rule, std::size_t coefficient);
 
-/// Where the rate lies among the coefficients; 0 if the rule has none.
+/// The index of the coefficient that lr determines; 0 if the rule has none.
 std::size_t lr_index(const RuleInfo& rule);
 
-/// Of gradients that are not scaled. hyperparameters: in the order of the entry's names; limit: how
-/// far from 0 the elements of gradients may be.
+/// The coefficients of step t, with a gradient scale of 1. `hyperparameters` has the order of the
+/// rule's names; `limit` bounds the magnitude of the gradient's elements.
 Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters, double weight_decay,
                           double t, double limit);
 

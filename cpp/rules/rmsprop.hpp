@@ -1,14 +1,16 @@
-// RMSprop (Tieleman & Hinton, 2012): the gradient over the root of its mean square. Centered
-// (Graves, 2013), the mean is taken off the mean square; with momentum, the scaled gradients pass
-// through a velocity called buffer.
+// RMSprop (Tieleman & Hinton, 2012): the gradient divided by the root of its mean square. The
+// centered form (Graves, 2013) subtracts the squared mean from the mean square. With momentum, the
+// scaled gradients are accumulated in a velocity, called buffer.
 #pragma once
 
 template <bool centered, bool buffered>
 struct RMSprop {
-    static constexpr Names states = centered && buffered ? Names{"square_average", "mean", "buffer"}
-                                    : centered           ? Names{"square_average", "mean"}
-                                    : buffered           ? Names{"square_average", "buffer"}
-                                                         : Names{"square_average"};
+    static constexpr State mean_square{.name = "square_average", .nonnegative = true};
+    static constexpr States states = centered && buffered
+                                         ? States{mean_square, State{"mean"}, State{"buffer"}}
+                                     : centered ? States{mean_square, State{"mean"}}
+                                     : buffered ? States{mean_square, State{"buffer"}}
+                                                : States{mean_square};
     static constexpr Names hyperparameters{"lr", "beta", "eps", "eps_root", "momentum"};
     static constexpr bool takes_gradients = true;
     static constexpr bool updates_parameters = true;
@@ -18,7 +20,7 @@ struct RMSprop {
 
     template <typename T>
     struct Coefficients {
-        T beta, rest, momentum, lr, eps, eps_root;
+        T beta, one_minus_beta, momentum, lr, eps, eps_root;
     };
     static constexpr Names origins{"beta", "beta", "momentum", "lr", "eps", "eps_root"};
 
@@ -28,12 +30,12 @@ struct RMSprop {
 
     template <typename T>
     static void update(T& p, T g, T& s, T& mean, T& buffer, const Coefficients<T>& c) {
-        s = c.beta * s + c.rest * (g * g);
+        s = c.beta * s + c.one_minus_beta * (g * g);
         T variance = s;
         if constexpr (centered) {
-            mean = c.beta * mean + c.rest * g;
+            mean = c.beta * mean + c.one_minus_beta * g;
             variance = s - mean * mean;
-            // Rounding can make it negative; written so that NaN stays NaN.
+            // Rounding can make it negative. This comparison keeps NaN.
             variance = variance < 0 ? 0 : variance;
         }
         const T root = square_root(variance + c.eps_root) + c.eps;

@@ -2,7 +2,7 @@
 #pragma once
 
 struct Sgd : RateOnly {
-    static constexpr Names states{};
+    static constexpr States states{};
     static constexpr bool takes_gradients = true;
     static constexpr bool updates_parameters = true;
 

@@ -1,4 +1,4 @@
-// What a fork of the process must not cut in two.
+// Work that a fork of the process must wait for.
 #pragma once
 
 #include <cstdint>
@@ -6,8 +6,8 @@
 
 namespace schuss::runtime {
 
-/// While one lives, on any thread, a fork waits. A child has none of the threads that were at work,
-/// so what they had begun would stay half done there. Not to be nested on one thread.
+/// Delays forks while it exists, on any thread. A child process has none of the other threads, so
+/// work that they had begun would stay half done in it. Must not be nested on one thread.
 class ForkGuard {
   public:
     ForkGuard() noexcept;
@@ -16,18 +16,19 @@ class ForkGuard {
     ForkGuard& operator=(const ForkGuard&) = delete;
 };
 
-/// What else there is to do at a fork, while nothing is at work: in the parent, and in the child.
+/// Registers handlers that run after a fork, while no guard exists: one in the parent, one in the
+/// child.
 using ForkHandler = void (*)();
 void at_fork(ForkHandler in_parent, ForkHandler in_child);
 
-/// Has a fork wait for what is under way before it calls the handlers of libraries that are loaded
-/// by now: the last to register is the first to be called.
+/// Registers our atfork handlers again, so that a fork waits for guards before it calls the
+/// handlers of the libraries loaded so far: handlers run in reverse order of registration.
 void reregister_atfork();
 
-/// How many forks lie between the first process and this one.
+/// The number of forks between the first process and this one.
 std::uint64_t fork_generation() noexcept;
 
-/// The thread that made this process by its fork, the only one that it has of its parent's.
+/// The thread whose fork created this process. It is the only one of the parent's threads here.
 std::thread::id forking_thread() noexcept;
 
 }  // namespace schuss::runtime

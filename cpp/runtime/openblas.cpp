@@ -23,9 +23,9 @@ namespace {
 
 using namespace std::string_view_literals;
 
-// The interface that OpenBLAS has had since 0.3.28. A call of BLAS comes as some jobs, which wait
-// for each other. Job i is do_job(slot, data + i * size, job_data), where a slot is the place of a
-// thread in OpenBLAS's tables (its buffer): no two threads may have the same at a time.
+// The interface of OpenBLAS since 0.3.28. A call of BLAS consists of jobs, which wait for each
+// other. Job i is do_job(slot, data + i * size, job_data). A slot is a thread's index in OpenBLAS's
+// tables (of buffers): no two threads may have the same slot at the same time.
 using DoJob = void (*)(int slot, void* data, int job_data);
 using Callback = void (*)(int sync, DoJob do_job, int jobs, std::size_t size, void* data,
                           int job_data);
@@ -36,9 +36,9 @@ struct Jobs {
     int job_data;
 };
 
-/// While the crew serves any library, its workers wait this long for the next call: nobody else's
-/// threads want the cores, and between two products a program makes some small steps.
-constexpr std::chrono::microseconds patience{1000};
+/// The spin time of workers while the pool serves a library: no other threads want the cores, and a
+/// program makes some small steps between two products.
+constexpr std::chrono::microseconds serving_spin_time{1000};
 
 class Library {
   public:
@@ -70,7 +70,7 @@ class Library {
     }
 
     std::string refusal() const {
-        constexpr int own_threads = 1;  // and not none, or OpenMP's
+        constexpr int own_threads = 1;  // 0 is a build without threads, 2 one with OpenMP
         if (parallel_() != own_threads) return "has no threads of its own";
         if (set_callback_ == nullptr) return "does not let others run its jobs, as 0.3.28 does";
         if (threads_ == nullptr || set_threads_ == nullptr || own_threads_ == nullptr ||
@@ -98,10 +98,10 @@ class Library {
 
     /// Runs the jobs of one call of BLAS.
     void run(const Jobs& jobs) noexcept {
-        const auto run_job = [](void* context, std::size_t job, std::size_t place) noexcept {
+        const auto run_job = [](void* context, std::size_t job, std::size_t slot) noexcept {
             const auto& [library, all] = *static_cast<const Call*>(context);
-            // From the last slot down: OpenBLAS's own threads have the first.
-            all.do_job(static_cast<int>(library.slots_ - 1 - place), all.data + job * all.size,
+            // From the last slot down: OpenBLAS's own threads have the first ones.
+            all.do_job(static_cast<int>(library.slots_ - 1 - slot), all.data + job * all.size,
                        all.job_data);
         };
         Call call{*this, jobs};
@@ -110,18 +110,18 @@ class Library {
         if (!done) run_with_own_threads(jobs);
     }
 
-    /// OpenBLAS ends its threads before a fork. Started again by the next call of BLAS, it would
-    /// take away the buffers of those who are in one then.
+    /// OpenBLAS ends its threads before a fork. If the next call of BLAS restarted them, OpenBLAS
+    /// would free buffers that concurrent calls still use.
     void restart() {
         if (served_) set_threads_(threads_());
     }
 
-    /// Whether it was never served before.
+    /// Whether the library was never served before.
     bool is_new() { return std::exchange(new_, false); }
 
-    /// In the child of a fork there is nobody within a call.
-    void begin_anew() {
-        std::construct_at(&switch_);  // another thread may have held it
+    /// Resets the state in the child of a fork, where no thread is in a call.
+    void reset_in_child() {
+        std::construct_at(&switch_);  // another thread may have locked it
         with_own_threads_ = 0;
         if (served_) set_callback_(callback_);
         restart();
@@ -134,7 +134,7 @@ class Library {
         const Jobs& jobs;
     };
 
-    /// The library's own, not that of a library that it uses; nullptr if it shows none.
+    /// A symbol that the library itself defines, not one of a library that it uses; or nullptr.
     void* symbol(const std::string& name) const {
         void* const address = ::dlsym(handle_, name.c_str());
         Dl_info info;
@@ -143,7 +143,7 @@ class Library {
         return own ? address : nullptr;
     }
 
-    /// The function openblas_<name>, under any of the names that builds give it.
+    /// Finds the function openblas_<name>, under any of the names that builds give it.
     template <class Function>
     void find(const std::string& name, Function*& function) const {
         for (const char* prefix : {"", "scipy_"}) {
@@ -161,7 +161,8 @@ class Library {
         return slots_ - std::min(slots_, own);
     }
 
-    /// As if we were not there. Other calls that begin meanwhile do without us too.
+    /// Runs the jobs as OpenBLAS does without us. Calls that begin meanwhile do not use the pool
+    /// either.
     void run_with_own_threads(const Jobs& jobs) noexcept {
         const auto change = [this](int by) {
             const std::lock_guard lock(switch_);
@@ -181,7 +182,7 @@ class Library {
     void (*set_threads_)(int) = nullptr;
     void (*set_callback_)(Callback) = nullptr;
     OwnThreads own_threads_ = nullptr;
-    const volatile int* started_ = nullptr;  // threads, the caller's included
+    const volatile int* started_ = nullptr;  // threads, including the caller's
     const Callback* callback_now_ = nullptr;
     std::size_t slots_ = 0;
 
@@ -192,12 +193,12 @@ class Library {
     Callback callback_ = nullptr;
 };
 
-/// More than a process has of them.
-constexpr std::size_t most_libraries = 8;
-/// Never taken down: a thread may be within BLAS when the process ends.
-auto& libraries = *new std::array<std::unique_ptr<Library>, most_libraries>;
+/// More than a process loads.
+constexpr std::size_t max_libraries = 8;
+/// Never destroyed: a thread may be in BLAS when the process ends.
+auto& libraries = *new std::array<std::unique_ptr<Library>, max_libraries>;
 
-/// OpenBLAS does not say which library calls, so each has a function of its own.
+/// OpenBLAS does not tell which library calls, so each library has its own function.
 template <std::size_t library>
 void serve_library(int, DoJob do_job, int jobs, std::size_t size, void* data, int job_data) {
     if (jobs <= 0) return;
@@ -209,13 +210,13 @@ template <std::size_t... i>
 constexpr std::array<Callback, sizeof...(i)> callbacks_of(std::index_sequence<i...>) {
     return {&serve_library<i>...};
 }
-constexpr auto callbacks = callbacks_of(std::make_index_sequence<most_libraries>());
+constexpr auto callbacks = callbacks_of(std::make_index_sequence<max_libraries>());
 
-/// The place of a library; most_libraries if it is not among them.
-std::size_t kernel_index(const std::string& path) {
+/// The index of a library; max_libraries if it is unknown.
+std::size_t library_index(const std::string& path) {
     const auto is = [&path](const auto& each) { return each != nullptr && each->path() == path; };
-    const auto place = std::find_if(libraries.begin(), libraries.end(), is);
-    return static_cast<std::size_t>(place - libraries.begin());
+    const auto found = std::find_if(libraries.begin(), libraries.end(), is);
+    return static_cast<std::size_t>(found - libraries.begin());
 }
 
 void for_all(void (Library::*action)()) {
@@ -224,24 +225,24 @@ void for_all(void (Library::*action)()) {
     }
 }
 
-/// Adds what a loaded object is called to a list of such paths.
-int note_path(dl_phdr_info* object, std::size_t, void* paths) {
+/// Appends the path of a loaded object to a list.
+int append_path(dl_phdr_info* object, std::size_t, void* paths) {
     static_cast<std::vector<std::string>*>(paths)->emplace_back(object->dlpi_name);
     return 0;
 }
 
 void look_for_new_libraries() {
     std::vector<std::string> paths;
-    ::dl_iterate_phdr(&note_path, &paths);
+    ::dl_iterate_phdr(&append_path, &paths);
     for (const std::string& path : paths) {
         const bool may_be = path.find("blas", path.rfind('/') + 1) != path.npos;
         const auto free = std::find(libraries.begin(), libraries.end(), nullptr);
-        if (!may_be || kernel_index(path) != most_libraries || free == libraries.end()) continue;
+        if (!may_be || library_index(path) != max_libraries || free == libraries.end()) continue;
         void* const handle = ::dlopen(path.c_str(), RTLD_NOW | RTLD_NOLOAD);
         if (handle == nullptr) continue;
         auto found = std::make_unique<Library>(path, handle);
         if (found->is_openblas()) {
-            *free = std::move(found);  // whoever may be served must stay loaded
+            *free = std::move(found);  // a library that may be served must stay loaded
         } else {
             ::dlclose(handle);
         }
@@ -264,18 +265,18 @@ std::vector<OpenBlas> find_openblas() {
 bool serve_openblas(const std::string& path, bool serve) {
     static std::once_flag registered;
     std::call_once(registered, [] {
-        at_fork([] { for_all(&Library::restart); }, [] { for_all(&Library::begin_anew); });
+        at_fork([] { for_all(&Library::restart); }, [] { for_all(&Library::reset_in_child); });
     });
-    const std::size_t place = kernel_index(path);
-    if (place == most_libraries) return false;
-    Library& library = *libraries[place];
+    const std::size_t index = library_index(path);
+    if (index == max_libraries) return false;
+    Library& library = *libraries[index];
     if (serve && !library.refusal().empty()) return false;
     if (serve && library.is_new()) reregister_atfork();
-    library.serve(serve, callbacks[place]);
+    library.serve(serve, callbacks[index]);
     const bool any = std::any_of(libraries.begin(), libraries.end(), [](const auto& each) {
         return each != nullptr && each->served();
     });
-    set_spin_time(any ? patience : default_spin_time);
+    set_spin_time(any ? serving_spin_time : default_spin_time);
     return true;
 }
 

@@ -1,5 +1,5 @@
-// One crew for BLAS as well: OpenBLAS lets a program run its jobs, and then has no threads of its
-// own that fight with ours for the cores.
+// One thread pool for BLAS as well: OpenBLAS lets a program run its jobs, so that its own threads
+// do not compete with ours for the cores.
 #pragma once
 
 #include <string>
@@ -11,14 +11,14 @@ namespace schuss::runtime {
 struct OpenBlas {
     std::string path;
     std::string version;
-    std::string refusal;  // why the crew cannot serve it; empty if it can
+    std::string refusal;  // why the pool cannot serve it; empty if it can
     bool served;
 };
 
-/// Looks for OpenBLAS among the loaded libraries.
+/// Finds OpenBLAS among the loaded libraries.
 std::vector<OpenBlas> find_openblas();
 
-/// Lets the crew serve the library, or no longer. False if it cannot.
+/// Starts or stops running the jobs of a library on the pool. Returns false if that is impossible.
 bool serve_openblas(const std::string& path, bool serve);
 
 }  // namespace schuss::runtime

@@ -1,4 +1,4 @@
-// While a sweep runs, subnormal numbers are zero: a moment that decays to nothing must not slow
+// Kernels treat subnormal numbers as zero: otherwise a moment that decays to zero would slow
 // training down by the hundredfold cost of subnormal arithmetic.
 #pragma once
 
@@ -12,11 +12,11 @@
 
 namespace schuss::runtime {
 
-/// Sets this thread's floating-point mode (round to nearest, no traps, subnormals are zero as
-/// operands and as results) and restores the caller's when it goes.
+/// Sets this thread's floating-point mode (round to nearest, no traps, subnormal operands and
+/// results are zero), and restores the caller's mode when it is destroyed.
 class SubnormalsAreZero {
   public:
-    SubnormalsAreZero() : callers_(mode()) { set_mode(sweeping); }
+    SubnormalsAreZero() : callers_(mode()) { set_mode(kernel_mode); }
     ~SubnormalsAreZero() { set_mode(callers_); }
     SubnormalsAreZero(const SubnormalsAreZero&) = delete;
     SubnormalsAreZero& operator=(const SubnormalsAreZero&) = delete;
@@ -24,8 +24,8 @@ class SubnormalsAreZero {
   private:
 #if defined(__aarch64__)
     using Mode = std::uint64_t;
-    static constexpr Mode sweeping = Mode{1} << 24;  // FPCR: FZ
-    static constexpr Mode ordinary = 0;
+    static constexpr Mode kernel_mode = Mode{1} << 24;  // FPCR: FZ
+    static constexpr Mode default_mode = 0;
     static Mode mode() {
         Mode value;
         __asm__ volatile("mrs %0, fpcr" : "=r"(value));
@@ -34,8 +34,8 @@ class SubnormalsAreZero {
     static void set_mode(Mode value) { __asm__ volatile("msr fpcr, %0" : : "r"(value) : "memory"); }
 #else
     using Mode = unsigned;
-    static constexpr Mode sweeping = 0x1f80 | 0x8000 | 0x0040;  // MXCSR: all masked, FTZ, DAZ
-    static constexpr Mode ordinary = 0x1f80;
+    static constexpr Mode kernel_mode = 0x1f80 | 0x8000 | 0x0040;  // MXCSR: all masked, FTZ, DAZ
+    static constexpr Mode default_mode = 0x1f80;
     static Mode mode() { return _mm_getcsr(); }
     static void set_mode(Mode value) { _mm_setcsr(value); }
 #endif
@@ -45,9 +45,9 @@ class SubnormalsAreZero {
     friend void use_default_mode();
 };
 
-/// Gives this thread the mode that programs start with.
+/// Sets this thread's mode to the one that programs start with.
 inline void use_default_mode() {
-    SubnormalsAreZero::set_mode(SubnormalsAreZero::ordinary);
+    SubnormalsAreZero::set_mode(SubnormalsAreZero::default_mode);
 }
 
 }  // namespace schuss::runtime

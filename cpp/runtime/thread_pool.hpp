@@ -1,8 +1,8 @@
-// The threads that share the tiles of a step.
+// The thread pool.
 //
-// Workers sleep when there is nothing to do, and are woken for work that is worth it. Tiles are
-// claimed one by one from a counter; the caller claims them too, and in the end waits only for
-// workers that have begun: one that wakes too late, because other threads hold its core, costs
+// Workers sleep when there is nothing to do, and are woken for work that takes long enough. Threads
+// claim tasks one by one from a counter. The caller claims tasks too, and at the end waits only for
+// workers that have begun: a worker that wakes too late, because another thread has its core, costs
 // nothing.
 #pragma once
 
@@ -11,43 +11,44 @@
 
 namespace schuss::runtime {
 
-/// What the crew does: run(context, tile, place) for each tile, in any order, each on some thread.
-/// No two threads have the same place at a time; places count from 0, the caller's.
+/// Work for the pool: run(context, task, slot) for each task, in any order and on any thread. No
+/// two threads have the same slot at the same time. Slot 0 is the caller's.
 struct Work {
-    void (*run)(void* context, std::size_t tile, std::size_t place) noexcept;
+    void (*run)(void* context, std::size_t task, std::size_t slot) noexcept;
     void* context;
-    std::size_t tiles;
-    bool wake_workers;  // whether it takes much longer than a worker needs to wake
+    std::size_t tasks;
+    bool wake_workers;  // whether the work takes much longer than a worker needs to wake
 };
 
-/// Does all of the work on at most so many threads, this one among them. Work that comes while the
-/// crew is at work for another thread is done on its caller's thread alone, and so is work that is
-/// not worth waking for, unless calls follow each other closely.
+/// The maximum number of threads, more than a machine has cores.
+inline constexpr std::size_t max_threads = 1024;
+
+/// Runs all tasks on at most this many threads, including the caller's. The caller runs them alone
+/// if the pool is busy for another thread, or if wake_workers is false and the previous call ended
+/// longer ago than the spin time.
 void parallel_for(const Work& work, std::size_t threads) noexcept;
 
-/// Does the work with each tile on a thread of its own, all at the same time, so that they may wait
-/// for each other; itself it waits until the crew is free, and a fork waits for it. False, and
-/// nothing is done, if there cannot be so many threads, or if this thread is at work for the crew
-/// already.
+/// Runs every task on its own thread, all at the same time, so that tasks may wait for each other.
+/// Blocks until the pool is free, and delays fork(). Returns false, having done nothing, if there
+/// cannot be that many threads or if this thread is already running a task.
 bool run_concurrently(const Work& work) noexcept;
 
-/// Calls that follow each other within this time follow closely: workers wait awake for the next.
-void set_spin_time(std::chrono::microseconds patience);
+/// Sets how long workers wait awake for the next call before they sleep. They do so only while
+/// calls follow each other within this time.
+void set_spin_time(std::chrono::microseconds time);
 inline constexpr std::chrono::microseconds default_spin_time{50};
 
-/// To be called once, before there are threads that fork: a child has no crew until it needs one.
+/// Must be called once, before there are threads that fork. A child process has no pool until it
+/// needs one.
 void prepare_for_fork();
 
-/// The workers that there are, for tests.
+/// The current number of workers, for tests.
 std::size_t workers();
 
-/// Threads a step may use.
+/// The maximum number of threads of a step.
 std::size_t threads();
 
-/// Another number of threads for the steps from now on; returns the one before.
+/// Sets the maximum for steps from now on, and returns the previous one.
 std::size_t set_threads(std::size_t threads);
-
-/// More than anyone has cores.
-inline constexpr std::size_t max_threads = 1024;
 
 }  // namespace schuss::runtime

@@ -1,4 +1,5 @@
-// Which table: the levels this build has, those this processor can run, and the one in use.
+// The choice of the level: those in this build, those that this processor can run, and the current
+// one.
 #pragma once
 
 #include <string>
@@ -9,13 +10,15 @@
 
 namespace schuss::sweep {
 
-/// The levels that this processor and operating system can run, from the least to the best.
+/// The levels that this processor and operating system can run, from the least capable to the most
+/// capable.
 std::vector<const Level*> available_levels();
 
-/// The level in use: the best available until use_level names another.
+/// The current level: the most capable available one until use_level selects another.
 const Level& level();
 
-/// Takes a level by its name; throws std::invalid_argument if it is unknown or not available here.
+/// Selects a level by its name; throws std::invalid_argument if it is unknown or not available
+/// here.
 void use_level(std::string_view name);
 
 }  // namespace schuss::sweep

@@ -1,9 +1,10 @@
-// The one loop. Each isa/*.cpp defines SCHUSS_LEVEL and includes this file, and is compiled with
-// its own flags; so nothing here may be visible to the linker but the level's table: all lies in an
-// anonymous namespace, and no standard template is used.
+// The one loop. Each isa/*.cpp defines SCHUSS_LEVEL, includes this file, and is compiled with its
+// own flags. The linker may see nothing of it but the level's table. Therefore everything is in an
+// anonymous namespace, and nothing uses a standard template.
 
 #include <math.h>
 
+#include "runtime/cpu.hpp"
 #include "sweep/level.hpp"
 
 #define SCHUSS_TEXT(x) #x
@@ -20,12 +21,16 @@
 namespace schuss::sweep {
 namespace {
 
+using numbers::Bfloat16;
 using numbers::DType;
+using numbers::Float16;
 using numbers::Formats;
 using rules::Decay;
 using rules::Names;
+using rules::State;
+using rules::States;
 
-#include "numbers/numbers.hpp"
+#include "numbers/conversions.hpp"
 #include "numbers/random.hpp"
 #include "rules/arithmetic.hpp"
 #include "rules/decay.hpp"
@@ -34,25 +39,16 @@ using rules::Names;
 #define SCHUSS_RULE(name, ...)
 #include "rules/rules.def"
 
-constexpr int count(const Names& names) {
+constexpr int count(const States& states) {
     int n = 0;
-    while (names.at[n] != nullptr) ++n;
+    while (states.at[n].name != nullptr) ++n;
     return n;
 }
 
-template <bool first, typename A, typename B>
-struct Choose {
-    using Type = A;
-};
-template <typename A, typename B>
-struct Choose<false, A, B> {
-    using Type = B;
-};
-
-/// As rules::coefficients lays them out.
+/// The coefficients before those of the rule, in the order of rules::coefficients.
 template <typename T>
 struct Common {
-    Gradient::Coefficients<T> gradient;
+    GradientTransform::Coefficients<T> gradient;
     WeightDecay::Coefficients<T> decay;
     T fine;
 };
@@ -62,95 +58,101 @@ struct Coefficients : Common<T> {
     typename Rule::template Coefficients<T> rule;
 };
 
-/// The random bits of one state, element by element; none where they are not needed.
+/// The random bits that round one state, element by element; 0 for formats that need none.
 template <typename Stored>
-struct Chance {
-    explicit Chance(const Stream&) {}
+struct RoundingBits {
+    explicit RoundingBits(const Stream&) {}
     std::uint32_t bits() const { return 0; }
     void next() {}
 };
 
 template <>
-struct Chance<Bfloat16> {
-    explicit Chance(const Stream& stream)
+struct RoundingBits<Bfloat16> {
+    explicit RoundingBits(const Stream& stream)
         : random(key_of(stream.key, stream.first)),
-          at(random.begin(static_cast<std::uint32_t>(stream.first))) {}
-    std::uint32_t bits() const { return random.at(at); }
-    void next() { at += RandomBits::stride; }
+          counter(random.begin(static_cast<std::uint32_t>(stream.first))) {}
+    std::uint32_t bits() const { return random.at(counter); }
+    void next() { counter += RandomBits::stride; }
 
     RandomBits random;
-    std::uint32_t at;
+    std::uint32_t counter;
 };
 
-/// Body and tail are this one loop: the compiler makes both from it. It may, since the arrays never
-/// overlap (the caller sees to that), and it must be told so.
+/// The compiler generates both the vector body and the scalar tail from this loop. The caller
+/// guarantees that the arrays do not overlap; the pragma tells the compiler so.
 template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
 void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S*... state,
-          Chance<S>... chance) {
+          RoundingBits<S>... random) {
     SCHUSS_NO_ALIASING
     for (std::size_t i = 0; i < count; ++i) {
-        Element<T, P> parameter(p[i]);
+        ScopedValue<T, P> parameter(p[i]);
         T gradient = loaded(g[i]);
-        if constexpr (Rule::takes_gradients) gradient = Gradient::treated(gradient, c.gradient);
+        if constexpr (Rule::takes_gradients) {
+            gradient = GradientTransform::transform(gradient, c.gradient);
+        }
         WeightDecay::apply<decay>(static_cast<T&>(parameter), gradient, c.decay);
         Rule::update(static_cast<T&>(parameter), gradient,
-                     static_cast<T&>(StateElement<T, S>(state[i], chance.bits()))..., c.rule);
-        (chance.next(), ...);
+                     static_cast<T&>(ScopedState<T, S>(state[i], random.bits()))..., c.rule);
+        (random.next(), ...);
     }
 }
 
-/// What run_in_pieces needs of a kernel: the same for gradients in T, and that of the update alone.
-struct Parts {
-    Kernel whole, update;
+/// The arguments of run_in_pieces that depend on the rule: the same kernel for gradients in T, and
+/// the kernel that computes an update from zero.
+struct PieceKernels {
+    Kernel same, update;
     Decay decay;
     int states;
     std::size_t state_size, coefficients_size;
 };
 
 template <typename T>
-void decay_as(Decay decay, T& p, T& g, const WeightDecay::Coefficients<T>& c) {
+void apply_decay(Decay decay, T& p, T& g, const WeightDecay::Coefficients<T>& c) {
     if (decay == Decay::coupled) WeightDecay::apply<Decay::coupled>(p, g, c);
     if (decay == Decay::decoupled) WeightDecay::apply<Decay::decoupled>(p, g, c);
 }
 
-/// A kernel whose scale or rate T cannot hold, a piece after the other: with the gradients scaled
-/// before, and the update made small afterwards. So seldom that the loop shall not pay for it.
+/// Runs a kernel whose gradient scale or learning rate T cannot hold, piece by piece: it scales the
+/// gradients first and multiplies the updates by the rest of the rate afterwards. This is rare, so
+/// the loop itself does not handle it.
 template <typename T, typename P, typename G>
 [[gnu::noinline]] void run_in_pieces(std::byte* const* operands, std::size_t n,
                                      const void* coefficients, const Stream* streams,
-                                     const Parts& parts) {
-    constexpr std::size_t most = 256;
+                                     const PieceKernels& kernels) {
+    constexpr std::size_t piece_size = 256;
     Common<T> c;
     __builtin_memcpy(&c, coefficients, sizeof c);
-    const bool apart = c.fine != 1;
-    const Common<T> ordinary = {{1, 1, apart ? T(HUGE_VAL) : c.gradient.limit}, c.decay, 1};
-    alignas(T) std::byte others[rules::max_coefficients * sizeof(T)];
-    __builtin_memcpy(others, coefficients, parts.coefficients_size);
-    __builtin_memcpy(others, &ordinary, sizeof ordinary);
+    const bool scales_update = c.fine != 1;
+    const Common<T> ordinary = {{1, 1, scales_update ? T(HUGE_VAL) : c.gradient.limit}, c.decay, 1};
+    alignas(T) std::byte rest[rules::max_coefficients * sizeof(T)];
+    __builtin_memcpy(rest, coefficients, kernels.coefficients_size);
+    __builtin_memcpy(rest, &ordinary, sizeof ordinary);
 
-    T gradient[most], parameter[most], update[most];
-    for (std::size_t done = 0; done < n; done += most) {
-        const std::size_t left = n - done < most ? n - done : most;
+    T gradient[piece_size], parameter[piece_size], update[piece_size];
+    for (std::size_t done = 0; done < n; done += piece_size) {
+        const std::size_t left = n - done < piece_size ? n - done : piece_size;
         P* const p = reinterpret_cast<P*>(operands[0]) + done;
         const G* const g = reinterpret_cast<const G*>(operands[1]) + done;
         for (std::size_t i = 0; i < left; ++i) {
-            gradient[i] = Gradient::scaled(loaded(g[i]), c.gradient);
-            if (!apart) continue;
-            gradient[i] = Gradient::limited(gradient[i], c.gradient);
+            gradient[i] = GradientTransform::scale(loaded(g[i]), c.gradient);
+            if (!scales_update) continue;
+            gradient[i] = GradientTransform::clip(gradient[i], c.gradient);
             parameter[i] = loaded(p[i]);
-            update[i] = -T{0};  // what a sum leaves as it is, -0 too
-            decay_as(parts.decay, parameter[i], gradient[i], c.decay);
+            update[i] = -T{0};  // a sum leaves it as it is, even -0
+            apply_decay(kernels.decay, parameter[i], gradient[i], c.decay);
         }
         std::byte* piece[rules::max_operands] = {reinterpret_cast<std::byte*>(p),
                                                  reinterpret_cast<std::byte*>(gradient)};
-        if (apart) piece[0] = reinterpret_cast<std::byte*>(update);
+        if (scales_update) piece[0] = reinterpret_cast<std::byte*>(update);
         Stream stream[rules::max_states] = {};
-        for (int k = 0; k < parts.states; ++k) {
-            piece[2 + k] = operands[2 + k] + done * parts.state_size;
-            if (parts.state_size < sizeof(T)) stream[k] = {streams[k].key, streams[k].first + done};
+        for (int k = 0; k < kernels.states; ++k) {
+            piece[2 + k] = operands[2 + k] + done * kernels.state_size;
+            if (kernels.state_size < sizeof(T)) {
+                stream[k] = {streams[k].key, streams[k].first + done};
+            }
         }
-        (apart ? parts.update : parts.whole)(piece, left, others, stream);
-        for (std::size_t i = 0; apart && i < left; ++i) {
+        (scales_update ? kernels.update : kernels.same)(piece, left, rest, stream);
+        for (std::size_t i = 0; scales_update && i < left; ++i) {
             store(p[i], parameter[i] + update[i] * c.fine);
         }
     }
@@ -159,77 +161,71 @@ template <typename T, typename P, typename G>
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
 [[gnu::noinline]] void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
                               const Stream* streams) {
-    // A copy, so that no store through T* can be taken to change it.
+    // A copy: the compiler then knows that stores through T* do not change it.
     const auto c = *static_cast<const Coefficients<Rule, T>*>(coefficients);
     if constexpr (Rule::takes_gradients) {
         if (c.gradient.power != 1 || c.fine != 1) {
             static_assert(sizeof c <= rules::max_coefficients * sizeof(T));
-            const Parts parts = {&kernel<Rule, decay, T, P, T, S>,
-                                 &kernel<Rule, Decay::none, T, T, T, S>,
-                                 decay,
-                                 count(Rule::states),
-                                 sizeof(S),
-                                 sizeof c};
-            return run_in_pieces<T, P, G>(operands, n, coefficients, streams, parts);
+            const PieceKernels kernels = {&kernel<Rule, decay, T, P, T, S>,
+                                          &kernel<Rule, Decay::none, T, T, T, S>,
+                                          decay,
+                                          count(Rule::states),
+                                          sizeof(S),
+                                          sizeof c};
+            return run_in_pieces<T, P, G>(operands, n, coefficients, streams, kernels);
         }
     }
     P* const p = reinterpret_cast<P*>(operands[0]);
     const G* const g = reinterpret_cast<const G*>(operands[1]);
     const auto state = [operands](int i) { return reinterpret_cast<S*>(operands[2 + i]); };
-    const auto chance = [streams](int i) { return Chance<S>(streams[i]); };
+    const auto random = [streams](int i) { return RoundingBits<S>(streams[i]); };
     constexpr int states = count(Rule::states);
     static_assert(states <= rules::max_states);
     if constexpr (states == 0) loop<Rule, decay, T, P, G>(n, c, p, g);
-    if constexpr (states == 1) loop<Rule, decay, T, P, G, S>(n, c, p, g, state(0), chance(0));
+    if constexpr (states == 1) loop<Rule, decay, T, P, G, S>(n, c, p, g, state(0), random(0));
     if constexpr (states == 2) {
-        loop<Rule, decay, T, P, G, S, S>(n, c, p, g, state(0), state(1), chance(0), chance(1));
+        loop<Rule, decay, T, P, G, S, S>(n, c, p, g, state(0), state(1), random(0), random(1));
     }
     if constexpr (states == 3) {
-        loop<Rule, decay, T, P, G, S, S, S>(n, c, p, g, state(0), state(1), state(2), chance(0),
-                                            chance(1), chance(2));
+        loop<Rule, decay, T, P, G, S, S, S>(n, c, p, g, state(0), state(1), state(2), random(0),
+                                            random(1), random(2));
     }
 }
 
-/// Fills the table of a rule. What is in the parameter's place of a rule that updates no parameters
-/// has the format that is computed in; a rule without states needs no formats of states.
-template <class Rule, Decay decay>
-struct Combinations {
-    template <typename P, typename G>
-    static constexpr void add(Kernel* at, DType p, DType g) {
-        if constexpr (Rule::updates_parameters || sizeof(P) == sizeof(float)) {
-            constexpr bool in_half = Rule::updates_parameters && count(Rule::states) > 0;
-            using Half = typename Choose<in_half, Bfloat16, float>::Type;
-            at[numbers::kernel_index(Formats{p, g, DType::float32})] =
-                &kernel<Rule, decay, float, P, G, float>;
-            at[numbers::kernel_index(Formats{p, g, DType::bfloat16})] =
-                &kernel<Rule, decay, float, P, G, Half>;
-        }
+/// The kernel for a combination of formats, nullptr if the rule is never run with it. A rule that
+/// updates no parameters has a first array in a compute type, and its states are not rounded
+/// stochastically.
+template <class Rule, Decay decay, int combination>
+constexpr Kernel kernel_for() {
+    using numbers::StoredAs;
+    constexpr Formats formats = numbers::combinations.at[combination];
+    constexpr DType compute = numbers::compute_dtype(formats.parameter);
+    if constexpr (Rule::updates_parameters ||
+                  (decay == Decay::none && formats.parameter == compute)) {
+        constexpr bool may_round = Rule::updates_parameters && count(Rule::states) > 0;
+        return &kernel<Rule, decay, typename StoredAs<compute>::Type,
+                       typename StoredAs<formats.parameter>::Type,
+                       typename StoredAs<formats.gradient>::Type,
+                       typename StoredAs<may_round ? formats.state : compute>::Type>;
+    } else {
+        return nullptr;
     }
+}
 
-    template <typename P>
-    static constexpr void add(Kernel* at, DType p) {
-        add<P, float>(at, p, DType::float32);
-        add<P, Float16>(at, p, DType::float16);
-        add<P, Bfloat16>(at, p, DType::bfloat16);
+template <class Rule, Decay decay, int combination = 0>
+constexpr void fill(Kernels& kernels) {
+    if constexpr (combination < numbers::combinations.count) {
+        kernels.at[static_cast<int>(decay)][combination] = kernel_for<Rule, decay, combination>();
+        fill<Rule, decay, combination + 1>(kernels);
     }
-
-    static constexpr void fill(Kernels& kernels) {
-        if constexpr (decay == Decay::none || Rule::updates_parameters) {
-            Kernel* const at = kernels.at[static_cast<int>(decay)];
-            at[0] = &kernel<Rule, decay, double, double, double, double>;
-            add<float>(at, DType::float32);
-            add<Float16>(at, DType::float16);
-            add<Bfloat16>(at, DType::bfloat16);
-        }
-    }
-};
+}
 
 template <class Rule>
 constexpr Kernels kernels_of() {
     Kernels kernels = {};
-    Combinations<Rule, Decay::none>::fill(kernels);
-    Combinations<Rule, Decay::coupled>::fill(kernels);
-    Combinations<Rule, Decay::decoupled>::fill(kernels);
+    fill<Rule, Decay::none>(kernels);
+    fill<Rule, Decay::coupled>(kernels);
+    fill<Rule, Decay::decoupled>(kernels);
     return kernels;
 }
 
@@ -238,21 +234,21 @@ constexpr Kernels table[] = {
 #include "rules/rules.def"
 };
 
-/// A loop that reads but one array is as fast as its data are asked for: measured, 8 KB ahead makes
-/// it 1.4 times as fast as the processor's own guesses. Whether there is anything does not matter.
+/// A loop that reads a single array is bound by memory latency. Measured: prefetching 8 KB ahead
+/// makes it 1.4 times as fast as the hardware prefetcher alone. The address may be past the end.
 inline void prefetch(const void* address) {
     __builtin_prefetch(
         reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address) + 8192));
 }
 
 template <typename Stored, bool scaled>
-bool survey(const void* elements, std::size_t count, std::size_t lane, double* lanes,
-            double scale) {
+bool sum_squares(const void* elements, std::size_t count, std::size_t lane, double* lanes,
+                 double scale) {
     using T = decltype(loaded(Stored{}));
-    constexpr std::size_t all = survey_lanes;
+    constexpr std::size_t all = stats_lanes;
     const Stored* const x = static_cast<const Stored*>(elements);
     double sums[all];
-    T zeros[all] = {};  // but NaN where an element is not finite
+    T zeros[all] = {};  // NaN in lanes with an element that is not finite
     for (std::size_t k = 0; k < all; ++k) sums[k] = lanes[k];
     const auto take = [&](Stored element, std::size_t k) {
         const T value = loaded(element);
@@ -276,36 +272,43 @@ bool survey(const void* elements, std::size_t count, std::size_t lane, double* l
     return finite;
 }
 
-template <typename Stored>
-constexpr Format format(Store store) {
-    return {&survey<Stored, false>, &survey<Stored, true>, store};
-}
-
-template <typename Stored>
+template <typename Compute, typename Stored>
 void store_all(const void* from, void* to, std::size_t count) {
-    const float* const x = static_cast<const float*>(from);
+    const Compute* const x = static_cast<const Compute*>(from);
     Stored* const y = static_cast<Stored*>(to);
     SCHUSS_NO_ALIASING
     for (std::size_t i = 0; i < count; ++i) store(y[i], x[i]);
 }
 
-// A feature's macro expands to 1 where the compiler may use it, and to itself where not.
+template <DType dtype>
+constexpr Format format() {
+    constexpr DType compute = numbers::compute_dtype(dtype);
+    using Compute = typename numbers::StoredAs<compute>::Type;
+    using Stored = typename numbers::StoredAs<dtype>::Type;
+    Store store = nullptr;
+    if constexpr (dtype != compute) store = &store_all<Compute, Stored>;
+    return {&sum_squares<Stored, false>, &sum_squares<Stored, true>, store};
+}
+
+// The macro of a feature expands to 1 if the compiler may use it, and to itself if not.
 constexpr std::uint64_t compiled_features = 0
-#define SCHUSS_FEATURE(name, macro, ...)                                                   \
-    | (SCHUSS_EXPANDED_TEXT(macro)[0] == '1' ? std::uint64_t{1} << unsigned(Feature::name) \
-                                             : std::uint64_t{0})
-#include "sweep/features.def"
+#define SCHUSS_FEATURE(name, macro, ...)                          \
+    | (SCHUSS_EXPANDED_TEXT(macro)[0] == '1'                      \
+           ? std::uint64_t{1} << unsigned(runtime::Feature::name) \
+           : std::uint64_t{0})
+#include "runtime/features.def"
     ;
 
 }  // namespace
 
 #define SCHUSS_LEVEL_TABLE SCHUSS_EXPANDED_JOIN(level_, SCHUSS_LEVEL)
 extern const Level SCHUSS_LEVEL_TABLE;
-constinit const Level SCHUSS_LEVEL_TABLE = {
-    SCHUSS_EXPANDED_TEXT(SCHUSS_LEVEL),
-    compiled_features,
-    table,
-    {format<float>(nullptr), format<double>(nullptr), format<Float16>(&store_all<Float16>),
-     format<Bfloat16>(&store_all<Bfloat16>)}};
+constinit const Level SCHUSS_LEVEL_TABLE = {SCHUSS_EXPANDED_TEXT(SCHUSS_LEVEL),
+                                            compiled_features,
+                                            table,
+                                            {
+#define SCHUSS_FORMAT(name, ...) format<DType::name>(),
+#include "numbers/formats.def"
+                                            }};
 
 }  // namespace schuss::sweep
