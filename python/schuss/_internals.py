@@ -20,7 +20,7 @@ from schuss._settings import (
     checked_overrides,
     checked_settings,
     declaration_of,
-    holder_of,
+    untyped_internals,
 )
 from schuss._state import (
     States,
@@ -282,5 +282,5 @@ class Internals:
 
 def internals_of(optimizer: Configurable) -> Internals:
     """Return the internals of an optimizer."""
-    internals: Internals = holder_of(optimizer)
+    internals: Internals = untyped_internals(optimizer)
     return internals
