@@ -1,7 +1,7 @@
 """Array arguments: their types, and the arrays that are allocated for them."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -29,15 +29,6 @@ Array: TypeAlias = npt.NDArray[Any]
 ArrayLike: TypeAlias = Array | SupportsDLPack | SupportsBuffer
 ArrayTree: TypeAlias = ArrayLike | Sequence["ArrayTree"] | Mapping[Any, "ArrayTree"]
 """One array, or sequences and mappings of them, nested as the user likes."""
-
-
-def names_of_leaves(tree: Any, name: str = "") -> Iterator[str]:
-    """Yield the name of each leaf in a structure of dicts, lists and tuples: "layers/0/W"."""
-    if not isinstance(tree, dict | list | tuple):
-        yield name
-        return
-    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        yield from names_of_leaves(child, f"{name}/{key}" if name else str(key))
 
 
 def _has_masks(values: Any) -> bool:

@@ -89,7 +89,7 @@ class Formula:
     def per_step(self) -> float: ...
 
 class StepOptions:
-    """What a step does besides its rule: see `schuss.optimizers.Optimizer`."""
+    """What a step does besides its rule: see `schuss.optimizers.Options`."""
 
     def __init__(
         self,

@@ -100,13 +100,6 @@ AT_LEAST_ONE = Range(1.0)
 ABOVE_ONE = Range(1.0, excludes_low=True)
 
 
-def checked_numbers(
-    call: str, ranges: Mapping[str, Range], values: Mapping[str, object]
-) -> dict[str, float]:
-    """Return numbers of these ranges as floats, or raise TypeError or ValueError."""
-    return {name: ranges[name](call, name, value) for name, value in values.items()}
-
-
 def flag(call: str, name: str, value: object) -> bool:
     """Return a boolean, or raise TypeError."""
     if value is True or value is False:
@@ -233,29 +226,3 @@ def axis_of(call: str, axis: object, array: npt.NDArray[Any], name: str) -> int:
             f"{call}: axis is {result}, expected an axis of {name}, which has {array.ndim}"
         )
     return result % array.ndim
-
-
-# For modules that still name a range by its hyperparameter.
-
-_RANGES = {
-    **dict.fromkeys(("non_negative", "lr", "weight_decay", "eps", "eps_root"), NON_NEGATIVE),
-    **dict.fromkeys(("clip_norm", "clip_value", "start", "end", "peak", "min_lr"), NON_NEGATIVE),
-    **dict.fromkeys(("rate", "base", "k", "factor", "decay", "power", "a", "b"), NON_NEGATIVE),
-    **dict.fromkeys(("beta", "beta1", "beta2", "dampening", "momentum", "rise", "shrink"), UNIT),
-    **dict.fromkeys(("t", "start_divisor", "end_divisor", "condition"), AT_LEAST_ONE),
-    "threshold": NON_NEGATIVE,
-    "scale": FINITE,
-    "init_scale": POSITIVE,
-    "growth_factor": ABOVE_ONE,
-    "backoff_factor": OPEN_UNIT,
-}
-
-
-def number(call: str, name: str, value: object, *, kind: str | None = None) -> float:
-    """Return a number in the range of `kind`, or else of its name."""
-    return _RANGES[kind or name](call, name, value)
-
-
-def numbers(call: str, **values: object) -> dict[str, float]:
-    """Return numbers in the ranges of their names."""
-    return checked_numbers(call, _RANGES, values)

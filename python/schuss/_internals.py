@@ -15,7 +15,13 @@ from schuss._groups import Groups, Overrides, members_of, promote_single_group
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate
 from schuss._interrupts import whole
 from schuss._rules import formula, spec_of, states
-from schuss._settings import Configurable, checked, checked_overrides, declaration_of, holder_of
+from schuss._settings import (
+    Configurable,
+    checked_overrides,
+    checked_settings,
+    declaration_of,
+    untyped_internals,
+)
 from schuss._state import (
     States,
     copies_for,
@@ -42,7 +48,7 @@ class Internals:
         groups_given: Any = None,
     ) -> None:
         self.kind, call = kind, kind.__name__
-        self.settings = checked(kind, call, settings)
+        self.settings = checked_settings(kind, call, settings)
         spec_of(kind)
         self.core = _core.Optimizer(call, params)
         if groups_given is not None:
@@ -192,7 +198,7 @@ class Internals:
 
     def assign(self, name: str, value: Any) -> None:
         """Set a setting of the optimizer."""
-        changes = checked(self.kind, self.call, {name: value})
+        changes = checked_settings(self.kind, self.call, {name: value})
         if not self.uses(name):
             raise ValueError(
                 f"{self.call}: {name} is set where each of the {len(self.groups)} groups has its "
@@ -276,5 +282,5 @@ class Internals:
 
 def internals_of(optimizer: Configurable) -> Internals:
     """Return the internals of an optimizer."""
-    internals: Internals = holder_of(optimizer)
+    internals: Internals = untyped_internals(optimizer)
     return internals

@@ -73,13 +73,13 @@ class Optimizer(Options):
 
     __slots__ = ()
 
-    _holder: Internals
+    _internals: Internals
 
     def __init__(self, params: Params, **given: Any) -> None:
         kind, call = type(self), type(self).__name__
         settings, fixed = declaration_of(kind).with_defaults(call, given)
         structure, items = split_groups(params)
-        self._holder = Internals(
+        self._internals = Internals(
             kind,
             structure,
             settings,
@@ -94,18 +94,18 @@ class Optimizer(Options):
             copies=fixed["copies"],
             groups_given=None if items is None else params,
         )
-        register(self._holder)
+        register(self._internals)
 
     @property
     def params(self) -> Any:
         """The parameters, in the structure in which they were given."""
-        return self._holder.params
+        return self._internals.params
 
     @property
     def state(self) -> dict[str, Any]:
         """The state by name, each in the structure of `params`: views of the arrays in use."""
         # Views: a user who resizes, freezes or reshapes them does not change the originals.
-        internals = self._holder
+        internals = self._internals
         return {
             name: internals.core.tree.unflatten([array[...] for array in arrays])
             for name, arrays in internals.states.items()
@@ -114,7 +114,7 @@ class Optimizer(Options):
     @property
     def steps(self) -> int:
         """The number of steps made: t of the last one."""
-        return self._holder.core.steps
+        return self._internals.core.steps
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -125,7 +125,7 @@ class Optimizer(Options):
         of their own. If each group has its own, that of the optimizer cannot be set.
         """
         # Not a list: appending a group would have no effect.
-        return tuple(ParamGroup(self._holder, i) for i in range(len(self._holder.groups)))
+        return tuple(ParamGroup(self._internals, i) for i in range(len(self._internals.groups)))
 
     @property
     def copies(self) -> Any:
@@ -134,17 +134,17 @@ class Optimizer(Options):
         The steps of this optimizer write them, and so do `load` and `fit`. If you change parameters
         in another way (in place, by `kernels`, by another optimizer), call `write_copies`.
         """
-        return self._holder.users_copies()
+        return self._internals.users_copies()
 
     @property
     def state_dtype(self) -> np.dtype[Any] | None:
         """The dtype of the state; None if it is the dtype that is computed in."""
-        return self._holder.format.dtype
+        return self._internals.format.dtype
 
     @property
     def accumulated(self) -> int:
         """The number of gradients that wait for the next step."""
-        return self._holder.core.accumulated
+        return self._internals.core.accumulated
 
     @property
     def lr_now(self) -> float:
@@ -155,12 +155,12 @@ class Optimizer(Options):
         `lr` is in use as soon as it is set or loaded: `lr_now` of a schedule that has made no step
         is its value at `steps`.
         """
-        return self._holder.lr_now()
+        return self._internals.lr_now()
 
     @property
     def last(self) -> Last | None:
         """The outcome of the last step; None before the first."""
-        outcome = self._holder.core.last
+        outcome = self._internals.core.last
         return None if outcome is None else Last(*outcome)
 
     @property
@@ -169,7 +169,7 @@ class Optimizer(Options):
 
         It is saved and loaded with the rest.
         """
-        return self._holder.core.skipped
+        return self._internals.core.skipped
 
     def write_copies(self) -> None:
         """Write the parameters to `copies`, if there are any, after they were changed by hand.
@@ -191,9 +191,9 @@ class Optimizer(Options):
         >>> opt.copies
         array([1., 2.], dtype=float16)
         """
-        with self._holder.busy("write_copies", changes=True):
-            self._holder.check_copies(f"{type(self).__name__}.write_copies")
-            self._holder.write_copies()
+        with self._internals.busy("write_copies", changes=True):
+            self._internals.check_copies(f"{type(self).__name__}.write_copies")
+            self._internals.write_copies()
 
     def accumulate(self, grads: ArrayTree, *, scale: float = 1.0) -> None:
         """Add gradients to those that the next step without gradients takes.
@@ -224,12 +224,12 @@ class Optimizer(Options):
         >>> w
         array([-2., -3.])
         """
-        self._holder.accumulate(grads, scale)
+        self._internals.accumulate(grads, scale)
 
     def zero_grad(self) -> None:
         """Drop the gradients that were accumulated."""
-        with self._holder.busy("zero_grad"):
-            self._holder.core.clear_accumulated()
+        with self._internals.busy("zero_grad"):
+            self._internals.core.clear_accumulated()
 
     def step(self, grads: ArrayTree | None = None, *, scale: float = _UNSCALED) -> None:
         """Update all parameters in place, in one pass over memory.
@@ -265,7 +265,7 @@ class Optimizer(Options):
 
         Nothing is changed by a call that raises.
         """
-        internals = self._holder
+        internals = self._internals
         lr = internals.settings["lr"]
         if type(lr) is not float or internals.has_group_lrs or grads is None:
             internals.step(grads, scale)
@@ -317,7 +317,7 @@ class Optimizer(Options):
 
     def __repr__(self) -> str:
         """Return the settings in use, and a summary of the parameters."""
-        internals, arrays = self._holder, self._holder.arrays
+        internals, arrays = self._internals, self._internals.arrays
         declaration = declaration_of(type(self))
         settings = [
             f"{name}={value!r}"
@@ -344,21 +344,21 @@ class Optimizer(Options):
         RuntimeError
             If a step of this optimizer is under way, on another thread.
         """
-        with self._holder.busy("__getstate__"):
+        with self._internals.busy("__getstate__"):
             # Arrays are copied: a pickle may be written after further steps.
             return _saved.pickled(self, copy_arrays=True)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the optimizer around the parameters of the pickle or the copy."""
-        self._holder = _saved.unpickled(type(self), state)
+        self._internals = _saved.unpickled(type(self), state)
         _saved.restore_pickled(self, state)
-        register(self._holder)
+        register(self._internals)
         for name, value in state["attributes"].items():
             setattr(self, name, value)
 
     def __copy__(self) -> Self:
         """Return an optimizer of the same parameters, with its own copy of the state."""
         other = type(self).__new__(type(self))
-        with self._holder.busy("__copy__"):
+        with self._internals.busy("__copy__"):
             other.__setstate__(_saved.pickled(self, copy_arrays=False))
         return other

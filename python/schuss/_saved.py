@@ -21,8 +21,7 @@ from schuss._hyperparameters import (
     shown,
 )
 from schuss._internals import Internals, internals_of
-from schuss._settings import Configurable, checked_overrides
-from schuss._settings import checked as checked_settings
+from schuss._settings import Configurable, checked_overrides, checked_settings
 from schuss._state import States, copied, fill, new_sums
 
 # Entries of a state dict that have arrays besides the states of the rule.

@@ -14,18 +14,18 @@ _C = TypeVar("_C", bound="Configurable")
 class Configurable:
     """An object with declared settings.
 
-    Its holder has their values in `settings`, and `assign(name, value)` to change one.
+    Its internals have their values in `settings`, and `assign(name, value)` to change one.
     """
 
-    __slots__ = ("__weakref__", "_holder")
+    __slots__ = ("__weakref__", "_internals")
 
     _declaration: ClassVar["Declaration"]
-    _holder: Any
+    _internals: Any
 
 
-def holder_of(configurable: Configurable) -> Any:
-    """Return the object that keeps the settings."""
-    return configurable._holder
+def untyped_internals(configurable: Configurable) -> Any:
+    """Return the object that keeps the values of the settings."""
+    return configurable._internals
 
 
 class Setting(Generic[_T]):
@@ -46,11 +46,11 @@ class Setting(Generic[_T]):
     def __get__(self, optimizer: Configurable | None, owner: type) -> Self | _T:
         if optimizer is None:
             return self
-        value: _T = holder_of(optimizer).settings[self.name]
+        value: _T = untyped_internals(optimizer).settings[self.name]
         return value
 
     def __set__(self, optimizer: Configurable, value: _T) -> None:
-        holder_of(optimizer).assign(self.name, value)
+        untyped_internals(optimizer).assign(self.name, value)
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,9 @@ def declaration_of(kind: type[Configurable]) -> Declaration:
     return kind._declaration
 
 
-def checked(kind: type[Configurable], call: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+def checked_settings(
+    kind: type[Configurable], call: str, settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return settings of a class, checked."""
     declared = declaration_of(kind).settings
     return {name: declared[name].check(call, name, value) for name, value in settings.items()}
@@ -150,7 +152,7 @@ def checked_overrides(
                 f"{call}: {group} has {name!r}, expected hyperparameters among {', '.join(known)}"
             )
         try:
-            result |= checked(kind, call, {name: value})
+            result |= checked_settings(kind, call, {name: value})
         except (TypeError, ValueError) as error:
             text = str(error).replace(f"{call}: {name}", f"{call}: {group}[{name!r}]", 1)
             raise type(error)(text) from None

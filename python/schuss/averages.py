@@ -33,11 +33,11 @@ def ewma(
     values : array, shape (..., n, ...)
         The series, along `axis`; float32 or float64. Integers and booleans count as float64.
     beta : float
-        The weight of the past, in [0, 1).
+        The decay rate, in [0, 1).
     bias_correction : bool
-        True gives true weighted means; False the bare recurrence, which starts close to 0.
+        True gives weighted means; False the recurrence alone, which starts close to 0.
     axis : int
-        The axis along which time runs.
+        The axis of time.
     out : array, optional
         The array for the averages, in the shape of `values` and the dtype of the result. It may be
         `values` itself.
@@ -116,7 +116,7 @@ class ExponentialAverage:
     Parameters
     ----------
     beta : float
-        The weight of the past, in [0, 1): about ``1/(1-beta)`` values count.
+        The decay rate, in [0, 1): an average over about ``1/(1-beta)`` values.
     bias_correction : bool
         Divide by the sum of the weights so far, ``v/(1-beta**t)``, when the average is read.
 
@@ -155,7 +155,7 @@ class ExponentialAverage:
 
     @property
     def beta(self) -> float:
-        """The weight of the past."""
+        """The decay rate."""
         return self._beta
 
     @property

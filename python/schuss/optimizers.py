@@ -1,6 +1,9 @@
 """Optimizers: parameters in any structure, their state, and one fused step for all of them.
 
 Each class declares its hyperparameters and its rule. `Optimizer` has what they share.
+
+To add an optimizer, add its rule to ``cpp/rules``, a function to `schuss.reference`, and a class
+here, with its name in ``__all__``.
 """
 
 from dataclasses import replace
@@ -65,10 +68,10 @@ class Momentum(Optimizer):
     params, lr
         The parameters and the learning rate; see `schuss.optimizers.Options`.
     beta : float
-        The weight of the past, in [0, 1); the velocity averages over about ``1/(1-beta)`` steps.
+        The decay rate of the velocity, in [0, 1): it averages over about ``1/(1-beta)`` steps.
     dampening : float, optional
-        None means `beta`: the velocity is an exponentially weighted average of the gradients. 0 is
-        the classical form of Polyak and PyTorch. In [0, 1).
+        None means `beta`: the velocity is an exponentially weighted average of the gradients. 0
+        gives the classical form, as in PyTorch. In [0, 1).
     nesterov : bool
         Step along ``(1-dampening)*g + beta*v`` in place of ``v``.
     bias_correction : bool
@@ -87,8 +90,8 @@ class Momentum(Optimizer):
     ----------
     Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     Sutskever, Martens, Dahl & Hinton, "On the importance of initialization and momentum in deep
-    learning", 2013, eqs. 1-4; Nesterov's form is written, as in PyTorch, for the point looked ahead
-    to.
+    learning", 2013, eqs. 1-4; as in PyTorch, the parameters of the Nesterov form are those at the
+    look-ahead point.
 
     Examples
     --------
@@ -125,14 +128,14 @@ class RMSprop(Optimizer):
     params, lr
         The parameters and the learning rate; see `schuss.optimizers.Options`.
     beta : float
-        The weight of the past, in [0, 1).
+        The decay rate of the averages, in [0, 1).
     eps, eps_root : float
         Added to the root and under the root; at least 0. ``eps=0, eps_root=1e-8`` is the form
         ``g / sqrt(s + eps)``.
     centered : bool
-        Take the square of the averaged gradient off ``s`` under the root.
+        Subtract the square of the average gradient from ``s`` under the root.
     momentum : float
-        Let the scaled gradients pass through a velocity with this weight of the past, in [0, 1).
+        The decay rate of a velocity of the scaled gradients, in [0, 1); 0 means no velocity.
     weight_decay : float
         Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
     **options
@@ -177,7 +180,7 @@ class Adam(Optimizer):
     """Adam, ``p = p - lr*m_hat/(sqrt(v_hat + eps_root) + eps)``.
 
     ``m = beta1*m + (1-beta1)*g`` and ``v = beta2*v + (1-beta2)*g*g`` average the gradient and its
-    square; ``m_hat = m/(1-beta1**t)`` and ``v_hat = v/(1-beta2**t)`` correct their start from zero.
+    square; ``m_hat = m/(1-beta1**t)`` and ``v_hat = v/(1-beta2**t)`` correct their bias to zero.
     Its state is ``m`` and ``v``, with ``v_max`` for AMSGrad.
 
     Parameters
@@ -185,7 +188,7 @@ class Adam(Optimizer):
     params, lr
         The parameters and the learning rate; see `schuss.optimizers.Options`.
     beta1, beta2 : float
-        The weights of the past, in [0, 1).
+        The decay rates of ``m`` and ``v``, in [0, 1).
     eps, eps_root : float
         Added to the root and under the root; at least 0.
     amsgrad : bool
@@ -243,7 +246,7 @@ class AdamW(Adam):
     params, lr, beta1, beta2, eps, eps_root, amsgrad, bias_correction
         As in `Adam`.
     weight_decay : float
-        How fast the parameters shrink; at least 0.
+        The rate at which the parameters shrink, times `lr`; at least 0.
     **options
         Options that all optimizers share; see `schuss.optimizers.Options`.
 

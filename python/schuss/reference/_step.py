@@ -41,7 +41,7 @@ def step(
     step : int
         The number of the step, t, counted from 1.
     scale, clip_norm, clip_value, nonfinite, clear_grads, seed
-        The options of the same names of `schuss.optimizers.Optimizer`.
+        The options of the same names of `schuss.optimizers.Options`.
     averages, copies : sequence of arrays, optional
         Averages and low-precision copies of the parameters, in the parameters' shapes.
     beta : float
@@ -59,7 +59,7 @@ def step(
 
     References
     ----------
-    See `schuss.optimizers.Optimizer`.
+    See `schuss.optimizers.Options`.
 
     Examples
     --------
