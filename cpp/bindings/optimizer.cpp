@@ -367,7 +367,6 @@ void register_optimizer(py::module_& module) {
         .def_property("average_weights", &Optimizer::average_weights,
                       &Optimizer::set_average_weights)
         .def("check_copies", &Optimizer::check_copies, py::arg("call"));
-    register_old_names(module, optimizer);
 }
 
 }  // namespace schuss::bindings

@@ -14,7 +14,6 @@ void register_ewma(pybind11::module_& module);
 void register_formula(pybind11::module_& module);
 void register_kernels(pybind11::module_& module);
 void register_memory_floor(pybind11::module_& module);
-void register_old_names(pybind11::module_& module, pybind11::class_<Optimizer>& optimizer);
 void register_optimizer(pybind11::module_& module);
 void register_options(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);

@@ -1,5 +1,5 @@
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -152,7 +152,6 @@ class Optimizer:
     def hold_copies(self, copies: ArrayTree, call: str) -> list[ArrayLike]:
         """Return the leaves of the copies, whose structure each step compares from now on."""
 
-    @overload
     def configure(
         self,
         formulas: list[Formula],
@@ -167,14 +166,6 @@ class Optimizer:
         others than before.
         """
 
-    @overload  # until all callers use Tree
-    def configure(
-        self,
-        formulas: list[tuple[str, str, dict[str, float]]],
-        members: list[int],
-        options: dict[str, Any],
-        companions: Any,
-    ) -> None: ...
     def busy(self, call: str, changes: bool = False) -> BusyGuard:
         """Return a context within which no other call uses the optimizer.
 
@@ -265,20 +256,6 @@ class Optimizer:
     def average_weights(self, arg1: tuple[float, float], /) -> None: ...
     def check_copies(self, call: str) -> None:
         """Raise ValueError unless the copies can be written."""
-    # until all callers use Tree
-    def turn(self, call: str, changes: bool = False) -> BusyGuard: ...
-    def leaves(self, other: ArrayTree, call: str, argument: str) -> list[ArrayLike]: ...
-    def unflatten(self, leaves: list[Any]) -> Any: ...
-    def flatten(
-        self,
-        other: ArrayTree,
-        call: str,
-        argument: str,
-        like: list[npt.NDArray[Any]] | None = None,
-        like_name: str = "",
-    ) -> list[npt.NDArray[Any]]: ...
-
-Plan = Optimizer  # until all callers use Tree
 
 def update(
     call: str,
@@ -290,13 +267,6 @@ def update(
     grad: ArrayLike,
     *states: ArrayLike,
 ) -> None: ...
-def map_arrays(  # until all callers use Tree
-    function: Callable[[npt.NDArray[Any]], Any],
-    structure: ArrayTree,
-    call: str,
-    argument: str,
-    written: bool = False,
-) -> Any: ...
 def held(array: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
 def states(rule: str) -> list[str]: ...
 def set_tile_elements(elements: int) -> int: ...
