@@ -233,16 +233,6 @@ def test_a_kernel_refuses_memory_that_two_arguments_share(
 
 
 @every_optimizer
-@pytest.mark.parametrize("view", [None, np.s_[1:], np.s_[::-1], np.s_[2], np.s_[:, 1], np.s_[...]])
-def test_an_optimizer_refuses_parameters_that_share_memory(name: str, view: Any) -> None:
-    params = make_params()
-    params["layers"][1] = params["W1"] if view is None else params["W1"][view]
-    how = "is the same array as params['W1']" if view is None else "params['W1']"
-    with refusal(ValueError, f"{name}: params['layers'][1]", how, "expected", keeps=params):
-        make_optimizer(name, params)
-
-
-@every_optimizer
 @pytest.mark.parametrize("steps", [0, 1])
 def test_a_step_refuses_gradients_in_the_memory_of_parameters_and_state(
     name: str, steps: int
