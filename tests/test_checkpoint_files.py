@@ -354,16 +354,6 @@ def test_a_file_is_saved_where_its_path_or_link_leads(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted([*names, "link", "there"])
 
 
-@posix
-def test_another_hard_link_keeps_the_checkpoint_before(tmp_path: Path) -> None:
-    schuss.save(tmp_path / "c", np.ones(3))
-    os.link(tmp_path / "c", tmp_path / "kept")
-    schuss.save(tmp_path / "c", np.full(3, 2.0))
-    for name, value in [("c", 2.0), ("kept", 1.0)]:
-        schuss.load(tmp_path / name, w := np.zeros(3))
-        assert w.tolist() == [value] * 3
-
-
 # Errors and kills while it is saved: there is a whole checkpoint.
 
 SAVE_FOREVER = """

@@ -1,15 +1,13 @@
-"""Arrays of other libraries, files and processes: stepped where they are, or refused."""
+"""Arrays of other libraries and files: stepped where they are, or refused."""
 
 import array
 import ctypes
 import gc
 import mmap
-import multiprocessing
 import struct
 import sys
 import tracemalloc
 from collections.abc import Callable
-from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -311,21 +309,6 @@ def test_memory_that_a_tensor_releases_is_kept(line: str) -> None:
 # JAX and columns.
 
 
-def test_gradients_are_those_that_jax_returns() -> None:
-    jax = pytest.importorskip("jax")
-    params, x = {"w": values(0, 4), "b": np.zeros((), np.float32)}, values(1, (5, 4))
-
-    def loss(p: Any) -> Any:
-        return ((x @ p["w"] + p["b"]) ** 2).sum()
-
-    grads = jax.grad(loss)(params)
-    expected = {name: param.copy() for name, param in params.items()}
-    for name, param in expected.items():
-        reference.sgd(param, np.asarray(grads[name]), lr=0.01)
-    schuss.SGD(params, lr=0.01).step(grads)
-    assert equal([*params.values()], [*expected.values()])
-
-
 def test_a_gradient_of_jax_in_bfloat16_is_read_through_numpy() -> None:
     jnp: Any = pytest.importorskip("jax.numpy")
     param, grad = values(0), jnp.asarray(values(1), jnp.bfloat16)
@@ -375,48 +358,6 @@ def test_a_file_mapped_to_be_read_is_refused_and_one_copied_on_write_stays(tmp_p
     param = mapped(path, values(0), "c")
     expect_adam(param, values(1), seen=param, gradient=values(1))
     assert path.read_bytes() == values(0).tobytes() != param.tobytes()
-
-
-def test_gradients_on_disk_are_cleared_if_they_are_to_be(tmp_path: Path) -> None:
-    grad = mapped(tmp_path / "grad", values(1), "r+")
-    schuss.SGD(values(0), clear_grads=True).step(grad)
-    grad.flush()
-    assert (tmp_path / "grad").read_bytes() == bytes(grad.nbytes)
-
-
-IN_THE_CHILD = """
-import numpy as np, schuss
-seen = np.frombuffer(memory.buf, np.float32, 3000)
-optimizer = schuss.Adam(seen[:1000], lr=0.1)
-optimizer.step(seen[1000:2000])
-seen[2000:] = optimizer.state["m"]
-del seen, optimizer
-memory.close()
-"""
-
-
-def test_a_step_in_one_process_is_seen_in_the_other() -> None:
-    memory: Any = SharedMemory(create=True, size=12_000)
-    try:
-        seen = np.frombuffer(memory.buf, np.float32, 3000)
-        param, grad, m_there = seen[:1000], seen[1000:2000], seen[2000:]
-        param[...], grad[...] = values(0, 1000), values(1, 1000)
-        expected, m, v = values(0, 1000), *np.zeros((2, 1000), np.float32)
-        child = multiprocessing.get_context("spawn").Process(
-            target=exec, args=(IN_THE_CHILD, {"memory": memory})
-        )
-        child.start()
-        child.join(600)
-        assert child.exitcode == 0
-        reference.adam(expected, grad, m, v, step=1, lr=0.1)
-        assert equal([param, m_there], [expected, m])
-        schuss.SGD(param, lr=0.1).step(grad)
-        reference.sgd(expected, grad, lr=0.1)
-        assert same_bits(param, expected)
-        del seen, param, grad, m_there
-    finally:
-        memory.close()
-        memory.unlink()
 
 
 # Buffers, and how long schuss holds them.
