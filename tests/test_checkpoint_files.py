@@ -792,40 +792,6 @@ def test_a_timeout_at_any_line_of_load_is_raised_and_finds_all_or_nothing_loaded
     assert seen == sorted(seen)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="there is no such timer")
-def test_ctrl_c_at_any_time_and_again_finds_all_or_nothing_done(
-    tmp_path: Path, interrupt: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # A second signal may interrupt the handling of the first, where Python drops it.
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)
-    params: list[Any] = [np.zeros(1_000_000), np.zeros((300, 300), order="F")]
-    optimizer = schuss.Momentum(params, lr=1.0, beta=0.0)
-    grads, path = [np.full_like(array, -1) for array in params], tmp_path / "c"
-    rng, interrupted, done = random.Random(0), 0, 0
-    optimizer.step(grads)
-    schuss.save(path, params, optimizer)
-    for _ in range(1000):  # at most: the machine decides how many signals meet a call
-        if interrupted >= 80 and done >= 5:
-            break
-        optimizer.step(grads)
-        now, call = optimizer.steps, rng.choice((schuss.save, schuss.load))
-        pauses = rng.choice(([], [2e-5] * 9, [5e-4] * 9))  # it may be pressed several times
-        interrupt(rng.uniform(1e-4, 0.03), *pauses)
-        try:
-            call(path, params, optimizer)
-            done += 1
-        except KeyboardInterrupt:
-            interrupted += 1
-        interrupt(0)
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        after = {optimizer.steps, *(float(v) for array in params for v in np.unique(array))}
-        assert len(after) == 1
-        assert call is schuss.load or after == {now}
-    assert interrupted >= 80
-    schuss.save(path, params, optimizer)
-    assert os.listdir(tmp_path) == ["c"]
-
-
 @posix
 def test_every_signal_that_came_is_handled_once_all_is_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
