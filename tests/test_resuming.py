@@ -145,7 +145,7 @@ def test_fit_goes_on_with_the_objects_that_it_was_given_before(tmp_path: Path) -
             assert group["lr"].best == 1.0
 
 
-def test_fit_saves_every_so_many_steps_or_after_each_epoch(tmp_path: Path) -> None:
+def test_fit_saves_every_n_steps_or_after_each_epoch(tmp_path: Path) -> None:
     path = tmp_path / "c"
     for every, expected in [(None, [0, 7, 14]), (1, range(15)), (5, [0, 5, 10, 14])]:
         saved: list[int] = []
@@ -403,6 +403,9 @@ def fitted(path: Path, epochs: int) -> Any:
     return optimizer
 
 
+LEFT_OUT = "left out"
+
+
 def test_a_field_of_a_checkpoint_is_of_its_type_and_range_or_refused(tmp_path: Path) -> None:
     """Or it is another value that it may have: with that, training goes on to its end."""
     path = tmp_path / "c"
@@ -431,7 +434,6 @@ def test_a_field_of_a_checkpoint_is_of_its_type_and_range_or_refused(tmp_path: P
     assert accepted == ALSO_RIGHT
 
 
-LEFT_OUT = "left out"
 # Fields of the settings, other values, and what the message says.
 IMPOSSIBLE: list[tuple[str, Any, str]] = [
     ("validated", False, "is of a training without validation, expected one"),

@@ -234,7 +234,7 @@ def test_what_is_replaced_between_steps_is_noticed(change: str) -> None:
         ("AdamW", {}),
     ],
 )
-def test_what_a_group_has_beside_the_options_of_its_class_makes_no_difference(
+def test_keys_of_a_group_that_its_class_does_not_know_make_no_difference(
     name: str, options: dict[str, Any]
 ) -> None:
     own = {"alpha": None, "betas": None, "amsgrad": "-", "eps": torch.ones(3), "nesterov": True}
