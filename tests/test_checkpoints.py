@@ -4,7 +4,7 @@ import json
 import os
 import pickle
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,11 @@ safetensors_numpy = pytest.importorskip("safetensors.numpy")
 TREE: dict[str, Any] = {"layers": [{"W": (4, 3), "b": (3,)}, {"W": (3, 2), "b": (2,)}], "scale": ()}
 
 
+def grads(t: int, tree: Any = TREE) -> Any:
+    rng = np.random.default_rng(t)
+    return made(lambda shape: np.asarray(rng.standard_normal(shape)).astype(np.float32), tree)
+
+
 def made(make: Callable[[Any], Any], tree: Any = TREE) -> Any:
     """Return the structure with `make(shape)` for each shape."""
     if isinstance(tree, dict):
@@ -41,17 +46,12 @@ def made(make: Callable[[Any], Any], tree: Any = TREE) -> Any:
     return [made(make, inner) for inner in tree] if isinstance(tree, list) else make(tree)
 
 
-def filled(value: float, tree: Any = TREE) -> Any:
-    return made(lambda shape: np.full(shape, value, np.float32), tree)
+def filled(value: float, tree: Any = TREE, dtype: Any = np.float32) -> Any:
+    return made(lambda shape: np.full(shape, value, dtype), tree)
 
 
-def grads(t: int, dtype: Any = np.float32) -> Any:
-    rng = np.random.default_rng(t)
-    return made(lambda shape: np.asarray(rng.standard_normal(shape)).astype(dtype))
-
-
-def params(dtype: Any = np.float32) -> Any:
-    return grads(0, dtype)
+def params() -> Any:
+    return grads(0)
 
 
 def save_and_load(path: Path, saved: Any, other: Any) -> None:
@@ -62,133 +62,97 @@ def save_and_load(path: Path, saved: Any, other: Any) -> None:
 
 # Optimizers.
 
-OPTIMIZERS: dict[str, Callable[[Any], Any]] = {
-    "SGD": lambda p: schuss.SGD(p, lr=0.1, weight_decay=0.01),
-    "Momentum": lambda p: schuss.Momentum(p, lr=0.1, dampening=0.5, bias_correction=True),
-    "Nesterov": lambda p: schuss.Momentum(p, lr=0.1, nesterov=True),
-    "RMSprop": lambda p: schuss.RMSprop(p, lr=0.1, centered=True, momentum=0.9),
-    "Adam": lambda p: schuss.Adam(p, lr=0.1),
-    "AMSGrad": lambda p: schuss.Adam(p, lr=0.1, amsgrad=True),
-    "AdamW": lambda p: schuss.AdamW(p, lr=schedules.Cosine(0.1, steps=9), clip_norm=1.0),
-    "average": lambda p: schuss.Adam(p, average=0.9, clip_value=0.5),
-    "corrected average": lambda p: schuss.SGD(p, average=0.9, average_bias_correction=True),
-    "copies": lambda p: schuss.Adam(p, copies="float16", lr=0.1),
-    "skipping": lambda p: schuss.Adam(p, nonfinite="skip"),
-    "groups": lambda p: schuss.Adam(
-        p,
-        lr=schedules.Linear(0.1, 0.01, steps=5),
-        groups=lambda name: {"lr": schedules.InverseSqrt(0.1)} if name.endswith("b") else None,
-    ),
-    "state in bfloat16": lambda p: schuss.Adam(p, state_dtype="bfloat16", seed=7),
-}
+OPTIMIZERS = [
+    "SGD(p, lr=0.1, weight_decay=0.01)",
+    "Momentum(p, lr=0.1, dampening=0.5, bias_correction=True)",
+    "Momentum(p, lr=0.1, nesterov=True)",
+    "RMSprop(p, lr=0.1, centered=True, momentum=0.9)",
+    "Adam(p, lr=0.1, amsgrad=True)",
+    "AdamW(p, lr=schedules.Cosine(0.1, steps=9), clip_norm=1.0)",
+    "Adam(p, average=0.9, clip_value=0.5)",
+    "SGD(p, average=0.9, average_bias_correction=True)",
+    "Adam(p, copies='float16', lr=0.1)",
+    "Adam(p, nonfinite='skip')",
+    "Adam(p, lr=schedules.Linear(0.1, 0.01, steps=5), groups=groups)",
+    "Adam(p, state_dtype='bfloat16', seed=7)",
+]
+
+
+def make_optimizer(kind: str, p: Any) -> Any:
+    if "bfloat16" in kind:
+        pytest.importorskip("ml_dtypes")
+    own = {"lr": schedules.InverseSqrt(0.1)}
+    groups: Any = lambda name: own if name.endswith("b") else None  # noqa: E731
+    return eval(kind, {**vars(schuss), "p": p, "groups": groups})
 
 
 @pytest.mark.parametrize("kind", OPTIMIZERS)
 @pytest.mark.parametrize("stop", [0, 1, 3])
+@pytest.mark.parametrize("accumulated", [0, 2])
 def test_training_that_is_resumed_has_the_bits_of_one_that_was_not_stopped(
-    kind: str, stop: int, tmp_path: Path
+    kind: str, stop: int, accumulated: int, tmp_path: Path
 ) -> None:
-    if kind == "state in bfloat16":
-        pytest.importorskip("ml_dtypes")
-
     def train(optimizer: Any, steps: range) -> None:
         for t in steps:
-            optimizer.step(grads(t))
-            if t == 2 and kind == "skipping":
+            optimizer.accumulate(grads(10 * t))
+            optimizer.step(scale=1 / optimizer.accumulated)
+            if t == 2 and "skip" in kind:
                 optimizer.step(filled(np.nan))
 
-    optimizer = OPTIMIZERS[kind](params())
+    optimizer = make_optimizer(kind, params())
     train(optimizer, range(1, stop + 1))
+    for t in range(accumulated):
+        optimizer.accumulate(grads(t))
     schuss.save(tmp_path / "c", optimizer.params, optimizer)
     train(optimizer, range(stop + 1, 7))
-    other = OPTIMIZERS[kind](filled(7))
+    other = make_optimizer(kind, filled(7))
     other.step(grads(9))  # nothing of this may remain
+    other.accumulate(grads(9))
     assert schuss.load(tmp_path / "c", other.params, other) == {}
-    assert other.steps == stop
+    assert (other.steps, other.accumulated) == (stop, accumulated)
     train(other, range(stop + 1, 7))
-    assert snapshot(other) == snapshot(optimizer)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16"])
-def test_every_dtype_is_kept(dtype: str, tmp_path: Path) -> None:
-    optimizer, other = (schuss.Adam(params(dtype_of(dtype))) for _ in range(2))
-    optimizer.step(grads(1, dtype_of(dtype)))
-    save_and_load(tmp_path / "c", optimizer, other)
     assert snapshot(other) == snapshot(optimizer)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("into", ["c", "fortran", "half reversed"])
-def test_values_are_kept_in_every_memory_layout(layout: str, into: str, tmp_path: Path) -> None:
-    values = np.random.default_rng(0).standard_normal((700, 300, 3))  # two pieces of a file
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_values_of_every_dtype_are_kept_in_every_memory_layout(
+    layout: str, into: str, dtype: Any, tmp_path: Path
+) -> None:
+    shape = (700, 300, 3) if dtype == "float64" else (7, 3, 3)  # the large has two pieces in a file
+    values = np.random.default_rng(0).standard_normal(shape).astype(dtype := dtype_of(dtype))
     optimizer = schuss.Momentum(laid_out(values, layout))
     optimizer.step(values)
     other = schuss.Momentum(laid_out(np.zeros_like(values), into))
     save_and_load(tmp_path / "c", optimizer, other)
-    read = safetensors_numpy.load_file(tmp_path / "c")
-    np.testing.assert_array_equal(other.params, optimizer.params)
-    np.testing.assert_array_equal(other.state["velocity"], optimizer.state["velocity"])
-    np.testing.assert_array_equal(read["params"], optimizer.params)
-
-
-@pytest.mark.parametrize("accumulated", [0, 2])
-def test_accumulated_gradients_are_saved_and_replace_those_that_were_there(
-    accumulated: int, tmp_path: Path
-) -> None:
-    optimizer, other = schuss.Adam(params()), schuss.Adam(params())
-    for t in range(accumulated):
-        optimizer.accumulate(grads(t))
-    for t in (3, 4, 5):
-        other.accumulate(grads(t))
-    save_and_load(tmp_path / "c", optimizer, other)
-    for each in (optimizer, other):
-        assert each.accumulated == accumulated
-        each.accumulate(grads(6))
-        each.step(scale=1 / 3)
     assert snapshot(other) == snapshot(optimizer)
+    if dtype.name != "bfloat16":
+        read = safetensors_numpy.load_file(tmp_path / "c")
+        np.testing.assert_array_equal(read["params"], optimizer.params)
 
 
-SCHEDULES: list[Any] = [
-    0.25,
-    schedules.Constant(0.1),
-    schedules.InverseTime(0.1, 0.3),
-    schedules.Exponential(0.1, 0.9),
-    schedules.InverseSqrt(0.1, 2.0),
-    schedules.Staircase(0.1, every=3, factor=0.5),
-    schedules.Manual({1: 0.1, 2.5: 0.01}),
-    schedules.Linear(0.1, 0.01, steps=5),
-    schedules.Polynomial(0.1, 0.01, steps=5, power=2.0),
-    schedules.Cosine(0.1, steps=5),
-    schedules.CosineRestarts(0.1, steps=2),
-    schedules.OneCycle(0.1, steps=8),
-    schedules.WarmUp(schedules.Cosine(0.1, steps=5), steps=2),
-    schedules.chain([0.1, schedules.InverseSqrt(0.2), schedules.Constant(0.3)], [1, 3]),
-    schedules.PerEpoch(schedules.chain([schedules.Exponential(0.1, 0.9), 0.2], [2]), steps=2),
-    schedules.ReduceOnPlateau(0.1, patience=1, cooldown=1),
-    schedules.WarmUp(schedules.ReduceOnPlateau(0.1, mode="max", patience=0), steps=2),
-]
-
-
-@pytest.mark.parametrize("lr", SCHEDULES, ids=lambda lr: repr(lr)[:30])
-def test_a_schedule_is_kept_with_every_cost_that_it_has_seen(lr: Any, tmp_path: Path) -> None:
-    lr = deepcopy(lr)
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        "chain([0.1, InverseSqrt(0.2), Constant(0.3)], [1, 3])",
+        "ReduceOnPlateau(0.1, patience=1, cooldown=1)",
+        "WarmUp(ReduceOnPlateau(0.1, mode='max', patience=0), steps=2)",
+    ],
+)
+def test_a_schedule_is_kept_with_every_cost_that_it_has_seen(schedule: str, tmp_path: Path) -> None:
+    lr = eval(schedule, vars(schedules).copy())
     optimizer, other = schuss.SGD(np.ones(3), lr=lr), schuss.SGD(np.ones(3))
     optimizer.step(np.ones(3))
     for cost in (3.0, 2.0, 4.0):
         schedules.feed([optimizer.lr], cost)
     save_and_load(tmp_path / "c", optimizer, other)
-    assert type(other.lr) is type(lr)
     assert repr(other.lr) == repr(optimizer.lr)
     for each in (optimizer, other):
         for cost in (5.0, 6.0, 7.0):
             schedules.feed([each.lr], cost)
             each.step(np.ones(3))
     assert snapshot(other) == snapshot(optimizer)
-
-
-def test_every_schedule_is_among_those() -> None:
-    kinds = {name for name in schedules.__all__ if isinstance(getattr(schedules, name), type)}
-    assert kinds - {"Schedule"} == {type(lr).__name__ for lr in SCHEDULES if lr != 0.25}
 
 
 def test_a_function_of_your_own_is_the_one_that_the_loading_optimizer_has(tmp_path: Path) -> None:
@@ -248,26 +212,24 @@ def test_values_and_arrays_in_extra_come_back(tmp_path: Path) -> None:
         assert array.tobytes() == was.tobytes()
 
 
-def test_an_optimizer_of_some_of_the_parameters_is_saved_with_all_of_them(tmp_path: Path) -> None:
-    network, other = params(), filled(0)
-    optimizer, fresh = (schuss.Adam(each["layers"][1]) for each in (network, other))
-    optimizer.step(grads(1)["layers"][1])
-    schuss.save(tmp_path / "c", network, optimizer)
-    schuss.load(tmp_path / "c", other, fresh)
-    assert contents(other) == contents(network)
-    assert snapshot(fresh) == snapshot(optimizer)
-
-
-def test_parameters_alone_can_be_saved_and_loaded(tmp_path: Path) -> None:
-    optimizer, frozen = schuss.Adam(params()), params()
+def test_parameters_alone_or_with_an_optimizer_of_some_can_be_saved_and_loaded(
+    tmp_path: Path,
+) -> None:
+    network, other, frozen = params(), filled(0), params()
     for array in leaves(frozen):
         array.flags.writeable = False
+    optimizer, fresh = (schuss.Adam(each["layers"][1]) for each in (network, other))
+    schuss.save(tmp_path / "both", network, optimizer)
     schuss.save(tmp_path / "alone", frozen)
-    schuss.save(tmp_path / "both", optimizer.params, optimizer)
     for name in ("alone", "both"):
         into = filled(0)
         schuss.load(tmp_path / name, into)
         assert contents(into) == contents(frozen)
+    optimizer.step(grads(1)["layers"][1])
+    schuss.save(tmp_path / "both", network, optimizer)
+    schuss.load(tmp_path / "both", other, fresh)
+    assert contents(other) == contents(network)
+    assert snapshot(fresh) == snapshot(optimizer)
 
 
 def test_a_read_only_array_may_be_the_one_that_was_saved(tmp_path: Path) -> None:
@@ -327,38 +289,6 @@ def test_if_copies_cannot_be_written_nothing_is_loaded(tmp_path: Path) -> None:
 
 
 # Mini-batches.
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("prefetch", [0, 2])
-@pytest.mark.parametrize("position", range(8))
-def test_mini_batches_continue_where_they_were(
-    shuffle: bool, prefetch: int, position: int, tmp_path: Path
-) -> None:
-    def batches(seed: int) -> Any:
-        options: dict[str, Any] = {"shuffle": shuffle, "prefetch": prefetch}
-        return schuss.minibatches(np.arange(10), batch_size=3, rng=seed, **options)
-
-    def epochs(batches: Any) -> Iterator[Any]:
-        while True:
-            for batch in batches:
-                yield batch.tolist()
-
-    training = batches(0)
-    stream = epochs(training)
-    for _ in range(position):
-        next(stream)
-    schuss.save(tmp_path / "c", np.zeros(1), batches=training)
-    resumed = batches(1)
-    next(iter(resumed))
-    schuss.load(tmp_path / "c", np.zeros(1), batches=resumed)
-    schuss.save(tmp_path / "again", np.zeros(1), batches=resumed)
-    again = batches(2)
-    schuss.load(tmp_path / "again", np.zeros(1), batches=again)
-    expected = [next(stream) for _ in range(9)]
-    for other in (resumed, again):
-        rest = epochs(other)
-        assert [next(rest) for _ in range(9)] == expected
 
 
 class OwnPCG64(np.random.PCG64):
@@ -460,8 +390,7 @@ def test_mini_batches_with_other_settings_are_refused(tmp_path: Path) -> None:
 
     schuss.save(tmp_path / "c", np.zeros(1), batches=batches())
     schuss.save(tmp_path / "none", np.zeros(1))
-    w = np.ones(1)
-    rng = np.random.Generator(np.random.MT19937(0))
+    optimizer, rng = schuss.SGD(np.ones(1)), np.random.Generator(np.random.MT19937(0))
     for name, other, words in [
         ("c", batches(9), "batches['examples'] is 10, expected 9"),
         ("c", batches(batch_size=4), "batches['batch_size'] is 3, expected 4"),
@@ -470,12 +399,10 @@ def test_mini_batches_with_other_settings_are_refused(tmp_path: Path) -> None:
         ("c", batches(rng=rng), "['generator'] is the state of 'PCG64', expected that of 'MT19937"),
         ("none", batches(), "holds no mini-batches, expected to find them"),
     ]:
-        before = other.state_dict()
-        with pytest.raises(ValueError, match=r"^load: '") as caught:
-            schuss.load(tmp_path / name, w, batches=other)
-        assert words in str(caught.value)
-        np.testing.assert_equal(other.state_dict(), before)
-        assert w == 1
+        before = repr(other.state_dict())
+        with refused(words, optimizer):
+            schuss.load(tmp_path / name, optimizer.params, batches=other)
+        assert repr(other.state_dict()) == before
 
 
 @pytest.mark.parametrize(
@@ -526,54 +453,47 @@ def lists_of_pairs(depth: int) -> Any:
 
 ENDLESS: list[Any] = []
 ENDLESS.append(ENDLESS)
-BAD_EXTRA: list[tuple[Any, str]] = [
-    ([1], "extra is a list, expected a mapping"),
-    ({"a": print}, "extra holds a builtin_function"),
-    ({"a": {1}}, "extra holds a set"),
-    ({1: 2}, "extra holds the key 1, which is no str"),
-    ({"a": [{"schuss.same": 1}]}, "uses itself"),
-    ({"a": np.longdouble(1)}, "holds a longdouble"),
-    ({"a": np.ones(2, ">f8")}, "an array of >f8"),
-    ({"a": np.ma.ones(2)}, "holds a MaskedArray"),
-    ({"a": lists(101)}, "extra holds lists and mappings nested more than 100 deep, expected what"),
-    ({"a": ENDLESS}, "extra holds lists and mappings nested more than 100 deep, expected what"),
-    ({"a": LARGEST + 1}, "extra holds an integer of more than 4300 digits, expected what JSON can"),
-    ({"a": lists_of_pairs(60)}, "extra holds more than 50,000,000 values, expected what JSON can"),
-]
-W: dict[str, Any] = {"params": np.ones(2)}
 MIXED = schedules.chain([lambda t: 0.1, schedules.ReduceOnPlateau(0.1)], [3])
 UNREADABLE = schuss.minibatches(np.arange(9), rng=np.random.Generator(Constant(0)))
+TOO_DEEP = "extra holds lists and mappings nested more than 100 deep, expected what"
+# Arguments of `save`, by their names or as what `extra` has at "a", and what the message says.
+BAD_ARGUMENTS: list[tuple[str, str]] = [
+    ("path=7", "path is a int, expected a str or a path"),
+    ("params=1.5", "params is a float, expected an array"),
+    ("params=np.ones(2, complex)", "params has dtype complex128, expected"),
+    ("params=np.ones(2, '>f4')", "params has dtype >f4, expected"),
+    ("params={'a/b': w, 'a': {'b': w}}", "name 'a/b'"),
+    ("params={'a' * 70_000: w}", "of an array has 70007 characters"),
+    ("optimizer=7", "optimizer is a int, expected an optimizer of schuss"),
+    ("optimizer=schuss.SGD(w, lr=MIXED)", "lr is a Chain of a ReduceOnPlateau and of a func"),
+    ("batches=7", "batches is a int, expected mini-batches"),
+    ("batches=UNREADABLE", "rng is a Constant, whose state cannot be checked, exp"),
+    ("extra=[1]", "extra is a list, expected a mapping"),
+    ("extra={1: 2}", "extra holds the key 1, which is no str"),
+    ("a=print", "extra holds a builtin_function"),
+    ("a={1}", "extra holds a set"),
+    ("a=[{'schuss.same': 1}]", "uses itself"),
+    ("a=np.longdouble(1)", "holds a longdouble"),
+    ("a=np.ones(2, '>f8')", "an array of >f8"),
+    ("a=np.ma.ones(2)", "holds a MaskedArray"),
+    ("a=lists(101)", TOO_DEEP),
+    ("a=ENDLESS", TOO_DEEP),
+    ("a=LARGEST + 1", "extra holds an integer of more than 4300 digits, expected what JSON can"),
+    ("a=lists_of_pairs(60)", "extra holds more than 50,000,000 values, expected what JSON can"),
+]
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "words"),
-    [
-        ({"path": 7, **W}, TypeError, "path is a int, expected a str or a path"),
-        ({"params": 1.5}, TypeError, "params is a float, expected an array"),
-        ({"params": np.ones(2, complex)}, TypeError, "params has dtype complex128, expected"),
-        ({"params": np.ones(2, ">f4")}, TypeError, "params has dtype >f4, expected"),
-        ({"params": {"a/b": W["params"], "a": {"b": W["params"]}}}, ValueError, "name 'a/b'"),
-        ({"params": {"a" * 70_000: W["params"]}}, ValueError, "of an array has 70007 characters"),
-        ({**W, "optimizer": 7}, TypeError, "optimizer is a int, expected an optimizer of schuss"),
-        (
-            {**W, "optimizer": schuss.SGD(W["params"], lr=MIXED)},
-            *(TypeError, "lr is a Chain of a ReduceOnPlateau and of a func"),
-        ),
-        ({**W, "batches": 7}, TypeError, "batches is a int, expected mini-batches"),
-        (
-            {**W, "batches": UNREADABLE},
-            *(TypeError, "rng is a Constant, whose state cannot be checked, exp"),
-        ),
-        *(({**W, "extra": extra}, TypeError, words) for extra, words in BAD_EXTRA),
-    ],
-    ids=lambda value: value[:40] if isinstance(value, str) else "",
-)
+@pytest.mark.parametrize(("arguments", "words"), BAD_ARGUMENTS)
 def test_an_argument_that_cannot_be_saved_is_refused_and_the_old_checkpoint_stays(
-    arguments: dict[str, Any], error: Any, words: str, tmp_path: Path
+    arguments: str, words: str, tmp_path: Path
 ) -> None:
     (tmp_path / "c").write_text("old")
+    w = np.ones(2)
+    given = eval(f"dict({arguments})", globals() | {"w": w})
+    given = {"extra": given} if "a" in given else given
+    error = ValueError if "'a'" in arguments and "params" in arguments else TypeError
     with pytest.raises(error, match=r"^(save|MiniBatches\.state_dict): ") as caught:
-        schuss.save(**{"path": tmp_path / "c"} | arguments)
+        schuss.save(**{"path": tmp_path / "c", "params": w} | given)
     assert words in str(caught.value)
     assert os.listdir(tmp_path) == ["c"]
     assert (tmp_path / "c").read_text() == "old"
@@ -613,10 +533,6 @@ def test_saving_and_loading_while_another_thread_steps_are_refused(tmp_path: Pat
 # Checkpoints that are refused; nothing is changed.
 
 
-def metadata(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], None]:
-    return lambda path: rewrite_header(path, lambda header: change(header["__metadata__"]))
-
-
 def settings(**changes: Any) -> Callable[[Path], None]:
     return lambda path: rewrite(path, lambda settings: settings.update(changes))
 
@@ -627,48 +543,68 @@ def lr(value: Any) -> Callable[[Path], None]:
 
 
 NOT_WRITTEN = "has settings that schuss.save does not write"
-DAMAGES: list[tuple[Callable[[Path], None], str]] = [
-    (metadata(lambda m: m.update(version="2")), "is a checkpoint of version 2, expected 1"),
-    (metadata(lambda m: m.pop("version")), "is a checkpoint of version None, expected 1"),
-    (metadata(lambda m: m.pop("format")), "is no checkpoint of schuss"),
-    (metadata(lambda m: m.clear()), "is no checkpoint of schuss"),
-    (metadata(lambda m: m.pop("settings")), NOT_WRITTEN),
-    *((metadata(lambda m, s=s: m.update(settings=s)), NOT_WRITTEN) for s in ("{", "[]")),  # type: ignore[misc]
-    (metadata(lambda m: m.update(settings="[" * 99999)), NOT_WRITTEN),
+DEEP = "is no schedule ({}: schedules are nested more than 32 deep, or more"
+# What damages a checkpoint: `h` is the header, `m` the metadata, `one` a warm-up as it is saved,
+# `array(1)` an array.
+DAMAGES: list[tuple[str, str]] = [
+    ("m.update(version='2')", "is a checkpoint of version 2, expected 1"),
+    ("m.pop('version')", "is a checkpoint of version None, expected 1"),
+    ("m.pop('format')", "is no checkpoint of schuss"),
+    ("m.clear()", "is no checkpoint of schuss"),
+    ("m.pop('settings')", NOT_WRITTEN),
+    *((f"m.update(settings={text})", NOT_WRITTEN) for text in ("'{'", "'[]'", "'[' * 99999")),
     *(
-        (settings(**{key: 7}), f"settings['{key}'] is a int, expected a mapping")
+        (f"settings({key}=7)", f"settings['{key}'] is a int, expected a mapping")
         for key in ("optimizer", "batches", "training", "extra")
     ),
     *(
-        (lr(warm_ups(1) | {"schuss.schedule": name}), f"is no schedule (there is no {name!r}), exp")
+        (
+            f"lr(one | {{'schuss.schedule': {name!r}}})",
+            f"is no schedule (there is no {name!r}), exp",
+        )
         for name in ("Schedule", "chain", "np", "__builtins__")
     ),
-    (lr(warm_ups(33)), "is no schedule (WarmUp: schedules are nested more than 32 deep, or more"),
-    (lr(warm_ups(450)), "is nested more than 100 deep"),
-    (lr(chains(13)), "is no schedule (Chain: schedules are nested more than 32 deep, or more"),
-    (lr(warm_ups(1) | {"steps": 0}), "is no schedule (WarmUp: steps is 0, expected an integer"),
-    (lr(warm_ups(1) | {"more": 0}), "is no schedule (WarmUp: it has the keys"),
-    (lr(warm_ups(1) | {"number": "x"}), "['number'] is a str, expected an integer"),
-    (lr(warm_ups(1) | {"after": {"schuss.same": 0}}), "is schedule 0, expected one before"),
-    (lr(warm_ups(1) | {"after": {"schuss.function": "f"}}), "lr']['number'] is a NoneType, ex"),
-    (lr({"schuss.same": [1]}), "['schuss.same'] is a list, expected an integer"),
-    (lr({"schuss.function": 7, "number": 0}), "is no schedule (there is no None), expected one"),
-    (lr([0.1]), "lr is a list, expected a number"),
-    (lr(10**400), "lr is inf, expected a finite number >= 0"),
+    ("lr(warm_ups(33))", DEEP.format("WarmUp")),
+    ("lr(warm_ups(450))", "is nested more than 100 deep"),
+    ("lr(chains(13))", DEEP.format("Chain")),
+    ("lr(one | {'steps': 0})", "is no schedule (WarmUp: steps is 0, expected an integer"),
+    ("lr(one | {'more': 0})", "is no schedule (WarmUp: it has the keys"),
+    ("lr(one | {'number': 'x'})", "['number'] is a str, expected an integer"),
+    ("lr(one | {'after': {'schuss.same': 0}})", "is schedule 0, expected one before"),
+    ("lr(one | {'after': {'schuss.function': 'f'}})", "lr']['number'] is a NoneType, ex"),
+    ("lr({'schuss.same': [1]})", "['schuss.same'] is a list, expected an integer"),
+    ("lr({'schuss.function': 7, 'number': 0})", "is no schedule (there is no None), expected one"),
+    ("lr([0.1])", "lr is a list, expected a number"),
+    ("lr(10**400)", "lr is inf, expected a finite number >= 0"),
+    ("settings(extra={'a': array(1), 'b': array(1)})", "once"),
+    ("settings(extra={'a': {'schuss.array': 'params'}})", "extra names an array as"),
+    ("settings(extra={'a': array(1) | {'more': 1}})", "extra names an array as"),
+    ("settings(extra={'a': {'schuss.array': ['settings/1']}})", "extra names an array as"),
+    ("settings(extra={'a': array(9)})", "extra names an array as"),
+    ("settings(extra={})", "there is 'settings/1', which no field names"),
+    ("settings(extra=[1])", "settings['extra'] is a list, expected a mapping"),
+    ("settings(extra=None)", "settings['extra'] is a NoneType, expected a mapping"),
+    ("h['settings/1'].update(dtype='BF16')", "extra names an array in BF16, expected"),
 ]
 
 
-@pytest.mark.parametrize(("damage", "words"), DAMAGES, ids=[words for _, words in DAMAGES])
+@pytest.mark.parametrize(("damage", "words"), DAMAGES)
 def test_a_checkpoint_of_another_version_or_with_impossible_settings_is_refused(
-    damage: Callable[[Path], None], words: str, tmp_path: Path
+    damage: str, words: str, tmp_path: Path
 ) -> None:
-    optimizer, batches = small_training(tmp_path / "c")
-    damage(tmp_path / "c")
-    check_load_is_refused(words, tmp_path / "c", optimizer, batches)
-    check_load_is_refused(repr(str(tmp_path / "c")), tmp_path / "c", optimizer, batches)
-    if words.startswith("settings["):  # what nobody asks for is checked too
-        with refused(words, optimizer):
-            schuss.load(tmp_path / "c", optimizer.params)
+    path, names = tmp_path / "c", globals() | {"one": warm_ups(1)}
+    names["array"] = lambda number: {"schuss.array": f"settings/{number}"}
+    optimizer, batches = small_training(path)
+    if damage.startswith(("h[", "m.")):
+        rewrite_header(path, lambda h: eval(damage, {"h": h, "m": h["__metadata__"]}))
+    else:
+        eval(damage, names)(path)
+    check_load_is_refused(words, path, optimizer, batches)
+    check_load_is_refused(repr(str(path)), path, optimizer, batches)
+    if "settings(" in damage or "settings/" in damage:  # what nobody asks for is checked too
+        for each in (words, NOT_WRITTEN):
+            with refused(each, optimizer):
+                schuss.load(path, optimizer.params)
 
 
 @pytest.mark.parametrize("value", [warm_ups(32), chains(12)], ids=["warm-ups", "chains"])
@@ -691,64 +627,34 @@ def test_a_file_of_other_programs_is_refused(tmp_path: Path) -> None:
     check_load_is_refused("no safetensors file", tmp_path / "array.npy", optimizer)
 
 
+# Optimizers, and why a checkpoint of Adam(params()) is not theirs.
+OTHERS = [
+    ("Adam(filled(0, rest))", "holds params/layers/1/W, expected nothing of that name"),
+    ("Adam(filled(0, TREE | {'more': 1}))", "holds no params/more, expected to find it"),
+    ("Adam(filled(0, TREE | {'scale': (1,)}))", "holds params/scale of shape (), expected (1,)"),
+    ("Adam(filled(0, TREE, 'f8'))", "holds params/layers/0/W in F32, expected F64"),
+    ("AdamW(params())", "c': optimizer['optimizer'] is 'Adam', expected 'AdamW'"),
+    ("SGD(params())", "optimizer['optimizer'] is 'Adam', expected 'SGD'"),
+    ("Adam(params(), groups=groups)", "c': optimizer['groups'] is"),
+    ("Adam(params(), state_dtype='bfloat16')", "holds optimizer/m/layers/0/W in F32"),
+]
+
+
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
-    optimizer = schuss.Adam(params())
-    path = tmp_path / "c"
+    optimizer, path, frozen = schuss.Adam(params()), tmp_path / "c", params()
     schuss.save(path, optimizer.params, optimizer)
-    schuss.save(tmp_path / "alone", optimizer.params)
-    rest = {"layers": TREE["layers"][:1], "scale": ()}
-    frozen = params()
+    names = globals() | {"rest": {"layers": TREE["layers"][:1], "scale": ()}} | vars(schuss)
+    names["groups"] = lambda name: {"lr": 0.1} if "b" in name else None
+    for other, words in OTHERS:
+        check_load_is_refused(words, path, eval(other, names))
     frozen["scale"] += 1
     frozen["scale"].flags.writeable = False
-    groups: Any = lambda name: {"lr": 0.1} if "b" in name else None  # noqa: E731
-    for other, words in [
-        (schuss.Adam(filled(0, rest)), "holds params/layers/1/W, expected nothing of that name"),
-        (schuss.Adam(filled(0, {**TREE, "more": 1})), "holds no params/more, expected to find it"),
-        (
-            schuss.Adam(filled(0, {**TREE, "scale": (1,)})),
-            "holds params/scale of shape (), expected (1,)",
-        ),
-        (schuss.Adam(params(np.float64)), "holds params/layers/0/W in F32, expected F64"),
-        (schuss.AdamW(params()), "c': optimizer['optimizer'] is 'Adam', expected 'AdamW'"),
-        (schuss.SGD(params()), "optimizer['optimizer'] is 'Adam', expected 'SGD'"),
-        (schuss.Adam(params(), groups=groups), "c': optimizer['groups'] is"),
-        (schuss.Adam(params(), state_dtype="bfloat16"), "holds optimizer/m/layers/0/W in F32"),
-    ]:
-        check_load_is_refused(words, path, other)
-    check_load_is_refused("holds no optimizer, expected to", tmp_path / "alone", optimizer)
     with refused("params/scale is read-only, expected a writeable array, or", optimizer):
         schuss.load(path, frozen)
     with refused("optimizer.params are other arrays", optimizer):
         schuss.load(path, params(), optimizer)
-
-
-@pytest.mark.parametrize(
-    ("extra", "words"),
-    [
-        ({"a": {"schuss.array": "settings/1"}, "b": {"schuss.array": "settings/1"}}, "once"),
-        ({"a": {"schuss.array": "params"}}, "extra names an array as"),
-        ({"a": {"schuss.array": "settings/1", "more": 1}}, "extra names an array as"),
-        ({"a": {"schuss.array": ["settings/1"]}}, "extra names an array as"),
-        ({"a": {"schuss.array": "settings/9"}}, "extra names an array as"),
-        ({}, "there is 'settings/1', which no field names"),
-        ([1], "settings['extra'] is a list, expected a mapping"),
-        (None, "settings['extra'] is a NoneType, expected a mapping"),
-        ("dtype", "extra names an array in BF16, expected"),  # NumPy may not know this dtype
-    ],
-)
-def test_settings_name_each_array_once_or_are_refused(
-    extra: Any, words: str, tmp_path: Path
-) -> None:
-    path, optimizer = tmp_path / "c", schuss.SGD(np.zeros(3))
-    schuss.save(path, np.ones(3), extra={"a": np.zeros(3, np.float16)})
-    assert set(split_file(path.read_bytes())[0]) == {"__metadata__", "params", "settings/1"}
-    if extra == "dtype":
-        rewrite_header(path, lambda header: header["settings/1"].update(dtype="BF16"))
-    else:
-        settings(extra=extra)(path)
-    for each in (words, NOT_WRITTEN):
-        with refused(each, optimizer):
-            schuss.load(path, optimizer.params)
+    schuss.save(path, optimizer.params)
+    check_load_is_refused("holds no optimizer, expected to", path, optimizer)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,8 @@
-"""Memory: too little of it, none that is lost, files as memory, more than 2**31 elements."""
+"""Memory: too little of it, none that is lost, more than 2**31 elements."""
 
 import ctypes
 import sys
 from itertools import count, pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import pytest
 
 import schuss
 from schuss import _core, reference
-from support.arrays import Array, equal, same_bits
+from support.arrays import Array, same_bits
 from support.changes import after_one_more_step, changes
 from support.processes import ends_well
 
@@ -193,33 +192,6 @@ def test_a_thousand_that_were_dropped_leave_no_memory_threads_or_descriptors(use
     # A few threads may still be about to end. What one use holds is more than 4,000 bytes.
     assert max(threads, descriptors) < 334 // 10
     assert memory < 334 * 1000
-
-
-# Files as memory.
-
-
-def mapped(path: Path, values: Array) -> "np.memmap[Any, Any]":
-    array = np.memmap(path, values.dtype, "w+", shape=values.shape)
-    array[...] = values
-    return array
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_a_step_of_mapped_parameters_and_state_is_what_the_files_hold(
-    threads: int, tmp_path: Path
-) -> None:
-    rng = np.random.default_rng(0)
-    param, grad = (rng.standard_normal((1000, 700), dtype=np.float32) for _ in range(2))
-    expected = [param, np.zeros_like(param), np.zeros_like(param)]
-    arrays = [mapped(tmp_path / name, array) for name, array in zip("pmv", expected, strict=True)]
-    with schuss.threads(threads):
-        for t in (1, 2, 3):
-            schuss.kernels.adam(arrays[0], grad, arrays[1], arrays[2], step=t)
-            reference.adam(param, grad, expected[1], expected[2], step=t)
-    for array in arrays:
-        array.flush()
-    read = [np.fromfile(tmp_path / name, np.float32).reshape(param.shape) for name in "pmv"]
-    assert equal(read, expected)
 
 
 # More than 2**31 elements.

@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import random
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import schuss
-from support.arrays import same_bits
+from support.arrays import equal, same_bits
 
 torch = pytest.importorskip("torch")
 schuss_torch = pytest.importorskip("schuss.torch")
@@ -54,6 +55,32 @@ def give_gradients(params: list[Any], t: int, without: tuple[int, ...] = ()) -> 
         param.grad = None if i in without else grad
 
 
+def of_ones(n: int = 3, dtype: Any = torch.float64, grad: float = 1.0) -> Any:
+    """Return a parameter of ones whose gradient is filled with a number."""
+    param = torch.ones(n, dtype=dtype, requires_grad=True)
+    param.grad = torch.full_like(param, grad)
+    return param
+
+
+def arrays_of(params: list[Any]) -> list[Any]:
+    return [param.detach().clone().numpy() for param in params]
+
+
+def step_both(pair: list[Any], t: int, without: tuple[int, ...] = ()) -> None:
+    for optimizer, params in pair:
+        give_gradients(params, t, without)
+        assert optimizer.step() is None
+
+
+def assert_close(some: list[Any], others: list[Any]) -> None:
+    torch.testing.assert_close(some, others, rtol=1e-12, atol=1e-12)
+
+
+def assert_both_train_alike(train: Callable[[Any], Any]) -> None:
+    """Assert that `train` returns the same numbers for both modules."""
+    assert_close(*([each.detach() for each in train(m)] for m in (schuss_torch, torch.optim)))
+
+
 def both(name: str, options: dict[str, Any], groups: Any = list) -> list[Any]:
     """Return PyTorch's optimizer and ours, each with its parameters."""
     made = []
@@ -80,51 +107,25 @@ def assert_alike(theirs: Any, ours: Any, *, tolerance: float = 1e-12) -> None:
 
 @pytest.mark.parametrize(("name", "options"), CASES)
 @pytest.mark.parametrize("without", [(), (1, 3)], ids=["all", "some without gradients"])
-def test_steps_and_state_are_those_of_torch(
+def test_steps_and_state_are_those_of_torch_also_after_each_loaded_that_of_the_other(
     name: str, options: dict[str, Any], without: tuple[int, ...]
 ) -> None:
     pair = both(name, options)
-    for t in range(1, 8):
-        for optimizer, params in pair:
-            give_gradients(params, t, without if t % 3 else ())
-            assert optimizer.step() is None
-        assert_alike(*pair)
-
-
-@pytest.mark.parametrize(("name", "options"), CASES)
-def test_state_dicts_go_from_torch_to_schuss_and_back_in_the_middle(
-    name: str, options: dict[str, Any]
-) -> None:
-    (theirs, their_params), (ours, our_params) = both(name, options)
     for t in range(1, 10):
         if t in (4, 7):
-            saved, other = theirs.state_dict(), ours.state_dict()
-            theirs, ours = (
-                kind([p.detach() for p in params], lr=0.5)
-                for kind, params in ((type(theirs), their_params), (type(ours), our_params))
-            )
-            theirs = type(theirs)(their_params, lr=0.5)
-            ours = type(ours)(our_params, lr=0.5)
-            theirs.load_state_dict(copy.deepcopy(other))
-            ours.load_state_dict(copy.deepcopy(saved))
-        for optimizer, params in ((theirs, their_params), (ours, our_params)):
-            give_gradients(params, t)
-            optimizer.step()
-        assert_alike((theirs, their_params), (ours, our_params))
+            saved = [copy.deepcopy(optimizer.state_dict()) for optimizer, _ in pair]
+            pair = [(type(optimizer)(params, lr=0.5), params) for optimizer, params in pair]
+            for (optimizer, _), of_the_other in zip(pair, reversed(saved), strict=True):
+                optimizer.load_state_dict(of_the_other)
+        step_both(pair, t, without if t % 3 else ())
+        assert_alike(*pair)
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
 def test_copies_go_on_as_the_original(how: str) -> None:
     model = torch.nn.Linear(3, 2).double()
     optimizer = schuss_torch.Adam(model.parameters(), lr=0.1, amsgrad=True)
-
-    def train(model: Any, optimizer: Any, t: int) -> None:
-        optimizer.zero_grad()
-        x = torch.randn(5, 3, generator=torch.Generator().manual_seed(t), dtype=torch.float64)
-        model(x).square().mean().backward()
-        optimizer.step()
-
-    train(model, optimizer, 1)
+    step_both([(optimizer, [*model.parameters()])], 1)
     if how == "deepcopy":
         other, other_optimizer = copy.deepcopy((model, optimizer))
     elif how == "pickle":
@@ -139,10 +140,8 @@ def test_copies_go_on_as_the_original(how: str) -> None:
         other_optimizer = schuss_torch.Adam(other.parameters())
         other_optimizer.load_state_dict(saved["optimizer"])
     for t in (2, 3):
-        train(model, optimizer, t)
-        train(other, other_optimizer, t)
-        for a, b in zip(model.parameters(), other.parameters(), strict=True):
-            assert torch.equal(a, b)
+        step_both([(optimizer, [*model.parameters()]), (other_optimizer, [*other.parameters()])], t)
+        assert all(map(torch.equal, model.parameters(), other.parameters()))
 
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
@@ -189,59 +188,40 @@ def test_groups_have_what_is_theirs() -> None:
                 optimizer.param_groups[2]["weight_decay"] = 0.2
             if t == 7:
                 optimizer.param_groups[0]["maximize"] = True
-            give_gradients(params, t, (t % 4,))
-            optimizer.step()
+        step_both(pair, t, (t % 4,))
         assert_alike(*pair)
-
-
-def states_of(optimizer: Any) -> list[Any]:
-    return [optimizer.state[param] for param in optimizer.param_groups[0]["params"]]
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        lambda optimizer, params: setattr(params[0], "data", params[0].data.clone()),
-        lambda optimizer, params: setattr(params[0], "data", params[0].data.T.contiguous().T),
-        lambda optimizer, params: setattr(params[0], "data", params[0].data[:2]),
-        lambda optimizer, params: optimizer.state.clear(),
-        lambda optimizer, params: optimizer.state.pop(params[1]),
-        lambda optimizer, params: optimizer.state[params[1]].clear(),
-        lambda optimizer, params: optimizer.state[params[0]]["exp_avg"].zero_(),
-        lambda optimizer, params: optimizer.state[params[1]].update(
-            exp_avg=torch.ones(3, dtype=torch.float64)
-        ),
-        lambda optimizer, params: [state["step"].fill_(1) for state in optimizer.state.values()],
-        lambda optimizer, params: optimizer.state[params[1]].update(step=torch.tensor(9.0)),
-        lambda optimizer, params: optimizer.param_groups[0]["params"].reverse(),
-        lambda optimizer, params: optimizer.param_groups[0].update(betas=[0.5, 0.5]),
-        lambda optimizer, params: [
-            state["exp_avg"].share_memory_() for state in states_of(optimizer)
-        ],
-        lambda optimizer, params: [state["step"].share_memory_() for state in states_of(optimizer)],
-        lambda optimizer, params: [
-            state["exp_avg_sq"].__setattr__("data", torch.zeros_like(state["exp_avg_sq"]))
-            for state in states_of(optimizer)
-        ],
-        lambda optimizer, params: [
-            state["exp_avg"].set_(torch.ones_like(state["exp_avg"]))
-            for state in states_of(optimizer)
-        ],
+        "params[0].data = params[0].data.clone()",
+        "params[0].data = params[0].data.T.contiguous().T",
+        "params[0].data = params[0].data[:2]; state.pop(params[0])",
+        "state.clear()",
+        "state.pop(params[1])",
+        "state[params[1]].clear()",
+        "state[params[0]]['exp_avg'].zero_()",
+        "state[params[1]]['exp_avg'] = torch.ones(3, dtype=torch.float64)",
+        "for each in states: each['step'].fill_(1)",
+        "state[params[1]]['step'] = torch.tensor(9.0)",
+        "group['params'].reverse()",
+        "group['betas'] = [0.5, 0.5]",
+        "for each in states: each['exp_avg'].share_memory_()",
+        "for each in states: each['step'].share_memory_()",
+        "for each in states: each['exp_avg_sq'].data = torch.zeros_like(each['exp_avg_sq'])",
+        "for each in states: each['exp_avg'].set_(torch.ones_like(each['exp_avg']))",
     ],
 )
-def test_what_is_replaced_between_steps_is_noticed(change: Callable[[Any, Any], object]) -> None:
+def test_what_is_replaced_between_steps_is_noticed(change: str) -> None:
     pair = both("Adam", {"lr": 0.1})
     for t in range(1, 5):
         for optimizer, params in pair:
-            give_gradients(params, t)
             if t == 3:
-                change(optimizer, params)
-                if params[0].shape == (2, 3):
-                    params[0].grad = torch.ones(2, 3, dtype=torch.float64)
-                    optimizer.state.pop(params[0])
-            elif params[0].shape == (2, 3):
-                params[0].grad = torch.ones(2, 3, dtype=torch.float64)
-            optimizer.step()
+                state, group = optimizer.state, optimizer.param_groups[0]
+                names = {"params": params, "state": state, "group": group, "torch": torch}
+                exec(change, {"states": [state[p] for p in group["params"]], **names})
+        step_both(pair, t)
         assert_alike(*pair)
 
 
@@ -254,53 +234,40 @@ def test_what_is_replaced_between_steps_is_noticed(change: Callable[[Any, Any], 
         ("AdamW", {}),
     ],
 )
-def test_what_a_group_has_beside_the_options_of_its_class_makes_no_difference(
+def test_keys_of_a_group_that_its_class_does_not_know_make_no_difference(
     name: str, options: dict[str, Any]
 ) -> None:
     own = {"alpha": None, "betas": None, "amsgrad": "-", "eps": torch.ones(3), "nesterov": True}
     own |= {"dampening": 0.5, "centered": "-", "decoupled_weight_decay": True, "name": "mine"}
-
-    def groups(params: list[Any]) -> list[dict[str, Any]]:
-        return [{"params": params}]
-
-    pair = both(name, {"lr": 0.1, **options}, groups)
-    for optimizer, _ in pair:
-        group = optimizer.param_groups[0]
-        group.update({key: value for key, value in own.items() if key not in group})
+    pair = both(name, {"lr": 0.1, **options})
     for t in range(1, 4):
-        for optimizer, params in pair:
-            optimizer.param_groups[0]["lr"] = 0.1 * t
+        for optimizer, _ in pair:
+            group = optimizer.param_groups[0]
+            group.update({key: value for key, value in own.items() if key not in group})
+            group["lr"] = 0.1 * t
             if name == "SGD":
-                optimizer.param_groups[0]["eps"] = torch.ones(3)
-            give_gradients(params, t)
-            optimizer.step()
-    for theirs, ours in zip(pair[0][1], pair[1][1], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+                group["eps"] = torch.ones(3)
+        step_both(pair, t)
+    assert_close(pair[0][1], pair[1][1])
 
 
 @pytest.mark.parametrize(
-    ("name", "option", "values"),
+    ("name", "option"),
     [
-        ("SGD", "weight_decay", (0.1, 0.5)),
-        ("SGD", "momentum", (0.5, 0.9)),
-        ("RMSprop", "alpha", (0.5, 0.9)),
-        ("RMSprop", "eps", (0.1, 1.0)),
-        ("Adam", "eps", (0.1, 1.0)),
+        *(("SGD", option) for option in ("weight_decay", "momentum")),
+        *(("RMSprop", option) for option in ("alpha", "eps")),
+        ("Adam", "eps"),
     ],
 )
-def test_an_option_that_is_a_tensor_may_be_filled_between_steps(
-    name: str, option: str, values: tuple[float, float]
-) -> None:
+def test_an_option_that_is_a_tensor_may_be_filled_between_steps(name: str, option: str) -> None:
     pair = both(name, {"lr": 0.1, option: 0.3})
-    for optimizer, params in pair:
-        tensor = torch.tensor(0.3, dtype=torch.float64)
+    tensor = torch.tensor(0.3, dtype=torch.float64)
+    for optimizer, _ in pair:
         optimizer.param_groups[0][option] = tensor
-        for t, value in enumerate(values):
-            tensor.fill_(value)
-            give_gradients(params, t)
-            optimizer.step()
-    for theirs, ours in zip(pair[0][1], pair[1][1], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    for t, value in enumerate((0.5, 0.9)):
+        tensor.fill_(value)
+        step_both(pair, t)
+    assert_close(pair[0][1], pair[1][1])
 
 
 def test_a_closure_and_hooks_are_called() -> None:
@@ -337,13 +304,12 @@ def test_a_closure_and_hooks_are_called() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_bits_are_those_of_schuss(name: str, options: Any, make: Any, dtype: Any) -> None:
     params = parameters(dtype)
-    arrays = [param.detach().clone().numpy() for param in params]
+    arrays = arrays_of(params)
     optimizer, expected = getattr(schuss_torch, name)(params, **options), make(arrays)
     for t in range(1, 6):
-        give_gradients(params, t)
-        optimizer.step()
+        step_both([(optimizer, params)], t)
         expected.step([param.grad.numpy() for param in params])
-    assert all(same_bits(p.detach().numpy(), a) for p, a in zip(params, arrays, strict=True))
+    assert equal(arrays_of(params), arrays)
 
 
 def test_grad_scaler_unscales_before_the_step() -> None:
@@ -365,28 +331,20 @@ def test_grad_scaler_unscales_before_the_step() -> None:
 @pytest.mark.parametrize(
     ("param", "grad", "options", "error", "words"),
     [
-        (torch.ones(2, dtype=torch.bfloat16), None, {}, TypeError, "has dtype torch.bfloat16"),
-        (torch.ones(2, dtype=torch.complex64), None, {}, TypeError, "has dtype torch.complex64"),
-        (
-            torch.ones(2, device="meta"),
-            None,
-            {},
-            ValueError,
-            "is torch.strided on meta, expected plain",
-        ),
-        (torch.ones(2), torch.ones(2).to_sparse(), {}, ValueError, "a gradient of shape (2,) is"),
-        (torch.ones(2), None, {"differentiable": True}, ValueError, "differentiable is True"),
-        (torch.ones(1).expand(2), None, {}, ValueError, "overlap"),
+        ("ones(2, dtype=bfloat16)", "", {}, TypeError, "has dtype torch.bfloat16"),
+        ("ones(2, dtype=complex64)", "", {}, TypeError, "has dtype torch.complex64"),
+        ("ones(2, device='meta')", "", {}, ValueError, "is torch.strided on meta, expected plain"),
+        ("ones(2)", "ones(2).to_sparse()", {}, ValueError, "a gradient of shape (2,) is"),
+        ("ones(2)", "", {"differentiable": True}, ValueError, "differentiable is True"),
+        ("ones(1).expand(2)", "", {}, ValueError, "overlap"),
     ],
 )
 def test_what_cannot_be_stepped_is_refused_and_nothing_is_changed(
-    param: Any, grad: Any, options: Any, error: Any, words: str
+    param: str, grad: str, options: Any, error: Any, words: str
 ) -> None:
-    first = torch.ones(3, requires_grad=True)
-    first.grad = torch.ones(3)
-    param = param.detach().requires_grad_()
-    param.grad = torch.ones_like(param) if grad is None else grad
-    optimizer = schuss_torch.Adam([first, param], **options)
+    first, other = of_ones(), eval(param, vars(torch).copy()).detach().requires_grad_()
+    other.grad = eval(grad, vars(torch).copy()) if grad else torch.ones_like(other)
+    optimizer = schuss_torch.Adam([first, other], **options)
     with pytest.raises(error, match=r"^Adam") as caught:
         optimizer.step()
     assert words in str(caught.value)
@@ -396,47 +354,34 @@ def test_what_cannot_be_stepped_is_refused_and_nothing_is_changed(
 
 # State dicts between torch.optim and the optimizers of schuss.
 
-TRANSLATED: list[tuple[str, dict[str, Any], type[schuss.optimizers.Optimizer]]] = [
-    (
-        name,
-        options,
-        getattr(schuss, "Momentum" if "momentum" in options and name == "SGD" else name),
-    )
-    for name, options in CASES
-    if not options.get("maximize")
-]
 
-
-@pytest.mark.parametrize(("name", "options", "kind"), TRANSLATED)
+@pytest.mark.parametrize(
+    ("name", "options"), [case for case in CASES if not case[1].get("maximize")]
+)
 @pytest.mark.parametrize("at", [0, 3])
 def test_training_goes_on_from_a_state_dict_of_torch_and_back(
-    name: str, options: dict[str, Any], kind: Any, at: int
+    name: str, options: dict[str, Any], at: int
 ) -> None:
     if at == 0 and options.get("dampening"):
         pytest.skip("torch.optim does not dampen its first step, and schuss does")
-    expected = parameters()
+    expected, params = parameters(), parameters()
     theirs = getattr(torch.optim, name)(expected, **options)
-    params = [param.detach().clone().requires_grad_() for param in expected]
     for t in range(1, at + 1):
-        give_gradients(expected, t)
-        theirs.step()
-    arrays = [param.detach().clone().numpy() for param in expected]
-    ours = kind(arrays, clip_norm=1e9)
+        step_both([(theirs, expected)], t)
+    arrays = arrays_of(expected)
+    kind = "Momentum" if "momentum" in options and name == "SGD" else name
+    ours = getattr(schuss, kind)(arrays, clip_norm=1e9)
     schuss_torch.load_state_dict(ours, theirs.state_dict())
-    for t in range(at + 1, 10):
-        give_gradients(expected, t)
-        theirs.step()
-        if t <= 6:
-            ours.step([param.grad.numpy() for param in expected])
-        if t == 6:
-            for param, array in zip(params, arrays, strict=True):
-                param.data = torch.from_numpy(array)
-            back = getattr(torch.optim, name)(params, lr=7.0)
-            back.load_state_dict(schuss_torch.state_dict(ours))
-        if t > 6:
-            give_gradients(params, t)
-            back.step()
-    torch.testing.assert_close(params, expected, rtol=1e-12, atol=1e-12)
+    for t in range(at + 1, 7):
+        step_both([(theirs, expected)], t)
+        ours.step([param.grad.numpy() for param in expected])
+    for param, array in zip(params, arrays, strict=True):
+        param.data = torch.from_numpy(array)
+    back = getattr(torch.optim, name)(params, lr=7.0)
+    back.load_state_dict(schuss_torch.state_dict(ours))
+    for t in range(7, 10):
+        step_both([(theirs, expected), (back, params)], t)
+    assert_close(params, expected)
     assert ours.clip_norm == 1e9
 
 
@@ -472,8 +417,7 @@ def test_a_state_dict_tells_the_rate_that_each_group_used() -> None:
 
 def test_groups_go_there_and_back() -> None:
     theirs = two_groups(torch.optim.AdamW, parameters(), {}, {"lr": 0.5, "weight_decay": 0.1})
-    arrays = [param.detach().numpy() for param in parameters()]
-    ours = two_groups(schuss.AdamW, arrays, {}, {"lr": 0.9})
+    ours = two_groups(schuss.AdamW, arrays_of(parameters()), {}, {"lr": 0.9})
     schuss_torch.load_state_dict(ours, theirs.state_dict())
     assert [group["lr"] for group in ours.param_groups] == [0.1, 0.5]
     assert_goes_on_alike(theirs, ours, range(1, 3))
@@ -482,9 +426,7 @@ def test_groups_go_there_and_back() -> None:
 
 
 def test_low_precision_parameters_take_over_state() -> None:
-    param = torch.ones(4, dtype=torch.float16, requires_grad=True)
-    theirs = torch.optim.Adam([param], lr=0.1)
-    param.grad = torch.full((4,), 0.5, dtype=torch.float16)
+    theirs = torch.optim.Adam([of_ones(4, torch.float16, grad=0.5)], lr=0.1)
     theirs.step()
     ours = schuss.Adam(np.ones(4, np.float16))
     schuss_torch.load_state_dict(ours, theirs.state_dict())
@@ -493,48 +435,45 @@ def test_low_precision_parameters_take_over_state() -> None:
     assert ours.state["m"].dtype == np.float32
 
 
-def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
-    w = np.ones(3)
+WAITING = schuss.SGD(np.ones(3))
+WAITING.accumulate(np.ones(3))
 
-    def stepped(optimizer: Any) -> Any:
-        optimizer.step(np.ones(3))
-        return optimizer
 
-    waiting = schuss.SGD(w)
-    waiting.accumulate(np.ones(3))
-    for optimizer, words in [
-        (schuss.Adam(w, eps_root=0.1), "eps_root is 0.1, expected 0.0, as torch.optim has it"),
-        (schuss.Adam(w, bias_correction=False), "bias_correction is False, expected True"),
-        (schuss.Momentum(w, bias_correction=True), "bias_correction is True, expected False"),
-        (schuss.Momentum(w, nesterov=True), "dampening is 0.9 with nesterov, expected 0"),
-        (schuss.Momentum(w, beta=0, dampening=0.5), "dampening is 0.5 where beta is 0, expected 0"),
-        (waiting, "1 gradients are accumulated, expected none"),
-    ]:
-        with pytest.raises(ValueError, match=r"^state_dict: ") as caught:
-            schuss_torch.state_dict(optimizer)
-        assert words in str(caught.value)
-    with pytest.raises(TypeError, match=r"^state_dict: optimizer is a int, expected one of SGD"):
-        schuss_torch.state_dict(3)
-    param = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    other = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    param.grad = torch.ones_like(param)
-    adam = torch.optim.Adam([param])
+@pytest.mark.parametrize(
+    ("optimizer", "words"),
+    [
+        ("Adam(w, eps_root=0.1)", "eps_root is 0.1, expected 0.0, as torch.optim has it"),
+        ("Adam(w, bias_correction=False)", "bias_correction is False, expected True"),
+        ("Momentum(w, bias_correction=True)", "bias_correction is True, expected False"),
+        ("Momentum(w, nesterov=True)", "dampening is 0.9 with nesterov, expected 0"),
+        ("Momentum(w, beta=0, dampening=0.5)", "dampening is 0.5 where beta is 0, expected 0"),
+        ("Momentum(w, dampening=0.5)", "dampening is set before the first step"),
+        ("WAITING", "1 gradients are accumulated, expected none"),
+        ("3", "optimizer is a int, expected one of SGD"),
+    ],
+)
+def test_what_torch_cannot_say_is_refused(optimizer: str, words: str) -> None:
+    given = eval(optimizer, {**vars(schuss), "w": np.ones(3), "WAITING": WAITING})
+    with pytest.raises((TypeError, ValueError), match=f"^state_dict: {re.escape(words)}"):
+        schuss_torch.state_dict(given)
+
+
+def test_what_schuss_cannot_do_is_refused() -> None:
+    param, other, w = of_ones(), of_ones(), np.ones(3)
+    adam, uneven = torch.optim.Adam([param]), torch.optim.Adam([param, other])
     adam.step()
-    uneven = torch.optim.Adam([param, other])
+    other.grad = None
     uneven.step()
     other.grad = torch.ones_like(other)
     uneven.step()
     one = schuss.Adam(w)
     two = schuss.Adam([w, np.ones(3)])
+    plain: Any = {"state": {}, "param_groups": [{"params": [0]}]}
     maximizing = torch.optim.Adam([param], maximize=True)
     dampened = torch.optim.SGD([param], momentum=0.9, dampening=0.5)
     cases: list[tuple[Any, Any, str]] = [
         (one, {}, "state_dict has the keys []"),
-        (
-            one,
-            {"state": {}, "param_groups": [{"params": [0]}]},
-            "expected those of torch.optim.Adam",
-        ),
+        (one, plain, "expected those of torch.optim.Adam"),
         (schuss.AdamW(w), adam.state_dict(), "is of Adam, expected AdamW"),
         (one, maximizing.state_dict(), "['maximize'] is True, expected False"),
         (two, adam.state_dict(), "state_dict has 1 parameters, expected 2"),
@@ -543,7 +482,7 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
         (schuss.Adam(np.ones(4)), adam.state_dict(), "has shape (3,), expected (4,)"),
     ]
     for optimizer, state, words in cases:
-        before = repr(optimizer), optimizer.state_dict()["steps"]
+        before = repr(optimizer), optimizer.steps
         with pytest.raises((TypeError, ValueError)) as refused:
             schuss_torch.load_state_dict(optimizer, state)
         assert "load_state_dict: " in str(refused.value)
@@ -551,62 +490,49 @@ def test_what_torch_cannot_say_or_schuss_cannot_do_is_refused() -> None:
         assert (repr(optimizer), optimizer.steps) == before
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda s: s.update(state=[]), "state_dict['state'] is a list, expected a mapping"),
-        (lambda s: s.update(param_groups=[]), "state_dict['param_groups'] is [], expected a list"),
-        (lambda s: s.update(param_groups=[3]), "['param_groups'][0] is a int, expected a mapping"),
-        (lambda s: s["param_groups"][0].pop("params"), "expected those of torch.optim.Adam"),
-        (lambda s: s["state"].update({0: [1]}), "['state'][0] is a list, expected a mapping"),
-        (lambda s: s["state"].pop(1), "['state'][1] has no 'step', expected all parameters or"),
-        (lambda s: s["state"][1].pop("step"), "['state'][1] has no 'step'"),
-        (lambda s: s["state"][0].update(step=1.5), "['step'] is 1.5, expected a whole number"),
-        (lambda s: s["state"][0].update(step=np.nan), "['step'] is nan, expected a whole number"),
-        (lambda s: s["state"][0].update(step="1"), "['step'] is a str, expected a number"),
-        (lambda s: s["state"][0].pop("exp_avg"), "['state'][0] has no 'exp_avg', expected it"),
-        (lambda s: s["state"][0].update(exp_avg=[1.0]), "['exp_avg'] is of list, expected a ten"),
-        (
-            lambda s: s["state"][0].update(exp_avg=torch.ones(3, dtype=torch.complex64)),
-            "['exp_avg'] is of torch.complex64, expected a tensor of floating point",
-        ),
-        (lambda s: s["param_groups"][0].update(amsgrad=True), "has no 'max_exp_avg_sq'"),
-        (lambda s: s["param_groups"][0].update(params=[0, 0]), "[0, 0], expected keys, each once"),
-        (lambda s: s["param_groups"][0].update(params=[[0], 1]), "expected keys, each once"),
-        (lambda s: s["param_groups"][0].update(params=2), "['params'] is a int, expected a list"),
-        (
-            lambda s: s["param_groups"][0].update(betas=0.9),
-            "['betas'] is 0.9, expected two numbers",
-        ),
-        (lambda s: s["param_groups"][0].update(lr="fast"), "['lr'] is a str, expected a number"),
-        (lambda s: s["param_groups"][0].update(lr=torch.ones(2)), "['lr'] is a Tensor, expected a"),
-        (
-            lambda s: s["param_groups"][0].update(eps=torch.ones((), device="meta")),
-            "['eps'] is ten",
-        ),
-        (
-            lambda s: s["state"][0].update(exp_avg=torch.ones(3, device="meta")),
-            "['exp_avg'] is torch.strided on meta, expected plain numbers",
-        ),
-    ],
-)
-def test_a_damaged_state_dict_is_refused_and_nothing_is_changed(
-    change: Callable[[Any], object], words: str
-) -> None:
-    params = [torch.ones(3, requires_grad=True), torch.ones(2, requires_grad=True)]
-    theirs = torch.optim.Adam(params, lr=0.5)
-    for param in params:
-        param.grad = torch.ones_like(param)
+# What damages a state dict `s`, of which `g` is the group and `p` the state of the first
+# parameter, and what the message says.
+DAMAGES = [
+    ("s['state'] = []", "state_dict['state'] is a list, expected a mapping"),
+    ("s['param_groups'] = []", "state_dict['param_groups'] is [], expected a list"),
+    ("s['param_groups'] = [3]", "['param_groups'][0] is a int, expected a mapping"),
+    ("del g['params']", "expected those of torch.optim.Adam"),
+    ("s['state'][0] = [1]", "['state'][0] is a list, expected a mapping"),
+    ("del s['state'][1]", "['state'][1] has no 'step', expected all parameters or"),
+    ("del s['state'][1]['step']", "['state'][1] has no 'step'"),
+    ("p['step'] = 1.5", "['step'] is 1.5, expected a whole number"),
+    ("p['step'] = inf - inf", "['step'] is nan, expected a whole number"),
+    ("p['step'] = '1'", "['step'] is a str, expected a number"),
+    ("del p['exp_avg']", "['state'][0] has no 'exp_avg', expected it"),
+    ("p['exp_avg'] = [1.0]", "['exp_avg'] is of list, expected a ten"),
+    (
+        "p['exp_avg'] = ones(3, dtype=complex64)",
+        "['exp_avg'] is of torch.complex64, expected a ten",
+    ),
+    ("p['exp_avg'] = ones(3, device='meta')", "is torch.strided on meta, expected plain numbers"),
+    ("g['amsgrad'] = True", "has no 'max_exp_avg_sq'"),
+    ("g['params'] = [0, 0]", "[0, 0], expected keys, each once"),
+    ("g['params'] = [[0], 1]", "expected keys, each once"),
+    ("g['params'] = 2", "['params'] is a int, expected a list"),
+    ("g['betas'] = 0.9", "['betas'] is 0.9, expected two numbers"),
+    ("g['lr'] = 'fast'", "['lr'] is a str, expected a number"),
+    ("g['lr'] = ones(2)", "['lr'] is a Tensor, expected a"),
+    ("g['eps'] = ones((), device='meta')", "['eps'] is ten"),
+]
+
+
+@pytest.mark.parametrize(("damage", "words"), DAMAGES)
+def test_a_damaged_state_dict_is_refused_and_nothing_is_changed(damage: str, words: str) -> None:
+    theirs = torch.optim.Adam([of_ones(3), of_ones(2)], lr=0.5)
     theirs.step()
     ours = schuss.Adam([np.ones(3), np.ones(2)], lr=0.1)
     saved = theirs.state_dict()
     schuss_torch.load_state_dict(ours, saved)  # which is in order
     ours.step([np.ones(3), np.ones(2)])
-    before = ours.state_dict()
-    damaged = copy.deepcopy(saved)
-    change(damaged)
+    before, s = ours.state_dict(), copy.deepcopy(saved)
+    exec(damage, {"s": s, "g": s["param_groups"][0], "p": s["state"][0], **vars(torch)})
     with pytest.raises((TypeError, ValueError), match=r"^load_state_dict: ") as refused:
-        schuss_torch.load_state_dict(ours, damaged)
+        schuss_torch.load_state_dict(ours, s)
     assert words in str(refused.value)
     assert str(ours.state_dict()) == str(before)
 
@@ -615,18 +541,14 @@ def test_momentum_in_one_group_and_none_in_another_goes_there() -> None:
     params = parameters()
     nesterov = {"momentum": 0.9, "nesterov": True}
     theirs = two_groups(torch.optim.SGD, params, nesterov, {"dampening": 0.5})
-    give_gradients(params, 1)
-    theirs.step()
-    arrays = [param.detach().clone().numpy() for param in params]
-    ours = two_groups(schuss.Momentum, arrays, {}, {})
+    step_both([(theirs, params)], 1)
+    ours = two_groups(schuss.Momentum, arrays_of(params), {}, {})
     schuss_torch.load_state_dict(ours, theirs.state_dict())
     assert_goes_on_alike(theirs, ours, range(2, 4))
 
 
 def test_what_a_group_without_momentum_still_has_of_it_is_left() -> None:
-    param = torch.ones(2, dtype=torch.float64, requires_grad=True)
-    theirs = torch.optim.SGD([param], lr=0.1, momentum=0.5)
-    param.grad = torch.full_like(param, torch.inf)
+    theirs = torch.optim.SGD([of_ones(2, grad=torch.inf)], lr=0.1, momentum=0.5)
     theirs.step()
     theirs.param_groups[0]["momentum"] = 0
     ours = schuss.Momentum(np.ones(2))
@@ -636,18 +558,14 @@ def test_what_a_group_without_momentum_still_has_of_it_is_left() -> None:
 
 
 def test_no_step_is_lost_where_float32_cannot_count_it() -> None:
-    steps = (1 << 24) + 1
-    ours = schuss.Adam(np.ones(3))
+    steps, param = (1 << 24) + 1, of_ones()
+    ours, other = schuss.Adam(np.ones(3)), schuss.Adam(np.ones(3))
     ours.load_state_dict(ours.state_dict() | {"steps": steps})
-    theirs = torch.optim.Adam([torch.ones(3, dtype=torch.float64)])
+    theirs, fused = torch.optim.Adam([of_ones()]), schuss_torch.Adam([param])
     theirs.load_state_dict(schuss_torch.state_dict(ours))
-    other = schuss.Adam(np.ones(3))
     schuss_torch.load_state_dict(other, theirs.state_dict())
     assert other.steps == steps
-    param = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    fused = schuss_torch.Adam([param])
     fused.load_state_dict(theirs.state_dict())
-    param.grad = torch.ones_like(param)
     fused.step()
     assert fused.state[param]["step"].item() == steps + 1
 
@@ -665,50 +583,42 @@ def test_no_step_is_lost_where_float32_cannot_count_it() -> None:
 def test_what_is_set_between_steps_is_refused_as_at_the_first(
     change: dict[str, Any], words: str
 ) -> None:
-    w = torch.ones(3, requires_grad=True)
+    w = of_ones()
     optimizer = schuss_torch.SGD([w], lr=0.5, momentum=0.5, nesterov=True)
-    w.grad = torch.ones(3)
     optimizer.step()
-    before = w.tolist()
+    before, good = w.tolist(), copy.copy(optimizer.param_groups[0])
     optimizer.param_groups[0].update(change)
     for _ in range(2):
         with pytest.raises((TypeError, ValueError), match=words):
             optimizer.step()
         assert w.tolist() == before
-    good = {"dampening": 0, "differentiable": False, "lr": 0.5, "momentum": 0.5}
     optimizer.param_groups[0].update(good)
     optimizer.step()
     assert w.tolist() != before
 
 
-def test_going_back_through_what_a_parameter_was_is_refused() -> None:
-    for module in (torch.optim, schuss_torch):
-        w = torch.tensor([2.0], requires_grad=True)
-        optimizer = module.SGD([w], lr=0.5)
-        loss = (w**3).sum()
-        loss.backward(retain_graph=True)
-        optimizer.step()
-        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-            loss.backward()
+@pytest.mark.parametrize("module", [torch.optim, schuss_torch])
+def test_going_back_through_what_a_parameter_was_is_refused(module: Any) -> None:
+    w = torch.tensor([2.0], requires_grad=True)
+    loss = (w**3).sum()
+    loss.backward(retain_graph=True)
+    module.SGD([w], lr=0.5).step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_a_velocity_goes_there_and_back_without_a_count_of_steps() -> None:
-    w = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    w = of_ones()
     theirs = torch.optim.SGD([w], lr=0.1, momentum=0.9)
-    w.grad = torch.ones_like(w)
     theirs.step()
     ours = schuss.Momentum(np.ones(3))
     schuss_torch.load_state_dict(ours, theirs.state_dict())
     back = schuss_torch.state_dict(ours)["state"][0]["momentum_buffer"]
     assert back.tolist() == [1, 1, 1]
-    plain = torch.optim.SGD([w], lr=0.1)
-    plain.step()
     counted = schuss.SGD(np.ones(3))
     counted.step(np.ones(3))
-    schuss_torch.load_state_dict(counted, plain.state_dict())
+    schuss_torch.load_state_dict(counted, torch.optim.SGD([w], lr=0.1).state_dict())
     assert (counted.steps, counted.lr) == (1, 0.1)
-    with pytest.raises(ValueError, match=r"^state_dict: dampening is set before the first step"):
-        schuss_torch.state_dict(schuss.Momentum(np.ones(3), dampening=0.5))
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there is no such timer")
@@ -734,31 +644,28 @@ def test_a_step_that_ctrl_c_meets_was_made_or_was_not(interrupt: Any) -> None:
 
 
 def test_parameters_stepped_before_another_was_refused_keep_their_state() -> None:
-    def made(module: Any) -> tuple[Any, list[Any]]:
-        params = [torch.ones(2, requires_grad=True) for _ in range(2)]
+    def train(module: Any) -> list[Any]:
+        params = [of_ones(2), of_ones(2)]
         groups = [{"params": params[:1]}, {"params": params[1:], "maximize": True}]
-        return module.Adam(groups, lr=0.1), params
-
-    optimizer, params = made(schuss_torch)
-    expected, their_params = made(torch.optim)
-    for each in (*params, their_params[0]):
-        each.grad = torch.ones(2)
-    params[1].grad = params[1].detach()  # which a step may not write while it reads it
-    with pytest.raises(ValueError, match="shares memory"):
+        optimizer = module.Adam(groups, lr=0.1)
+        if module is schuss_torch:
+            params[1].grad = params[1].detach()  # a step may not write what it reads
+            with pytest.raises(ValueError, match="shares memory"):
+                optimizer.step()
+        else:
+            params[1].grad = None
+            optimizer.step()
+        for param in params:
+            param.grad = torch.full_like(param, 3.0)
         optimizer.step()
-    expected.step()
-    for each in (*params, *their_params):
-        each.grad = torch.full((2,), 3.0)
-    optimizer.step()
-    expected.step()
-    for param, their_param in zip(params, their_params, strict=True):
-        torch.testing.assert_close(param, their_param)
+        return params
+
+    assert_both_train_alike(train)
 
 
 def test_a_first_step_that_was_refused_is_still_the_first() -> None:
-    results = []
-    for module in (torch.optim, schuss_torch):
-        w = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    def train(module: Any) -> list[Any]:
+        w = of_ones(2)
         optimizer = module.SGD([w], lr=0.1, momentum=0.9, dampening=0.5)
         if module is schuss_torch:
             w.grad = w.detach()
@@ -767,25 +674,26 @@ def test_a_first_step_that_was_refused_is_still_the_first() -> None:
             assert not optimizer.state
         w.grad = torch.ones_like(w)
         optimizer.step()
-        results.append(w.detach())
-    torch.testing.assert_close(*results)
+        return [w]
+
+    assert_both_train_alike(train)
 
 
 def test_betas_and_state_can_be_changed_where_they_are() -> None:
-    results = []
-    for module in (torch.optim, schuss_torch):
-        pair = [torch.ones(2, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-        optimizer = module.Adam(pair, lr=0.1)
+    def train(module: Any) -> list[Any]:
+        params = [of_ones(2), of_ones(2)]
+        optimizer = module.Adam(params, lr=0.1)
         optimizer.param_groups[0]["betas"] = betas = [0.9, 0.999]
-        held: dict[str, Any] = {}
+        state: dict[str, Any] = {}
         for t in range(4):
-            for i, w in enumerate(pair):
+            for i, w in enumerate(params):
                 w.grad = torch.full_like(w, t + 1.0) if t != 1 or i == 0 else None
             if t == 2:
                 betas[0] = 0.1
-                held["exp_avg"] = torch.zeros(2, dtype=torch.float64)
+                state["exp_avg"] = torch.zeros(2, dtype=torch.float64)
             optimizer.step()
             if t == 0:
-                held = optimizer.state[pair[0]]
-        results.append(torch.cat([w.detach() for w in pair]))
-    torch.testing.assert_close(*results)
+                state = optimizer.state[params[0]]
+        return params
+
+    assert_both_train_alike(train)

@@ -29,7 +29,7 @@ def small_training(path: Path) -> tuple[Any, Any]:
     optimizer = schuss.Momentum(w, lr=schedules.Linear(0.1, 0.2, steps=3))
     optimizer.step(np.ones(3))
     batches = schuss.minibatches(np.arange(10), rng=0)
-    schuss.save(path, w, optimizer, batches=batches)
+    schuss.save(path, w, optimizer, batches=batches, extra={"a": np.zeros(2, np.float16)})
     optimizer.step(np.ones(3))
     list(batches)
     return optimizer, batches
