@@ -86,6 +86,26 @@ def test_the_function_of_groups_may_reshape_parameters() -> None:
     assert same_bits(params["w"], expected)
 
 
+class Reshapes(dict[str, Any]):
+    """Parameters that reshape "a" when "b" is read."""
+
+    active = True
+
+    def __getitem__(self, key: str) -> Any:
+        if self.active and key == "b":
+            see_as_rows(dict.__getitem__(self, "a"))
+        return dict.__getitem__(self, key)
+
+
+def test_a_container_may_reshape_an_array_while_it_is_read() -> None:
+    params = Reshapes({"a": ramp(), "b": ramp()})
+    opt = schuss.SGD(params, lr=1.0)
+    params.active = False
+    opt.step({"a": ramp().reshape(params["a"].shape), "b": ramp()})
+    assert (params["a"] == 0).all()
+    assert (params["b"] == 0).all()
+
+
 # Changes in the middle of a call, by a profiler.
 
 

@@ -4,10 +4,12 @@ import array
 import ctypes
 import gc
 import mmap
+import multiprocessing
 import struct
 import sys
 import tracemalloc
 from collections.abc import Callable
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -554,3 +556,53 @@ def test_averages_are_written_to_arrays_of_numpy_alone() -> None:
         assert same_bits(out.seen, values(0))
         schuss.ewma(values(1), 0.5, out=out.seen)
         assert same_bits(out.seen, schuss.ewma(values(1), 0.5))
+
+
+def test_gradients_are_those_that_jax_returns() -> None:
+    jax = pytest.importorskip("jax")
+    params, x = {"w": values(0, 4), "b": np.zeros((), np.float32)}, values(1, (5, 4))
+
+    def loss(p: Any) -> Any:
+        return ((x @ p["w"] + p["b"]) ** 2).sum()
+
+    grads = jax.grad(loss)(params)
+    expected = {name: param.copy() for name, param in params.items()}
+    for name, param in expected.items():
+        reference.sgd(param, np.asarray(grads[name]), lr=0.01)
+    schuss.SGD(params, lr=0.01).step(grads)
+    assert equal([*params.values()], [*expected.values()])
+
+
+IN_THE_CHILD = """
+import numpy as np, schuss
+seen = np.frombuffer(memory.buf, np.float32, 3000)
+optimizer = schuss.Adam(seen[:1000], lr=0.1)
+optimizer.step(seen[1000:2000])
+seen[2000:] = optimizer.state["m"]
+del seen, optimizer
+memory.close()
+"""
+
+
+def test_a_step_in_one_process_is_seen_in_the_other() -> None:
+    memory: Any = SharedMemory(create=True, size=12_000)
+    try:
+        seen = np.frombuffer(memory.buf, np.float32, 3000)
+        param, grad, m_there = seen[:1000], seen[1000:2000], seen[2000:]
+        param[...], grad[...] = values(0, 1000), values(1, 1000)
+        expected, m, v = values(0, 1000), *np.zeros((2, 1000), np.float32)
+        child = multiprocessing.get_context("spawn").Process(
+            target=exec, args=(IN_THE_CHILD, {"memory": memory})
+        )
+        child.start()
+        child.join(600)
+        assert child.exitcode == 0
+        reference.adam(expected, grad, m, v, step=1, lr=0.1)
+        assert equal([param, m_there], [expected, m])
+        schuss.SGD(param, lr=0.1).step(grad)
+        reference.sgd(expected, grad, lr=0.1)
+        assert same_bits(param, expected)
+        del seen, param, grad, m_there
+    finally:
+        memory.close()
+        memory.unlink()
