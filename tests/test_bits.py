@@ -263,6 +263,7 @@ class Job:
         return optimizer, all_grads
 
 
+CLIPPING = {"clip_norm": 3.0, "clip_value": 0.02}
 JOBS = {
     "clip the norm of float32": Job(options={"clip_norm": 1.0}),
     "clip the norm of float64": Job(options={"clip_norm": 1.0}, of_params="float64"),
@@ -285,7 +286,7 @@ JOBS = {
         of_grads=("float16",),
     ),
     **{
-        f"step groups of {name} {i}": Job(name, settings, groups=({}, *overrides))
+        f"step groups of {name} {i}": Job(name, {**settings, **CLIPPING}, groups=({}, *overrides))
         for name, kind in OPTIMIZERS.items()
         for i, (settings, *overrides) in enumerate(kind.groups)
     },
