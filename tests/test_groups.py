@@ -266,7 +266,9 @@ def trained() -> Any:
     return optimizer
 
 
-@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+@pytest.mark.parametrize(
+    "how", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
 def test_a_copy_has_groups_of_its_own(how: Callable[[Any], Any]) -> None:
     optimizer = trained()
     other = how(optimizer)

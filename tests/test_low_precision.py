@@ -119,7 +119,7 @@ def test_every_combination_of_formats_has_the_references_bits(
     expected = make_reference(name, [param.copy() for param in params], **options)
     optimizer = make_optimizer(name, params, **options)
     # At last a scale, and a rate, that float32 cannot represent.
-    for scale, lr in ((1.0, 0.1), (0.25, 0.1), (3.0, 0.1), (3e-42, 0.1), (1e39, 1e-39)):
+    for scale, lr in ((1.0, 0.1), (0.25, 0.1), (3e-42, 0.1), (-3e-60, 0.1), (1e39, 1e-39)):
         optimizer.lr = lr
         expected.set(lr=lr)
         grads = [numbers(rng, shape, of_grad) for shape in SHAPES]
