@@ -173,13 +173,6 @@ def other_value(name: str, hyperparameter: str) -> Any:
     return OTHER_VALUES[hyperparameter]
 
 
-def states_of(name: str, options: Options) -> list[str]:
-    """Return the names of the states that an optimizer has with these hyperparameters."""
-    kind = OPTIMIZERS[name]
-    values = {**kind.defaults, **options}
-    return [*kind.states, *(state for state, by in kind.optional_states.items() if values[by])]
-
-
 def make_optimizer(name: str, params: Any, **options: Any) -> Any:
     """Return an optimizer of that class."""
     return getattr(schuss, name)(params, **options)
