@@ -208,17 +208,6 @@ def test_an_array_passed_as_many_gives_the_same_bits(dtype: Any, options: dict[s
             assert same_bits(np.concatenate(many.state[name]), one.state[name])
 
 
-def test_parameters_of_both_dtypes_go_together() -> None:
-    rng = np.random.default_rng(7)
-    params = [numbers(rng, 100, dtype) for dtype in (np.float32, np.float64, np.float32)]
-    expected = make_reference("RMSprop", [p.copy() for p in params], lr=0.03)
-    optimizer = schuss.RMSprop(params, lr=0.03)
-    gradients = [numbers(rng, 100, p.dtype) for p in params]
-    optimizer.step(gradients)
-    expected.step(gradients)
-    assert_same(optimizer, expected)
-
-
 # Threads, SIMD level and tiles change no bit of what an optimizer does.
 
 

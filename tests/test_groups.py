@@ -236,13 +236,9 @@ def test_lr_now_is_what_groups_use() -> None:
         plateau.update(1.0)
     assert [group.lr_now for group in optimizer.param_groups] == [0.125, 2.0, 0.5 / 3]
     assert (plateau.lr, optimizer.lr_now) == (0.0625, 0.125)
-    optimizer.param_groups[0]["weight_decay"] = 0.5  # no rate
-    assert optimizer.lr_now == 0.125
     optimizer.param_groups[1]["lr"] = schedule  # in use at once, as that of an optimizer
     assert [group.lr_now for group in optimizer.param_groups] == [0.0625, 0.5 / 3, 0.5 / 3]
     assert values(optimizer) == before
-    some = sgd({"lr": 1.0}, {}, lr=3.0)
-    assert (some.lr_now, [group.lr_now for group in some.param_groups]) == (3.0, [1.0, 3.0])
 
 
 # Saving and copying.

@@ -187,8 +187,7 @@ def test_any_structure_gets_the_bits_of_separate_steps(
 
 
 def test_params_are_the_object_that_was_given() -> None:
-    for arrange in (*STRUCTURES.values(), lambda arrays: arrays[1]):
-        params = arrange(arrays_of(0))
+    for params in (arrays_of(0)[1], *(arrange(arrays_of(0)) for arrange in STRUCTURES.values())):
         assert schuss.SGD(params).params is params
 
 
@@ -500,7 +499,7 @@ def test_repr_names_the_optimizer_its_hyperparameters_and_what_it_holds() -> Non
     params: dict[str, Any] = {"W": np.ones((64, 100), np.float32), "b": np.zeros(7)}
     optimizer = schuss.Adam(params, amsgrad=True)
     text = repr(optimizer)
-    settings = OPTIMIZERS["Adam"].defaults | {"amsgrad": True}
+    settings = {**OPTIMIZERS["Adam"].defaults, "amsgrad": True}
     of_params = ["2 arrays", "6,407 elements", "float32, float64", "0 steps"]
     for words in ("Adam(", *(f"{name}={settings[name]!r}" for name in settings), *of_params):
         assert words in text
@@ -509,7 +508,7 @@ def test_repr_names_the_optimizer_its_hyperparameters_and_what_it_holds() -> Non
     optimizer.lr, optimizer.clip_norm, optimizer.average = 0.25, 2.0, 0.9
     for words in ("1 step", "lr=0.25", "clip_norm=2.0, average=0.9"):
         assert words in repr(optimizer)
-    text = repr(schuss.SGD(np.ones(1), lr=arrays_of))
+    text = repr(make_optimizer("SGD", np.ones(1), lr=arrays_of))
     assert "lr=<function arrays_of" in text
     assert "1 array," in text
 
