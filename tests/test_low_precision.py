@@ -231,5 +231,3 @@ def test_values_that_bfloat16_can_represent_are_not_rounded() -> None:
     with np.errstate(invalid="ignore"):
         expected = (without_subnormals(values) + np.float32(0)).astype(BFLOAT16)  # g + 0*v
     assert same_bits(optimizer.state["velocity"], expected)
-
-
