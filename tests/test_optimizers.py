@@ -409,40 +409,34 @@ def test_a_copy_goes_on_by_itself(name: str, options: Options, how: str) -> None
     assert other.lr == expected_of_other.settings["lr"]
 
 
+BOUND: dict[str, Callable[[list[Any]], Any]] = {
+    name: STRUCTURES[name]
+    for name in ("list", "tuple", "dict", "nested", "dict subclass", "UserList")
+}
+BOUND |= {"an array": lambda arrays: arrays[1], "a scalar": lambda arrays: arrays[3]}
+BOUND |= {"a view": lambda arrays: arrays[1][::2, ::-1]}
+
+
 @every_copy
-@pytest.mark.parametrize(
-    "structure", ["list", "tuple", "dict", "nested", "dict subclass", "UserList"]
-)
+@pytest.mark.parametrize("structure", BOUND)
 @pytest.mark.parametrize("params_first", [True, False])
 def test_what_is_copied_with_its_parameters_stays_bound_to_them(
     how: str, structure: str, params_first: bool
 ) -> None:
-    arrays, arrange = arrays_of(0), STRUCTURES[structure]
-    params = arrange(arrays)
-    optimizer, expected = schuss.Adam(params), make_reference("Adam", arrays_of(0))
-    optimizer.step(arrange(arrays_of(1)))
-    before = contents(arrays)
-    if params_first:
-        new_params, other = copied((params, optimizer), how)
-    else:
-        other, new_params = copied((optimizer, params), how)
-    other.step(arrange(arrays_of(2)))
-    expected.step(arrays_of(1))
-    expected.step(arrays_of(2))
+    params, *grads = (BOUND[structure](arrays_of(i)) for i in range(3))
+    optimizer = schuss.Adam(params)
+    expected = make_reference("Adam", leaves(copy.deepcopy(params)))
+    optimizer.step(grads[0])
+    before = contents(params)
+    pair = copied((params, optimizer) if params_first else (optimizer, params), how)
+    new_params, other = pair if params_first else pair[::-1]
+    assert other.params is new_params
+    other.step(grads[1])
+    for tree in grads:
+        expected.step(leaves(tree))
     assert contents(new_params) == contents(expected.params)
-    assert contents(arrays) == before
+    assert contents(params) == before
     assert optimizer.steps == 1
-
-
-@every_copy
-def test_what_is_copied_with_a_single_array_stays_bound_to_it(how: str) -> None:
-    for param in (*arrays_of(0), arrays_of(0)[1][::2, ::-1]):
-        optimizer, expected = schuss.Adam(param), make_reference("Adam", param.copy())
-        new_param, other = copied((param, optimizer), how)
-        assert other.params is new_param
-        for each in (other, expected):
-            each.step(np.ones_like(param))
-        assert contents(new_param) == contents(expected.params)
 
 
 class Tagged(schuss.Adam):

@@ -10,7 +10,6 @@ import pytest
 
 import schuss
 from schuss import reference
-from schuss.optimizers import Last
 from support.arrays import LAYOUTS, Array, bits, laid_out, numbers, random_arrays
 from support.optimizers import assert_same, every_optimizer, make_optimizer, make_reference
 
@@ -24,20 +23,13 @@ def pair(name: str, params: list[Array], **options: Any) -> tuple[Any, reference
     return make_optimizer(name, params, **options), make_reference(name, copies, **options)
 
 
-def last_of(optimizer: Any) -> Last:
-    """Return what the last step did, which has been made."""
-    last = optimizer.last
-    assert isinstance(last, Last)
-    return last
-
-
 # Scaling and clipping.
 
 
 def assert_norm_is_the_references(params: list[Array], grads: list[Array]) -> None:
-    optimizer = schuss.SGD(params, lr=0.0, clip_norm=1.0)
+    optimizer: Any = schuss.SGD(params, lr=0.0, clip_norm=1.0)
     optimizer.step(grads)
-    assert last_of(optimizer).grad_norm == reference.grad_norm(params, grads)
+    assert optimizer.last.grad_norm == reference.grad_norm(params, grads)
 
 
 @pytest.mark.parametrize("of_param", LAYOUTS)
@@ -67,18 +59,18 @@ def test_the_norm_is_the_references_of_arrays_that_share_a_block_of_the_sum() ->
 
 
 def test_the_norm_is_that_of_all_arrays_together() -> None:
-    optimizer = schuss.SGD([np.zeros(2), np.zeros((1, 1))], lr=1.0, clip_norm=6.5)
+    optimizer: Any = schuss.SGD([np.zeros(2), np.zeros((1, 1))], lr=1.0, clip_norm=6.5)
     optimizer.step([np.array([3.0, 4.0]), np.array([[12.0]])])
-    assert last_of(optimizer).grad_norm == 13
+    assert optimizer.last.grad_norm == 13
     np.testing.assert_allclose(optimizer.params[0], [-1.5, -2.0], rtol=1e-6)
     np.testing.assert_allclose(optimizer.params[1], [[-6.0]], rtol=1e-6)
 
 
 def test_the_norm_of_float32_does_not_overflow_and_is_rounded_like_float64() -> None:
     grad = np.full(10_000, 3e38, np.float32)
-    optimizer = schuss.SGD(np.zeros_like(grad), clip_norm=1.0)
+    optimizer: Any = schuss.SGD(np.zeros_like(grad), clip_norm=1.0)
     optimizer.step(grad)
-    assert last_of(optimizer).grad_norm == pytest.approx(float(np.float32(3e38)) * 100, rel=1e-14)
+    assert optimizer.last.grad_norm == pytest.approx(float(np.float32(3e38)) * 100, rel=1e-14)
 
 
 def test_clipping_is_that_of_torch() -> None:
@@ -87,7 +79,7 @@ def test_clipping_is_that_of_torch() -> None:
     values = random_arrays(rng)
     theirs = [torch.nn.Parameter(torch.from_numpy(value.copy())) for value in values]
     other = torch.optim.Adam(theirs, lr=0.1)
-    optimizer = schuss.Adam(values, lr=0.1, clip_norm=2.0)
+    optimizer: Any = schuss.Adam(values, lr=0.1, clip_norm=2.0)
     for _ in range(5):
         grads = random_arrays(rng)
         for parameter, grad in zip(theirs, grads, strict=True):
@@ -95,7 +87,7 @@ def test_clipping_is_that_of_torch() -> None:
         norm = torch.nn.utils.clip_grad_norm_(theirs, 2.0)
         other.step()
         optimizer.step(grads)
-        assert last_of(optimizer).grad_norm == pytest.approx(float(norm), rel=1e-6)
+        assert optimizer.last.grad_norm == pytest.approx(float(norm), rel=1e-6)
     for value, parameter in zip(values, theirs, strict=True):
         np.testing.assert_allclose(value, parameter.detach().numpy(), rtol=2e-4, atol=2e-6)
 
@@ -175,14 +167,14 @@ def test_every_finite_float64_has_a_norm(values: list[float], scale: float) -> N
     grads = [np.array(values), np.array([3.0], np.float32)]
     for given in (grads, grads[:1]):
         params = [np.zeros_like(grad) for grad in given]
-        optimizer = schuss.SGD(params, lr=1.0, clip_norm=1.0, nonfinite="raise")
+        optimizer: Any = schuss.SGD(params, lr=1.0, clip_norm=1.0, nonfinite="raise")
         optimizer.step(given, scale=scale)
         squares = sum(Fraction(float(x)) ** 2 for grad in given for x in grad)
         with localcontext(prec=40, Emax=99999, Emin=-99999):
             norm = (Decimal(squares.numerator) / Decimal(squares.denominator)).sqrt()
             scaled = norm * Decimal(scale)
-        assert last_of(optimizer).grad_norm == reference.grad_norm(params, given, scale=scale)
-        assert last_of(optimizer).grad_norm == pytest.approx(float(scaled), rel=1e-15, abs=0)
+        assert optimizer.last.grad_norm == reference.grad_norm(params, given, scale=scale)
+        assert optimizer.last.grad_norm == pytest.approx(float(scaled), rel=1e-15, abs=0)
         made = np.concatenate([-param.astype(float) for param in params])
         expected = min(Decimal(1), scaled)
         largest = max(abs(made))
@@ -311,13 +303,6 @@ def test_raise_names_the_array_and_changes_nothing(bad: float, index: int, dtype
     grads["W"][index] = 1
     with pytest.raises(FloatingPointError, match=r"grads\['b'\]"):
         optimizer.step(grads)
-
-
-def test_large_finite_numbers_are_finite() -> None:
-    grad = np.array([1e300, -1e300])
-    optimizer = schuss.SGD(np.zeros(2), lr=1e-300, nonfinite="raise")
-    optimizer.step(grad)
-    assert optimizer.params.tolist() == [-1.0, 1.0]
 
 
 # Cleared gradients.
