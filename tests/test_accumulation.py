@@ -61,7 +61,7 @@ def test_a_negative_zero_stays_one() -> None:
     assert np.signbit(optimizer.state["velocity"]).all()
 
 
-def test_a_schedule_is_asked_once_for_the_step_and_not_for_gradients() -> None:
+def test_a_schedule_is_called_once_for_the_step_and_not_for_gradients() -> None:
     calls: list[int] = []
     optimizer = sgd(lr=lambda t: calls.append(t) or 0.5)  # type: ignore[func-returns-value]
     for _ in range(2):

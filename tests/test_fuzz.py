@@ -1,6 +1,6 @@
 """Random calls, files and series: an optimizer is always what its reference is.
 
-The long form draws new examples each time, here a hundred times as many:
+The long form draws new examples each time, here 100 times more:
 `SCHUSS_FUZZ=100 pytest tests/test_fuzz.py`.
 """
 

@@ -202,7 +202,7 @@ def test_what_each_group_has_of_its_own_cannot_be_set_for_all() -> None:
 # Schedules.
 
 
-def test_each_schedule_is_asked_once_a_step_also_if_groups_share_it() -> None:
+def test_each_schedule_is_called_once_a_step_even_if_groups_share_it() -> None:
     calls: list[tuple[str, int]] = []
 
     def schedule(name: str, rate: float) -> Callable[[int], float]:

@@ -239,7 +239,7 @@ def test_what_an_optimizer_does_not_have_cannot_be_set(name: str, attribute: str
 # Schedules.
 
 
-def test_a_schedule_is_asked_once_for_each_step_and_again_after_a_refusal() -> None:
+def test_a_schedule_is_called_once_for_each_step_and_again_after_a_refusal() -> None:
     calls: list[int] = []
 
     def schedule(t: int) -> float:
@@ -257,7 +257,7 @@ def test_a_schedule_is_asked_once_for_each_step_and_again_after_a_refusal() -> N
     assert optimizer.lr is schedule
 
 
-def test_lr_now_is_the_rate_that_was_used_and_asks_no_schedule_twice() -> None:
+def test_lr_now_is_the_rate_that_was_used_and_calls_no_schedule_twice() -> None:
     rates = iter([0.5, 0.25, 0.125, 9.0, 0.0625])
     param = np.zeros(1)
     optimizer = schuss.SGD(param, lr=lambda t: next(rates))

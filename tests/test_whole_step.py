@@ -1,4 +1,4 @@
-"""What a step does besides its rule: scaling, clipping, checks for NaN, averages, clearing."""
+"""What a step does apart from its rule: scaling, clipping, checks for NaN, averages, clearing."""
 
 import re
 from decimal import Decimal, localcontext

@@ -27,7 +27,7 @@ class Kind:
     optional_states: Mapping[str, str] = field(default_factory=dict)
     """Further states, each with the hyperparameter that adds it."""
     variants: tuple[Options, ...] = ()
-    """Hyperparameters worth a test, besides the defaults."""
+    """Hyperparameters worth a test, in addition to the defaults."""
     groups: tuple[tuple[Options, Options, Options], ...] = ()
     """Hyperparameters of an optimizer, and those that two of its three groups override."""
     rules: Mapping[str, Options] = field(default_factory=dict)
