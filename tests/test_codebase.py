@@ -140,27 +140,63 @@ def test_the_version_stands_in_one_place() -> None:
         assert VERSION not in path.read_text(encoding="utf-8"), path
 
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-PROMISED = [block.strip().rpartition("  # ")[2] for block in BLOCKS]
+README = ROOT / "README.md"
+DOCS = ROOT / "python" / "docs"
+PAGES = [README, *sorted(DOCS.glob("*.md")), *sorted(DOCS.glob("guide/*.md"))]
 
 
-def test_the_readmes_python_prints_what_it_says(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the blocks of code of a page that are marked with that language."""
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def promised(block: str) -> str:
+    """Return the last comment of a block, which is what it prints."""
+    return block.strip().rpartition("  # ")[2]
+
+
+# README and docs: ```python blocks follow each other, and each prints its last comment.
+WITH_OUTPUT = [pytest.param(page, id=page.stem) for page in PAGES if blocks(page, "python")]
+# ```py blocks stand alone and need another library; those without imports are no programs.
+OF_PEERS = [
+    pytest.param(block, id=f"{page.stem} {i}")
+    for page in PAGES
+    for i, block in enumerate(blocks(page, "py"))
+    if block.startswith("import ")
+]
+
+
+@pytest.mark.parametrize("page", WITH_OUTPUT)
+def test_the_python_of_the_documentation_prints_what_it_says(
+    page: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)  # it saves a training
-    assert BLOCKS
+    if "bfloat16" in "".join(blocks(page, "python")):
+        pytest.importorskip("ml_dtypes")
+    monkeypatch.chdir(tmp_path)  # some save a training
     names: dict[str, object] = {}
-    for block, promised in zip(BLOCKS, PROMISED, strict=True):  # each uses the names before it
-        exec(compile(block, "README.md", "exec"), names)
-        assert capsys.readouterr().out.strip() == promised
+    for block in blocks(page, "python"):  # each uses the names before it
+        exec(compile(block, page.name, "exec"), names)
+        assert capsys.readouterr().out.strip() == promised(block)
+
+
+@pytest.mark.parametrize("block", OF_PEERS)
+def test_the_documentations_code_for_other_libraries_runs(block: str) -> None:
+    for library in re.findall(r"\b(torch|jax)\b", block):
+        pytest.importorskip(library)
+    exec(compile(block, "documentation", "exec"), {})
+
+
+def test_there_is_code_to_run_in_the_readme_and_in_the_docs() -> None:
+    assert {"README", "index", "start", "groups"} <= {page.id for page in WITH_OUTPUT}
+    assert {"README 0", "README 1", "torch 0", "jax 0"} <= {block.id for block in OF_PEERS}
 
 
 def test_the_readmes_python_can_be_pasted_into_the_prompt(tmp_path: Path) -> None:
     environment = {name: os.environ[name] for name in os.environ if name != "PYTHONSTARTUP"}
     done = subprocess.run(
         [sys.executable, "-i", "-q"],
-        input="".join(BLOCKS),
+        input="".join(blocks(README, "python")),
         capture_output=True,
         cwd=tmp_path,
         env={**environment, "PYTHONIOENCODING": "utf-8"},
@@ -168,11 +204,12 @@ def test_the_readmes_python_can_be_pasted_into_the_prompt(tmp_path: Path) -> Non
         check=True,
     )
     assert done.stderr.replace(">>> ", "").replace("... ", "").strip() == ""
-    assert [line for line in done.stdout.splitlines() if line in PROMISED] == PROMISED
+    expected = [promised(block) for block in blocks(README, "python")]
+    assert [line for line in done.stdout.splitlines() if line in expected] == expected
 
 
 def test_the_readmes_error_message_is_the_librarys() -> None:
-    (message,) = re.findall(r"`TypeError: (.*)`", README)
+    (message,) = re.findall(r"`TypeError: (.*)`", README.read_text(encoding="utf-8"))
     optimizer = schuss.Adam({"W1": np.ones(3, np.float32)})
     with pytest.raises(TypeError) as caught:
         optimizer.step({"W1": np.ones(3)})

@@ -1,31 +1,19 @@
 """The instruction set level: chosen at import, or by name."""
 
-import os
 import platform
-import subprocess
-import sys
 
 import pytest
 
 import schuss
+from support.execution import execution
+from support.processes import ends_well, script
 
 LEVELS = schuss.available_simd()
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 def test_the_baseline_is_always_there_and_the_best_level_is_taken() -> None:
     assert LEVELS[0] == "baseline"
-    environment = {"SCHUSS_SIMD": ""}
-    assert run("import schuss; print(schuss.simd())", **environment).stdout.strip() == LEVELS[-1]
+    assert ends_well("import schuss; print(schuss.simd())", SCHUSS_SIMD="").strip() == LEVELS[-1]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names levels of x86-64")
@@ -45,13 +33,12 @@ def test_what_the_processor_tells_of_itself_is_what_is_available() -> None:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_the_environment_names_a_level(level: str) -> None:
-    result = run("import schuss; print(schuss.simd())", SCHUSS_SIMD=level)
-    assert result.stdout.strip() == level
+    assert ends_well("import schuss; print(schuss.simd())", SCHUSS_SIMD=level).strip() == level
 
 
 @pytest.mark.parametrize("level", ["avx9", "AVX2", "neon"])
 def test_an_unknown_level_in_the_environment_is_an_error_that_lists_the_levels(level: str) -> None:
-    result = run("import schuss", SCHUSS_SIMD=level)
+    result = script("import schuss", SCHUSS_SIMD=level)
     assert result.returncode != 0
     assert f"ValueError: SCHUSS_SIMD is '{level}'" in result.stderr
     assert f"available: {', '.join(LEVELS)}" in result.stderr
@@ -59,14 +46,11 @@ def test_an_unknown_level_in_the_environment_is_an_error_that_lists_the_levels(l
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_set_simd_takes_a_level_and_an_unknown_one_changes_nothing(level: str) -> None:
-    before = schuss.simd()
-    try:
+    with execution():  # restores the level
         schuss.set_simd(level)
         with pytest.raises(ValueError, match=r"set_simd: level is 'mmx': .*available: baseline"):
             schuss.set_simd("mmx")
         assert schuss.simd() == level
-    finally:
-        schuss.set_simd(before)
 
 
 def test_show_config_tells_what_is_in_use(capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,4 +67,4 @@ def test_show_config_tells_what_is_in_use(capsys: pytest.CaptureFixture[str]) ->
 def test_importing_schuss_loads_none_of_the_extras() -> None:
     extras = "matplotlib", "rich", "sklearn", "tqdm", "torch", "scipy", "hypothesis"
     code = f"import schuss, sys; print([m for m in {extras} if m in sys.modules])"
-    assert run(code).stdout.strip() == "[]"
+    assert ends_well(code).strip() == "[]"

@@ -84,19 +84,6 @@ def test_rounding_is_to_nearest_even_as_numpy_and_ml_dtypes_have_it(dtype: np.dt
     assert same_bits(optimizer.copies, expected)
 
 
-@every_half
-def test_rounding_by_worked_numbers(dtype: np.dtype[Any]) -> None:
-    ulp, largest = (2.0**-10, 65504.0) if dtype == np.float16 else (2.0**-7, 255.0 * 2.0**120)
-    over = 65520.0 if dtype == np.float16 else 255.5 * 2.0**120
-    params = np.array([1 + ulp / 2, 1 + 1.5 * ulp, 1 + 0.51 * ulp, -1 - ulp / 2], np.float32)
-    params = np.append(params, np.array([largest, -over, np.nan, -0.0], np.float32))
-    expected = [1, 1 + 2 * ulp, 1 + ulp, -1, largest, -np.inf, np.nan, -0.0]
-    optimizer = schuss.SGD(params, lr=0.0, copies=dtype)
-    optimizer.step(np.zeros_like(params))
-    np.testing.assert_array_equal(optimizer.copies.astype(np.float64), expected)
-    assert np.signbit(optimizer.copies[-1])
-
-
 # Whole steps.
 
 
@@ -119,7 +106,7 @@ def test_every_combination_of_formats_has_the_references_bits(
     expected = make_reference(name, [param.copy() for param in params], **options)
     optimizer = make_optimizer(name, params, **options)
     # At last a scale, and a rate, that float32 cannot represent.
-    for scale, lr in ((1.0, 0.1), (0.25, 0.1), (3.0, 0.1), (3e-42, 0.1), (1e39, 1e-39)):
+    for scale, lr in ((1.0, 0.1), (0.25, 0.1), (3e-42, 0.1), (-3e-60, 0.1), (1e39, 1e-39)):
         optimizer.lr = lr
         expected.set(lr=lr)
         grads = [numbers(rng, shape, of_grad) for shape in SHAPES]
@@ -176,22 +163,6 @@ def test_low_precision_has_the_references_bits_in_every_layout(
             assert_same(optimizer, expected)
             assert same_bits(copies, optimizer.copies)
             assert not grad.any()
-
-
-def test_half_precision_steps_are_close_to_those_in_float64() -> None:
-    rng = np.random.default_rng(4)
-    exact = rng.standard_normal(1000)
-    master = exact.astype(np.float32)
-    other = schuss.Adam(exact, lr=0.01)
-    optimizer = schuss.Adam(master, lr=0.01, copies="bfloat16", state_dtype="bfloat16")
-    for _ in range(100):
-        grad = rng.standard_normal(1000) + 0.5
-        other.step(grad)
-        optimizer.step(grad.astype(BFLOAT16))
-    moved = np.abs(exact - master)
-    assert moved.max() < 0.05  # the parameters moved by about 0.4
-    assert moved.mean() < 0.005
-    np.testing.assert_allclose(optimizer.copies.astype(np.float64), master, rtol=2**-8)
 
 
 # Random rounding.
@@ -260,26 +231,3 @@ def test_values_that_bfloat16_can_represent_are_not_rounded() -> None:
     with np.errstate(invalid="ignore"):
         expected = (without_subnormals(values) + np.float32(0)).astype(BFLOAT16)  # g + 0*v
     assert same_bits(optimizer.state["velocity"], expected)
-
-
-def test_another_seed_gives_another_state() -> None:
-    grads = np.random.default_rng(5).standard_normal((3, 1000)).astype(np.float32)
-    optimizers = [
-        schuss.Adam(np.zeros(1000, np.float32), state_dtype="bfloat16", seed=seed)
-        for seed in (7, 7, 8)
-    ]
-    for optimizer in optimizers:
-        for grad in grads:
-            optimizer.step(grad)
-    first, same, other = (optimizer.state["v"] for optimizer in optimizers)
-    assert same_bits(first, same)
-    assert not same_bits(first, other)
-
-
-def test_state_in_bfloat16_takes_half_the_memory() -> None:
-    params = np.zeros(1000, np.float32)
-    wide, narrow = schuss.Adam(params), schuss.Adam(params.copy(), state_dtype="bfloat16")
-    of_wide, of_narrow = (
-        sum(state.nbytes for state in optimizer.state.values()) for optimizer in (wide, narrow)
-    )
-    assert 2 * of_narrow == of_wide

@@ -1,5 +1,6 @@
 """The NumPy reference computes what the papers say: float64, worked numbers, PyTorch."""
 
+from ast import literal_eval
 from collections.abc import Callable
 from typing import Any
 
@@ -85,15 +86,6 @@ def test_rmsprop_is_its_formula(eps: float, eps_root: float) -> None:
         np.testing.assert_allclose([w[0], s[0]], [expected, square], rtol=1e-13)
 
 
-def test_where_epsilon_goes_matters_for_a_tiny_gradient() -> None:
-    inside, outside = np.zeros(1), np.zeros(1)
-    g = np.array([1e-6])
-    reference.rmsprop(inside, g, np.zeros(1), lr=1.0, beta=0.9, eps=0.0, eps_root=1e-8)
-    reference.rmsprop(outside, g, np.zeros(1), lr=1.0, beta=0.9, eps=1e-8, eps_root=0.0)
-    np.testing.assert_allclose(inside, -1e-6 / (0.1 * 1e-12 + 1e-8) ** 0.5, rtol=1e-12)
-    np.testing.assert_allclose(outside, -1e-6 / (0.1**0.5 * 1e-6 + 1e-8), rtol=1e-12)
-
-
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.98])
 def test_an_average_is_its_formula(beta: float) -> None:
     values, v, expected = gradients((1,)), np.zeros(1), 0.0
@@ -122,13 +114,6 @@ def test_adam_is_its_formula(corrected: bool) -> None:
         expected -= 0.01 * first_hat / (second_hat**0.5 + 1e-8)
         reference.adam(w, dw, m, v, step=t if corrected else None, lr=0.01)
         np.testing.assert_allclose([w[0], m[0], v[0]], [expected, first, second], rtol=1e-12)
-
-
-def test_adams_first_step_is_the_learning_rate_whatever_the_gradient() -> None:
-    g = np.array([1e-3, -1.0, 1e6])
-    w = np.zeros(3)
-    reference.adam(w, g, np.zeros(3), np.zeros(3), step=1, lr=0.001)
-    np.testing.assert_allclose(w, -0.001 * np.sign(g), rtol=1e-4)
 
 
 def test_amsgrad_divides_by_the_largest_second_moment() -> None:
@@ -236,52 +221,42 @@ def test_the_reference_optimizer_names_what_it_does_not_know() -> None:
 
 # PyTorch, where its formula is the same: 100 steps in float64.
 
-# Of each peer the class and its options, ours and its options.
+# Of each pair, PyTorch's optimizer and ours.
 PEERS = [
-    ("SGD", "", "SGD", ""),
-    ("SGD", "weight_decay=0.1", "SGD", "weight_decay=0.1"),
-    ("SGD", "momentum=0.9", "Momentum", "dampening=0.0"),
-    ("SGD", "momentum=0.9, nesterov=True", "Momentum", "dampening=0.0, nesterov=True"),
-    (
-        *("SGD", "momentum=0.5, weight_decay=0.1"),
-        *("Momentum", "beta=0.5, dampening=0.0, weight_decay=0.1"),
-    ),
-    ("RMSprop", "alpha=0.9", "RMSprop", ""),
-    ("RMSprop", "alpha=0.99, eps=1e-3", "RMSprop", "beta=0.99, eps=1e-3"),
-    ("RMSprop", "alpha=0.9, centered=True", "RMSprop", "centered=True"),
-    (
-        *("RMSprop", "alpha=0.9, momentum=0.9, weight_decay=0.1"),
-        *("RMSprop", "momentum=0.9, weight_decay=0.1"),
-    ),
-    (
-        *("RMSprop", "alpha=0.9, centered=True, momentum=0.5"),
-        *("RMSprop", "centered=True, momentum=0.5"),
-    ),
-    ("Adam", "", "Adam", ""),
-    ("Adam", "betas=(0.5, 0.9), eps=1e-3", "Adam", "beta1=0.5, beta2=0.9, eps=1e-3"),
-    ("Adam", "weight_decay=0.1", "Adam", "weight_decay=0.1"),
-    ("Adam", "amsgrad=True", "Adam", "amsgrad=True"),
-    ("AdamW", "", "AdamW", ""),
-    ("AdamW", "weight_decay=0.5, amsgrad=True", "AdamW", "weight_decay=0.5, amsgrad=True"),
+    ("SGD", "SGD"),
+    ("SGD weight_decay=0.1", "SGD weight_decay=0.1"),
+    ("SGD momentum=0.9", "Momentum dampening=0.0"),
+    ("SGD momentum=0.9 nesterov=True", "Momentum dampening=0.0 nesterov=True"),
+    ("SGD momentum=0.5 weight_decay=0.1", "Momentum beta=0.5 dampening=0.0 weight_decay=0.1"),
+    ("RMSprop alpha=0.9", "RMSprop"),
+    ("RMSprop alpha=0.99 eps=1e-3", "RMSprop beta=0.99 eps=1e-3"),
+    ("RMSprop alpha=0.9 centered=True", "RMSprop centered=True"),
+    ("RMSprop alpha=0.9 momentum=0.9 weight_decay=0.1", "RMSprop momentum=0.9 weight_decay=0.1"),
+    ("RMSprop alpha=0.9 centered=True momentum=0.5", "RMSprop centered=True momentum=0.5"),
+    ("Adam", "Adam"),
+    ("Adam betas=(0.5,0.9) eps=1e-3", "Adam beta1=0.5 beta2=0.9 eps=1e-3"),
+    ("Adam weight_decay=0.1", "Adam weight_decay=0.1"),
+    ("Adam amsgrad=True", "Adam amsgrad=True"),
+    ("AdamW", "AdamW"),
+    ("AdamW weight_decay=0.5 amsgrad=True", "AdamW weight_decay=0.5 amsgrad=True"),
 ]
 
 
-def arguments(text: str) -> dict[str, Any]:
-    """Return keyword arguments as they are written in a call."""
-    values: dict[str, Any] = eval(f"dict({text})")
-    return values
+def parsed(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name of a class and its keyword arguments."""
+    name, *arguments = text.split()
+    return name, {key: literal_eval(value) for key, value in (a.split("=") for a in arguments)}
 
 
 @pytest.mark.parametrize("make", [make_optimizer, make_reference])
-@pytest.mark.parametrize(("peer", "peer_options", "name", "options"), PEERS, ids=str)
-def test_a_hundred_steps_agree_with_pytorch(
-    peer: str, peer_options: str, name: str, options: str, make: Callable[..., Any]
-) -> None:
+@pytest.mark.parametrize(("peer", "ours"), PEERS)
+def test_a_hundred_steps_agree_with_pytorch(peer: str, ours: str, make: Callable[..., Any]) -> None:
     torch = pytest.importorskip("torch")
+    (peer, peer_options), (name, options) = parsed(peer), parsed(ours)
     start = np.random.default_rng(1).standard_normal((7, 3))
     theirs = torch.tensor(start.copy(), requires_grad=True)
-    their_optimizer = getattr(torch.optim, peer)([theirs], lr=0.01, **arguments(peer_options))
-    optimizer = make(name, start, lr=0.01, **arguments(options))
+    their_optimizer = getattr(torch.optim, peer)([theirs], lr=0.01, **peer_options)
+    optimizer = make(name, start, lr=0.01, **options)
     for g in gradients():
         theirs.grad = torch.from_numpy(g.copy())
         their_optimizer.step()
@@ -306,17 +281,3 @@ def test_dampening_agrees_with_pytorch_from_an_equal_start() -> None:
         their_optimizer.step()
         optimizer.step(g)
     assert_close(param, theirs.detach().numpy(), ulps=8)
-
-
-def test_torch_tensors_on_the_cpu_are_updated_where_they_are() -> None:
-    torch = pytest.importorskip("torch")
-    tensor, expected = torch.ones(3, 2), np.ones((3, 2), np.float32)
-    optimizer = schuss.Adam({"w": tensor}, lr=0.1)
-    model = make_reference("Adam", expected, lr=0.1)
-    for t in (1, 2):
-        gradient = torch.full((3, 2), 0.5 * t)
-        optimizer.step({"w": gradient})
-        model.step(gradient.numpy())
-    assert (tensor.numpy() == expected).all()
-    with pytest.raises(TypeError, match="detach"):
-        schuss.Adam(torch.ones(3, requires_grad=True))

@@ -207,71 +207,61 @@ def steps(
 
 def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
     """Every rule with every decay in every combination of number formats."""
+
+    def case(
+        i: int, group: tuple[str, str], of_param: Any, of_grad: Any, bfloat16_state: bool
+    ) -> Case:
+        rng, updates = np.random.default_rng(i), group[0] in UPDATES
+        takes_gradients = not group[0].startswith(("average", "memory_floor"))
+        return steps(
+            [group],
+            [numbers(rng, shape, of_param, special=special) for shape in SIZES],
+            [[numbers(rng, s, of_grad, special=special) for s in SIZES] for _ in range(2)],
+            bfloat16_state=bfloat16_state,
+            average=updates and i % 3 == 0,
+            copies=BFLOAT16 if updates and i % 2 and of_param == FLOAT32 else None,
+            clip_norm=3.0 if takes_gradients and i % 4 == 0 else None,
+            clip_value=0.5 if i % 5 == 0 else None,
+            clear_grads=i % 7 < 3,
+            scale=[1.0, 0.3, 1.0, 0.3, 1e-44][i % 5] if takes_gradients else 1.0,
+        )
+
     halves = [FLOAT32, FLOAT16, BFLOAT16]
     combinations = [(FLOAT64, FLOAT64, False), *product(halves, halves, (False, True))]
     for i, (name, decay, formats) in enumerate(product(RULES, DECAYS, combinations)):
-        of_param, of_grad, bfloat16_state = formats
         updates = name in UPDATES
-        if not updates and (decay != "none" or of_param in halves[1:]):
+        if not updates and (decay != "none" or formats[0] in halves[1:]):
             continue
-        if bfloat16_state and not (updates and _core.states(name)):
-            continue
-
-        def case(
-            i: int = i,
-            group: tuple[str, str] = (name, decay),
-            of_param: Any = of_param,
-            of_grad: Any = of_grad,
-            bfloat16_state: bool = bfloat16_state,
-            updates: bool = updates,
-        ) -> Case:
-            rng = np.random.default_rng(i)
-            takes_gradients = not group[0].startswith(("average", "memory_floor"))
-            return steps(
-                [group],
-                [numbers(rng, shape, of_param, special=special) for shape in SIZES],
-                [[numbers(rng, s, of_grad, special=special) for s in SIZES] for _ in range(2)],
-                bfloat16_state=bfloat16_state,
-                average=updates and i % 3 == 0,
-                copies=BFLOAT16 if updates and i % 2 and of_param == FLOAT32 else None,
-                clip_norm=3.0 if takes_gradients and i % 4 == 0 else None,
-                clip_value=0.5 if i % 5 == 0 else None,
-                clear_grads=i % 7 < 3,
-                scale=[1.0, 0.3, 1.0, 0.3, 1e-44][i % 5] if takes_gradients else 1.0,
-            )
-
-        yield case
+        if not formats[2] or (updates and _core.states(name)):
+            yield partial(case, i, (name, decay), *formats)
 
 
 def of_layouts(special: bool) -> Iterator[Callable[[], Case]]:
     """Parameters and gradients in every two layouts, and several groups; large arrays."""
-    for i, (of_param, of_grad) in enumerate(product(LAYOUTS, LAYOUTS)):
 
-        def case(i: int = i, of_param: str = of_param, of_grad: str = of_grad) -> Case:
-            rng = np.random.default_rng(i)
-            shapes = [(21, 40), (3, 1, 70), (130, 3)]
-            number = [FLOAT32, FLOAT64][i % 2]
-            make = partial(numbers, rng, dtype=number, special=special)
-            dense = of_param in ("c", "fortran", "columns of more")
-            return steps(
-                [[("adam", "none"), ("adam", "decoupled")], [("momentum", "coupled")]][i % 3 == 0],
-                [laid_out(make(shape), of_param) for shape in shapes],
-                [[laid_out(make(shape), of_grad) for shape in shapes] for _ in range(2)],
-                bfloat16_state=dense and number == FLOAT32,
-                average=i % 5 == 0,
-                clip_norm=1.0 if i % 4 == 0 else None,
-                clear_grads=i % 7 < 3,
-            )
+    def case(i: int, of_param: str, of_grad: str) -> Case:
+        shapes, number = [(21, 40), (3, 1, 70), (130, 3)], [FLOAT32, FLOAT64][i % 2]
+        make = partial(numbers, np.random.default_rng(i), dtype=number, special=special)
+        dense = of_param in ("c", "fortran", "columns of more")
+        return steps(
+            [[("adam", "none"), ("adam", "decoupled")], [("momentum", "coupled")]][i % 3 == 0],
+            [laid_out(make(shape), of_param) for shape in shapes],
+            [[laid_out(make(shape), of_grad) for shape in shapes] for _ in range(2)],
+            bfloat16_state=dense and number == FLOAT32,
+            average=i % 5 == 0,
+            clip_norm=1.0 if i % 4 == 0 else None,
+            clear_grads=i % 7 < 3,
+        )
 
-        yield case
-    for name, number in (("adam", FLOAT32), ("sgd", FLOAT64)):
+    def large(name: str, number: Any) -> Case:
+        rng = np.random.default_rng(1)
+        param, grad = numbers(rng, (2, 3 * 16384 + 33), number, special=special)
+        return steps([(name, "none")], [param], [[grad]], clip_norm=1.0)
 
-        def large(name: str = name, number: Any = number) -> Case:
-            rng = np.random.default_rng(1)
-            param, grad = numbers(rng, (2, 3 * 16384 + 33), number, special=special)
-            return steps([(name, "none")], [param], [[grad]], clip_norm=1.0)
-
-        yield large
+    for i, layouts in enumerate(product(LAYOUTS, LAYOUTS)):
+        yield partial(case, i, *layouts)
+    yield partial(large, "adam", FLOAT32)
+    yield partial(large, "sgd", FLOAT64)
 
 
 def others(special: bool) -> Iterator[Callable[[], Case]]:

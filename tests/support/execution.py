@@ -15,7 +15,7 @@ def execution(
     tile: int | None = None,
     threshold: int | None = None,
 ) -> Iterator[None]:
-    """Run the block at that SIMD level, on so many threads, and restore what was set before.
+    """Run the block at that SIMD level and number of threads, and restore both afterwards.
 
     Work is cut into tiles of `tile` elements, and shared by the threads from `threshold` elements.
     """

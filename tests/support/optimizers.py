@@ -27,7 +27,7 @@ class Kind:
     optional_states: Mapping[str, str] = field(default_factory=dict)
     """Further states, each with the hyperparameter that adds it."""
     variants: tuple[Options, ...] = ()
-    """Hyperparameters worth a test, besides the defaults."""
+    """Hyperparameters worth a test, in addition to the defaults."""
     groups: tuple[tuple[Options, Options, Options], ...] = ()
     """Hyperparameters of an optimizer, and those that two of its three groups override."""
     rules: Mapping[str, Options] = field(default_factory=dict)
@@ -171,13 +171,6 @@ def other_value(name: str, hyperparameter: str) -> Any:
     if hyperparameter == "bias_correction":
         return not OPTIMIZERS[name].defaults[hyperparameter]
     return OTHER_VALUES[hyperparameter]
-
-
-def states_of(name: str, options: Options) -> list[str]:
-    """Return the names of the states that an optimizer has with these hyperparameters."""
-    kind = OPTIMIZERS[name]
-    values = {**kind.defaults, **options}
-    return [*kind.states, *(state for state, by in kind.optional_states.items() if values[by])]
 
 
 def make_optimizer(name: str, params: Any, **options: Any) -> Any:
