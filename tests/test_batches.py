@@ -254,7 +254,7 @@ def test_every_layout_and_axis_gives_the_batches_of_numpys_indexing(
 @pytest.mark.usefixtures("small_stages")
 def test_views_of_all_kinds_give_the_batches_of_numpys_indexing() -> None:
     x = np.arange(20 * 30).reshape(20, 30)
-    views = [x[:, ::2], x[::-3], x.T, x[:, ::-1].T, x[3:4], x[:, 3:4], x[:, :0]]
+    views: list[Array] = [x[:, ::2], x[::-3], x.T, x[:, ::-1].T, x[3:4], x[:, 3:4], x[:, :0]]
     views += [np.broadcast_to(x[:1], (9, 30)), np.broadcast_to(x[:, :1], (20, 9))]
     views += [np.lib.stride_tricks.sliding_window_view(x[0], 5)]
     views += [np.zeros((13, 100_000), np.uint8) + np.arange(13, dtype=np.uint8)[:, None]]

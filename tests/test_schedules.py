@@ -416,7 +416,12 @@ def test_each_plateau_that_schedules_contain_receives_each_cost_once() -> None:
         return 0.5
 
     shared, alone, inner, deep = (ReduceOnPlateau(0.5, factor=0.5, patience=1) for _ in range(4))
-    parts = [shared, old_enough, WarmUp(shared, 2), PerEpoch(Chain([shared, inner], [3]), 2)]
+    parts: list[Any] = [
+        shared,
+        old_enough,
+        WarmUp(shared, 2),
+        PerEpoch(Chain([shared, inner], [3]), 2),
+    ]
     schedule = Chain(parts, [1, 5, 6])
     doubled: Any = deep
     for _ in range(11):  # 2**11 paths lead to it

@@ -164,8 +164,6 @@ def test_a_second_fit_continues_with_the_same_optimizer() -> None:
     assert (first.steps, second.steps, optimizer.steps) == (3, 6, 9)
 
 
-
-
 def test_mini_batches_of_ones_own_may_be_any_iterator() -> None:
     class Batches(OwnBatches):
         def __iter__(self) -> Iterator[Any]:
@@ -922,7 +920,7 @@ def test_other_exceptions_pass_through_and_close_the_bar_and_the_mini_batches(
     def fail(*args: object) -> None:
         raise error
 
-    params, options = line_start(), {option: fail, "progress": True}
+    params, options = line_start(), dict[str, Any]({option: fail, "progress": True})
     with pytest.raises(error) as raised:  # it keeps the frames and what they hold
         schuss.fit(line, params, schuss.SGD(params), Batches(), **options)
     assert sorted(closed) == ["bar", "mini-batches"]
