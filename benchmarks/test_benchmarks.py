@@ -408,7 +408,7 @@ def test_an_epoch_that_is_not_shuffled_or_not_whole_is_refused(message: str) -> 
         examples.check("peer", lambda: WRONG_EPOCHS[message](rng.permutation(10), examples.x))
 
 
-# The contenders.limit moves the same memory.
+# The limit moves the same memory.
 
 
 def test_the_limit_runs_over_the_arrays_of_the_problem() -> None:
@@ -777,7 +777,7 @@ def test_markdown_names_a_case_once() -> None:
     ]
     assert markdown_table("step", records) == (
         "### step\n\n"
-        "| size | contender | µs | of contenders.limit |\n| ---: | --- | ---: | ---: |\n"
+        "| size | contender | µs | of limit |\n| ---: | --- | ---: | ---: |\n"
         "| 1,024 | schuss | 1,234 | 50.0% |\n|  | NumPy | 1,234 | 50.0% |\n"
         "| 7 | schuss | 1,234 | 50.0% |\n|  | NumPy | 1,234 | 50.0% |"
     )
@@ -785,17 +785,12 @@ def test_markdown_names_a_case_once() -> None:
 
 def test_compact_tables_have_a_line_a_contender_and_a_column_a_case() -> None:
     records = [
-        {"case": {"rule": rule, "size": size}, "contender": name, "microseconds": rule_us * size}
-        for rule, rule_us in (("Adam", 0.5), ("SGD", 0.25))
-        for size in (10, 2_000)
-        for name in ("limit", "schuss")
-        if (name, size) != ("limit", 10)
+        {"case": {"rule": "Adam", "size": size}, "contender": name, "microseconds": 0.5 * size}
+        for name, size in (("schuss", 10), ("schuss", 2_000), ("limit", 2_000))
     ]
     assert compact_tables("step", records) == (
         "| step, Adam (µs) | 10 | 2,000 |\n| --- | ---: | ---: |\n"
-        "| schuss | 5.00 | 1,000 |\n| contenders.limit |  | 1,000 |\n\n"
-        "| step, SGD (µs) | 10 | 2,000 |\n| --- | ---: | ---: |\n"
-        "| schuss | 2.50 | 500 |\n| contenders.limit |  | 500 |"
+        "| schuss | 5.00 | 1,000 |\n| limit |  | 1,000 |"
     )
     assert compact_tables("startup", [{"case": {}, "contender": "a", "milliseconds": 1.0}]) == ""
 

@@ -79,13 +79,6 @@ def test_a_minimum_is_lower_than_all_around_it_and_a_saddle_is_not(landscape: La
     assert all(low < c < high for c, (low, high) in zip(center, landscape.window, strict=True))
 
 
-def test_the_plateau_is_flat_for_a_long_stretch() -> None:
-    slopes = np.linalg.norm(plateau().gradient([[-5, 0], [-4, 0], [-1, 0]]), axis=1)
-    assert slopes[0] < 2e-5
-    assert slopes[1] < 2e-3
-    assert slopes[2] == pytest.approx(0.61, abs=0.005)
-
-
 @EVERY_LANDSCAPE
 @pytest.mark.parametrize("shape", [(), (3,), (2, 4), (0,)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
@@ -133,14 +126,11 @@ def test_gradient_descent_takes_the_path_that_theory_gives() -> None:
     assert path[0].tolist() == [-10, 1]
 
 
-def test_the_start_is_not_modified() -> None:
+def test_the_start_is_not_modified_and_begins_the_path() -> None:
     start = np.array([-10.0, 1.0])
     path = descend(schuss.Adam, bowl(), start, 3)
     assert start.tolist() == [-10, 1] == path[0].tolist()
     assert not np.shares_memory(path, start)
-
-
-def test_no_steps_are_a_path_of_the_start_alone() -> None:
     assert descend(schuss.SGD, saddle(), [1, 2], 0).tolist() == [[1, 2]]
 
 
