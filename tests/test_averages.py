@@ -72,17 +72,6 @@ def test_corrected_averages_are_weighted_means_from_the_first_on(beta: float) ->
     assert averages.max() <= values.max() * (1 + 1e-12)
 
 
-@pytest.mark.parametrize("beta", [0.5, 0.9, 0.98, 0.999, 0.9999])
-def test_in_float32_an_average_is_off_by_a_rounding_for_each_value_of_its_window(
-    beta: float,
-) -> None:
-    values = np.random.default_rng(2).uniform(1, 2, 30_000)
-    exact = schuss.ewma(values, beta)
-    single = schuss.ewma(values.astype(np.float32), beta)
-    window = schuss.ExponentialAverage(beta).effective_window
-    np.testing.assert_allclose(single, exact, rtol=window * float(np.finfo(np.float32).eps))
-
-
 def test_a_weight_keeps_its_digits_for_a_small_gain() -> None:
     mpmath = pytest.importorskip("mpmath")
     with mpmath.workdps(60):
@@ -504,18 +493,6 @@ def test_arrays_one_by_one_are_averaged_like_series(
         average.update(laid_out(x, layout if i else LAYOUTS[-1]))
         assert same_bits(average.value, expected[i]), i
     assert average.updates == 40
-
-
-@every_dtype
-def test_large_arrays_are_averaged_with_the_bits_of_the_reference(dtype: Any) -> None:
-    rng = np.random.default_rng(22)
-    values = [numbers(rng, (517, 390), dtype) for _ in range(3)]
-    average = schuss.ExponentialAverage(0.98, bias_correction=False)
-    expected = np.zeros_like(values[0])
-    for x in values:
-        average.update(x)
-        reference.average(expected, x, beta=0.98)
-    assert same_bits(average.value, expected)
 
 
 @every_form

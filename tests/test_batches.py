@@ -169,31 +169,17 @@ def test_of_many_examples_each_is_as_probable_at_every_place() -> None:
     assert abs(chi_square - freedom) < 6 * (2 * freedom) ** 0.5
 
 
-def test_the_order_depends_on_the_seed_alone() -> None:
-    kinds: list[tuple[Array, dict[str, Any]]] = [
-        (X, {}),
-        (X.T, {"axis": 1}),
-        (X.astype(object), {}),
-        (X, {"prefetch": 2}),
-        (X, {"reuse_buffers": False}),
-    ]
-    orders = [
-        [i for _, i in schuss.minibatches(x, batch_size=4, rng=7, indices=True, **options)]
-        for x, options in kinds
-    ]
-    for order in orders[1:]:
-        np.testing.assert_equal(order, orders[0])
+@pytest.mark.parametrize("options", [{}, {"prefetch": 2}, {"reuse_buffers": False}], ids=str)
+def test_the_order_depends_on_the_seed_alone_and_not_on_epochs_side_by_side(options: Any) -> None:
+    def orders(x: Array, **options: Any) -> schuss.MiniBatches[Any]:
+        return schuss.minibatches((x, np.arange(M)), batch_size=4, rng=7, **options)
 
-
-def test_epochs_side_by_side_have_the_orders_of_epochs_one_by_one() -> None:
-    variants: list[dict[str, Any]] = [{}, {"prefetch": 2}, {"reuse_buffers": False}]
-    for options in variants:
-        together = schuss.minibatches(X, batch_size=4, rng=7, **options)
-        apart = schuss.minibatches(X, batch_size=4, rng=7)
+    for x, more in [(X, {}), (X.T, {"axis": 1}), (X.astype(object), {})]:
+        together, apart = orders(x, **options, **more), orders(X)
         first, second = iter(together), iter(together)
-        pairs = [(b.tolist(), a.tolist()) for b, a in zip(second, first, strict=True)]
-        assert [a for _, a in pairs] == [batch.tolist() for batch in apart]
-        assert [b for b, _ in pairs] == [batch.tolist() for batch in apart]
+        pairs = [(b.tolist(), a.tolist()) for (_, b), (_, a) in zip(second, first, strict=True)]
+        assert [a for _, a in pairs] == [order.tolist() for _, order in apart]
+        assert [b for b, _ in pairs] == [order.tolist() for _, order in apart]
 
 
 # What is cut, and how it lies in memory.
@@ -297,20 +283,17 @@ def test_elements_of_every_dtype_are_cut(make: Callable[[int], Array]) -> None:
 
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_masked_arrays_keep_their_masks(shuffle: bool, axis: int) -> None:
+def test_masked_arrays_keep_their_masks_and_records_stay_records(shuffle: bool, axis: int) -> None:
     masked = np.ma.masked_array(X, mask=X % 5 == 0)
-    batches = schuss.minibatches(masked, batch_size=2, axis=axis, shuffle=shuffle, indices=True)
-    for batch, indices in batches:
+    options: dict[str, Any] = {"batch_size": 2, "shuffle": shuffle}
+    for batch, indices in schuss.minibatches(masked, axis=axis, indices=True, **options):
         assert isinstance(batch, np.ma.MaskedArray)
+        np.testing.assert_array_equal(batch, np.take(X, indices, axis=axis))
         np.testing.assert_array_equal(batch.mask, np.take(masked.mask, indices, axis=axis))
-
-
-def test_records_stay_records() -> None:
     records = np.zeros(M, [("a", int), ("b", int)]).view(np.recarray)
     records.a, records.b = X[:, 0], X[:, 1]
-    for shuffle in (True, False):
-        for batch in schuss.minibatches(records, batch_size=4, shuffle=shuffle):
-            np.testing.assert_array_equal(batch.a + 1, batch.b)
+    for batch in schuss.minibatches(records, **options):
+        np.testing.assert_array_equal(batch.a + 1, batch.b)
 
 
 # Arrays on disk.
