@@ -1,6 +1,7 @@
 """Exponentially weighted averages: the recurrence bit for bit, and what it means."""
 
 import copy
+import math
 import pickle
 from collections import OrderedDict
 from fractions import Fraction
@@ -57,6 +58,9 @@ def test_averages_are_the_worked_numbers() -> None:
     expected = sum(0.1 * 0.9**k * values[99 - k] for k in range(100))
     bare = schuss.ewma(values, 0.9, bias_correction=False)
     np.testing.assert_allclose(bare[-1], expected, rtol=1e-12)
+    for beta, window in ((0.9, 10), (0.98, 50)):  # so old a value weighs about 1/e of a new one
+        weights = schuss.ewma(np.eye(1, window + 1)[0], beta, bias_correction=False)
+        assert weights[-1] / weights[0] == pytest.approx(1 / math.e, abs=0.02)
     bare = schuss.ewma(np.full(365, 20.0), 0.98, bias_correction=False)  # starts far too low
     np.testing.assert_allclose(bare, 20 * (1 - 0.98 ** np.arange(1, 366)), rtol=1e-12)
 

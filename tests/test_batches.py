@@ -63,6 +63,12 @@ def test_only_the_last_batch_may_be_smaller_and_drop_last_leaves_it_out(
     assert len(batches) == len(expected)
 
 
+def test_five_million_examples_in_batches_of_a_thousand_make_five_thousand_batches() -> None:
+    x = np.zeros(5_000_000, np.int8)
+    assert len(schuss.minibatches(x, batch_size=1_000)) == 5_000
+    assert len(schuss.minibatches(x[1:], batch_size=1_000, drop_last=True)) == 4_999
+
+
 @pytest.mark.parametrize("axis", [1, -1])
 @pytest.mark.parametrize("y", [Y, Y[None, :], np.stack([Y, -Y])], ids=["(m,)", "(1, m)", "(2, m)"])
 @pytest.mark.parametrize("shuffle", [True, False])

@@ -85,7 +85,9 @@ def run_python(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 def test_all_gradients_agree_with_central_differences(
     network: Network, batch: tuple[Any, Any]
 ) -> None:
-    _, gradients = cost_and_gradients(network, *batch, l2=L2)
+    cost, gradients = cost_and_gradients(network, *batch, l2=L2)
+    by_with_l2 = schuss.with_l2(cost_and_gradients, L2)(network, *batch)
+    assert by_with_l2[0] == pytest.approx(cost, rel=1e-14)
     assert set(gradients) == set(network) == {"W1", "b1", "W2", "b2", "W3", "b3"}
     h = 1e-5
     for name, p in network.items():
@@ -97,6 +99,7 @@ def test_all_gradients_agree_with_central_differences(
             p[i] = value
             differences[i] = (costs[0] - costs[1]) / (2 * h)
         np.testing.assert_allclose(gradients[name], differences, rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(by_with_l2[1][name], gradients[name], rtol=1e-12)
 
 
 def test_the_cost_is_the_mean_cross_entropy_in_nats_and_that_of_the_weights(

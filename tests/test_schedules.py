@@ -85,7 +85,7 @@ WORKED = [
     ("InverseTime(lr=0.2, rate=1.0)", [1, 2, 3, 4], [0.1, 0.2 / 3, 0.05, 0.04]),
     ("InverseTime(0.2, rate=0.5)", [6], [0.05]),
     ("Exponential(lr=8.0, base=0.5)", [1, 2, 3], [4, 2, 1]),
-    ("Exponential(lr=1.0)", [10], [0.95**10]),
+    ("Exponential(lr=1.0)", [10], [0.5987369392383789]),
     ("InverseSqrt(lr=0.5, k=3.0)", [1, 4, 9], [1.5, 0.75, 0.5]),
     ("Staircase(0.8, every=3)", range(1, 8), [0.8] * 3 + [0.4] * 3 + [0.2]),
     ("Staircase(8.0, every=1, factor=0.25)", [1, 2, 3], [8, 2, 0.5]),
