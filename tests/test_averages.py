@@ -58,25 +58,11 @@ def test_averages_are_the_worked_numbers() -> None:
     expected = sum(0.1 * 0.9**k * values[99 - k] for k in range(100))
     bare = schuss.ewma(values, 0.9, bias_correction=False)
     np.testing.assert_allclose(bare[-1], expected, rtol=1e-12)
+    for beta, window in ((0.9, 10), (0.98, 50)):  # so old a value weighs about 1/e of a new one
+        weights = schuss.ewma(np.eye(1, window + 1)[0], beta, bias_correction=False)
+        assert weights[-1] / weights[0] == pytest.approx(1 / math.e, abs=0.02)
     bare = schuss.ewma(np.full(365, 20.0), 0.98, bias_correction=False)  # starts far too low
     np.testing.assert_allclose(bare, 20 * (1 - 0.98 ** np.arange(1, 366)), rtol=1e-12)
-
-
-@pytest.mark.parametrize(("beta", "percent"), [(0.9, 0.35), (0.98, 0.36), (0.999, 0.37)])
-def test_a_value_weighs_about_one_over_e_after_the_effective_window(
-    beta: float, percent: float
-) -> None:
-    window = round(schuss.ExponentialAverage(beta).effective_window)
-    weights = schuss.ewma(np.eye(1, window + 1)[0], beta, bias_correction=False)
-    remains = weights[window] / weights[0]
-    assert remains == pytest.approx(percent, abs=0.005)
-    assert remains == pytest.approx(1 / math.e, abs=0.02)
-
-
-@pytest.mark.parametrize("beta", [0.98, 0.999, 0.9999, 0.99999, 1 - 1e-8])
-def test_the_corrected_average_of_a_constant_is_that_constant_in_float32_too(beta: float) -> None:
-    constant = schuss.ewma(np.full(1000, 7, np.float32), beta)
-    np.testing.assert_allclose(constant, 7, rtol=2e-5)
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 0.9, 0.98, 0.999, 1 - 1e-9])
@@ -88,17 +74,6 @@ def test_corrected_averages_are_weighted_means_from_the_first_on(beta: float) ->
     assert averages[0] == pytest.approx(values[0], rel=1e-15)
     assert averages.min() >= values.min() * (1 - 1e-12)
     assert averages.max() <= values.max() * (1 + 1e-12)
-
-
-@pytest.mark.parametrize("beta", [0.5, 0.9, 0.98, 0.999, 0.9999])
-def test_in_float32_an_average_is_off_by_a_rounding_for_each_value_of_its_window(
-    beta: float,
-) -> None:
-    values = np.random.default_rng(2).uniform(1, 2, 30_000)
-    exact = schuss.ewma(values, beta)
-    single = schuss.ewma(values.astype(np.float32), beta)
-    window = schuss.ExponentialAverage(beta).effective_window
-    np.testing.assert_allclose(single, exact, rtol=window * float(np.finfo(np.float32).eps))
 
 
 def test_a_weight_keeps_its_digits_for_a_small_gain() -> None:
@@ -248,26 +223,17 @@ def test_each_series_of_several_has_the_bits_of_the_plain_loop(count: int, dtype
 
 
 @every_dtype
-@pytest.mark.parametrize("beta", [0.5, 0.98, 1 - 1e-9])
-def test_each_series_of_several_side_by_side_has_the_bits_of_the_plain_loop(
-    beta: float, dtype: Any
-) -> None:
-    series = numbers(np.random.default_rng(14), (2 * BLOCK + 9, 5), dtype, special=False)
-    averages = schuss.ewma(series, beta, axis=0)
-    for i in range(series.shape[1]):
-        assert same_bits(averages[:, i], plain_loop(series[:, i], beta, corrected=True)), i
-
-
-@every_dtype
 @pytest.mark.parametrize("count", [1, 2, 3, 15, 16, 17, BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK + 7])
 def test_any_number_of_series_side_by_side_gives_the_bits_of_the_reference(
     count: int, dtype: Any
 ) -> None:
     rng = np.random.default_rng(12)
-    for shape, axis in [((9, count), 0), ((2, 5, count), 0), ((2, 5, count), 1)]:
+    long = (2 * BLOCK + 9, min(count, 5))
+    for shape, axis in [((9, count), 0), ((2, 5, count), 0), ((2, 5, count), 1), (long, 0)]:
         series = numbers(rng, shape, dtype)
-        expected = reference.ewma(series, 0.9, axis=axis)
-        assert same_bits(schuss.ewma(series, 0.9, axis=axis), expected)
+        for beta in (0.5, 0.9, 1 - 1e-9):
+            expected = reference.ewma(series, beta, axis=axis)
+            assert same_bits(schuss.ewma(series, beta, axis=axis), expected)
 
 
 @every_form
@@ -370,7 +336,6 @@ def test_only_the_elements_of_out_are_written() -> None:
     space = np.full((40, 30), -1.0)
     out = space[5:35:3, 4:24:2]
     schuss.ewma(np.ones(out.shape), 0.9, axis=0, out=out)
-    assert (out > 0).all()
     out[...] = -1
     assert (space == -1).all()
 
@@ -483,10 +448,7 @@ def test_a_setting_out_of_range_is_refused(
         (ONES, {"out": [0.0] * 3}, TypeError, "out is a list, expected a NumPy array"),
         (ONES, {"out": np.ones(4)}, ValueError, r"out has shape \(4,\), expected \(3,\)"),
         (ONES, {"out": np.ones((3, 1))}, ValueError, r"out has shape \(3, 1\), expected"),
-        (
-            *(ONES, {"out": ONES.astype("f")}, TypeError),
-            r"out has dtype float32, expected float64 \(the dtype of values\)",
-        ),
+        (ONES, {"out": ONES.astype("f")}, TypeError, "out has dtype float32, expected float64"),
         ([1, 2, 3], {"out": np.arange(3)}, TypeError, "out has dtype int64, expected float64"),
         (ONES, {"out": READ_ONLY}, ValueError, "out is read-only, expected a writeable"),
         (ONES, {"out": ONE_ELEMENT_THREE_TIMES}, ValueError, "out has elements that overlap"),
@@ -537,18 +499,6 @@ def test_arrays_one_by_one_are_averaged_like_series(
     assert average.updates == 40
 
 
-@every_dtype
-def test_large_arrays_are_averaged_with_the_bits_of_the_reference(dtype: Any) -> None:
-    rng = np.random.default_rng(22)
-    values = [numbers(rng, (517, 390), dtype) for _ in range(3)]
-    average = schuss.ExponentialAverage(0.98, bias_correction=False)
-    expected = np.zeros_like(values[0])
-    for x in values:
-        average.update(x)
-        reference.average(expected, x, beta=0.98)
-    assert same_bits(average.value, expected)
-
-
 @every_form
 def test_values_next_to_the_limits_are_read_like_a_series_and_without_a_warning(
     corrected: bool,
@@ -582,26 +532,19 @@ def test_the_average_of_any_structure_of_arrays_has_that_structure() -> None:
         np.testing.assert_allclose(array, factor * mean, rtol=1e-6)
 
 
-def test_values_are_only_read_and_never_kept() -> None:
-    average = schuss.ExponentialAverage(0.5, bias_correction=False)
+@every_form
+def test_values_are_only_read_and_what_was_read_is_the_readers_own(corrected: bool) -> None:
+    average = schuss.ExponentialAverage(0.5, bias_correction=corrected)
     values = np.ones(3)
     values.setflags(write=False)
-    average.update(values)
-    average.update(np.broadcast_to(np.float64(3), 3))
+    average.update({"w": values})
+    average.update({"w": np.broadcast_to(np.float64(3), 3)})
     values.setflags(write=True)
     values[:] = 100
-    assert average.value.tolist() == [1.75] * 3
-
-
-@every_form
-def test_a_value_that_was_read_is_the_readers_own(corrected: bool) -> None:
-    average = schuss.ExponentialAverage(0.0, bias_correction=corrected)
-    average.update({"w": np.ones(3)})
-    first = average.value
+    first, weight = average.value, 0.75 if corrected else 1.0
+    assert first["w"].tolist() == [1.75 / weight] * 3
     first["w"][:] = 100
-    assert average.value["w"].tolist() == [1.0] * 3
-    average.update({"w": np.full(3, 2.0)})
-    assert first["w"].tolist() == [100.0] * 3
+    assert average.value["w"].tolist() == [1.75 / weight] * 3
 
 
 def test_any_real_number_is_a_value() -> None:
@@ -610,54 +553,39 @@ def test_any_real_number_is_a_value() -> None:
     for value in values:
         average.update(value)
         assert average.value == value
+    assert repr(average) == "<ExponentialAverage(0.0, bias_correction=True): 6 updates>"
 
 
-def test_repr_shows_the_settings_and_the_number_of_updates() -> None:
-    average = schuss.ExponentialAverage(0.98, bias_correction=False)
-    for updates, shown in [(0, "0 updates"), (1, "1 update"), (999, "1,000 updates")]:
-        for _ in range(updates):
-            average.update(1.0)
-        assert repr(average) == f"<ExponentialAverage(0.98, bias_correction=False): {shown}>"
+def trees(t: float) -> Any:
+    return {"a": [np.asfortranarray(np.full((3, 2), t)), np.full(4, t, np.float32)[::-1]]}
 
 
-COPIES: dict[str, Any] = {
-    "copy": copy.copy,
-    "deepcopy": copy.deepcopy,
-    "pickle": lambda average: pickle.loads(pickle.dumps(average)),
-}
+@pytest.mark.parametrize(
+    "make_copy", [copy.copy, copy.deepcopy, lambda it: pickle.loads(pickle.dumps(it))]
+)
+@pytest.mark.parametrize("value", [float, trees], ids=["numbers", "arrays"])
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_copy_continues_alike_and_independently(before: int, value: Any, make_copy: Any) -> None:
+    def updated(average: Any, *values: float) -> Any:
+        for t in values:
+            average.update(value(t))
+        return average
 
+    def fresh() -> Any:
+        return schuss.ExponentialAverage(0.9, bias_correction=False)
 
-@pytest.mark.parametrize("make_copy", COPIES.values(), ids=COPIES)
-@pytest.mark.parametrize("kind", ["none yet", "numbers", "arrays"])
-def test_a_copy_continues_alike_and_independently(kind: str, make_copy: Any) -> None:
-    def value(t: float) -> Any:
-        if kind == "numbers":
-            return t
-        return {"a": [np.asfortranarray(np.full((3, 2), t)), np.full(4, t, np.float32)[::-1]]}
-
-    def read(average: schuss.ExponentialAverage) -> list[Any]:
-        tree = average.value
-        return [tree] if kind == "numbers" else [array.tolist() for array in tree["a"]]
-
-    average = schuss.ExponentialAverage(0.9, bias_correction=False)
-    if kind != "none yet":
-        average.update(value(1.0))
+    average = updated(fresh(), *[1.0] * before)
     other = make_copy(average)
-    assert (other.beta, other.bias_correction, other.updates) == (0.9, False, average.updates)
-    average.update(value(2.0))
-    if kind == "none yet":
-        with pytest.raises(ValueError, match="there was no update"):
-            _ = other.value
-    else:
-        assert read(other) != read(average)
-    other.update(value(2.0))
-    expected = schuss.ExponentialAverage(0.9, bias_correction=False)
-    for t in [1.0] * (kind != "none yet") + [2.0]:
-        expected.update(value(t))
-    assert read(other) == read(average) == read(expected)
+    assert (other.beta, other.bias_correction, other.updates) == (0.9, False, before)
+    updated(average, 2.0)
+    assert other.updates == before
+    expected = updated(fresh(), *[1.0] * before, 2.0)
+    for each in (average, updated(other, 2.0)):
+        np.testing.assert_equal(each.value, expected.value)
 
 
 ARRAYS = {"w": np.ones(3)}
+DTYPES = "has dtype {}, expected float32, float64, float16 or bfloat16".format
 
 
 @pytest.mark.parametrize(
@@ -670,14 +598,8 @@ ARRAYS = {"w": np.ones(3)}
         (None, [1.0, 2.0], TypeError, r"values\[0\] is a float, expected an array"),
         (None, {"w": "1"}, TypeError, r"values\['w'\] is a str, expected an array"),
         (None, {}, ValueError, "values holds no array, expected at least one"),
-        (
-            *(None, np.arange(3), TypeError),
-            "values has dtype int64, expected float32, float64, float16 or bfloat16",
-        ),
-        (
-            *(None, {"w": np.ones(3, "c8")}, TypeError),
-            r"values\['w'\] has dtype complex64, expected float32, ",
-        ),
+        (None, np.arange(3), TypeError, f"values {DTYPES('int64')}"),
+        (None, {"w": np.ones(3, "c8")}, TypeError, rf"values\['w'\] {DTYPES('complex64')}"),
         (None, np.ones(3, ">f8"), TypeError, "values has dtype >f8, expected native byte order"),
         (1.0, ARRAYS, TypeError, "values is a dict, expected a number as before"),
         (1.0, np.ones(1), TypeError, "values is a ndarray, expected a number as before"),
@@ -687,14 +609,8 @@ ARRAYS = {"w": np.ones(3)}
         (ARRAYS, {"v": ONES}, ValueError, "values has no key 'w', expected it"),
         (ARRAYS, {"w": ONES, "v": ONES}, ValueError, "values has the key 'v', expected no"),
         (ARRAYS, {"w": np.ones(4)}, ValueError, r"values\['w'\] has shape \(4,\), expected \(3,\)"),
-        (
-            *(ARRAYS, {"w": ONES.astype("f")}, TypeError),
-            r"values\['w'\] has dtype float32, expected float64",
-        ),
-        (
-            *(ARRAYS, {"w": ONES.astype("e")}, TypeError),
-            r"values\['w'\] has dtype float16, expected float64",
-        ),
+        (ARRAYS, {"w": ONES.astype("f")}, TypeError, r"values\['w'\] has dtype float32, expec"),
+        (ARRAYS, {"w": ONES.astype("e")}, TypeError, r"values\['w'\] has dtype float16, expec"),
     ],
 )
 def test_a_value_unlike_those_before_is_refused_and_changes_nothing(

@@ -46,43 +46,27 @@ def test_an_epoch_has_every_example_exactly_once(batch_size: int | None, shuffle
     assert len(rows) == M
     np.testing.assert_array_equal(np.sort(rows, axis=0), X)
     assert np.array_equal(rows, X) is not shuffle
-
-
-@pytest.mark.parametrize("batch_size", SIZES)
-def test_only_the_last_batch_may_be_smaller_and_drop_last_leaves_it_out(
-    batch_size: int | None,
-) -> None:
-    size = min(batch_size or M, M)
-    sizes = [len(batch) for batch in epoch(batch_size=batch_size)]
-    assert sizes == [size] * (M // size) + [M % size] * (M % size > 0)
-    whole = [len(batch) for batch in epoch(batch_size=batch_size, drop_last=True)]
-    assert whole == [size] * (M // (batch_size or M))
+    assert all(np.shares_memory(batch, X) is not shuffle for batch in batches)
+    assert all(batch.flags.c_contiguous for batch in batches)
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
 @pytest.mark.parametrize("batch_size", SIZES)
-def test_the_length_is_the_number_of_batches(batch_size: int | None, drop_last: bool) -> None:
+def test_only_the_last_batch_may_be_smaller_and_drop_last_leaves_it_out(
+    batch_size: int | None, drop_last: bool
+) -> None:
     batches = schuss.minibatches(X, batch_size=batch_size, drop_last=drop_last)
-    assert len(batches) == len(list(batches))
+    size = min(batch_size or M, M)
+    whole = M // (batch_size or M) if drop_last else M // size
+    expected = [size] * whole + [M % size] * (M % size > 0 and not drop_last)
+    assert [len(batch) for batch in batches] == expected
+    assert len(batches) == len(expected)
 
 
 def test_five_million_examples_in_batches_of_a_thousand_make_five_thousand_batches() -> None:
-    m = 5_000_000
-    x = np.zeros(m, np.int8)
+    x = np.zeros(5_000_000, np.int8)
     assert len(schuss.minibatches(x, batch_size=1_000)) == 5_000
-    assert len(schuss.minibatches(x[1:], batch_size=1_000)) == 5_000
     assert len(schuss.minibatches(x[1:], batch_size=1_000, drop_last=True)) == 4_999
-
-
-def test_no_batch_size_is_batch_gradient_descent_and_one_is_stochastic() -> None:
-    assert [batch.shape for batch in epoch(batch_size=None)] == [(M, 3)]
-    assert [batch.shape for batch in epoch(batch_size=1)] == [(1, 3)] * M
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-def test_x_and_y_stay_paired(shuffle: bool) -> None:
-    for x, y in schuss.minibatches(X, Y, batch_size=4, shuffle=shuffle, rng=0):
-        np.testing.assert_array_equal(x[:, 0], 3 * y)
 
 
 @pytest.mark.parametrize("axis", [1, -1])
@@ -92,58 +76,51 @@ def test_columns_give_the_batches_of_rows_transposed(y: Array, axis: int, shuffl
     options: dict[str, Any] = {"batch_size": 4, "shuffle": shuffle, "rng": 5}
     rows = list(schuss.minibatches(X, y.T, **options))
     columns = list(schuss.minibatches(X.T, y, axis=axis, **options))
-    assert len(columns) == len(rows) == 6
     for (x, labels), (x_row, labels_row) in zip(columns, rows, strict=True):
+        assert x.flags.f_contiguous or not shuffle
         np.testing.assert_array_equal(x, x_row.T)
         np.testing.assert_array_equal(labels, labels_row.T)
+    for (labels, x), (_, expected) in zip(
+        schuss.minibatches((y, X.T), axis=axis, **options), columns, strict=True
+    ):
+        np.testing.assert_array_equal(labels, expected)
+        np.testing.assert_array_equal(x[:1], 3 * labels.reshape(-1, x.shape[1])[:1])
 
 
-def test_examples_may_be_arrays_of_any_shape() -> None:
-    images = np.arange(5 * 2 * 2).reshape(5, 2, 2)
-    batches = list(schuss.minibatches(images, batch_size=3, rng=0))
-    assert [batch.shape for batch in batches] == [(3, 2, 2), (2, 2, 2)]
-    # On the last axis, -1 counts from the end of x, for every shape of y.
-    last = schuss.minibatches(np.moveaxis(images, 0, -1), np.arange(5), batch_size=3, axis=-1)
-    for x, y in last:
-        np.testing.assert_array_equal(x[0, 0], 4 * y)
-
-
-def test_the_same_seed_gives_the_same_batches_and_another_gives_others() -> None:
-    first, same, other = (np.concatenate(epoch(batch_size=4, rng=seed)) for seed in (7, 7, 8))
-    np.testing.assert_array_equal(first, same)
-    assert not np.array_equal(first, other)
-
-
-def test_a_generator_gives_the_batches_of_its_seed_and_moves_on() -> None:
+def test_the_seed_or_a_generator_decides_the_new_order_of_each_epoch() -> None:
     rng = np.random.default_rng(7)
-    np.testing.assert_array_equal(np.concatenate(epoch(rng=rng)), np.concatenate(epoch(rng=7)))
+    batches, again, other, of_generator = (
+        schuss.minibatches(X, batch_size=4, rng=seed) for seed in (7, 7, 8, rng)
+    )
+    list(other)
+    again = copy.deepcopy(again)
+    epochs = [np.concatenate(list(each)) for each in (batches, batches, batches, other)]
+    assert len({rows.tobytes() for rows in epochs}) == 4
+    for rows in epochs[:3]:
+        np.testing.assert_array_equal(rows, np.concatenate(list(again)))
+        again = copy.deepcopy(again)  # goes on from the same place
+        np.testing.assert_array_equal(rows, np.concatenate(list(of_generator)))
     assert rng.bit_generator.state != np.random.default_rng(7).bit_generator.state
 
 
-def test_each_epoch_has_a_new_order_and_the_seed_decides_them_all() -> None:
-    batches, again = (schuss.minibatches(X, batch_size=4, rng=7) for _ in range(2))
-    epochs = [np.concatenate(list(batches)) for _ in range(3)]
-    assert len({epoch.tobytes() for epoch in epochs}) == 3
-    for rows in epochs:
-        np.testing.assert_array_equal(rows, np.concatenate(list(again)))
-
-
-def test_batches_are_copies_when_shuffled_and_views_when_not() -> None:
-    assert not any(np.shares_memory(batch, X) for batch in epoch(batch_size=4))
-    assert all(np.shares_memory(batch, X) for batch in epoch(batch_size=4, shuffle=False))
-
-
-def test_dtypes_are_kept_and_lists_become_arrays() -> None:
-    x, y = next(iter(schuss.minibatches(X.astype(np.float32), Y.astype(np.int8))))
-    assert (x.dtype, y.dtype) == (np.float32, np.int8)
+def test_lists_and_tensors_of_torch_become_arrays() -> None:
     (batch,) = schuss.minibatches([[1.0, 2.0], [3.0, 4.0]], shuffle=False)
     np.testing.assert_array_equal(batch, [[1.0, 2.0], [3.0, 4.0]])
+    torch = pytest.importorskip("torch")
+    for x, y in schuss.minibatches(torch.from_numpy(X), torch.from_numpy(Y), batch_size=4):
+        np.testing.assert_array_equal(x[:, 0], 3 * y)
+    kept = []
+    for batch, indices in schuss.minibatches(np.zeros((6000, 256)), indices=True):
+        batch[:] = indices[:, None]
+        kept.append((torch.from_numpy(batch), indices))  # keeps the memory of the batch
+        del batch
+    assert all(bool((tensor.numpy() == indices[:, None]).all()) for tensor, indices in kept)
 
 
 # An independent implementation of the order that a seed gives.
 
 
-def test_the_twins_generator_gives_the_published_numbers() -> None:
+def test_the_generator_of_the_tests_gives_the_published_numbers() -> None:
     random = SplitMix64(1234567)
     assert [random.next() for _ in range(3)] == [
         6457827717110365317,
@@ -163,13 +140,13 @@ def test_the_same_seed_gives_these_batches_on_every_platform() -> None:
 
 
 @pytest.mark.parametrize("m", [1, 2, 3, 1000, 65_535, 65_536, 65_537, 150_000])
-def test_the_order_of_any_number_of_examples_is_the_twins(m: int) -> None:
+def test_the_order_of_any_number_of_examples_is_that_of_plain_python(m: int) -> None:
     ((_, order),) = schuss.minibatches(np.zeros(m, np.int8), batch_size=m, indices=True, rng=7)
     assert order.tolist() == shuffled(list(range(m)), SplitMix64(0xA00641A9F1E54A8B))
 
 
 @pytest.mark.parametrize("seed", [6, 9])  # those below 10 that meet a rejected number
-def test_the_order_is_the_twins_where_a_random_number_is_rejected(seed: int) -> None:
+def test_the_order_is_that_of_plain_python_where_a_random_number_is_rejected(seed: int) -> None:
     m = 65_536
     assert _core.shuffled(m, seed).tolist() == shuffled(list(range(m)), SplitMix64(seed))
 
@@ -198,31 +175,17 @@ def test_of_many_examples_each_is_as_probable_at_every_place() -> None:
     assert abs(chi_square - freedom) < 6 * (2 * freedom) ** 0.5
 
 
-def test_the_order_depends_on_the_seed_alone() -> None:
-    kinds: list[tuple[Array, dict[str, Any]]] = [
-        (X, {}),
-        (X.T, {"axis": 1}),
-        (X.astype(object), {}),
-        (X, {"prefetch": 2}),
-        (X, {"reuse_buffers": False}),
-    ]
-    orders = [
-        [i for _, i in schuss.minibatches(x, batch_size=4, rng=7, indices=True, **options)]
-        for x, options in kinds
-    ]
-    for order in orders[1:]:
-        np.testing.assert_equal(order, orders[0])
+@pytest.mark.parametrize("options", [{}, {"prefetch": 2}, {"reuse_buffers": False}], ids=str)
+def test_the_order_depends_on_the_seed_alone_and_not_on_epochs_side_by_side(options: Any) -> None:
+    def orders(x: Array, **options: Any) -> schuss.MiniBatches[Any]:
+        return schuss.minibatches((x, np.arange(M)), batch_size=4, rng=7, **options)
 
-
-def test_epochs_side_by_side_have_the_orders_of_epochs_one_by_one() -> None:
-    variants: list[dict[str, Any]] = [{}, {"prefetch": 2}, {"reuse_buffers": False}]
-    for options in variants:
-        together = schuss.minibatches(X, batch_size=4, rng=7, **options)
-        apart = schuss.minibatches(X, batch_size=4, rng=7)
+    for x, more in [(X, {}), (X.T, {"axis": 1}), (X.astype(object), {})]:
+        together, apart = orders(x, **options, **more), orders(X)
         first, second = iter(together), iter(together)
-        pairs = [(b.tolist(), a.tolist()) for b, a in zip(second, first, strict=True)]
-        assert [a for _, a in pairs] == [batch.tolist() for batch in apart]
-        assert [b for b, _ in pairs] == [batch.tolist() for batch in apart]
+        pairs = [(b.tolist(), a.tolist()) for (_, b), (_, a) in zip(second, first, strict=True)]
+        assert [a for _, a in pairs] == [order.tolist() for _, order in apart]
+        assert [b for b, _ in pairs] == [order.tolist() for _, order in apart]
 
 
 # What is cut, and how it lies in memory.
@@ -233,25 +196,18 @@ def test_any_number_of_arrays_are_cut_alike(shuffle: bool) -> None:
     weights = np.arange(M) / 2
     options: dict[str, Any] = {"batch_size": 4, "shuffle": shuffle, "rng": 0}
     for arrays in [(X,), (X, Y), (X, Y, weights), (Y, X, X[:, ::2], weights)]:
+        seen = []
         for batch in schuss.minibatches(arrays, indices=True, **options):
             *parts, indices = batch
             assert type(batch) is tuple
             assert indices.dtype == np.int64
             for part, array in zip(parts, arrays, strict=True):
                 np.testing.assert_array_equal(part, array[indices], strict=True)
+            seen += indices.tolist()
+            indices[:] = -1  # the reader's own: the batches to come do not mind
+        assert sorted(seen) == list(range(M))
         plain = list(schuss.minibatches(arrays, **options))
         assert all(type(batch) is tuple and len(batch) == len(arrays) for batch in plain)
-
-
-def test_indices_come_last_and_say_which_examples_a_batch_has() -> None:
-    for shuffle in (True, False):
-        batches = schuss.minibatches(X, Y, batch_size=4, indices=True, shuffle=shuffle)
-        kept = [(x, indices) for x, _, indices in batches]
-        for x, indices in kept:
-            np.testing.assert_array_equal(x, X[indices])
-            indices[:] = -1  # the reader's own: the epochs to come do not mind
-        every = [indices for _, indices in schuss.minibatches(X, indices=True)]
-        assert sorted(np.concatenate(every).tolist()) == list(range(M))
 
 
 def assert_batches_of(array: Array, *, axis: int, size: int = 7, **options: Any) -> None:
@@ -290,13 +246,14 @@ def test_every_layout_and_axis_gives_the_batches_of_numpys_indexing(
 @pytest.mark.usefixtures("small_stages")
 def test_views_of_all_kinds_give_the_batches_of_numpys_indexing() -> None:
     x = np.arange(20 * 30).reshape(20, 30)
-    views = [x[:, ::2], x[::-3], x.T, x[:, ::-1].T, x[3:4], x[:, 3:4], x[:, :0]]
+    views: list[Array] = [x[:, ::2], x[::-3], x.T, x[:, ::-1].T, x[3:4], x[:, 3:4], x[:, :0]]
     views += [np.broadcast_to(x[:1], (9, 30)), np.broadcast_to(x[:, :1], (20, 9))]
     views += [np.lib.stride_tricks.sliding_window_view(x[0], 5)]
+    views += [np.zeros((13, 100_000), np.uint8) + np.arange(13, dtype=np.uint8)[:, None]]
     for view in views:
         assert_batches_of(view, axis=0)
         if view.shape[1] > 0:
-            assert_batches_of(view, axis=1)
+            assert_batches_of(view, axis=1, size=1024 if view.shape[1] > 1024 else 7)
 
 
 def strings(size: int) -> Array:
@@ -330,52 +287,19 @@ def test_elements_of_every_dtype_are_cut(make: Callable[[int], Array]) -> None:
             assert_batches_of(array, axis=1, size=2)
 
 
-def test_objects_are_the_same_objects() -> None:
-    things = np.array([object() for _ in range(9)])
-    given = [thing for batch in schuss.minibatches(things, batch_size=2) for thing in batch]
-    assert {id(thing) for thing in given} == {id(thing) for thing in things}
-
-
 @pytest.mark.parametrize("axis", [0, 1])
 @pytest.mark.parametrize("shuffle", [True, False])
-def test_masked_arrays_keep_their_masks(shuffle: bool, axis: int) -> None:
+def test_masked_arrays_keep_their_masks_and_records_stay_records(shuffle: bool, axis: int) -> None:
     masked = np.ma.masked_array(X, mask=X % 5 == 0)
-    batches = schuss.minibatches(masked, batch_size=2, axis=axis, shuffle=shuffle, indices=True)
-    for batch, indices in batches:
+    options: dict[str, Any] = {"batch_size": 2, "shuffle": shuffle}
+    for batch, indices in schuss.minibatches(masked, axis=axis, indices=True, **options):
         assert isinstance(batch, np.ma.MaskedArray)
+        np.testing.assert_array_equal(batch, np.take(X, indices, axis=axis))
         np.testing.assert_array_equal(batch.mask, np.take(masked.mask, indices, axis=axis))
-
-
-def test_records_stay_records() -> None:
     records = np.zeros(M, [("a", int), ("b", int)]).view(np.recarray)
     records.a, records.b = X[:, 0], X[:, 1]
-    for shuffle in (True, False):
-        for batch in schuss.minibatches(records, batch_size=4, shuffle=shuffle):
-            np.testing.assert_array_equal(batch.a + 1, batch.b)
-
-
-def test_batches_of_rows_and_of_columns_are_dense_in_memory() -> None:
-    for batch in schuss.minibatches(X, batch_size=4):
-        assert batch.flags.c_contiguous
-    for batch in schuss.minibatches(X.T, batch_size=4, axis=1):
-        assert batch.flags.f_contiguous
-
-
-def test_tensors_of_torch_are_cut_like_arrays() -> None:
-    torch = pytest.importorskip("torch")
-    for x, y in schuss.minibatches(torch.from_numpy(X), torch.from_numpy(Y), batch_size=4):
-        np.testing.assert_array_equal(x[:, 0], 3 * y)
-
-
-@pytest.mark.parametrize("reuse_buffers", [False, True])
-@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-def test_wide_columns_give_the_batches_of_numpys_indexing(dtype: Any, reuse_buffers: bool) -> None:
-    x = np.random.default_rng(0).integers(0, 200, (13, 100_000)).astype(dtype)
-    y = np.arange(100_000)
-    options: dict[str, Any] = {"axis": 1, "batch_size": 1024, "indices": True}
-    for batch, labels, order in schuss.minibatches(x, y, reuse_buffers=reuse_buffers, **options):
-        np.testing.assert_array_equal(batch, x[:, order])
-        np.testing.assert_array_equal(labels, order)
+    for batch in schuss.minibatches(records, **options):
+        np.testing.assert_array_equal(batch.a + 1, batch.b)
 
 
 # Arrays on disk.
@@ -450,7 +374,9 @@ def test_prefetched_batches_are_the_very_same(options: dict[str, Any], prefetch:
     ahead = schuss.minibatches(X, Y, batch_size=4, rng=3, prefetch=prefetch, **options)
     assert len(ahead) == len(plain)
     for _ in range(3):
-        np.testing.assert_equal(list(ahead), list(plain))
+        batches = list(ahead)
+        np.testing.assert_equal(batches, list(plain))
+        assert not any(np.shares_memory(x, X) for x, _ in batches)
     assert not ours()
 
 
@@ -500,21 +426,6 @@ def test_an_epoch_broken_off_leaves_no_thread(read: int) -> None:
     list(islice(epoch, read))
     assert ours(read > 0) == (read > 0)
     del epoch
-    assert not ours()
-    for _ in schuss.minibatches(X, batch_size=4, prefetch=2):
-        break
-    assert not ours()
-
-
-def test_an_epoch_that_is_left_by_an_error_of_the_users_leaves_no_thread() -> None:
-    def train() -> None:
-        for batch in schuss.minibatches(X, batch_size=4, prefetch=2):
-            raise ArithmeticError(str(batch.shape))
-
-    with pytest.raises(ArithmeticError, match=r"\(4, 3\)") as caught:
-        train()
-    caught.value.__traceback__ = None
-    del caught
     assert not ours()
 
 
@@ -592,16 +503,6 @@ def test_whatever_refers_to_the_memory_of_a_batch_keeps_it(keep: Callable[[Array
         np.testing.assert_array_equal(np.array(what), was)
 
 
-def test_a_tensor_of_torch_made_of_a_batch_keeps_its_memory() -> None:
-    torch = pytest.importorskip("torch")
-    kept = []
-    for batch, indices in schuss.minibatches(np.zeros((6000, 256)), indices=True):
-        batch[:] = indices[:, None]
-        kept.append((torch.from_numpy(batch), indices))
-        del batch
-    assert all(bool((tensor.numpy() == indices[:, None]).all()) for tensor, indices in kept)
-
-
 @pytest.mark.parametrize("reuse_buffers", [True, False])
 def test_memory_that_nobody_uses_is_used_again(reuse_buffers: bool) -> None:
     x = np.zeros((6000, 256))  # twelve times what is gathered at once
@@ -655,23 +556,15 @@ def test_up_to_two_thousand_examples_are_one_batch_if_the_choice_is_automatic(m:
 
 @pytest.mark.parametrize(
     ("memory", "expected"),
-    [
-        (64 * 808, 64),
-        (128 * 808 - 1, 64),
-        (128 * 808, 128),
-        (511 * 808, 256),
-        (512 * 808, 512),
-        (1024 * 808, 1024),
-        (10**12, 1024),
-        (None, 1024),
-    ],
+    [(64, 64), (127.999, 64), (128, 128), (511, 256), (1024, 1024), (1e9, 1024), (None, 1024)],
 )
 def test_of_more_it_is_the_greatest_power_of_two_that_fits_the_memory(
-    memory: int | None, expected: int
+    memory: float | None, expected: int
 ) -> None:
     x, y = np.zeros((2001, 100)), np.zeros(2001)  # 808 bytes an example
+    limit = None if memory is None else round(memory * 808)
     for arrays, axis in (((x, y), 0), ((x.T, y), 1)):
-        batches = schuss.minibatches(arrays, axis=axis, batch_size="auto", memory=memory)
+        batches = schuss.minibatches(arrays, axis=axis, batch_size="auto", memory=limit)
         assert batches.batch_size == expected
         assert f"of {expected:,} (auto: {expected * 808:,} bytes)" in repr(batches)
         (first, labels), *_ = batches
@@ -688,23 +581,14 @@ def test_without_a_limit_large_examples_make_smaller_batches_but_not_below_64() 
     ("m", "options", "expected"),
     [
         (1, {}, "1 example in 1 batch of 64, shuffled"),
-        (23, {"batch_size": None}, "23 examples in 1 batch of 23, shuffled"),
-        (5000, {"shuffle": False}, "5,000 examples in 79 batches of 64, in order"),
-        (5000, {"drop_last": True}, "5,000 examples in 78 batches of 64, shuffled"),
         (5000, {"batch_size": 2500}, "5,000 examples in 2 batches of 2,500, shuffled"),
+        (5000, {"shuffle": False}, "5,000 examples in 79 batches of 64, in order"),
     ],
 )
 def test_the_representation_says_how_the_examples_are_cut(
     m: int, options: dict[str, Any], expected: str
 ) -> None:
     assert repr(schuss.minibatches(np.zeros(m), **options)) == f"<MiniBatches: {expected}>"
-
-
-def test_a_copy_goes_on_from_the_same_place() -> None:
-    batches = schuss.minibatches(X, batch_size=4, rng=7)
-    list(batches)
-    other = copy.deepcopy(batches)
-    np.testing.assert_equal(list(other), list(batches))
 
 
 AUTO = np.zeros(3000)
@@ -745,12 +629,7 @@ AUTO = np.zeros(3000)
         (AUTO, {"batch_size": "auto", "memory": 1e6}, TypeError, "memory is a float, expected an"),
         (AUTO, {"batch_size": "Auto"}, ValueError, "batch_size is 'Auto', expected an integer"),
         (X, {"batch_size": "auto", "memory": -5}, ValueError, "memory is -5, expected an integer"),
-        (
-            X,
-            {"batch_size": 4, "memory": 100},
-            ValueError,
-            "memory is 100 with batch_size 4, expected",
-        ),
+        (X, {"batch_size": 4, "memory": 100}, ValueError, "memory is 100 with batch_size 4, ex"),
         ({"a": X}, {}, TypeError, "x is a dict, expected an array"),
         (X, {"y": "abc"}, TypeError, "y is a str, expected an array"),
         (X, {"rng": True}, TypeError, "rng is True, expected a numpy.random.Generator, a seed"),
@@ -762,26 +641,6 @@ def test_an_error_names_the_argument_what_it_was_and_what_was_expected(
 ) -> None:
     with pytest.raises(error, match=f"^minibatches: {message}"):
         schuss.minibatches(x, **options)
-
-
-def test_labels_may_come_first_in_a_tuple_too() -> None:
-    for labels, x in schuss.minibatches((Y, X.T), axis=1, batch_size=4, rng=0):
-        np.testing.assert_array_equal(x[0], 3 * labels)
-
-
-@pytest.mark.usefixtures("small_stages")
-def test_examples_on_a_middle_axis_in_short_runs_are_cut() -> None:
-    x = np.arange(5 * 300 * 2, dtype=np.float32).reshape(5, 300, 2)
-    for batch, indices in schuss.minibatches(x, axis=1, batch_size=32, indices=True, rng=0):
-        np.testing.assert_array_equal(batch, x[:, indices])
-
-
-def test_without_an_order_what_is_prepared_ahead_is_a_copy() -> None:
-    batches = schuss.minibatches(X, batch_size=4, shuffle=False, prefetch=2)
-    assert not any(np.shares_memory(batch, X) for batch in batches)
-
-
-# Forks. A child that hangs is ended by its alarm, and its parent says so.
 
 
 # Where there can be no thread.

@@ -93,23 +93,15 @@ DAEMONS = {
 }
 
 
-@pytest.mark.parametrize("what", DAEMONS)
-def test_the_interpreter_ends_while_a_daemon_does_it(what: str, rounds: Iterator[int]) -> None:
-    setup = """
-        import threading, time
-        import numpy as np, schuss
-        schuss.set_num_threads(3)
-        begun = threading.Event()
-        param, grad = np.zeros(1_000_000, np.float32), np.ones(1_000_000, np.float32)
-        optimizer = schuss.SGD(param, lr=1.0)
-    """
-    for _ in rounds:
-        ends_well(textwrap.dedent(setup) + textwrap.dedent(DAEMONS[what]).strip())
-
-
-@needs_openblas
-def test_the_interpreter_ends_while_a_daemon_multiplies(rounds: Iterator[int]) -> None:
-    code = """
+DAEMONS_SETUP = """
+    import threading, time
+    import numpy as np, schuss
+    schuss.set_num_threads(3)
+    begun = threading.Event()
+    param, grad = np.zeros(1_000_000, np.float32), np.ones(1_000_000, np.float32)
+    optimizer = schuss.SGD(param, lr=1.0)
+"""
+PRODUCTS = """
     schuss.share_threads_with_blas()
     multiplied = threading.Semaphore(0)
     def multiply():
@@ -118,9 +110,16 @@ def test_the_interpreter_ends_while_a_daemon_multiplies(rounds: Iterator[int]) -
             multiplied.release()
     for _ in range(2): threading.Thread(target=multiply, daemon=True).start()
     for _ in range(20): multiplied.acquire()
-    """
+"""
+
+
+@pytest.mark.parametrize("what", [*DAEMONS, pytest.param("products", marks=needs_openblas)])
+def test_the_interpreter_ends_while_a_daemon_does_it(what: str, rounds: Iterator[int]) -> None:
     for _ in rounds:
-        ends_well(LOAD + code, OPENBLAS_NUM_THREADS="2")
+        if what == "products":
+            ends_well(LOAD + PRODUCTS, OPENBLAS_NUM_THREADS="2")
+        else:
+            ends_well(textwrap.dedent(DAEMONS_SETUP) + textwrap.dedent(DAEMONS[what]).strip())
 
 
 def test_an_epoch_goes_on_while_the_program_ends() -> None:

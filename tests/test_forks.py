@@ -142,34 +142,22 @@ def test_a_thread_and_its_children_fork_while_another_steps(rounds: Iterator[int
         ends_well(code)
 
 
-SETUP = """
-import os, sys, threading, time
-import numpy as np, schuss
-from schuss import _core
-schuss.set_num_threads(3)
-param, grad = np.zeros(1_000_000, np.float32), np.ones(1_000_000, np.float32)
-optimizer = schuss.SGD(param, lr=1.0)
-for _ in range(3): optimizer.step(grad)
-def await_step_of(optimizer):
-    # Wait until another thread has made a step since: it is at work.
-    steps = optimizer.steps
-    while optimizer.steps == steps: time.sleep(0.0001)
-"""
-
-
-def after_setup(code: str) -> str:
-    return textwrap.dedent(SETUP) + textwrap.dedent(code)
-
-
 def test_new_threads_of_a_child_step_what_another_thread_stepped_in_the_parent() -> None:
+    # Without other threads, a new one takes over the memory of the one that the child has not.
     code = """
+    import os, threading, time
+    import numpy as np, schuss
+    schuss.set_num_threads(1)
+    grad = np.ones(1_000_000, np.float32)
+    optimizer = schuss.SGD(np.zeros(1_000_000, np.float32), lr=1.0)
     done = threading.Event()
     def step():
         while not done.is_set(): optimizer.step(grad)
     thread = threading.Thread(target=step, daemon=True)
     thread.start()
     for _ in range(10):
-        await_step_of(optimizer)
+        steps = optimizer.steps
+        while optimizer.steps == steps: time.sleep(0.0001)
         child = os.fork()
         if child == 0:
             made = optimizer.steps
@@ -179,9 +167,7 @@ def test_new_threads_of_a_child_step_what_another_thread_stepped_in_the_parent()
         assert os.waitpid(child, 0)[1] == 0
     done.set(); thread.join()
     """
-    # Without other threads, a new one takes over the memory of the one that the child has not.
-    alone = after_setup(code).replace("set_num_threads(3)", "set_num_threads(1)")
-    ends_well(alone, OPENBLAS_NUM_THREADS="1")
+    ends_well(code, OPENBLAS_NUM_THREADS="1")
 
 
 STEP = """

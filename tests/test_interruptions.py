@@ -8,7 +8,7 @@ import tempfile
 from collections import UserDict
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import count
+from itertools import chain, count, islice
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -105,41 +105,30 @@ def test_a_training_that_ctrl_c_meets_is_the_plain_loop_up_to_there(
     one = np.ones(1)
     schuss.fit(loss_and_grad, one, schuss.SGD(one), x, prefetch=prefetch)
     chance = random.Random(0)
+    options: dict[str, Any] = {"batch_size": 8, "epochs": 3, "rng": 0, "prefetch": prefetch}
     for _ in rounds:
         params = np.ones(300_000, np.float32)
         optimizer = schuss.Momentum(params, lr=0.1)
         begun: list[schuss.History] = []
         try:
             interrupt(chance.uniform(1e-3, 0.03))
-            schuss.fit(
-                loss_and_grad,
-                params,
-                optimizer,
-                x,
-                batch_size=8,
-                epochs=3,
-                rng=0,
-                prefetch=prefetch,
-                on_step=lambda history, begun=begun: begun.append(history),  # type: ignore[misc]
-            )
+            schuss.fit(loss_and_grad, params, optimizer, x, on_step=begun.append, **options)
             interrupt(0)
         except KeyboardInterrupt:  # before the training began, or when it was over
             pass
         if not begun:
             continue
         history = begun[0]
-        expected, velocity = np.ones_like(params), np.zeros_like(params)
+        expected = reference.Optimizer("momentum", np.ones_like(params), lr=0.1)
         costs: list[float] = []
         batches = schuss.minibatches(x, batch_size=8, rng=0)
-        for batch in (batch for _ in range(3) for batch in batches):
-            if len(costs) == optimizer.steps:
-                break
-            cost, grad = loss_and_grad(expected, batch)
-            reference.momentum(expected, grad, velocity, lr=0.1)
+        for batch in islice(chain(batches, batches, batches), optimizer.steps):
+            cost, grad = loss_and_grad(expected.params, batch)
+            expected.step(grad)
             costs.append(cost)
         assert optimizer.steps == history.steps
         assert history.cost.tolist() == costs
-        assert equal([params, optimizer.state["velocity"]], [expected, velocity])
+        assert equal(arrays_of(optimizer), arrays_of(expected))
 
 
 @pytest.mark.parametrize("change", changes(schuss.Adam({"W": np.ones(3)}), {"W": np.ones(3)}))

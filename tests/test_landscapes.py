@@ -79,13 +79,6 @@ def test_a_minimum_is_lower_than_all_around_it_and_a_saddle_is_not(landscape: La
     assert all(low < c < high for c, (low, high) in zip(center, landscape.window, strict=True))
 
 
-def test_the_plateau_is_flat_for_a_long_stretch() -> None:
-    slopes = np.linalg.norm(plateau().gradient([[-5, 0], [-4, 0], [-1, 0]]), axis=1)
-    assert slopes[0] < 2e-5
-    assert slopes[1] < 2e-3
-    assert slopes[2] == pytest.approx(0.61, abs=0.005)
-
-
 @EVERY_LANDSCAPE
 @pytest.mark.parametrize("shape", [(), (3,), (2, 4), (0,)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
@@ -133,14 +126,11 @@ def test_gradient_descent_takes_the_path_that_theory_gives() -> None:
     assert path[0].tolist() == [-10, 1]
 
 
-def test_the_start_is_not_modified() -> None:
+def test_the_start_is_not_modified_and_begins_the_path() -> None:
     start = np.array([-10.0, 1.0])
     path = descend(schuss.Adam, bowl(), start, 3)
     assert start.tolist() == [-10, 1] == path[0].tolist()
     assert not np.shares_memory(path, start)
-
-
-def test_no_steps_are_a_path_of_the_start_alone() -> None:
     assert descend(schuss.SGD, saddle(), [1, 2], 0).tolist() == [[1, 2]]
 
 
@@ -291,66 +281,41 @@ class NoMethod:
 
 
 AN_OPTIMIZER = "expected what makes an optimizer, like schuss.Adam"
-REFUSED = [
-    ("bowl(0.5)", ValueError, "condition is 0.5, expected a finite number >= 1"),
-    ("bowl('9')", TypeError, "condition is a str, expected a number"),
-    ("rosenbrock(nan)", ValueError, "a is nan, expected a finite number >= 0"),
-    ("rosenbrock(1, -1.0)", ValueError, "b is -1.0, expected a finite number >= 0"),
-    ("bowl()([1, 2, 3])", ValueError, "points has shape (3,), expected (..., 2)"),
-    ("bowl()([[1, 2], [3]])", ValueError, "points is no array ("),
-    ("bowl()(['a', 'b'])", TypeError, "points has dtype <U1, expected real numbers"),
-    ("bowl().gradient(3)", ValueError, "points has shape (), expected (..., 2)"),
-    (
-        "descend(NoMethod, bowl(), (1, 2), 3)",
-        TypeError,
-        f"optimizer makes a NoMethod, {AN_OPTIMIZER}",
-    ),
-    (
-        "descend(SGD(ones(2)), bowl(), (1, 2), 3)",
-        TypeError,
-        f"optimizer is of type SGD, {AN_OPTIMIZER}",
-    ),
-    ("descend(sum, bowl(), (1, 2), 3)", TypeError, f"optimizer makes a float64, {AN_OPTIMIZER}"),
-    (
-        "descend(SGD, bowl, (1, 2), 3)",
-        TypeError,
-        "landscape is a function, expected a Landscape like bowl()",
-    ),
-    ("descend(SGD, bowl(), [1, [2]], 3)", ValueError, "start is no array ("),
-    ("descend(SGD, bowl(), (1, 2, 3), 3)", ValueError, "start has shape (3,), expected (2,)"),
-    (
-        "descend(SGD, bowl(), (1, inf), 3)",
-        ValueError,
-        "start is [1.0, inf], expected two finite numbers",
-    ),
-    (
-        "descend(SGD, bowl(), (1j, 2), 3)",
-        TypeError,
-        "start has dtype complex128, expected real numbers",
-    ),
-    ("descend(SGD, bowl(), (1, 2), -1)", ValueError, "steps is -1, expected an integer >= 0"),
-    ("descend(SGD, bowl(), (1, 2), 2.0)", TypeError, "steps is a float, expected an integer"),
-    ("steps_until([1, 2], within_one)", ValueError, "path has shape (2,), expected (steps + 1, 2)"),
-    (
-        "steps_until(ones((0, 2)), within_one)",
-        ValueError,
-        "path has shape (0, 2), expected (steps + 1, 2)",
-    ),
-    ("steps_until(POINTS, 3)", TypeError, "condition is a int, expected a function of points"),
-    (
-        "steps_until(POINTS, lambda p: p > 1)",
-        ValueError,
-        "condition returns bool of shape (3, 2), expected bool of shape (3,)",
-    ),
-    (
-        "steps_until(POINTS, within_one, for_good=1)",
-        TypeError,
-        "for_good is 1, expected True or False",
-    ),
-]
+REFUSED = {
+    ValueError: {
+        "bowl(0.5)": "condition is 0.5, expected a finite number >= 1",
+        "rosenbrock(nan)": "a is nan, expected a finite number >= 0",
+        "rosenbrock(1, -1.0)": "b is -1.0, expected a finite number >= 0",
+        "bowl()([1, 2, 3])": "points has shape (3,), expected (..., 2)",
+        "bowl()([[1, 2], [3]])": "points is no array (",
+        "bowl().gradient(3)": "points has shape (), expected (..., 2)",
+        "descend(SGD, bowl(), [1, [2]], 3)": "start is no array (",
+        "descend(SGD, bowl(), (1, 2, 3), 3)": "start has shape (3,), expected (2,)",
+        "descend(SGD, bowl(), (1, inf), 3)": "start is [1.0, inf], expected two finite numbers",
+        "descend(SGD, bowl(), (1, 2), -1)": "steps is -1, expected an integer >= 0",
+        "steps_until([1, 2], within_one)": "path has shape (2,), expected (steps + 1, 2)",
+        "steps_until(ones((0, 2)), within_one)": "path has shape (0, 2), expected (steps + 1, 2)",
+        "steps_until(POINTS, lambda p: p > 1)": "condition returns bool of shape (3, 2), expected",
+    },
+    TypeError: {
+        "bowl('9')": "condition is a str, expected a number",
+        "bowl()(['a', 'b'])": "points has dtype <U1, expected real numbers",
+        "descend(NoMethod, bowl(), (1, 2), 3)": f"optimizer makes a NoMethod, {AN_OPTIMIZER}",
+        "descend(SGD(ones(2)), bowl(), (1, 2), 3)": f"optimizer is of type SGD, {AN_OPTIMIZER}",
+        "descend(sum, bowl(), (1, 2), 3)": f"optimizer makes a float64, {AN_OPTIMIZER}",
+        "descend(SGD, bowl, (1, 2), 3)": "landscape is a function, expected a Landscape like",
+        "descend(SGD, bowl(), (1j, 2), 3)": "start has dtype complex128, expected real numbers",
+        "descend(SGD, bowl(), (1, 2), 2.0)": "steps is a float, expected an integer",
+        "steps_until(POINTS, 3)": "condition is a int, expected a function of points",
+        "steps_until(POINTS, within_one, for_good=1)": "for_good is 1, expected True or False",
+    },
+}
 
 
-@pytest.mark.parametrize(("call", "error", "words"), REFUSED)
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [(call, error, words) for error, calls in REFUSED.items() for call, words in calls.items()],
+)
 def test_an_error_names_the_call_the_argument_what_it_was_and_what_was_expected(
     call: str, error: type[Exception], words: str
 ) -> None:

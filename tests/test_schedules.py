@@ -80,41 +80,36 @@ def rates(schedule: Schedule, steps: int) -> npt.NDArray[np.float64]:
 # The numbers of each formula.
 
 
-def test_inverse_time_from_0_2_at_rate_1_gives_0_1_0_0667_0_05_0_04() -> None:
-    epochs = InverseTime(lr=0.2, rate=1.0)(np.array([1, 2, 3, 4]))
-    assert epochs.round(4).tolist() == [0.1, 0.0667, 0.05, 0.04]
-    assert InverseTime(0.2, rate=0.5)(6) == 0.05
+# Schedules, values of t, and the rates at them.
+WORKED = [
+    ("InverseTime(lr=0.2, rate=1.0)", [1, 2, 3, 4], [0.1, 0.2 / 3, 0.05, 0.04]),
+    ("InverseTime(0.2, rate=0.5)", [6], [0.05]),
+    ("Exponential(lr=8.0, base=0.5)", [1, 2, 3], [4, 2, 1]),
+    ("Exponential(lr=1.0)", [10], [0.5987369392383789]),
+    ("InverseSqrt(lr=0.5, k=3.0)", [1, 4, 9], [1.5, 0.75, 0.5]),
+    ("Staircase(0.8, every=3)", range(1, 8), [0.8] * 3 + [0.4] * 3 + [0.2]),
+    ("Staircase(8.0, every=1, factor=0.25)", [1, 2, 3], [8, 2, 0.5]),
+    (
+        "Manual({10: 0.01, 1: 0.1, 12: 0.5})",
+        [1, 9.9, 10, 11.5, 12, 10**9],
+        [0.1] * 2 + [0.01] * 2 + [0.5] * 2,
+    ),
+    ("Linear(1.0, 0.0, steps=4)", [1, 2, 3, 5, 6], [1, 0.75, 0.5, 0, 0]),
+    ("Polynomial(1.0, 0.5, steps=4, power=2)", [1, 2, 3], [1, 0.78125, 0.625]),
+    ("Cosine(1.0, steps=4)", [1, 2, 3, 5, 6], [1, (1 + math.sqrt(0.5)) / 2, 0.5, 0, 0]),
+    ("Constant(0.1)", [1, 1000], [0.1, 0.1]),
+    # Cycles of 2, 6 and 18 steps from t = 1, 3, 9 and 27; half of each is half way down.
+    ("CosineRestarts(9, 2, 1, factor=3, decay=0.5)", [1, 2, 3, 6, 9, 18], [9, 5, 5, 3, 3, 2]),
+    ("OneCycle(0.5, steps=100)", [1, 30, 100, 101, 10**6], [0.02, 0.5, 2e-6, 2e-6, 2e-6]),
+    # With one step to rise in, or less, the first is the peak or is over already.
+    ("OneCycle(0.5, steps=10, rise=0.1)", [1], [0.5]),
+    ("OneCycle(0.5, steps=1)", [1], [2e-6]),
+]
 
 
-def test_exponential_decay_of_epoch_10_is_0_5987() -> None:
-    assert round(Exponential(lr=1.0)(10) / 1.0, 4) == 0.5987
-    assert Exponential(lr=8.0, base=0.5)([1, 2, 3]).tolist() == [4.0, 2.0, 1.0]
-
-
-def test_the_inverse_square_root_halves_the_rate_at_epoch_4() -> None:
-    assert InverseSqrt(lr=0.3)(4) == 0.3 / 2
-    assert InverseSqrt(lr=0.5, k=3.0)([1, 4, 9]).tolist() == [1.5, 0.75, 0.5]
-
-
-def test_a_staircase_stays_for_every_steps_and_then_falls() -> None:
-    assert rates(Staircase(0.8, every=3), 7).tolist() == [0.8] * 3 + [0.4] * 3 + [0.2]
-    assert rates(Staircase(8.0, every=1, factor=0.25), 3).tolist() == [8.0, 2.0, 0.5]
-
-
-def test_rates_by_hand_hold_until_the_next_one() -> None:
-    schedule = Manual({10: 0.01, 1: 0.1, 12: 0.5})
-    assert rates(schedule, 14).tolist() == [0.1] * 9 + [0.01] * 2 + [0.5] * 3
-    assert schedule(9.999) == 0.1
-    assert schedule(10**9) == 0.5
-
-
-def test_ramps_have_these_values_at_a_quarter_and_half_of_the_way() -> None:
-    at = [1, 2, 3, 5, 6, 1000]
-    assert Linear(1.0, 0.0, steps=4)(at).tolist() == [1.0, 0.75, 0.5, 0.0, 0.0, 0.0]
-    assert Polynomial(1.0, 0.5, steps=4, power=2)(at)[:3].tolist() == [1.0, 0.78125, 0.625]
-    quarter = (1 + math.sqrt(0.5)) / 2
-    np.testing.assert_allclose(Cosine(1.0, steps=4)(at), [1, quarter, 0.5, 0, 0, 0], atol=1e-15)
-    assert Constant(0.1)(at).tolist() == [0.1] * 6
+@pytest.mark.parametrize(("schedule", "t", "expected"), WORKED)
+def test_a_schedule_has_the_worked_rates(schedule: str, t: Any, expected: list[float]) -> None:
+    np.testing.assert_allclose(evaluate(schedule)(t), expected, rtol=1e-14, atol=1e-15)
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.3, 0.1), (0.1, 0.3), (0.1, 0.7), (1e-9, 0.9)])
@@ -130,23 +125,6 @@ def test_a_ramp_has_exactly_its_start_and_its_end_and_stays_there(
     ]
     for ramp in ramps:
         assert ramp([1, steps + 1, steps + 2, 10 * steps]).tolist() == [start, end, end, end]
-
-
-def test_a_cycle_that_starts_again_is_longer_and_lower_by_its_factors() -> None:
-    schedule = CosineRestarts(9.0, steps=2, end=1.0, factor=3, decay=0.5)
-    # Cycles of 2, 6 and 18 steps from t = 1, 3, 9 and 27; half of each is half way down.
-    assert schedule([1, 2, 3, 6, 9, 18, 27]).tolist() == [9.0, 5.0, 5.0, 3.0, 3.0, 2.0, 2.0]
-
-
-def test_one_cycle_rises_to_its_peak_and_ends_at_almost_nothing() -> None:
-    schedule = OneCycle(0.5, steps=100)
-    assert schedule(1) == pytest.approx(0.02, rel=1e-15)
-    assert schedule(30) == 0.5
-    assert schedule([100, 101, 10**6]) == pytest.approx([2e-6] * 3, rel=1e-15)
-    assert rates(schedule, 200).argmax() == 29
-    # With one step to rise in, or less, the first is the peak or is over already.
-    assert OneCycle(0.5, steps=10, rise=0.1)(1) == 0.5
-    assert OneCycle(0.5, steps=1)(1) == pytest.approx(2e-6, rel=1e-15)
 
 
 def test_a_warm_up_hands_over_to_the_first_step_of_what_follows() -> None:
@@ -171,7 +149,6 @@ def test_per_epoch_is_the_rate_of_the_epoch_for_each_of_its_steps() -> None:
     by_step = by_epoch.per_epoch(5)
     assert rates(by_step, 20).tolist() == np.repeat(rates(by_epoch, 4), 5).tolist()
     assert by_step(5.5) == by_epoch(1)
-    assert by_step == PerEpoch(by_epoch, 5)
     assert repr(by_step) == "PerEpoch(schedule=InverseTime(lr=0.2, rate=1.0), steps=5)"
 
 
@@ -216,31 +193,28 @@ def test_any_real_number_gives_a_float_and_the_same_one(schedule: Schedule) -> N
 
 @EVERY_FROZEN
 @pytest.mark.parametrize(
-    ("t", "error", "was"),
+    ("ts", "error", "was"),
     [
-        (0, ValueError, "t is 0, expected a finite number >= 1"),
-        (0.5, ValueError, "t is 0.5, expected a finite number >= 1"),
-        (-3, ValueError, "t is -3, expected a finite number >= 1"),
-        (math.nan, ValueError, "t is nan, expected a finite number >= 1"),
-        (math.inf, ValueError, "t is inf, expected a finite number >= 1"),
-        ([1, 0], ValueError, "t is 0, expected a finite number >= 1"),
-        (np.array([[1.0, math.nan]]), ValueError, "t is nan, expected a finite number >= 1"),
-        (True, TypeError, "t is a bool, expected a number"),
-        (None, TypeError, "t is a NoneType, expected a number"),
-        ("1", TypeError, "t is a str, expected a number"),
-        (1j, TypeError, "t is a complex, expected a number"),
-        (["1"], TypeError, "t is a list of <U1, expected numbers"),
-        ([True], TypeError, "t is a list of bool, expected numbers"),
-        ([1, [2]], TypeError, "t is a list of object, expected numbers"),
-        ({1}, TypeError, "t is a set of object, expected numbers"),
-        (np.array([1j]), TypeError, "t is a ndarray of complex128, expected numbers"),
+        ([0, [1, 0]], ValueError, "t is 0, expected a finite number >= 1"),
+        ([0.5], ValueError, "t is 0.5, expected a finite number >= 1"),
+        ([math.nan, np.array([[1.0, math.nan]])], ValueError, "t is nan, expected a finite"),
+        ([math.inf], ValueError, "t is inf, expected a finite number >= 1"),
+        ([True], TypeError, "t is a bool, expected a number"),
+        ([None], TypeError, "t is a NoneType, expected a number"),
+        ([1j], TypeError, "t is a complex, expected a number"),
+        ([["1"]], TypeError, "t is a list of <U1, expected numbers"),
+        ([[True]], TypeError, "t is a list of bool, expected numbers"),
+        ([[1, [2]]], TypeError, "t is a list of object, expected numbers"),
+        ([{1}], TypeError, "t is a set of object, expected numbers"),
+        ([np.array([1j])], TypeError, "t is a ndarray of complex128, expected numbers"),
     ],
 )
 def test_a_t_that_is_not_a_number_of_at_least_one_is_refused(
-    schedule: Schedule, t: Any, error: type[Exception], was: str
+    schedule: Schedule, ts: list[Any], error: type[Exception], was: str
 ) -> None:
-    with pytest.raises(error, match=rf"^{type(schedule).__name__}: {was}$"):
-        schedule(t)
+    for t in ts:
+        with pytest.raises(error, match=rf"^{type(schedule).__name__}: {was}"):
+            schedule(t)
 
 
 def test_a_schedule_of_ones_own_is_one_method() -> None:
@@ -264,18 +238,18 @@ def test_a_schedule_of_ones_own_is_one_method() -> None:
 @pytest.mark.parametrize(
     ("schedule", "t"),
     [
-        (Exponential(1e-7, base=1.1), 8000),
-        (Staircase(1.0, every=1, factor=2.0), 2000),
-        (CosineRestarts(1.0, steps=1, decay=2.0), 2000),
-        (InverseTime(1.0), 10**400),
+        ("Exponential(1e-7, base=1.1)", 8000),
+        ("Staircase(1.0, every=1, factor=2.0)", 2000),
+        ("CosineRestarts(1.0, steps=1, decay=2.0)", 2000),
+        ("InverseTime(1.0)", 10**400),
     ],
     ids=["Exponential", "Staircase", "CosineRestarts", "a huge t"],
 )
-def test_a_rate_beyond_floating_point_is_refused_by_name(schedule: Schedule, t: int) -> None:
-    name = type(schedule).__name__
+def test_a_rate_beyond_floating_point_is_refused_by_name(schedule: str, t: int) -> None:
+    name = schedule.partition("(")[0]
     expected = f"^{name}: rate at t={t} is beyond floating point, expected a number$"
     with pytest.raises(ValueError, match=expected):
-        schedule(t)
+        evaluate(schedule)(t)
 
 
 # As values.
@@ -305,113 +279,90 @@ def test_a_schedule_cannot_be_changed(schedule: Schedule) -> None:
     assert repr(schedule) == before
 
 
-def test_a_repr_names_everything() -> None:
-    assert repr(InverseTime(0.2)) == "InverseTime(lr=0.2, rate=1.0)"
-    assert repr(Manual({10: 0.01, 1.0: 0.1})) == "Manual(values=((1.0, 0.1), (10, 0.01)))"
-    assert repr(WarmUp(Constant(1), 3)) == "WarmUp(after=Constant(lr=1.0), steps=3, start=0.0)"
-
-
-def test_schedules_are_equal_however_their_numbers_were_given() -> None:
+def test_schedules_are_equal_however_their_numbers_were_given_and_copy_them() -> None:
     assert InverseTime(1) == InverseTime(np.float64(1.0), rate=Fraction(1))  # type: ignore[arg-type]
-    same = [Manual({1: 1, 5: 2}), Manual([(5, 2.0), (1, 1.0)]), Manual(iter([(1.0, 1), (5, 2)]))]
-    assert len(set(same)) == 1
-    assert chain([1, 2], [3]) == Chain((1.0, 2.0), np.array([3]))  # type: ignore[arg-type]
+    values, parts, boundaries = {1: 1, 5: 2}, [1, 2], [3]
+    same = {Manual(values), Manual([(5, 2.0), (1, 1.0)]), Manual(iter([(1.0, 1), (5, 2)]))}
+    joined = chain(parts, boundaries)
+    values[1], parts[0], boundaries[0] = 9, 9, 9
+    assert same == {Manual({1: 1, 5: 2})}
+    assert joined == Chain((1.0, 2.0), np.array([3]))  # type: ignore[arg-type]
     assert InverseTime(0.2) != InverseTime(0.2, rate=2.0)
     other: Schedule = Exponential(0.2, base=1.0)
     assert InverseTime(0.2, rate=1.0) != other
 
 
-def test_a_schedule_copies_its_arguments() -> None:
-    values, parts, boundaries = {1: 0.1}, [0.1, 0.2], [5]
-    manual, joined = Manual(values), chain(parts, boundaries)
-    values[1], parts[0], boundaries[0] = 9, 9, 9
-    assert (manual(1), joined(1), joined(6)) == (0.1, 0.1, 0.2)
-
-
 # Calls, and their errors after the name of the class.
-REFUSED = [
-    ("InverseTime(-0.1)", ValueError, "lr is -0.1, expected a finite"),
-    ('InverseTime("0.1")', TypeError, "lr is a str, expected a number"),
-    ("InverseTime(0.1, rate=nan)", ValueError, "rate is nan, expected"),
-    ("Exponential(0.1, base=-1)", ValueError, "base is -1, expected a fin"),
-    ("InverseSqrt(0.1, k=inf)", ValueError, "k is inf, expected a fin"),
-    ("InverseSqrt(10**400)", ValueError, "lr is inf, expected a finite"),
-    ("Staircase(0.1, 0)", ValueError, "every is 0, expected an integer >= 1"),
-    ("Staircase(0.1, 2.5)", TypeError, "every is a float, expected an int"),
-    ("Staircase(0.1, 2, -1)", ValueError, "factor is -1, expected a finite"),
-    ("Constant(True)", TypeError, "lr is a bool, expected a number"),
-    ("Linear(-1, 0, 5)", ValueError, "start is -1, expected a finite"),
-    ("Linear(1, -1, 5)", ValueError, "end is -1, expected a finite"),
-    ("Linear(1, 0, 0)", ValueError, "steps is 0, expected an integer >= 1"),
-    ("Polynomial(1, 0, 5, -1)", ValueError, "power is -1, expected a finite"),
-    ("Polynomial(1, 0, 5, power=0)", ValueError, "power is 0, expected a finite number > 0"),
-    (
-        "WarmUp(InverseTime, 5)",
-        TypeError,
-        "after is the class InverseTime, expected a number or a schedule",
-    ),
-    ("Cosine(1, None)", TypeError, "steps is a NoneType, expected an integer"),
-    ("CosineRestarts(1, 5, factor=1.5)", TypeError, "factor is a float"),
-    ("CosineRestarts(1, 5, factor=0)", ValueError, "factor is 0, expect"),
-    (
-        "CosineRestarts(0, 1, 1.0, decay=2)",
-        ValueError,
-        "decay is 2.0 where start is below end, expected at most 1.0",
-    ),
-    ("CosineRestarts(1, 5, decay=-1)", ValueError, "decay is -1, expect"),
-    ("OneCycle(1, 5, rise=1)", ValueError, "rise is 1, expected a number in [0, 1)"),
-    ("OneCycle(1, 5, start_divisor=0.5)", ValueError, "start_divisor is 0.5, "),
-    ("OneCycle(1, 5, end_divisor=0)", ValueError, "end_divisor is 0, expected"),
-    ('OneCycle(1, 5, anneal="sin")', ValueError, "anneal is 'sin', expected 'cos' or 'linear'"),
-    ("OneCycle(1, 5, anneal=3)", TypeError, "anneal is 3, expected 'cos' or"),
-    ("OneCycle(1, 5, three_phase=1)", TypeError, "three_phase is 1, expected"),
-    (
-        "OneCycle(1, 5, rise=0.6, three_phase=True)",
-        ValueError,
-        "rise is 0.6, expected at most 0.5 with three_phase",
-    ),
-    ('WarmUp("x", 5)', TypeError, "after is a str, expected a number"),
-    ("WarmUp(-1, 5)", ValueError, "after is -1, expected a finite number >= 0"),
-    ("WarmUp(1, 0)", ValueError, "steps is 0, expected an integer >= 1"),
-    ("WarmUp(1, 5, -1)", ValueError, "start is -1, expected a finite number"),
-    ("PerEpoch(Constant(1), 0)", ValueError, "steps is 0, expected an integer"),
-    ("PerEpoch(None, 5)", TypeError, "schedule is a NoneType, expected a num"),
-    ("Chain([], [])", ValueError, "schedules is empty, expected at least one"),
-    ("Chain(0.1, [])", TypeError, "schedules is a float, expected a sequence"),
-    ('Chain([0.1, "x"], [1])', TypeError, "schedules[1] is a str, expected a number"),
-    ("Chain([0.1], 3)", TypeError, "boundaries is a int, expected a sequence"),
-    ("Chain([1, 2], [0])", ValueError, "boundaries[0] is 0, expected an integer >= 1"),
-    ("Chain([1, 2, 3], [5, 5])", ValueError, "boundaries is (5, 5), expected increasing integers"),
-    (
-        "Chain([1, 2, 3], [5])",
-        ValueError,
-        "boundaries has 1 entries, expected 2 (one fewer than schedules)",
-    ),
-    ("Manual({})", ValueError, "values is empty, expected a rate for t = 1"),
-    ("Manual({2: 1})", ValueError, "values begins at 2, expected a rate for t"),
-    ("Manual(0.1)", TypeError, "values is 0.1, expected a mapping of t to rate"),
-    ("Manual([1, 2])", TypeError, "values is [1, 2], expected a mapping of t"),
-    ("Manual({1: -1})", ValueError, "values[1] is -1, expected a finite"),
-    ("Manual({1: 1, 0: 1})", ValueError, "a t of values is 0, expected a fin"),
-    ('Manual({"1": 1})', TypeError, "a t of values is a str, expected a num"),
-    ("Manual([(1, 1), (1.0, 2)])", ValueError, "values has t = 1.0 twice, expected each once"),
-    ("ReduceOnPlateau(-1)", ValueError, "lr is -1, expected a finite"),
-    ("ReduceOnPlateau(1, factor=1)", ValueError, "factor is 1, expected a number in [0, 1)"),
-    ("ReduceOnPlateau(1, patience=-1)", ValueError, "patience is -1, "),
-    ('ReduceOnPlateau(1, mode="most")', ValueError, "mode is 'most', expected 'min' or 'max'"),
-    (
-        'ReduceOnPlateau(1, threshold_mode="x")',
-        ValueError,
-        "threshold_mode is 'x', expected 'rel' or 'abs'",
-    ),
-    ("ReduceOnPlateau(1, threshold=-1)", ValueError, "threshold is -1"),
-    ("ReduceOnPlateau(1, cooldown=1.0)", TypeError, "cooldown is a fl"),
-    ("ReduceOnPlateau(1, min_lr=-1)", ValueError, "min_lr is -1, exp"),
-    ("ReduceOnPlateau(1, eps=inf)", ValueError, "eps is inf, exp"),
-]
+REFUSED = {
+    ValueError: {
+        "InverseTime(-0.1)": "lr is -0.1, expected a finite",
+        "InverseTime(0.1, rate=nan)": "rate is nan, expected",
+        "Exponential(0.1, base=-1)": "base is -1, expected a fin",
+        "InverseSqrt(0.1, k=inf)": "k is inf, expected a fin",
+        "InverseSqrt(10**400)": "lr is inf, expected a finite",
+        "Staircase(0.1, 0)": "every is 0, expected an integer >= 1",
+        "Staircase(0.1, 2, -1)": "factor is -1, expected a finite",
+        "Linear(-1, 0, 5)": "start is -1, expected a finite",
+        "Linear(1, -1, 5)": "end is -1, expected a finite",
+        "Linear(1, 0, 0)": "steps is 0, expected an integer >= 1",
+        "Polynomial(1, 0, 5, -1)": "power is -1, expected a finite",
+        "Polynomial(1, 0, 5, power=0)": "power is 0, expected a finite number > 0",
+        "CosineRestarts(1, 5, factor=0)": "factor is 0, expect",
+        "CosineRestarts(0, 1, 1.0, decay=2)": "decay is 2.0 where start is below end, expected",
+        "CosineRestarts(1, 5, decay=-1)": "decay is -1, expect",
+        "OneCycle(1, 5, rise=1)": "rise is 1, expected a number in [0, 1)",
+        "OneCycle(1, 5, start_divisor=0.5)": "start_divisor is 0.5, ",
+        "OneCycle(1, 5, end_divisor=0)": "end_divisor is 0, expected",
+        'OneCycle(1, 5, anneal="sin")': "anneal is 'sin', expected 'cos' or 'linear'",
+        "OneCycle(1, 5, rise=0.6, three_phase=True)": "rise is 0.6, expected at most 0.5 with",
+        "WarmUp(-1, 5)": "after is -1, expected a finite number >= 0",
+        "WarmUp(1, 0)": "steps is 0, expected an integer >= 1",
+        "WarmUp(1, 5, -1)": "start is -1, expected a finite number",
+        "PerEpoch(Constant(1), 0)": "steps is 0, expected an integer",
+        "Chain([], [])": "schedules is empty, expected at least one",
+        "Chain([1, 2], [0])": "boundaries[0] is 0, expected an integer >= 1",
+        "Chain([1, 2, 3], [5, 5])": "boundaries is (5, 5), expected increasing integers",
+        "Chain([1, 2, 3], [5])": "boundaries has 1 entries, expected 2 (one fewer than schedules)",
+        "Manual({})": "values is empty, expected a rate for t = 1",
+        "Manual({2: 1})": "values begins at 2, expected a rate for t",
+        "Manual({1: -1})": "values[1] is -1, expected a finite",
+        "Manual({1: 1, 0: 1})": "a t of values is 0, expected a fin",
+        "Manual([(1, 1), (1.0, 2)])": "values has t = 1.0 twice, expected each once",
+        "ReduceOnPlateau(-1)": "lr is -1, expected a finite",
+        "ReduceOnPlateau(1, factor=1)": "factor is 1, expected a number in [0, 1)",
+        "ReduceOnPlateau(1, patience=-1)": "patience is -1, ",
+        'ReduceOnPlateau(1, mode="most")': "mode is 'most', expected 'min' or 'max'",
+        'ReduceOnPlateau(1, threshold_mode="x")': "threshold_mode is 'x', expected 'rel' or 'abs'",
+        "ReduceOnPlateau(1, threshold=-1)": "threshold is -1",
+        "ReduceOnPlateau(1, min_lr=-1)": "min_lr is -1, exp",
+        "ReduceOnPlateau(1, eps=inf)": "eps is inf, exp",
+    },
+    TypeError: {
+        'InverseTime("0.1")': "lr is a str, expected a number",
+        "Staircase(0.1, 2.5)": "every is a float, expected an int",
+        "Constant(True)": "lr is a bool, expected a number",
+        "WarmUp(InverseTime, 5)": "after is the class InverseTime, expected a number or a schedule",
+        "Cosine(1, None)": "steps is a NoneType, expected an integer",
+        "CosineRestarts(1, 5, factor=1.5)": "factor is a float",
+        "OneCycle(1, 5, anneal=3)": "anneal is 3, expected 'cos' or",
+        "OneCycle(1, 5, three_phase=1)": "three_phase is 1, expected",
+        'WarmUp("x", 5)': "after is a str, expected a number",
+        "PerEpoch(None, 5)": "schedule is a NoneType, expected a num",
+        "Chain(0.1, [])": "schedules is a float, expected a sequence",
+        'Chain([0.1, "x"], [1])': "schedules[1] is a str, expected a number",
+        "Chain([0.1], 3)": "boundaries is a int, expected a sequence",
+        "Manual(0.1)": "values is 0.1, expected a mapping of t to rate",
+        "Manual([1, 2])": "values is [1, 2], expected a mapping of t",
+        'Manual({"1": 1})': "a t of values is a str, expected a num",
+        "ReduceOnPlateau(1, cooldown=1.0)": "cooldown is a fl",
+    },
+}
 
 
-@pytest.mark.parametrize(("call", "error", "words"), REFUSED)
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [(call, error, words) for error, calls in REFUSED.items() for call, words in calls.items()],
+)
 def test_a_parameter_that_makes_no_sense_is_refused_by_name(
     call: str, error: type[Exception], words: str
 ) -> None:
@@ -432,23 +383,6 @@ def test_a_plateau_reduces_its_rate_after_patience_costs_without_improvement() -
         seen.append(schedule(1))
     assert seen == [0.8] * 4 + [0.4] * 4 + [0.2] * 2
     assert schedule.best == 2.0
-
-
-def test_schedules_pass_the_cost_on_to_the_plateaus_that_they_contain() -> None:
-    def inner() -> ReduceOnPlateau:
-        return ReduceOnPlateau(0.5, factor=0.5, patience=0)
-
-    def old_enough(t: float) -> float:
-        return 0.5
-
-    first, second, third, alone = inner(), inner(), inner(), inner()
-    schedule = Chain([WarmUp(first, 5), 0.3, old_enough, third, PerEpoch(second, 3)], [5, 6, 7, 8])
-    for cost in (3.0, 2.0, 2.0, 2.5, 1.0):
-        alone.update(cost)
-        schedule.update(cost)
-    assert alone.lr == 0.125
-    assert first == second == third == alone
-    Chain([0.3, old_enough], [5]).update(1.0)  # contains no plateau
 
 
 @pytest.mark.parametrize(
@@ -477,16 +411,26 @@ def test_nested_schedules_are_bounded_in_depth_and_number(
     assert np.all(schedule([1, 50]) <= 0.1)
 
 
-def test_a_plateau_that_several_schedules_share_receives_each_cost_once() -> None:
-    in_turn, deep, alone = (ReduceOnPlateau(0.5, factor=0.5, patience=1) for _ in range(3))
-    schedule = Chain([in_turn, WarmUp(in_turn, 2), PerEpoch(Chain([in_turn, 0.1], [3]), 2)], [1, 5])
+def test_each_plateau_that_schedules_contain_receives_each_cost_once() -> None:
+    def old_enough(t: float) -> float:
+        return 0.5
+
+    shared, alone, inner, deep = (ReduceOnPlateau(0.5, factor=0.5, patience=1) for _ in range(4))
+    parts: list[Any] = [
+        shared,
+        old_enough,
+        WarmUp(shared, 2),
+        PerEpoch(Chain([shared, inner], [3]), 2),
+    ]
+    schedule = Chain(parts, [1, 5, 6])
     doubled: Any = deep
     for _ in range(11):  # 2**11 paths lead to it
         doubled = Chain([doubled, WarmUp(doubled, 2)], [3])
     for cost in (1.0, 2.0, 2.0, 2.0):
         for each in (schedule, doubled, alone):
             each.update(cost)
-    assert in_turn == deep == alone
+    assert shared == inner == deep == alone
+    Chain([0.3, old_enough], [5]).update(1.0)  # contains no plateau
 
 
 def test_a_plateaus_patience_may_be_2_to_the_53_minus_1() -> None:
@@ -557,21 +501,15 @@ def test_numbers_of_other_libraries_are_numbers(library: str, number: str) -> No
     assert Constant(eval(number, names))(3) == 0.5
 
 
-def test_a_plateau_gives_its_present_rate_for_any_t() -> None:
+def test_a_plateau_is_read_copied_and_compared_with_what_it_has_seen() -> None:
     schedule = plateau()
-    assert schedule(1) == schedule(10**6) == schedule.lr == 0.25
+    assert schedule(1) == schedule(10**6) == schedule.per_epoch(3)(7) == schedule.lr == 0.25
     assert schedule([[1, 2]]).tolist() == [[0.25, 0.25]]
-    schedule.lr = 0.125
-    assert schedule(7) == 0.125
-    assert schedule.per_epoch(3)(7) == 0.125
-
-
-def test_a_plateau_is_copied_saved_and_compared_with_what_it_has_seen() -> None:
-    schedule = plateau()
     for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
         assert pickle.loads(pickle.dumps(schedule, protocol)) == schedule
     copied = copy.copy(schedule)
     assert copied == schedule == copy.deepcopy(schedule)
+    assert repr(copied).endswith("eps=1e-08): best=2.0, waited=0, cooling=3>")
     assert schedule != ReduceOnPlateau(0.25, factor=0.5, patience=1, cooldown=4)
     copied.update(1.0)
     assert copied != schedule
@@ -581,13 +519,6 @@ def test_a_plateau_is_copied_saved_and_compared_with_what_it_has_seen() -> None:
     assert (schedule.lr, copied.lr) == (0.125, 0.25)
     with pytest.raises(TypeError, match="unhashable"):
         hash(schedule)
-
-
-def test_a_plateaus_repr_has_its_settings_and_its_progress() -> None:
-    assert repr(plateau()) == (
-        "<ReduceOnPlateau(lr=0.25, factor=0.5, patience=1, mode='min', threshold=0.0001, "
-        "threshold_mode='rel', cooldown=4, min_lr=0.0, eps=1e-08): best=2.0, waited=0, cooling=3>"
-    )
 
 
 @pytest.mark.parametrize("cost", ["1", None, True, 1j, [1.0]])
@@ -653,6 +584,8 @@ TORCH = [
         "LinearLR(o, 1.0, 0.0, total_iters=9)], [5, 30])",
     ),
     ("InverseTime(0.3)", "LambdaLR(o, lambda n: 1 / (1 + (n + 1)))"),
+    ("Cosine(0.3, 49, end=0.01)", "CosineAnnealingLR(o, 49, eta_min=0.01)"),  # until its end
+    ("Exponential(0.3 / 0.9, base=0.9)", "ExponentialLR(o, 0.9)"),  # which begins undecayed
 ]
 
 
@@ -662,16 +595,6 @@ def test_the_rate_of_step_t_is_that_of_torch_after_t_minus_1_scheduler_steps(
 ) -> None:
     expected = torch_rates(theirs, 50)
     np.testing.assert_allclose(rates(evaluate(ours), 50), expected, rtol=1e-11, atol=1e-15)
-
-
-def test_a_cosine_is_that_of_torch_until_its_end_where_torch_turns_around() -> None:
-    theirs = torch_rates("CosineAnnealingLR(o, 29, eta_min=0.01)", 30)
-    np.testing.assert_allclose(rates(Cosine(0.3, 29, end=0.01), 30), theirs, rtol=1e-11)
-
-
-def test_exponential_decay_is_one_step_ahead_of_torch_which_begins_undecayed() -> None:
-    theirs = torch_rates("ExponentialLR(o, 0.9)", 51)
-    np.testing.assert_allclose(rates(Exponential(0.3, base=0.9), 50), theirs[1:], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -710,6 +633,7 @@ def test_a_plateau_reduces_when_torch_reduces(options: dict[str, Any]) -> None:
 
 OPTAX = [
     ("Constant(0.3)", "constant_schedule(0.3)"),
+    ("Exponential(0.3 / 0.9, base=0.9)", "exponential_decay(0.3, 1, 0.9)"),
     ("Linear(0.3, 0.1, 29)", "linear_schedule(0.3, 0.1, 29)"),
     ("Polynomial(0.3, 0.1, 29, power=2.5)", "polynomial_schedule(0.3, 0.1, 2.5, 29)"),
     ("Cosine(0.3, 29, end=0.03)", "cosine_decay_schedule(0.3, 29, alpha=0.1)"),
@@ -736,20 +660,11 @@ OPTAX = [
 ]
 
 
-def optax_rates(schedule: str, times: range) -> list[float]:
-    theirs = eval(schedule, vars(pytest.importorskip("optax")).copy())
-    return [float(theirs(t)) for t in times]
-
-
 @pytest.mark.parametrize(("ours", "theirs"), OPTAX)
 def test_the_rate_of_step_t_is_that_of_optax_at_t_minus_1(ours: str, theirs: str) -> None:
-    expected = optax_rates(theirs, range(50))
+    schedule = eval(theirs, vars(pytest.importorskip("optax")).copy())
+    expected = [float(schedule(t)) for t in range(50)]
     np.testing.assert_allclose(rates(evaluate(ours), 50), expected, rtol=3e-6, atol=1e-8)
-
-
-def test_exponential_decay_in_t_itself_is_that_of_optax_at_t() -> None:
-    expected = optax_rates("exponential_decay(0.3, 1, 0.9)", range(1, 51))
-    np.testing.assert_allclose(rates(Exponential(0.3, base=0.9), 50), expected, rtol=3e-6)
 
 
 # In optimizers.
@@ -790,8 +705,8 @@ def test_lr_now_is_the_rate_of_the_last_step_or_of_the_first_to_come(name: str) 
 
 
 def test_lr_now_stays_that_of_the_last_step_when_a_plateau_is_fed() -> None:
-    optimizer = schuss.SGD(np.ones(3), lr=ReduceOnPlateau(0.5, factor=0.5, patience=0))
-    plateau: Any = optimizer.lr
+    plateau: Any = ReduceOnPlateau(0.5, factor=0.5, patience=0)
+    optimizer = schuss.SGD(np.ones(3), lr=plateau)
     for cost, lr in [(2.0, 0.5), (2.0, 0.5), (1.0, 0.25)]:
         optimizer.step(np.ones(3))
         plateau.update(cost)
@@ -828,26 +743,15 @@ def test_a_schedule_survives_the_saving_of_its_optimizer(schedule: Schedule) -> 
         assert other.params.tobytes() == param.tobytes()
 
 
-@pytest.mark.parametrize(
-    "around", [lambda it: it, lambda it: Chain([0.5, WarmUp(it, 3)], [4]).per_epoch(2)]
-)
-def test_a_state_dict_holds_the_plateau_as_it_was_then(around: Callable[[Any], Any]) -> None:
-    params = np.zeros(2)
-    optimizer = schuss.SGD(params, lr=around(ReduceOnPlateau(1.0, factor=0.5, patience=0)))
+@pytest.mark.parametrize("around", ["it", "Chain([0.5, WarmUp(it, 3)], [4]).per_epoch(2)"])
+def test_a_state_dict_holds_the_plateau_as_it_was_then(around: str) -> None:
+    lr = evaluate(around, it=ReduceOnPlateau(1.0, factor=0.5, patience=0))
+    optimizer = schuss.SGD(np.zeros(2), lr=lr)
     optimizer.load_state_dict(optimizer.state_dict() | {"steps": 100})
-    saved = optimizer.state_dict()
-    other = copy.copy(optimizer)
-
-    def feed(times: int) -> None:
+    saved, other = optimizer.state_dict(), copy.copy(optimizer)
+    for feeds in (3, 2, 0):
         plateau: Any = optimizer.lr
-        for _ in range(times):
+        for _ in range(feeds):
             plateau.update(1.0)
-
-    feed(3)
-    assert optimizer.lr_now == 0.25
-    assert other.lr_now == 1.0
-    optimizer.load_state_dict(saved)
-    feed(2)
-    assert optimizer.lr_now == 0.5
-    optimizer.load_state_dict(saved)
-    assert optimizer.lr_now == 1.0
+        assert (optimizer.lr_now, other.lr_now) == (0.5 ** max(feeds - 1, 0), 1.0)
+        optimizer.load_state_dict(saved)

@@ -13,60 +13,29 @@ import numpy as np
 import pytest
 
 import schuss
-from schuss import _cgroups, _core, kernels, reference
-from schuss._threads import available_processors
+from schuss import kernels, reference
 from support.arrays import equal, laid_out, numbers, same_bits
 from support.cases import CASES, Case, run
+from support.execution import execution
 from support.processes import NO_THREADS, ends_well, needs_no_threads, script
 from support.threads import in_threads
-
-THREADS = [1, 2, 3, 8]
-
 
 # The same bits.
 
 
-@pytest.mark.usefixtures("share_all")
-@pytest.mark.parametrize("threads", THREADS)
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
 @pytest.mark.parametrize("level", schuss.available_simd())
 @pytest.mark.parametrize("case", CASES[::3], ids=str)
 @pytest.mark.parametrize("layout", ["c", "fortran", "columns of more"])
-def test_any_number_of_threads_gives_the_twins_bits(
+def test_kernels_on_any_number_of_threads_give_the_bits_of_the_reference(
     case: Case, layout: str, level: str, threads: int
 ) -> None:
     rng = np.random.default_rng(0)
     values = numbers(rng, (37, 41), np.float32)
     gradients = [laid_out(numbers(rng, (37, 41), np.float32), "c") for _ in range(3)]
-    before = schuss.simd()
-    try:
-        schuss.set_simd(level)
-        with schuss.threads(threads):
-            fused = list(run(case, kernels, laid_out(values, layout), gradients))
-    finally:
-        schuss.set_simd(before)
-    for one, other in zip(fused, run(case, reference, values.copy(), gradients), strict=True):
-        assert same_bits(one, other)
-
-
-@pytest.mark.usefixtures("share_all")
-@pytest.mark.parametrize("threads", THREADS)
-@pytest.mark.parametrize("tile", [1, 7, 64, 1000])
-def test_many_arrays_of_all_sizes_are_stepped_once_each(threads: int, tile: int) -> None:
-    _core.set_tile_elements(tile)
-    rng = np.random.default_rng(1)
-    shapes = [(), (0,), (1,), (63,), (64,), (65,), (1000,), (3, 5), (33, 70), (2, 0), (500,)] * 3
-    params = [rng.standard_normal(shape) for shape in shapes]
-    expected = [param.copy() for param in params]
-    states = [(np.zeros_like(param), np.zeros_like(param)) for param in params]
-    optimizer = schuss.Adam(params, lr=0.1)
-    with schuss.threads(threads):
-        for t in range(1, 6):
-            grads = [rng.standard_normal(shape) for shape in shapes]
-            optimizer.step(grads)
-            for reference_param, grad, state in zip(expected, grads, states, strict=True):
-                reference.adam(reference_param, grad, *state, step=t, lr=0.1)
-    for param, reference_param in zip(params, expected, strict=True):
-        assert same_bits(np.asarray(param), np.asarray(reference_param))
+    with execution(level=level, threads=threads, tile=64, threshold=0):
+        fused = list(run(case, kernels, laid_out(values, layout), gradients))
+    assert equal(fused, [*run(case, reference, values.copy(), gradients)])
 
 
 # Several threads of the user's.
@@ -125,43 +94,7 @@ def test_a_step_that_was_refused_leaves_nothing_for_the_next_one_to_do_twice() -
         assert (param == -2).all()
 
 
-@pytest.mark.usefixtures("share_all")
-def test_there_are_as_many_workers_as_were_ever_of_use() -> None:
-    printed = ends_well(
-        """
-        import numpy as np, schuss
-        from schuss import _core
-        _core.set_parallel_threshold(0)
-        optimizer = schuss.SGD(np.zeros(3 * 16384, np.float32))
-        grad, workers = np.ones(3 * 16384, np.float32), []
-        for threads in (1, 2, 300, 1):
-            with schuss.threads(threads): optimizer.step(grad)
-            workers.append(_core.workers())
-        print(workers)
-        """
-    )
-    assert printed == "[0, 1, 2, 2]\n"
-
-
 # Processes.
-
-SETUP = """
-import os, sys, threading, time
-import numpy as np, schuss
-from schuss import _core
-schuss.set_num_threads(3)
-param, grad = np.zeros(1_000_000, np.float32), np.ones(1_000_000, np.float32)
-optimizer = schuss.SGD(param, lr=1.0)
-for _ in range(3): optimizer.step(grad)
-def await_step_of(optimizer):
-    # Wait until another thread has made a step since: it is at work.
-    steps = optimizer.steps
-    while optimizer.steps == steps: time.sleep(0.0001)
-"""
-
-
-def after_setup(code: str) -> str:
-    return textwrap.dedent(SETUP) + textwrap.dedent(code)
 
 
 @needs_no_threads
@@ -202,14 +135,19 @@ def test_a_subinterpreter_is_refused(first: str, module: str, isolated: bool) ->
 def test_workers_leave_signals_to_the_users_threads() -> None:
     # The main thread blocks the signal; it stays pending unless a worker takes it.
     code = """
-    import signal
+    import os, signal
+    import numpy as np, schuss
+    from schuss import _core
+    schuss.set_num_threads(3)
+    optimizer = schuss.SGD(np.zeros(1_000_000, np.float32))
+    for _ in range(3): optimizer.step(np.ones(1_000_000, np.float32))
     assert _core.workers() == 2
     signal.signal(signal.SIGUSR1, lambda *_: None)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
     os.kill(os.getpid(), signal.SIGUSR1)
     print(signal.sigpending() == {signal.SIGUSR1})
     """
-    assert ends_well(after_setup(code), OPENBLAS_NUM_THREADS="1") == "True\n"
+    assert ends_well(code, OPENBLAS_NUM_THREADS="1") == "True\n"
 
 
 # How many.
@@ -252,38 +190,32 @@ def test_the_affinity_bounds_the_threads() -> None:
 
 
 @pytest.mark.parametrize(
-    ("files", "expected"),
+    ("own", "files", "expected"),
     [
-        ({"proc": "0::/a/b", "a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 2),
-        ({"proc": "0::/", "cpu.max": "50000 100000"}, 1),
-        ({"proc": "0::/", "cpu.max": "max 100000"}, None),
-        ({"proc": "4:cpu,cpuacct:/x", "cpu/cpu.cfs_quota_us": "-1"}, None),
-        (
-            {
-                "proc": "5:memory:/x\n4:cpu,cpuacct:/x/y",
-                "cpu/x/cpu.cfs_quota_us": "150000",
-                "cpu/x/cpu.cfs_period_us": "100000",
-                "cpu/x/y/cpu.cfs_quota_us": "400000",
-                "cpu/x/y/cpu.cfs_period_us": "100000",
-            },
-            2,
-        ),
-        (
-            {
-                "proc": "4:cpu,cpuacct:/x",
-                "cpu/cpu.cfs_quota_us": "250000",
-                "cpu/cpu.cfs_period_us": "100000",
-            },
-            3,
-        ),
-        ({}, None),
+        ("0::/a/b", {"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, 2),
+        ("0::/", {"cpu.max": "50000 100000"}, 1),
+        ("0::/", {"cpu.max": "max 100000"}, None),
+        ("4:cpu,cpuacct:/x", {"cpu": "-1"}, None),
+        ("5:memory:/x\n4:cpu,cpuacct:/x/y", {"cpu/x": "150000", "cpu/x/y": "400000"}, 2),
+        ("4:cpu,cpuacct:/x", {"cpu": "250000"}, 3),
+        (None, {}, None),
     ],
     ids=str,
 )
 def test_a_containers_quota_is_found(
-    files: dict[str, str], expected: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: str | None,
+    files: dict[str, str],
+    expected: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    texts = {"proc": own} if own else {}
     for name, text in files.items():
+        if own and own.startswith("0::"):
+            texts[name] = text
+        else:
+            texts |= {f"{name}/cpu.cfs_quota_us": text, f"{name}/cpu.cfs_period_us": "100000"}
+    for name, text in texts.items():
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text + "\n")

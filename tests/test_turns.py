@@ -1,6 +1,5 @@
 """A step works without the interpreter's lock: what may happen meanwhile, and what may not."""
 
-import contextlib
 import copy
 import pickle
 import re
@@ -50,28 +49,6 @@ def test_threads_that_step_one_optimizer_lose_no_step(rounds: Iterator[int]) -> 
         assert equal([optimizer.params, *optimizer.state.values()], [*expected])
 
 
-def test_other_threads_run_during_a_step() -> None:
-    grad = np.ones(LARGE, np.float32)
-    optimizer = schuss.SGD(np.zeros_like(grad))
-    done = threading.Event()
-
-    def step() -> None:
-        while not done.is_set():
-            with contextlib.suppress(RuntimeError):
-                optimizer.step(grad)
-
-    thread = threading.Thread(target=step)
-    thread.start()
-    inside = False
-    while not inside:
-        try:
-            optimizer.step(grad)
-        except RuntimeError:  # only while the other thread is within a step
-            inside = True
-    done.set()
-    thread.join()
-
-
 def changes(optimizer: Any) -> dict[str, Callable[[], object]]:
     """Calls that do not wait, and that must not run during a step."""
     saved = optimizer.state_dict()
@@ -110,17 +87,22 @@ def test_what_would_meet_a_step_under_way_is_refused(call: str) -> None:
     change()
 
 
-def test_a_corrected_average_is_not_read_within_a_step() -> None:
+def test_an_average_is_not_read_within_a_step_or_an_update() -> None:
     optimizer = schuss.SGD(np.zeros(3), lr=1.0, average=0.5, average_bias_correction=True)
-    optimizer.step(np.ones(3))
-    message = "^SGD.average: another call of SGD is under way, expected one at a time$"
-    with (
-        step_under_way(optimizer.step, np.ones(3)),
-        pytest.raises(RuntimeError, match=message),
-    ):
-        _ = optimizer.average
-    # (1/2 * -2 + 1/4 * -1) / (1/2 + 1/4)
-    np.testing.assert_allclose(optimizer.average, -5 / 3, rtol=1e-15)
+    average = schuss.ExponentialAverage(0.5)
+    # After two: (1/2 * -2 + 1/4 * -1) / (1/2 + 1/4), and the mean of ones.
+    cases: list[tuple[Any, Any, str, float]] = [
+        (optimizer, optimizer.step, "SGD.average", -5 / 3),
+        (average, average.update, "ExponentialAverage.value", 1),
+    ]
+    for of, update, name, expected in cases:
+        update(np.ones(3))
+        call, _, attribute = name.partition(".")
+        message = f"^{name}: another call of {call} is under way, expected one at a time$"
+        with step_under_way(update, np.ones(3)), pytest.raises(RuntimeError, match=message):
+            getattr(of, attribute)
+        np.testing.assert_allclose(getattr(of, attribute), expected, rtol=1e-15)
+    assert average.updates == 2
 
 
 def test_the_rate_may_be_set_while_a_step_is_under_way() -> None:
@@ -130,16 +112,6 @@ def test_the_rate_may_be_set_while_a_step_is_under_way() -> None:
     assert optimizer.params.tolist() == [-1, -1, -1]
     optimizer.step(np.ones(3))
     assert optimizer.params.tolist() == [-6, -6, -6]
-
-
-def test_an_average_is_not_read_within_an_update() -> None:
-    average = schuss.ExponentialAverage(0.5)
-    average.update(np.ones(3))
-    message = "^ExponentialAverage.value: another call of ExponentialAverage is under way"
-    with step_under_way(average.update, np.ones(3)), pytest.raises(RuntimeError, match=message):
-        _ = average.value
-    assert average.updates == 2
-    assert average.value.tolist() == [1, 1, 1]
 
 
 def test_two_first_updates_of_an_average_are_not_taken_for_one() -> None:
