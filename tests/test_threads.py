@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import schuss
-from schuss import kernels, reference
+from schuss import _cgroups, kernels, reference
+from schuss._threads import available_processors
 from support.arrays import equal, laid_out, numbers, same_bits
 from support.cases import CASES, Case, run
 from support.execution import execution
