@@ -184,14 +184,18 @@ void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_
     parameters_.check_shown_memory(step_call_);
     const std::vector<py::object> held = gradients_.hold();
     const Gradients::Views views = gradients_.bind(step_call_, step_.options().clear_grads);
-    make_step(scale, skip_nonfinite ? engine::Nonfinite::skip : step_.options().nonfinite);
-    if (grads.is_none()) sums_->accumulator.set_count(0);
+    make_step(scale, skip_nonfinite ? engine::Nonfinite::skip : step_.options().nonfinite,
+              grads.is_none());
 }
 
-void Optimizer::make_step(double scale, engine::Nonfinite nonfinite) {
+void Optimizer::make_step(double scale, engine::Nonfinite nonfinite, bool uses_sums) {
     step_.prepare(nonfinite);
     engine::Outcome outcome;
-    run_without_gil(step_.plan.elements(), [&]() noexcept { outcome = step_.run(scale); });
+    run_without_gil(step_.plan.elements(), [&]() noexcept {
+        outcome = step_.run(scale);
+        // A fork may follow the run at once: the child must not use the sums again.
+        if (uses_sums && !outcome.raises) sums_->accumulator.set_count(0);
+    });
     if (outcome.raises) {
         const std::string message = step_call_ + ": " + gradients_.name(*outcome.first_nonfinite) +
                                     " has a NaN or an infinity, expected finite numbers";

@@ -125,7 +125,7 @@ class Optimizer {
 
     std::int64_t in_range(std::int64_t count, const std::string& name) const;
     void check_count(std::int64_t count, const std::string& call) const;
-    void make_step(double scale, engine::Nonfinite nonfinite);
+    void make_step(double scale, engine::Nonfinite nonfinite, bool uses_sums);
     py::object corrected_average() const;
     WriteSet write_set(const Parameters& parameters, const Parameters& others) const;
 
