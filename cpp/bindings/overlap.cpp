@@ -8,12 +8,12 @@
 #include <span>
 #include <utility>
 
+#include "engine/axes.hpp"
+
 namespace schuss::bindings {
 namespace {
 
-std::size_t magnitude(std::ptrdiff_t stride) {
-    return static_cast<std::size_t>(stride < 0 ? -stride : stride);
-}
+using engine::magnitude;
 
 /// numpy.shares_memory, which is exact. Returns nullopt if the answer takes more work than the
 /// limit.
