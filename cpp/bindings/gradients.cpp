@@ -32,7 +32,7 @@ Gradients::Gradients(const Tree& tree, const Parameters& parameters, engine::Pla
 }
 
 void Gradients::set_written(WriteSet&& written) noexcept {
-    written_ = std::move(written);
+    std::swap(written_, written);
     invalidate();
 }
 
@@ -95,11 +95,11 @@ Gradients::Views Gradients::bind(const std::string& call, bool must_clear) {
     return views;
 }
 
-void Gradients::release() {
+WriteSet Gradients::release() noexcept {
     plan_.items.clear();
     plan_.invalidate();
     cache_ = {};
-    const WriteSet released = std::exchange(written_, {});
+    return std::exchange(written_, {});
 }
 
 /// ValueError if a parameter or its copy changed. Runs no Python code unless it raises.

@@ -29,7 +29,8 @@ class Gradients {
     /// A gradient as messages call it.
     std::string name(std::size_t i) const { return tree_.name(argument_, i); }
 
-    /// The arrays from which gradients must stay apart from now on.
+    /// Sets the arrays that gradients must not share memory with. Leaves the previous ones in
+    /// `written`: the caller decides when they are dropped, which may run user code.
     void set_written(WriteSet&& written) noexcept;
 
     /// Checks every gradient of the next step in full.
@@ -69,7 +70,7 @@ class Gradients {
 
     /// For Python's cycle collector.
     int traverse(visitproc visit, void* arg) const { return written_.traverse(visit, arg); }
-    void release();
+    WriteSet release() noexcept;
 
   private:
     const py::array& array(std::size_t i) const {

@@ -106,11 +106,11 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
         written = write_set(parameters, {});
         if (sums_) written_with_sums = write_set(sums_->parameters, parameters);
     }
-    // Nothing below fails.
+    // Nothing below fails. The old arrays are dropped at the end, since that may run user code.
     if (arrays != nullptr) {
         if (!parameters_.have_these_averages(arrays->averages)) step_.average().reset();
         if (sums_) sums_->gradients.set_written(std::move(written_with_sums));
-        parameters_ = std::move(parameters);
+        std::swap(parameters_, parameters);
         gradients_.set_written(std::move(written));
         step_.set_has_average(parameters_.have_averages());
     }
@@ -296,11 +296,11 @@ int Optimizer::traverse(visitproc visit, void* arg) const {
 }
 
 void Optimizer::release() {
-    gradients_.release();
-    tree_.release();
-    const auto released =
-        std::make_tuple(std::exchange(tree_object_, {}), std::exchange(copies_, std::nullopt),
-                        std::exchange(parameters_, Parameters()), std::exchange(sums_, nullptr));
+    // Dropped at the end, since that may run user code.
+    const auto released = std::make_tuple(
+        gradients_.release(), tree_.release(), std::exchange(tree_object_, {}),
+        std::exchange(copies_, std::nullopt), std::exchange(parameters_, Parameters()),
+        std::exchange(sums_, nullptr));
 }
 
 std::int64_t Optimizer::in_range(std::int64_t count, const std::string& name) const {
@@ -323,7 +323,7 @@ WriteSet Optimizer::write_set(const Parameters& parameters, const Parameters& ot
 
 void register_optimizer(py::module_& module) {
     using States = std::vector<std::pair<std::string, AuxArrays::List>>;
-    py::class_<AuxArrays>(module, "AuxArrays")
+    py::class_<AuxArrays>(module, "AuxArrays", py::custom_type_setup(make_collectable<AuxArrays>))
         .def(py::init([](const py::dict& states, std::optional<AuxArrays::List> averages,
                          std::optional<AuxArrays::List> copies) {
                  States by_name;

@@ -118,6 +118,21 @@ const AuxArrays::List& AuxArrays::state(std::string_view name) const {
     throw py::key_error(std::string(name));
 }
 
+int AuxArrays::traverse(visitproc visit, void* arg) const {
+    const auto traverse_list = [&](const List& arrays) {
+        for (const py::object& array : arrays) Py_VISIT(array.ptr());
+        return 0;
+    };
+    for (const auto& [name, arrays] : states) {
+        if (const int result = traverse_list(arrays); result != 0) return result;
+    }
+    for (const std::optional<List>* arrays : {&averages, &copies}) {
+        if (!*arrays) continue;
+        if (const int result = traverse_list(**arrays); result != 0) return result;
+    }
+    return 0;
+}
+
 Parameters::Parameters(const std::vector<py::object>& leaves, const Tree& tree,
                        const std::string& call, const std::string& argument) {
     for (std::size_t i = 0; i < leaves.size(); ++i) {
@@ -126,6 +141,7 @@ Parameters::Parameters(const std::vector<py::object>& leaves, const Tree& tree,
     }
     for (const Parameter& parameter : parameters_) {
         bindings::check_shows_its_memory(parameter.array(), {call, parameter.name()});
+        all_are_arrays_ = all_are_arrays_ && parameter.array().is_own_array();
         some_are_views_ = some_are_views_ || parameter.array().is_view();
     }
 }

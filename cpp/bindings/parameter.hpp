@@ -81,6 +81,10 @@ struct AuxArrays {
 
     /// The arrays of a state. KeyError if there is none of that name.
     const List& state(std::string_view name) const;
+
+    /// For Python's cycle collector.
+    int traverse(visitproc visit, void* arg) const;
+    AuxArrays release() noexcept { return std::exchange(*this, {}); }
 };
 
 /// The parameters of an optimizer.

@@ -86,7 +86,7 @@ class Tree {
 
     /// For Python's cycle collector: a dict of arrays may later hold the optimizer too.
     int traverse(visitproc visit, void* arg) const;
-    void release() { const Tree released = std::exchange(*this, Tree()); }
+    Tree release() noexcept { return std::exchange(*this, Tree()); }
 
   private:
     struct Node {
