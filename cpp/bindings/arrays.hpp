@@ -29,8 +29,8 @@ enum class DtypeRule {
 };
 
 /// TypeError or ValueError unless the array has such a dtype and the shape of the parameter.
-numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRule rule,
-                               const ArrayView& parameter, const std::string& parameter_name);
+numbers::DType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
+                                const ArrayView& parameter, const std::string& parameter_name);
 
 /// ValueError unless the array is writeable and no two elements of it overlap.
 void check_writable(const ArrayView& array, const Name& name);

@@ -115,7 +115,7 @@ void Gradients::check_parameter(std::size_t i, const std::string& call) const {
 /// Stores where gradients are that differ from those of the step before. ValueError if one of them
 /// shares memory with what is written.
 void Gradients::learn(const Views& views, const std::string& call) {
-    std::vector<Named> among_written;
+    std::vector<NamedArray> among_written;
     std::vector<Bounds> free_ranges;
     for (const auto& [i, view] : views) {
         const Bounds bounds = bounds_of(view);
@@ -132,7 +132,7 @@ void Gradients::learn(const Views& views, const std::string& call) {
 
 /// ValueError unless each gradient can be written and shares no memory with another.
 void Gradients::check_can_be_cleared(const Views& views, const std::string& call) const {
-    std::vector<Named> named;
+    std::vector<NamedArray> named;
     auto next = views.begin();
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
         const Name gradient_name{call, name(i)};

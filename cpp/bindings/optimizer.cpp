@@ -297,10 +297,10 @@ int Optimizer::traverse(visitproc visit, void* arg) const {
 
 void Optimizer::release() {
     // Dropped at the end, since that may run user code.
-    const auto released = std::make_tuple(
-        gradients_.release(), tree_.release(), std::exchange(tree_object_, {}),
-        std::exchange(copies_, std::nullopt), std::exchange(parameters_, Parameters()),
-        std::exchange(sums_, nullptr));
+    const auto released =
+        std::make_tuple(gradients_.release(), tree_.release(), std::exchange(tree_object_, {}),
+                        std::exchange(copies_, std::nullopt),
+                        std::exchange(parameters_, Parameters()), std::exchange(sums_, nullptr));
 }
 
 std::int64_t Optimizer::in_range(std::int64_t count, const std::string& name) const {
@@ -315,7 +315,7 @@ void Optimizer::check_count(std::int64_t count, const std::string& call) const {
 }
 
 WriteSet Optimizer::write_set(const Parameters& parameters, const Parameters& others) const {
-    std::vector<Named> arrays;
+    std::vector<NamedArray> arrays;
     parameters.append_written(arrays);
     others.append_written(arrays);
     return {call_, std::move(arrays)};

@@ -47,14 +47,14 @@ void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& 
     std::vector<numbers::DType> dtypes;
     for (const auto& [role, array, name] : arrays) {
         const DtypeRule rule = dtype_rule(role, of_states);
-        dtypes.push_back(check_companion(array, {call, name}, rule, array_, name_));
+        dtypes.push_back(check_compatible(array, {call, name}, rule, array_, name_));
     }
     for (const auto& [role, array, name] : arrays) check_writable(array, {call, name});
     aux_arrays_ = std::move(arrays);
     aux_dtypes_ = std::move(dtypes);
 }
 
-void Parameter::append_written(std::vector<Named>& out) const {
+void Parameter::append_written(std::vector<NamedArray>& out) const {
     out.push_back({array_, name_});
     for (const AuxArray& aux : aux_arrays_) out.push_back({aux.array, aux.name});
 }
@@ -90,7 +90,7 @@ void Parameter::refuse_change(const std::string& call) const {
 
 engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::size_t group) const {
     const numbers::DType gradient_dtype =
-        check_companion(gradient, name, DtypeRule::convertible, array_, name_);
+        check_compatible(gradient, name, DtypeRule::convertible, array_, name_);
     std::vector<engine::Operand> operands;
     const auto add = [&operands](engine::Role role, numbers::DType dtype, const ArrayView& array) {
         operands.push_back({role, dtype, array.data(), array.strides().data()});
@@ -181,7 +181,7 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
     return result;
 }
 
-void Parameters::append_written(std::vector<Named>& out) const {
+void Parameters::append_written(std::vector<NamedArray>& out) const {
     for (const Parameter& parameter : parameters_) parameter.append_written(out);
 }
 
