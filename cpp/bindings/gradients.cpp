@@ -112,8 +112,8 @@ void Gradients::check_parameter(std::size_t i, const std::string& call) const {
     if (parameters_.have_copies()) parameter.check_copy(call);
 }
 
-/// Stores where gradients are that differ from those of the step before. ValueError if one of them
-/// shares memory with what is written.
+/// Stores the metadata of gradients that differ from the step before. ValueError if one of them
+/// shares memory with a written array.
 void Gradients::learn(const Views& views, const std::string& call) {
     std::vector<NamedArray> among_written;
     std::vector<Bounds> free_ranges;
@@ -144,7 +144,7 @@ void Gradients::check_can_be_cleared(const Views& views, const std::string& call
     check_disjoint(call, std::move(named));
 }
 
-/// ValueError if what was checked has changed since: the checks may run Python code.
+/// ValueError if a parameter or gradient changed after its check: checks may run Python code.
 void Gradients::check_nothing_changed(const std::string& call) const {
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         check_parameter(i, call);

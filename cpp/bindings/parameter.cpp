@@ -17,7 +17,7 @@ DtypeRule dtype_rule(engine::Role role, DtypeRule of_states) {
     }
 }
 
-/// An array that belongs to a parameter. If it did before, the view of it stays the same.
+/// An array that belongs to a parameter. If it belonged to it before, the same view is used again.
 Parameter::AuxArray aux_array(const Parameter& parameter, engine::Role role, py::handle array,
                               const Name& name) {
     for (const Parameter::AuxArray& known : parameter.aux_arrays()) {
