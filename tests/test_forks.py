@@ -103,6 +103,31 @@ def test_a_fork_finds_a_step_of_another_thread_whole(size: int) -> None:
     assert ends_well(code) == "whole\n"
 
 
+def test_a_fork_finds_accumulated_gradients_used_up_by_the_step_that_took_them() -> None:
+    code = """
+    import os, threading
+    import numpy as np, schuss
+    grad = np.ones(3_000_000, np.float32)
+    for _ in range(5):
+        optimizer = schuss.SGD(np.zeros_like(grad), lr=1.0)
+        optimizer.accumulate(grad)
+        begun = threading.Event()
+        def step():
+            begun.set(); optimizer.step()
+        thread = threading.Thread(target=step)
+        thread.start(); begun.wait()
+        child = os.fork()
+        if child == 0:
+            good = (optimizer.steps, optimizer.accumulated) in [(0, 1), (1, 0)]
+            if optimizer.accumulated: optimizer.step()
+            os._exit(0 if good and (optimizer.params == -1).all() else 1)
+        assert os.waitpid(child, 0)[1] == 0
+        thread.join()
+    print("used once")
+    """
+    assert ends_well(code) == "used once\n"
+
+
 def test_a_thread_and_its_children_fork_while_another_steps(rounds: Iterator[int]) -> None:
     code = """
     import os, threading

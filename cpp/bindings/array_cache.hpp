@@ -1,8 +1,8 @@
 // Cached array metadata: tells whether a parameter and its gradient are as in the step before.
 //
-// These comparisons take most of the time of a step of a thousand small arrays, since what they
-// read has left the CPU's caches since the last step. So there is one cache line for each
-// parameter, all of them contiguous and in order, and the fields of the arrays are prefetched.
+// In a step of a thousand small arrays, these comparisons take most of the time: the memory that
+// they read is no longer in the CPU's caches. Therefore each parameter has one cache line, the
+// lines are contiguous and in order, and the fields of the arrays are prefetched.
 #pragma once
 
 #include <pybind11/numpy.h>
@@ -24,8 +24,8 @@ class ArrayCache {
     /// Whether parameter i has the same memory, shape, strides and dtype, and is writeable.
     bool parameter_is_unchanged(std::size_t i) const;
 
-    /// The first element of a gradient that differs from the stored one at most in its address, and
-    /// lies in the free range; otherwise nullptr.
+    /// The address of the gradient's first element, if the gradient has the stored metadata and is
+    /// within the free range; otherwise nullptr. The address may differ from the stored gradient's.
     std::byte* matches(std::size_t i, const py::array& gradient) const;
 
     /// Whether the gradient is as it was stored, and has this first element.
@@ -35,7 +35,7 @@ class ArrayCache {
     void store(std::size_t i, const ArrayView& gradient, const Bounds& free_range);
     void invalidate(std::size_t i) { entries_[i].gradient_dtype = nullptr; }
 
-    /// Prefetches what the comparisons after that of i will read.
+    /// Prefetches the memory that comparisons of parameters after i read.
     void prefetch(std::size_t i, const std::vector<py::object>& gradients) const;
 
   private:

@@ -18,8 +18,8 @@ std::string type_name(py::handle object) {
                          "__dlpack__ or the buffer protocol");
 }
 
-/// Whether objects raise such an error if they do not export their memory. Other errors, such as
-/// the time-out of a signal handler, are passed on.
+/// Whether the error says that an object does not export its memory. Other errors, such as the
+/// time-out of a signal handler, are passed on.
 bool is_refusal(const py::error_already_set& error) {
     for (const py::handle kind : {PyExc_TypeError, PyExc_ValueError, PyExc_RuntimeError,
                                   PyExc_BufferError, PyExc_AttributeError}) {
@@ -66,7 +66,7 @@ py::object exported_by(py::handle object, const Name& name) {
     return py::module_::import("numpy").attr("asarray")(view);
 }
 
-/// Whether it is a masked array. If numpy.ma is not imported, there is none.
+/// Whether it is a masked array. It cannot be if numpy.ma was not imported.
 bool is_masked(py::handle array) {
     if (is_plain_array(array)) return false;
     const py::str name("numpy.ma");
@@ -89,7 +89,8 @@ py::array owner_of(const py::array& array) {
     return py::reinterpret_borrow<py::array>(owner);
 }
 
-/// Whether `tensor_layout` can read the object: others only resemble tensors.
+/// Whether `tensor_layout` can read the object. Objects that only resemble tensors lack some of the
+/// attributes.
 bool is_tensor(py::handle object) {
     return has_attribute(object, "__torch_function__") && has_attribute(object, "data_ptr") &&
            has_attribute(object, "shape") && has_attribute(object, "stride") &&

@@ -76,8 +76,8 @@ void check_like(const ArrayView& array, const Name& name, const ArrayView& other
     check_shape(array, name, other, other_name);
 }
 
-numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRule rule,
-                               const ArrayView& parameter, const std::string& parameter_name) {
+numbers::DType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
+                                const ArrayView& parameter, const std::string& parameter_name) {
     using numbers::DType;
     const DType of_parameter = find_dtype(parameter.dtype()).value();
     const DType computed = numbers::compute_dtype(of_parameter);

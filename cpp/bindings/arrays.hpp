@@ -1,5 +1,5 @@
 // The array contract: which arrays may be parameters, gradients and states. Every error message
-// names the call, the argument, its value and what was expected.
+// names the call, the argument, its value and the expected value.
 #pragma once
 
 #include <string>
@@ -13,14 +13,14 @@ namespace schuss::bindings {
 /// TypeError unless the array has a supported dtype in native byte order.
 numbers::DType dtype_of(const ArrayView& array, const Name& name);
 
-/// The same, for dtypes that updates are computed in.
+/// TypeError unless the array is float32 or float64 in native byte order.
 numbers::DType compute_dtype_of(const ArrayView& array, const Name& name);
 
 /// TypeError or ValueError unless the array has the dtype and shape of the other.
 void check_like(const ArrayView& array, const Name& name, const ArrayView& other,
                 const std::string& other_name);
 
-/// The dtypes that an array may have which belongs to a parameter.
+/// The dtypes allowed for an array that goes with a parameter.
 enum class DtypeRule {
     compute,      // the compute dtype of the parameter
     convertible,  // any dtype with the same compute dtype
@@ -29,8 +29,8 @@ enum class DtypeRule {
 };
 
 /// TypeError or ValueError unless the array has such a dtype and the shape of the parameter.
-numbers::DType check_companion(const ArrayView& array, const Name& name, DtypeRule rule,
-                               const ArrayView& parameter, const std::string& parameter_name);
+numbers::DType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
+                                const ArrayView& parameter, const std::string& parameter_name);
 
 /// ValueError unless the array is writeable and no two elements of it overlap.
 void check_writable(const ArrayView& array, const Name& name);

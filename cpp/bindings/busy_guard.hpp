@@ -16,7 +16,7 @@ namespace py = pybind11;
 struct Busy {
     std::uint64_t process = 0;  // 1 + the fork generation of the process; 0 if nobody uses it
     std::thread::id owner;
-    bool changes = false;  // whether the call changes the object otherwise than by a step
+    bool changes = false;  // whether the call makes changes other than a step
 };
 
 /// RuntimeError: another call is under way. name: what messages call the object.

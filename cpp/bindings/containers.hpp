@@ -18,8 +18,9 @@ bool is_mapping(py::handle object);
 bool is_sequence(py::handle object);
 bool is_container(py::handle object);
 
-/// Whether the object stands for one array. A dict whose keys can be read as attributes may seem to
-/// have any attribute, `__dlpack__` too; a class has the attributes of its instances.
+/// Whether the object is an array or exports one. A dict is not, although its keys may be readable
+/// as attributes, such as `__dlpack__`. A class is not, although it has the attributes of its
+/// instances.
 bool is_leaf(py::handle object);
 
 /// Whether the object is a dict, or a list or tuple, whose access methods are those of the built-in
@@ -50,8 +51,8 @@ std::string subscript(py::handle key);
 std::string kind_of(py::handle object);
 std::string remedy(const std::string& name, const std::string& maker);
 
-/// TypeError for an object that is neither an array nor a container. makers: the functions that
-/// make what is expected, one of which the message may suggest.
+/// TypeError for an object that is neither an array nor a container. makers: functions that make
+/// the expected kind of object. The message may suggest one of them.
 [[noreturn]] void refuse_kind(py::handle object, const Name& name, const std::string& expected,
                               std::initializer_list<const char*> makers);
 

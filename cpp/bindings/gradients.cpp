@@ -32,7 +32,7 @@ Gradients::Gradients(const Tree& tree, const Parameters& parameters, engine::Pla
 }
 
 void Gradients::set_written(WriteSet&& written) noexcept {
-    written_ = std::move(written);
+    std::swap(written_, written);
     invalidate();
 }
 
@@ -95,11 +95,11 @@ Gradients::Views Gradients::bind(const std::string& call, bool must_clear) {
     return views;
 }
 
-void Gradients::release() {
+WriteSet Gradients::release() noexcept {
     plan_.items.clear();
     plan_.invalidate();
     cache_ = {};
-    const WriteSet released = std::exchange(written_, {});
+    return std::exchange(written_, {});
 }
 
 /// ValueError if a parameter or its copy changed. Runs no Python code unless it raises.
@@ -112,10 +112,10 @@ void Gradients::check_parameter(std::size_t i, const std::string& call) const {
     if (parameters_.have_copies()) parameter.check_copy(call);
 }
 
-/// Stores where gradients are that differ from those of the step before. ValueError if one of them
-/// shares memory with what is written.
+/// Stores the metadata of gradients that differ from the step before. ValueError if one of them
+/// shares memory with a written array.
 void Gradients::learn(const Views& views, const std::string& call) {
-    std::vector<Named> among_written;
+    std::vector<NamedArray> among_written;
     std::vector<Bounds> free_ranges;
     for (const auto& [i, view] : views) {
         const Bounds bounds = bounds_of(view);
@@ -132,7 +132,7 @@ void Gradients::learn(const Views& views, const std::string& call) {
 
 /// ValueError unless each gradient can be written and shares no memory with another.
 void Gradients::check_can_be_cleared(const Views& views, const std::string& call) const {
-    std::vector<Named> named;
+    std::vector<NamedArray> named;
     auto next = views.begin();
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
         const Name gradient_name{call, name(i)};
@@ -144,7 +144,7 @@ void Gradients::check_can_be_cleared(const Views& views, const std::string& call
     check_disjoint(call, std::move(named));
 }
 
-/// ValueError if what was checked has changed since: the checks may run Python code.
+/// ValueError if a parameter or gradient changed after its check: checks may run Python code.
 void Gradients::check_nothing_changed(const std::string& call) const {
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         check_parameter(i, call);

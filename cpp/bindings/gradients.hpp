@@ -1,4 +1,4 @@
-// The gradients of one step: conversion, checks, and what is known of them from the step before.
+// The gradients of one step: their conversion, their checks, and the cache of their metadata.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -29,13 +29,14 @@ class Gradients {
     /// A gradient as messages call it.
     std::string name(std::size_t i) const { return tree_.name(argument_, i); }
 
-    /// The arrays from which gradients must stay apart from now on.
+    /// Sets the arrays that gradients must not share memory with. Leaves the previous ones in
+    /// `written`: the caller decides when they are dropped, which may run user code.
     void set_written(WriteSet&& written) noexcept;
 
     /// Checks every gradient of the next step in full.
     void invalidate() noexcept;
 
-    /// Has the gradients of a step for its lifetime.
+    /// Drops the gradients of a step at its end, and those that a forked thread left.
     class Session {
       public:
         explicit Session(Gradients& gradients) : gradients_(gradients) { clear(); }
@@ -48,28 +49,29 @@ class Gradients {
         Gradients& gradients_;
     };
 
-    /// Takes the gradients out of a structure. reference: what messages call the structure that it
-    /// must match, if that is not the tree's. May run user code.
+    /// Reads the gradients from a structure. reference: the name, in messages, of the structure
+    /// that it must match, if that is not the tree's own. May run user code.
     void read(py::handle structure, const std::string& call, const std::string* reference);
 
-    /// Takes these arrays, one for each parameter.
+    /// Uses these arrays as gradients, one for each parameter.
     void read(const Parameters& arrays);
 
-    /// Keeps NumPy from resizing the gradients while other threads run. Before the first step the
-    /// number of elements is not known, but then `bind` has views of all gradients.
+    /// Keeps NumPy from resizing the gradients while other threads run. The first step does not
+    /// know the number of elements yet and holds nothing here, but `bind` returns views of all
+    /// gradients.
     std::vector<py::object> hold() const;
 
-    /// Views of the gradients that differ from those of the step before, with their indices.
+    /// Views of the gradients whose metadata differ from the step before, with their indices.
     using Views = std::vector<std::pair<std::size_t, ArrayView>>;
 
-    /// Checks the parameters and the gradients, and lays out what differs from the step before.
-    /// must_clear: whether the step sets the gradients to zero. The returned views must live until
-    /// the step is over. After the last check, no user code runs.
+    /// Checks the parameters and the gradients, and lays out the gradients that differ from the
+    /// step before. must_clear: whether the step sets the gradients to zero. The returned views
+    /// must live until the step is over. After the last check, no user code runs.
     Views bind(const std::string& call, bool must_clear);
 
     /// For Python's cycle collector.
     int traverse(visitproc visit, void* arg) const { return written_.traverse(visit, arg); }
-    void release();
+    WriteSet release() noexcept;
 
   private:
     const py::array& array(std::size_t i) const {

@@ -30,13 +30,13 @@ void update(const std::string& call, const engine::Formula& formula, std::int64_
     // The conversions come first, since they may run user code. The checks after them would not
     // hold if user code ran again.
     const ArrayView gradient(grad, {call, "grad"});
-    std::vector<Named> arrays = {{ArrayView(param, {call, "param"}), "param"}};
+    std::vector<NamedArray> arrays = {{ArrayView(param, {call, "param"}), "param"}};
     for (const auto state : rules::state_names(rule)) {
         std::string name(state);
         const ArrayView array(states[arrays.size() - 1], {call, name});
         arrays.push_back({array, std::move(name)});
     }
-    for (const Named& each : arrays) check_shows_its_memory(each.array, {call, each.argument});
+    for (const NamedArray& each : arrays) check_shows_its_memory(each.array, {call, each.argument});
     Parameter parameter(arrays[0].array, {call, "param"});
     std::vector<Parameter::AuxArray> aux_arrays;
     for (std::size_t i = 1; i < arrays.size(); ++i) {
@@ -48,7 +48,7 @@ void update(const std::string& call, const engine::Formula& formula, std::int64_
     plan.items.push_back(parameter.item(gradient, {call, "grad"}, 0));
     arrays.push_back({gradient, "grad", false});
     check_disjoint(call, arrays);
-    for (const Named& each : arrays) check_has_its_memory(each.array, {call, each.argument});
+    for (const NamedArray& each : arrays) check_has_its_memory(each.array, {call, each.argument});
     plan.prepare();
     engine::Update step = formula.update(t, clip_value);
     refuse_misfit(formula.first_misfit(step, clip_value, parameter.compute_dtype()), call, false);

@@ -47,7 +47,7 @@ void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle
     const auto size = arrays[0].size();
     const auto item_size = arrays[0].itemsize();
     // Parts end at cache lines: two threads must not write to the same line.
-    const std::size_t line = 64 / item_size;
+    const std::size_t line = engine::cache_line / item_size;
     const std::size_t part = (size / threads + line) / line * line;
     auto add = [&](std::size_t task) {
         const runtime::SubnormalsAreZero mode;

@@ -106,11 +106,11 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
         written = write_set(parameters, {});
         if (sums_) written_with_sums = write_set(sums_->parameters, parameters);
     }
-    // Nothing below fails.
+    // Nothing below fails. The old arrays are dropped at the end, since that may run user code.
     if (arrays != nullptr) {
         if (!parameters_.have_these_averages(arrays->averages)) step_.average().reset();
         if (sums_) sums_->gradients.set_written(std::move(written_with_sums));
-        parameters_ = std::move(parameters);
+        std::swap(parameters_, parameters);
         gradients_.set_written(std::move(written));
         step_.set_has_average(parameters_.have_averages());
     }
@@ -184,14 +184,18 @@ void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_
     parameters_.check_shown_memory(step_call_);
     const std::vector<py::object> held = gradients_.hold();
     const Gradients::Views views = gradients_.bind(step_call_, step_.options().clear_grads);
-    make_step(scale, skip_nonfinite ? engine::Nonfinite::skip : step_.options().nonfinite);
-    if (grads.is_none()) sums_->accumulator.set_count(0);
+    make_step(scale, skip_nonfinite ? engine::Nonfinite::skip : step_.options().nonfinite,
+              grads.is_none());
 }
 
-void Optimizer::make_step(double scale, engine::Nonfinite nonfinite) {
+void Optimizer::make_step(double scale, engine::Nonfinite nonfinite, bool uses_sums) {
     step_.prepare(nonfinite);
     engine::Outcome outcome;
-    run_without_gil(step_.plan.elements(), [&]() noexcept { outcome = step_.run(scale); });
+    run_without_gil(step_.plan.elements(), [&]() noexcept {
+        outcome = step_.run(scale);
+        // A fork may follow the run at once: the child must not use the sums again.
+        if (uses_sums && !outcome.raises) sums_->accumulator.set_count(0);
+    });
     if (outcome.raises) {
         const std::string message = step_call_ + ": " + gradients_.name(*outcome.first_nonfinite) +
                                     " has a NaN or an infinity, expected finite numbers";
@@ -292,10 +296,10 @@ int Optimizer::traverse(visitproc visit, void* arg) const {
 }
 
 void Optimizer::release() {
-    gradients_.release();
-    tree_.release();
+    // Dropped at the end, since that may run user code.
     const auto released =
-        std::make_tuple(std::exchange(tree_object_, {}), std::exchange(copies_, std::nullopt),
+        std::make_tuple(gradients_.release(), tree_.release(), std::exchange(tree_object_, {}),
+                        std::exchange(copies_, std::nullopt),
                         std::exchange(parameters_, Parameters()), std::exchange(sums_, nullptr));
 }
 
@@ -311,7 +315,7 @@ void Optimizer::check_count(std::int64_t count, const std::string& call) const {
 }
 
 WriteSet Optimizer::write_set(const Parameters& parameters, const Parameters& others) const {
-    std::vector<Named> arrays;
+    std::vector<NamedArray> arrays;
     parameters.append_written(arrays);
     others.append_written(arrays);
     return {call_, std::move(arrays)};
@@ -319,7 +323,7 @@ WriteSet Optimizer::write_set(const Parameters& parameters, const Parameters& ot
 
 void register_optimizer(py::module_& module) {
     using States = std::vector<std::pair<std::string, AuxArrays::List>>;
-    py::class_<AuxArrays>(module, "AuxArrays")
+    py::class_<AuxArrays>(module, "AuxArrays", py::custom_type_setup(make_collectable<AuxArrays>))
         .def(py::init([](const py::dict& states, std::optional<AuxArrays::List> averages,
                          std::optional<AuxArrays::List> copies) {
                  States by_name;

@@ -36,26 +36,26 @@ class Optimizer {
     /// optimizer was made. ValueError if a parameter has other memory now.
     py::list arrays() const;
 
-    /// The same of the copies.
+    /// The same for the copies.
     py::list copies() const;
 
-    /// Has each step compare these groups, whose params are the parameters, in place of the
+    /// Each step then compares these groups, whose params are the parameters, instead of the
     /// structure.
     void hold_groups(py::object groups);
 
-    /// The leaves of the structure in which the user keeps the copies. Each step compares it from
-    /// now on.
+    /// Returns the leaves of the structure in which the user keeps the copies. Each step then
+    /// compares that structure too.
     py::list hold_copies(py::handle copies, const std::string& call);
 
     /// Sets what the next steps do. members: the group of each parameter. arrays: replace those
-    /// that belong to the parameters; nullptr keeps them. Other averages than before are empty.
-    /// Does all or nothing, also where memory runs out.
+    /// that belong to the parameters; nullptr keeps them. New averages count as empty. Changes all
+    /// or nothing, even if memory runs out.
     void configure(const std::vector<engine::Formula>& formulas,
                    const std::vector<std::size_t>& members, const engine::StepOptions& options,
                    const AuxArrays* arrays);
 
     /// A context manager within which no other call uses the optimizer. changes: whether the caller
-    /// changes it otherwise than by a step.
+    /// makes changes other than a step.
     static PyBusyGuard busy(py::object optimizer, std::string call, bool changes);
 
     std::int64_t steps() const { return step_.steps(); }
@@ -79,13 +79,13 @@ class Optimizer {
 
     /// Makes a step. grads: None for the accumulated gradients, which are used up. lrs: one
     /// learning rate, or a tuple with one for each group. expected_step: the number of the step for
-    /// which the caller computed the learning rates; RuntimeError if another thread has made it. 0
-    /// if they are those of every step. lr_version: the version of the learning rates when they
-    /// were computed.
+    /// which the caller computed the learning rates, or 0 for any step; RuntimeError if another
+    /// thread has made that step. lr_version: the version of the learning rates when the caller
+    /// computed them.
     void step(py::handle grads, py::handle lrs, double scale, std::int64_t expected_step,
               bool skip_nonfinite, std::optional<std::uint64_t> lr_version);
 
-    /// Gives the optimizer arrays in which it accumulates gradients. Does nothing if it has some.
+    /// Sets the arrays in which gradients are accumulated, unless there are some already.
     void hold_sums(const std::vector<py::object>& sums);
 
     /// Adds gradients, multiplied by a scale, to those that the next step will take.
@@ -93,7 +93,7 @@ class Optimizer {
     std::int64_t accumulated() const;
     void set_accumulated(std::int64_t count);
 
-    /// New arrays of the sums' memory, once `hold_sums` gave some.
+    /// New arrays of the sums' memory; none before `hold_sums`.
     bool has_sums() const { return sums_ != nullptr; }
     py::list sums() const;
 
@@ -125,14 +125,14 @@ class Optimizer {
 
     std::int64_t in_range(std::int64_t count, const std::string& name) const;
     void check_count(std::int64_t count, const std::string& call) const;
-    void make_step(double scale, engine::Nonfinite nonfinite);
+    void make_step(double scale, engine::Nonfinite nonfinite, bool uses_sums);
     py::object corrected_average() const;
     WriteSet write_set(const Parameters& parameters, const Parameters& others) const;
 
     std::string call_, step_call_, params_;
     mutable Busy busy_;
     Tree tree_;
-    py::object tree_object_;            // a copy of the tree, made when it is asked for
+    py::object tree_object_;            // a copy of the tree, made at first use
     std::optional<Tree::Held> copies_;  // as the user keeps them
     Parameters parameters_;
     engine::Step step_;

@@ -8,12 +8,12 @@
 #include <span>
 #include <utility>
 
+#include "engine/axes.hpp"
+
 namespace schuss::bindings {
 namespace {
 
-std::size_t magnitude(std::ptrdiff_t stride) {
-    return static_cast<std::size_t>(stride < 0 ? -stride : stride);
-}
+using engine::magnitude;
 
 /// numpy.shares_memory, which is exact. Returns nullopt if the answer takes more work than the
 /// limit.
@@ -30,7 +30,7 @@ std::optional<bool> share_memory(const py::object& a, const py::object& b) {
 
 /// One of the arrays that are compared.
 struct Entry {
-    const Named* named;
+    const NamedArray* named;
     std::size_t index;  // in the order given: of two equal arrays, a message names the later first
     Bounds bounds;
 };
@@ -189,8 +189,8 @@ class DisjointnessCheck {
     /// The message names first the array that is only read, or else the later one.
     [[noreturn]] void refuse(const Entry& a, const Entry& b, const std::string& verb) const {
         const bool a_first = b.named->written && !a.named->written;
-        const Named& named = *(a_first ? a : b).named;
-        const Named& other = *(a_first ? b : a).named;
+        const NamedArray& named = *(a_first ? a : b).named;
+        const NamedArray& other = *(a_first ? b : a).named;
         if (verb == "is" && named.written) {
             throw py::value_error(call_ + ": " + named.argument + " is the same array as " +
                                   other.argument + ", expected each array once");
@@ -211,9 +211,9 @@ class DisjointnessCheck {
 };
 
 /// The union of the arrays' bounds, as disjoint ranges in order.
-std::vector<Bounds> covered_by(const std::vector<Named>& arrays) {
+std::vector<Bounds> covered_by(const std::vector<NamedArray>& arrays) {
     std::vector<Bounds> bounds, covered;
-    for (const Named& named : arrays) {
+    for (const NamedArray& named : arrays) {
         bounds.push_back(bounds_of(named.array));
         if (bounds.back().is_empty()) bounds.pop_back();
     }
@@ -278,16 +278,16 @@ bool elements_overlap(const ArrayView& view) {
     return false;
 }
 
-void check_disjoint(const std::string& call, std::vector<Named> arrays) {
+void check_disjoint(const std::string& call, std::vector<NamedArray> arrays) {
     std::vector<Entry> entries;
-    for (const Named& named : arrays) {
+    for (const NamedArray& named : arrays) {
         const Bounds bounds = bounds_of(named.array);
         if (!bounds.is_empty()) entries.push_back({&named, entries.size(), bounds});
     }
     DisjointnessCheck(call).check(entries);
 }
 
-WriteSet::WriteSet(const std::string& call, std::vector<Named> arrays)
+WriteSet::WriteSet(const std::string& call, std::vector<NamedArray> arrays)
     : arrays_(std::move(arrays)), covered_(covered_by(arrays_)) {
     check_disjoint(call, arrays_);
 }
@@ -302,14 +302,14 @@ Bounds WriteSet::free_range_around(const Bounds& bounds) const {
             next == covered_.end() ? std::numeric_limits<std::size_t>::max() : next->begin};
 }
 
-void WriteSet::check_disjoint_from(const std::string& call, std::vector<Named> read) const {
-    for (Named& named : read) named.written = false;
+void WriteSet::check_disjoint_from(const std::string& call, std::vector<NamedArray> read) const {
+    for (NamedArray& named : read) named.written = false;
     read.insert(read.end(), arrays_.begin(), arrays_.end());
     check_disjoint(call, std::move(read));
 }
 
 int WriteSet::traverse(visitproc visit, void* arg) const {
-    for (const Named& named : arrays_) {
+    for (const NamedArray& named : arrays_) {
         if (const int result = named.array.traverse(visit, arg); result != 0) return result;
     }
     return 0;

@@ -26,7 +26,7 @@ bool strides_prove_disjoint(const ArrayView& array);
 bool elements_overlap(const ArrayView& array);
 
 /// An array and its name in messages.
-struct Named {
+struct NamedArray {
     ArrayView array;
     std::string argument;
     bool written = true;  // whether the call writes it
@@ -37,7 +37,7 @@ struct Named {
 /// Arrays are disjoint if their bounds are. The bounds of interleaved arrays overlap: columns of
 /// one matrix, every other row, fields of records. Sorting their addresses modulo one of their
 /// strides separates them. Only arrays that this does not separate are compared in pairs.
-void check_disjoint(const std::string& call, std::vector<Named> arrays);
+void check_disjoint(const std::string& call, std::vector<NamedArray> arrays);
 
 /// The arrays that a call writes. No two of them share memory.
 class WriteSet {
@@ -45,19 +45,19 @@ class WriteSet {
     WriteSet() = default;
 
     /// ValueError if two of the arrays share memory.
-    WriteSet(const std::string& call, std::vector<Named> arrays);
+    WriteSet(const std::string& call, std::vector<NamedArray> arrays);
 
     /// A range around the bounds that contains no written memory; empty if there is none.
     Bounds free_range_around(const Bounds& bounds) const;
 
     /// ValueError if an array that is only read shares memory with a written one.
-    void check_disjoint_from(const std::string& call, std::vector<Named> read) const;
+    void check_disjoint_from(const std::string& call, std::vector<NamedArray> read) const;
 
     /// For Python's cycle collector.
     int traverse(visitproc visit, void* arg) const;
 
   private:
-    std::vector<Named> arrays_;
+    std::vector<NamedArray> arrays_;
     std::vector<Bounds> covered_;  // the memory between their bounds, as disjoint ranges
 };
 

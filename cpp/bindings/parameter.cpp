@@ -17,7 +17,7 @@ DtypeRule dtype_rule(engine::Role role, DtypeRule of_states) {
     }
 }
 
-/// An array that belongs to a parameter. If it did before, the view of it stays the same.
+/// An array that belongs to a parameter. If it belonged to it before, the same view is used again.
 Parameter::AuxArray aux_array(const Parameter& parameter, engine::Role role, py::handle array,
                               const Name& name) {
     for (const Parameter::AuxArray& known : parameter.aux_arrays()) {
@@ -47,14 +47,14 @@ void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& 
     std::vector<numbers::DType> dtypes;
     for (const auto& [role, array, name] : arrays) {
         const DtypeRule rule = dtype_rule(role, of_states);
-        dtypes.push_back(check_companion(array, {call, name}, rule, array_, name_));
+        dtypes.push_back(check_compatible(array, {call, name}, rule, array_, name_));
     }
     for (const auto& [role, array, name] : arrays) check_writable(array, {call, name});
     aux_arrays_ = std::move(arrays);
     aux_dtypes_ = std::move(dtypes);
 }
 
-void Parameter::append_written(std::vector<Named>& out) const {
+void Parameter::append_written(std::vector<NamedArray>& out) const {
     out.push_back({array_, name_});
     for (const AuxArray& aux : aux_arrays_) out.push_back({aux.array, aux.name});
 }
@@ -90,7 +90,7 @@ void Parameter::refuse_change(const std::string& call) const {
 
 engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::size_t group) const {
     const numbers::DType gradient_dtype =
-        check_companion(gradient, name, DtypeRule::convertible, array_, name_);
+        check_compatible(gradient, name, DtypeRule::convertible, array_, name_);
     std::vector<engine::Operand> operands;
     const auto add = [&operands](engine::Role role, numbers::DType dtype, const ArrayView& array) {
         operands.push_back({role, dtype, array.data(), array.strides().data()});
@@ -118,6 +118,21 @@ const AuxArrays::List& AuxArrays::state(std::string_view name) const {
     throw py::key_error(std::string(name));
 }
 
+int AuxArrays::traverse(visitproc visit, void* arg) const {
+    const auto traverse_list = [&](const List& arrays) {
+        for (const py::object& array : arrays) Py_VISIT(array.ptr());
+        return 0;
+    };
+    for (const auto& [name, arrays] : states) {
+        if (const int result = traverse_list(arrays); result != 0) return result;
+    }
+    for (const std::optional<List>* arrays : {&averages, &copies}) {
+        if (!*arrays) continue;
+        if (const int result = traverse_list(**arrays); result != 0) return result;
+    }
+    return 0;
+}
+
 Parameters::Parameters(const std::vector<py::object>& leaves, const Tree& tree,
                        const std::string& call, const std::string& argument) {
     for (std::size_t i = 0; i < leaves.size(); ++i) {
@@ -126,6 +141,7 @@ Parameters::Parameters(const std::vector<py::object>& leaves, const Tree& tree,
     }
     for (const Parameter& parameter : parameters_) {
         bindings::check_shows_its_memory(parameter.array(), {call, parameter.name()});
+        all_are_arrays_ = all_are_arrays_ && parameter.array().is_own_array();
         some_are_views_ = some_are_views_ || parameter.array().is_view();
     }
 }
@@ -165,7 +181,7 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
     return result;
 }
 
-void Parameters::append_written(std::vector<Named>& out) const {
+void Parameters::append_written(std::vector<NamedArray>& out) const {
     for (const Parameter& parameter : parameters_) parameter.append_written(out);
 }
 

@@ -42,7 +42,7 @@ class Parameter {
                         DtypeRule of_states = DtypeRule::stochastic);
 
     /// Appends the arrays that an update writes.
-    void append_written(std::vector<Named>& out) const;
+    void append_written(std::vector<NamedArray>& out) const;
 
     /// ValueError if the copy, an array of the user's, has become read-only or was resized. Runs no
     /// Python code unless it raises.
@@ -81,6 +81,10 @@ struct AuxArrays {
 
     /// The arrays of a state. KeyError if there is none of that name.
     const List& state(std::string_view name) const;
+
+    /// For Python's cycle collector.
+    int traverse(visitproc visit, void* arg) const;
+    AuxArrays release() noexcept { return std::exchange(*this, {}); }
 };
 
 /// The parameters of an optimizer.
@@ -112,7 +116,7 @@ class Parameters {
                                const std::string& call) const;
 
     /// The arrays that a step writes, appended.
-    void append_written(std::vector<Named>& out) const;
+    void append_written(std::vector<NamedArray>& out) const;
 
     /// ValueError if an object that is not a NumPy array was given other memory. May run user code.
     void check_shown_memory(const std::string& call) const;

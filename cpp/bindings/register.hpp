@@ -1,4 +1,4 @@
-// The functions that module.cpp calls: each registers what one file shows to Python.
+// The functions that module.cpp calls. Each registers the functions and classes of one file.
 #pragma once
 
 #include <pybind11/pybind11.h>

@@ -37,8 +37,8 @@ extern "C" PYBIND11_EXPORT int schuss_get_num_threads() {
     return static_cast<int>(runtime::threads());
 }
 extern "C" PYBIND11_EXPORT void schuss_set_num_threads(int threads) {
-    constexpr int most = runtime::max_threads;
-    runtime::set_threads(static_cast<std::size_t>(std::clamp(threads, 1, most)));
+    constexpr int max = runtime::max_threads;
+    runtime::set_threads(static_cast<std::size_t>(std::clamp(threads, 1, max)));
 }
 
 void register_runtime(py::module_& module) {
@@ -51,6 +51,7 @@ void register_runtime(py::module_& module) {
     });
     runtime::prepare_for_fork();
     module.def("workers", &runtime::workers);
+    module.attr("max_threads") = runtime::max_threads;
     module.def("num_threads", &runtime::threads);
     module.def("set_num_threads", &runtime::set_threads, py::arg("threads"));
     module.def("set_parallel_threshold", &engine::set_parallel_threshold, py::arg("elements"));

@@ -35,7 +35,7 @@ class Tree {
     Tree(py::handle structure, const std::string& call, const std::string& argument);
 
     /// Reads a structure whose arrays are to be written. ValueError if it returns new arrays at
-    /// each access: what a step writes to the arrays that it returned would be lost.
+    /// each access, since the updates of those would be lost.
     static Tree kept(py::handle structure, const std::string& call, const std::string& argument) {
         Tree tree(structure, call, argument);
         tree.check_kept(tree.own_, call);
@@ -79,14 +79,14 @@ class Tree {
     /// differs, or if it returns new arrays at each access.
     Held hold(py::handle other, const std::string& call, const std::string& argument) const;
 
-    /// ValueError if the structure returns other arrays than it did, or more of them. The user who
-    /// put another array there expects a step to update it.
+    /// ValueError if the structure returns other arrays than before, or more of them: a user who
+    /// replaced an array expects the step to update the new one.
     void check_unchanged(const std::string& call) const { check_unchanged(own_, call); }
     void check_unchanged(const Held& held, const std::string& call) const;
 
     /// For Python's cycle collector: a dict of arrays may later hold the optimizer too.
     int traverse(visitproc visit, void* arg) const;
-    void release() { const Tree released = std::exchange(*this, Tree()); }
+    Tree release() noexcept { return std::exchange(*this, Tree()); }
 
   private:
     struct Node {

@@ -1,7 +1,7 @@
 // The axes of strided arrays of one shape, brought into an order that needs few and long loops.
 //
-// An axis is any struct with a size. The functions take projections, such as a pointer to a member,
-// which give the stride (or strides) that they are to look at.
+// An axis is any struct with a size. A projection, such as a pointer to a member, selects the
+// stride or the strides of an axis.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace schuss::engine {
 
-/// The most axes that a NumPy array can have.
+/// The maximum number of axes of a NumPy array.
 inline constexpr std::size_t max_axes = 64;
 
 /// The absolute value of a stride.

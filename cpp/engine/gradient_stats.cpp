@@ -17,10 +17,10 @@ namespace {
 constexpr std::size_t min_blocks_per_chunk = 16, max_blocks_per_chunk = 256;
 constexpr std::size_t rows_per_chunk = 16;
 
-/// At this sum of squares or above, squares that underflow do not matter, however many there are.
-/// Below it, elements are less than 2^-450; if a sum overflows, an element is more than 2^480.
-/// Scaled by such a power of two, the squares of all elements that matter are well within the
-/// range, and so is their sum.
+/// From this sum of squares on, squares that underflow are too small to change the sum. Below it,
+/// every element is less than 2^-450. If the sum overflows, some element is more than 2^480. In
+/// both cases, elements scaled by 2^safe_power or 2^-safe_power have squares, and a sum of squares,
+/// well within the range of double.
 constexpr double safe_sum = 0x1p-900;
 constexpr int safe_power = 600;
 

@@ -13,11 +13,11 @@ namespace {
 
 #include "numbers/random.hpp"
 
-/// Threads share a step of at least `parallel_threshold` elements if the workers are awake, and of
-/// at least `waking_factor` times as many if they must be woken. Measured with Adam in float32 on
-/// two cores, as a part of one thread's time: in a tight loop two threads take 0.8 to 1.1 for 2^16
-/// elements and 0.6 to 0.8 for 2^18; between matrix products, where workers sleep, 1.05 for 2^18 if
-/// they are woken and 0.95 for 2^20.
+/// Threads share a step from `parallel_threshold` elements on if the workers are awake, and from
+/// `waking_factor` times that number on if they must be woken. Measured with Adam in float32 on two
+/// cores: in a tight loop, two threads take 0.8 to 1.1 of one thread's time for 2^16 elements and
+/// 0.6 to 0.8 for 2^18. Between matrix products, where workers sleep and must be woken, they take
+/// 1.05 for 2^18 and 0.95 for 2^20.
 constexpr std::size_t waking_factor = 8;
 std::atomic<std::size_t> parallel_threshold = std::size_t{1} << 16;
 

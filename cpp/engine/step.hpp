@@ -41,7 +41,8 @@ struct StepOptions {
 /// Parameters that share hyperparameters.
 struct Group {
     Formula formula;
-    std::array<bool, numbers::compute_dtype_count> dtypes = {};  // that they are computed in
+    // Whether one of the parameters has this compute dtype.
+    std::array<bool, numbers::compute_dtype_count> dtypes = {};
 };
 
 /// Computes the update of each group in step t. Returns the first hyperparameter that a group's
@@ -64,8 +65,7 @@ class Step {
     /// The arrays of the parameters.
     Plan plan;
 
-    /// What all steps from now on do. updates: those of the next step, which were checked. Cannot
-    /// fail.
+    /// Sets what the next steps do. updates: the checked updates of the next step. Cannot fail.
     void configure(std::vector<Group>&& groups, std::vector<Update>&& updates,
                    const StepOptions& options) noexcept;
     void set_has_average(bool has_average) noexcept { has_average_ = has_average; }
@@ -81,27 +81,27 @@ class Step {
     std::int64_t skipped() const { return skipped_; }
     void set_skipped(std::int64_t skipped) { skipped_ = skipped; }
 
-    /// What happened in the last step, if there was one.
+    /// What happened in the last step; empty before any.
     const std::optional<Outcome>& last() const { return last_; }
 
     /// The learning rate of each group in the last step; nullptr before any, and after
     /// `forget_lrs`.
     const std::vector<double>* last_lrs() const;
 
-    /// Has `last_lrs` forget the rates of all steps that belong to the version so far.
+    /// Begins a new version of the learning rates: `last_lrs` forgets those of older versions.
     void forget_lrs() noexcept { ++lr_version_; }
     std::uint64_t lr_version() const { return lr_version_; }
 
-    /// Sets the learning rate of each group for the next step and computes its updates.
-    /// lr_version: the version to which the rates belong. Returns the first hyperparameter that the
-    /// dtypes cannot represent: no step can be made then.
+    /// Sets the learning rate of each group for the next step, and computes the updates of the
+    /// groups. lr_version: the version to which the rates belong. Returns the first hyperparameter
+    /// that the dtypes cannot represent: no step can be made then.
     std::optional<Formula::Misfit> set_lrs(const double* lrs, std::size_t count,
                                            std::uint64_t lr_version);
 
     /// The first hyperparameter that the dtypes cannot represent in a step with these rates.
     std::optional<Formula::Misfit> check_lrs(const double* lrs, std::size_t count) const;
 
-    /// Prepares the run. nonfinite: for this step, in place of the option.
+    /// Prepares the run. nonfinite: replaces the option in this step.
     void prepare(Nonfinite nonfinite);
 
     /// Makes the step. scale: multiplies the gradients.

@@ -24,7 +24,7 @@ struct Pass {
     const std::uint64_t* streams;  // for each state, the key of its random bits
 };
 
-/// Does a pass over one tile. `data` has the first element of each operand in the walk.
+/// Does a pass over one tile. data: for each operand, the address where its traversal begins.
 void run_pass(const Layout& layout, std::size_t tile, std::byte* const* data, const Pass& pass,
               Scratch& scratch) noexcept;
 

@@ -10,7 +10,7 @@ namespace {
 
 std::atomic<std::size_t> elements_per_tile = 16384;
 
-// A row shorter than this costs more in kernel calls than in a copy.
+// For rows shorter than this, a copy is faster than a kernel call for each row.
 constexpr std::size_t shortest_row = 64;
 
 // The size of a box along the fastest axis of an operand whose fastest axis is not the innermost: a

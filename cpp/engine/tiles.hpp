@@ -1,11 +1,11 @@
-// How arrays of one shape, each with its own strides, are cut into tiles that are walked together.
+// How arrays of one shape, each with its own strides, are cut into tiles.
 //
-// The elements of an update are independent, so they can be walked in any order. Axes are sorted by
-// the strides of the first array, flipped where these are negative, and merged where they are
+// The elements of an update are independent, so they can be updated in any order. Axes are sorted
+// by the strides of the first array, flipped where these are negative, and merged where they are
 // contiguous in every array. If one contiguous axis remains, the layout is flat and a tile is a
 // piece of that axis. Otherwise a tile is a box, sized so that it extends along the fastest axis of
 // each array. Arrays that the kernel cannot read in place are copied into the dense order of the
-// box, and back if they are written.
+// box. If they are written, they are copied back.
 #pragma once
 
 #include <array>
@@ -19,7 +19,7 @@
 
 namespace schuss::engine {
 
-/// What an array is to an update. The average of the parameter has its compute type; the copy is
+/// The role of an array in an update. The average has the parameter's compute dtype. The copy is
 /// only written.
 enum class Role : std::uint8_t { parameter, gradient, state, average, copy };
 
@@ -84,7 +84,8 @@ class Layout {
     std::size_t operands() const { return operand_count_; }
     const OperandInfo& operand(std::size_t k) const { return operands_[k]; }
 
-    /// The distance in bytes from an operand's element at index zero to its first in the walk.
+    /// The distance in bytes from an operand's element at index zero to the element where its
+    /// traversal begins.
     std::ptrdiff_t offset(std::size_t operand) const { return offsets_[operand]; }
 
     /// Whether all operands are contiguous along a single axis.
@@ -96,8 +97,9 @@ class Layout {
     /// Whether there is an average or a copy.
     bool has_extras() const { return has_extras_; }
 
-    /// The lowest address of a stochastically rounded state; nullptr if there is none. All states
-    /// of a parameter have the same strides, so this one tells the index of an element.
+    /// The lowest address of the first state if states are rounded stochastically; otherwise
+    /// nullptr. All states of a parameter have the same strides, so the address of an element of
+    /// this state determines its index.
     const std::byte* rounded_state() const { return rounded_state_; }
 
     /// The size of the scratch that a tile needs, in bytes.

@@ -13,8 +13,8 @@ struct Formats {
     DType parameter, gradient, state;
 };
 
-/// Whether there is a kernel. All three are computed in the same format, and states are stored in
-/// that format or in bfloat16.
+/// Whether there is a kernel for the formats. All three have the same compute format. States are
+/// stored in that format or in bfloat16.
 constexpr bool is_supported(const Formats& formats) {
     const DType compute = compute_dtype(formats.parameter);
     const bool computed_alike =

@@ -27,7 +27,7 @@ inline constexpr int dtype_count = 0
 #include "numbers/formats.def"
     ;
 
-/// How many formats updates are computed in. They come first.
+/// The number of compute formats, which come first.
 inline constexpr int compute_dtype_count = 0
 #define SCHUSS_FORMAT(name, stored, block, compute) +(DType::name == DType::compute)
 #include "numbers/formats.def"
@@ -50,7 +50,7 @@ constexpr std::size_t size_of(DType dtype) {
     return sizes[static_cast<int>(dtype)];
 }
 
-/// The elements that are stored together.
+/// The number of elements in a block.
 constexpr std::size_t block_of(DType dtype) {
     constexpr std::size_t blocks[] = {
 #define SCHUSS_FORMAT(name, stored, block, compute) block,

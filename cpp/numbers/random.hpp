@@ -4,7 +4,7 @@
 #pragma once
 
 /// SplitMix64 (Steele, Lea & Flood, "Fast splittable pseudorandom number generators", 2014): the
-/// output for a state, and what each step adds to the state.
+/// output for a state, and the increment of the state.
 constexpr std::uint64_t splitmix64_increment = 0x9e3779b97f4a7c15u;
 inline std::uint64_t splitmix64(std::uint64_t state) {
     std::uint64_t x = state + splitmix64_increment;

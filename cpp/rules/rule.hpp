@@ -18,7 +18,7 @@
 //
 // Each file that compiles the rules includes them inside an anonymous namespace: the linker must
 // never choose the AVX-512 copy of a rule for an older processor. Therefore the rule files include
-// nothing themselves. This header has what they share with the rest of the library.
+// nothing themselves. This header has the types that they share with the rest of the library.
 #pragma once
 
 namespace schuss::rules {

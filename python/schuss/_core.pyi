@@ -7,6 +7,7 @@ import numpy.typing as npt
 from schuss._arrays import ArrayLike, ArrayTree
 
 __version__: str
+max_threads: int
 
 def simd() -> str: ...
 def set_simd(level: str) -> None: ...

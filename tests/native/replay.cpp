@@ -1,11 +1,11 @@
-// The engine without Python: replays the cases that vectors.py wrote, and compares all memory with
-// what the NumPy twin made of it, bit for bit (any NaN equals any NaN).
+// Tests the engine without Python: replays the cases that vectors.py wrote, and compares all memory
+// with the result of the NumPy reference, bit for bit (any NaN equals any NaN).
 //
-//     replay FILE [level]         every case, at each level or at one, in small tiles and large, on
-//                                 one thread and several
-//     replay FILE --crew          threads that replay at the same time, while the number of threads
-//                                 and the level change
-//     replay FILE --fork          children that replay, of a process whose other thread steps
+//     replay FILE [level]         replays every case at each level or at one, in small and large
+//                                 tiles, on one thread and on several
+//     replay FILE --threads       replays on several threads at the same time, while the number of
+//                                 threads and the level change
+//     replay FILE --fork          forks while another thread steps, and replays in the children
 
 #include <sys/wait.h>
 #include <unistd.h>
@@ -84,8 +84,8 @@ class Fields {
     const std::byte *at_, *end_;
 };
 
-/// An array with its memory before and its elements afterwards. The memory is as large as it must
-/// be and no larger, so that a sanitizer sees what reaches beyond.
+/// An array with its memory before the case and its elements after it. The memory is no larger than
+/// the elements need, so that a sanitizer reports accesses beyond them.
 struct Array {
     std::size_t number, item_size;
     std::vector<std::size_t> shape;
@@ -127,7 +127,7 @@ struct Array {
         return (bits & ~(std::uint64_t{1} << (8 * item_size - 1))) > infinities[number];
     }
 
-    /// Whether the elements are what they are to be, and nothing beside them was touched.
+    /// Whether the elements are as expected, and the memory between them is unchanged.
     bool is_right() const {
         Bytes expected = before;
         engine::for_each(axes(), after.data(), expected.data() + first,
@@ -199,7 +199,7 @@ class Steps : public Case {
         return norms_are_right && is_right();
     }
 
-    /// Does what may fail.
+    /// The part that may fail.
     void prepare(std::size_t i) {
         step_.set_lrs(lrs_.data(), lrs_.size(), step_.lr_version());
         step_.plan.items.clear();
@@ -368,11 +368,12 @@ Cases read(const Bytes& file) {
     return cases;
 }
 
-/// Replays each so many-th case from one on. Returns how many were wrong.
-int replay(const Cases& cases, const std::string& where, std::size_t from = 0,
-           std::size_t each = 1) {
+/// Replays the cases first, first + step, first + 2 * step and so on. Returns the number of wrong
+/// results.
+int replay(const Cases& cases, const std::string& where, std::size_t first = 0,
+           std::size_t step = 1) {
     int wrong = 0;
-    for (std::size_t i = from; i < cases.size(); i += each) {
+    for (std::size_t i = first; i < cases.size(); i += step) {
         if (cases[i]->replay()) continue;
         ++wrong;
         std::printf("wrong: %s, %s\n", cases[i]->name().c_str(), where.c_str());
@@ -381,6 +382,7 @@ int replay(const Cases& cases, const std::string& where, std::size_t from = 0,
 }
 
 int replay_in_all_ways(const Cases& cases, const std::string& only) {
+    if (!only.empty()) sweep::use_level(only);  // throws if it is unknown or not available
     struct Way {
         std::size_t tile, threads;
     };
@@ -409,7 +411,7 @@ int replay_at_the_same_time(const Cases& cases) {
     std::vector<std::thread> threads;
     for (std::size_t i = 0; i < count; ++i) {
         threads.emplace_back([&, i] {
-            wrong += replay(cases, "beside others", i, count);
+            wrong += replay(cases, "several at the same time", i, count);
             --left;
         });
     }
@@ -420,7 +422,7 @@ int replay_at_the_same_time(const Cases& cases) {
         engine::set_parallel_threshold(turn % 2 * 500);
         runtime::set_spin_time(turn % 3 == 0 ? std::chrono::microseconds(0)
                                              : runtime::default_spin_time);
-        std::atomic<int> arrived = 0;  // as OpenBLAS has it: each waits for the other
+        std::atomic<int> arrived = 0;  // each waits for the other, as the jobs of OpenBLAS do
         const auto meet = [](void* context, std::size_t, std::size_t) noexcept {
             auto& all = *static_cast<std::atomic<int>*>(context);
             for (++all; all < 2;) std::this_thread::yield();
@@ -450,9 +452,9 @@ int replay_in_children(const Cases& cases) {
     for (std::size_t i = 0; i < 50; ++i) {
         const pid_t child = ::fork();
         if (child == 0) {
-            ::alarm(60);  // rather than to wait for ever
+            ::alarm(60);  // a child that hangs ends
 #ifdef __SANITIZE_THREAD__
-            // It may take a new thread of a child for one of the parent's, and gives up then.
+            // The sanitizer may take a new thread of the child for one of the parent's, and aborts.
             runtime::set_threads(1);
 #endif
             ::_exit(steps[i % steps.size()]->replay() ? 0 : 1);
@@ -472,7 +474,7 @@ int replay_in_children(const Cases& cases) {
 
 int main(int argc, char** argv) {
     if (argc < 2 || argc > 3) {
-        std::fputs("usage: replay FILE [level | --crew | --fork]\n", stderr);
+        std::fputs("usage: replay FILE [level | --threads | --fork]\n", stderr);
         return 2;
     }
     try {
@@ -483,9 +485,9 @@ int main(int argc, char** argv) {
         const std::string mode = argc > 2 ? argv[2] : "";
         runtime::prepare_for_fork();
         engine::set_parallel_threshold(0);
-        const int wrong = mode == "--crew"   ? replay_at_the_same_time(cases)
-                          : mode == "--fork" ? replay_in_children(cases)
-                                             : replay_in_all_ways(cases, mode);
+        const int wrong = mode == "--threads" ? replay_at_the_same_time(cases)
+                          : mode == "--fork"  ? replay_in_children(cases)
+                                              : replay_in_all_ways(cases, mode);
         std::printf(wrong == 0 ? "all as the reference has it\n" : "%d wrong\n", wrong);
         return wrong == 0 ? 0 : 1;
     } catch (const std::exception& error) {

@@ -1,7 +1,7 @@
 """Writes what the NumPy reference computes, for `replay.cpp`: `python -m native.vectors FILE`.
 
-A file is one case after the other, and a case is fields: integers of 64 bits and float64, both
-little-endian; texts and bytes, each after its length; lists, each after theirs. `Case` says which.
+A file consists of cases, and a case of fields: 64-bit integers and float64, both little-endian;
+texts and bytes, each after its length; lists, each after its length. `Case` adds the fields.
 """
 
 import argparse
@@ -98,7 +98,7 @@ def rule_of(name: str, decay: str, t: int) -> Callable[..., None]:
 
 
 class Snapshot:
-    """The memory of an array as it is now; its elements are read again later."""
+    """The memory of an array before a case. `Case.array` reads the elements after it."""
 
     def __init__(self, array: Array) -> None:
         low, high = np.lib.array_utils.byte_bounds(array)
@@ -114,7 +114,7 @@ class Case:
 
     def __init__(self, *texts: str) -> None:
         self.data = bytearray()
-        for text in texts:  # what it is, what it is called
+        for text in texts:  # the kind and the name
             self.bytes(text.encode())
 
     def integers(self, *values: int) -> None:
