@@ -1,7 +1,12 @@
 """Configuration of the documentation: `.ci/docs` builds it into build/docs."""
 
 import os
+import re
 from pathlib import Path
+from typing import Any
+
+from docutils.nodes import SkipNode
+from latex2mathml.converter import convert
 
 import schuss
 from schuss.cli import main
@@ -17,7 +22,6 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
-    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
 ]
@@ -42,6 +46,7 @@ if "READTHEDOCS" in os.environ:
     }
 
 html_theme = "furo"
+html_math_renderer = "mathml"
 html_title = f"schuss {version}"
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"},
@@ -56,6 +61,40 @@ def draw_pictures(_: object) -> None:
         main(["demo", "--out", str(pictures)])
 
 
-def setup(app: object) -> None:
-    """Have the pictures drawn before the pages are read."""
-    app.connect("builder-inited", draw_pictures)  # type: ignore[attr-defined]
+def tidy_docstring(
+    _app: object, _what: str, _name: str, _obj: object, _options: object, lines: list[str]
+) -> None:
+    """Prepare a docstring for napoleon."""
+    # There are two classes of this name, and a link must be to one of them.
+    lines[:] = [re.sub(r"^(\w+ : )(?=Optimizer\b)", r"\1~schuss.optimizers.", s) for s in lines]
+    if "References" in lines:
+        # Each reference begins on a line and ends with a full stop: make them paragraphs.
+        start = lines.index("References") + 2
+        end = lines.index("", start) if "" in lines[start:] else len(lines)
+        spaced = [part for line in lines[start:end] for part in (line, *[""] * line.endswith("."))]
+        lines[start:end] = spaced
+
+
+def join_summary(
+    _app: object, what: str, _name: str, _obj: object, _options: object, lines: list[str]
+) -> None:
+    """Put back what napoleon took for the type of a property: the words before a colon."""
+    if what == "property":
+        for line in [line for line in lines if line.startswith(":type: ")]:
+            lines.remove(line)
+            lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
+
+
+def mathml(translator: Any, node: Any) -> None:
+    """Write a formula as MathML, which browsers show without a script from the network."""
+    display = "block" if node.tagname == "math_block" else "inline"
+    translator.body.append(convert(node.astext(), display=display))
+    raise SkipNode
+
+
+def setup(app: Any) -> None:
+    """Connect the functions above."""
+    app.connect("builder-inited", draw_pictures)
+    app.connect("autodoc-process-docstring", tidy_docstring, priority=400)  # napoleon has 500
+    app.connect("autodoc-process-docstring", join_summary, priority=600)
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
