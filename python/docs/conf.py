@@ -61,16 +61,27 @@ def draw_pictures(_: object) -> None:
         main(["demo", "--out", str(pictures)])
 
 
+def _end_of_section(lines: list[str], title: str) -> int:
+    """Return the index of the empty line after a section, which has none inside."""
+    start = lines.index(title) + 2
+    return lines.index("", start) if "" in lines[start:] else len(lines)
+
+
 def tidy_docstring(
     _app: object, _what: str, _name: str, _obj: object, _options: object, lines: list[str]
 ) -> None:
     """Prepare a docstring for napoleon."""
     # There are two classes of this name, and a link must be to one of them.
     lines[:] = [re.sub(r"^(\w+ : )(?=Optimizer\b)", r"\1~schuss.optimizers.", s) for s in lines]
+    if "Raises" in lines:
+        # A paragraph after the exceptions would be taken for one of them.
+        end = _end_of_section(lines, "Raises")
+        after = lines[end + 1 : end + 3]
+        if after and not after[-1].startswith("---"):
+            lines[end + 1 : end + 1] = ["Notes", "-----"]
     if "References" in lines:
         # Each reference begins on a line and ends with a full stop: make them paragraphs.
-        start = lines.index("References") + 2
-        end = lines.index("", start) if "" in lines[start:] else len(lines)
+        start, end = lines.index("References") + 2, _end_of_section(lines, "References")
         spaced = [part for line in lines[start:end] for part in (line, *[""] * line.endswith("."))]
         lines[start:end] = spaced
 
