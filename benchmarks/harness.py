@@ -81,8 +81,8 @@ class Problem:
     """Gradients of further mini-batches, each for all params: the step takes the sum of all."""
     optimizer: schuss.optimizers.Optimizer = field(init=False)
     states: Sequence[Sequence[Array]] = field(init=False)
-    """For each parameter its state arrays, which are the optimizer's: all contenders work in the same
-    memory. Averages and copies are the optimizer's too, if the options ask for them."""
+    """For each parameter its state arrays. These are the optimizer's, so all contenders work in the
+    same memory. So are averages and copies, if the options ask for them."""
     averages: Sequence[Array] = field(init=False)
     copies: Sequence[Array] = field(init=False)
     norm: Array = field(init=False)
