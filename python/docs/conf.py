@@ -1,7 +1,6 @@
 """Configuration of the documentation: `.ci/docs` builds it into build/docs."""
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ autodoc_typehints = "none"  # the docstrings have the types
 autodoc_mock_imports = ["torch"]
 napoleon_google_docstring = False
 napoleon_use_ivar = True
+napoleon_use_param = False  # parameters that share a description stay together
 napoleon_use_rtype = False
 napoleon_preprocess_types = False
 
@@ -71,8 +71,6 @@ def tidy_docstring(
     _app: object, _what: str, _name: str, _obj: object, _options: object, lines: list[str]
 ) -> None:
     """Prepare a docstring for napoleon."""
-    # There are two classes of this name, and a link must be to one of them.
-    lines[:] = [re.sub(r"^(\w+ : )(?=Optimizer\b)", r"\1~schuss.optimizers.", s) for s in lines]
     if "Raises" in lines:
         # A paragraph after the exceptions would be taken for one of them.
         end = _end_of_section(lines, "Raises")
