@@ -1,1 +1,1 @@
-"""The same work by schuss, NumPy and every installed peer, side by side: `python -m benchmarks`."""
+"""schuss compared with NumPy and every installed peer on the same work: `python -m benchmarks`."""

@@ -197,11 +197,11 @@ def checkpoints(settings: Settings) -> list[Record]:
             for work in WORKS:
                 measures = {n: partial(processes[n].call, "measure", work) for n in names}
                 times = interleave(measures, settings.rounds)
-                records += [told(size, work, name, times, processes[name]) for name in names]
+                records += [figures_of(size, work, name, times, processes[name]) for name in names]
     return records
 
 
-def told(size: int, work: str, name: str, times: Times, process: Process) -> Record:
+def figures_of(size: int, work: str, name: str, times: Times, process: Process) -> Record:
     record = line({"work": work, "size": size}, name, times, "milliseconds", [PLAIN])
     record["gigabytes_per_second"] = 12 * size / float(np.median(times[name])) / 1e9
     if Path("/proc/self/clear_refs").exists():

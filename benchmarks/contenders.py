@@ -289,13 +289,13 @@ CONTENDERS = (SCHUSS, IN_PLACE, TEXTBOOK)
 
 
 def limit(problem: Problem, threads: int | None = None) -> Run:
-    """Return additions over the problem's own arrays; if they are many or strided, over copies.
+    """Return the memory limit: additions over the problem's own arrays.
 
-    A step with options or several dtypes is compared with additions over the same number of
-    float32 arrays, of the size that moves the same bytes. For 12 bytes written the limit reads 16;
-    such steps read 13 to 20.
+    If the arrays are many or strided, the additions are over contiguous copies. For a step with
+    options or several dtypes, they are over as many float32 arrays as a plain step has, of the size
+    that moves the same bytes. For 12 bytes written the limit reads 16; such steps read 13 to 20.
 
-    By default it uses the threads that schuss may use.
+    By default it uses as many threads as schuss may.
     """
 
     def dense(arrays: Sequence[Array]) -> list[Array]:
@@ -315,7 +315,7 @@ def limit(problem: Problem, threads: int | None = None) -> Run:
 
 
 def plain_step(problem: Problem) -> Run:
-    """Return schuss's step of the rule on as large a float32 problem, in its own arrays."""
+    """Return schuss's step of the rule on a float32 problem of the same size, in new arrays."""
     size = sum(param.size for param in problem.params)
     plain = Problem(problem.rule, [ordinary(size)], [ordinary(size)])
     for state in plain.states[0]:

@@ -1,6 +1,6 @@
-"""The benchmarks of what surrounds a step: averages of series, and epochs of mini-batches.
+"""The benchmarks of data: averages of series, and epochs of mini-batches.
 
-A new peer is a function that prepares its work, and its name in the cases that it takes part in.
+To add a peer, write a function that prepares its work, and add it to the cases that it runs in.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

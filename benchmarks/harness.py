@@ -1,4 +1,4 @@
-"""How a problem is posed to contenders: each is checked, then all are timed in turn."""
+"""The harness: it poses a problem to contenders, checks each, and times all in turn."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -33,7 +33,7 @@ PLAIN = "plain float32 step"
 
 CHECK_STEPS = 5
 CHECK_ULPS, CHECK_ULPS_OF_HALVES = 32, 4
-"""16-bit formats have few digits to lose."""
+"""The tolerance for 16-bit formats is smaller, because their spacing is larger."""
 TINY_GRADIENT = 1e-8
 """Close to eps: such gradients show whether a contender omits eps or adds it elsewhere."""
 
@@ -45,7 +45,7 @@ QUIET_SECONDS, QUIET_SHARE, SETTLE_SECONDS = 0.005, 0.2, 2.0
 """A process is idle if it used at most this share of a processor for QUIET_SECONDS. The harness
 waits at most SETTLE_SECONDS for that."""
 SLOW_SECONDS, SLOW_ROUNDS = 2.0, 3
-"""A contender this slow runs in the first rounds only, to bound the benchmark's duration."""
+"""A contender this slow runs in the first rounds only, to bound the duration of the benchmark."""
 
 
 class WrongResultError(Exception):
@@ -81,8 +81,8 @@ class Problem:
     """Gradients of further mini-batches, each for all params: the step takes the sum of all."""
     optimizer: schuss.optimizers.Optimizer = field(init=False)
     states: Sequence[Sequence[Array]] = field(init=False)
-    """For each parameter its state arrays, those of the optimizer: who works on them too has the
-    same place in memory. So do averages and copies, where the options ask for them."""
+    """For each parameter its state arrays. These are the optimizer's, so all contenders work in the
+    same memory. So are averages and copies, if the options ask for them."""
     averages: Sequence[Array] = field(init=False)
     copies: Sequence[Array] = field(init=False)
     norm: Array = field(init=False)
@@ -117,8 +117,8 @@ class Problem:
     def bytes_moved(self) -> int:
         """The bytes that a step must read and write.
 
-        Of the gradients, a norm is known only after a pass of its own; those of a further
-        mini-batch come when the sum of those before has been written.
+        A norm needs a pass over the gradients of its own. The gradients of a further mini-batch
+        come after the sum of the earlier ones was written.
         """
 
         def size(arrays: Sequence[Array]) -> int:
@@ -170,7 +170,7 @@ class Contender:
     setting: Callable[[], AbstractContextManager[object]] = nullcontext
     """A context to run in: a number of threads, an instruction set."""
     eps_elsewhere: str = ""
-    """Where it adds eps, if not to the corrected root. The check avoids small gradients then."""
+    """Where it adds eps, if not to the corrected root; the check then avoids small gradients."""
 
     def knows(self, case: "Case") -> bool:
         return case.rule.name in self.steps and case.dtype in self.dtypes
@@ -218,9 +218,9 @@ class Settings:
 
 
 def ordinary(*shape: int, dtype: DType = "float32") -> Array:
-    """Return values in [0.5, 1.5): however often added up or averaged, they stay ordinary numbers.
+    """Return values in [0.5, 1.5): sums and averages of many of them are ordinary numbers too.
 
-    Being positive, they can also be added to an average of squares, as the limit does.
+    They are positive, so they can also be added to an average of squares, as the memory limit does.
     """
     values: Array = np.random.default_rng(0).random(shape, dtype)
     values += 0.5
@@ -228,7 +228,7 @@ def ordinary(*shape: int, dtype: DType = "float32") -> Array:
 
 
 def one_or_list(arrays: Sequence[Array]) -> Array | list[Array]:
-    """Return what a user would pass: the array itself, if there is one only."""
+    """Return what a user would pass: the list, or the array itself if there is only one."""
     return arrays[0] if len(arrays) == 1 else list(arrays)
 
 
@@ -240,8 +240,8 @@ def check(contender: Contender, problem: Problem) -> None:
     Raises
     ------
     WrongResultError
-        If a parameter is not what the reference computes: exactly, or within rounding. Likewise an
-        average, a copy, a gradient that is to be cleared, the norm.
+        If a parameter, an average, a copy, a cleared gradient or the norm is not what the reference
+        computes: exactly, or within rounding.
     """
     expected_problem, rng = _copy_of(problem), np.random.default_rng(1)
     with contender.setting():
@@ -306,7 +306,7 @@ def _reference_step(problem: Problem, t: int) -> None:
         problem.states,
         step=t,
         averages=problem.averages or None,
-        # The averages begin with what the first step makes of the parameters.
+        # The averages start with the parameters after the first step.
         beta=problem.options.get("average", 0.0) if t > 1 else 0.0,
         copies=problem.copies or None,
         **options,
@@ -349,9 +349,9 @@ def settle() -> None:
 
 
 class Stopwatch:
-    """Measures the seconds of a step, over enough calls for the clock, when the process is idle.
+    """Measures the seconds of a step in an idle process, over enough calls for the clock.
 
-    Where something has to be done before each step, unclocked, it is over one call.
+    If `before` must run before each step, outside the clock, it measures one call.
     """
 
     def __init__(
@@ -388,7 +388,7 @@ def interleave(
 ) -> dict[str, npt.NDArray[np.float64]]:
     """Measure all in turn, round after round; return the seconds of each by round.
 
-    Those who turn out to be slow drop out after the first rounds.
+    Slow ones run in the first rounds only.
     """
     times: dict[str, list[float]] = {name: [] for name in measures}
     for done in rounds:
@@ -411,8 +411,8 @@ def compare(
 ) -> list[Record]:
     """Check the contenders that know the rule, time them with the yardsticks, return the figures.
 
-    Shares are of the limit with at most the same number of threads, if it was timed. Ratios are to
-    the other yardsticks and to the first contender.
+    Shares are of the memory limit with at most the same number of threads, if it was timed. Ratios
+    are to the other yardsticks and to the first contender.
     """
     entrants = {c.name: c for c in contenders if c.knows(case) and c.present()}
     for contender in entrants.values():
@@ -435,7 +435,7 @@ def compare(
         one_thread = name == LIMIT_OF_ONE or (name in entrants and entrants[name].one_thread)
         if of_one is None or name == LIMIT:
             return limit
-        # A contender with several threads may use one, and is faster so for few elements.
+        # A contender with several threads may use only one, which is faster for few elements.
         return of_one if one_thread else np.minimum(limit, of_one)
 
     def traffic(name: str) -> Record:
@@ -459,7 +459,7 @@ def compare_all(
     contenders: Sequence[Contender],
     yardsticks: Mapping[str, Yardstick],
 ) -> list[Record]:
-    """Compare in one case after the other."""
+    """Compare the contenders in each case."""
     return [
         record
         for case in tracked(name, cases)
@@ -486,7 +486,7 @@ def ratio(seconds: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> 
 
 
 def summary(seconds: npt.NDArray[np.float64], unit: str) -> Record:
-    """Return the median and the quartiles in milli- or microseconds, and over how many rounds."""
+    """Return the median and the quartiles in milli- or microseconds, and the number of rounds."""
     scale = {"milliseconds": 1e3, "microseconds": 1e6}[unit]
     low, median, high = (np.quantile(seconds, [0.25, 0.5, 0.75]) * scale).tolist()
     return {unit: median, "quartiles": [low, high], "rounds": len(seconds)}

@@ -1,7 +1,8 @@
-"""A matrix product and a step, over and over, as a training loop in NumPy makes them.
+"""A matrix product and a step in turn, as in a training loop in NumPy.
 
-In such a loop a step shares the cores with BLAS, whose threads stay awake for a while. So do the
-threads of many an optimizer: what they cost shows here only. Each contender has its own process.
+In such a loop a step shares the cores with BLAS, whose threads keep spinning for a while after a
+product. The threads of OpenMP-based optimizers spin too, and only this benchmark shows the cost.
+Each contender has its own process.
 """
 
 from functools import partial

@@ -84,7 +84,7 @@ def plain(training: Training) -> None:
     for path in training.paths:
         left = path.stat().st_size
         with open(path, "r+b", buffering=0) as file:
-            while left:  # with the last second moments: what stands where they do is positive
+            while left:  # the last piece read, of second moments: these must stay positive
                 left -= file.write(piece[:left])
             os.fsync(file.fileno())
 

@@ -170,7 +170,7 @@ def torch_raw_momentum(problem: Problem, *, lr: float, beta: float) -> Step:
     return partial(torch._fused_sgd_, params, grads, velocities, **options, **off)
 
 
-# numba: the loop that one would write by hand, over one array at a time.
+# numba: the loop that a user would write, over one array at a time.
 
 
 @cache
@@ -235,7 +235,7 @@ def numba_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) -> St
     return _numba_step(problem, lambda: (lr, beta, 1 - beta, eps))
 
 
-# JAX and optax: the params live in JAX, and the results come back only to be checked.
+# JAX and optax: JAX keeps the parameters, and they are copied back only for the check.
 
 
 def _optax_step(problem: Problem, transformation: Any) -> Step:
@@ -278,7 +278,7 @@ def optax_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) -> St
     return _optax_step(problem, _optax().rmsprop(lr, decay=beta, eps=eps, eps_in_sqrt=False))
 
 
-# DeepSpeed compiles its operation where it is first used.
+# DeepSpeed compiles its operation at its first use.
 
 
 @cache

@@ -46,7 +46,7 @@ BARS = (
     "DeepSpeed",
     "numba",
 )
-"""The contenders of the bar chart: one for each way to make a step."""
+"""The contenders of the bar chart: one configuration of each library, and shared threads."""
 
 ADAM_FLOAT32 = {"rule": ADAM.name, "dtype": "float32"}
 PANELS = {

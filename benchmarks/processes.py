@@ -1,7 +1,7 @@
-"""Contenders in processes of their own, of which one works while the others wait.
+"""A process for each contender; one of them works while the others wait.
 
-The parent writes a line of JSON, a call, to a process's pipe and waits for the reply. A process
-replies when all its threads have come to rest, so that none disturbs who is called next.
+The parent writes a call as a line of JSON to a process's pipe and waits for the reply. A process
+replies when all its threads are idle, so that they do not disturb the next contender.
 """
 
 import json
@@ -19,7 +19,7 @@ PARTING_SECONDS = 10.0
 
 
 class Process:
-    """A process that runs a module, which serves a contender's work."""
+    """A process that runs a module, which calls `serve` for a contender."""
 
     def __init__(self, module: str, contender: str) -> None:
         self.contender = contender
@@ -37,7 +37,7 @@ class Process:
         Raises
         ------
         WrongResultError
-            If that is what the method raised.
+            If the method raised it.
         RuntimeError
             If the process has ended; its traceback is on stderr.
         """
@@ -57,7 +57,7 @@ class Process:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._process.communicate(timeout=PARTING_SECONDS)  # the end of its calls is its end
+            self._process.communicate(timeout=PARTING_SECONDS)  # closes its stdin, so that it ends
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.communicate()
@@ -71,7 +71,7 @@ def team(module: str, contenders: Sequence[str]) -> Iterator[dict[str, Process]]
 
 
 def serve(make_worker: Callable[[str], object]) -> None:
-    """Serve as such a process: make the worker for the named contender, and answer calls."""
+    """Run as a contender's process: make its worker, and answer calls."""
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print; replies are separate
     worker = make_worker(sys.argv[1])

@@ -18,12 +18,12 @@ import schuss
 from benchmarks.harness import Record
 
 FOOTNOTE = """\
-- Contenders take turns in one process; in loop and train each has its own. A turn begins when the
-  threads of the contender before are idle.
+- Contenders take turns in one process; in loop, train, torch_loop and checkpoints each has its own.
+  A turn begins when the threads of the previous contender are idle.
 - Times are medians over rounds. Ratios ("vs schuss") and shares of the limit are medians of the
   ratios within a round. A contender that takes 2 s or more runs in the first 3 rounds only.
-- The limit is our compiled loop with additions only, over the same bytes. A step cannot be faster,
-  except for noise. A contender with all threads is compared with the faster of both limits.
+- The limit is the memory limit: a compiled loop of additions over the same bytes. A step cannot be
+  faster, except for noise. A contender with all threads is compared with the faster limit.
 - GB/s counts the bytes that one pass must move. NumPy's many passes move more.
 - benchmarks/README.md says what each benchmark does, and what differs between contenders."""
 
@@ -153,12 +153,12 @@ def rich_table(title: str, records: Sequence[Record]) -> Table:
 
 
 def markdown_table(title: str, records: Sequence[Record]) -> str:
-    """Return a table as GitHub's Markdown writes it, under its title."""
+    """Return the table under its title."""
     return f"### {title}\n\n{markdown_lines(records)}"
 
 
 def markdown_lines(records: Sequence[Record]) -> str:
-    """Return the lines of that table."""
+    """Return a table as GitHub's Markdown writes it."""
     lines = _without_repetition(records)
     rules = ["---" if name in TEXTS else "---:" for name in lines[0]]
     rows = ([*lines[0]], rules, *(line.values() for line in lines))

@@ -1,4 +1,4 @@
-"""The shapes of the parameters of two networks that everyone knows."""
+"""The shapes of the parameters of ResNet-50 and GPT-2 small."""
 
 from collections.abc import Iterator
 from typing import TypeAlias

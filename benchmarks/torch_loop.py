@@ -1,4 +1,4 @@
-"""A training loop of PyTorch's own, in which nothing but the optimizer is exchanged."""
+"""A training loop in PyTorch, with different optimizers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -50,7 +50,7 @@ OPTIMIZERS: dict[str, Callable[[Any], Any] | None] = {
 
 
 class Loop:
-    """What runs in the process of a contender."""
+    """Runs in the process of a contender."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,7 +1,7 @@
-"""A network that learns handwritten digits, from its first epoch to its last.
+"""A whole training: a network that learns handwritten digits.
 
-All train the demo's network, in NumPy, from the same start and on the same batches; they differ in
-who makes the steps. Each contender has its own process.
+Each contender trains the demo's network, in NumPy, from the same start and on the same batches.
+They differ only in the optimizer. Each contender has its own process.
 """
 
 from collections.abc import Mapping

@@ -11,13 +11,13 @@ from benchmarks.harness import Case, Problem, Record, Settings, compare_all, ord
 from benchmarks.peers import TORCH_WHOLE, installed
 
 SIZES = (16_777_216,)
-"""Larger than the caches: restoring the values of smaller arrays would load them into a cache,
-unlike those of the yardsticks."""
+"""Larger than the caches. Restoring the values of smaller arrays would load them into a cache, and
+the arrays of the yardsticks are not restored."""
 CHECK_SIZE = 100_003
 CLIPPED_TO = 0.25
 """The clip norm, divided by the root of the number of elements; ordinary values exceed 1."""
 AVERAGE, AVERAGE_TO_CHECK = 0.999, 0.9
-"""Of these two, only the second shows within a few steps whether the weights are right."""
+"""The decay rate that is timed, and one for the check: a few steps show whether it is applied."""
 FURTHER = 3
 SUBNORMAL = 1e-39
 """A moment decays to this after hundreds of steps without gradients."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from schuss import _cgroups, _core
 from schuss._hyperparameters import count
 
-MAX_THREADS = 1024
+MAX_THREADS = _core.max_threads
 
 
 def num_threads() -> int:
