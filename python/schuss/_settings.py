@@ -136,8 +136,7 @@ def checked_settings(
     kind: type[Configurable], call: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return settings of a class, checked."""
-    declared = declaration_of(kind).settings
-    return {name: declared[name].check(call, name, value) for name, value in settings.items()}
+    return {name: getattr(kind, name).check(call, name, value) for name, value in settings.items()}
 
 
 def checked_overrides(
