@@ -46,11 +46,11 @@ class Setting(Generic[_T]):
     def __get__(self, optimizer: Configurable | None, owner: type) -> Self | _T:
         if optimizer is None:
             return self
-        value: _T = untyped_internals(optimizer).settings[self.name]
+        value: _T = optimizer._internals.settings[self.name]
         return value
 
     def __set__(self, optimizer: Configurable, value: _T) -> None:
-        untyped_internals(optimizer).assign(self.name, value)
+        optimizer._internals.assign(self.name, value)
 
 
 @dataclass(frozen=True)
