@@ -151,6 +151,19 @@ def test_ctrl_c_at_any_line_of_a_change_finds_it_made_or_not(change: str) -> Non
     assert n > 2
 
 
+def test_ctrl_c_at_any_line_finds_lr_now_that_of_the_schedule_in_use() -> None:
+    before, after = (schuss.schedules.Linear(rate, 0.0, 10) for rate in (0.1, 0.3))
+    for n in count(1):
+        optimizer = schuss.SGD(np.ones(2), lr=before)
+        optimizer.step(np.ones(2))
+        interrupted = Interruption(n).meets(partial(setattr, optimizer, "lr", after))
+        schedule: Any = optimizer.lr
+        assert optimizer.lr_now == schedule(1), n
+        if not interrupted:
+            break
+    assert n > 2
+
+
 def test_ctrl_c_at_any_line_of_an_update_finds_the_average_as_before_or_after() -> None:
     for n in count(1):
         average = schuss.ExponentialAverage(0.5)

@@ -625,3 +625,17 @@ def test_the_declared_arguments_are_those_of_type_checkers_and_of_inspect() -> N
     assert list(parameters)[-3:] == ["state_dtype", "copies", "groups"]
     defaults = [parameters[name].default for name in ("lr", "beta2", "weight_decay", "nonfinite")]
     assert defaults == [0.001, 0.999, 0.01, "propagate"]
+
+
+def test_loading_accumulated_gradients_allocates_no_second_sums() -> None:
+    n = 1_000_000
+    optimizer = schuss.SGD(np.ones(n, np.float32))
+    optimizer.accumulate(np.ones(n, np.float32))
+    saved = optimizer.state_dict()
+    tracemalloc.start()
+    try:
+        optimizer.load_state_dict(saved)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2.5 * 4 * n  # zeros to check the values against, and a copy of the values

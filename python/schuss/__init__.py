@@ -27,7 +27,7 @@ from schuss.config import (
     threads,
 )
 from schuss.loss_scale import DynamicLossScale
-from schuss.optimizers import *  # noqa: F403
+from schuss.optimizers import *  # noqa: F403  # every optimizer that is declared there
 
 if TYPE_CHECKING:
     from schuss import checkpoints, landscapes, schedules
@@ -62,6 +62,11 @@ __all__ = [
     "with_l2",
 ]
 __all__ += optimizers.__all__
+# What optimizers share stays in `schuss.optimizers`.
+__all__.remove("Last")
+__all__.remove("Optimizer")
+__all__.remove("Options")
+del Last, Optimizer, Options  # noqa: F821
 
 __version__ = _core.__version__
 

@@ -137,7 +137,7 @@ class Optimizer:
 
     @property
     def users_copies(self) -> list[npt.NDArray[Any]]:
-        """The same of the copies."""
+        """The same for the copies."""
 
     @property
     def arrays(self) -> list[npt.NDArray[Any]]:
@@ -145,7 +145,7 @@ class Optimizer:
 
     @property
     def copies(self) -> list[npt.NDArray[Any]]:
-        """The same of the copies."""
+        """The same for the copies."""
 
     def hold_groups(self, groups: Sequence[Any]) -> None:
         """Compare these groups before each step, in place of the structure of the parameters."""

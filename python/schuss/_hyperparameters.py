@@ -78,8 +78,8 @@ class Range:
 
     def __call__(self, call: str, name: str, value: object) -> float:
         """Return a number of the range as a float, or raise TypeError or ValueError."""
-        result = real(call, name, value)
-        if self.low <= result < self.high and not (self.excludes_low and result == self.low):
+        result = value if type(value) is float else real(call, name, value)
+        if self.low < result < self.high or (result == self.low and not self.excludes_low):
             return result
         low, above = self.low, self.excludes_low
         least = "" if low == -inf else f" {'>' if above else '>='} {low:g}"

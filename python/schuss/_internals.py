@@ -93,7 +93,7 @@ class Internals:
         core = self.core
         if grads is None or core.accumulated:
             core.check_source(grads)
-        # The core refuses the step if another thread makes it while a schedule is asked.
+        # The core refuses the step if another thread makes it while a schedule runs.
         t, version = core.steps + 1, core.lr_version
         core.step(grads, self._lrs_of_step(t), scale, t, skip_nonfinite, version)
 
@@ -107,7 +107,8 @@ class Internals:
 
     def hold_sums(self) -> None:
         """Allocate the sums of accumulated gradients, if there are none."""
-        self.core.hold_sums(new_sums(self.arrays))
+        if not self.core.has_sums:
+            self.core.hold_sums(new_sums(self.arrays))
 
     # Copies.
 
@@ -131,42 +132,47 @@ class Internals:
     # Learning rates.
 
     def uses(self, name: str) -> bool:
-        """Return whether a group has no hyperparameter of that name of its own."""
+        """Return whether a group uses the optimizer's own value of this hyperparameter."""
         # The sum exhausts its generator: a KeyboardInterrupt is lost in one that is closed early.
         return sum(name not in own for own in self.groups) > 0
 
     def lr_now(self, group: int | None = None) -> float:
-        """Return the learning rate that a group uses; None: the first that has no own, or 0."""
+        """Return the learning rate that a group uses.
+
+        None stands for the first group without its own `lr`, or else for the first group.
+        """
         if group is None:
             shared = [index for index, own in enumerate(self.groups) if "lr" not in own]
             group = shared[0] if shared else 0
         lr, lrs = self._lr(group), self.core.last_lrs
         if not callable(lr):
             return lr
-        return self._ask("lr_now", group, max(self.core.steps, 1)) if lrs is None else lrs[group]
+        if lrs is None:
+            return self._scheduled("lr_now", group, max(self.core.steps, 1))
+        return lrs[group]
 
     def _lr(self, group: int) -> Rate:
         """Return the rate or schedule of a group: its own, or else the optimizer's."""
         lr: Rate = self.groups[group].get("lr", self.settings["lr"])
         return lr
 
-    def _ask(self, call: str, group: int, t: int) -> float:
-        """Return the rate that the schedule of a group gives, checked."""
+    def _scheduled(self, call: str, group: int, t: int) -> float:
+        """Return the rate that the schedule of a group returns for step t, checked."""
         name = f"param_groups[{group}]['lr']" if "lr" in self.groups[group] else "lr"
         schedule: Any = self._lr(group)
         return NON_NEGATIVE(f"{self.call}.{call}", name, schedule(t))
 
     def _lrs_of_step(self, t: int) -> float | tuple[float, ...]:
         """Return the rate of step t, or one for each group if some have their own."""
-        asked: dict[int, float] = {}
+        rates: dict[int, float] = {}  # by the id of the schedule: groups can share one
 
         def lr_of(group: int) -> float:
             lr = self._lr(group)
             if not callable(lr):
                 return lr
-            if id(lr) not in asked:  # a schedule that groups share is asked once
-                asked[id(lr)] = self._ask("step", group, t)
-            return asked[id(lr)]
+            if id(lr) not in rates:
+                rates[id(lr)] = self._scheduled("step", group, t)
+            return rates[id(lr)]
 
         if not self.has_group_lrs:
             return lr_of(0)
@@ -204,7 +210,7 @@ class Internals:
                 f"{self.call}: {name} is set where each of the {len(self.groups)} groups has its "
                 f"own, expected it set in the groups (param_groups[0][{name!r}] = ...)"
             )
-        if name == "lr":  # a step reads it when it begins: there is no need to wait for one
+        if name == "lr":  # a step reads it at its start: a change need not wait for its end
             self._assign_lr(changes)
             return
         with self.busy(name, changes=True):
@@ -214,6 +220,9 @@ class Internals:
         lr = changes["lr"]
         if not callable(lr):
             self.core.check_lrs(tuple(0.0 if "lr" in own else lr for own in self.groups))
+        # Before the assignment for a signal that interrupts in between, and after it for a step of
+        # another thread in between: `lr_now` must not return a rate of the schedule before.
+        self.core.forget_lrs()
         self.settings = self.settings | changes
         self.core.forget_lrs()
 

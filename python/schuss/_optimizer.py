@@ -66,7 +66,7 @@ class ParamGroup(MutableMapping[str, Any]):
 
 
 class Optimizer(Options):
-    """What all optimizers share. Use one of `SGD`, `Momentum`, `RMSprop`, `Adam` and `AdamW`.
+    """What all optimizers share. It is abstract: use a subclass, such as `Adam`.
 
     See `schuss.optimizers.Options` for the arguments that they share, and for the errors.
     """

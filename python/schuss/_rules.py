@@ -30,6 +30,11 @@ class RuleSpec:
     fallbacks: Mapping[str, str] = field(default_factory=dict)
     decoupled: bool = False
 
+    def form(self, hyperparameters: Mapping[str, Any]) -> str:
+        """Return the name of the rule in the form that the hyperparameters select."""
+        suffixes = [suffix for name, suffix in self.suffixes.items() if hyperparameters[name]]
+        return "".join([self.name, *suffixes])
+
 
 def spec_of(kind: type[Configurable]) -> RuleSpec:
     """Return the rule of a class of optimizers, or raise TypeError."""
@@ -42,13 +47,17 @@ def spec_of(kind: type[Configurable]) -> RuleSpec:
 def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _core.Formula:
     """Return the formula of a class for these hyperparameters; other entries are ignored.
 
-    A schedule as `lr` stands for 0: each step gives its rate.
+    A schedule as `lr` stands for 0: each step sets its rate.
     """
-    values = _values(kind, hyperparameters)
+    spec = spec_of(kind)
+    values = {name: hyperparameters[name] for name in declaration_of(kind).hyperparameters}
+    for name, other in spec.fallbacks.items():
+        if values[name] is None:
+            values[name] = values[other]
     lr, weight_decay = values.pop("lr"), values.pop("weight_decay")
-    decay = "decoupled" if spec_of(kind).decoupled else "coupled"
+    decay = "decoupled" if spec.decoupled else "coupled"
     return _core.Formula(
-        _form(kind, values),
+        spec.form(values),
         values,
         per_step=0.0 if callable(lr) else lr,
         decay=decay if weight_decay else "none",
@@ -58,19 +67,4 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
 
 def states(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:
     """Return the names of the states that a class keeps with these hyperparameters."""
-    return _core.states(_form(kind, hyperparameters))
-
-
-def _form(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> str:
-    """Return the name of the rule in the form that the hyperparameters select."""
-    spec = spec_of(kind)
-    suffixes = [suffix for name, suffix in spec.suffixes.items() if hyperparameters[name]]
-    return "".join([spec.name, *suffixes])
-
-
-def _values(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
-    values = {name: hyperparameters[name] for name in declaration_of(kind).hyperparameters}
-    for name, other in spec_of(kind).fallbacks.items():
-        if values[name] is None:
-            values[name] = values[other]
-    return values
+    return _core.states(spec_of(kind).form(hyperparameters))

@@ -46,11 +46,11 @@ class Setting(Generic[_T]):
     def __get__(self, optimizer: Configurable | None, owner: type) -> Self | _T:
         if optimizer is None:
             return self
-        value: _T = untyped_internals(optimizer).settings[self.name]
+        value: _T = optimizer._internals.settings[self.name]
         return value
 
     def __set__(self, optimizer: Configurable, value: _T) -> None:
-        untyped_internals(optimizer).assign(self.name, value)
+        optimizer._internals.assign(self.name, value)
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,7 @@ def checked_settings(
     kind: type[Configurable], call: str, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return settings of a class, checked."""
-    declared = declaration_of(kind).settings
-    return {name: declared[name].check(call, name, value) for name, value in settings.items()}
+    return {name: getattr(kind, name).check(call, name, value) for name, value in settings.items()}
 
 
 def checked_overrides(

@@ -288,7 +288,7 @@ def adam(
     _update(call, rule, values, arrays, scale, clip_value, step=step, decay=decay)
 
 
-_DECAY_RATES = ("beta", "beta1", "beta2", "dampening", "momentum")
+_DECAY_RATES = {"beta", "beta1", "beta2", "dampening", "momentum"}
 
 
 def _update(

@@ -2,8 +2,8 @@
 
 Each class declares its hyperparameters and its rule. `Optimizer` has what they share.
 
-To add an optimizer, add its rule to ``cpp/rules``, a function to `schuss.reference`, and a class
-here, with its name in ``__all__``.
+To add an optimizer, add its rule to ``cpp/rules``, a function to ``reference/_rules.py``, and a
+class here, with its name in ``__all__``.
 """
 
 from dataclasses import replace

@@ -16,25 +16,23 @@ These functions are for reading and for testing. They are slow, allocate memory,
 their arrays.
 """
 
+from schuss.reference import _rules
 from schuss.reference._averages import average, ewma
 from schuss.reference._averages import weight_of as weight_of
 from schuss.reference._norm import clip_factor, grad_norm
 from schuss.reference._optimizer import Optimizer
 from schuss.reference._random import random_stream, rounded_at_random
-from schuss.reference._rules import adam, momentum, rmsprop, sgd
+from schuss.reference._rules import *  # noqa: F403  # every rule
 from schuss.reference._step import step
 
 __all__ = [
     "Optimizer",
-    "adam",
     "average",
     "clip_factor",
     "ewma",
     "grad_norm",
-    "momentum",
     "random_stream",
-    "rmsprop",
     "rounded_at_random",
-    "sgd",
     "step",
 ]
+__all__ += _rules.__all__

@@ -99,10 +99,10 @@ class Wide:
         dtype, the exponent is in the power.
         """
         with np.errstate(all="ignore"):
-            whole = info.dtype.type(self.value())
+            rounded = info.dtype.type(self.value())
         special = self.digits == 0 or not math.isfinite(self.digits)
-        if special or info.tiny <= abs(whole) <= info.max:
-            return info.dtype.type(1), whole
+        if special or info.tiny <= abs(rounded) <= info.max:
+            return info.dtype.type(1), rounded
         digits, exponent = self.digits, self.exponent
         # With a smaller or larger exponent, every product is zero or infinite.
         least, most = info.minexp + 1 - info.maxexp, 2 * info.maxexp - 1

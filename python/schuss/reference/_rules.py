@@ -20,6 +20,8 @@ from schuss.reference._numbers import (
     widen,
 )
 
+__all__ = ["adam", "momentum", "rmsprop", "sgd"]
+
 Rule = TypeVar("Rule", bound=Callable[..., None])
 
 
