@@ -16,7 +16,7 @@ from schuss._arrays import Array, ArrayTree, arrays_of, check_holds
 from schuss._copies import writer_of_copies
 from schuss._errors import wrong_type
 from schuss._hyperparameters import Check, Rate, mapping, optional, record
-from schuss._interrupts import whole
+from schuss._interrupts import defer_signals
 from schuss._saved import busy, checked, own_hyperparameters, restore, saved
 from schuss.batches import MiniBatches, State, parse_state, set_state
 from schuss.optimizers import Optimizer
@@ -328,7 +328,7 @@ class Checkpoint:
             for action in actions:
                 action()
 
-        whole(run)
+        defer_signals(run)
 
     def optimizer(self) -> dict[str, Any] | None:
         """Return the settings of the optimizer with new schedules, otherwise unchecked."""

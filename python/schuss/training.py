@@ -326,7 +326,8 @@ class _Training:
         self.tqdm = tqdm_if_wanted("fit", settings.progress)
         size = batches.batch_size
         self.examples = min(batches.examples, len(batches) * size)  # of an epoch
-        self.history = Recorder(size, self.examples, validated=settings.validation is not None)
+        self.history = History(size, self.examples, validated=settings.validation is not None)
+        self.recorder = Recorder(self.history)
         # Before the step under way: the steps of the history and of the optimizer, and the time.
         self.step_under_way: tuple[int, int | None, float] = (-1, None, 0.0)
         # The epoch whose steps are being made, as in the state of the mini-batches.
@@ -365,23 +366,23 @@ class _Training:
         if checkpoint.training is None:
             checkpoint.refuse("was saved by schuss.save, expected a checkpoint of fit")
         saved = checkpoint.check("training", _SAVED, checkpoint.training)
-        history, epochs = self.history, self.settings.epochs
-        history.check_validated(checkpoint, saved["validated"])
+        recorder, epochs = self.recorder, self.settings.epochs
+        recorder.check_validated(checkpoint, saved["validated"])
         self.arguments.resume(checkpoint, saved["arguments"], epochs)
-        history.resume(checkpoint, saved["best_epoch"])
-        begun = -(-history.steps // history.batches)
+        recorder.resume(checkpoint, saved["best_epoch"])
+        begun = -(-self.history.steps // recorder.batches)
         if begun > epochs:
             raise ValueError(
                 f"fit: epochs is {epochs}, expected at least {begun}, as many as checkpoint "
                 f"{self.settings.checkpoint!r} has begun (delete the file to start over)"
             )
-        self.early_stopping.resume(checkpoint, saved["best"], history)
+        self.early_stopping.resume(checkpoint, saved["best"], recorder)
         epoch, _ = checkpoint.batches_state(self.batches)
         position = epoch.position if epoch else 0
-        if position != history.steps_of_epoch:
+        if position != recorder.steps_of_epoch:
             checkpoint.refuse(
                 f"has batches['epoch'] after {position} batches, expected "
-                f"{history.steps_of_epoch} as of its steps"
+                f"{recorder.steps_of_epoch} as of its steps"
             )
         checkpoint.restore(self.params, self.optimizer, self.batches, self.schedule)
 
@@ -390,8 +391,8 @@ class _Training:
         if self.settings.checkpoint is None:
             return
         # Batches that were handed out without a step do not count.
-        epoch = self.epoch and {**self.epoch, "position": self.history.steps_of_epoch}
-        training, series = self.history.to_save()
+        epoch = self.epoch and {**self.epoch, "position": self.recorder.steps_of_epoch}
+        training, series = self.recorder.to_save()
         best, copies = self.early_stopping.to_save()
         checkpoints.write(
             "fit",
@@ -418,10 +419,10 @@ class _Training:
         if self.epoch is not None:  # otherwise the end of the last epoch was saved
             self._save()
             self.epoch = None
-        history.end_epoch()
+        self.recorder.end_epoch()
         if self.settings.validation is None and history.epochs:
             # If this is the second time, the epoch does not improve on itself.
-            self.early_stopping.update(history.scores[-1], history.epochs)
+            self.early_stopping.update(self.recorder.scores[-1], history.epochs)
         history.best_epoch = self.early_stopping.best_epoch
         self.early_stopping.restore()
 
@@ -454,7 +455,7 @@ class _Training:
                     bar.update(history.steps, cost, end)
                 if self.settings.on_step and _should_stop(self.settings.on_step, history):
                     return True
-                is_last = history.steps_of_epoch == history.batches
+                is_last = self.recorder.steps_of_epoch == self.recorder.batches
                 if every is not None and history.steps % every == 0 and not is_last:
                     self._save()
         return False
@@ -467,7 +468,7 @@ class _Training:
             clear = getattr(optimizer, "clear_grads", False) is True
             cost, grads = self.l2.add(self.stepped, cost, grads, size, clear=clear)
         between = perf_counter()
-        self.history.begin_step(cost, between - start)
+        self.recorder.begin_step(cost, between - start)
         self.step_under_way = self.history.steps, self._steps_made(), between
         optimizer.step(grads)
         if self.l2 is not None:
@@ -479,7 +480,7 @@ class _Training:
     def _sizes(self) -> Iterator[int]:
         """Return the number of examples in each remaining batch of the epoch."""
         size = self.batches.batch_size
-        first = self.history.steps_of_epoch * size
+        first = self.recorder.steps_of_epoch * size
         return (min(size, self.examples - start) for start in range(first, self.examples, size))
 
     def _steps_made(self) -> int | None:
@@ -489,17 +490,17 @@ class _Training:
 
     def _end_step(self, seconds: float) -> None:
         lr = getattr(self.optimizer, "lr_now", None)
-        self.history.end_step(nan if lr is None else real("fit", "optimizer.lr_now", lr), seconds)
+        self.recorder.end_step(nan if lr is None else real("fit", "optimizer.lr_now", lr), seconds)
 
     def _end_epoch(self) -> Stop | None:
         """Validate, adapt the rates, and call the callbacks; return why to stop, if so."""
         # Raises if the optimizer's parameters are not those of the loss any more.
         _optimizer_params(self.optimizer, self.params)
-        history = self.history
-        history.end_epoch()
+        history, recorder = self.history, self.recorder
+        recorder.end_epoch()
         if self.settings.validation is not None:
-            history.add_validation(self._validate(self.settings.validation))
-        value = history.scores[-1]
+            recorder.add_validation(self._validate(self.settings.validation))
+        value = recorder.scores[-1]
         feed(_rates_in_use(self.optimizer), value)
         self.early_stopping.update(value, history.epochs)
         history.best_epoch = self.early_stopping.best_epoch
