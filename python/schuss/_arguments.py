@@ -29,8 +29,9 @@ _HidesRate: TypeAlias = Callable[[ReduceOnPlateau], bool]
 
 _NONE = "None"
 
-# Arrays of up to _WHOLE bytes are hashed whole. Larger ones may be on disk: a sample is hashed.
-_WHOLE, _SAMPLE = 1 << 26, 1000
+# All bytes of an array of up to _MAX_HASHED bytes are hashed. A larger one may be on disk: only a
+# sample of it is hashed.
+_MAX_HASHED, _SAMPLE = 1 << 26, 1000
 _GOLDEN = 0.6180339887498949  # its multiples modulo 1 are spread evenly
 
 _MOST_SINCE = 1000  # epochs that a generator may have drawn since it was saved
@@ -181,7 +182,7 @@ def _of_data(array: Array) -> str:
     if array.dtype.hasobject or array.size == 0:
         return kind
     sample = np.asarray(array)
-    if array.nbytes > _WHOLE:
+    if array.nbytes > _MAX_HASHED:
         indices = (np.arange(_SAMPLE) * _GOLDEN % 1 * array.size).astype(np.int64)
         indices = np.sort(np.r_[indices, array.size - 1])  # in the order of the file
         sample = sample[np.unravel_index(indices, array.shape)]

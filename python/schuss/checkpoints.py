@@ -75,8 +75,8 @@ def save(
         The state of the generator, and the number of batches of the current epoch that were handed
         out. So save after the step with the last one of them.
     extra : mapping, optional
-        Other values to save: whatever JSON can represent, with str as keys, and arrays of any shape
-        in the dtypes of NumPy that parameters can have, such as
+        Other values to save: those that JSON can represent, with str as keys, and arrays of any
+        shape in the dtypes of NumPy that parameters can have, such as
         ``{"epoch": 3, "scale": scaler.state_dict(), "dropout": rng.bit_generator.state}``. Lists
         and mappings can be nested 100 deep, and integers can have 4,300 digits. `load` returns the
         values from the file unchecked. If the file is not your own, check them before you use them:

@@ -107,8 +107,8 @@ def fit(
         in place.
     optimizer : Optimizer
         An optimizer of these parameters. Any object with a method ``step(grads)`` works. Without
-        ``lr_now`` it leaves no learning rates in the history. Schedules are told the cost if they
-        are its ``lr``, or the ``lr`` of its ``param_groups``.
+        ``lr_now`` it leaves no learning rates in the history. `fit` passes the cost to schedules
+        that are its ``lr``, or the ``lr`` of its ``param_groups``.
     x : array, tuple of arrays, or MiniBatches
         The examples, of any shape and dtype, as `minibatches` takes them. With a `MiniBatches`,
         leave `y`, `batch_size`, `shuffle`, `rng`, `axis`, `drop_last` and `prefetch` unset.
@@ -121,10 +121,10 @@ def fit(
     schedule : callable or float, optional
         A new learning rate for the optimizer, which keeps it: a number, or a function of the
         optimizer's step, counted from 1. It applies to the groups without an ``lr`` of their own,
-        and is refused if each group has its own. A schedule with a method ``update(cost)``, such as
-        `schedules.ReduceOnPlateau` and schedules made of it, is told the validation of each epoch,
-        or else its cost. So are the schedules that the optimizer and its groups already have, each
-        of them once, even if several groups share it.
+        and is refused if each group has its own. `fit` passes the validation of each epoch, or else
+        its cost, to a schedule with a method ``update(cost)``, such as `schedules.ReduceOnPlateau`
+        and schedules made of it. It also does so for the schedules that the optimizer and its
+        groups already have: once for each, even if several groups share it.
     schedule_by : {"step", "epoch"}
         Whether `schedule` is a function of the step or of the epoch, counted from 1. Epochs are
         those of the optimizer's steps: the first one here is
