@@ -68,7 +68,7 @@ class Arguments:
             else:
                 self.texts[name] = _text(value)
 
-    def resume(self, checkpoint: checkpoints.Checkpoint, began: Texts, most_epochs: int) -> None:
+    def resume(self, checkpoint: checkpoints.Checkpoint, initial: Texts, most_epochs: int) -> None:
         """Take the arguments that a training began with, or raise ValueError if these differ."""
         saved, texts = checkpoint.optimizer(), self.texts
         last = _of_saved(saved, _text)
@@ -78,8 +78,8 @@ class Arguments:
         ahead = self._of_optimizer(
             partial(_text, hides_rate=lambda plateau: plateau != replace(plateau))
         )
-        for name in [*texts, *(name for name in began if name not in texts and name != "rng")]:
-            there, here = began.get(name, _NONE), texts.get(name, _NONE)
+        for name in [*texts, *(name for name in initial if name not in texts and name != "rng")]:
+            there, here = initial.get(name, _NONE), texts.get(name, _NONE)
             if here in (there, last.get(name)):
                 continue
             if name in ahead and ahead[name] == without_rates.get(name):
@@ -95,7 +95,7 @@ class Arguments:
                 f"holds a training that began with {name} {there[:999]}, expected {here}, as this "
                 f"call has it (delete the file to start over, or {otherwise})"
             )
-        self.texts = began | {"patience": texts["patience"]}
+        self.texts = initial | {"patience": texts["patience"]}
 
     def _of_optimizer(self, text: Callable[[Any], str]) -> Texts:
         if not isinstance(self._optimizer, Optimizer):

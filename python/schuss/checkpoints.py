@@ -219,13 +219,13 @@ def write(
     if optimizer is not None:
         _check_optimizer(call, params, optimizer)
     with nullcontext() if optimizer is None else busy(optimizer, call):
-        known = None if optimizer is None else saved(optimizer)
+        state = None if optimizer is None else saved(optimizer)
         encoder = _json.Encoder(call, tensors)
-        settings = {"optimizer": known and known.settings, "batches": batches, "training": training}
+        settings = {"optimizer": state and state.settings, "batches": batches, "training": training}
         text = f'{encoder.settings(settings)[:-1]}, "extra": {encoder.extra(extra or {})}}}'
-        if known is not None:
-            for name, arrays in known.arrays.items():
-                tensors |= _named(call, f"optimizer/{name}", known.names, arrays)
+        if state is not None:
+            for name, arrays in state.arrays.items():
+                tensors |= _named(call, f"optimizer/{name}", state.names, arrays)
         tensors |= {f"training/{name}": array for name, array in (series or {}).items()}
         tensors = {name: _core.held(array) for name, array in tensors.items()}
         for name, array in tensors.items():
@@ -403,22 +403,22 @@ class Checkpoint:
         lrs = [own["lr"] if lr is None else lr, *(group.get("lr") for group in groups)]
         with _type_errors_as_value_errors():
             given = _json.with_functions(call, settings, lrs)
-            known = checked(optimizer, self._name, "optimizer", given)
+            state = checked(optimizer, self._name, "optimizer", given)
         names = saved(optimizer).names
 
         def named(arrays: dict[str, list[Array]]) -> dict[str, Array]:
             result: dict[str, Array] = {}
-            for state, each in arrays.items():
-                result |= _named(call, f"optimizer/{state}", names, each)
+            for name, each in arrays.items():
+                result |= _named(call, f"optimizer/{name}", names, each)
             return result
 
-        self._matched(named(known.arrays), "optimizer")
+        self._matched(named(state.arrays), "optimizer")
 
         def fill(arrays: dict[str, list[Array]]) -> None:
             fill_params()
             self._fill(named(arrays))
 
-        return lambda: restore(optimizer, call, known, fill)
+        return lambda: restore(optimizer, call, state, fill)
 
     def _matched(self, arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
         """Return the arrays, if the file has the same names, shapes and dtypes for the prefix."""

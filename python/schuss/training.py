@@ -314,7 +314,7 @@ class _Training:
         settings: _Settings,
     ) -> None:
         self.loss_and_grad, self.params, self.optimizer = loss_and_grad, params, optimizer
-        self.stepped = _optimizer_params(optimizer, params)  # what the optimizer updates
+        self.optimizer_params = _optimizer_params(optimizer, params)
         self.batches, self.settings = batches, settings
         self.schedule = settings.schedule
         if settings.schedule_by == "epoch" and callable(self.schedule):
@@ -370,10 +370,10 @@ class _Training:
         recorder.check_validated(checkpoint, saved["validated"])
         self.arguments.resume(checkpoint, saved["arguments"], epochs)
         recorder.resume(checkpoint, saved["best_epoch"])
-        begun = -(-self.history.steps // recorder.batches)
-        if begun > epochs:
+        started = -(-self.history.steps // recorder.batches)
+        if started > epochs:
             raise ValueError(
-                f"fit: epochs is {epochs}, expected at least {begun}, as many as checkpoint "
+                f"fit: epochs is {epochs}, expected at least {started}, as many as checkpoint "
                 f"{self.settings.checkpoint!r} has begun (delete the file to start over)"
             )
         self.early_stopping.resume(checkpoint, saved["best"], recorder)
@@ -413,9 +413,9 @@ class _Training:
     def finalize(self) -> None:
         """Record what an interruption left unrecorded, save, and restore the best parameters."""
         history = self.history
-        counted, before, begun = self.step_under_way
-        if counted == history.steps and before is not None and self._steps_made() == before + 1:
-            self._end_step(perf_counter() - begun)
+        recorded, before, start = self.step_under_way
+        if recorded == history.steps and before is not None and self._steps_made() == before + 1:
+            self._end_step(perf_counter() - start)
         if self.epoch is not None:  # otherwise the end of the last epoch was saved
             self._save()
             self.epoch = None
@@ -466,7 +466,7 @@ class _Training:
         cost, grads = evaluate("fit", self.loss_and_grad, self.params, batch)
         if self.l2 is not None:
             clear = getattr(optimizer, "clear_grads", False) is True
-            cost, grads = self.l2.add(self.stepped, cost, grads, size, clear=clear)
+            cost, grads = self.l2.add(self.optimizer_params, cost, grads, size, clear=clear)
         between = perf_counter()
         self.recorder.begin_step(cost, between - start)
         self.step_under_way = self.history.steps, self._steps_made(), between
@@ -544,16 +544,16 @@ def _check_optimizer(optimizer: Any, *, scheduled: bool) -> None:
 
 def _optimizer_params(optimizer: Any, params: ArrayTree) -> ArrayTree:
     """Return the parameters that the optimizer updates, in its structure."""
-    stepped: ArrayTree = getattr(optimizer, "params", params)
-    if stepped is params:
+    own: ArrayTree = getattr(optimizer, "params", params)
+    if own is params:
         return params
     with Deferred():
         try:
-            arrays = arrays_of("fit", "optimizer.params", stepped)
+            arrays = arrays_of("fit", "optimizer.params", own)
         except (TypeError, ValueError):  # the `params` of other optimizers need not be arrays
             return params
     check_holds("fit", params, arrays)  # `params` may hold more arrays than the optimizer
-    return stepped
+    return own
 
 
 def _batches(x: Any, y: Any, batching: tuple[Any, ...]) -> MiniBatches[Any]:
