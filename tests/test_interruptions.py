@@ -192,7 +192,7 @@ def test_signals_that_come_again_and_again_do_not_cut_what_is_done_whole() -> No
     numbers = signal.SIGUSR1, signal.SIGUSR2
     before = [signal.signal(number, time_is_up) for number in numbers]
     with pytest.raises(TimeoutError):
-        _interrupts.whole(work)
+        _interrupts.defer_signals(work)
     assert ended == [0]
     assert handled == [signal.SIGUSR1, signal.SIGUSR2]
     for number, handler in zip(numbers, before, strict=True):

@@ -1178,6 +1178,27 @@ ZEROS, SINGLE = returning(W, np.zeros(1)), returning(W.astype("f"), np.zeros(1))
 
 
 @pytest.mark.parametrize(
+    ("params", "error", "message"),
+    [
+        (
+            {"W": np.ones((2, 2), int)},
+            TypeError,
+            r"params\['W'\] has dtype int64, expected float32",
+        ),
+        ({"W": np.ones((2, 2), ">f8")}, TypeError, r"params\['W'\] has dtype >f8, expected native"),
+        ({"W": X, "V": X}, ValueError, r"params\['V'\] is the same array as params\['W'\]"),
+        ({"W": X, "V": X[1:]}, ValueError, r"params\['V'\] shares memory with params\['W'\]"),
+    ],
+)
+def test_with_l2_takes_the_parameters_that_an_optimizer_takes(
+    params: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    loss_and_grad = schuss.with_l2(lambda p, x: (0.0, copy.deepcopy(p)), 1.0)
+    with pytest.raises(error, match=f"^with_l2: {message}"):
+        loss_and_grad(params, X)
+
+
+@pytest.mark.parametrize(
     ("options", "batch", "error", "message"),
     [
         ({"loss_and_grad": 3}, (X, Y), TypeError, "loss_and_grad is a int, expected a function"),

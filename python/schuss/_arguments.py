@@ -29,8 +29,9 @@ _HidesRate: TypeAlias = Callable[[ReduceOnPlateau], bool]
 
 _NONE = "None"
 
-# Arrays of up to _WHOLE bytes are hashed whole. Larger ones may be on disk: a sample is hashed.
-_WHOLE, _SAMPLE = 1 << 26, 1000
+# All bytes of an array of up to _MAX_HASHED bytes are hashed. A larger one may be on disk: only a
+# sample of it is hashed.
+_MAX_HASHED, _SAMPLE = 1 << 26, 1000
 _GOLDEN = 0.6180339887498949  # its multiples modulo 1 are spread evenly
 
 _MOST_SINCE = 1000  # epochs that a generator may have drawn since it was saved
@@ -67,7 +68,7 @@ class Arguments:
             else:
                 self.texts[name] = _text(value)
 
-    def resume(self, checkpoint: checkpoints.Checkpoint, began: Texts, most_epochs: int) -> None:
+    def resume(self, checkpoint: checkpoints.Checkpoint, initial: Texts, most_epochs: int) -> None:
         """Take the arguments that a training began with, or raise ValueError if these differ."""
         saved, texts = checkpoint.optimizer(), self.texts
         last = _of_saved(saved, _text)
@@ -77,8 +78,8 @@ class Arguments:
         ahead = self._of_optimizer(
             partial(_text, hides_rate=lambda plateau: plateau != replace(plateau))
         )
-        for name in [*texts, *(name for name in began if name not in texts and name != "rng")]:
-            there, here = began.get(name, _NONE), texts.get(name, _NONE)
+        for name in [*texts, *(name for name in initial if name not in texts and name != "rng")]:
+            there, here = initial.get(name, _NONE), texts.get(name, _NONE)
             if here in (there, last.get(name)):
                 continue
             if name in ahead and ahead[name] == without_rates.get(name):
@@ -94,7 +95,7 @@ class Arguments:
                 f"holds a training that began with {name} {there[:999]}, expected {here}, as this "
                 f"call has it (delete the file to start over, or {otherwise})"
             )
-        self.texts = began | {"patience": texts["patience"]}
+        self.texts = initial | {"patience": texts["patience"]}
 
     def _of_optimizer(self, text: Callable[[Any], str]) -> Texts:
         if not isinstance(self._optimizer, Optimizer):
@@ -181,7 +182,7 @@ def _of_data(array: Array) -> str:
     if array.dtype.hasobject or array.size == 0:
         return kind
     sample = np.asarray(array)
-    if array.nbytes > _WHOLE:
+    if array.nbytes > _MAX_HASHED:
         indices = (np.arange(_SAMPLE) * _GOLDEN % 1 * array.size).astype(np.int64)
         indices = np.sort(np.r_[indices, array.size - 1])  # in the order of the file
         sample = sample[np.unravel_index(indices, array.shape)]

@@ -46,9 +46,9 @@ class EarlyStopping:
         settings = {"epoch": self.best_epoch, "value": self._value, "waited": self._waited}
         return settings, [] if self._best is None else self._best[1]
 
-    def resume(self, checkpoint: Checkpoint, best: dict[str, Any], history: Recorder) -> None:
+    def resume(self, checkpoint: Checkpoint, best: dict[str, Any], recorder: Recorder) -> None:
         """Load what a checkpoint kept, or raise ValueError if its history contradicts it."""
-        epoch = best["epoch"]
+        epoch, history = best["epoch"], recorder.history
         for name, value, low, high in [
             ("best['epoch']", epoch or 0, 0, history.epochs),
             ("best['waited']", best["waited"], 0, history.epochs - (epoch or 0)),
@@ -56,7 +56,7 @@ class EarlyStopping:
         ]:
             if not low <= value <= high:
                 checkpoint.refuse(f"has training {name} {value}, expected {low} to {high}")
-        expected = inf if epoch is None else history.scores[epoch - 1]
+        expected = inf if epoch is None else recorder.scores[epoch - 1]
         if best["value"] != expected:
             checkpoint.refuse(f"has training best['value'] {best['value']}, expected {expected}")
         copies = [] if epoch is None else [np.empty_like(array) for array in self._arrays()]

@@ -13,7 +13,7 @@ from schuss import _core
 from schuss._arrays import Array, ArrayTree
 from schuss._groups import Groups, Overrides, members_of, promote_single_group
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate
-from schuss._interrupts import whole
+from schuss._interrupts import defer_signals
 from schuss._rules import formula, spec_of, states
 from schuss._settings import (
     Configurable,
@@ -263,7 +263,7 @@ class Internals:
                 self.core.forget_lrs()
             on_commit()
 
-        whole(commit)
+        defer_signals(commit)
 
     def arrays_for(
         self, call: str, settings: Mapping[str, Any], groups: list[Overrides]

@@ -14,7 +14,7 @@ from typing import Self
 
 
 class Deferred:
-    """A context that defers signal handlers until `let_in` or the end of the context.
+    """A context that defers signal handlers until `run_handlers` or the end of the context.
 
     The handler of each signal that arrived in between is called once. Handlers run only in the main
     thread; in other threads there is nothing to defer.
@@ -40,7 +40,7 @@ class Deferred:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.let_in()
+            self.run_handlers()
         finally:
             self._end()
 
@@ -56,7 +56,7 @@ class Deferred:
         elif number not in self._pending:
             self._pending.append(number)
 
-    def let_in(self) -> None:
+    def run_handlers(self) -> None:
         """Call the handlers of the signals that have arrived; their errors are raised."""
         numbers = []
         while self._pending:
@@ -88,7 +88,7 @@ class Deferred:
             self._restore()
             raise
         finally:
-            self.let_in()
+            self.run_handlers()
 
     def _restore(self) -> None:
         for number, before in self._before.items():
@@ -101,7 +101,7 @@ def raised_within(error: BaseException) -> bool:
     return error.__traceback__ is not None and error.__traceback__.tb_next is not None
 
 
-def whole(work: Callable[[], None]) -> None:
-    """Do work, and defer signal handlers until it is done."""
+def defer_signals(work: Callable[[], None]) -> None:
+    """Call `work`, and defer signal handlers until it returns."""
     with Deferred():
         work()

@@ -116,7 +116,7 @@ def _write_pieces(
     """Write the arrays, and yield each piece that was written."""
     for array in arrays:
         for piece in _pieces(array):
-            signals.let_in()
+            signals.run_handlers()
             file.write(piece)
             yield piece
 
@@ -268,7 +268,7 @@ class File:
             if keep:
                 memory = self._bytes[name] = np.empty(tensor.nbytes, np.uint8)
             for start in range(0, tensor.nbytes, _PIECE):
-                self._signals.let_in()
+                self._signals.run_handlers()
                 end = min(start + _PIECE, tensor.nbytes)
                 piece = memory[start:end].data if keep else buffers[0][: end - start]
                 buffers.rotate()

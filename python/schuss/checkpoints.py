@@ -16,7 +16,7 @@ from schuss._arrays import Array, ArrayTree, arrays_of, check_holds
 from schuss._copies import writer_of_copies
 from schuss._errors import wrong_type
 from schuss._hyperparameters import Check, Rate, mapping, optional, record
-from schuss._interrupts import whole
+from schuss._interrupts import defer_signals
 from schuss._saved import busy, checked, own_hyperparameters, restore, saved
 from schuss.batches import MiniBatches, State, parse_state, set_state
 from schuss.optimizers import Optimizer
@@ -75,8 +75,8 @@ def save(
         The state of the generator, and the number of batches of the current epoch that were handed
         out. So save after the step with the last one of them.
     extra : mapping, optional
-        Other values to save: whatever JSON can represent, with str as keys, and arrays of any shape
-        in the dtypes of NumPy that parameters can have, such as
+        Other values to save: those that JSON can represent, with str as keys, and arrays of any
+        shape in the dtypes of NumPy that parameters can have, such as
         ``{"epoch": 3, "scale": scaler.state_dict(), "dropout": rng.bit_generator.state}``. Lists
         and mappings can be nested 100 deep, and integers can have 4,300 digits. `load` returns the
         values from the file unchecked. If the file is not your own, check them before you use them:
@@ -219,13 +219,13 @@ def write(
     if optimizer is not None:
         _check_optimizer(call, params, optimizer)
     with nullcontext() if optimizer is None else busy(optimizer, call):
-        known = None if optimizer is None else saved(optimizer)
+        state = None if optimizer is None else saved(optimizer)
         encoder = _json.Encoder(call, tensors)
-        settings = {"optimizer": known and known.settings, "batches": batches, "training": training}
+        settings = {"optimizer": state and state.settings, "batches": batches, "training": training}
         text = f'{encoder.settings(settings)[:-1]}, "extra": {encoder.extra(extra or {})}}}'
-        if known is not None:
-            for name, arrays in known.arrays.items():
-                tensors |= _named(call, f"optimizer/{name}", known.names, arrays)
+        if state is not None:
+            for name, arrays in state.arrays.items():
+                tensors |= _named(call, f"optimizer/{name}", state.names, arrays)
         tensors |= {f"training/{name}": array for name, array in (series or {}).items()}
         tensors = {name: _core.held(array) for name, array in tensors.items()}
         for name, array in tensors.items():
@@ -328,7 +328,7 @@ class Checkpoint:
             for action in actions:
                 action()
 
-        whole(run)
+        defer_signals(run)
 
     def optimizer(self) -> dict[str, Any] | None:
         """Return the settings of the optimizer with new schedules, otherwise unchecked."""
@@ -403,22 +403,22 @@ class Checkpoint:
         lrs = [own["lr"] if lr is None else lr, *(group.get("lr") for group in groups)]
         with _type_errors_as_value_errors():
             given = _json.with_functions(call, settings, lrs)
-            known = checked(optimizer, self._name, "optimizer", given)
+            state = checked(optimizer, self._name, "optimizer", given)
         names = saved(optimizer).names
 
         def named(arrays: dict[str, list[Array]]) -> dict[str, Array]:
             result: dict[str, Array] = {}
-            for state, each in arrays.items():
-                result |= _named(call, f"optimizer/{state}", names, each)
+            for name, each in arrays.items():
+                result |= _named(call, f"optimizer/{name}", names, each)
             return result
 
-        self._matched(named(known.arrays), "optimizer")
+        self._matched(named(state.arrays), "optimizer")
 
         def fill(arrays: dict[str, list[Array]]) -> None:
             fill_params()
             self._fill(named(arrays))
 
-        return lambda: restore(optimizer, call, known, fill)
+        return lambda: restore(optimizer, call, state, fill)
 
     def _matched(self, arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
         """Return the arrays, if the file has the same names, shapes and dtypes for the prefix."""

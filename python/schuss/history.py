@@ -62,6 +62,19 @@ class History:
     fit : Trains, and returns a history.
     """
 
+    __slots__ = (
+        "_batches",
+        "_epoch_cost",
+        "_last_weight",
+        "_record",
+        "_validated",
+        "_validation",
+        "batch_size",
+        "best_epoch",
+        "steps",
+        "stopped",
+    )
+
     def __init__(self, batch_size: int, examples: int, *, validated: bool) -> None:
         self.batch_size = batch_size
         self.steps = 0
@@ -166,89 +179,98 @@ class History:
         return f"<History: {', '.join(parts)}; {self.stopped or 'under way'}>"
 
 
-class Recorder(History):
-    """A history, and how `fit` writes it."""
+class Recorder:
+    """Writes a history for `fit`."""
+
+    def __init__(self, history: History) -> None:
+        self.history = history
 
     @property
     def batches(self) -> int:
         """The number of mini-batches in an epoch."""
-        return self._batches
+        return self.history._batches
 
     @property
     def steps_of_epoch(self) -> int:
         """The number of steps made in the epoch under way."""
-        return self.steps - self._batches * self.epochs
+        return self.history.steps - self.batches * self.history.epochs
 
     @property
     def scores(self) -> list[float]:
         """The value of each epoch that early stopping compares."""
-        return self._validation if self._validated else self._epoch_cost
+        history = self.history
+        return history._validation if history._validated else history._epoch_cost
 
     # A step counts once it is ended. So an interruption leaves no incomplete step.
 
     def begin_step(self, cost: float, loss_seconds: float) -> None:
         """Record what is known before the step."""
-        if self.steps == self._record.shape[1]:
-            self._record = np.concatenate((self._record, np.empty_like(self._record)), axis=1)
-        self._record[_COST, self.steps] = cost
-        self._record[_LOSS_SECONDS, self.steps] = loss_seconds
+        history = self.history
+        if history.steps == history._record.shape[1]:
+            more = np.empty_like(history._record)
+            history._record = np.concatenate((history._record, more), axis=1)
+        history._record[_COST, history.steps] = cost
+        history._record[_LOSS_SECONDS, history.steps] = loss_seconds
 
     def end_step(self, lr: float, step_seconds: float) -> None:
         """Record the rest, and count the step."""
-        self._record[_LR, self.steps] = lr
-        self._record[_STEP_SECONDS, self.steps] = step_seconds
-        self.steps += 1
+        history = self.history
+        history._record[_LR, history.steps] = lr
+        history._record[_STEP_SECONDS, history.steps] = step_seconds
+        history.steps += 1
 
     def end_epoch(self) -> None:
         """Record the epoch's cost, if all its steps were made and it is not recorded yet."""
-        if self.steps_of_epoch < self._batches:
+        history, batches = self.history, self.batches
+        if self.steps_of_epoch < batches:
             return
-        start = self._batches * self.epochs
-        costs = self._record[_COST, start : start + self._batches]
-        weights = np.ones(self._batches)
-        weights[-1] = self._last_weight
+        costs = history.cost[batches * history.epochs :][:batches]
+        weights = np.ones(batches)
+        weights[-1] = history._last_weight
         with np.errstate(all="ignore"):  # costs may be infinite or NaN
             mean = float(np.average(costs, weights=weights))
             if isinf(mean) and np.isfinite(costs).all():  # their sum overflowed
                 mean = float(np.average(costs / 2**64, weights=weights)) * 2**64
-        self._epoch_cost.append(mean)
+        history._epoch_cost.append(mean)
 
     def add_validation(self, value: float) -> None:
         """Record the validation after an epoch."""
-        self._validation.append(value)
+        self.history._validation.append(value)
 
     def to_save(self) -> tuple[dict[str, Any], dict[str, Array]]:
         """Return the settings and the arrays that a checkpoint keeps."""
-        settings = {"validated": self._validated, "best_epoch": self.best_epoch}
+        history = self.history
+        settings = {"validated": history._validated, "best_epoch": history.best_epoch}
         return settings, {
-            "steps": self._record[:, : self.steps],
-            "epoch_cost": np.array(self._epoch_cost, np.float64),
-            "validation": np.array(self._validation, np.float64),
+            "steps": history._record[:, : history.steps],
+            "epoch_cost": history.epoch_cost,
+            "validation": np.array(history._validation, np.float64),
         }
 
     def check_validated(self, checkpoint: "Checkpoint", validated: bool) -> None:
         """Raise ValueError if only one of the checkpoint and this training has a validation."""
-        if validated != self._validated:
+        if validated != self.history._validated:
             there, here = ("with", "without") if validated else ("without", "with")
             checkpoint.refuse(f"is of a training {there} validation, expected one {here} it")
 
     def resume(self, checkpoint: "Checkpoint", best_epoch: int | None) -> None:
         """Load what a checkpoint kept, or raise ValueError."""
+        history, batches = self.history, self.batches
         steps = checkpoint.series("steps", rows=4)
         epoch_cost = checkpoint.series("epoch_cost")
         validation = checkpoint.series("validation")
         epochs = len(epoch_cost)
-        first, measured = epochs * self._batches, epochs if self._validated else 0
-        if len(validation) != measured or not first <= steps.shape[1] <= first + self._batches:
+        first, measured = epochs * batches, epochs if history._validated else 0
+        if len(validation) != measured or not first <= steps.shape[1] <= first + batches:
             checkpoint.refuse(
                 f"holds {steps.shape[1]} steps and {len(validation)} validations, expected "
-                f"{first} to {first + self._batches}, and {measured}, as it holds {epochs} epochs "
-                f"of {self._batches} batches"
+                f"{first} to {first + batches}, and {measured}, as it holds {epochs} epochs of "
+                f"{batches} batches"
             )
-        self.steps = steps.shape[1]
-        self._record = np.concatenate((steps, np.empty((4, _INITIAL_CAPACITY))), axis=1)
-        self._epoch_cost, self._validation = epoch_cost.tolist(), validation.tolist()
-        self.best_epoch = best_epoch
+        history.steps = steps.shape[1]
+        history._record = np.concatenate((steps, np.empty((4, _INITIAL_CAPACITY))), axis=1)
+        history._epoch_cost, history._validation = epoch_cost.tolist(), validation.tolist()
+        history.best_epoch = best_epoch
 
 
 def _read_only(series: Series) -> Series:

@@ -101,12 +101,18 @@ class L2:
                 if raised_within(error):
                     raise
         tree = _core.Tree(params, call, "params")
+        # The checks of an optimizer, which takes no read-only arrays; here they may be read-only.
+        _core.Optimizer(call, tree.unflatten([*map(_writeable, tree.arrays)]))
         if weights is None:
             is_weight = [array.ndim >= 2 for array in tree.arrays]
         else:
             is_weight = [flag(call, f"weights({name!r})", weights(name)) for name in tree.names]
         self._known = tree, is_weight
         return tree, is_weight, tree.arrays
+
+
+def _writeable(array: Array) -> Array:
+    return array if array.flags.writeable else np.empty_like(array, subok=False)
 
 
 def _with_decay(weights: Array, factor: float, grad: Array) -> Array:

@@ -107,8 +107,8 @@ def fit(
         in place.
     optimizer : Optimizer
         An optimizer of these parameters. Any object with a method ``step(grads)`` works. Without
-        ``lr_now`` it leaves no learning rates in the history. Schedules are told the cost if they
-        are its ``lr``, or the ``lr`` of its ``param_groups``.
+        ``lr_now`` it leaves no learning rates in the history. `fit` passes the cost to schedules
+        that are its ``lr``, or the ``lr`` of its ``param_groups``.
     x : array, tuple of arrays, or MiniBatches
         The examples, of any shape and dtype, as `minibatches` takes them. With a `MiniBatches`,
         leave `y`, `batch_size`, `shuffle`, `rng`, `axis`, `drop_last` and `prefetch` unset.
@@ -121,10 +121,10 @@ def fit(
     schedule : callable or float, optional
         A new learning rate for the optimizer, which keeps it: a number, or a function of the
         optimizer's step, counted from 1. It applies to the groups without an ``lr`` of their own,
-        and is refused if each group has its own. A schedule with a method ``update(cost)``, such as
-        `schedules.ReduceOnPlateau` and schedules made of it, is told the validation of each epoch,
-        or else its cost. So are the schedules that the optimizer and its groups already have, each
-        of them once, even if several groups share it.
+        and is refused if each group has its own. `fit` passes the validation of each epoch, or else
+        its cost, to a schedule with a method ``update(cost)``, such as `schedules.ReduceOnPlateau`
+        and schedules made of it. It also does so for the schedules that the optimizer and its
+        groups already have: once for each, even if several groups share it.
     schedule_by : {"step", "epoch"}
         Whether `schedule` is a function of the step or of the epoch, counted from 1. Epochs are
         those of the optimizer's steps: the first one here is
@@ -314,7 +314,7 @@ class _Training:
         settings: _Settings,
     ) -> None:
         self.loss_and_grad, self.params, self.optimizer = loss_and_grad, params, optimizer
-        self.stepped = _optimizer_params(optimizer, params)  # what the optimizer updates
+        self.optimizer_params = _optimizer_params(optimizer, params)
         self.batches, self.settings = batches, settings
         self.schedule = settings.schedule
         if settings.schedule_by == "epoch" and callable(self.schedule):
@@ -326,7 +326,8 @@ class _Training:
         self.tqdm = tqdm_if_wanted("fit", settings.progress)
         size = batches.batch_size
         self.examples = min(batches.examples, len(batches) * size)  # of an epoch
-        self.history = Recorder(size, self.examples, validated=settings.validation is not None)
+        self.history = History(size, self.examples, validated=settings.validation is not None)
+        self.recorder = Recorder(self.history)
         # Before the step under way: the steps of the history and of the optimizer, and the time.
         self.step_under_way: tuple[int, int | None, float] = (-1, None, 0.0)
         # The epoch whose steps are being made, as in the state of the mini-batches.
@@ -365,23 +366,23 @@ class _Training:
         if checkpoint.training is None:
             checkpoint.refuse("was saved by schuss.save, expected a checkpoint of fit")
         saved = checkpoint.check("training", _SAVED, checkpoint.training)
-        history, epochs = self.history, self.settings.epochs
-        history.check_validated(checkpoint, saved["validated"])
+        recorder, epochs = self.recorder, self.settings.epochs
+        recorder.check_validated(checkpoint, saved["validated"])
         self.arguments.resume(checkpoint, saved["arguments"], epochs)
-        history.resume(checkpoint, saved["best_epoch"])
-        begun = -(-history.steps // history.batches)
-        if begun > epochs:
+        recorder.resume(checkpoint, saved["best_epoch"])
+        started = -(-self.history.steps // recorder.batches)
+        if started > epochs:
             raise ValueError(
-                f"fit: epochs is {epochs}, expected at least {begun}, as many as checkpoint "
+                f"fit: epochs is {epochs}, expected at least {started}, as many as checkpoint "
                 f"{self.settings.checkpoint!r} has begun (delete the file to start over)"
             )
-        self.early_stopping.resume(checkpoint, saved["best"], history)
+        self.early_stopping.resume(checkpoint, saved["best"], recorder)
         epoch, _ = checkpoint.batches_state(self.batches)
         position = epoch.position if epoch else 0
-        if position != history.steps_of_epoch:
+        if position != recorder.steps_of_epoch:
             checkpoint.refuse(
                 f"has batches['epoch'] after {position} batches, expected "
-                f"{history.steps_of_epoch} as of its steps"
+                f"{recorder.steps_of_epoch} as of its steps"
             )
         checkpoint.restore(self.params, self.optimizer, self.batches, self.schedule)
 
@@ -390,8 +391,8 @@ class _Training:
         if self.settings.checkpoint is None:
             return
         # Batches that were handed out without a step do not count.
-        epoch = self.epoch and {**self.epoch, "position": self.history.steps_of_epoch}
-        training, series = self.history.to_save()
+        epoch = self.epoch and {**self.epoch, "position": self.recorder.steps_of_epoch}
+        training, series = self.recorder.to_save()
         best, copies = self.early_stopping.to_save()
         checkpoints.write(
             "fit",
@@ -412,16 +413,16 @@ class _Training:
     def finalize(self) -> None:
         """Record what an interruption left unrecorded, save, and restore the best parameters."""
         history = self.history
-        counted, before, begun = self.step_under_way
-        if counted == history.steps and before is not None and self._steps_made() == before + 1:
-            self._end_step(perf_counter() - begun)
+        recorded, before, start = self.step_under_way
+        if recorded == history.steps and before is not None and self._steps_made() == before + 1:
+            self._end_step(perf_counter() - start)
         if self.epoch is not None:  # otherwise the end of the last epoch was saved
             self._save()
             self.epoch = None
-        history.end_epoch()
+        self.recorder.end_epoch()
         if self.settings.validation is None and history.epochs:
             # If this is the second time, the epoch does not improve on itself.
-            self.early_stopping.update(history.scores[-1], history.epochs)
+            self.early_stopping.update(self.recorder.scores[-1], history.epochs)
         history.best_epoch = self.early_stopping.best_epoch
         self.early_stopping.restore()
 
@@ -454,7 +455,7 @@ class _Training:
                     bar.update(history.steps, cost, end)
                 if self.settings.on_step and _should_stop(self.settings.on_step, history):
                     return True
-                is_last = history.steps_of_epoch == history.batches
+                is_last = self.recorder.steps_of_epoch == self.recorder.batches
                 if every is not None and history.steps % every == 0 and not is_last:
                     self._save()
         return False
@@ -465,9 +466,9 @@ class _Training:
         cost, grads = evaluate("fit", self.loss_and_grad, self.params, batch)
         if self.l2 is not None:
             clear = getattr(optimizer, "clear_grads", False) is True
-            cost, grads = self.l2.add(self.stepped, cost, grads, size, clear=clear)
+            cost, grads = self.l2.add(self.optimizer_params, cost, grads, size, clear=clear)
         between = perf_counter()
-        self.history.begin_step(cost, between - start)
+        self.recorder.begin_step(cost, between - start)
         self.step_under_way = self.history.steps, self._steps_made(), between
         optimizer.step(grads)
         if self.l2 is not None:
@@ -479,7 +480,7 @@ class _Training:
     def _sizes(self) -> Iterator[int]:
         """Return the number of examples in each remaining batch of the epoch."""
         size = self.batches.batch_size
-        first = self.history.steps_of_epoch * size
+        first = self.recorder.steps_of_epoch * size
         return (min(size, self.examples - start) for start in range(first, self.examples, size))
 
     def _steps_made(self) -> int | None:
@@ -489,17 +490,17 @@ class _Training:
 
     def _end_step(self, seconds: float) -> None:
         lr = getattr(self.optimizer, "lr_now", None)
-        self.history.end_step(nan if lr is None else real("fit", "optimizer.lr_now", lr), seconds)
+        self.recorder.end_step(nan if lr is None else real("fit", "optimizer.lr_now", lr), seconds)
 
     def _end_epoch(self) -> Stop | None:
         """Validate, adapt the rates, and call the callbacks; return why to stop, if so."""
         # Raises if the optimizer's parameters are not those of the loss any more.
         _optimizer_params(self.optimizer, self.params)
-        history = self.history
-        history.end_epoch()
+        history, recorder = self.history, self.recorder
+        recorder.end_epoch()
         if self.settings.validation is not None:
-            history.add_validation(self._validate(self.settings.validation))
-        value = history.scores[-1]
+            recorder.add_validation(self._validate(self.settings.validation))
+        value = recorder.scores[-1]
         feed(_rates_in_use(self.optimizer), value)
         self.early_stopping.update(value, history.epochs)
         history.best_epoch = self.early_stopping.best_epoch
@@ -543,16 +544,16 @@ def _check_optimizer(optimizer: Any, *, scheduled: bool) -> None:
 
 def _optimizer_params(optimizer: Any, params: ArrayTree) -> ArrayTree:
     """Return the parameters that the optimizer updates, in its structure."""
-    stepped: ArrayTree = getattr(optimizer, "params", params)
-    if stepped is params:
+    own: ArrayTree = getattr(optimizer, "params", params)
+    if own is params:
         return params
     with Deferred():
         try:
-            arrays = arrays_of("fit", "optimizer.params", stepped)
+            arrays = arrays_of("fit", "optimizer.params", own)
         except (TypeError, ValueError):  # the `params` of other optimizers need not be arrays
             return params
     check_holds("fit", params, arrays)  # `params` may hold more arrays than the optimizer
-    return stepped
+    return own
 
 
 def _batches(x: Any, y: Any, batching: tuple[Any, ...]) -> MiniBatches[Any]:

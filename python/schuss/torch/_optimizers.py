@@ -34,7 +34,7 @@ def _group_formula(
         values |= {"beta": 0.0, "dampening": 0.0}
     own_class = getattr(optimizers, kind)
     return _GroupFormula(
-        formula=formula(own_class, values),
+        formula=formula(own_class, values | {"lr": 0.0}),  # each step gives the rate
         keys={name: STATE_KEYS[name] for name in states(own_class, values)},
         scale=-1.0 if group["maximize"] else 1.0,
         is_dampened=values.get("dampening", 0.0) != 0,
