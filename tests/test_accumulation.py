@@ -132,7 +132,9 @@ def test_a_step_takes_the_gradients_that_are_given_or_those_that_wait() -> None:
     with pytest.raises(ValueError, match=message):
         optimizer.step()
     optimizer.accumulate(np.ones(1))
-    message = r"^SGD\.step: grads are given while others are accumulated, expected one of both$"
+    message = (
+        r"^SGD\.step: grads are given while others are accumulated, expected only one of them$"
+    )
     with pytest.raises(ValueError, match=message):
         optimizer.step(np.full(1, 10.0))
     assert (optimizer.steps, optimizer.accumulated) == (0, 1)

@@ -597,7 +597,7 @@ DTYPES = "has dtype {}, expected float32, float64, float16 or bfloat16".format
         (None, 1j, TypeError, "values is a complex, expected"),
         (None, [1.0, 2.0], TypeError, r"values\[0\] is a float, expected an array"),
         (None, {"w": "1"}, TypeError, r"values\['w'\] is a str, expected an array"),
-        (None, {}, ValueError, "values holds no array, expected at least one"),
+        (None, {}, ValueError, "values contains no arrays, expected at least one"),
         (None, np.arange(3), TypeError, f"values {DTYPES('int64')}"),
         (None, {"w": np.ones(3, "c8")}, TypeError, rf"values\['w'\] {DTYPES('complex64')}"),
         (None, np.ones(3, ">f8"), TypeError, "values has dtype >f8, expected native byte order"),
@@ -623,7 +623,7 @@ def test_a_value_unlike_those_before_is_refused_and_changes_nothing(
         average.update(value)
     assert average.updates == (before is not None)
     if before is None:
-        with pytest.raises(ValueError, match=r"^ExponentialAverage\.value: there was no update"):
+        with pytest.raises(ValueError, match=r"^ExponentialAverage\.value: there is no value yet"):
             _ = average.value
         average.update(2.0)  # the first value that is accepted decides what is averaged
         assert average.value == 2.0

@@ -551,7 +551,7 @@ def test_up_to_two_thousand_examples_are_one_batch_if_the_choice_is_automatic(m:
     batches = schuss.minibatches(np.zeros((m, 3)), batch_size="auto")
     assert batches.batch_size == m
     assert len(batches) == 1
-    assert "auto: so few are one batch" in repr(batches)
+    assert "auto: one batch" in repr(batches)
 
 
 @pytest.mark.parametrize(

@@ -330,8 +330,8 @@ class ListsNumbers(LooksLikeATensor):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (Copies, "other memory each time"),
-        (AdmitsCopies, "is a AdmitsCopies that does not show its memory"),
+        (Copies, "different memory at each"),
+        (AdmitsCopies, "is a AdmitsCopies that does not export its memory"),
         (ListsNumbers, "is a ListsNumbers whose numpy"),
     ],
 )

@@ -469,10 +469,10 @@ BAD_ARGUMENTS: list[tuple[str, str]] = [
     ("batches=7", "batches is a int, expected mini-batches"),
     ("batches=UNREADABLE", "rng is a Constant, whose state cannot be checked, exp"),
     ("extra=[1]", "extra is a list, expected a mapping"),
-    ("extra={1: 2}", "extra holds the key 1, which is no str"),
+    ("extra={1: 2}", "extra holds the key 1, which is not a str"),
     ("a=print", "extra holds a builtin_function"),
     ("a={1}", "extra holds a set"),
-    ("a=[{'schuss.same': 1}]", "uses itself"),
+    ("a=[{'schuss.same': 1}]", "reserves"),
     ("a=np.longdouble(1)", "holds a longdouble"),
     ("a=np.ones(2, '>f8')", "an array of >f8"),
     ("a=np.ma.ones(2)", "holds a MaskedArray"),
@@ -543,14 +543,14 @@ def lr(value: Any) -> Callable[[Path], None]:
 
 
 NOT_WRITTEN = "has settings that schuss.save does not write"
-DEEP = "is no schedule ({}: schedules are nested more than 32 deep, or more"
+DEEP = "is not a schedule ({}: schedules are nested more than 32 deep, or more"
 # What damages a checkpoint: `h` is the header, `m` the metadata, `one` a warm-up as it is saved,
 # `array(1)` an array.
 DAMAGES: list[tuple[str, str]] = [
     ("m.update(version='2')", "is a checkpoint of version 2, expected 1"),
     ("m.pop('version')", "is a checkpoint of version None, expected 1"),
-    ("m.pop('format')", "is no checkpoint of schuss"),
-    ("m.clear()", "is no checkpoint of schuss"),
+    ("m.pop('format')", "is not a schuss checkpoint"),
+    ("m.clear()", "is not a schuss checkpoint"),
     ("m.pop('settings')", NOT_WRITTEN),
     *((f"m.update(settings={text})", NOT_WRITTEN) for text in ("'{'", "'[]'", "'[' * 99999")),
     *(
@@ -560,20 +560,23 @@ DAMAGES: list[tuple[str, str]] = [
     *(
         (
             f"lr(one | {{'schuss.schedule': {name!r}}})",
-            f"is no schedule (there is no {name!r}), exp",
+            f"is not a schedule (there is no {name!r}), exp",
         )
         for name in ("Schedule", "chain", "np", "__builtins__")
     ),
     ("lr(warm_ups(33))", DEEP.format("WarmUp")),
     ("lr(warm_ups(450))", "is nested more than 100 deep"),
     ("lr(chains(13))", DEEP.format("Chain")),
-    ("lr(one | {'steps': 0})", "is no schedule (WarmUp: steps is 0, expected an integer"),
-    ("lr(one | {'more': 0})", "is no schedule (WarmUp: it has the keys"),
+    ("lr(one | {'steps': 0})", "is not a schedule (WarmUp: steps is 0, expected an integer"),
+    ("lr(one | {'more': 0})", "is not a schedule (WarmUp: it has the keys"),
     ("lr(one | {'number': 'x'})", "['number'] is a str, expected an integer"),
     ("lr(one | {'after': {'schuss.same': 0}})", "is schedule 0, expected one before"),
     ("lr(one | {'after': {'schuss.function': 'f'}})", "lr']['number'] is a NoneType, ex"),
     ("lr({'schuss.same': [1]})", "['schuss.same'] is a list, expected an integer"),
-    ("lr({'schuss.function': 7, 'number': 0})", "is no schedule (there is no None), expected one"),
+    (
+        "lr({'schuss.function': 7, 'number': 0})",
+        "is not a schedule (there is no None), expected one",
+    ),
     ("lr([0.1])", "lr is a list, expected a number"),
     ("lr(10**400)", "lr is inf, expected a finite number >= 0"),
     ("settings(extra={'a': array(1), 'b': array(1)})", "once"),
@@ -623,8 +626,8 @@ def test_a_file_of_other_programs_is_refused(tmp_path: Path) -> None:
     optimizer = schuss.SGD(np.zeros(3))
     safetensors_numpy.save_file({"params": np.ones(3)}, tmp_path / "plain.safetensors")
     np.save(tmp_path / "array.npy", np.ones(3))
-    check_load_is_refused("is no checkpoint", tmp_path / "plain.safetensors", optimizer)
-    check_load_is_refused("no safetensors file", tmp_path / "array.npy", optimizer)
+    check_load_is_refused("is not a schuss checkpoint", tmp_path / "plain.safetensors", optimizer)
+    check_load_is_refused("not a safetensors file", tmp_path / "array.npy", optimizer)
 
 
 # Optimizers, and why a checkpoint of Adam(params()) is not theirs.
@@ -661,8 +664,8 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     ("extra", "words"),
     [
         (json.dumps({"a": lists(101)}), "extra is nested more than 100 deep"),
-        (f'{{"a": 1{"0" * 4300}}}', "they are no valid JSON (an integer of 4301 digits)"),
-        ("[" * 99_999, "they are no valid JSON"),
+        (f'{{"a": 1{"0" * 4300}}}', "they are not valid JSON (an integer of 4301 digits)"),
+        ("[" * 99_999, "they are not valid JSON"),
         ('{"a": {"schuss.same": 0}}', "extra has the reserved key 'schuss.same'"),
     ],
 )

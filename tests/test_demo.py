@@ -465,5 +465,5 @@ def test_an_option_out_of_range_is_refused_before_any_training(
     with pytest.raises(SystemExit) as stop:
         cli.main(["demo", option, value])
     assert stop.value.code == 2
-    message = f"argument {option}: {value!r} is no integer from {range_}"
+    message = f"argument {option}: {value!r} is not an integer from {range_}"
     assert message in capsys.readouterr().err

@@ -314,7 +314,7 @@ FORKS_WHILE_HASHING = """
 """
 
 
-FORKED = "save: the process was forked while it saved, expected the parent alone to go on\n"
+FORKED = "save: the process was forked while it saved, expected only the parent to go on\n"
 
 
 @pytest.mark.parametrize(

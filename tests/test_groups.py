@@ -192,7 +192,8 @@ def test_what_each_group_has_of_its_own_cannot_be_set_for_all() -> None:
     assert "lr=" not in repr(optimizer)
     with pytest.raises(
         ValueError,
-        match=r"^SGD: lr is set where each of the 2 groups has its own, expected it set in the "
+        match=r"^SGD: lr is set where each of the 2 groups has its own, expected it to be "
+        r"set in the "
         r"groups \(param_groups\[0\]\['lr'\] = ...\)$",
     ):
         optimizer.lr = 0.25

@@ -202,7 +202,7 @@ def test_tensors_of_any_layout_and_dtype_are_updated_in_place(dtype: Any) -> Non
     assert same_bits(whole.numpy(), expected)
 
 
-HIDDEN = "is a Tensor that does not show its memory"
+HIDDEN = "is a Tensor that does not export its memory"
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,11 @@ def test_a_tensor_that_autograd_watches_or_that_hides_its_numbers_is_refused(
     with pytest.raises(TypeError, match=rf"^ExponentialAverage\.update: values .*{words}"):
         schuss.ExponentialAverage(0.5).update(tensor)
     reason = "detach" if words == "detach" else ""
-    with pytest.raises((TypeError, ValueError), match=rf"^ewma: values is no array.*{reason}"):
+    with pytest.raises((TypeError, ValueError), match=rf"^ewma: values is not an array.*{reason}"):
         schuss.ewma(tensor, 0.5)
-    with pytest.raises((TypeError, ValueError), match=rf"^minibatches: x is no array.*{reason}"):
+    with pytest.raises(
+        (TypeError, ValueError), match=rf"^minibatches: x is not an array.*{reason}"
+    ):
         schuss.minibatches(tensor)
     assert repr(tensor) == before
 
@@ -303,7 +305,7 @@ def test_memory_that_a_tensor_releases_is_kept(line: str) -> None:
 def test_a_gradient_of_jax_in_bfloat16_is_read_through_numpy() -> None:
     jnp: Any = pytest.importorskip("jax.numpy")
     param, grad = values(0), jnp.asarray(values(1), jnp.bfloat16)
-    expect_refused(TypeError, "is a ArrayImpl that does not show its memory", param, grad, param)
+    expect_refused(TypeError, "is a ArrayImpl that does not export its memory", param, grad, param)
     expect_adam(param, np.asarray(grad), seen=param, gradient=np.asarray(grad))
 
 
@@ -507,8 +509,8 @@ def test_a_capsule_that_is_read_only_is_a_gradient_and_no_parameter() -> None:
 @pytest.mark.parametrize("what", [{"device": CUDA}, {"code": COMPLEX}, {"code": BFLOAT}])
 def test_a_capsule_of_another_device_or_kind_is_refused(what: Any) -> None:
     other, plain = Exporter(values(0), **what), values(1)
-    expect_refused(TypeError, "(does not show its memory|has dtype)", other, plain, other.seen)
-    expect_refused(TypeError, "(does not show its memory|has dtype)", plain, other, plain)
+    expect_refused(TypeError, "(does not export its memory|has dtype)", other, plain, other.seen)
+    expect_refused(TypeError, "(does not export its memory|has dtype)", plain, other, plain)
 
 
 class ByInterface:

@@ -280,16 +280,16 @@ class NoMethod:
     def __init__(self, params: Any) -> None: ...
 
 
-AN_OPTIMIZER = "expected what makes an optimizer, like schuss.Adam"
+AN_OPTIMIZER = "expected a function that makes an opke schuss.Adam"
 REFUSED = {
     ValueError: {
         "bowl(0.5)": "condition is 0.5, expected a finite number >= 1",
         "rosenbrock(nan)": "a is nan, expected a finite number >= 0",
         "rosenbrock(1, -1.0)": "b is -1.0, expected a finite number >= 0",
         "bowl()([1, 2, 3])": "points has shape (3,), expected (..., 2)",
-        "bowl()([[1, 2], [3]])": "points is no array (",
+        "bowl()([[1, 2], [3]])": "points is not an array (",
         "bowl().gradient(3)": "points has shape (), expected (..., 2)",
-        "descend(SGD, bowl(), [1, [2]], 3)": "start is no array (",
+        "descend(SGD, bowl(), [1, [2]], 3)": "start is not an array (",
         "descend(SGD, bowl(), (1, 2, 3), 3)": "start has shape (3,), expected (2,)",
         "descend(SGD, bowl(), (1, inf), 3)": "start is [1.0, inf], expected two finite numbers",
         "descend(SGD, bowl(), (1, 2), -1)": "steps is -1, expected an integer >= 0",

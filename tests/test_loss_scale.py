@@ -291,7 +291,10 @@ def test_an_update_needs_a_step_that_was_not_refused() -> None:
     optimizer = schuss.SGD(np.zeros(2), lr=1.0)
 
     def check_update_is_refused() -> None:
-        message = r"^DynamicLossScale\.update: there was no step, expected one$"
+        message = (
+            r"^DynamicLossScale\.update: there is no step since the last update, "
+            r"expected at least one$"
+        )
         with pytest.raises(RuntimeError, match=message):
             scaler.update()
 

@@ -251,7 +251,7 @@ def test_fit_that_cannot_go_on_leaves_the_optimizer_its_rate(tmp_path: Path) -> 
     (tmp_path / "c").write_text("no checkpoint")
     schuss.save(tmp_path / "saved", start())
     for name, words in (
-        ("c", "is cut short, or is no saf"),
+        ("c", "is cut short, or is not a saf"),
         ("saved", "saved by schuss.save, exp"),
     ):
         optimizer = schuss.SGD(start(), lr=0.5)
@@ -287,7 +287,11 @@ PER_EPOCH = "expected PerEpoch(schedule=Linear(start=0.1, end=0.0, steps=2), ste
 B_FASTER = adam(groups=lambda name: {"lr": 0.5} if name == "b" else None)
 OTHER_TRAININGS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], str]] = {
     "validation": (adam(), {"validation": None}, "with validation, expected one without"),
-    "epochs": (adam(), {"epochs": 3}, "epochs is 3, expected at least 4, as many as checkpoint"),
+    "epochs": (
+        adam(),
+        {"epochs": 3},
+        "epochs is 3, expected at least 4, the number of epochs that checkpoint",
+    ),
     "batch_size": (adam(), {"batch_size": 10}, "began with batch_size 16, expected 10"),
     "shuffle": (adam(), {"shuffle": False}, "began with shuffle True, expected False"),
     "drop_last": (adam(), {"drop_last": True}, "began with drop_last False, expected True"),

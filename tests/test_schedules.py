@@ -247,7 +247,7 @@ def test_a_schedule_of_ones_own_is_one_method() -> None:
 )
 def test_a_rate_beyond_floating_point_is_refused_by_name(schedule: str, t: int) -> None:
     name = schedule.partition("(")[0]
-    expected = f"^{name}: rate at t={t} is beyond floating point, expected a number$"
+    expected = f"^{name}: rate at t={t} is too large for a float, expected a finite number$"
     with pytest.raises(ValueError, match=expected):
         evaluate(schedule)(t)
 

@@ -35,7 +35,7 @@ def test_an_optimizer_refuses_params_without_an_array() -> None:
             schuss.Adam(bad)
     empties: list[Any] = [[], (), {}, [[]], {"layers": []}]
     for empty in empties:
-        words = "Adam: params holds no array, expected at least one"
+        words = "Adam: params contains no arrays, expected at least one"
         with refusal(ValueError, words, keeps=()):
             schuss.Adam(empty)
 
@@ -171,12 +171,12 @@ MOVED = [
     ("{'a': a, 'layers': [b]}", "del params['a']", REPLACES),
     ("{'a': a, 'layers': [b]}", "params['layers'].pop()", REPLACES),
     ("{'a': a, 'layers': [b]}", "del params['layers']", REPLACES),
-    ("{'a': a}", "params.update(more=new)", "came after"),
-    ("UserDict(a=a)", "params.update(more=new)", "came after"),
-    ("[a]", "params.append(new)", "came after"),
-    ("deque([a])", "params.append(new)", "came after"),
-    ("{'a': a, 'more': []}", "params['more'].append(new)", "came after"),
-    ("[{'params': a}]", "params.append({'params': new})", "came after"),
+    ("{'a': a}", "params.update(more=new)", "was added after"),
+    ("UserDict(a=a)", "params.update(more=new)", "was added after"),
+    ("[a]", "params.append(new)", "was added after"),
+    ("deque([a])", "params.append(new)", "was added after"),
+    ("{'a': a, 'more': []}", "params['more'].append(new)", "was added after"),
+    ("[{'params': a}]", "params.append({'params': new})", "was added after"),
 ]
 
 
@@ -190,7 +190,7 @@ def test_a_step_refuses_parameters_that_were_moved_removed_or_added(
         optimizer = schuss.SGD(params)
         arrays, grads = leaves(params), pickled(optimizer.params)
         exec(change, names)
-        if words == "came after" and isinstance(new, str):
+        if words == "was added after" and isinstance(new, str):
             optimizer.step(grads)
             continue
         with refusal(ValueError, "SGD.step: params[", words, "expected", keeps=arrays):
@@ -467,8 +467,8 @@ def test_structures_without_an_end_are_refused(tmp_path: Path) -> None:
         ({"a": in_dict}, "params['a']['self'] is params['a'] itself, expected a structure that"),
         (deep, "params is nested more than 250 deep, expected less"),
         (Endless(), "params is nested more than 250 deep, expected less"),
-        (Endless(np.ones(1)), "params has length 2 and gives more items, expected as many"),
-        (often, "params holds the same containers too often, expected each once"),
+        (Endless(np.ones(1)), "params has length 2 but yields more items, expected that number"),
+        (often, "params contains the same containers too many times, expected each once"),
     ]
     for endless, words in cases:
         with pytest.raises(ValueError, match=f"^{re.escape(f'Adam: {words}')}"):
@@ -517,7 +517,11 @@ class Keys(Mapping[Any, Any]):
     [
         ([[1]], TypeError, "params has the key [1], expected keys that can be hashed"),
         (["a", "a"], ValueError, "params has the key 'a' twice, expected each once"),
-        (["missing"], ValueError, "params gives the key 'missing' and has nothing there, expected"),
+        (
+            ["missing"],
+            ValueError,
+            "params gives the key 'missing' but has no value for it, expected",
+        ),
     ],
 )
 def test_a_mapping_has_keys_as_a_dict_has_them(

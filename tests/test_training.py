@@ -705,7 +705,7 @@ def test_the_best_parameters_are_restored_where_the_user_has_them_now(replace: A
     if replace is np.copy:
         assert (fit().best_epoch, params["w"].tolist()) == (1, [-1.0, -1.0])
     else:
-        with pytest.raises(ValueError, match=r"^fit: params have an array that was frozen"):
+        with pytest.raises(ValueError, match=r"^fit: params have an array that became read-only"):
             fit()
 
 
@@ -1103,16 +1103,16 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"callbacks": [print, 3]}, TypeError, r"callbacks\[1\] is a int, expected a function"),
     ({"on_step": "say"}, TypeError, "on_step is a str, expected a function or a sequence"),
     ({"progress": 1}, TypeError, "progress is 1, expected True or False"),
-    ({"x": READY, "y": Y}, ValueError, "y is a ndarray, expected it unset, as x is mini-batch"),
-    ({"x": READY, "y": [0] * 9999}, ValueError, "y is a list, expected it unset"),
-    ({"x": READY, "batch_size": 64}, ValueError, "batch_size is 64, expected it unset"),
-    ({"x": READY, "shuffle": True}, ValueError, "shuffle is True, expected it unset"),
-    ({"x": READY, "batch_size": 4}, ValueError, "batch_size is 4, expected it unset"),
-    ({"x": READY, "shuffle": False}, ValueError, "shuffle is False, expected it unset"),
-    ({"x": READY, "rng": 0}, ValueError, "rng is 0, expected it unset"),
-    ({"x": READY, "axis": 1}, ValueError, "axis is 1, expected it unset"),
-    ({"x": READY, "drop_last": True}, ValueError, "drop_last is True, expected it unset"),
-    ({"x": READY, "prefetch": 1}, ValueError, "prefetch is 1, expected it unset"),
+    ({"x": READY, "y": Y}, ValueError, "y is a ndarray, expected it to be unset, as x is a M"),
+    ({"x": READY, "y": [0] * 9999}, ValueError, "y is a list, expected it to be unset"),
+    ({"x": READY, "batch_size": 64}, ValueError, "batch_size is 64, expected it to be unset"),
+    ({"x": READY, "shuffle": True}, ValueError, "shuffle is True, expected it to be unset"),
+    ({"x": READY, "batch_size": 4}, ValueError, "batch_size is 4, expected it to be unset"),
+    ({"x": READY, "shuffle": False}, ValueError, "shuffle is False, expected it to be unset"),
+    ({"x": READY, "rng": 0}, ValueError, "rng is 0, expected it to be unset"),
+    ({"x": READY, "axis": 1}, ValueError, "axis is 1, expected it to be unset"),
+    ({"x": READY, "drop_last": True}, ValueError, "drop_last is True, expected it to be unset"),
+    ({"x": READY, "prefetch": 1}, ValueError, "prefetch is 1, expected it to be unset"),
     (TOO_FEW, ValueError, "x has 23 examples and drop_last .*, expected at least one batch of 64"),
     ({"schedule": 0.5, "optimizer": Stepper({})}, TypeError, "optimizer is a Stepper without"),
 ]

@@ -14,7 +14,7 @@ std::string type_name(py::handle object) {
 
 [[noreturn]] void refuse_object(py::handle object, const Name& name, const std::string& why) {
     throw py::type_error(name.text() + " is a " + type_name(object) + why +
-                         ", expected a NumPy array, or an object that shows its memory by "
+                         ", expected a NumPy array, or an object that exports its memory by "
                          "__dlpack__ or the buffer protocol");
 }
 
@@ -148,7 +148,7 @@ py::array as_array(py::handle object, const Name& name) {
         } catch (py::error_already_set& error) {
             if (!is_refusal(error)) throw;
             refuse_object(object, name,
-                          " that does not show its memory (" +
+                          " that does not export its memory (" +
                               py::str(error.value()).cast<std::string>() + ")");
         }
     }
@@ -255,7 +255,7 @@ void check_has_its_memory(const ArrayView& view, const Name& name) {
 void check_shows_its_memory(const ArrayView& view, const Name& name) {
     if (view.shows_its_memory(name)) return;
     throw py::value_error(name.text() + " is a " + type_name(view.object()) +
-                          " that shows other memory each time it is asked, expected the same "
+                          " that shows different memory at each access, expected the same "
                           "memory, or what is written there is lost");
 }
 

@@ -116,7 +116,7 @@ void check_writable(const ArrayView& array, const Name& name) {
     if (elements_overlap(array)) {
         throw py::value_error(name.text() +
                               " has elements that overlap in memory (a broadcast view?), expected "
-                              "each element in a place of its own");
+                              "no two elements to share memory");
     }
 }
 

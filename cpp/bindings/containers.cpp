@@ -73,13 +73,13 @@ py::list iterated(py::handle container, const Name& name) {
     for (const py::handle item : container) {
         if (items.size() == length) {
             throw py::value_error(name.text() + " has length " + std::to_string(length) +
-                                  " and gives more items, expected as many");
+                                  " but yields more items, expected that number");
         }
         items.append(item);
     }
     if (items.size() == length) return items;
     throw py::value_error(name.text() + " has length " + std::to_string(length) + " and gives " +
-                          std::to_string(items.size()) + " items, expected as many");
+                          std::to_string(items.size()) + " items, expected the same number");
 }
 
 py::object value_at(py::handle mapping, py::handle key, bool plain_dict) {

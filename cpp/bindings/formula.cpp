@@ -15,7 +15,7 @@ rules::Decay decay_called(const std::string& name) {
     if (name == "none") return rules::Decay::none;
     if (name == "coupled") return rules::Decay::coupled;
     if (name == "decoupled") return rules::Decay::decoupled;
-    throw std::invalid_argument("no weight decay is called " + name);
+    throw std::invalid_argument("unknown weight decay " + name);
 }
 
 std::string text(double value) {

@@ -25,7 +25,7 @@ namespace {
 /// the same number of threads cannot be faster.
 void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle grad,
                   const py::args& states) {
-    const std::string call = "additions";
+    const std::string call = "memory_floor";
     if (threads == 0) throw py::value_error(call + ": threads is 0, expected at least 1");
     std::vector<ArrayView> arrays = {ArrayView(param, {call, "param"}),
                                      ArrayView(grad, {call, "grad"})};
@@ -65,7 +65,7 @@ void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle
         (*static_cast<Add*>(context))(task);
     };
     if (!runtime::run_concurrently({run, &add, threads, true})) {
-        throw std::runtime_error(call + ": there are not so many threads");
+        throw std::runtime_error(call + ": the pool cannot start that many threads");
     }
 }
 

@@ -151,7 +151,7 @@ void Optimizer::check_source(py::handle grads) const {
     if (!grads.is_none()) {
         if (accumulated() == 0) return;
         throw py::value_error(step_call_ + ": " + gradients_.argument() +
-                              " are given while others are accumulated, expected one of both");
+                              " are given while others are accumulated, expected only one of them");
     }
     if (accumulated() > 0) return;
     throw py::value_error(step_call_ + ": there are no gradients, expected " +
@@ -311,7 +311,7 @@ std::int64_t Optimizer::in_range(std::int64_t count, const std::string& name) co
 void Optimizer::check_count(std::int64_t count, const std::string& call) const {
     if (count < rules::max_steps) return;
     throw py::value_error(call + ": " + std::to_string(rules::max_steps) +
-                          " were counted, which is the most possible");
+                          " were counted, which is the largest count");
 }
 
 WriteSet Optimizer::write_set(const Parameters& parameters, const Parameters& others) const {

@@ -200,7 +200,7 @@ class DisjointnessCheck {
             call_ + ": " + named.argument + " " + (verb == "is" ? "shares" : verb) +
             " memory with " + other.argument +
             (too_many ? " (too many arrays interleave to compare them all)" : "") +
-            ", expected memory of its own");
+            ", expected separate memory");
     }
 
     /// Limit on exact comparisons, which take microseconds. Beyond it, arrays count as sharing.

@@ -215,8 +215,7 @@ void register_tree(py::module_& module) {
                  return kept ? Tree::kept(structure, call, argument)
                              : Tree(structure, call, argument);
              }),
-             py::arg("structure"), py::arg("call"), py::arg("argument"), py::kw_only(),
-             py::arg("kept") = false)
+             py::arg("structure"), py::arg("call"), py::arg("argument"), py::arg("kept") = false)
         .def_property_readonly("leaves", &Tree::leaves)
         .def_property_readonly("arrays", &Tree::arrays)
         .def_property_readonly("names", &Tree::names)

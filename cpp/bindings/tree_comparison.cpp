@@ -143,7 +143,7 @@ class Tree::Comparison {
         const Name name = this->name(node.path + subscript(key));
         if (!value || !could_be_parameters(value, name)) return;
         throw py::value_error(name.text() +
-                              " came after the optimizer was made, which does not update it, "
+                              " was added after the optimizer was made, which does not update it, "
                               "expected the same arrays (make a new optimizer)");
     }
 

@@ -25,8 +25,9 @@ class Tree::Reader {
     /// again: whether a container around it was read before.
     Node read(py::handle structure, std::string path, bool again) {
         if (again && ++repeats_ > max_repeats) {
-            throw py::value_error(call_ + ": " + tree_.own_.argument +
-                                  " holds the same containers too often, expected each once");
+            throw py::value_error(
+                call_ + ": " + tree_.own_.argument +
+                " contains the same containers too many times, expected each once");
         }
         Node node;
         node.path = std::move(path);
@@ -112,7 +113,7 @@ class Tree::Reader {
         } catch (py::error_already_set& error) {
             if (!error.matches(PyExc_KeyError)) throw;
             throw py::value_error(name(path).text() + " gives the key " + text(key) +
-                                  " and has nothing there, expected an array");
+                                  " but has no value for it, expected an array");
         }
     }
 
@@ -128,7 +129,8 @@ Tree::Tree(py::handle structure, const std::string& call, const std::string& arg
     : call_(call), own_{argument, py::reinterpret_borrow<py::object>(structure), {}, {}} {
     root_ = Reader(*this, call).read(structure, "", false);
     if (own_.leaves.empty()) {
-        throw py::value_error(call + ": " + argument + " holds no array, expected at least one");
+        throw py::value_error(call + ": " + argument +
+                              " contains no arrays, expected at least one");
     }
 }
 

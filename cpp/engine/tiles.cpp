@@ -39,7 +39,7 @@ std::size_t tile_elements() {
 
 std::size_t set_tile_elements(std::size_t elements) {
     if (elements == 0 || elements > std::size_t{1} << 32) {
-        throw std::invalid_argument("a tile has from 1 to 2**32 elements");
+        throw std::invalid_argument("the elements of a tile must be from 1 to 2**32");
     }
     return elements_per_tile.exchange(elements, std::memory_order_relaxed);
 }

@@ -71,7 +71,7 @@ std::size_t find_rule(std::string_view name) {
     for (std::size_t i = 0; i < registry().size(); ++i) {
         if (name == registry()[i].name) return i;
     }
-    throw std::invalid_argument("no rule is called " + std::string(name));
+    throw std::invalid_argument("unknown rule " + std::string(name));
 }
 
 std::string_view origin(const RuleInfo& rule, std::size_t coefficient) {

@@ -71,17 +71,19 @@ class Library {
 
     std::string refusal() const {
         constexpr int own_threads = 1;  // 0 is a build without threads, 2 one with OpenMP
-        if (parallel_() != own_threads) return "has no threads of its own";
-        if (set_callback_ == nullptr) return "does not let others run its jobs, as 0.3.28 does";
+        if (parallel_() != own_threads) return "does not use its own threads";
+        if (set_callback_ == nullptr)
+            return "cannot run its jobs on the threads of another library (OpenBLAS 0.3.28 and "
+                   "later can)";
         if (threads_ == nullptr || set_threads_ == nullptr || own_threads_ == nullptr ||
             started_ == nullptr || slots_ == 0) {
-            return "does not show how many threads it has";
+            return "does not export its number of threads";
         }
         if (callback_now_ != nullptr && *callback_now_ != nullptr && !served_) {
-            return "has its jobs run by someone else";
+            return "already runs its jobs on the threads of another library";
         }
         if (static_cast<std::size_t>(threads_()) > free_slots()) {
-            return "has " + std::to_string(*started_) + " threads, and room for " +
+            return "has " + std::to_string(*started_) + " threads, and free slots for " +
                    std::to_string(free_slots()) +
                    " others (OPENBLAS_NUM_THREADS=" + std::to_string(slots_ / 2) +
                    " leaves enough)";

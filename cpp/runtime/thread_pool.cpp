@@ -314,7 +314,7 @@ std::size_t threads() {
 
 std::size_t set_threads(std::size_t threads) {
     if (threads == 0 || threads > max_threads) {
-        throw std::invalid_argument("the number of threads is from 1 to " +
+        throw std::invalid_argument("the number of threads must be from 1 to " +
                                     std::to_string(max_threads));
     }
     return thread_limit.exchange(threads, std::memory_order_relaxed);

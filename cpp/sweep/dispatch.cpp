@@ -37,7 +37,7 @@ std::vector<const Level*> available_levels() {
         if (is_available(*level)) result.push_back(level);
     }
     if (result.empty()) {
-        throw std::runtime_error("schuss was built for another processor than this one");
+        throw std::runtime_error("schuss was built for a different processor");
     }
     return result;
 }
@@ -58,7 +58,7 @@ void use_level(std::string_view name) {
     bool built = false;
     for (const Level* candidate : built_levels) built = built || name == candidate->name;
     throw std::invalid_argument(
-        (built ? "this processor has no '" : "there is no instruction set level '") +
+        (built ? "this processor does not support '" : "unknown instruction set level '") +
         std::string(name) + "'; available: " + names);
 }
 

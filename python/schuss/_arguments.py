@@ -90,7 +90,7 @@ class Arguments:
                 continue
             otherwise = "load it and pass fit another path"
             if name == "rng":
-                otherwise = "leave rng out to go on with the saved generator"
+                otherwise = "leave rng out to continue with the saved generator"
             checkpoint.refuse(
                 f"holds a training that began with {name} {there[:999]}, expected {here}, as this "
                 f"call has it (delete the file to start over, or {otherwise})"

@@ -49,7 +49,7 @@ def as_any_array(call: str, name: str, value: Any) -> Array:
         array: Array = np.asanyarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{call}: {name} is no array ({error}), expected one") from None
+        raise kind(f"{call}: {name} is not an array ({error}), expected one") from None
     if array.ndim == 0 and array.dtype.kind in "OUS" and not isinstance(value, np.ndarray):
         raise TypeError(f"{call}: {name} is a {type(value).__name__}, expected an array")
     return array
@@ -60,7 +60,7 @@ def arrays_of(call: str, name: str, tree: ArrayTree, *, written: bool = False) -
 
     written: whether they will be written to. The structure must then return the same arrays again.
     """
-    return _core.Tree(tree, call, name, kept=written).arrays
+    return _core.Tree(tree, call, name, written).arrays
 
 
 def check_holds(call: str, params: ArrayTree, stepped: list[Array]) -> None:

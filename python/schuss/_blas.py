@@ -113,7 +113,7 @@ def _why_not(refusals: dict[str, str]) -> str:
     if refusals:
         return "; ".join(f"{os.path.basename(path)} {why}" for path, why in refusals.items())
     if not sys.platform.startswith("linux"):
-        return "OpenBLAS can be served on Linux only"
+        return "threads can be shared with OpenBLAS on Linux only"
     blas: Any = np.show_config("dicts")
     name = blas.get("Build Dependencies", {}).get("blas", {}).get("name", "another BLAS")
     return f"no OpenBLAS is loaded (NumPy was built with {name}), expected one"

@@ -37,7 +37,7 @@ class Tree:
     """
 
     def __init__(
-        self, structure: ArrayTree, call: str, argument: str, *, kept: bool = False
+        self, structure: ArrayTree, call: str, argument: str, kept: bool = False
     ) -> None: ...
     @property
     def leaves(self) -> list[Any]:

@@ -72,8 +72,9 @@ class EarlyStopping:
         for array, copy in pairs:
             if not array.flags.writeable or (array.shape, array.dtype) != (copy.shape, copy.dtype):
                 raise ValueError(
-                    "fit: params have an array that was frozen, or replaced by another kind, since "
-                    f"epoch {self.best_epoch}, expected one to restore the best epoch in"
+                    "fit: params have an array that became read-only, or changed its shape "
+                    "or dtype, since "
+                    f"epoch {self.best_epoch}, expected the array of the best epoch"
                 )
         write_copies = writer_of_copies("fit", [array for array, _ in pairs])
         for array, copy in pairs:
@@ -85,7 +86,8 @@ class EarlyStopping:
         arrays = self._all_arrays()
         if len(arrays) != len(self._trained):
             raise ValueError(
-                f"fit: params have {len(arrays)} arrays, expected {len(self._trained)} as at first"
+                f"fit: params have {len(arrays)} arrays, expected {len(self._trained)} as "
+                "at the start"
             )
         return [array for array, trained in zip(arrays, self._trained, strict=True) if trained]
 

@@ -80,7 +80,7 @@ def _opener(extra_flags: int) -> Callable[[str, int], int]:
 
 def _check_is_regular(call: str, path: str, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "of a kind of its own")
+        kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
         error = IsADirectoryError if stat.S_ISDIR(mode) else ValueError
         raise error(f"{call}: {path!r} is {kind}, expected a regular file")
 
@@ -103,7 +103,7 @@ class NewFile:
         """Raise RuntimeError in a child process: parent and child share the file position."""
         if not self.is_ours:
             raise RuntimeError(
-                f"{self._call}: the process was forked while it saved, expected the parent alone "
+                f"{self._call}: the process was forked while it saved, expected only the parent "
                 "to go on"
             )
 

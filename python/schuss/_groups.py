@@ -45,7 +45,7 @@ def assign_groups(
     if items is not None:
         if groups is not None:
             raise ValueError(
-                f"{call}: groups is given where params are groups, expected one of both"
+                f"{call}: groups is given and params are groups, expected only one of them"
             )
         checked = [check(call, f"params[{i}]", own) for i, own in enumerate(items)]
         return checked, [int(name.split("/")[0]) for name in names]

@@ -208,7 +208,7 @@ class Internals:
         if not self.uses(name):
             raise ValueError(
                 f"{self.call}: {name} is set where each of the {len(self.groups)} groups has its "
-                f"own, expected it set in the groups (param_groups[0][{name!r}] = ...)"
+                f"own, expected it to be set in the groups (param_groups[0][{name!r}] = ...)"
             )
         if name == "lr":  # a step reads it at its start: a change need not wait for its end
             self._assign_lr(changes)

@@ -117,9 +117,9 @@ def _measure(value: Any, measured: dict[int, tuple[int, int]], depth: int = 0) -
         return size, height
     for key in value if isinstance(value, dict) else ():
         if not isinstance(key, str):
-            raise TypeError(f"the key {shown(key)}, which is no str")
+            raise TypeError(f"the key {shown(key)}, which is not a str")
         if key in (*_RESERVED, _ARRAY):
-            raise TypeError(f"the key {key!r}, which schuss uses itself")
+            raise TypeError(f"the key {key!r}, which schuss reserves")
     values = value.values() if isinstance(value, dict) else value
     inner = [
         _measure(each, measured, depth + 1) for each in values if type(each) not in (float, str)
@@ -146,7 +146,7 @@ def parse(call: str, text: str | None) -> Any:
     try:
         return json.loads(text or "", parse_int=integer)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{call}: they are no valid JSON ({error})") from None
+        raise ValueError(f"{call}: they are not valid JSON ({error})") from None
 
 
 class _Decoder:
@@ -227,7 +227,7 @@ class _ScheduleDecoder(_Decoder):
             self._schedules[number] = _schedule(value.get(_SCHEDULE), fields)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"{self._call}: {name} is no schedule ({error}), expected one"
+                f"{self._call}: {name} is not a schedule ({error}), expected one"
             ) from None
         return self._schedules[number]
 

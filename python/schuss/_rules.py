@@ -40,7 +40,7 @@ def spec_of(kind: type[Configurable]) -> RuleSpec:
     """Return the rule of a class of optimizers, or raise TypeError."""
     spec = getattr(kind, "rule_spec", None)
     if not isinstance(spec, RuleSpec):
-        raise TypeError(f"{kind.__name__} is no optimizer by itself, expected one like Adam")
+        raise TypeError(f"{kind.__name__} is an abstract class, expected a class like Adam")
     return spec
 
 

@@ -210,12 +210,12 @@ class File:
         start = self._bytes_at(0, min(size, _LENGTH))
         length = int.from_bytes(start, "little")
         if size < _LENGTH or not 2 <= length <= min(size - _LENGTH, _LONGEST_HEADER):
-            self.refuse("is cut short, or is no safetensors file")
+            self.refuse("is cut short, or is not a safetensors file")
         self._header = start + self._bytes_at(_LENGTH, length)
         try:
             self.metadata, self.tensors = _parse(self._header[_LENGTH:])
         except (ValueError, RecursionError):
-            self.refuse("has a header that is none of safetensors")
+            self.refuse("has an invalid safetensors header")
         expected = len(self._header) + sum(tensor.nbytes for tensor in self.tensors.values())
         if size != expected:
             problem = "is cut short" if size < expected else "is too long"
@@ -233,7 +233,7 @@ class File:
         i = self._header.rfind(digest.encode())
         blank = self._header[:i] + _NO_DIGEST.encode() + self._header[i + len(digest) :]
         if i < 0 or _digest(blank, self._all_pieces(wanted)) != digest:
-            self.refuse("was altered, expected the bytes that its digest is of")
+            self.refuse("was altered, expected bytes that match its digest")
 
     def read(self, name: str) -> Array:
         """Return a tensor of a dtype of NumPy as an array of its own."""

@@ -271,7 +271,9 @@ def _weights(call: str, name: str, weights: Any) -> tuple[float, float]:
         raise ValueError(f"{call}: {name} is {shown(weights)}, expected two numbers")
     in_float32, in_float64 = (NON_NEGATIVE(call, name, weight) for weight in weights)
     if (in_float32 == 0) != (in_float64 == 0):
-        raise ValueError(f"{call}: {name} is {weights!r}, expected both to be 0, or both above")
+        raise ValueError(
+            f"{call}: {name} is {weights!r}, expected both to be 0 or both to be positive"
+        )
     return in_float32, in_float64
 
 

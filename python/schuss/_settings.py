@@ -99,7 +99,9 @@ class Declaration:
         for name, value in given.items():
             if name not in settings and name not in fixed:
                 known = ", ".join([*settings, *fixed])
-                raise TypeError(f"{call}: there is no argument {name!r}, expected one of {known}")
+                raise TypeError(
+                    f"{call}: got an unexpected keyword argument {name!r}, expected one of {known}"
+                )
             (settings if name in settings else fixed)[name] = value
         return settings, fixed
 

@@ -37,7 +37,7 @@ def state_format(call: str, dtype: Any, params: Sequence[Array]) -> StateFormat:
         if computed_dtype(param) != np.float32:
             raise ValueError(
                 f"{call}: state_dtype is {dtype.name!r} where a parameter is {param.dtype}, "
-                "expected parameters that are computed with in float32"
+                "expected parameters in float32, float16 or bfloat16"
             )
     return StateFormat(None if dtype == np.float32 else dtype)
 
@@ -93,7 +93,7 @@ def copies_for(call: str, copies: Any, core: _core.Optimizer) -> list[ArrayLike]
     for array in core.arrays:
         if array.dtype != np.float32:
             raise ValueError(
-                f"{call}: copies are asked for where a parameter is {array.dtype}, expected "
+                f"{call}: copies are given but a parameter is {array.dtype}, expected "
                 "parameters in float32"
             )
     if is_dtype(copies):

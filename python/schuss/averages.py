@@ -225,7 +225,9 @@ class ExponentialAverage:
             If an update is under way, on another thread.
         """
         if self.updates == 0:
-            raise ValueError(f"{type(self).__name__}.value: there was no update, expected one")
+            raise ValueError(
+                f"{type(self).__name__}.value: there is no value yet, expected an update before"
+            )
         core = self._of_arrays
         if core is None:
             average = self._of_numbers[1]

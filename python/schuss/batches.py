@@ -296,7 +296,7 @@ def _size_of_batch(
             f"{call}: batch_size is {batch_size!r}, expected an integer >= 1, 'auto' or None"
         )
     if examples <= FULL_BATCH_MAX:
-        return examples, " (auto: so few are one batch)"
+        return examples, " (auto: one batch)"
     bytes_each = sum(source.array.nbytes for source in sources) // examples
     least = MIN_BATCH * bytes_each
     if memory is not None and memory < least:

@@ -284,7 +284,7 @@ class Checkpoint:
         self._name = f"{call}: {os.fspath(path)!r}"
         form, version = (file.metadata.get(name) for name in ("format", "version"))
         if form != _FORMAT:
-            file.refuse("is no checkpoint of schuss, expected one that schuss.save wrote")
+            file.refuse("is not a schuss checkpoint, expected a file that schuss.save wrote")
         if version != _VERSION:
             file.refuse(f"is a checkpoint of version {str(version)[:50]}, expected {_VERSION}")
         # Before all is read: the header alone shows whether the parameters match.
@@ -449,7 +449,7 @@ def _section(name: str) -> str:
 
 
 def _named_params(call: str, params: ArrayTree, *, writes: bool = False) -> dict[str, Array]:
-    tree = _core.Tree(params, call, "params", kept=writes)
+    tree = _core.Tree(params, call, "params", writes)
     return _named(call, "params", tree.names, tree.arrays)
 
 
@@ -460,8 +460,9 @@ def _named(call: str, prefix: str, names: list[str], arrays: list[Array]) -> dic
         tensor = f"{prefix}/{name}" if name else prefix
         if tensor in named:
             raise ValueError(
-                f"{call}: {prefix} has two arrays of the name {name!r}, expected keys that, joined "
-                "by '/', give each another"
+                f"{call}: {prefix} has two arrays with the name {name!r}, expected keys "
+                "that, joined "
+                "by '/', are different"
             )
         named[tensor] = array
     return named

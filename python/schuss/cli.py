@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         "demo",
         help="train a network on handwritten digits, and draw what the library does",
         description="Train a network on scikit-learn's digits with SGD, Momentum, RMSprop and "
-        "Adam, and with their NumPy twins; print a table, and draw sizes of batches, optimizers, "
+        "Adam, and with the NumPy reference; print a table, and draw batch sizes, optimizers, "
         "averages, learning-rate decay and landscapes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_integer(0, 2**32 - 1),
         default=0,
         metavar="N",
-        help="of the split, the first weights and the batches",
+        help="random seed for the split, the initial weights and the order of the batches",
     )
     return parser
 
@@ -93,6 +93,6 @@ def _integer(low: int, high: int = sys.maxsize) -> Callable[[str], int]:
     def integer(text: str) -> int:
         if text.isascii() and text.isdigit() and low <= int(text) <= high:
             return int(text)
-        raise argparse.ArgumentTypeError(f"{text!r} is no integer from {low} to {high}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer from {low} to {high}")
 
     return integer

@@ -353,7 +353,9 @@ def descend(
     if not isinstance(landscape, Landscape):
         raise wrong_type("descend", "landscape", landscape, "a Landscape like bowl()")
     position = _position(start)
-    expected = "what makes an optimizer, like schuss.Adam or partial(schuss.Adam, lr=0.1)"
+    expected = (
+        "a function that makes an optimizer, like schuss.Adam or partial(schuss.Adam, lr=0.1)"
+    )
     if not callable(optimizer):
         was = type(optimizer).__name__
         raise TypeError(f"descend: optimizer is of type {was}, expected {expected}")

@@ -183,7 +183,10 @@ class DynamicLossScale:
             If there was no step.
         """
         if self._found_nonfinite is None:
-            raise RuntimeError(f"{type(self).__name__}.update: there was no step, expected one")
+            raise RuntimeError(
+                f"{type(self).__name__}.update: there is no step since the last update, "
+                "expected at least one"
+            )
         state = dict(self._state)  # a new dict: copies of this object share the old one
         state["good_steps"] += 1
         if self._found_nonfinite:

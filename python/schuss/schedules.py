@@ -70,7 +70,7 @@ def _one_of(*words: str) -> _Metadata:
 
 def _parse_milestones(call: str, name: str, values: Any) -> tuple[tuple[float, float], ...]:
     """Return the pairs (t, rate) in the order of t."""
-    expected = "expected a mapping of t to rate, or pairs of both"
+    expected = "expected a mapping of t to rate, or pairs (t, rate)"
     try:
         pairs = [(t, lr) for t, lr in (values.items() if isinstance(values, Mapping) else values)]
     except (TypeError, ValueError):
@@ -172,7 +172,8 @@ class Schedule(ABC):
                 value = self.formula(t)
             except OverflowError:
                 raise ValueError(
-                    f"{self._name}: rate at t={t!r} is beyond floating point, expected a number"
+                    f"{self._name}: rate at t={t!r} is too large for a float, expected a "
+                    "finite number"
                 ) from None
             # The formula may contain a callable of the user, which can return anything.
             return value if type(value) is float else real(self._name, f"rate at t={t!r}", value)

@@ -373,7 +373,8 @@ class _Training:
         started = -(-self.history.steps // recorder.batches)
         if started > epochs:
             raise ValueError(
-                f"fit: epochs is {epochs}, expected at least {started}, as many as checkpoint "
+                f"fit: epochs is {epochs}, expected at least {started}, the number of "
+                "epochs that checkpoint "
                 f"{self.settings.checkpoint!r} has begun (delete the file to start over)"
             )
         self.early_stopping.resume(checkpoint, saved["best"], recorder)
@@ -568,7 +569,7 @@ def _batches(x: Any, y: Any, batching: tuple[Any, ...]) -> MiniBatches[Any]:
             simple = value is None or isinstance(value, int | str)
             was = repr(value) if simple else f"a {type(value).__name__}"
             raise ValueError(
-                f"fit: {name} is {was}, expected it unset, as x is mini-batches ready made"
+                f"fit: {name} is {was}, expected it to be unset, as x is a MiniBatches"
             )
         batches = x
     else:

@@ -53,14 +53,14 @@ def run(*, out: Path, epochs: int, seed: int) -> int:
         "Cost: mean of the last epoch, nats per example. Test accuracy: mean and\n"
         f"standard deviation of {optimizers.SPLITS} splits, each with {TEST_EXAMPLES} test images; "
         "differences\nwithin it are chance. Seconds: training with schuss. Step: its share of the\n"
-        "training's time, with schuss and with the NumPy twin."
+        "training's time, with schuss and with the NumPy reference."
     )
     differing = [result.contender.name for result in trainings.results if not result.same_bits]
     if differing:
         outcome = f"different parameters: {', '.join(differing)}."
     else:
         outcome = "the same parameters, to the last bit."
-    console.print(f"schuss and its twin ended with {outcome}")
+    console.print(f"schuss and the reference ended with {outcome}")
     for name, draw in PICTURES.items():
         save(draw(trainings), out / name)
     console.print(f"The pictures are in {out}: {', '.join(PICTURES)}", soft_wrap=True)

@@ -119,7 +119,9 @@ class Optimizer:
         for name in settings:
             if name not in self.settings:
                 known = ", ".join(self.settings)
-                raise TypeError(f"{call}: there is no argument {name!r}, expected one of {known}")
+                raise TypeError(
+                    f"{call}: got an unexpected keyword argument {name!r}, expected one of {known}"
+                )
         self.params: Any = params
         self._leaves = [leaf for _, leaf in _named_leaves(params)]
         self.state_dtype = None if state_dtype is None else _dtype(state_dtype)

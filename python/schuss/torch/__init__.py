@@ -7,7 +7,7 @@ CPU; they update all parameters in one call.
 try:
     import torch  # noqa: F401
 except ImportError:
-    raise ImportError("schuss.torch: torch is not installed, expected it to be") from None
+    raise ImportError("schuss.torch: torch is not installed (pip install torch)") from None
 
 from schuss.torch._optimizers import SGD, Adam, AdamW, RMSprop
 from schuss.torch._state_dicts import load_state_dict, state_dict

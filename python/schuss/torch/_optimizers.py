@@ -228,7 +228,7 @@ def _array(call: str, what: str, tensor: Any) -> Array:
     if tensor.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"{where} has dtype {tensor.dtype}, expected float32 or float64")
     kind = f"{tensor.layout} on {tensor.device}"
-    raise ValueError(f"{where} is {kind}, expected plain numbers in the memory of the cpu")
+    raise ValueError(f"{where} is {kind}, expected a dense tensor on the CPU")
 
 
 class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no torch

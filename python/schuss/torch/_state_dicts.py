@@ -241,7 +241,7 @@ def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any
     """Return the groups as schuss saves them, and the keys of the parameters in torch.optim."""
     if not isinstance(groups, list) or not groups:
         raise ValueError(
-            f"{call}: state_dict['param_groups'] is {groups!r}, expected a list of some"
+            f"{call}: state_dict['param_groups'] is {groups!r}, expected a non-empty list"
         )
     parsed: list[dict[str, Any]] = []
     ids: list[Any] = []
@@ -255,7 +255,7 @@ def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any
     except TypeError:  # not hashable
         are_unique = False
     if not are_unique:
-        raise ValueError(f"{call}: state_dict has parameters {ids}, expected keys, each once")
+        raise ValueError(f"{call}: state_dict has parameters {ids}, expected unique keys")
     return parsed, ids
 
 
@@ -282,7 +282,9 @@ def _parse_group(call: str, name: str, group: Any, kind: str) -> dict[str, Any]:
 
 def _steps(call: str, name: str, state: Mapping[str, Any]) -> int:
     if "step" not in state:
-        raise ValueError(f"{call}: {name} has no 'step', expected all parameters or none to have")
+        raise ValueError(
+            f"{call}: {name} has no 'step', expected it for all parameters or for none"
+        )
     steps = number(call, f"{name}['step']", state["step"])
     if not (steps >= 0 and steps.is_integer()):
         raise ValueError(f"{call}: {name}['step'] is {steps!r}, expected a whole number from 0")
@@ -296,12 +298,12 @@ def _array(call: str, name: str, state: Mapping[str, Any], key: str) -> Array | 
         return None
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         was = getattr(value, "dtype", None) or type(value).__name__
-        raise TypeError(f"{call}: {name}[{key!r}] is of {was}, expected a tensor of floating point")
+        raise TypeError(f"{call}: {name}[{key!r}] is of {was}, expected a floating point tensor")
     try:
         array: Array = value.double().numpy(force=True)
     except (TypeError, RuntimeError):
         raise ValueError(
-            f"{call}: {name}[{key!r}] is {value.layout} on {value.device}, expected plain numbers"
+            f"{call}: {name}[{key!r}] is {value.layout} on {value.device}, expected a dense tensor"
         ) from None
     return array
 
