@@ -41,7 +41,8 @@ def met(call: Callable[[], object], interrupt: Interrupt, seconds: float) -> boo
         call()
     except KeyboardInterrupt:
         return True
-    interrupt(0)
+    finally:
+        interrupt(0)  # or the report of a failure would be interrupted
     return False
 
 

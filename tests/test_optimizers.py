@@ -5,7 +5,6 @@ import copy
 import gc
 import inspect
 import pickle
-import sys
 import tracemalloc
 import weakref
 from collections import ChainMap, OrderedDict, UserDict, UserList, deque, namedtuple
@@ -20,6 +19,7 @@ import numpy as np
 import pytest
 
 import schuss
+from schuss import _core
 from support.arrays import contents, leaves
 from support.optimizers import (
     OPTIMIZERS,
@@ -278,18 +278,20 @@ def calls_into_the_core(when_one_returns: Callable[[], None] = lambda: None) -> 
     """Collect the names of the C++ functions that Python calls in the block."""
     calls: list[str] = []
 
-    def profile(_: Any, event: str, function: Any) -> None:
-        if event in ("c_call", "c_return") and function.__module__ == "schuss._core":
-            if event == "c_call":
-                calls.append(function.__name__)
-            else:
-                when_one_returns()
+    def counted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            calls.append(name)
+            result = function(*arguments)
+            when_one_returns()
+            return result
 
-    sys.setprofile(profile)
-    try:
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, member in [*vars(_core.Optimizer).items()]:
+            if callable(member) and not name.startswith("__"):
+                patch.setattr(_core.Optimizer, name, counted(name, member))
         yield calls
-    finally:
-        sys.setprofile(None)
 
 
 def test_lr_now_is_that_of_a_step_which_ctrl_c_cut_short_after_it_was_made() -> None:

@@ -1,6 +1,7 @@
 """What a step does apart from its rule: scaling, clipping, checks for NaN, averages, clearing."""
 
 import re
+import warnings
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
@@ -443,7 +444,9 @@ def test_copies_are_safe_from_what_becomes_of_the_users_arrays() -> None:
     copies.flags.writeable = True
     with pytest.raises(ValueError, match="resize"):  # NumPy's: someone uses it
         copies.resize(10)
-    copies.shape = (10, 10_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of NumPy 2.5 and later
+        copies.shape = (10, 10_000)
     optimizer.average = 0.5  # allocates memory next to them
     optimizer.step(np.ones_like(param))
     assert (copies.astype(np.float32) == -2).all()
