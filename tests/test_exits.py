@@ -77,9 +77,10 @@ DAEMONS = {
     "one large step": """
         grad = np.ones(30_000_000, np.float32)
         optimizer = schuss.Adam(np.zeros_like(grad))
-        threading.Thread(target=optimizer.step, args=[grad], daemon=True).start()
-        while optimizer.steps == 0: time.sleep(0.001)
-        threading.Thread(target=optimizer.step, args=[grad], daemon=True).start()""",
+        def step():
+            while True: optimizer.step(grad)
+        threading.Thread(target=step, daemon=True).start()
+        while optimizer.steps == 0: time.sleep(0.001)""",
     "averages, without the GIL": """
         def average():
             while True:

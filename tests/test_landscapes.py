@@ -280,7 +280,7 @@ class NoMethod:
     def __init__(self, params: Any) -> None: ...
 
 
-AN_OPTIMIZER = "expected a function that makes an opke schuss.Adam"
+AN_OPTIMIZER = "expected a function that makes an optimizer, like schuss.Adam"
 REFUSED = {
     ValueError: {
         "bowl(0.5)": "condition is 0.5, expected a finite number >= 1",
