@@ -295,7 +295,7 @@ def limit(problem: Problem, threads: int | None = None) -> Run:
     options or several dtypes, they are over as many float32 arrays as a plain step has, of the size
     that moves the same bytes. For 12 bytes written the limit reads 16; such steps read 13 to 20.
 
-    By default it uses as many threads as schuss may.
+    By default it uses the number of threads that schuss may use.
     """
 
     def dense(arrays: Sequence[Array]) -> list[Array]:

@@ -195,7 +195,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Rounds:
-    """The number of rounds: all that fit in the seconds, between bounds."""
+    """The number of rounds: what fits in the seconds, between bounds."""
 
     least: int = 7
     most: int = 41

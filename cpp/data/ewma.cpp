@@ -214,7 +214,7 @@ void run_lines(Line<T>* lines, std::size_t count, const engine::CopyAxis& time, 
     }
 }
 
-/// Averages adjacent series, whose elements of one time are closest to each other. As many as fit
+/// Averages adjacent series, whose elements of one time are closest to each other. Those that fit
 /// into the cache advance together.
 template <typename T>
 struct Columns {
