@@ -448,7 +448,12 @@ def test_a_setting_out_of_range_is_refused(
         (ONES, {"out": [0.0] * 3}, TypeError, "out is a list, expected a NumPy array"),
         (ONES, {"out": np.ones(4)}, ValueError, r"out has shape \(4,\), expected \(3,\)"),
         (ONES, {"out": np.ones((3, 1))}, ValueError, r"out has shape \(3, 1\), expected"),
-        (ONES, {"out": ONES.astype("f")}, TypeError, "out has dtype float32, expected float64"),
+        (
+            ONES,
+            {"out": ONES.astype("f")},
+            TypeError,
+            r"out has dtype float32, expected float64 \(the dtype of values\)",
+        ),
         ([1, 2, 3], {"out": np.arange(3)}, TypeError, "out has dtype int64, expected float64"),
         (ONES, {"out": READ_ONLY}, ValueError, "out is read-only, expected a writeable"),
         (ONES, {"out": ONE_ELEMENT_THREE_TIMES}, ValueError, "out has elements that overlap"),
@@ -609,8 +614,18 @@ DTYPES = "has dtype {}, expected float32, float64, float16 or bfloat16".format
         (ARRAYS, {"v": ONES}, ValueError, "values has no key 'w', expected it"),
         (ARRAYS, {"w": ONES, "v": ONES}, ValueError, "values has the key 'v', expected no"),
         (ARRAYS, {"w": np.ones(4)}, ValueError, r"values\['w'\] has shape \(4,\), expected \(3,\)"),
-        (ARRAYS, {"w": ONES.astype("f")}, TypeError, r"values\['w'\] has dtype float32, expec"),
-        (ARRAYS, {"w": ONES.astype("e")}, TypeError, r"values\['w'\] has dtype float16, expec"),
+        (
+            ARRAYS,
+            {"w": ONES.astype("f")},
+            TypeError,
+            r"values\['w'\] has dtype float32, expected float64",
+        ),
+        (
+            ARRAYS,
+            {"w": ONES.astype("e")},
+            TypeError,
+            r"values\['w'\] has dtype float16, expected float64",
+        ),
     ],
 )
 def test_a_value_unlike_those_before_is_refused_and_changes_nothing(

@@ -629,7 +629,12 @@ AUTO = np.zeros(3000)
         (AUTO, {"batch_size": "auto", "memory": 1e6}, TypeError, "memory is a float, expected an"),
         (AUTO, {"batch_size": "Auto"}, ValueError, "batch_size is 'Auto', expected an integer"),
         (X, {"batch_size": "auto", "memory": -5}, ValueError, "memory is -5, expected an integer"),
-        (X, {"batch_size": 4, "memory": 100}, ValueError, "memory is 100 with batch_size 4, ex"),
+        (
+            X,
+            {"batch_size": 4, "memory": 100},
+            ValueError,
+            "memory is 100 with batch_size 4, expected",
+        ),
         ({"a": X}, {}, TypeError, "x is a dict, expected an array"),
         (X, {"y": "abc"}, TypeError, "y is a str, expected an array"),
         (X, {"rng": True}, TypeError, "rng is True, expected a numpy.random.Generator, a seed"),

@@ -295,7 +295,9 @@ REFUSED = {
         "descend(SGD, bowl(), (1, 2), -1)": "steps is -1, expected an integer >= 0",
         "steps_until([1, 2], within_one)": "path has shape (2,), expected (steps + 1, 2)",
         "steps_until(ones((0, 2)), within_one)": "path has shape (0, 2), expected (steps + 1, 2)",
-        "steps_until(POINTS, lambda p: p > 1)": "condition returns bool of shape (3, 2), expected",
+        "steps_until(POINTS, lambda p: p > 1)": (
+            "condition returns bool of shape (3, 2), expected bool of shape (3,)"
+        ),
     },
     TypeError: {
         "bowl('9')": "condition is a str, expected a number",
@@ -303,7 +305,9 @@ REFUSED = {
         "descend(NoMethod, bowl(), (1, 2), 3)": f"optimizer makes a NoMethod, {AN_OPTIMIZER}",
         "descend(SGD(ones(2)), bowl(), (1, 2), 3)": f"optimizer is of type SGD, {AN_OPTIMIZER}",
         "descend(sum, bowl(), (1, 2), 3)": f"optimizer makes a float64, {AN_OPTIMIZER}",
-        "descend(SGD, bowl, (1, 2), 3)": "landscape is a function, expected a Landscape like",
+        "descend(SGD, bowl, (1, 2), 3)": (
+            "landscape is a function, expected a Landscape like bowl()"
+        ),
         "descend(SGD, bowl(), (1j, 2), 3)": "start has dtype complex128, expected real numbers",
         "descend(SGD, bowl(), (1, 2), 2.0)": "steps is a float, expected an integer",
         "steps_until(POINTS, 3)": "condition is a int, expected a function of points",

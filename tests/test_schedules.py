@@ -197,7 +197,11 @@ def test_any_real_number_gives_a_float_and_the_same_one(schedule: Schedule) -> N
     [
         ([0, [1, 0]], ValueError, "t is 0, expected a finite number >= 1"),
         ([0.5], ValueError, "t is 0.5, expected a finite number >= 1"),
-        ([math.nan, np.array([[1.0, math.nan]])], ValueError, "t is nan, expected a finite"),
+        (
+            [math.nan, np.array([[1.0, math.nan]])],
+            ValueError,
+            "t is nan, expected a finite number >= 1",
+        ),
         ([math.inf], ValueError, "t is inf, expected a finite number >= 1"),
         ([True], TypeError, "t is a bool, expected a number"),
         ([None], TypeError, "t is a NoneType, expected a number"),
@@ -308,13 +312,17 @@ REFUSED = {
         "Polynomial(1, 0, 5, -1)": "power is -1, expected a finite",
         "Polynomial(1, 0, 5, power=0)": "power is 0, expected a finite number > 0",
         "CosineRestarts(1, 5, factor=0)": "factor is 0, expect",
-        "CosineRestarts(0, 1, 1.0, decay=2)": "decay is 2.0 where start is below end, expected",
+        "CosineRestarts(0, 1, 1.0, decay=2)": (
+            "decay is 2.0 where start is below end, expected at most 1.0"
+        ),
         "CosineRestarts(1, 5, decay=-1)": "decay is -1, expect",
         "OneCycle(1, 5, rise=1)": "rise is 1, expected a number in [0, 1)",
         "OneCycle(1, 5, start_divisor=0.5)": "start_divisor is 0.5, ",
         "OneCycle(1, 5, end_divisor=0)": "end_divisor is 0, expected",
         'OneCycle(1, 5, anneal="sin")': "anneal is 'sin', expected 'cos' or 'linear'",
-        "OneCycle(1, 5, rise=0.6, three_phase=True)": "rise is 0.6, expected at most 0.5 with",
+        "OneCycle(1, 5, rise=0.6, three_phase=True)": (
+            "rise is 0.6, expected at most 0.5 with three_phase"
+        ),
         "WarmUp(-1, 5)": "after is -1, expected a finite number >= 0",
         "WarmUp(1, 0)": "steps is 0, expected an integer >= 1",
         "WarmUp(1, 5, -1)": "start is -1, expected a finite number",
