@@ -27,6 +27,15 @@ std::vector<std::string> state_names(const std::string& rule) {
     return {names.begin(), names.end()};
 }
 
+/// The names of the states whose elements are never less than 0.
+std::vector<std::string> nonnegative_states(const std::string& rule) {
+    std::vector<std::string> names;
+    for (const rules::State& state : rules::registry()[rules::find_rule(rule)].states) {
+        if (state.nonnegative) names.emplace_back(state.name);
+    }
+    return names;
+}
+
 }  // namespace
 
 engine::Formula make_formula(const std::string& rule, const py::dict& values, double per_step,
@@ -60,6 +69,7 @@ void register_formula(py::module_& module) {
              py::arg("per_step") = 0.0, py::arg("decay") = "none", py::arg("weight_decay") = 0.0)
         .def_property_readonly("per_step", &engine::Formula::per_step);
     module.def("states", &state_names, py::arg("rule"));
+    module.def("nonnegative_states", &nonnegative_states, py::arg("rule"));
 }
 
 }  // namespace schuss::bindings

@@ -29,17 +29,17 @@ std::size_t set_parallel_threshold(std::size_t elements) {
 
 Item::Item(std::size_t group_index, const std::vector<std::size_t>& shape,
            const std::vector<Operand>& operands)
-    : group(group_index), layout(shape, operands, tile_elements()) {
+    : group(group_index) {
     const Operand& parameter = operands[rules::parameter_operand];
     const Operand& gradient = operands[rules::gradient_operand];
+    const std::size_t numbers_per_tile = tile_elements() / parameter.components;
+    layout = Layout(shape, operands, std::max(numbers_per_tile, std::size_t{1}));
     formats = {parameter.dtype, gradient.dtype, numbers::compute_dtype(parameter.dtype)};
     for (std::size_t i = 0; i < operands.size(); ++i) {
         if (operands[i].role == Role::state) formats.state = operands[i].dtype;
         data[i] = const_cast<std::byte*>(operands[i].data) + layout.offset(i);
     }
-    const std::size_t item_size = numbers::size_of(gradient.dtype);
-    const bool aligned = reinterpret_cast<std::size_t>(gradient.data) % item_size == 0;
-    gradient_order = MemoryOrder(shape, parameter.strides, gradient.strides, item_size, aligned);
+    gradient_order = MemoryOrder(shape, parameter, gradient);
 }
 
 void Plan::build() {
@@ -55,13 +55,14 @@ void Plan::build() {
         first_.push_back(elements_);
         const numbers::DType state = items[i].formats.state;
         stochastic_ = stochastic_ || state != numbers::compute_dtype(state);
-        elements_ += layout.elements();
+        const std::size_t elements = layout.elements() * layout.components();
+        elements_ += elements;
         for (std::size_t tile = 0; tile < layout.tiles(); ++tile) {
             if (size >= enough) {
                 shares_.push_back({i, tile});
                 size = 0;
             }
-            size += layout.elements() / layout.tiles();
+            size += elements / layout.tiles();
         }
     }
     shares_.push_back({items.size(), 0});

@@ -154,7 +154,8 @@ void TilePass::run_rows(const Box& box, std::byte* const* dense) const {
 /// Runs along contiguous memory, piece by piece. Advances the pointers.
 void TilePass::run_contiguous(std::byte** at, std::size_t count) const {
     for (;;) {
-        std::size_t piece = layout_.has_extras() ? std::min(count, elements_per_piece) : count;
+        const std::size_t longest = elements_per_piece / layout_.components();
+        std::size_t piece = layout_.has_extras() ? std::min(count, longest) : count;
         if (layout_.rounded_state() != nullptr) {
             const std::uint64_t left_in_stream = stream_size - index_of(at) % stream_size;
             piece = std::min(piece, static_cast<std::size_t>(left_in_stream));
@@ -174,7 +175,8 @@ void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
         const std::uint64_t first = index_of(at);
         for (int k = 0; k < rules::max_states; ++k) streams[k] = {pass_.streams[k], first};
     }
-    pass_.kernel(at, count, pass_.coefficients, streams);
+    const std::size_t components = layout_.components();
+    pass_.kernel(at, count * components, pass_.coefficients, streams);
     if (pass_.clear_gradients) clear_gradient(at, count);
     if (!layout_.has_extras()) return;
     for (std::size_t k = rules::first_state_operand; k < operands(); ++k) {
@@ -182,7 +184,7 @@ void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
         std::byte* const parameter = at[rules::parameter_operand];
         if (operand.role == Role::average && pass_.average != nullptr) {
             std::byte* const averaged[] = {at[k], parameter};
-            pass_.average(averaged, count, pass_.average_coefficients, nullptr);
+            pass_.average(averaged, count * components, pass_.average_coefficients, nullptr);
         }
         if (operand.role == Role::copy) {
             pass_.level.format(operand.dtype).store(parameter, at[k], count);

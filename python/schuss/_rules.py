@@ -68,3 +68,8 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
 def states(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:
     """Return the names of the states that a class keeps with these hyperparameters."""
     return _core.states(spec_of(kind).form(hyperparameters))
+
+
+def second_moments(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:
+    """Return the names of those states that are never less than 0."""
+    return _core.nonnegative_states(spec_of(kind).form(hyperparameters))

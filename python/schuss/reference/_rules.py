@@ -14,9 +14,11 @@ from schuss.reference._numbers import (
     Float,
     cast,
     floats,
+    parts,
     rate_of,
     round_into,
     scale_and_clip,
+    square,
     widen,
 )
 
@@ -26,12 +28,18 @@ Rule = TypeVar("Rule", bound=Callable[..., None])
 
 
 def in_float32(rule: Rule) -> Rule:
-    """Let the rule compute in float32 where the parameter is float16 or bfloat16."""
+    """Let the rule compute in float32 where the parameter is float16 or bfloat16.
+
+    And in real numbers where it is complex.
+    """
 
     @wraps(rule)
     def step(param: Array, grad: Array, *states: Array, **options: Any) -> None:
+        named = {name: state for name, state in options.items() if isinstance(state, np.ndarray)}
+        param, grad, *all_states = parts([param, grad, *states, *named.values()])
+        named = dict(zip(named, all_states[len(states) :], strict=True))
         values = widen(param)
-        rule(values, widen(grad), *states, **options)
+        rule(values, widen(grad), *all_states[: len(states)], **options | named)
         round_into(param, values)
 
     return step  # type: ignore[return-value]  # it has the same signature
@@ -120,11 +128,11 @@ def rmsprop(
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
-        s[...] = beta * s + rest * (g * g)
+        s[...] = beta * s + rest * square(g, s)
         variance: npt.NDArray[Float] = s
         if a is not None:
             a[...] = beta * a + rest * g
-            variance = np.maximum(s - a * a, 0)
+            variance = np.maximum(s - square(a, s), 0)
         if b is not None:
             b[...] = momentum * b + g / (np.sqrt(variance + eps_root) + eps)
             p[...] = p - rate * b * fine
@@ -168,13 +176,16 @@ def adam(
         elif decays:
             g = g + weight_decay * p
         m[...] = beta1 * m + rest1 * g
-        v[...] = beta2 * v + rest2 * (g * g)
+        v[...] = beta2 * v + rest2 * square(g, v)
         v_hat = v
         if v_max is not None:
             # numpy.maximum, which however does not define the sign of zero.
             v_max[...] = np.where((v_max >= v) | np.isnan(v_max), v_max, v)
             v_hat = v_max
         p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps) * fine
+
+
+_NONNEGATIVE = frozenset({"square_average", "v", "v_max"})
 
 
 @dataclass(frozen=True)
@@ -186,6 +197,11 @@ class Kind:
     optional_states: Mapping[str, str] = field(default_factory=dict)
     """Further states, each with the hyperparameter that adds it unless it is 0 or False."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def nonnegative(self) -> frozenset[str]:
+        """The states that are never negative: of complex numbers, they may have the modulus."""
+        return _NONNEGATIVE.intersection(self.states, self.optional_states)
 
     def states_with(self, hyperparameters: Mapping[str, Any]) -> list[str]:
         """Return the names of the states that these hyperparameters need."""
