@@ -174,9 +174,9 @@ def test_an_array_of_another_dtype_is_refused(make: Callable[[], Call]) -> None:
     accepted, expected = [own], own + (f" (the dtype of {call.like})" if call.like else "")
     if call.role == "param":
         accepted, expected = ["float64", *floats], "float32, float64, float16 or bfloat16"
-    if call.role == "grad" and own in floats:
-        accepted = floats
-        expected += ", {} or {}".format(*(name for name in floats if name != own))
+    if call.role == "grad":
+        accepted = [own, *(name for name in floats if name != own)]
+        expected += f", {', '.join(accepted[1:-1])} or {accepted[-1]}"
     for dtype in map(np.dtype, [*NO_FLOATS, *FLOATS]):
         if dtype == FOREIGN and call.role == "param":
             expected = "native byte order"

@@ -87,10 +87,12 @@ numbers::DType check_compatible(const ArrayView& array, const Name& name, DtypeR
             expected.push_back(dtype);
         }
     };
-    if (rule == DtypeRule::convertible) expect(of_parameter);
+    const bool is_convertible = rule == DtypeRule::convertible;
+    if (is_convertible) expect(of_parameter);
     if (rule != DtypeRule::half) expect(computed);
-    if (computed == DType::float32) {
-        if (rule == DtypeRule::convertible || rule == DtypeRule::half) expect(DType::float16);
+    if (is_convertible) expect(DType::float32);
+    if (computed == DType::float32 || is_convertible) {
+        if (is_convertible || rule == DtypeRule::half) expect(DType::float16);
         if (rule != DtypeRule::compute) expect(DType::bfloat16);
     }
     const std::optional<DType> found = find_dtype(array.dtype());

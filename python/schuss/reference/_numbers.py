@@ -18,6 +18,12 @@ def widen(array: Array) -> Array:
     return array.astype(computed_dtype(array), copy=False)
 
 
+def widen_grad(grad: Array, param: npt.NDArray[Float]) -> Array:
+    """Return a gradient in the dtype of a parameter that was widened, if that holds its values."""
+    with subnormals_are_zero():
+        return widen(grad).astype(param.dtype, copy=False)
+
+
 def round_into(array: Array, values: Array) -> None:
     """Write the values to the array, rounded to nearest, unless they are the array itself."""
     if array is not values:

@@ -18,6 +18,7 @@ from schuss.reference._numbers import (
     round_into,
     scale_and_clip,
     widen,
+    widen_grad,
 )
 
 __all__ = ["adam", "momentum", "rmsprop", "sgd"]
@@ -25,19 +26,22 @@ __all__ = ["adam", "momentum", "rmsprop", "sgd"]
 Rule = TypeVar("Rule", bound=Callable[..., None])
 
 
-def in_float32(rule: Rule) -> Rule:
-    """Let the rule compute in float32 where the parameter is float16 or bfloat16."""
+def widened(rule: Rule) -> Rule:
+    """Let the rule compute in float32 where the parameter is float16 or bfloat16.
+
+    The gradient may have another dtype than the parameter.
+    """
 
     @wraps(rule)
     def step(param: Array, grad: Array, *states: Array, **options: Any) -> None:
         values = widen(param)
-        rule(values, widen(grad), *states, **options)
+        rule(values, widen_grad(grad, values), *states, **options)
         round_into(param, values)
 
     return step  # type: ignore[return-value]  # it has the same signature
 
 
-@in_float32
+@widened
 def sgd(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -60,7 +64,7 @@ def sgd(
         p[...] = p - rate * g * fine
 
 
-@in_float32
+@widened
 def momentum(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -92,7 +96,7 @@ def momentum(
         p[...] = p - rate * d * fine
 
 
-@in_float32
+@widened
 def rmsprop(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -132,7 +136,7 @@ def rmsprop(
             p[...] = p - rate * g / (np.sqrt(variance + eps_root) + eps) * fine
 
 
-@in_float32
+@widened
 def adam(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
