@@ -290,7 +290,7 @@ JOBS = {
         )
         for of_params, of_grads in [
             ("float32", ("float32",)),
-            ("float64", ("float64",)),
+            ("float64", ("float64", "float32", "bfloat16")),
             ("float32", ("float16",)),
             ("float32", ("bfloat16", "float32", "float16")),
             ("float16", ("float16", "float32")),

@@ -257,9 +257,9 @@ class Training(RuleBasedStateMachine):
         rng = np.random.default_rng(seed)
         arrays = []
         for param in leaves(self.params):
-            halves = ["float32", *HALVES]
-            dtype = "float64" if param.dtype == np.float64 else str(rng.choice(halves))
-            arrays.append(some_array(rng, param.shape, dtype_of(dtype), special=special))
+            dtypes = ["float32", *HALVES, *["float64"] * (param.dtype == np.float64)]
+            dtype = dtype_of(str(rng.choice(dtypes)))
+            arrays.append(some_array(rng, param.shape, dtype, special=special))
         copies = map(copy_in_order, arrays)
         return in_structure(self.params, iter(arrays)), in_structure(self.params, copies)
 
@@ -314,7 +314,7 @@ class Training(RuleBasedStateMachine):
             "shape": np.ones((2, *array.shape), array.dtype),
             "dtype": np.ones(array.shape, np.int64),
             "byte order": array.astype(np.dtype("f4").newbyteorder("S")),
-            "precision": array.astype("f4" if param.dtype == np.float64 else "f8"),
+            "precision": array.astype(np.longdouble if param.dtype == np.float64 else "f8"),
             "a number": 1.5,
             "structure": [array, array],
         }

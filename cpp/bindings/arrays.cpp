@@ -70,8 +70,10 @@ bool is_native(const py::dtype& dtype) {
 std::vector<ElementType> expected_types(DtypeRule rule, const ElementType& parameter) {
     using numbers::DType;
     const DType computed = numbers::compute_dtype(parameter.dtype);
+    const bool is_convertible = rule == DtypeRule::convertible;
     if (parameter.is_complex()) {
         if (rule == DtypeRule::nonnegative) return {parameter, {computed}};
+        if (is_convertible && parameter == complex128) return {parameter, complex64};
         return {parameter};
     }
     std::vector<ElementType> expected;
@@ -80,10 +82,11 @@ std::vector<ElementType> expected_types(DtypeRule rule, const ElementType& param
             expected.push_back({dtype});
         }
     };
-    if (rule == DtypeRule::convertible) expect(parameter.dtype);
+    if (is_convertible) expect(parameter.dtype);
     if (rule != DtypeRule::half) expect(computed);
-    if (computed == DType::float32) {
-        if (rule == DtypeRule::convertible || rule == DtypeRule::half) expect(DType::float16);
+    if (is_convertible) expect(DType::float32);
+    if (computed == DType::float32 || is_convertible) {
+        if (is_convertible || rule == DtypeRule::half) expect(DType::float16);
         if (rule != DtypeRule::compute) expect(DType::bfloat16);
     }
     return expected;

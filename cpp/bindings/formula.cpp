@@ -12,7 +12,6 @@ namespace schuss::bindings {
 namespace {
 
 rules::Decay decay_called(const std::string& name) {
-    if (name == "none") return rules::Decay::none;
     if (name == "coupled") return rules::Decay::coupled;
     if (name == "decoupled") return rules::Decay::decoupled;
     throw std::invalid_argument("unknown weight decay " + name);
@@ -66,7 +65,8 @@ void refuse_misfit(const std::optional<engine::Formula::Misfit>& misfit, const s
 void register_formula(py::module_& module) {
     py::class_<engine::Formula>(module, "Formula")
         .def(py::init(&make_formula), py::arg("rule"), py::arg("values") = py::dict(),
-             py::arg("per_step") = 0.0, py::arg("decay") = "none", py::arg("weight_decay") = 0.0)
+             py::arg("per_step") = 0.0, py::arg("decay") = "decoupled",
+             py::arg("weight_decay") = 0.0)
         .def_property_readonly("per_step", &engine::Formula::per_step);
     module.def("states", &state_names, py::arg("rule"));
     module.def("nonnegative_states", &nonnegative_states, py::arg("rule"));

@@ -41,7 +41,8 @@ void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle
     }
     const std::size_t rule = rules::find_rule("memory_floor_" + std::to_string(states.size()));
     const numbers::DType dtype = compute_type_of(arrays[0], {call, "param"}).dtype;
-    const auto kernel = sweep::level().rules[rule].of(rules::Decay::none, {dtype, dtype, dtype});
+    const auto kernel =
+        sweep::level().rules[rule].of(rules::Decay::decoupled, {dtype, dtype, dtype});
     const engine::Coefficients coefficients{rules::Coefficients{}};
     const void* const values = coefficients.as(dtype);
     const auto size = arrays[0].size();

@@ -106,20 +106,16 @@ void Plan::run(const Run& run) noexcept {
         const runtime::SubnormalsAreZero mode;
         Share at = plan.shares_[share];
         const Share end = plan.shares_[share + 1];
-        Pass pass{table, nullptr, nullptr, nullptr, nullptr, all.clear_gradients, 0, streams};
+        Pass pass{table, {}, {}, all.clear_gradients, 0, streams};
         for (; at.item <= end.item && at.item < plan.items.size(); at = {at.item + 1, 0}) {
             const Item& item = plan.items[at.item];
             const numbers::DType computed = numbers::compute_dtype(item.formats.parameter);
             pass.first = plan.first_[at.item];
             if (all.groups != nullptr) {
-                const Update& rule = all.groups[item.group];
-                pass.kernel = rule.kernels->of(rule.decay, item.formats);
-                pass.coefficients = rule.coefficients.as(computed);
+                pass.update = all.groups[item.group].call(item.formats);
             }
             if (all.average != nullptr) {
-                const numbers::Formats formats{computed, item.formats.parameter, computed};
-                pass.average = all.average->kernels->of(all.average->decay, formats);
-                pass.average_coefficients = all.average->coefficients.as(computed);
+                pass.average = all.average->call({computed, item.formats.parameter, computed});
             }
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
             for (std::size_t tile = at.tile; tile < tiles; ++tile) {

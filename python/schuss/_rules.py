@@ -55,12 +55,13 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
         if values[name] is None:
             values[name] = values[other]
     lr, weight_decay = values.pop("lr"), values.pop("weight_decay")
-    decay = "decoupled" if spec.decoupled else "coupled"
+    # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
+    decay = "coupled" if weight_decay and not spec.decoupled else "decoupled"
     return _core.Formula(
         spec.form(values),
         values,
         per_step=0.0 if callable(lr) else lr,
-        decay=decay if weight_decay else "none",
+        decay=decay,
         weight_decay=weight_decay,
     )
 

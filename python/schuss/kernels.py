@@ -311,7 +311,8 @@ def _update(
     }
     values["bias_correction"] = step is not None
     t = 1 if step is None else count(call, "step", step, least=1)
-    # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
     lr, weight_decay = values["lr"], values["weight_decay"]
-    formula = _core.Formula(rule, values, lr, decay if weight_decay else "none", weight_decay)
+    # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
+    decay = decay if weight_decay else "decoupled"
+    formula = _core.Formula(rule, values, lr, decay, weight_decay)
     _core.update(call, formula, t, scale, limit, *arrays)

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from schuss import _core, reference
-from schuss.reference._numbers import scale_and_clip
+from schuss.reference._numbers import scale_and_clip, widen_grad
 from support.arrays import LAYOUTS, Array, empty_like_layout, laid_out, numbers
 from support.optimizers import OPTIMIZERS, OTHER_VALUES, Kind
 from support.shuffling import SplitMix64, shuffled
@@ -27,18 +27,18 @@ FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NUMBERS = [FLOAT32, FLOAT64, FLOAT16, BFLOAT16]  # the order of numbers::DType, before raw bytes
 ROLES = ["parameter", "gradient", "state", "average", "copy"]  # the order of engine::Role
-DECAYS = ["none", "coupled", "decoupled"]  # the order of rules::Decay
+DECAYS = ["none", "coupled", "decoupled"]
 SIZES = [(0, 3), (), (1,), (3,), (17,), (65,), (130,)]
 
 RATE = {"lr": 0.03}
 
 
 def _average(average: Array, values: Array, *, beta: float, **_: Any) -> None:
-    reference.average(average, values.astype(average.dtype), beta=beta)
+    reference.average(average, widen_grad(values, average), beta=beta)
 
 
 def _sum(total: Array, grad: Array, *, first: bool, clip_value: Any, **_: Any) -> None:
-    clipped = scale_and_clip(total, grad.astype(total.dtype), 1.0, clip_value)
+    clipped = scale_and_clip(total, widen_grad(grad, total), 1.0, clip_value)
     with _core.subnormals_are_zero(), np.errstate(all="ignore"):
         total[...] = clipped if first else total + clipped
 
@@ -170,8 +170,8 @@ def steps(
     case.integers(len(groups))
     for name, decay in groups:
         case.bytes(name.encode())
-        case.integers(DECAYS.index(decay), len(RULES[name][1]))
-        case.floats(WEIGHT_DECAY)
+        case.integers(decay != "coupled", len(RULES[name][1]))  # its index in rules::Decay
+        case.floats(0.0 if decay == "none" else WEIGHT_DECAY)
         for key, value in RULES[name][1].items():
             case.bytes(key.encode())
             case.floats(value)
@@ -227,7 +227,8 @@ def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
         )
 
     halves = [FLOAT32, FLOAT16, BFLOAT16]
-    combinations = [(FLOAT64, FLOAT64, False), *product(halves, halves, (False, True))]
+    combinations = [(FLOAT64, of_grad, False) for of_grad in (FLOAT64, *halves)]
+    combinations += product(halves, halves, (False, True))
     for i, (name, decay, formats) in enumerate(product(RULES, DECAYS, combinations)):
         updates = name in UPDATES
         if not updates and (decay != "none" or formats[0] in halves[1:]):

@@ -40,6 +40,12 @@ def square(values: npt.NDArray[Float], like: npt.NDArray[Float]) -> npt.NDArray[
     return squares[..., :1] + squares[..., 1:]
 
 
+def widen_grad(grad: Array, param: npt.NDArray[Float]) -> Array:
+    """Return a gradient in the dtype of a parameter that was widened, if that holds its values."""
+    with subnormals_are_zero():
+        return widen(grad).astype(param.dtype, copy=False)
+
+
 def round_into(array: Array, values: Array) -> None:
     """Write the values to the array, rounded to nearest, unless they are the array itself."""
     if array is not values:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from schuss._arrays import Array, ArrayTree, components, computed_dtype
 from schuss._core import subnormals_are_zero
-from schuss.reference._numbers import apply_scale, round_into, wide, widen
+from schuss.reference._numbers import apply_scale, round_into, wide, widen, widen_grad
 from schuss.reference._rules import KINDS, Kind
 from schuss.reference._step import step
 
@@ -227,7 +227,7 @@ class Optimizer:
         """
         leaves = [leaf for _, leaf in _named_leaves(grads)]
         for total, grad in zip(map(components, self._sums), map(components, leaves), strict=True):
-            term = apply_scale(total, widen(grad), wide(scale))
+            term = apply_scale(total, widen_grad(grad, total), wide(scale))
             with subnormals_are_zero(), np.errstate(all="ignore"):
                 total[...] = total + term if self.accumulated else term
             if self.settings["clear_grads"]:

@@ -20,6 +20,7 @@ from schuss.reference._numbers import (
     scale_and_clip,
     square,
     widen,
+    widen_grad,
 )
 
 __all__ = ["adam", "momentum", "rmsprop", "sgd"]
@@ -27,10 +28,11 @@ __all__ = ["adam", "momentum", "rmsprop", "sgd"]
 Rule = TypeVar("Rule", bound=Callable[..., None])
 
 
-def in_float32(rule: Rule) -> Rule:
+def widened(rule: Rule) -> Rule:
     """Let the rule compute in float32 where the parameter is float16 or bfloat16.
 
-    And in real numbers where it is complex.
+    It computes with real numbers where the parameter is complex. The gradient may have another
+    dtype than the parameter.
     """
 
     @wraps(rule)
@@ -39,13 +41,13 @@ def in_float32(rule: Rule) -> Rule:
         param, grad, *all_states = parts([param, grad, *states, *named.values()])
         named = dict(zip(named, all_states[len(states) :], strict=True))
         values = widen(param)
-        rule(values, widen(grad), *all_states[: len(states)], **options | named)
+        rule(values, widen_grad(grad, values), *all_states[: len(states)], **options | named)
         round_into(param, values)
 
     return step  # type: ignore[return-value]  # it has the same signature
 
 
-@in_float32
+@widened
 def sgd(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -68,7 +70,7 @@ def sgd(
         p[...] = p - rate * g * fine
 
 
-@in_float32
+@widened
 def momentum(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -100,7 +102,7 @@ def momentum(
         p[...] = p - rate * d * fine
 
 
-@in_float32
+@widened
 def rmsprop(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -140,7 +142,7 @@ def rmsprop(
             p[...] = p - rate * g / (np.sqrt(variance + eps_root) + eps) * fine
 
 
-@in_float32
+@widened
 def adam(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -201,7 +203,7 @@ class Kind:
     @property
     def nonnegative(self) -> frozenset[str]:
         """The states that are never negative: of complex numbers, they may have the modulus."""
-        return _NONNEGATIVE.intersection(self.states, self.optional_states)
+        return _NONNEGATIVE & {*self.states, *self.optional_states}
 
     def states_with(self, hyperparameters: Mapping[str, Any]) -> list[str]:
         """Return the names of the states that these hyperparameters need."""

@@ -7,7 +7,7 @@ import numpy as np
 from schuss._arrays import Array, components
 from schuss.reference._averages import average
 from schuss.reference._norm import in_memory_order, wide_clip_factor, wide_norm
-from schuss.reference._numbers import Wide, apply_scale, parts, round_into, wide, widen
+from schuss.reference._numbers import Wide, apply_scale, parts, round_into, wide, widen, widen_grad
 from schuss.reference._random import random_stream, rounded_at_random
 
 
@@ -88,7 +88,8 @@ def step(
     first = 0  # the index of the parameter's first element among those of all parameters
     for i, (rule, p) in enumerate(zip(rules, params, strict=True)):
         if not skipped:
-            param, grad = widen(p), widen(grads[i])
+            param = widen(p)
+            grad = widen_grad(grads[i], param)
             own = [widen(state) for state in states[i]]
             scaled = apply_scale(param, grad, wide(scale) * factor)
             rule(param, scaled, *own, clip_value=clip_value)
