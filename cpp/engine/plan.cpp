@@ -36,7 +36,10 @@ Item::Item(std::size_t group_index, const std::vector<std::size_t>& shape,
     layout = Layout(shape, operands, std::max(numbers_per_tile, std::size_t{1}));
     formats = {parameter.dtype, gradient.dtype, numbers::compute_dtype(parameter.dtype)};
     for (std::size_t i = 0; i < operands.size(); ++i) {
-        if (operands[i].role == Role::state) formats.state = operands[i].dtype;
+        if (operands[i].role == Role::state) {
+            formats.state = operands[i].dtype;
+            formats.moduli = formats.moduli || operands[i].components < parameter.components;
+        }
         data[i] = const_cast<std::byte*>(operands[i].data) + layout.offset(i);
     }
     gradient_order = MemoryOrder(shape, parameter, gradient);

@@ -176,7 +176,8 @@ void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
         for (int k = 0; k < rules::max_states; ++k) streams[k] = {pass_.streams[k], first};
     }
     const std::size_t components = layout_.components();
-    pass_.level.run(*pass_.update, at, count * components, streams);
+    const std::size_t updated = pass_.update->formats.moduli ? count : count * components;
+    pass_.level.run(*pass_.update, at, updated, streams);
     if (pass_.clear_gradients) clear_gradient(at, count);
     if (!layout_.has_extras()) return;
     for (std::size_t k = rules::first_state_operand; k < operands(); ++k) {

@@ -16,17 +16,21 @@ namespace schuss::numbers {
 /// The number formats of a parameter, its gradient and its states.
 struct Formats {
     DType parameter, gradient, state;
+    // Whether the elements are complex numbers, whose second moments are real: averages of their
+    // squared moduli. Such a parameter is computed in its own format, and so is its state.
+    bool moduli = false;
 };
 
 /// Whether there is a kernel for the formats. States are stored in the compute format of the
 /// parameter, or in bfloat16 in place of float32.
 constexpr bool has_kernel(const Formats& formats) {
-    const auto& [parameter, gradient, state] = formats;
+    const auto& [parameter, gradient, state, moduli] = formats;
     const DType compute = compute_dtype(parameter);
     const auto is_compute_or_bfloat16 = [compute](DType dtype) {
         return dtype == compute || (dtype == DType::bfloat16 && compute == DType::float32);
     };
     const bool widens = gradient != compute && parameter == DType::float16;
+    if (moduli) return gradient == compute;
     return is_compute_or_bfloat16(gradient) && is_compute_or_bfloat16(state) && !widens;
 }
 

@@ -13,8 +13,8 @@ struct WeightDecay {
         return {weight_decay, 1 - lr * weight_decay};
     }
 
-    template <Decay decay, typename T>
-    static void apply(T& p, T& g, const Coefficients<T>& c) {
+    template <Decay decay, typename T, typename V>
+    static void apply(V& p, V& g, const Coefficients<T>& c) {
         if constexpr (decay == Decay::coupled) g = g + c.weight_decay * p;
         if constexpr (decay == Decay::decoupled) p = p * c.decay_factor;
     }

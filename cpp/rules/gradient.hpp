@@ -18,6 +18,12 @@ struct GradientTransform {
         return g < -c.limit ? -c.limit : g;
     }
 
+    /// Complex numbers have no order, so no limit.
+    template <typename T>
+    static Complex<T> transform(Complex<T> g, const Coefficients<T>& c) {
+        return g * c.scale;
+    }
+
     /// Multiplies by the power of a scale that T cannot hold (see numbers::Factors).
     template <typename T>
     static T apply_power(T g, const Coefficients<T>& c) {

@@ -29,9 +29,11 @@ using rules::Names;
 using rules::State;
 using rules::States;
 
+#include "rules/arithmetic.hpp"
+#include "rules/complex.hpp"
+
 #include "numbers/conversions.hpp"
 #include "numbers/random.hpp"
-#include "rules/arithmetic.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"
@@ -77,25 +79,49 @@ struct RoundingBits<Bfloat16> {
     std::uint32_t counter;
 };
 
+/// The type in which an element is computed.
+template <typename Stored>
+using Computed = decltype(loaded(Stored{}));
+
 /// The compiler generates both the vector body and the scalar tail from this loop. The caller
 /// guarantees that the arrays do not overlap; the pragma tells the compiler so.
 template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
 void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S*... state,
           RoundingBits<S>... random) {
+    using V = Computed<P>;  // T, or a complex number of T
     SCHUSS_NO_ALIASING
     for (std::size_t i = 0; i < count; ++i) {
-        ScopedValue<T, P> parameter(p[i]);
-        T gradient = loaded(g[i]);
+        ScopedValue<V, P> parameter(p[i]);
+        V gradient = loaded(g[i]);
         if constexpr (Rule::takes_gradients) {
             gradient = GradientTransform::transform(gradient, c.gradient);
         }
         if constexpr (Rule::updates_parameters) {
-            WeightDecay::apply<decay>(static_cast<T&>(parameter), gradient, c.decay);
+            WeightDecay::apply<decay>(static_cast<V&>(parameter), gradient, c.decay);
         }
-        Rule::update(static_cast<T&>(parameter), gradient,
-                     static_cast<T&>(ScopedState<T, S>(state[i], random.bits()))..., c.rule);
+        Rule::update(
+            static_cast<V&>(parameter), gradient,
+            static_cast<Computed<S>&>(ScopedState<Computed<S>, S>(state[i], random.bits()))...,
+            c.rule);
         (random.next(), ...);
     }
+}
+
+/// The elements of a state, if S is their type for real parameters of type P. The second moments of
+/// complex parameters are real.
+template <typename P, typename S, bool nonnegative>
+struct StateOf {
+    using Type = S;
+};
+
+template <typename T>
+struct StateOf<Complex<T>, T, false> {
+    using Type = Complex<T>;
+};
+
+template <typename Element>
+Element* state_at(std::byte* const* operands, int i) {
+    return reinterpret_cast<Element*>(operands[rules::first_state_operand + i]);
 }
 
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
@@ -106,18 +132,27 @@ template <class Rule, Decay decay, typename T, typename P, typename G, typename 
     const auto c = *static_cast<const Coefficients<Rule, T>*>(coefficients);
     P* const p = reinterpret_cast<P*>(operands[0]);
     const G* const g = reinterpret_cast<const G*>(operands[1]);
-    const auto state = [operands](int i) { return reinterpret_cast<S*>(operands[2 + i]); };
-    const auto random = [streams](int i) { return RoundingBits<S>(streams[i]); };
+    constexpr const State* kept = Rule::states.at;
+    using S0 = typename StateOf<P, S, kept[0].nonnegative>::Type;
+    using S1 = typename StateOf<P, S, kept[1].nonnegative>::Type;
+    using S2 = typename StateOf<P, S, kept[2].nonnegative>::Type;
     constexpr int states = count(Rule::states);
     static_assert(states <= rules::max_states);
     if constexpr (states == 0) loop<Rule, decay, T, P, G>(n, c, p, g);
-    if constexpr (states == 1) loop<Rule, decay, T, P, G, S>(n, c, p, g, state(0), random(0));
+    if constexpr (states == 1) {
+        loop<Rule, decay, T, P, G, S0>(n, c, p, g, state_at<S0>(operands, 0),
+                                       RoundingBits<S0>(streams[0]));
+    }
     if constexpr (states == 2) {
-        loop<Rule, decay, T, P, G, S, S>(n, c, p, g, state(0), state(1), random(0), random(1));
+        loop<Rule, decay, T, P, G, S0, S1>(n, c, p, g, state_at<S0>(operands, 0),
+                                           state_at<S1>(operands, 1), RoundingBits<S0>(streams[0]),
+                                           RoundingBits<S1>(streams[1]));
     }
     if constexpr (states == 3) {
-        loop<Rule, decay, T, P, G, S, S, S>(n, c, p, g, state(0), state(1), state(2), random(0),
-                                            random(1), random(2));
+        loop<Rule, decay, T, P, G, S0, S1, S2>(
+            n, c, p, g, state_at<S0>(operands, 0), state_at<S1>(operands, 1),
+            state_at<S2>(operands, 2), RoundingBits<S0>(streams[0]), RoundingBits<S1>(streams[1]),
+            RoundingBits<S2>(streams[2]));
     }
 }
 
@@ -141,17 +176,32 @@ constexpr Kernel kernel_for() {
     }
 }
 
+/// The kernel for complex parameters whose second moments are real; nullptr if the rule has none.
+template <class Rule, Decay decay, typename T>
+constexpr Kernel kernel_of_moduli() {
+    constexpr const State* kept = Rule::states.at;
+    if constexpr (kept[0].nonnegative || kept[1].nonnegative || kept[2].nonnegative) {
+        return &kernel<Rule, decay, T, Complex<T>, Complex<T>, T>;
+    } else {
+        return nullptr;
+    }
+}
+
 template <class Rule, Decay decay, int combination = 0>
 constexpr void fill(Kernels& kernels) {
     if constexpr (combination < numbers::combinations.count) {
         kernels.at[static_cast<int>(decay)][combination] = kernel_for<Rule, decay, combination>();
         fill<Rule, decay, combination + 1>(kernels);
+    } else {
+        Kernel* const of_moduli = kernels.of_moduli[static_cast<int>(decay)];
+        of_moduli[static_cast<int>(DType::float32)] = kernel_of_moduli<Rule, decay, float>();
+        of_moduli[static_cast<int>(DType::float64)] = kernel_of_moduli<Rule, decay, double>();
     }
 }
 
 template <class Rule>
 constexpr Kernels kernels_of() {
-    Kernels kernels = {count(Rule::states), {}};
+    Kernels kernels = {Rule::states, {}, {}};
     fill<Rule, Decay::coupled>(kernels);
     fill<Rule, Decay::decoupled>(kernels);
     return kernels;

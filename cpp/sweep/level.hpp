@@ -25,11 +25,14 @@ using Kernel = void (*)(std::byte* const* operands, std::size_t count, const voi
 
 /// The kernels of one rule.
 struct Kernels {
-    int states;
+    rules::States states;
     Kernel at[rules::decay_count][numbers::combinations.count];
+    Kernel of_moduli[rules::decay_count][numbers::compute_dtype_count];
 
     Kernel of(rules::Decay decay, const numbers::Formats& formats) const {
-        return at[static_cast<int>(decay)][kernel_index(formats)];
+        const auto row = static_cast<int>(decay);
+        if (formats.moduli) return of_moduli[row][static_cast<int>(formats.parameter)];
+        return at[row][kernel_index(formats)];
     }
 };
 
