@@ -404,7 +404,7 @@ REFUSED: list[tuple[str, type[Exception], str]] = [
      " of params), float16 or bfloat16; the gradient of a real parameter is real (.real takes"),
     ("SGD([r, z], clip_value=0.5)", ValueError, "SGD: clip_value is 0.5 where params[1] is complex"
      ", expected None: complex numbers have no order"),
-    ("setattr(SGD(z), 'clip_value', 0.5)", ValueError, "SGD: clip_value is 0.5 where params is com"),
+    ("setattr(SGD(z), 'clip_value', 0.5)", ValueError, "SGD: clip_value is 0.5 where params is"),
     ("kernels.sgd(z, z.copy(), lr=0.1, clip_value=1.0)", ValueError, "kernels.sgd: clip_value is "
      "1.0 where param is complex, expected None"),
     ("SGD(z, copies='float16')", ValueError, "SGD: copies are given but a parameter is complex64,"),
@@ -412,7 +412,7 @@ REFUSED: list[tuple[str, type[Exception], str]] = [
      "eter is complex64, expected parameters in float32, float16 or bfloat16"),
     ("SGD(z, complex='modulus')", ValueError, "SGD: complex is 'modulus', expected 'components':"
      " SGD has no second moment"),
-    ("Momentum(r, complex='modulus')", ValueError, "Momentum: complex is 'modulus', expected 'comp"),
+    ("Momentum(r, complex='modulus')", ValueError, "Momentum: complex is 'modulus', expected 'com"),
     ("Adam(z, complex='polar')", ValueError, "Adam: complex is 'polar', expected 'components' or"),
     ("Adam(z, complex=True)", TypeError, "Adam: complex is True, expected 'components' or 'modul"),
     ("setattr(Adam(z), 'complex', 'modulus')", AttributeError, "property 'complex' of 'Adam'"),

@@ -207,7 +207,7 @@ class Optimizer(Options):
         Parameters
         ----------
         grads : array, or sequence or mapping of arrays
-            As for `step`; summed in float32 or float64. They are only read, unless `clear_grads`
+            As for `step`; summed in the dtype of the computation. They are only read, unless `clear_grads`
             is set.
         scale : float
             The factor that they are multiplied by as they are read.

@@ -83,7 +83,7 @@ class L2:
                 raise
         like = [
             np.broadcast_to(np.zeros((), leaf.dtype), array.shape)
-            if computed_dtype(array) == np.float32 == computed_dtype(leaf)
+            if _widens(computed_dtype(leaf), computed_dtype(array))
             else array
             for array, leaf in zip(arrays, flatten(), strict=True)
         ]
@@ -109,6 +109,11 @@ class L2:
             is_weight = [flag(call, f"weights({name!r})", weights(name)) for name in tree.names]
         self._known = tree, is_weight
         return tree, is_weight, tree.arrays
+
+
+def _widens(dtype: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    same_kind = dtype.kind == other.kind and dtype.isnative
+    return same_kind and dtype.itemsize <= other.itemsize
 
 
 def _writeable(array: Array) -> Array:
