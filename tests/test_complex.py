@@ -95,6 +95,20 @@ def test_cutting_an_array_changes_no_bit(case: Case, moduli: bool, dtype: Any) -
             assert equal(whole, [np.concatenate(each) for each in zip(*pieces, strict=True)]), cut
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_norm_of_real_and_complex_gradients_has_the_references_bits(layout: str) -> None:
+    rng = np.random.default_rng(13)
+    kinds: list[tuple[Any, Any]] = [(3, "f4"), ((33, 270), "c8"), (5, "f8"), ((9, 41, 30), "c16")]
+    params = [numbers(rng, shape, dtype, special=False) for shape, dtype in kinds]
+    for threads in (1, 2):
+        grads = [laid_out(param, layout) for param in params]
+        optimizer = schuss.SGD([np.asfortranarray(param) for param in params], clip_norm=1.0)
+        with execution(threads=threads, threshold=0):
+            optimizer.step(grads)
+        assert optimizer.last is not None
+        assert optimizer.last.grad_norm == reference.grad_norm(optimizer.params, grads)
+
+
 # What the numbers are.
 
 
