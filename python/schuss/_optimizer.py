@@ -207,8 +207,8 @@ class Optimizer(Options):
         Parameters
         ----------
         grads : array, or sequence or mapping of arrays
-            As for `step`; summed in the dtype of the computation. They are only read, unless `clear_grads`
-            is set.
+            As for `step`; summed in the dtype that the step computes in. They are only read, unless
+            `clear_grads` is set.
         scale : float
             The factor that they are multiplied by as they are read.
 

@@ -2,9 +2,10 @@
 
 Each function updates `param` and its state in place, in one pass over memory, and returns nothing.
 `param`, `grad` and the state arrays have the same shape and the same dtype, float32, float64,
-complex64 or complex128. Alternatively, `param` and `grad` are each float32, float16 or bfloat16 (from ml_dtypes), and the
-state is float32. Any memory layout works. All arrays except `grad` must be writeable. Objects that
-export their memory through ``__dlpack__`` or the buffer protocol are used without a copy.
+complex64 or complex128. Alternatively, `param` and `grad` are each float32, float16 or bfloat16
+(from ml_dtypes), and the state is float32. Any memory layout works. All arrays except `grad` must
+be writeable. Objects that export their memory through ``__dlpack__`` or the buffer protocol are
+used without a copy.
 
 The second moments of a complex `param` (`square_average`, `v`, `v_max`) may be real: they then
 average ``abs(g)**2``. See `complex` of `schuss.optimizers.Options`, and its notes for the
