@@ -78,8 +78,15 @@ sweep::Call Update::call(const numbers::Formats& formats) const {
     const bool in_pieces = !numbers::has_kernel(formats) || !coefficients.are_ordinary(computed);
     numbers::Formats read = formats;
     if (in_pieces) read.gradient = computed;
-    return {kernels,  decay, formats, kernels->of(decay, read), coefficients.as(computed),
-            in_pieces};
+    numbers::Formats from_zero = read;
+    from_zero.parameter = from_zero.gradient = computed;
+    return {kernels,
+            decay,
+            formats,
+            kernels->of(decay, read),
+            coefficients.as(computed),
+            in_pieces,
+            in_pieces ? kernels->of(rules::Decay::decoupled, from_zero) : nullptr};
 }
 
 Formula::Formula(std::string_view rule, double per_step, const std::vector<double>& others,

@@ -43,7 +43,8 @@ struct Call {
     numbers::Formats formats;
     Kernel kernel;
     const void* coefficients;
-    bool in_pieces;  // the kernel reads gradients in the compute type, and cannot do it alone
+    bool in_pieces;    // the kernel reads gradients in the compute type, and cannot do it alone
+    Kernel from_zero;  // the kernel that a call in pieces uses for parameters in the compute type
 };
 
 /// Makes a call piece by piece: widens the gradients, and uses the power of the scale and `fine`.

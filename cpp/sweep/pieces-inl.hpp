@@ -37,8 +37,7 @@ template <typename T>
     for (int k = 0; k < rules::first_state_operand + count(call.rule->states); ++k)
         from_zero[k] = operands[k];
     from_zero[0] = reinterpret_cast<std::byte*>(update);
-    const numbers::Formats read = {compute, compute, call.formats.state, call.formats.moduli};
-    call.rule->of(Decay::decoupled, read)(from_zero, n, rest, streams);
+    call.from_zero(from_zero, n, rest, streams);
     for (std::size_t i = 0; i < values; ++i) parameter[i] = parameter[i] + update[i] * c.fine;
     stored.store(parameter, operands[0], values);
 }
