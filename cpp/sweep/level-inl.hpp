@@ -107,8 +107,8 @@ void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S
     }
 }
 
-/// The type of a state's elements: S for real parameters. For complex ones, the elements are complex
-/// numbers of S, except those of second moments.
+/// The type of a state's elements: S for real parameters. For complex ones, the elements are
+/// complex numbers of S, except those of second moments.
 template <typename P, typename S, bool nonnegative>
 struct StateOf {
     using Type = S;
