@@ -48,6 +48,8 @@ class Formats:
         options: dict[str, Any] = {}
         if self.state == "bfloat16":
             options["state_dtype"] = self.state
+        if self.param == "complex64" and self.state == "float32":
+            options["complex"] = "modulus"
         if self.copies:
             options["copies"] = self.copies
         param, grad = (ordinary(size).astype(_dtype(name)) for name in (self.param, self.grad))
@@ -64,6 +66,8 @@ COMBINATIONS = (
     Formats("bfloat16", "bfloat16", "bfloat16", peer=TORCH_HALF),
     Formats("float32", "float32", "float32", copies="bfloat16", peer=TORCH_CAST),
     Formats("float64", "float64", "float64", peer=TORCH_FUSED),
+    Formats("complex64", "complex64", "complex64"),
+    Formats("complex64", "complex64", "float32"),
 )
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 
 import schuss
+from schuss._arrays import components
 
 DType: TypeAlias = Literal["float32", "float64"]
 Array: TypeAlias = npt.NDArray[Any]
@@ -297,7 +298,7 @@ def _copy_of(problem: Problem) -> Problem:
 
 def _reference_step(problem: Problem, t: int) -> None:
     options = dict(problem.options)
-    for arrays in ("average", "copies", "state_dtype"):
+    for arrays in ("average", "copies", "state_dtype", "complex"):
         options.pop(arrays, None)
     norm, _, _ = schuss.reference.step(
         [problem.rule.at(t)] * len(problem.params),
@@ -318,6 +319,7 @@ def check_values(
     what: str, values: npt.NDArray[Any], expected: npt.NDArray[Any], *, exact: bool
 ) -> None:
     """Raise WrongResultError unless values are as expected: exactly, or within rounding."""
+    values, expected = components(values), components(expected)
     ulps = CHECK_ULPS if expected.dtype.itemsize > 2 else CHECK_ULPS_OF_HALVES
     tolerance = 0.0 if exact else ulps * float(np.spacing(expected.dtype.type(1)))
     values, expected = values.astype(np.float64), expected.astype(np.float64)

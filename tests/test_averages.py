@@ -437,11 +437,10 @@ def test_a_setting_out_of_range_is_refused(
         ([1.0], {"axis": 0.0}, TypeError, "axis is a float, expected an integer"),
         ([1.0], {"axis": None}, TypeError, "axis is a NoneType, expected an integer"),
         (1.0, {}, ValueError, "axis is -1, expected an axis of values, which has 0"),
-        (["a"], {}, TypeError, "values has dtype <U1, expected float32 or float64"),
-        ([1j], {}, TypeError, "values has dtype complex128, expected float32 or float64"),
-        ([None], {}, TypeError, "values has dtype object, expected float32 or float64"),
-        (ONES.astype("e"), {}, TypeError, "values has dtype float16, expected float32 or"),
-        (ONES.astype("g"), {}, TypeError, r"values has dtype \w+, expected float32 or"),
+        (["a"], {}, TypeError, "values has dtype <U1, expected float32, float64, complex64 or"),
+        ([None], {}, TypeError, "values has dtype object, expected float32, float64, complex64 or"),
+        (ONES.astype("e"), {}, TypeError, "values has dtype float16, expected float32, "),
+        (ONES.astype("g"), {}, TypeError, r"values has dtype \w+, expected float32, "),
         (ONES.astype(">f8"), {}, TypeError, "values has dtype >f8, expected native byte order"),
         ([[1.0], [1.0, 2.0]], {}, ValueError, "values is .*expected"),
         (np.ma.masked_array(ONES, ONES == 0), {}, TypeError, "values is a MaskedArray, expected"),
@@ -590,7 +589,7 @@ def test_a_copy_continues_alike_and_independently(before: int, value: Any, make_
 
 
 ARRAYS = {"w": np.ones(3)}
-DTYPES = "has dtype {}, expected float32, float64, float16 or bfloat16".format
+DTYPES = "has dtype {}, expected float32, float64, float16, bfloat16, complex64 or".format
 
 
 @pytest.mark.parametrize(
@@ -604,7 +603,7 @@ DTYPES = "has dtype {}, expected float32, float64, float16 or bfloat16".format
         (None, {"w": "1"}, TypeError, r"values\['w'\] is a str, expected an array"),
         (None, {}, ValueError, "values contains no arrays, expected at least one"),
         (None, np.arange(3), TypeError, f"values {DTYPES('int64')}"),
-        (None, {"w": np.ones(3, "c8")}, TypeError, rf"values\['w'\] {DTYPES('complex64')}"),
+        (None, {"w": np.ones(3, "i8")}, TypeError, rf"values\['w'\] {DTYPES('int64')}"),
         (None, np.ones(3, ">f8"), TypeError, "values has dtype >f8, expected native byte order"),
         (1.0, ARRAYS, TypeError, "values is a dict, expected a number as before"),
         (1.0, np.ones(1), TypeError, "values is a ndarray, expected a number as before"),

@@ -268,6 +268,30 @@ JOBS = {
         of_grads=("float32", "float32"),
         infinite=True,
     ),
+    "clip, average, clear gradients of complex64": Job(
+        options={"clip_norm": 3.0, "average": 0.9, "clear_grads": True, "weight_decay": 0.1},
+        of_params="complex64",
+        special=True,
+    ),
+    "clip, skip, average the moduli of complex64 for complex128": Job(
+        options={"complex": "modulus", "clip_norm": 3.0, "nonfinite": "skip", "average": 0.9},
+        of_params="complex128",
+        of_grads=("complex64", "complex128"),
+        infinite=True,
+    ),
+    "average the moduli with rates that float32 does not hold": Job(
+        "RMSprop",
+        options={"complex": "modulus", "centered": True, "momentum": 0.5, "lr": 1e-40},
+        of_params="complex64",
+        special=True,
+    ),
+    "accumulate complex numbers for groups": Job(
+        "AdamW",
+        options={"complex": "modulus", "amsgrad": True, "clear_grads": True},
+        of_params="complex64",
+        groups=({}, {"lr": 0.5}),
+        accumulates=True,
+    ),
     "accumulate for groups": Job("SGD", groups=({}, {"lr": 0.5}), accumulates=True),
     "round state at random": Job(
         options={"weight_decay": 0.1, "state_dtype": "bfloat16", "clip_norm": 1.0},
@@ -290,7 +314,7 @@ JOBS = {
         )
         for of_params, of_grads in [
             ("float32", ("float32",)),
-            ("float64", ("float64",)),
+            ("float64", ("float64", "float32", "bfloat16")),
             ("float32", ("float16",)),
             ("float32", ("bfloat16", "float32", "float16")),
             ("float16", ("float16", "float32")),

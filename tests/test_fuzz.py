@@ -45,6 +45,7 @@ from support.arrays import (
     numbers,
     same_bits,
 )
+from support.cases import SECOND_MOMENTS
 from support.execution import execution
 from support.files import (
     chains,
@@ -160,6 +161,9 @@ HYPERPARAMETERS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("clear_grads", "average_bias_correction"), st.booleans()),
 }
 SEEDS = st.integers(0, 2**16)
+# A dtype that gradients of these parameters must not have.
+TOO_WIDE = {"float64": np.longdouble, "complex64": np.complex128, "complex128": np.clongdouble}
+TOO_WIDE |= dict.fromkeys(["float32", *HALVES], np.float64)
 SELDOM = st.sampled_from([False, False, False, True])
 NO_VALUES: list[Any] = ["0.5", -1.0, np.nan, [], 1j, {}]
 
@@ -201,6 +205,10 @@ def some_array(rng: np.random.Generator, shape: Any, dtype: Any, *, special: boo
     return laid_out(numbers(rng, shape, dtype, special=special), layout)
 
 
+def has_second_moment(kind: str) -> bool:
+    return bool(SECOND_MOMENTS.intersection(OPTIMIZERS[kind].states))
+
+
 # The machine.
 
 
@@ -228,9 +236,15 @@ class Training(RuleBasedStateMachine):
         rng = np.random.default_rng(seed)
         shapes = data.draw(st.lists(SHAPES, min_size=1, max_size=5), "shapes")
         self.copies = data.draw(st.sampled_from([None, None, *HALVES]), "copies")
+        modes = ["components", "modulus"][: 1 + has_second_moment(self.kind)]
+        # None: the parameters are real.
+        self.complex = (
+            None if self.copies else data.draw(st.sampled_from([None, *modes]), "complex")
+        )
         names = ["float32"] if self.copies else ["float32", "float64", *HALVES]
+        names += ["complex64", "complex128"] * (self.complex is not None)
         dtypes = [data.draw(st.sampled_from(names), "dtype") for _ in shapes]
-        can_be_half = "bfloat16" in HALVES and "float64" not in dtypes
+        can_be_half = "bfloat16" in HALVES and {"float32", *HALVES}.issuperset(dtypes)
         is_half = can_be_half and data.draw(st.booleans(), "bfloat16 state")
         self.state_dtype = "bfloat16" if is_half else None
         arrays = [some_array(rng, s, dtype_of(d)) for s, d in zip(shapes, dtypes, strict=True)]
@@ -239,7 +253,7 @@ class Training(RuleBasedStateMachine):
         drawn = data.draw(groups, "groups")
         self.group_of = dict(zip(names_of(self.params), drawn, strict=True))
         names = [*OPTIMIZERS[self.kind].defaults, *OPTIONS]
-        settings = {name: HYPERPARAMETERS[name] for name in names}
+        settings = {name: self.values_of(name) for name in names}
         given = data.draw(st.fixed_dictionaries({}, optional=settings), "given")
         self.optimizer = self.made(make_optimizer, self.params, given)
         copied = in_structure(self.params, map(copy_in_order, arrays))
@@ -252,18 +266,25 @@ class Training(RuleBasedStateMachine):
             params,
             copies=self.copies,
             state_dtype=self.state_dtype,
+            complex=self.complex or "components",
             groups=lambda name: OF_GROUPS[self.group_of[name]],
             **given,
         )
+
+    def values_of(self, name: str) -> st.SearchStrategy[Any]:
+        """Return the values of a setting; complex numbers have no order."""
+        return st.none() if self.complex and name == "clip_value" else HYPERPARAMETERS[name]
 
     def grads(self, seed: int, special: bool) -> tuple[Any, Any]:
         """Return gradients, and a copy of them for the reference."""
         rng = np.random.default_rng(seed)
         arrays = []
         for param in leaves(self.params):
-            halves = ["float32", *HALVES]
-            dtype = "float64" if param.dtype == np.float64 else str(rng.choice(halves))
-            arrays.append(some_array(rng, param.shape, dtype_of(dtype), special=special))
+            dtypes = ["float32", *HALVES, *["float64"] * (param.dtype == np.float64)]
+            if param.dtype.kind == "c":
+                dtypes = ["complex64", param.dtype.name]
+            dtype = dtype_of(str(rng.choice(dtypes)))
+            arrays.append(some_array(rng, param.shape, dtype, special=special))
         copies = map(copy_in_order, arrays)
         return in_structure(self.params, iter(arrays)), in_structure(self.params, copies)
 
@@ -317,8 +338,8 @@ class Training(RuleBasedStateMachine):
         wrong: dict[str, Any] = {
             "shape": np.ones((2, *array.shape), array.dtype),
             "dtype": np.ones(array.shape, np.int64),
-            "byte order": array.astype(np.dtype("f4").newbyteorder("S")),
-            "precision": array.astype("f4" if param.dtype == np.float64 else "f8"),
+            "byte order": array.astype(np.dtype("c8").newbyteorder("S")),
+            "precision": array.astype(TOO_WIDE[param.dtype.name]),
             "a number": 1.5,
             "structure": [array, array],
         }
@@ -358,7 +379,7 @@ class Training(RuleBasedStateMachine):
         # What can be done with averages has the most cases.
         more = 3 * ["average", "average_bias_correction"]
         name = data.draw(st.sampled_from([*sorted(self.model.settings), *more]), "name")
-        value = data.draw(HYPERPARAMETERS[name], "value")
+        value = data.draw(self.values_of(name), "value")
         if all(name in own for own in self.model.groups):
             with pytest.raises(ValueError, match=f": {name} is set where each of the . groups has"):
                 setattr(self.optimizer, name, value)

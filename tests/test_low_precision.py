@@ -29,6 +29,9 @@ FLOAT32 = np.dtype(np.float32)
 
 SHAPES = [(), (0, 3), (17,), (300,), (70, 33), (9, 20, 7)]
 
+# Formats of gradients that are widened to float64, the format of their parameters and state.
+TO_FLOAT64 = [(np.dtype(np.float64), of_grad, None) for of_grad in (FLOAT32, *HALVES)]
+
 every_half = pytest.mark.parametrize("dtype", HALVES, ids=str)
 
 
@@ -87,9 +90,10 @@ def test_rounding_is_to_nearest_even_as_numpy_and_ml_dtypes_have_it(dtype: np.dt
 # Whole steps.
 
 
-@pytest.mark.parametrize("state_dtype", [None, "bfloat16"])
 @pytest.mark.parametrize(
-    ("of_param", "of_grad"), list(product([FLOAT32, *HALVES], repeat=2)), ids=str
+    ("of_param", "of_grad", "state_dtype"),
+    [*product([FLOAT32, *HALVES], [FLOAT32, *HALVES], [None, "bfloat16"]), *TO_FLOAT64],
+    ids=str,
 )
 @every_variant
 def test_every_combination_of_formats_has_the_references_bits(
@@ -118,7 +122,7 @@ def test_every_combination_of_formats_has_the_references_bits(
 
 
 @pytest.mark.parametrize("of_grad", [FLOAT32, *HALVES], ids=str)
-@pytest.mark.parametrize("of_param", [FLOAT32, *HALVES], ids=str)
+@pytest.mark.parametrize("of_param", [FLOAT32, np.dtype(np.float64), *HALVES], ids=str)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_kernels_have_the_references_bits_in_low_precision(
     case: Case, of_param: np.dtype[Any], of_grad: np.dtype[Any]
@@ -129,7 +133,7 @@ def test_kernels_have_the_references_bits_in_low_precision(
     gradients = [numbers(rng, (7, 30), of_grad) for _ in range(3)]
 
     def make_state(like: Array) -> Array:
-        return np.zeros(like.shape, np.float32)
+        return np.zeros(like.shape, np.float64 if of_param == np.float64 else np.float32)
 
     copy = param.copy()
     fused = list(run(case, schuss.kernels, param, gradients, make_state))

@@ -641,7 +641,7 @@ def test_the_declared_arguments_are_those_of_type_checkers_and_of_inspect() -> N
     assert list(inspect.signature(Tagged).parameters) == ["params", "tag"]
     parameters = inspect.signature(schuss.AdamW).parameters
     assert list(parameters)[:3] == ["params", "lr", "beta1"]
-    assert list(parameters)[-3:] == ["state_dtype", "copies", "groups"]
+    assert list(parameters)[-4:] == ["state_dtype", "complex", "copies", "groups"]
     defaults = [parameters[name].default for name in ("lr", "beta2", "weight_decay", "nonfinite")]
     assert defaults == [0.001, 0.999, 0.01, "propagate"]
 

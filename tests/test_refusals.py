@@ -173,10 +173,11 @@ def test_an_array_of_another_dtype_is_refused(make: Callable[[], Call]) -> None:
     floats = ["float32", "float16", "bfloat16"]
     accepted, expected = [own], own + (f" (the dtype of {call.like})" if call.like else "")
     if call.role == "param":
-        accepted, expected = ["float64", *floats], "float32, float64, float16 or bfloat16"
-    if call.role == "grad" and own in floats:
-        accepted = floats
-        expected += ", {} or {}".format(*(name for name in floats if name != own))
+        accepted = ["float64", "complex64", *floats]
+        expected = "float32, float64, float16, bfloat16, complex64 or complex128"
+    if call.role == "grad":
+        accepted = [own, *(name for name in floats if name != own)]
+        expected += f", {', '.join(accepted[1:-1])} or {accepted[-1]}"
     for dtype in map(np.dtype, [*NO_FLOATS, *FLOATS]):
         if dtype == FOREIGN and call.role == "param":
             expected = "native byte order"

@@ -33,39 +33,90 @@ void check_shape(const ArrayView& array, const Name& name, const ArrayView& othe
                           text(other.shape()) + " (the shape of " + other_name + ")");
 }
 
-/// The dtype in any byte order. bfloat16 comes from ml_dtypes and is known by its name.
-std::optional<numbers::DType> find_dtype(const py::dtype& dtype) {
+constexpr ElementType complex64{numbers::DType::float32, 2};
+constexpr ElementType complex128{numbers::DType::float64, 2};
+
+/// The type in any byte order. bfloat16 comes from ml_dtypes and is known by its name.
+std::optional<ElementType> find_type(const py::dtype& dtype) {
     using numbers::DType;
+    const auto size = static_cast<std::size_t>(dtype.itemsize());
     if (dtype.kind() == 'f') {
         for (const DType candidate : {DType::float32, DType::float64, DType::float16}) {
-            if (static_cast<std::size_t>(dtype.itemsize()) == numbers::size_of(candidate)) {
-                return candidate;
-            }
+            if (size == numbers::size_of(candidate)) return ElementType{candidate};
         }
     }
-    const bool may_be_bfloat16 = dtype.kind() == 'V' && dtype.itemsize() == 2;
-    if (may_be_bfloat16 && text(dtype.attr("name")) == "bfloat16") return DType::bfloat16;
+    if (dtype.kind() == 'c') {
+        for (const ElementType candidate : {complex64, complex128}) {
+            if (size == 2 * numbers::size_of(candidate.dtype)) return candidate;
+        }
+    }
+    const bool may_be_bfloat16 = dtype.kind() == 'V' && size == 2;
+    if (may_be_bfloat16 && text(dtype.attr("name")) == "bfloat16") {
+        return ElementType{DType::bfloat16};
+    }
     return std::nullopt;
+}
+
+std::string name_of(const ElementType& type) {
+    if (type == complex64) return "complex64";
+    return type == complex128 ? "complex128" : numbers::dtype_name(type.dtype);
 }
 
 bool is_native(const py::dtype& dtype) {
     return dtype.attr("isnative").cast<bool>();
 }
 
+/// The types that the rule allows for an array that goes with a parameter, the first preferred.
+std::vector<ElementType> expected_types(DtypeRule rule, const ElementType& parameter) {
+    using numbers::DType;
+    const DType computed = numbers::compute_dtype(parameter.dtype);
+    const bool is_convertible = rule == DtypeRule::convertible;
+    if (parameter.is_complex()) {
+        if (rule == DtypeRule::nonnegative) return {parameter, {computed}};
+        if (is_convertible && parameter == complex128) return {parameter, complex64};
+        return {parameter};
+    }
+    std::vector<ElementType> expected;
+    const auto expect = [&expected](DType dtype) {
+        if (std::find(expected.begin(), expected.end(), ElementType{dtype}) == expected.end()) {
+            expected.push_back({dtype});
+        }
+    };
+    if (is_convertible) expect(parameter.dtype);
+    if (rule != DtypeRule::half) expect(computed);
+    if (is_convertible) expect(DType::float32);
+    if (computed == DType::float32 || is_convertible) {
+        if (is_convertible || rule == DtypeRule::half) expect(DType::float16);
+        if (rule != DtypeRule::compute) expect(DType::bfloat16);
+    }
+    return expected;
+}
+
+/// What a user can do about a gradient of the wrong kind, as the end of a message.
+std::string remedy_for(const std::optional<ElementType>& gradient, const ElementType& parameter) {
+    if (gradient && gradient->is_complex() && !parameter.is_complex()) {
+        return "; the gradient of a real parameter is real (.real takes the real part)";
+    }
+    if (!parameter.is_complex()) return "";
+    return "; .astype(np." + name_of(parameter) + ") converts it";
+}
+
 }  // namespace
 
-numbers::DType dtype_of(const ArrayView& array, const Name& name) {
-    const std::optional<numbers::DType> found = find_dtype(array.dtype());
-    if (!found) refuse_dtype(array, name, "float32, float64, float16 or bfloat16");
+ElementType element_type_of(const ArrayView& array, const Name& name) {
+    const std::optional<ElementType> found = find_type(array.dtype());
+    if (!found) {
+        refuse_dtype(array, name, "float32, float64, float16, bfloat16, complex64 or complex128");
+    }
     if (!is_native(array.dtype())) refuse_dtype(array, name, "native byte order");
     return *found;
 }
 
-numbers::DType compute_dtype_of(const ArrayView& array, const Name& name) {
-    const std::optional<numbers::DType> found = find_dtype(array.dtype());
-    const bool is_computed = found && *found == numbers::compute_dtype(*found);
-    if (!is_computed) refuse_dtype(array, name, "float32 or float64");
-    return dtype_of(array, name);
+ElementType compute_type_of(const ArrayView& array, const Name& name) {
+    const std::optional<ElementType> found = find_type(array.dtype());
+    const bool is_computed = found && found->dtype == numbers::compute_dtype(found->dtype);
+    if (!is_computed) refuse_dtype(array, name, "float32, float64, complex64 or complex128");
+    return element_type_of(array, name);
 }
 
 void check_like(const ArrayView& array, const Name& name, const ArrayView& other,
@@ -76,34 +127,22 @@ void check_like(const ArrayView& array, const Name& name, const ArrayView& other
     check_shape(array, name, other, other_name);
 }
 
-numbers::DType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
-                                const ArrayView& parameter, const std::string& parameter_name) {
-    using numbers::DType;
-    const DType of_parameter = find_dtype(parameter.dtype()).value();
-    const DType computed = numbers::compute_dtype(of_parameter);
-    std::vector<DType> expected;
-    const auto expect = [&expected](DType dtype) {
-        if (std::find(expected.begin(), expected.end(), dtype) == expected.end()) {
-            expected.push_back(dtype);
-        }
-    };
-    if (rule == DtypeRule::convertible) expect(of_parameter);
-    if (rule != DtypeRule::half) expect(computed);
-    if (computed == DType::float32) {
-        if (rule == DtypeRule::convertible || rule == DtypeRule::half) expect(DType::float16);
-        if (rule != DtypeRule::compute) expect(DType::bfloat16);
-    }
-    const std::optional<DType> found = find_dtype(array.dtype());
+ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
+                             const ArrayView& parameter, const std::string& parameter_name) {
+    const ElementType of_parameter = find_type(parameter.dtype()).value();
+    const std::vector<ElementType> expected = expected_types(rule, of_parameter);
+    const std::optional<ElementType> found = find_type(array.dtype());
     const bool is_expected =
         found && std::find(expected.begin(), expected.end(), *found) != expected.end();
     if (!is_expected || !is_native(array.dtype())) {
         std::string names;
         for (std::size_t i = 0; i < expected.size(); ++i) {
             if (i > 0) names += i + 1 < expected.size() ? ", " : " or ";
-            names += numbers::dtype_name(expected[i]);
+            names += name_of(expected[i]);
             if (expected[i] == of_parameter) names += " (the dtype of " + parameter_name + ")";
         }
-        refuse_dtype(array, name, names);
+        const bool is_gradient = rule == DtypeRule::convertible;
+        refuse_dtype(array, name, names + (is_gradient ? remedy_for(found, of_parameter) : ""));
     }
     check_shape(array, name, parameter, parameter_name);
     return *found;

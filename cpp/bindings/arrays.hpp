@@ -2,6 +2,7 @@
 // names the call, the argument, its value and the expected value.
 #pragma once
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -10,11 +11,21 @@
 
 namespace schuss::bindings {
 
-/// TypeError unless the array has a supported dtype in native byte order.
-numbers::DType dtype_of(const ArrayView& array, const Name& name);
+/// What the elements of an array are: numbers of one format, or complex numbers of two components.
+struct ElementType {
+    numbers::DType dtype;  // of a component
+    std::uint8_t components = 1;
 
-/// TypeError unless the array is float32 or float64 in native byte order.
-numbers::DType compute_dtype_of(const ArrayView& array, const Name& name);
+    bool operator==(const ElementType&) const = default;
+    bool is_complex() const { return components == 2; }
+};
+
+/// TypeError unless the array has a supported dtype in native byte order.
+ElementType element_type_of(const ArrayView& array, const Name& name);
+
+/// TypeError unless the array is float32 or float64, or complex numbers of them, in native byte
+/// order.
+ElementType compute_type_of(const ArrayView& array, const Name& name);
 
 /// TypeError or ValueError unless the array has the dtype and shape of the other.
 void check_like(const ArrayView& array, const Name& name, const ArrayView& other,
@@ -23,14 +34,15 @@ void check_like(const ArrayView& array, const Name& name, const ArrayView& other
 /// The dtypes allowed for an array that goes with a parameter.
 enum class DtypeRule {
     compute,      // the compute dtype of the parameter
-    convertible,  // any dtype with the same compute dtype
+    convertible,  // any dtype whose values the compute dtype holds
     stochastic,   // the compute dtype, or bfloat16 for float32
     half,         // float16 or bfloat16, for a float32 parameter
+    nonnegative,  // for a complex parameter: its dtype, or that of its components
 };
 
 /// TypeError or ValueError unless the array has such a dtype and the shape of the parameter.
-numbers::DType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
-                                const ArrayView& parameter, const std::string& parameter_name);
+ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
+                             const ArrayView& parameter, const std::string& parameter_name);
 
 /// ValueError unless the array is writeable and no two elements of it overlap.
 void check_writable(const ArrayView& array, const Name& name);

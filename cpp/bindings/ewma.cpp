@@ -17,12 +17,16 @@ namespace {
 void ewma(py::handle values, py::handle out, py::ssize_t axis, double beta, bool bias_correction) {
     const Name name{"ewma", "out"};
     const ArrayView from(values, {"ewma", "values"}), to(out, name);
-    const numbers::DType dtype = compute_dtype_of(from, {"ewma", "values"});
+    const ElementType type = compute_type_of(from, {"ewma", "values"});
     check_writable(to, name);
     check_like(to, name, from, "values");
     std::vector<engine::CopyAxis> axes;
     for (std::size_t i = 0; i < from.ndim(); ++i) {
         axes.push_back({from.shape()[i], from.strides()[i], to.strides()[i]});
+    }
+    if (type.is_complex()) {  // the components are series of their own
+        const auto size = static_cast<std::ptrdiff_t>(numbers::size_of(type.dtype));
+        axes.push_back({type.components, size, size});
     }
     const engine::CopyAxis time = axes.at(static_cast<std::size_t>(axis));
     axes.erase(axes.begin() + axis);
@@ -30,7 +34,7 @@ void ewma(py::handle values, py::handle out, py::ssize_t axis, double beta, bool
     check_has_its_memory(from, {"ewma", "values"});
     check_has_its_memory(to, name);
     const ReleaseGil released;
-    data::ewma(dtype, std::move(axes), from.data(), to.data(), beta, bias_correction);
+    data::ewma(type.dtype, std::move(axes), from.data(), to.data(), beta, bias_correction);
 }
 
 }  // namespace

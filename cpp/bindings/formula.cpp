@@ -12,7 +12,6 @@ namespace schuss::bindings {
 namespace {
 
 rules::Decay decay_called(const std::string& name) {
-    if (name == "none") return rules::Decay::none;
     if (name == "coupled") return rules::Decay::coupled;
     if (name == "decoupled") return rules::Decay::decoupled;
     throw std::invalid_argument("unknown weight decay " + name);
@@ -25,6 +24,15 @@ std::string text(double value) {
 std::vector<std::string> state_names(const std::string& rule) {
     const auto names = rules::state_names(rules::registry()[rules::find_rule(rule)]);
     return {names.begin(), names.end()};
+}
+
+/// The names of the states whose elements are never less than 0.
+std::vector<std::string> nonnegative_states(const std::string& rule) {
+    std::vector<std::string> names;
+    for (const rules::State& state : rules::registry()[rules::find_rule(rule)].states) {
+        if (state.nonnegative) names.emplace_back(state.name);
+    }
+    return names;
 }
 
 }  // namespace
@@ -57,9 +65,11 @@ void refuse_misfit(const std::optional<engine::Formula::Misfit>& misfit, const s
 void register_formula(py::module_& module) {
     py::class_<engine::Formula>(module, "Formula")
         .def(py::init(&make_formula), py::arg("rule"), py::arg("values") = py::dict(),
-             py::arg("per_step") = 0.0, py::arg("decay") = "none", py::arg("weight_decay") = 0.0)
+             py::arg("per_step") = 0.0, py::arg("decay") = "decoupled",
+             py::arg("weight_decay") = 0.0)
         .def_property_readonly("per_step", &engine::Formula::per_step);
     module.def("states", &state_names, py::arg("rule"));
+    module.def("nonnegative_states", &nonnegative_states, py::arg("rule"));
 }
 
 }  // namespace schuss::bindings

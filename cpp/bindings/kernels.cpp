@@ -38,9 +38,11 @@ void update(const std::string& call, const engine::Formula& formula, std::int64_
     }
     for (const NamedArray& each : arrays) check_shows_its_memory(each.array, {call, each.argument});
     Parameter parameter(arrays[0].array, {call, "param"});
+    parameter.check_clip_value(clip_value, call);
     std::vector<Parameter::AuxArray> aux_arrays;
     for (std::size_t i = 1; i < arrays.size(); ++i) {
-        aux_arrays.push_back({engine::Role::state, arrays[i].array, arrays[i].argument});
+        aux_arrays.push_back({engine::Role::state, arrays[i].array, arrays[i].argument,
+                              rule.states[i - 1].nonnegative});
     }
     // Not in bfloat16, since there is no seed for stochastic rounding.
     parameter.set_aux_arrays(std::move(aux_arrays), call, DtypeRule::compute);

@@ -40,8 +40,9 @@ void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle
         operands.push_back(array.data());
     }
     const std::size_t rule = rules::find_rule("memory_floor_" + std::to_string(states.size()));
-    const numbers::DType dtype = compute_dtype_of(arrays[0], {call, "param"});
-    const auto kernel = sweep::level().rules[rule].of(rules::Decay::none, {dtype, dtype, dtype});
+    const numbers::DType dtype = compute_type_of(arrays[0], {call, "param"}).dtype;
+    const auto kernel =
+        sweep::level().rules[rule].of(rules::Decay::decoupled, {dtype, dtype, dtype});
     const engine::Coefficients coefficients{rules::Coefficients{}};
     const void* const values = coefficients.as(dtype);
     const auto size = arrays[0].size();

@@ -94,6 +94,7 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         const auto dtype = static_cast<std::size_t>(parameters_[i].compute_dtype());
         groups.at(members.at(i)).dtypes[dtype] = true;
+        parameters_[i].check_clip_value(options.clip_value, call_);
     }
     std::vector<engine::Update> updates;
     refuse_misfit(engine::compute_updates(groups, steps() + 1, options.clip_value, updates), call_,
@@ -101,8 +102,8 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
     Parameters parameters;
     WriteSet written, written_with_sums;
     if (arrays != nullptr) {
-        parameters = parameters_.with_aux_arrays(*arrays, rules::state_names(formulas.at(0).rule()),
-                                                 tree_, call_);
+        parameters =
+            parameters_.with_aux_arrays(*arrays, formulas.at(0).rule().states, tree_, call_);
         written = write_set(parameters, {});
         if (sums_) written_with_sums = write_set(sums_->parameters, parameters);
     }
@@ -267,8 +268,9 @@ py::object Optimizer::corrected_average() const {
         // A copy in the order of memory has no gaps.
         const py::array copy = parameter.average()->plain().attr("copy")("K");
         auto* const elements = static_cast<std::byte*>(const_cast<void*>(copy.data()));
-        step_.average().correct_bias(parameter.compute_dtype(), elements,
-                                     static_cast<std::size_t>(copy.size()));
+        const numbers::DType dtype = parameter.compute_dtype();  // of the components, if complex
+        const auto count = static_cast<std::size_t>(copy.nbytes()) / numbers::size_of(dtype);
+        step_.average().correct_bias(dtype, elements, count);
         result.append(copy);
     }
     return tree_.unflatten(result);

@@ -6,6 +6,10 @@
 namespace schuss::bindings {
 namespace {
 
+std::string text(py::handle object) {
+    return py::repr(object).cast<std::string>();
+}
+
 DtypeRule dtype_rule(engine::Role role, DtypeRule of_states) {
     switch (role) {
         case engine::Role::state:
@@ -19,19 +23,19 @@ DtypeRule dtype_rule(engine::Role role, DtypeRule of_states) {
 
 /// An array that belongs to a parameter. If it belonged to it before, the same view is used again.
 Parameter::AuxArray aux_array(const Parameter& parameter, engine::Role role, py::handle array,
-                              const Name& name) {
+                              const Name& name, bool nonnegative) {
     for (const Parameter::AuxArray& known : parameter.aux_arrays()) {
-        if (known.array.object().is(array)) return {role, known.array, name.argument};
+        if (known.array.object().is(array)) return {role, known.array, name.argument, nonnegative};
     }
     ArrayView view(array, name);
     check_shows_its_memory(view, name);
-    return {role, std::move(view), name.argument};
+    return {role, std::move(view), name.argument, nonnegative};
 }
 
 }  // namespace
 
 Parameter::Parameter(ArrayView array, const Name& name)
-    : name_(name.argument), array_(std::move(array)), dtype_(dtype_of(array_, name)) {
+    : name_(name.argument), array_(std::move(array)), type_(element_type_of(array_, name)) {
     check_writable(array_, name);
 }
 
@@ -44,14 +48,27 @@ const ArrayView* Parameter::find(engine::Role role) const {
 
 void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
                                DtypeRule of_states) {
-    std::vector<numbers::DType> dtypes;
-    for (const auto& [role, array, name] : arrays) {
-        const DtypeRule rule = dtype_rule(role, of_states);
-        dtypes.push_back(check_compatible(array, {call, name}, rule, array_, name_));
+    std::vector<ElementType> types;
+    const AuxArray* first_nonnegative = nullptr;
+    for (const AuxArray& aux : arrays) {
+        const Name name{call, aux.name};
+        const bool may_be_real = aux.nonnegative && is_complex();
+        const DtypeRule rule =
+            may_be_real ? DtypeRule::nonnegative : dtype_rule(aux.role, of_states);
+        types.push_back(check_compatible(aux.array, name, rule, array_, name_));
+        if (!may_be_real) continue;
+        if (first_nonnegative == nullptr) first_nonnegative = &aux;
+        check_like(aux.array, name, first_nonnegative->array, first_nonnegative->name);
     }
-    for (const auto& [role, array, name] : arrays) check_writable(array, {call, name});
+    for (const AuxArray& aux : arrays) check_writable(aux.array, {call, aux.name});
     aux_arrays_ = std::move(arrays);
-    aux_dtypes_ = std::move(dtypes);
+    aux_types_ = std::move(types);
+}
+
+void Parameter::check_clip_value(double limit, const std::string& call) const {
+    if (!is_complex() || limit == engine::no_limit) return;
+    throw py::value_error(call + ": clip_value is " + text(py::float_(limit)) + " where " + name_ +
+                          " is complex, expected None: complex numbers have no order");
 }
 
 void Parameter::append_written(std::vector<NamedArray>& out) const {
@@ -89,16 +106,17 @@ void Parameter::refuse_change(const std::string& call) const {
 }
 
 engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::size_t group) const {
-    const numbers::DType gradient_dtype =
+    const ElementType gradient_type =
         check_compatible(gradient, name, DtypeRule::convertible, array_, name_);
     std::vector<engine::Operand> operands;
-    const auto add = [&operands](engine::Role role, numbers::DType dtype, const ArrayView& array) {
-        operands.push_back({role, dtype, array.data(), array.strides().data()});
+    const auto add = [&operands](engine::Role role, ElementType type, const ArrayView& array) {
+        operands.push_back(
+            {role, type.dtype, array.data(), array.strides().data(), type.components});
     };
-    add(engine::Role::parameter, dtype_, array_);
-    add(engine::Role::gradient, gradient_dtype, gradient);
+    add(engine::Role::parameter, type_, array_);
+    add(engine::Role::gradient, gradient_type, gradient);
     for (std::size_t i = 0; i < aux_arrays_.size(); ++i) {
-        add(aux_arrays_[i].role, aux_dtypes_[i], aux_arrays_[i].array);
+        add(aux_arrays_[i].role, aux_types_[i], aux_arrays_[i].array);
     }
     return {group, array_.shape(), operands};
 }
@@ -155,8 +173,8 @@ bool Parameters::have_these_averages(const std::optional<AuxArrays::List>& avera
 }
 
 Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
-                                       const std::vector<std::string_view>& state_names,
-                                       const Tree& tree, const std::string& call) const {
+                                       const std::vector<rules::State>& states, const Tree& tree,
+                                       const std::string& call) const {
     Parameters result = *this;
     result.have_averages_ = arrays.averages.has_value();
     result.have_copies_ = arrays.copies.has_value();
@@ -165,11 +183,13 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
         Parameter& parameter = result.parameters_[i];
         std::vector<Parameter::AuxArray> own;
         const auto add = [&](engine::Role role, const AuxArrays::List& list,
-                             const std::string& name) {
-            own.push_back(aux_array(parameter, role, list.at(i), {call, tree.name(name, i)}));
+                             const std::string& name, bool nonnegative = false) {
+            const Name own_name{call, tree.name(name, i)};
+            own.push_back(aux_array(parameter, role, list.at(i), own_name, nonnegative));
         };
-        for (const std::string_view name : state_names) {
-            add(engine::Role::state, arrays.state(name), "state['" + std::string(name) + "']");
+        for (const rules::State& state : states) {
+            add(engine::Role::state, arrays.state(state.name),
+                "state['" + std::string(state.name) + "']", state.nonnegative);
         }
         if (arrays.averages) add(engine::Role::average, *arrays.averages, "average");
         if (arrays.copies) add(engine::Role::copy, *arrays.copies, "copies");

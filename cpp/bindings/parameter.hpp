@@ -21,7 +21,8 @@ class Parameter {
     struct AuxArray {
         engine::Role role;
         ArrayView array;
-        std::string name;  // in messages
+        std::string name;          // in messages
+        bool nonnegative = false;  // whether it is a state whose elements are never less than 0
     };
 
     /// TypeError or ValueError unless the array can be a parameter.
@@ -30,7 +31,8 @@ class Parameter {
     const std::string& name() const { return name_; }
     const ArrayView& array() const { return array_; }
     const std::vector<AuxArray>& aux_arrays() const { return aux_arrays_; }
-    numbers::DType compute_dtype() const { return numbers::compute_dtype(dtype_); }
+    bool is_complex() const { return type_.is_complex(); }
+    numbers::DType compute_dtype() const { return numbers::compute_dtype(type_.dtype); }
 
     /// The average and the low-precision copy; nullptr if there is none.
     const ArrayView* average() const { return find(engine::Role::average); }
@@ -40,6 +42,9 @@ class Parameter {
     /// or ValueError unless they go with the parameter.
     void set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
                         DtypeRule of_states = DtypeRule::stochastic);
+
+    /// ValueError for a complex parameter if there is a limit: complex numbers have no order.
+    void check_clip_value(double limit, const std::string& call) const;
 
     /// Appends the arrays that an update writes.
     void append_written(std::vector<NamedArray>& out) const;
@@ -67,9 +72,9 @@ class Parameter {
 
     std::string name_;  // in messages
     ArrayView array_;
-    numbers::DType dtype_;
+    ElementType type_;
     std::vector<AuxArray> aux_arrays_;
-    std::vector<numbers::DType> aux_dtypes_;
+    std::vector<ElementType> aux_types_;
 };
 
 /// Arrays that belong to parameters, by role: each a list with one array for each parameter.
@@ -111,9 +116,8 @@ class Parameters {
     bool have_these_averages(const std::optional<AuxArrays::List>& averages) const;
 
     /// The same parameters with other arrays. TypeError or ValueError unless they go together.
-    Parameters with_aux_arrays(const AuxArrays& arrays,
-                               const std::vector<std::string_view>& state_names, const Tree& tree,
-                               const std::string& call) const;
+    Parameters with_aux_arrays(const AuxArrays& arrays, const std::vector<rules::State>& states,
+                               const Tree& tree, const std::string& call) const;
 
     /// The arrays that a step writes, appended.
     void append_written(std::vector<NamedArray>& out) const;

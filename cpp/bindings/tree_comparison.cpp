@@ -20,7 +20,7 @@ bool could_be_parameters(py::handle structure, const Name& name) {
         const Tree tree(structure, name.call, name.argument);
         return std::all_of(tree.leaves().begin(), tree.leaves().end(), [&](py::handle leaf) {
             const ArrayView array(leaf, name);
-            dtype_of(array, name);
+            element_type_of(array, name);
             return array.writeable();
         });
     } catch (const py::builtin_exception&) {  // what is refused

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
@@ -23,6 +24,11 @@ void prefetch([[maybe_unused]] const std::byte* address) {
     __builtin_prefetch(address, to_read, second_level);
 #endif
 }
+
+/// A complex number of two float64.
+struct Pair {
+    std::uint64_t at[2];
+};
 
 template <typename Word>
 void copy_run(std::size_t count, const std::byte* from, std::ptrdiff_t from_stride, std::byte* to,
@@ -106,8 +112,10 @@ void transpose(const CopyAxis& read, const CopyAxis& write, const std::byte* fro
             if (rows == side && columns == side) {
                 const std::byte* next = source + static_cast<std::ptrdiff_t>(side) * write.from;
                 for (std::size_t k = 0; k < side; ++k, next += write.from) prefetch(next);
-                transpose_square<Word>(source, write.from, target, read.to);
-                continue;
+                if constexpr (!std::is_same_v<Word, Pair>) {  // a Pair fills a whole vector
+                    transpose_square<Word>(source, write.from, target, read.to);
+                    continue;
+                }
             }
             for (std::size_t k = 0; k < rows; ++k) {
                 copy_run<Word>(columns, source, write.from, target, write.to);
@@ -184,8 +192,10 @@ void copy_box(CopyAxes& axes, std::size_t item_size, const std::byte* from,
         copy<std::uint16_t>(axes.at, axes.count, from, to);
     } else if (item_size == 4) {
         copy<std::uint32_t>(axes.at, axes.count, from, to);
-    } else {
+    } else if (item_size == 8) {
         copy<std::uint64_t>(axes.at, axes.count, from, to);
+    } else {
+        copy<Pair>(axes.at, axes.count, from, to);
     }
 }
 

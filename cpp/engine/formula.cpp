@@ -66,6 +66,29 @@ const void* Coefficients::as(numbers::DType dtype) const {
     return float64_.data();
 }
 
+bool Coefficients::are_ordinary(numbers::DType dtype) const {
+    const auto are = [](const auto& typed) {
+        return typed[rules::index::power] == 1 && typed[rules::index::fine] == 1;
+    };
+    return dtype == numbers::DType::float32 ? are(float32_) : are(float64_);
+}
+
+sweep::Call Update::call(const numbers::Formats& formats) const {
+    const numbers::DType computed = numbers::compute_dtype(formats.parameter);
+    const bool in_pieces = !numbers::has_kernel(formats) || !coefficients.are_ordinary(computed);
+    numbers::Formats read = formats;
+    if (in_pieces) read.gradient = computed;
+    numbers::Formats from_zero = read;
+    from_zero.parameter = from_zero.gradient = computed;
+    return {kernels,
+            decay,
+            formats,
+            kernels->of(decay, read),
+            coefficients.as(computed),
+            in_pieces,
+            in_pieces ? kernels->of(rules::Decay::decoupled, from_zero) : nullptr};
+}
+
 Formula::Formula(std::string_view rule, double per_step, const std::vector<double>& others,
                  rules::Decay decay, double weight_decay)
     : index_(rules::find_rule(rule)),

@@ -43,6 +43,9 @@ class Coefficients {
     /// The values in a compute dtype, as the kernels read them.
     const void* as(numbers::DType dtype) const;
 
+    /// Whether a kernel uses all of them: neither the power of the scale nor `fine` is needed.
+    bool are_ordinary(numbers::DType dtype) const;
+
   private:
     rules::Coefficients float64_ = {};
     std::array<float, std::tuple_size_v<rules::Coefficients>> float32_ = {};
@@ -52,8 +55,11 @@ class Coefficients {
 /// A rule, ready for one step.
 struct Update {
     const sweep::Kernels* kernels = nullptr;
-    rules::Decay decay = rules::Decay::none;
+    rules::Decay decay = rules::Decay::decoupled;
     Coefficients coefficients;
+
+    /// The update of arrays in these formats. It refers to the coefficients.
+    sweep::Call call(const numbers::Formats& formats) const;
 };
 
 /// A rule with the values of its hyperparameters. The ranges of the values are the caller's to
@@ -64,7 +70,7 @@ class Formula {
     /// average. others: the other hyperparameters in the order of the rule. Throws
     /// std::invalid_argument if no rule has that name.
     Formula(std::string_view rule, double per_step, const std::vector<double>& others = {},
-            rules::Decay decay = rules::Decay::none, double weight_decay = 0);
+            rules::Decay decay = rules::Decay::decoupled, double weight_decay = 0);
 
     const rules::RuleInfo& rule() const { return rules::registry()[index_]; }
     double per_step() const { return values_[0]; }

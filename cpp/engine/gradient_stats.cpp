@@ -75,7 +75,8 @@ void GradientStats::prepare(std::vector<Gradient> gradients, std::size_t threads
         const std::size_t blocks = rows_per_chunk * gradient.order->row() / sweep::stats_block;
         blocks_per_chunk_ = std::clamp(blocks, blocks_per_chunk_, max_blocks_per_chunk);
     }
-    const std::size_t bytes = largest_item * blocks_per_chunk_ * sweep::stats_block;
+    // The other component of the first number and of the last one may be outside the chunk.
+    const std::size_t bytes = largest_item * (blocks_per_chunk_ * sweep::stats_block + 2);
     for (Scratch& scratch : scratch_) scratch.reserve(bytes);
 }
 
@@ -97,10 +98,11 @@ void GradientStats::run_chunk(const sweep::Level& level, std::size_t chunk,
                 values = order->at(data, begin);
             } else {
                 if (buffered != index) {
-                    const std::size_t room = (last - block) * sweep::stats_block - done;
-                    order->gather(data, begin, std::min(room, order->elements() - begin), scratch);
                     buffered = index;
-                    buffered_from = begin;
+                    buffered_from = begin - begin % order->components();
+                    const std::size_t room = (last - block) * sweep::stats_block - done;
+                    const std::size_t end = std::min(begin + room, order->elements());
+                    order->gather(data, buffered_from, end - buffered_from, scratch);
                 }
                 values = scratch + (begin - buffered_from) * numbers::size_of(dtype);
             }

@@ -7,15 +7,16 @@
 
 namespace schuss::engine {
 
-MemoryOrder::MemoryOrder(const std::vector<std::size_t>& shape,
-                         const std::ptrdiff_t* parameter_strides, const std::ptrdiff_t* strides,
-                         std::size_t item_size, bool is_aligned)
-    : item_size_(item_size), elements_(1) {
-    const auto size = static_cast<std::ptrdiff_t>(item_size);
+MemoryOrder::MemoryOrder(const std::vector<std::size_t>& shape, const Operand& parameter,
+                         const Operand& gradient)
+    : item_size_(gradient.item_size()),
+      components_(gradient.components),
+      elements_(gradient.components) {
+    const auto size = static_cast<std::ptrdiff_t>(item_size_);
     axes_.reserve(shape.size() + 1);
     for (std::size_t i = 0; i < shape.size(); ++i) {
         elements_ *= shape[i];
-        if (shape[i] > 1) axes_.push_back({shape[i], {parameter_strides[i], strides[i]}});
+        if (shape[i] > 1) axes_.push_back({shape[i], {parameter.strides[i], gradient.strides[i]}});
     }
     std::ptrdiff_t offsets[2] = {};
     flip_negative(axes_, &OrderAxis::strides, offsets);
@@ -23,6 +24,8 @@ MemoryOrder::MemoryOrder(const std::vector<std::size_t>& shape,
     sort_by_stride(axes_, [](const OrderAxis& axis) { return axis.strides[0]; });
     merge_adjacent(axes_, [](const OrderAxis& axis) { return std::array{axis.stride()}; });
     if (axes_.empty()) axes_.push_back({1, {size, size}});
+    const std::size_t alignment = numbers::size_of(gradient.dtype);
+    const bool is_aligned = reinterpret_cast<std::size_t>(gradient.data) % alignment == 0;
     contiguous_ = is_aligned && axes_.size() == 1 && axes_[0].stride() == size;
 }
 
@@ -30,6 +33,8 @@ void MemoryOrder::gather(const std::byte* gradient, std::size_t begin, std::size
                          std::byte* to) const noexcept {
     const auto item_size = static_cast<std::ptrdiff_t>(item_size_);
     const OrderAxis& row = axes_.back();
+    begin /= components_;
+    count = (count + components_ - 1) / components_;
     while (count > 0) {
         const std::size_t column = begin % row.size;
         const std::byte* from =

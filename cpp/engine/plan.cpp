@@ -29,17 +29,20 @@ std::size_t set_parallel_threshold(std::size_t elements) {
 
 Item::Item(std::size_t group_index, const std::vector<std::size_t>& shape,
            const std::vector<Operand>& operands)
-    : group(group_index), layout(shape, operands, tile_elements()) {
+    : group(group_index) {
     const Operand& parameter = operands[rules::parameter_operand];
     const Operand& gradient = operands[rules::gradient_operand];
+    const std::size_t numbers_per_tile = tile_elements() / parameter.components;
+    layout = Layout(shape, operands, std::max(numbers_per_tile, std::size_t{1}));
     formats = {parameter.dtype, gradient.dtype, numbers::compute_dtype(parameter.dtype)};
     for (std::size_t i = 0; i < operands.size(); ++i) {
-        if (operands[i].role == Role::state) formats.state = operands[i].dtype;
+        if (operands[i].role == Role::state) {
+            formats.state = operands[i].dtype;
+            formats.moduli = formats.moduli || operands[i].components < parameter.components;
+        }
         data[i] = const_cast<std::byte*>(operands[i].data) + layout.offset(i);
     }
-    const std::size_t item_size = numbers::size_of(gradient.dtype);
-    const bool aligned = reinterpret_cast<std::size_t>(gradient.data) % item_size == 0;
-    gradient_order = MemoryOrder(shape, parameter.strides, gradient.strides, item_size, aligned);
+    gradient_order = MemoryOrder(shape, parameter, gradient);
 }
 
 void Plan::build() {
@@ -55,13 +58,14 @@ void Plan::build() {
         first_.push_back(elements_);
         const numbers::DType state = items[i].formats.state;
         stochastic_ = stochastic_ || state != numbers::compute_dtype(state);
-        elements_ += layout.elements();
+        const std::size_t elements = layout.elements() * layout.components();
+        elements_ += elements;
         for (std::size_t tile = 0; tile < layout.tiles(); ++tile) {
             if (size >= enough) {
                 shares_.push_back({i, tile});
                 size = 0;
             }
-            size += layout.elements() / layout.tiles();
+            size += elements / layout.tiles();
         }
     }
     shares_.push_back({items.size(), 0});
@@ -105,20 +109,16 @@ void Plan::run(const Run& run) noexcept {
         const runtime::SubnormalsAreZero mode;
         Share at = plan.shares_[share];
         const Share end = plan.shares_[share + 1];
-        Pass pass{table, nullptr, nullptr, nullptr, nullptr, all.clear_gradients, 0, streams};
+        Pass pass{table, {}, {}, all.clear_gradients, 0, streams};
         for (; at.item <= end.item && at.item < plan.items.size(); at = {at.item + 1, 0}) {
             const Item& item = plan.items[at.item];
             const numbers::DType computed = numbers::compute_dtype(item.formats.parameter);
             pass.first = plan.first_[at.item];
             if (all.groups != nullptr) {
-                const Update& rule = all.groups[item.group];
-                pass.kernel = rule.kernels->of(rule.decay, item.formats);
-                pass.coefficients = rule.coefficients.as(computed);
+                pass.update = all.groups[item.group].call(item.formats);
             }
             if (all.average != nullptr) {
-                const numbers::Formats formats{computed, item.formats.parameter, computed};
-                pass.average = all.average->kernels->of(all.average->decay, formats);
-                pass.average_coefficients = all.average->coefficients.as(computed);
+                pass.average = all.average->call({computed, item.formats.parameter, computed});
             }
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
             for (std::size_t tile = at.tile; tile < tiles; ++tile) {

@@ -62,7 +62,7 @@ class Plan {
     /// Call this before each run. It may throw; the run cannot.
     void prepare();
 
-    /// The elements of all parameters.
+    /// The elements of all parameters, two for each complex number.
     std::size_t elements() const { return elements_; }
 
     /// Call this after `prepare`, before `statistics`.

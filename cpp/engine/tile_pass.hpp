@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "engine/scratch.hpp"
 #include "engine/tiles.hpp"
@@ -15,10 +16,8 @@ namespace schuss::engine {
 /// The work on the tiles of one parameter.
 struct Pass {
     const sweep::Level& level;
-    sweep::Kernel kernel;  // nullptr: only clear the gradient
-    const void* coefficients;
-    sweep::Kernel average;  // nullptr: none
-    const void* average_coefficients;
+    std::optional<sweep::Call> update;  // without it, only clear the gradient
+    std::optional<sweep::Call> average;
     bool clear_gradients;          // after the kernel has read them
     std::uint64_t first;           // the index of the parameter's first element in memory
     const std::uint64_t* streams;  // for each state, the key of its random bits

@@ -48,10 +48,11 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
                std::size_t tile_elements)
     : operand_count_(operands.size()) {
     for (std::size_t k = 0; k < operand_count_; ++k) {
-        const auto& [role, dtype, data, strides] = operands[k];
+        const auto& [role, dtype, data, strides, components] = operands[k];
         operands_[k].role = role;
         operands_[k].dtype = dtype;
-        operands_[k].item_size = static_cast<std::uint8_t>(numbers::size_of(dtype));
+        operands_[k].item_size = static_cast<std::uint8_t>(operands[k].item_size());
+        operands_[k].components = components;
         has_extras_ = has_extras_ || role == Role::average || role == Role::copy;
         const bool is_first_state = k == rules::first_state_operand && role == Role::state;
         if (is_first_state && dtype != numbers::compute_dtype(dtype)) {
@@ -87,7 +88,7 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         OperandInfo& operand = operands_[k];
         auto bits = reinterpret_cast<std::uintptr_t>(operands[k].data);
         for (const TileAxis& axis : axes_) bits |= magnitude(axis.strides[k]);
-        operand.access = choose_access(k, bits % operand.item_size == 0);
+        operand.access = choose_access(k, bits % numbers::size_of(operand.dtype) == 0);
         has_rows_ = has_rows_ || operand.access == Access::rowwise;
         is_flat_ = is_flat_ && operand.access == Access::contiguous && axes_.size() == 1;
         if (operand.access != Access::buffered) continue;

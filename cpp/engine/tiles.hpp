@@ -38,9 +38,12 @@ std::size_t set_tile_elements(std::size_t elements);
 /// An array of an update. All arrays have the same shape.
 struct Operand {
     Role role;
-    numbers::DType dtype;
+    numbers::DType dtype;           // of a component
     const std::byte* data;          // the element at index zero
     const std::ptrdiff_t* strides;  // in bytes, one for each axis of the shape
+    std::uint8_t components = 1;    // of an element: 2 if it is a complex number
+
+    std::size_t item_size() const { return numbers::size_of(dtype) * components; }
 };
 
 /// How a kernel reads and writes the part of an array that is in a tile.
@@ -56,6 +59,7 @@ struct OperandInfo {
     numbers::DType dtype = numbers::DType::float32;
     Access access = Access::contiguous;
     std::uint8_t item_size = 0;
+    std::uint8_t components = 1;
 };
 
 /// An axis of a layout.
@@ -78,6 +82,9 @@ class Layout {
 
     std::size_t tiles() const { return tiles_; }
     std::size_t elements() const { return elements_; }
+
+    /// The components of an element of the parameter: 2 if the elements are complex numbers.
+    std::size_t components() const { return operands_[0].components; }
 
     /// From the outermost axis to the innermost.
     const std::vector<TileAxis>& axes() const { return axes_; }

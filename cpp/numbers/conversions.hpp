@@ -33,6 +33,11 @@ inline float loaded(Bfloat16 x) {
     return float_of(std::uint32_t{x.bits} << 16);
 }
 
+template <typename T>
+Complex<T> loaded(Complex<T> x) {
+    return x;
+}
+
 /// Adds to the bits that are cut off, so that those which stay are rounded. NaN stays NaN.
 inline Bfloat16 add_and_truncate(float x, std::uint32_t more) {
     const std::uint32_t nan = bits_of(x) | 0x400000u;
@@ -44,6 +49,10 @@ inline void store(float& memory, float x) {
     memory = x;
 }
 inline void store(double& memory, double x) {
+    memory = x;
+}
+template <typename T>
+void store(Complex<T>& memory, Complex<T> x) {
     memory = x;
 }
 /// Rounds to nearest, ties to even.

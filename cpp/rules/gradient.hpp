@@ -10,21 +10,23 @@ struct GradientTransform {
     };
 
     /// NaN stays NaN. With scale 1 and an infinite limit, other values do not change either. The
-    /// power must be 1; if it is not, the loop is given gradients that are already scaled.
+    /// power must be 1; if it is not, the gradients were multiplied by it already.
     template <typename T>
     static T transform(T g, const Coefficients<T>& c) {
-        return clip(g * c.scale, c);
-    }
-
-    template <typename T>
-    static T clip(T g, const Coefficients<T>& c) {
+        g = g * c.scale;
         g = g > c.limit ? c.limit : g;
         return g < -c.limit ? -c.limit : g;
     }
 
-    /// Multiplies by a scale that T cannot hold (see numbers::Factors).
+    /// Complex numbers have no order, so no limit.
     template <typename T>
-    static T scale(T g, const Coefficients<T>& c) {
-        return g * c.power * c.power * c.scale;
+    static Complex<T> transform(Complex<T> g, const Coefficients<T>& c) {
+        return g * c.scale;
+    }
+
+    /// Multiplies by the power of a scale that T cannot hold (see numbers::Factors).
+    template <typename T>
+    static T apply_power(T g, const Coefficients<T>& c) {
+        return g * c.power * c.power;
     }
 };

@@ -10,6 +10,7 @@ namespace schuss::rules {
 namespace {
 
 #include "rules/arithmetic.hpp"
+#include "rules/complex.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"

@@ -54,8 +54,9 @@ struct States {
     State at[max_states + 1];
 };
 
-/// How weight decay enters a step: not at all, added to the gradient, or shrinking the parameter.
-enum class Decay { none, coupled, decoupled };
-inline constexpr int decay_count = 3;
+/// How weight decay enters a step: added to the gradient, or shrinking the parameter. A step
+/// without weight decay is decoupled: its factor is 1.
+enum class Decay { coupled, decoupled };
+inline constexpr int decay_count = 2;
 
 }  // namespace schuss::rules

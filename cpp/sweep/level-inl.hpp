@@ -24,15 +24,16 @@ namespace {
 using numbers::Bfloat16;
 using numbers::DType;
 using numbers::Float16;
-using numbers::Formats;
 using rules::Decay;
 using rules::Names;
 using rules::State;
 using rules::States;
 
+#include "rules/arithmetic.hpp"
+#include "rules/complex.hpp"
+
 #include "numbers/conversions.hpp"
 #include "numbers/random.hpp"
-#include "rules/arithmetic.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"
@@ -78,130 +79,93 @@ struct RoundingBits<Bfloat16> {
     std::uint32_t counter;
 };
 
+/// The type in which an element is computed.
+template <typename Stored>
+using Computed = decltype(loaded(Stored{}));
+
 /// The compiler generates both the vector body and the scalar tail from this loop. The caller
 /// guarantees that the arrays do not overlap; the pragma tells the compiler so.
 template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
 void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S*... state,
           RoundingBits<S>... random) {
+    using V = Computed<P>;  // T, or a complex number of T
     SCHUSS_NO_ALIASING
     for (std::size_t i = 0; i < count; ++i) {
-        ScopedValue<T, P> parameter(p[i]);
-        T gradient = loaded(g[i]);
+        ScopedValue<V, P> parameter(p[i]);
+        V gradient = loaded(g[i]);
         if constexpr (Rule::takes_gradients) {
             gradient = GradientTransform::transform(gradient, c.gradient);
         }
-        WeightDecay::apply<decay>(static_cast<T&>(parameter), gradient, c.decay);
-        Rule::update(static_cast<T&>(parameter), gradient,
-                     static_cast<T&>(ScopedState<T, S>(state[i], random.bits()))..., c.rule);
+        if constexpr (Rule::updates_parameters) {
+            WeightDecay::apply<decay>(static_cast<V&>(parameter), gradient, c.decay);
+        }
+        Rule::update(
+            static_cast<V&>(parameter), gradient,
+            static_cast<Computed<S>&>(ScopedState<Computed<S>, S>(state[i], random.bits()))...,
+            c.rule);
         (random.next(), ...);
     }
 }
 
-/// The arguments of run_in_pieces that depend on the rule: the same kernel for gradients in T, and
-/// the kernel that computes an update from zero.
-struct PieceKernels {
-    Kernel same, update;
-    Decay decay;
-    int states;
-    std::size_t state_size, coefficients_size;
+/// The type of a state's elements: S for real parameters. For complex ones, the elements are
+/// complex numbers of S, except those of second moments.
+template <typename P, typename S, bool nonnegative>
+struct StateOf {
+    using Type = S;
 };
 
 template <typename T>
-void apply_decay(Decay decay, T& p, T& g, const WeightDecay::Coefficients<T>& c) {
-    if (decay == Decay::coupled) WeightDecay::apply<Decay::coupled>(p, g, c);
-    if (decay == Decay::decoupled) WeightDecay::apply<Decay::decoupled>(p, g, c);
-}
+struct StateOf<Complex<T>, T, false> {
+    using Type = Complex<T>;
+};
 
-/// Runs a kernel whose gradient scale or learning rate T cannot hold, piece by piece: it scales the
-/// gradients first and multiplies the updates by the rest of the rate afterwards. This is rare, so
-/// the loop itself does not handle it.
-template <typename T, typename P, typename G>
-[[gnu::noinline]] void run_in_pieces(std::byte* const* operands, std::size_t n,
-                                     const void* coefficients, const Stream* streams,
-                                     const PieceKernels& kernels) {
-    constexpr std::size_t piece_size = 256;
-    Common<T> c;
-    __builtin_memcpy(&c, coefficients, sizeof c);
-    const bool scales_update = c.fine != 1;
-    const Common<T> ordinary = {{1, 1, scales_update ? T(HUGE_VAL) : c.gradient.limit}, c.decay, 1};
-    alignas(T) std::byte rest[rules::max_coefficients * sizeof(T)];
-    __builtin_memcpy(rest, coefficients, kernels.coefficients_size);
-    __builtin_memcpy(rest, &ordinary, sizeof ordinary);
-
-    T gradient[piece_size], parameter[piece_size], update[piece_size];
-    for (std::size_t done = 0; done < n; done += piece_size) {
-        const std::size_t left = n - done < piece_size ? n - done : piece_size;
-        P* const p = reinterpret_cast<P*>(operands[0]) + done;
-        const G* const g = reinterpret_cast<const G*>(operands[1]) + done;
-        for (std::size_t i = 0; i < left; ++i) {
-            gradient[i] = GradientTransform::scale(loaded(g[i]), c.gradient);
-            if (!scales_update) continue;
-            gradient[i] = GradientTransform::clip(gradient[i], c.gradient);
-            parameter[i] = loaded(p[i]);
-            update[i] = -T{0};  // a sum leaves it as it is, even -0
-            apply_decay(kernels.decay, parameter[i], gradient[i], c.decay);
-        }
-        std::byte* piece[rules::max_operands] = {reinterpret_cast<std::byte*>(p),
-                                                 reinterpret_cast<std::byte*>(gradient)};
-        if (scales_update) piece[0] = reinterpret_cast<std::byte*>(update);
-        Stream stream[rules::max_states] = {};
-        for (int k = 0; k < kernels.states; ++k) {
-            piece[2 + k] = operands[2 + k] + done * kernels.state_size;
-            if (kernels.state_size < sizeof(T)) {
-                stream[k] = {streams[k].key, streams[k].first + done};
-            }
-        }
-        (scales_update ? kernels.update : kernels.same)(piece, left, rest, stream);
-        for (std::size_t i = 0; scales_update && i < left; ++i) {
-            store(p[i], parameter[i] + update[i] * c.fine);
-        }
-    }
+template <typename Element>
+Element* state_at(std::byte* const* operands, int i) {
+    return reinterpret_cast<Element*>(operands[rules::first_state_operand + i]);
 }
 
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
 [[gnu::noinline]] void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
                               const Stream* streams) {
+    static_assert(sizeof(Coefficients<Rule, T>) <= rules::max_coefficients * sizeof(T));
     // A copy: the compiler then knows that stores through T* do not change it.
     const auto c = *static_cast<const Coefficients<Rule, T>*>(coefficients);
-    if constexpr (Rule::takes_gradients) {
-        if (c.gradient.power != 1 || c.fine != 1) {
-            static_assert(sizeof c <= rules::max_coefficients * sizeof(T));
-            const PieceKernels kernels = {&kernel<Rule, decay, T, P, T, S>,
-                                          &kernel<Rule, Decay::none, T, T, T, S>,
-                                          decay,
-                                          count(Rule::states),
-                                          sizeof(S),
-                                          sizeof c};
-            return run_in_pieces<T, P, G>(operands, n, coefficients, streams, kernels);
-        }
-    }
     P* const p = reinterpret_cast<P*>(operands[0]);
     const G* const g = reinterpret_cast<const G*>(operands[1]);
-    const auto state = [operands](int i) { return reinterpret_cast<S*>(operands[2 + i]); };
-    const auto random = [streams](int i) { return RoundingBits<S>(streams[i]); };
+    constexpr const State* kept = Rule::states.at;
+    using S0 = typename StateOf<P, S, kept[0].nonnegative>::Type;
+    using S1 = typename StateOf<P, S, kept[1].nonnegative>::Type;
+    using S2 = typename StateOf<P, S, kept[2].nonnegative>::Type;
     constexpr int states = count(Rule::states);
     static_assert(states <= rules::max_states);
     if constexpr (states == 0) loop<Rule, decay, T, P, G>(n, c, p, g);
-    if constexpr (states == 1) loop<Rule, decay, T, P, G, S>(n, c, p, g, state(0), random(0));
+    if constexpr (states == 1) {
+        loop<Rule, decay, T, P, G, S0>(n, c, p, g, state_at<S0>(operands, 0),
+                                       RoundingBits<S0>(streams[0]));
+    }
     if constexpr (states == 2) {
-        loop<Rule, decay, T, P, G, S, S>(n, c, p, g, state(0), state(1), random(0), random(1));
+        loop<Rule, decay, T, P, G, S0, S1>(n, c, p, g, state_at<S0>(operands, 0),
+                                           state_at<S1>(operands, 1), RoundingBits<S0>(streams[0]),
+                                           RoundingBits<S1>(streams[1]));
     }
     if constexpr (states == 3) {
-        loop<Rule, decay, T, P, G, S, S, S>(n, c, p, g, state(0), state(1), state(2), random(0),
-                                            random(1), random(2));
+        loop<Rule, decay, T, P, G, S0, S1, S2>(
+            n, c, p, g, state_at<S0>(operands, 0), state_at<S1>(operands, 1),
+            state_at<S2>(operands, 2), RoundingBits<S0>(streams[0]), RoundingBits<S1>(streams[1]),
+            RoundingBits<S2>(streams[2]));
     }
 }
 
 /// The kernel for a combination of formats, nullptr if the rule is never run with it. A rule that
-/// updates no parameters has a first array in a compute type, and its states are not rounded
-/// stochastically.
+/// updates no parameters has a first array in a compute type and no weight decay, and its states
+/// are not rounded stochastically.
 template <class Rule, Decay decay, int combination>
 constexpr Kernel kernel_for() {
     using numbers::StoredAs;
-    constexpr Formats formats = numbers::combinations.at[combination];
+    constexpr numbers::Formats formats = numbers::combinations.at[combination];
     constexpr DType compute = numbers::compute_dtype(formats.parameter);
     if constexpr (Rule::updates_parameters ||
-                  (decay == Decay::none && formats.parameter == compute)) {
+                  (decay == Decay::decoupled && formats.parameter == compute)) {
         constexpr bool may_round = Rule::updates_parameters && count(Rule::states) > 0;
         return &kernel<Rule, decay, typename StoredAs<compute>::Type,
                        typename StoredAs<formats.parameter>::Type,
@@ -212,18 +176,32 @@ constexpr Kernel kernel_for() {
     }
 }
 
+/// The kernel for complex parameters whose second moments are real; nullptr if the rule has none.
+template <class Rule, Decay decay, typename T>
+constexpr Kernel kernel_of_moduli() {
+    constexpr const State* kept = Rule::states.at;
+    if constexpr (kept[0].nonnegative || kept[1].nonnegative || kept[2].nonnegative) {
+        return &kernel<Rule, decay, T, Complex<T>, Complex<T>, T>;
+    } else {
+        return nullptr;
+    }
+}
+
 template <class Rule, Decay decay, int combination = 0>
 constexpr void fill(Kernels& kernels) {
     if constexpr (combination < numbers::combinations.count) {
         kernels.at[static_cast<int>(decay)][combination] = kernel_for<Rule, decay, combination>();
         fill<Rule, decay, combination + 1>(kernels);
+    } else {
+        Kernel* const of_moduli = kernels.of_moduli[static_cast<int>(decay)];
+        of_moduli[static_cast<int>(DType::float32)] = kernel_of_moduli<Rule, decay, float>();
+        of_moduli[static_cast<int>(DType::float64)] = kernel_of_moduli<Rule, decay, double>();
     }
 }
 
 template <class Rule>
 constexpr Kernels kernels_of() {
-    Kernels kernels = {};
-    fill<Rule, Decay::none>(kernels);
+    Kernels kernels = {Rule::states, {}, {}};
     fill<Rule, Decay::coupled>(kernels);
     fill<Rule, Decay::decoupled>(kernels);
     return kernels;
@@ -272,23 +250,40 @@ bool sum_squares(const void* elements, std::size_t count, std::size_t lane, doub
     return finite;
 }
 
-template <typename Compute, typename Stored>
+template <typename T, typename Stored>
+void load_all(const void* from, void* to, std::size_t count) {
+    const Stored* const x = static_cast<const Stored*>(from);
+    T* const y = static_cast<T*>(to);
+    SCHUSS_NO_ALIASING
+    for (std::size_t i = 0; i < count; ++i) y[i] = static_cast<T>(loaded(x[i]));
+}
+
+template <typename T, typename Stored>
 void store_all(const void* from, void* to, std::size_t count) {
-    const Compute* const x = static_cast<const Compute*>(from);
+    const T* const x = static_cast<const T*>(from);
     Stored* const y = static_cast<Stored*>(to);
     SCHUSS_NO_ALIASING
     for (std::size_t i = 0; i < count; ++i) store(y[i], x[i]);
 }
 
-template <DType dtype>
+template <DType dtype, typename Stored = typename numbers::StoredAs<dtype>::Type>
 constexpr Format format() {
-    constexpr DType compute = numbers::compute_dtype(dtype);
-    using Compute = typename numbers::StoredAs<compute>::Type;
-    using Stored = typename numbers::StoredAs<dtype>::Type;
-    Store store = nullptr;
-    if constexpr (dtype != compute) store = &store_all<Compute, Stored>;
-    return {&sum_squares<Stored, false>, &sum_squares<Stored, true>, store};
+    using T = decltype(loaded(Stored{}));
+    Format result = {
+        &sum_squares<Stored, false>, &sum_squares<Stored, true>, {}, &store_all<T, Stored>};
+    if constexpr (sizeof(T) <= sizeof(float)) {
+        result.load[static_cast<int>(DType::float32)] = &load_all<float, Stored>;
+    }
+    result.load[static_cast<int>(DType::float64)] = &load_all<double, Stored>;
+    return result;
 }
+
+constexpr Format formats[] = {
+#define SCHUSS_FORMAT(name, ...) format<DType::name>(),
+#include "numbers/formats.def"
+};
+
+#include "sweep/pieces-inl.hpp"
 
 // The macro of a feature expands to 1 if the compiler may use it, and to itself if not.
 constexpr std::uint64_t compiled_features = 0
@@ -306,9 +301,7 @@ extern const Level SCHUSS_LEVEL_TABLE;
 constinit const Level SCHUSS_LEVEL_TABLE = {SCHUSS_EXPANDED_TEXT(SCHUSS_LEVEL),
                                             compiled_features,
                                             table,
-                                            {
-#define SCHUSS_FORMAT(name, ...) format<DType::name>(),
-#include "numbers/formats.def"
-                                            }};
+                                            {&run_in_pieces<float>, &run_in_pieces<double>},
+                                            formats};
 
 }  // namespace schuss::sweep

@@ -1,5 +1,5 @@
-// What an instruction set level provides: a table with one loop for each rule, decay and number
-// format.
+// What an instruction set level provides: a table with one loop for each rule, decay and
+// combination of number formats.
 #pragma once
 
 #include <cstddef>
@@ -17,19 +17,39 @@ struct Stream {
 
 /// Updates count elements. `operands` are the parameter, the gradient and the states of the rule;
 /// each is aligned and contiguous, and none overlaps another. `coefficients` are values of the
-/// compute type in the order of rules::coefficients. `streams` has one entry for each state if
-/// states are rounded stochastically; none crosses a multiple of 2^32.
+/// compute type in the order of rules::coefficients; the power of the scale and `fine` are not
+/// used. `streams` has one entry for each state if states are rounded stochastically; none crosses
+/// a multiple of 2^32.
 using Kernel = void (*)(std::byte* const* operands, std::size_t count, const void* coefficients,
                         const Stream* streams);
 
 /// The kernels of one rule.
 struct Kernels {
+    rules::States states;
     Kernel at[rules::decay_count][numbers::combinations.count];
+    Kernel of_moduli[rules::decay_count][numbers::compute_dtype_count];
 
     Kernel of(rules::Decay decay, const numbers::Formats& formats) const {
-        return at[static_cast<int>(decay)][kernel_index(formats)];
+        const auto row = static_cast<int>(decay);
+        if (formats.moduli) return of_moduli[row][static_cast<int>(formats.parameter)];
+        return at[row][kernel_index(formats)];
     }
 };
+
+/// A rule that updates arrays in these formats.
+struct Call {
+    const Kernels* rule;
+    rules::Decay decay;
+    numbers::Formats formats;
+    Kernel kernel;
+    const void* coefficients;
+    bool in_pieces;    // the kernel reads gradients in the compute type, and cannot do it alone
+    Kernel from_zero;  // the kernel that a call in pieces uses for parameters in the compute type
+};
+
+/// Makes a call piece by piece: widens the gradients, and uses the power of the scale and `fine`.
+using RunInPieces = void (*)(const Call& call, std::byte* const* operands, std::size_t count,
+                             const Stream* streams);
 
 /// The squares of a gradient are summed in blocks of stats_block elements. Element i of a block is
 /// added to lane i % stats_lanes.
@@ -41,13 +61,14 @@ inline constexpr std::size_t stats_lanes = 16;
 using SumSquares = bool (*)(const void* elements, std::size_t count, std::size_t lane,
                             double* lanes, double scale);
 
-/// Converts count elements from the compute type.
-using Store = void (*)(const void* from, void* to, std::size_t count);
+/// Converts count elements.
+using Convert = void (*)(const void* from, void* to, std::size_t count);
 
 /// The loops of one number format.
 struct Format {
     SumSquares sum_squares, sum_squares_scaled;
-    Store store;  // nullptr for a compute type
+    Convert load[numbers::compute_dtype_count];  // to each type that holds all values; else nullptr
+    Convert store;                               // from the compute type
 };
 
 /// One instruction set: the processor features that its code may use, its kernels in the order of
@@ -56,9 +77,18 @@ struct Level {
     const char* name;
     std::uint64_t features;
     const Kernels* rules;
-    Format formats[numbers::dtype_count];
+    RunInPieces run_in_pieces[numbers::compute_dtype_count];
+    const Format* formats;
 
     const Format& format(numbers::DType dtype) const { return formats[static_cast<int>(dtype)]; }
+
+    /// Makes a call. operands: as those of a kernel, but the gradient has its own format.
+    void run(const Call& call, std::byte* const* operands, std::size_t count,
+             const Stream* streams) const {
+        if (!call.in_pieces) return call.kernel(operands, count, call.coefficients, streams);
+        const numbers::DType compute = numbers::compute_dtype(call.formats.parameter);
+        run_in_pieces[static_cast<int>(compute)](call, operands, count, streams);
+    }
 };
 
 }  // namespace schuss::sweep

@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.array_utils import byte_bounds
+from numpy.lib.stride_tricks import as_strided
 
 from schuss import _core
 
@@ -81,6 +82,17 @@ def computed_dtype(array: Array) -> np.dtype[Any]:
     if dtype.itemsize == 2 and dtype.name in ("float16", "bfloat16"):
         dtype = np.dtype(np.float32)
     return dtype
+
+
+def components(array: Array) -> Array:
+    """Return a view of the real and imaginary parts of an array along a new last axis of 2.
+
+    A real array is returned as it is.
+    """
+    if array.dtype.kind != "c":
+        return array
+    parts: Array = array.real
+    return as_strided(parts, (*array.shape, 2), (*array.strides, parts.itemsize))
 
 
 def parse_dtype(call: str, name: str, value: Any, among: tuple[str, ...]) -> np.dtype[Any]:

@@ -74,8 +74,8 @@ class Formula:
     """A rule with the values of its hyperparameters.
 
     `per_step` is the rule's first hyperparameter, which each step sets: lr, or the beta of an
-    average. `values` has the others by name; other keys are ignored. `decay` is "none", "coupled"
-    or "decoupled".
+    average. `values` has the others by name; other keys are ignored. `decay` is "coupled"
+    or "decoupled"; no weight decay is the decoupled one of 0.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Formula:
         rule: str,
         values: Mapping[str, Any] = {},
         per_step: float = 0.0,
-        decay: str = "none",
+        decay: str = "decoupled",
         weight_decay: float = 0.0,
     ) -> None: ...
     @property
@@ -270,6 +270,7 @@ def update(
 ) -> None: ...
 def held(array: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
 def states(rule: str) -> list[str]: ...
+def nonnegative_states(rule: str) -> list[str]: ...
 def set_tile_elements(elements: int) -> int: ...
 def set_parallel_threshold(elements: int) -> int: ...
 def memory_floor(

@@ -14,7 +14,7 @@ from schuss._arrays import Array, ArrayTree
 from schuss._groups import Groups, Overrides, members_of, promote_single_group
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate
 from schuss._interrupts import defer_signals
-from schuss._rules import formula, initial_values, spec_of, states
+from schuss._rules import formula, initial_values, second_moments, spec_of, states
 from schuss._settings import (
     Configurable,
     checked_overrides,
@@ -44,6 +44,7 @@ class Internals:
         *,
         grouping: Callable[[list[str]], Groups],
         state_dtype: Any,
+        complex: str,
         copies: Any,
         groups_given: Any = None,
     ) -> None:
@@ -63,7 +64,11 @@ class Internals:
         groups, self.group_of = grouping(self.core.tree.names)
         self.members = members_of(self.group_of, len(groups))
         self.settings, groups = promote_single_group(self.settings, groups)
-        self.format = state_format(call, state_dtype, self.arrays)
+        self.format = state_format(call, state_dtype, complex, self.arrays)
+        if self.format.complex == "modulus" and not second_moments(kind, self.settings):
+            raise ValueError(
+                f"{call}: complex is 'modulus', expected 'components': {call} has no second moment"
+            )
         self.copies = copies_for(call, copies, self.core)
         self.reconfigure(self.settings, groups, {}, first=True)
         self.write_copies()
@@ -278,7 +283,8 @@ class Internals:
                 )
         initial = [initial_values(self.kind, {**settings, **own}) for own in groups]
         of_params = [initial[group] for group in self.group_of]
-        new_states = with_names(self.states, first, self.format, self.arrays, of_params)
+        moments = second_moments(self.kind, {**settings, **groups[0]})
+        new_states = with_names(self.states, first, moments, self.format, self.arrays, of_params)
         return new_states, self._averages_for(settings)
 
     def _averages_for(self, settings: Mapping[str, Any]) -> list[Array] | None:

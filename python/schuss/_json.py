@@ -56,7 +56,8 @@ class Encoder:
         except (TypeError, ValueError, RecursionError) as error:
             raise TypeError(
                 f"{self._call}: extra holds {error}, expected what JSON can hold, and arrays of "
-                "booleans, integers or floating point numbers of up to 64 bits in native byte order"
+                "booleans, integers, real numbers of up to 64 bits or complex numbers of up to 128 "
+                "bits, in native byte order"
             ) from None
 
     def _encode(self, value: Any) -> Any:
@@ -68,7 +69,7 @@ class Encoder:
         if type(value) not in (np.ndarray, np.memmap):
             raise TypeError(f"a {type(value).__name__}")
         # Not bfloat16, which cannot be loaded without ml_dtypes.
-        if value.dtype.kind not in "biuf" or dtype_in_file(value) is None:
+        if value.dtype.kind not in "biufc" or dtype_in_file(value) is None:
             raise TypeError(f"an array of {value.dtype}")
         name = f"{SECTION}/{len(self._tensors)}"
         self._tensors[name] = value

@@ -91,6 +91,7 @@ class Optimizer(Options):
                 check=partial(checked_overrides, kind),
             ),
             state_dtype=fixed["state_dtype"],
+            complex=fixed["complex"],
             copies=fixed["copies"],
             groups_given=None if items is None else params,
         )
@@ -140,6 +141,11 @@ class Optimizer(Options):
     def state_dtype(self) -> np.dtype[Any] | None:
         """The dtype of the state; None if it is the dtype that is computed in."""
         return self._internals.format.dtype
+
+    @property
+    def complex(self) -> str:
+        """What the second moment of complex parameters is; see `schuss.optimizers.Options`."""
+        return self._internals.format.complex
 
     @property
     def accumulated(self) -> int:
@@ -201,8 +207,8 @@ class Optimizer(Options):
         Parameters
         ----------
         grads : array, or sequence or mapping of arrays
-            As for `step`; summed in float32 or float64. They are only read, unless `clear_grads`
-            is set.
+            As for `step`; summed in the dtype that the step computes in. They are only read, unless
+            `clear_grads` is set.
         scale : float
             The factor that they are multiplied by as they are read.
 
@@ -327,6 +333,8 @@ class Optimizer(Options):
         ]
         if self.state_dtype is not None:
             settings.append(f"state_dtype={self.state_dtype.name}")
+        if self.complex != "components":
+            settings.append(f"complex={self.complex!r}")
         if len(internals.groups) > 1:
             settings.append(f"{len(internals.groups)} groups")
         dtypes = ", ".join(sorted({str(array.dtype) for array in arrays}))

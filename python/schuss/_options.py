@@ -22,6 +22,7 @@ from schuss._hyperparameters import (
 from schuss._internals import internals_of
 from schuss._settings import Configurable, Setting, argument, declared, hyperparameter, option
 
+_Complex = Literal["components", "modulus"]
 _Nonfinite = Literal["propagate", "raise", "skip"]
 _nonfinite = cast(Check[_Nonfinite], partial(choice, among=("propagate", "raise", "skip")))
 
@@ -41,21 +42,23 @@ class _Average(Setting[float | None]):
 class Options(Configurable):
     """The arguments that all optimizers share.
 
-    `lr` and the options are attributes too, which can be assigned between steps; the last three
+    `lr` and the options are attributes too, which can be assigned between steps; the last four
     arguments cannot be changed.
 
     Parameters
     ----------
     params : array, or sequence or mapping of arrays, nested as you like
-        The parameters, of any shape and memory layout, in float32, float64, float16 or bfloat16;
-        updated in place. Or groups of parameters: dicts with ``params`` and hyperparameters.
+        The parameters, of any shape and memory layout, in float32, float64, float16, bfloat16,
+        complex64 or complex128; updated in place. Or groups of parameters: dicts with ``params``
+        and hyperparameters.
     lr : float or callable
         The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
     clip_norm : float, optional
         The largest norm of all gradients together. If theirs is larger, they are multiplied by
         ``clip_norm / (norm + 1e-6)``. At least 0.
     clip_value : float, optional
-        The largest magnitude of an element of a gradient, after `clip_norm`. At least 0.
+        The largest magnitude of an element of a gradient, after `clip_norm`. At least 0. Not for
+        complex parameters.
     nonfinite : {"propagate", "raise", "skip"}
         What a step does if a gradient has a NaN or an infinity before it is scaled: update the
         parameters as usual; raise FloatingPointError and change nothing; or skip the update and
@@ -77,6 +80,11 @@ class Options(Configurable):
         State is then rounded stochastically, so that small changes are not lost: up or down with
         probabilities by the distance. The random bits depend only on `seed`, the step and the index
         of the element. By default the state has the dtype of the computation.
+    complex : {"components", "modulus"}
+        What a step does with complex parameters. "components", as in PyTorch: the real and
+        imaginary parts are updated as if they were two real numbers. "modulus", as in optax: one
+        real second moment for each number, the average of ``abs(g)**2``, which scales both parts
+        alike; not for rules without a second moment. See the notes for the gradients.
     copies : array, or sequence or mapping of arrays; or dtype or str; optional
         Low-precision copies of float32 parameters: arrays like the parameters in float16 or
         bfloat16, or one of these dtypes for new arrays. Each step also writes the parameters to
@@ -106,6 +114,10 @@ class Options(Configurable):
     -----
     Parameters may be float16 or bfloat16, and so may gradients of float32 parameters: the step
     computes in float32, and rounds parameters to nearest, ties to even.
+
+    The gradient of a complex parameter is complex, in PyTorch's convention: the direction of
+    steepest ascent, ``dL/d(real) + 1j * dL/d(imag)``. `jax.grad` returns its conjugate: give the
+    step ``np.conj(g)``. The norm of `clip_norm` counts ``abs(g)**2``.
 
     Hyperparameters, and the coefficients that a step derives from them, are rounded to the dtype of
     the computation. Each must be 0 or a normal number there. A learning rate may be smaller;
@@ -146,5 +158,6 @@ class Options(Configurable):
     average_bias_correction: Setting[bool] = option(flag, default=False)
     seed: Setting[int] = option(partial(count, least=0), default=0)
     _state_dtype: InitVar[npt.DTypeLike | None] = argument(alias="state_dtype", default=None)
+    _complex: InitVar[_Complex] = argument(alias="complex", default="components")
     _copies: InitVar[ArrayTree | npt.DTypeLike | None] = argument(alias="copies", default=None)
     _groups: InitVar[GroupOf | None] = argument(alias="groups", default=None)

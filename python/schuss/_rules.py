@@ -60,12 +60,14 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
             values[name] = values[other]
     lr, weight_decay = values.pop("lr"), values.pop("weight_decay")
     by = spec.decoupled
-    decay = "decoupled" if (values[by] if isinstance(by, str) else by) else "coupled"
+    is_decoupled = values[by] if isinstance(by, str) else by
+    # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
+    decay = "coupled" if weight_decay and not is_decoupled else "decoupled"
     return _core.Formula(
         spec.form(values),
         values,
         per_step=0.0 if callable(lr) else lr,
-        decay=decay if weight_decay else "none",
+        decay=decay,
         weight_decay=weight_decay,
     )
 
@@ -80,3 +82,8 @@ def initial_values(
 def states(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:
     """Return the names of the states that a class keeps with these hyperparameters."""
     return _core.states(spec_of(kind).form(hyperparameters))
+
+
+def second_moments(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:
+    """Return the names of those states that are never less than 0."""
+    return _core.nonnegative_states(spec_of(kind).form(hyperparameters))

@@ -22,13 +22,18 @@ from zlib import crc32
 import numpy as np
 
 from schuss import _files
-from schuss._arrays import Array
+from schuss._arrays import Array, components
 from schuss._interrupts import Deferred
 
 _BITS = {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}
 _NAMES = {f"{kind[0].upper()}{n}": f"{kind}{n}" for kind, bits in _BITS.items() for n in bits}
 _NAMES["BOOL"] = "bool"
 _SIZES = {dtype: np.dtype(name).itemsize for dtype, name in _NAMES.items()} | {"BF16": 2}
+# The format has no complex128, and readers before 2025 refuse a file with its complex64. So complex
+# arrays are written as their components, along a last axis of 2; the metadata have their names.
+_COMPONENTS = {"C64": "F32", "C128": "F64"}
+_COMPLEX = "complex"
+_NAMES |= {"C64": "complex64", "C128": "complex128"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()} | {"bfloat16": "BF16"}
 
 # The number of bytes that are copied, hashed, written or read at once. The digest of a file covers
@@ -74,7 +79,11 @@ def write(
 ) -> None:
     """Write a file that replaces the path atomically."""
     # Large items first, as in the package, so that each tensor is aligned to its item size.
-    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].itemsize))
+    tensors = dict(sorted(tensors.items(), key=lambda item: -components(item[1]).itemsize))
+    complex_names = [name for name, array in tensors.items() if array.dtype.kind == "c"]
+    if complex_names:
+        metadata = {**metadata, _COMPLEX: json.dumps(complex_names)}
+    tensors = {name: components(array) for name, array in tensors.items()}
     header = _header(tensors, metadata, _NO_DIGEST)
     if len(header) - _LENGTH > _LONGEST_HEADER:  # no reader would accept it
         raise ValueError(
@@ -255,6 +264,7 @@ class File:
         raise ValueError(f"{self._name} {problem}") from None
 
     def _as_bits(self, name: str, array: Array) -> tuple[Array, Array]:
+        array = components(array)
         bits = np.dtype(f"u{array.itemsize}")
         return array.view(bits), self._bytes[name].view(bits).reshape(array.shape)
 
@@ -330,7 +340,24 @@ def _parse(text: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     for _, tensor in tensors:
         _require(tensor.start == end)
         end += tensor.nbytes
-    return metadata, dict(tensors)
+    return metadata, dict(tensors) | _complex_tensors(metadata, dict(tensors))
+
+
+def _complex_tensors(
+    metadata: Mapping[str, str], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Return the tensors that are the components of complex arrays, as complex tensors."""
+    names = json.loads(metadata.get(_COMPLEX, "[]"))
+    _require(isinstance(names, list) and {*map(type, names)} <= {str})
+    _require(len(set(names)) == len(names) and tensors.keys() >= set(names))
+    of_components = {part: dtype for dtype, part in _COMPONENTS.items()}
+    result = {}
+    for name in names:
+        tensor = tensors[name]
+        _require(tensor.dtype in of_components and tensor.shape[-1:] == (2,))
+        dtype, shape = of_components[tensor.dtype], tensor.shape[:-1]
+        result[name] = tensor._replace(dtype=dtype, shape=shape)
+    return result
 
 
 def _require(condition: bool) -> None:

@@ -139,6 +139,7 @@ def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
         "groups": (internals.groups, internals.group_of),
         "groups_given": internals.groups_given,
         "state_dtype": internals.format.dtype,
+        "complex": internals.format.complex,
         "copies": internals.users_copies() if given is None else given,
         "arrays": arrays,
         "attributes": getattr(optimizer, "__dict__", {}),
@@ -154,6 +155,7 @@ def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
         state["settings"]["hyperparameters"],
         grouping=lambda _: ([dict(own) for own in groups], group_of),
         state_dtype=state["state_dtype"],
+        complex=state["complex"],
         copies=state["copies"],
         groups_given=state["groups_given"],
     )

@@ -8,6 +8,7 @@ import numpy as np
 
 from schuss import _core
 from schuss._arrays import Array, ArrayLike, computed_dtype, parse_dtype, zeros_like_strided
+from schuss._hyperparameters import choice
 
 States: TypeAlias = dict[str, list[Array]]
 """Arrays by name, each list in the order of the parameters."""
@@ -22,20 +23,26 @@ class StateFormat:
 
     dtype: np.dtype[Any] | None
     """None: the dtype in which each parameter is computed."""
+    complex: str
+    """Whether second moments of complex parameters are of the "components" or the "modulus"."""
 
-    def new(self, param: Array, index: int, initial: float) -> Array:
+    def new(self, param: Array, index: int, initial: float, *, is_second_moment: bool) -> Array:
         """Return a new state of a parameter; `index` counts its states from 1."""
-        state = zeros_like_strided(param, index, self.dtype or computed_dtype(param))
+        dtype = self.dtype or computed_dtype(param)
+        if is_second_moment and self.complex == "modulus":
+            dtype = dtype.type(0).real.dtype
+        state = zeros_like_strided(param, index, dtype)
         if initial != 0:
             with np.errstate(all="ignore"):  # the core refuses a value that the dtype cannot hold
                 state[...] = initial
         return state
 
 
-def state_format(call: str, dtype: Any, params: Sequence[Array]) -> StateFormat:
-    """Return the format that `state_dtype` asks for, or raise TypeError or ValueError."""
+def state_format(call: str, dtype: Any, complex: str, params: Sequence[Array]) -> StateFormat:
+    """Return the format that the arguments ask for, or raise TypeError or ValueError."""
+    complex = choice(call, "complex", complex, among=("components", "modulus"))
     if dtype is None:
-        return StateFormat(None)
+        return StateFormat(None, complex)
     dtype = parse_dtype(call, "state_dtype", dtype, ("float32", "bfloat16"))
     for param in params:
         if computed_dtype(param) != np.float32:
@@ -43,12 +50,13 @@ def state_format(call: str, dtype: Any, params: Sequence[Array]) -> StateFormat:
                 f"{call}: state_dtype is {dtype.name!r} where a parameter is {param.dtype}, "
                 "expected parameters in float32, float16 or bfloat16"
             )
-    return StateFormat(None if dtype == np.float32 else dtype)
+    return StateFormat(None if dtype == np.float32 else dtype, complex)
 
 
 def with_names(
     states: States,
     names: list[str],
+    second_moments: list[str],
     format: StateFormat,
     params: Sequence[Array],
     initial: Sequence[Mapping[str, float]],
@@ -62,7 +70,9 @@ def with_names(
     return {
         name: states.get(name)
         or [
-            format.new(param, index, values.get(name, 0.0))
+            format.new(
+                param, index, values.get(name, 0.0), is_second_moment=name in second_moments
+            )
             for param, values in zip(params, initial, strict=True)
         ]
         for index, name in enumerate(names, start=1)

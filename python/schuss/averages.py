@@ -7,7 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _core
-from schuss._arrays import Array, ArrayTree, as_any_array, computed_dtype, zeros_like_strided
+from schuss._arrays import (
+    Array,
+    ArrayTree,
+    as_any_array,
+    components,
+    computed_dtype,
+    zeros_like_strided,
+)
 from schuss._hyperparameters import UNIT, axis_of, flag, real
 
 __all__ = ["ExponentialAverage", "ewma"]
@@ -31,7 +38,8 @@ def ewma(
     Parameters
     ----------
     values : array, shape (..., n, ...)
-        The series, along `axis`; float32 or float64. Integers and booleans count as float64.
+        The series, along `axis`; float32, float64, complex64 or complex128. Integers and booleans
+        count as float64.
     beta : float
         The decay rate, in [0, 1).
     bias_correction : bool
@@ -237,8 +245,14 @@ class ExponentialAverage:
             if not self._bias_correction:
                 return core.tree.unflatten([average.copy(order="K") for average in averages])
             with np.errstate(all="ignore"):  # an average that is too large is infinite
-                values = [np.asarray(each / self._weight(each.dtype.type)) for each in averages]
+                values = [self._corrected(average) for average in averages]
             return core.tree.unflatten(values)
+
+    def _corrected(self, average: Array) -> Array:
+        corrected = average.copy(order="K")
+        values = components(corrected)
+        values /= self._weight(values.dtype.type)
+        return corrected
 
     def _weight(self, dtype: Any) -> float:
         """Return the sum of the weights of all values so far, rounded to the dtype."""

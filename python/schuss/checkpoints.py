@@ -65,8 +65,8 @@ def save(
         The file, which is replaced if it exists. Folders, devices, FIFOs and sockets are refused.
         The usual extension is ".safetensors".
     params : array, or sequence or mapping of arrays, nested as you like
-        The parameters, of any shape and memory layout, in any boolean, integer or floating point
-        dtype. They must not change while they are saved.
+        The parameters, of any shape and memory layout, in any boolean, integer, floating point or
+        complex dtype. They must not change while they are saved.
     optimizer : Optimizer, optional
         An optimizer of schuss of all or some of these parameters. Its state, counts,
         hyperparameters, groups, schedules, averages and accumulated gradients are saved. Its
@@ -102,7 +102,9 @@ def save(
     References
     ----------
     The safetensors format: huggingface/safetensors, README.md, "Format". The checksum in the
-    metadata is a SHA-256 of the header and of the CRC-32 of each 4 MiB of each tensor.
+    metadata is a SHA-256 of the header and of the CRC-32 of each 4 MiB of each tensor. Complex
+    arrays are stored as their real and imaginary parts along a last axis of 2, since most readers
+    have no complex dtype; the metadata have their names.
 
     Examples
     --------
@@ -231,8 +233,9 @@ def write(
         for name, array in tensors.items():
             if _safetensors.dtype_in_file(array) is None:
                 raise TypeError(
-                    f"{call}: {name} has dtype {array.dtype}, expected booleans, integers or "
-                    "floating point numbers of up to 64 bits in native byte order"
+                    f"{call}: {name} has dtype {array.dtype}, expected booleans, integers, real "
+                    "numbers of up to 64 bits or complex numbers of up to 128 bits, in native byte "
+                    "order"
                 )
         metadata = {"format": _FORMAT, "version": _VERSION, "settings": text}
         _safetensors.write(call, path, tensors, metadata)

@@ -1,10 +1,15 @@
 """One optimizer step on your own arrays, with state that you keep.
 
 Each function updates `param` and its state in place, in one pass over memory, and returns nothing.
-`param`, `grad` and the state arrays have the same shape and the same dtype, float32 or float64.
-Alternatively, `param` and `grad` are each float32, float16 or bfloat16 (from ml_dtypes), and the
-state is float32. Any memory layout works. All arrays except `grad` must be writeable. Objects that
-export their memory through ``__dlpack__`` or the buffer protocol are used without a copy.
+`param`, `grad` and the state arrays have the same shape and the same dtype, float32, float64,
+complex64 or complex128. Alternatively, `param` and `grad` are each float32, float16 or bfloat16
+(from ml_dtypes), and the state is float32. Any memory layout works. All arrays except `grad` must
+be writeable. Objects that export their memory through ``__dlpack__`` or the buffer protocol are
+used without a copy.
+
+The second moments of a complex `param` (`square_average`, `v`, `v_max`) may be real: they then
+average ``abs(g)**2``. See `complex` of `schuss.optimizers.Options`, and its notes for the
+convention of complex gradients. Complex numbers have no order, so there is no `clip_value`.
 
 The results are bit-for-bit those of `schuss.reference`. All functions raise
 
@@ -710,7 +715,8 @@ def _update(
     }
     values["bias_correction"] = step is not None
     t = 1 if step is None else count(call, "step", step, least=1)
-    # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
     lr, weight_decay = values["lr"], values["weight_decay"]
-    formula = _core.Formula(rule, values, lr, decay if weight_decay else "none", weight_decay)
+    # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
+    decay = decay if weight_decay else "decoupled"
+    formula = _core.Formula(rule, values, lr, decay, weight_decay)
     _core.update(call, formula, t, scale, limit, *arrays)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from schuss import _core
-from schuss._arrays import Array, ArrayTree, computed_dtype
+from schuss._arrays import Array, ArrayTree, components, computed_dtype
 from schuss._errors import wrong_type
 from schuss._hyperparameters import NON_NEGATIVE, POSITIVE, axis_of, flag
 from schuss._interrupts import raised_within
@@ -63,7 +63,7 @@ class L2:
                 leaf = leaves[index] = _with_decay(arrays[index], scaled, leaves[index])
                 if scale is None:
                     with_l2_of_fit[id(leaf)] = leaf
-            cost = _half_squares(factor, [arrays[index] for index in weights])
+            cost = _half_squares(factor, [components(arrays[index]) for index in weights])
         return loss + cost, tree.unflatten(leaves)
 
     def clear(self) -> None:
@@ -83,7 +83,7 @@ class L2:
                 raise
         like = [
             np.broadcast_to(np.zeros((), leaf.dtype), array.shape)
-            if computed_dtype(array) == np.float32 == computed_dtype(leaf)
+            if _widens(computed_dtype(leaf), computed_dtype(array))
             else array
             for array, leaf in zip(arrays, flatten(), strict=True)
         ]
@@ -111,18 +111,24 @@ class L2:
         return tree, is_weight, tree.arrays
 
 
+def _widens(dtype: np.dtype[Any], other: np.dtype[Any]) -> bool:
+    same_kind = dtype.kind == other.kind and dtype.isnative
+    return same_kind and dtype.itemsize <= other.itemsize
+
+
 def _writeable(array: Array) -> Array:
     return array if array.flags.writeable else np.empty_like(array, subok=False)
 
 
 def _with_decay(weights: Array, factor: float, grad: Array) -> Array:
     """Return ``factor * weights + grad``, in the dtype that a step computes in."""
-    dtype = computed_dtype(weights)
-    limits = np.finfo(dtype)
+    decay = np.empty_like(weights, computed_dtype(weights), subok=False)
+    sums, weights = components(decay), components(weights)
+    limits = np.finfo(sums.dtype)
     # The dtype may hold the products even if it does not hold the factor.
-    exact = dtype if limits.tiny <= factor <= limits.max else np.dtype(np.float64)
-    decay = np.asarray(np.multiply(weights, factor, dtype=exact)).astype(dtype, copy=False)
-    decay += grad
+    exact = sums.dtype if limits.tiny <= factor <= limits.max else np.dtype(np.float64)
+    np.multiply(weights, factor, out=sums, dtype=exact, casting="same_kind")
+    sums += components(grad)
     return decay
 
 
@@ -187,8 +193,9 @@ def with_l2(
     -------
     callable
         A function like `loss_and_grad`, with the L2 cost. Gradients of weights are computed, and
-        returned, in float32 for weights in float16, bfloat16 and float32, and in float64 for those
-        in float64.
+        returned, in float32 for weights in float16, bfloat16 and float32, and otherwise in the
+        dtype of the weights. Those of complex weights are ``(l2/b) W`` too, in PyTorch's convention
+        of gradients.
 
     Raises
     ------

@@ -106,7 +106,14 @@ struct Array {
     }
 
     std::byte* data() { return memory.data() + first; }
+    bool has_format() const { return number < numbers::dtype_count; }  // or its elements are bytes
     numbers::DType format() const { return static_cast<numbers::DType>(number); }
+    std::size_t component_size() const {
+        return has_format() ? numbers::size_of(format()) : item_size;
+    }
+    std::uint8_t components() const {
+        return static_cast<std::uint8_t>(item_size / component_size());
+    }
 
     std::vector<engine::CopyAxis> axes() const {
         std::vector<engine::CopyAxis> result(shape.size());
@@ -118,13 +125,13 @@ struct Array {
         return result;
     }
 
-    bool is_nan(const std::byte* element) const {
+    bool is_nan(const std::byte* component) const {
         static constexpr std::uint64_t infinities[] = {0x7f800000, 0x7ff0000000000000, 0x7c00,
                                                        0x7f80};
-        if (number >= std::size(infinities)) return false;
+        if (!has_format()) return false;
         std::uint64_t bits = 0;
-        std::memcpy(&bits, element, item_size);
-        return (bits & ~(std::uint64_t{1} << (8 * item_size - 1))) > infinities[number];
+        std::memcpy(&bits, component, component_size());
+        return (bits & ~(std::uint64_t{1} << (8 * component_size() - 1))) > infinities[number];
     }
 
     /// Whether the elements are as expected, and the memory between them is unchanged.
@@ -132,9 +139,13 @@ struct Array {
         Bytes expected = before;
         engine::for_each(axes(), after.data(), expected.data() + first,
                          [&](const std::byte* from, std::byte* to) {
-                             const std::byte* const ours = memory.data() + (to - expected.data());
-                             const bool both_nan = is_nan(from) && is_nan(ours);
-                             std::memcpy(to, both_nan ? ours : from, item_size);
+                             const std::byte* ours = memory.data() + (to - expected.data());
+                             const std::size_t size = component_size();
+                             for (std::size_t i = 0; i < components(); ++i) {
+                                 const bool both_nan = is_nan(from) && is_nan(ours);
+                                 std::memcpy(to, both_nan ? ours : from, size);
+                                 from += size, ours += size, to += size;
+                             }
                          });
         return memory == expected;
     }
@@ -249,7 +260,8 @@ class Steps : public Case {
         std::size_t gradients = 0;
         for (auto& [role, array] : parameter.arrays) {
             if (role == engine::Role::gradient && gradients++ != step) continue;
-            operands.push_back({role, array.format(), array.data(), array.strides.data()});
+            operands.push_back(
+                {role, array.format(), array.data(), array.strides.data(), array.components()});
         }
         return {parameter.group, parameter.arrays[0].array.shape, operands};
     }

@@ -19,7 +19,8 @@ import ml_dtypes
 import numpy as np
 
 from schuss import _core, reference
-from schuss.reference._numbers import scale_and_clip
+from schuss._arrays import computed_dtype
+from schuss.reference._numbers import scale_and_clip, widen_grad
 from support.arrays import LAYOUTS, Array, empty_like_layout, laid_out, numbers
 from support.optimizers import OPTIMIZERS, OTHER_VALUES, Kind
 from support.shuffling import SplitMix64, shuffled
@@ -28,18 +29,18 @@ FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 NUMBERS = [FLOAT32, FLOAT64, FLOAT16, BFLOAT16]  # the order of numbers::DType, before raw bytes
 ROLES = ["parameter", "gradient", "state", "average", "copy"]  # the order of engine::Role
-DECAYS = ["none", "coupled", "decoupled"]  # the order of rules::Decay
+DECAYS = ["none", "coupled", "decoupled"]
 SIZES = [(0, 3), (), (1,), (3,), (17,), (65,), (130,)]
 
 RATE = {"lr": 0.03}
 
 
 def _average(average: Array, values: Array, *, beta: float, **_: Any) -> None:
-    reference.average(average, values.astype(average.dtype), beta=beta)
+    reference.average(average, widen_grad(values, average), beta=beta)
 
 
 def _sum(total: Array, grad: Array, *, first: bool, clip_value: Any, **_: Any) -> None:
-    clipped = scale_and_clip(total, grad.astype(total.dtype), 1.0, clip_value)
+    clipped = scale_and_clip(total, widen_grad(grad, total), 1.0, clip_value)
     with _core.subnormals_are_zero(), np.errstate(all="ignore"):
         total[...] = clipped if first else total + clipped
 
@@ -131,8 +132,9 @@ class Case:
         self.data += value
 
     def array(self, snapshot: Snapshot) -> None:
-        array, known = snapshot.array, snapshot.array.dtype in NUMBERS
-        self.integers(NUMBERS.index(array.dtype) if known else len(NUMBERS))
+        array = snapshot.array
+        number = array.real.dtype if array.dtype.kind == "c" else array.dtype
+        self.integers(NUMBERS.index(number) if number in NUMBERS else len(NUMBERS))
         self.integers(array.itemsize, array.ndim, *array.shape, *array.strides, snapshot.first)
         self.bytes(snapshot.before)
         self.bytes(array.tobytes())  # afterwards, in C order
@@ -144,6 +146,7 @@ def steps(
     grads: Sequence[Sequence[Array]],
     *,
     bfloat16_state: bool = False,
+    moduli: bool = False,
     average: bool = False,
     copies: np.dtype[Any] | None = None,
     clip_norm: float | None = None,
@@ -153,10 +156,15 @@ def steps(
 ) -> Case:
     """Make a step with each list of gradients. Parameter i is in group i modulo their number."""
     members = [i % len(groups) for i in range(len(params))]
-    wide = [p.dtype if p.dtype == FLOAT64 else FLOAT32 for p in params]
-    names = _core.states(groups[0][0])
+    wide = [computed_dtype(p) for p in params]
+    names, moments = _core.states(groups[0][0]), _core.nonnegative_states(groups[0][0])
     states = [
-        [np.zeros_like(p, BFLOAT16 if bfloat16_state else dtype) for _ in names]
+        [
+            np.zeros_like(p.real)
+            if moduli and name in moments
+            else np.zeros_like(p, BFLOAT16 if bfloat16_state else dtype)
+            for name in names
+        ]
         for p, dtype in zip(params, wide, strict=True)
     ]
     averages = [p.astype(dtype) for p, dtype in zip(params, wide, strict=True)] if average else None
@@ -173,8 +181,8 @@ def steps(
     case.integers(len(groups))
     for name, decay in groups:
         case.bytes(name.encode())
-        case.integers(DECAYS.index(decay), len(RULES[name][1]))
-        case.floats(WEIGHT_DECAY)
+        case.integers(decay != "coupled", len(RULES[name][1]))  # its index in rules::Decay
+        case.floats(0.0 if decay == "none" else WEIGHT_DECAY)
         for key, value in RULES[name][1].items():
             case.bytes(key.encode())
             case.floats(value)
@@ -230,13 +238,38 @@ def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
         )
 
     halves = [FLOAT32, FLOAT16, BFLOAT16]
-    combinations = [(FLOAT64, FLOAT64, False), *product(halves, halves, (False, True))]
+    combinations = [(FLOAT64, of_grad, False) for of_grad in (FLOAT64, *halves)]
+    combinations += product(halves, halves, (False, True))
     for i, (name, decay, formats) in enumerate(product(RULES, DECAYS, combinations)):
         updates = name in UPDATES
         if not updates and (decay != "none" or formats[0] in halves[1:]):
             continue
         if not formats[2] or (updates and _core.states(name)):
             yield partial(case, i, (name, decay), *formats)
+
+
+def of_complex(special: bool) -> Iterator[Callable[[], Case]]:
+    """Every rule with complex numbers, with second moments of their components or moduli."""
+
+    def case(i: int, group: tuple[str, str], of_param: Any, moduli: bool, layout: str) -> Case:
+        make = partial(numbers, np.random.default_rng(i), special=special)
+        of_grad = np.complex64 if i % 3 == 0 else of_param
+        shapes = [(21, 40), (3, 1, 70)]
+        return steps(
+            [group],
+            [laid_out(make(shape, dtype=of_param), layout) for shape in shapes],
+            [[laid_out(make(shape, dtype=of_grad), layout) for shape in shapes] for _ in range(2)],
+            moduli=moduli,
+            average=i % 2 == 0,
+            clip_norm=3.0 if i % 4 == 0 else None,
+            clear_grads=i % 7 < 3,
+            scale=[1.0, 0.3, 1e-44][i % 3],
+        )
+
+    dtypes = np.complex64, np.complex128
+    for i, (name, decay, dtype) in enumerate(product(UPDATES, DECAYS, dtypes)):
+        for moduli in (False, True)[: 1 + bool(_core.nonnegative_states(name))]:
+            yield partial(case, i, (name, decay), dtype, moduli, LAYOUTS[i % len(LAYOUTS)])
 
 
 def of_layouts(special: bool) -> Iterator[Callable[[], Case]]:
@@ -315,7 +348,8 @@ def others(special: bool) -> Iterator[Callable[[], Case]]:
 
 def write(path: Path, *, every: int = 1, special: bool = True) -> int:
     """Write every n-th case, n being `every`; return their number."""
-    cases = [*of_formats(special), *of_layouts(special), *others(special)][::every]
+    generators = of_formats, of_complex, of_layouts, others
+    cases = [case for cases_of in generators for case in cases_of(special)][::every]
     with path.open("wb") as file:
         for case in cases:
             file.write(case().data)

@@ -20,11 +20,13 @@ def dtype_of(name: Any) -> np.dtype[Any]:
 
 def same_bits(a: Array, b: Array) -> bool:
     """Whether two arrays have the same dtype, shape and bits; any NaN equals any NaN."""
+    if (a.dtype, a.shape) != (b.dtype, b.shape):
+        return False
+    if a.dtype.kind == "c":
+        return same_bits(a.real, b.real) and same_bits(a.imag, b.imag)
     integer = np.dtype(f"u{a.itemsize}")
     a, b = a.copy(order="C"), b.copy(order="C")
-    return (a.dtype, a.shape) == (b.dtype, b.shape) and bool(
-        np.all((a.view(integer) == b.view(integer)) | (np.isnan(a) & np.isnan(b)))
-    )
+    return bool(np.all((a.view(integer) == b.view(integer)) | (np.isnan(a) & np.isnan(b))))
 
 
 def equal(some: Sequence[Array], others: Sequence[Array]) -> bool:
@@ -38,6 +40,11 @@ def bits(values: Sequence[Array]) -> list[bytes]:
 
 def numbers(rng: np.random.Generator, shape: Any, dtype: Any, *, special: bool = True) -> Array:
     """Return normal random numbers, a fifth of them replaced by NaN, infinities, subnormals ..."""
+    if np.dtype(dtype).kind == "c":
+        values = np.empty(shape, dtype)
+        for part in (values.real, values.imag):
+            part[...] = numbers(rng, shape, part.dtype, special=special)
+        return values
     values = rng.standard_normal(shape)
     if special:
         info = np.finfo(dtype) if np.dtype(dtype).kind == "f" else np.finfo(np.float32)

@@ -64,6 +64,8 @@ def _moments(rule: str, **options: Any) -> Case:
     return Case(rule, ("m", "u" if rule == "adamax" else "v"), (), options, counts_steps=True)
 
 
+SECOND_MOMENTS = frozenset({"delta_average", "square_average", "square_sum", "u", "v", "v_max"})
+
 CASES = [
     Case("sgd"),
     Case("sgd", options={"weight_decay": 0.1}),
@@ -117,9 +119,17 @@ def run(
     param: Array,
     gradients: list[Array],
     make_state: Callable[[Array], Array] = np.zeros_like,
+    *,
+    moduli: bool = False,
 ) -> Iterator[Array]:
-    """Make a step with each gradient; yield the parameter and the states."""
-    states = [make_state(param) for _ in case.all_states]
+    """Make a step with each gradient; yield the parameter and the states.
+
+    moduli: whether the second moments of a complex parameter are real.
+    """
+    states = [
+        make_state(param.real if moduli and name in SECOND_MOMENTS else param)
+        for name in case.all_states
+    ]
     for t, gradient in enumerate(gradients, start=1):
         case.step(module, t, param, gradient, *states)
     yield param

@@ -5,13 +5,14 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from schuss._arrays import components
 from schuss._core import subnormals_are_zero
 from schuss.reference._numbers import Float, cast
 
 
 def average(average: npt.NDArray[Float], values: npt.NDArray[Float], *, beta: float) -> None:
     """Update an average of arrays with new values; see `schuss.ExponentialAverage`."""
-    v, x = average, values
+    v, x = components(average), components(values)
     # beta and 1-beta, rounded separately, do not add up to 1. An average over many values is
     # therefore v + gain*(x - v), with two products, since x - v may overflow.
     gain = 1 - float(beta)
@@ -26,7 +27,8 @@ def ewma(
     """Average series along an axis; see `schuss.ewma`."""
     x = np.moveaxis(values, axis, 0)
     out = np.empty_like(values)
-    averages = np.moveaxis(out, axis, 0)
+    averages = components(np.moveaxis(out, axis, 0))
+    x = components(x)
     v = np.zeros(x.shape[1:], x.dtype)
     (gain,) = cast(v, 1 - float(beta))
     for t in range(1, len(x) + 1):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array
+from schuss._arrays import Array, components
 from schuss._core import subnormals_are_zero
 from schuss.reference._numbers import Wide, wide, widen
 
@@ -16,11 +16,11 @@ def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float =
     """Return the norm of all gradients together, as `clip_norm` uses it.
 
     The squares are added in double precision, in a fixed order. The elements of all gradients are
-    taken in the order in which the parameters' elements lie in memory, and cut into blocks of
-    4,096. Each block has 16 sums: sum i adds every sixteenth element, from element i on. The 16
-    sums are added by halves, and the sums of the blocks by pairs of neighbours. If the total leaves
-    the range of double although all gradients are finite, the elements are first multiplied by a
-    power of two.
+    taken in the order in which the parameters' elements lie in memory, the real and imaginary parts
+    of complex numbers one after the other, and cut into blocks of 4,096. Each block has 16 sums:
+    sum i adds every sixteenth element, from element i on. The 16 sums are added by halves, and the
+    sums of the blocks by pairs of neighbours. If the total leaves the range of double although all
+    gradients are finite, the elements are first multiplied by a power of two.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def grad_norm(params: Sequence[Array], grads: Sequence[Array], *, scale: float =
 def wide_norm(params: Sequence[Array], grads: Sequence[Array]) -> Wide:
     """Return the norm of the gradients, which may be too large or too small for a float."""
     values = [
-        in_memory_order(widen(grad), param).ravel()
+        in_memory_order(widen(components(grad)), components(param)).ravel()
         for param, grad in zip(params, grads, strict=True)
     ]
     with subnormals_are_zero(), np.errstate(all="ignore"):

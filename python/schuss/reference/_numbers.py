@@ -1,13 +1,14 @@
 """Numbers that are rounded once: arrays of few bits, coefficients, and factors of any exponent."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array, computed_dtype
+from schuss._arrays import Array, components, computed_dtype
 from schuss._core import subnormals_are_zero
 
 Float = TypeVar("Float", np.float32, np.float64)
@@ -16,6 +17,38 @@ Float = TypeVar("Float", np.float32, np.float64)
 def widen(array: Array) -> Array:
     """Return the array in the dtype that a step computes in; itself if that is its own."""
     return array.astype(computed_dtype(array), copy=False)
+
+
+def parts(arrays: Sequence[Array]) -> list[Array]:
+    """Return the arrays of a step as real ones, for a rule that knows no complex numbers.
+
+    Complex arrays become their real and imaginary parts along a last axis of 2. Beside a complex
+    parameter, the first array, a real state gets a last axis of 1, and is broadcast.
+    """
+    is_complex = arrays[0].dtype.kind == "c"
+    return [
+        array[..., None] if is_complex and array.dtype.kind != "c" else components(array)
+        for array in arrays
+    ]
+
+
+def square(values: npt.NDArray[Float], like: npt.NDArray[Float]) -> npt.NDArray[Float]:
+    """Return the squares of real numbers; or of the moduli of complex ones, if `like` has those."""
+    squares = values * values
+    if squares.shape == like.shape:
+        return squares
+    return squares[..., :1] + squares[..., 1:]
+
+
+def magnitude(values: npt.NDArray[Float], like: npt.NDArray[Float]) -> npt.NDArray[Float]:
+    """Return the magnitudes of real numbers; or of complex ones, if `like` has those."""
+    return np.abs(values) if values.shape == like.shape else np.sqrt(square(values, like))
+
+
+def widen_grad(grad: Array, param: npt.NDArray[Float]) -> Array:
+    """Return a gradient in the dtype of a parameter that was widened, if that holds its values."""
+    with subnormals_are_zero():
+        return widen(grad).astype(param.dtype, copy=False)
 
 
 def round_into(array: Array, values: Array) -> None:

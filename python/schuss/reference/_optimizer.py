@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array, ArrayTree, computed_dtype
+from schuss._arrays import Array, ArrayTree, components, computed_dtype
 from schuss._core import subnormals_are_zero
-from schuss.reference._numbers import apply_scale, round_into, wide, widen
+from schuss.reference._numbers import apply_scale, round_into, wide, widen, widen_grad
 from schuss.reference._rules import KINDS, Kind
 from schuss.reference._step import step
 
@@ -41,7 +41,8 @@ class Optimizer:
     kind : str
         The rule: the name of a class of optimizers in small letters, such as "adamw".
     params : array, or list, tuple or dict of arrays, nested as you like
-        The parameters, of any shape, in float32, float64, float16 or bfloat16; updated in place.
+        The parameters, of any shape, in float32, float64, float16, bfloat16, complex64 or
+        complex128; updated in place.
     lr : float or callable
         The learning rate, or a schedule: a function of the step, counted from 1.
     groups : callable, optional
@@ -50,6 +51,8 @@ class Optimizer:
         "float16" or "bfloat16": keep copies of the parameters in this dtype.
     state_dtype : dtype or str, optional
         "bfloat16": keep the state in this dtype, with random rounding.
+    complex : {"components", "modulus"}
+        "modulus": average the squared moduli of complex gradients, in real states.
     **settings
         Other hyperparameters, and the options `clip_norm`, `clip_value`, `nonfinite`,
         `clear_grads`, `average`, `average_bias_correction` and `seed`. See the optimizers of
@@ -91,6 +94,7 @@ class Optimizer:
         "_sums",
         "_weights",
         "accumulated",
+        "complex",
         "groups",
         "last",
         "params",
@@ -109,6 +113,7 @@ class Optimizer:
         groups: Callable[[str], Mapping[str, Any] | None] | None = None,
         copies: npt.DTypeLike | None = None,
         state_dtype: npt.DTypeLike | None = None,
+        complex: str = "components",
         **settings: Any,
     ) -> None:
         call = "reference.Optimizer"
@@ -125,6 +130,7 @@ class Optimizer:
         self.params: Any = params
         self._leaves = [leaf for _, leaf in _named_leaves(params)]
         self.state_dtype = None if state_dtype is None else _dtype(state_dtype)
+        self.complex = complex
         self._states: dict[str, list[Array]] = {}
         self._averages: list[Array] | None = None
         self._weights = [0.0, 0.0]  # of the averages in float32 and in float64
@@ -222,8 +228,8 @@ class Optimizer:
             If a gradient does not have its parameter's shape.
         """
         leaves = [leaf for _, leaf in _named_leaves(grads)]
-        for total, grad in zip(self._sums, leaves, strict=True):
-            term = apply_scale(total, widen(grad), wide(scale))
+        for total, grad in zip(map(components, self._sums), map(components, leaves), strict=True):
+            term = apply_scale(total, widen_grad(grad, total), wide(scale))
             with subnormals_are_zero(), np.errstate(all="ignore"):
                 total[...] = total + term if self.accumulated else term
             if self.settings["clear_grads"]:
@@ -310,16 +316,20 @@ class Optimizer:
         return rule
 
     def _corrected(self, average: Array, param: Array) -> Array:
-        weight = self._weights[average.dtype == np.float64]
-        if weight == 0:
-            return widen(param).copy()
-        with np.errstate(all="ignore"):
-            return np.asarray(average / weight).astype(average.dtype)
+        corrected = (widen(param) if self._weights[1] == 0 else average).copy()
+        values = components(corrected)
+        weight = self._weights[values.dtype == np.float64]
+        if weight != 0:
+            with np.errstate(all="ignore"):
+                values[...] = values / weight
+        return corrected
 
     def _new_state(
         self, name: str, settings: dict[str, Any], groups: list[dict[str, Any]]
     ) -> list[Array]:
         arrays = self._zeros(self.state_dtype)
+        if self.complex == "modulus" and name in self._kind.nonnegative:
+            arrays = [np.zeros_like(zeros.real) for zeros in self._zeros()]
         if name in self._kind.initial:
             for array, group in zip(arrays, self._group_of, strict=True):
                 array[...] = (settings | groups[group])[self._kind.initial[name]]

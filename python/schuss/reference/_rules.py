@@ -15,10 +15,14 @@ from schuss.reference._numbers import (
     Float,
     cast,
     floats,
+    magnitude,
+    parts,
     rate_of,
     round_into,
     scale_and_clip,
+    square,
     widen,
+    widen_grad,
 )
 
 __all__ = [
@@ -37,19 +41,26 @@ __all__ = [
 Rule = TypeVar("Rule", bound=Callable[..., None])
 
 
-def in_float32(rule: Rule) -> Rule:
-    """Let the rule compute in float32 where the parameter is float16 or bfloat16."""
+def widened(rule: Rule) -> Rule:
+    """Let the rule compute in float32 where the parameter is float16 or bfloat16.
+
+    It computes with real numbers where the parameter is complex. The gradient may have another
+    dtype than the parameter.
+    """
 
     @wraps(rule)
     def step(param: Array, grad: Array, *states: Array, **options: Any) -> None:
+        named = {name: state for name, state in options.items() if isinstance(state, np.ndarray)}
+        param, grad, *all_states = parts([param, grad, *states, *named.values()])
+        named = dict(zip(named, all_states[len(states) :], strict=True))
         values = widen(param)
-        rule(values, widen(grad), *states, **options)
+        rule(values, widen_grad(grad, values), *all_states[: len(states)], **options | named)
         round_into(param, values)
 
     return step  # type: ignore[return-value]  # it has the same signature
 
 
-@in_float32
+@widened
 def sgd(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -72,7 +83,7 @@ def sgd(
         p[...] = p - rate * g * fine
 
 
-@in_float32
+@widened
 def momentum(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -107,7 +118,7 @@ def momentum(
         p[...] = p - rate * d * fine
 
 
-@in_float32
+@widened
 def rmsprop(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -135,11 +146,11 @@ def rmsprop(
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
-        s[...] = beta * s + rest * (g * g)
+        s[...] = beta * s + rest * square(g, s)
         variance: npt.NDArray[Float] = s
         if a is not None:
             a[...] = beta * a + rest * g
-            variance = np.maximum(s - a * a, 0)
+            variance = np.maximum(s - square(a, s), 0)
         if b is not None:
             b[...] = momentum * b + g / (np.sqrt(variance + eps_root) + eps)
             p[...] = p - rate * b * fine
@@ -147,7 +158,7 @@ def rmsprop(
             p[...] = p - rate * g / (np.sqrt(variance + eps_root) + eps) * fine
 
 
-@in_float32
+@widened
 def adam(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -185,7 +196,7 @@ def adam(
         elif decays:
             g = g + weight_decay * p
         m[...] = beta1 * m + rest1 * g
-        v[...] = beta2 * v + rest2 * (g * g)
+        v[...] = beta2 * v + rest2 * square(g, v)
         v_hat = v
         if v_max is not None:
             v_max[...] = maximum(v_max, v)
@@ -193,7 +204,7 @@ def adam(
         p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps) * fine
 
 
-@in_float32
+@widened
 def adagrad(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -219,11 +230,11 @@ def adagrad(
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
-        s[...] = s + g * g
+        s[...] = s + square(g, s)
         p[...] = p - rate * g / (np.sqrt(s) + eps) * fine
 
 
-@in_float32
+@widened
 def adadelta(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -249,13 +260,13 @@ def adadelta(
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
-        s[...] = rho * s + rest * (g * g)
+        s[...] = rho * s + rest * square(g, s)
         delta = np.sqrt((d + eps) / (s + eps)) * g
-        d[...] = rho * d + rest * (delta * delta)
+        d[...] = rho * d + rest * square(delta, d)
         p[...] = p - rate * delta * fine
 
 
-@in_float32
+@widened
 def adamax(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -283,11 +294,11 @@ def adamax(
         if decays:
             g = g + weight_decay * p
         m[...] = beta1 * m + rest * g
-        u[...] = maximum(beta2 * u, np.abs(g) + eps)
+        u[...] = maximum(beta2 * u, magnitude(g, u) + eps)
         p[...] = p - rate * m / u * fine
 
 
-@in_float32
+@widened
 def nadam(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -324,7 +335,7 @@ def nadam(
         elif decays:
             g = g + weight_decay * p
         m[...] = beta1 * m + rest1 * g
-        v[...] = beta2 * v + rest2 * (g * g)
+        v[...] = beta2 * v + rest2 * square(g, v)
         p[...] = p - rate * (gain * g + gain_m * m) / (np.sqrt(v * correction) + eps) * fine
 
 
@@ -351,7 +362,7 @@ def _nadam_weights(beta1: float, decay: float, t: int) -> tuple[float, float]:
     return (1 - momentum(t)) / (1 - product), later / (1 - product * later)
 
 
-@in_float32
+@widened
 def radam(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -391,11 +402,11 @@ def radam(
         elif decays:
             g = g + weight_decay * p
         m[...] = beta1 * m + rest1 * g
-        v[...] = beta2 * v + rest2 * (g * g)
+        v[...] = beta2 * v + rest2 * square(g, v)
         p[...] = p - (rate * m / (np.sqrt(v) + eps) if adapts else rate * m) * fine
 
 
-@in_float32
+@widened
 def lion(
     param: npt.NDArray[Float],
     grad: npt.NDArray[Float],
@@ -428,6 +439,9 @@ def maximum(x: npt.NDArray[Float], y: Any) -> npt.NDArray[Float]:
     return np.where((x >= y) | np.isnan(x), x, y)
 
 
+_NONNEGATIVE = frozenset({"delta_average", "square_average", "square_sum", "u", "v", "v_max"})
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of optimizer: its rule, its states, and defaults that are not the rule's."""
@@ -439,6 +453,11 @@ class Kind:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     initial: Mapping[str, str] = field(default_factory=dict)
     """The states that do not begin with zeros, each with the hyperparameter of its first value."""
+
+    @property
+    def nonnegative(self) -> frozenset[str]:
+        """The states that are never negative: of complex numbers, they may have the modulus."""
+        return _NONNEGATIVE & {*self.states, *self.optional_states}
 
     def states_with(self, hyperparameters: Mapping[str, Any]) -> list[str]:
         """Return the names of the states that these hyperparameters need."""

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from schuss._arrays import Array
+from schuss._arrays import Array, components
 from schuss.reference._averages import average
 from schuss.reference._norm import in_memory_order, wide_clip_factor, wide_norm
-from schuss.reference._numbers import Wide, apply_scale, round_into, wide, widen
+from schuss.reference._numbers import Wide, apply_scale, parts, round_into, wide, widen, widen_grad
 from schuss.reference._random import random_stream, rounded_at_random
 
 
@@ -35,9 +35,11 @@ def step(
     rules : sequence of callables
         For each parameter one of the functions of this module, with its hyperparameters bound.
     params, grads : sequence of arrays
-        The parameters, and gradients of the same shapes, in float32, float64, float16 or bfloat16.
+        The parameters, and gradients of the same shapes, in float32, float64, float16, bfloat16,
+        complex64 or complex128.
     states : sequence of sequences of arrays
-        For each parameter the states of its rule, in the parameter's shape.
+        For each parameter the states of its rule, in the parameter's shape. Those of a complex
+        parameter that average squares may be real: then the squares are those of the modulus.
     step : int
         The number of the step, t, counted from 1.
     scale, clip_norm, clip_value, nonfinite, clear_grads, seed
@@ -72,6 +74,10 @@ def step(
     >>> w
     array([-0.5,  0. ])
     """
+    each = [parts([p, g, *own]) for p, g, own in zip(params, grads, states, strict=True)]
+    params, grads = [p for p, *_ in each], [g for _, g, *_ in each]
+    states = [own for _, _, *own in each]
+    averages = None if averages is None else list(map(components, averages))
     norm = wide(scale) * wide_norm(params, grads)
     norm = Wide(abs(norm.digits), norm.exponent)
     bad = [i for i, grad in enumerate(grads) if not np.isfinite(widen(grad)).all()]
@@ -82,7 +88,8 @@ def step(
     first = 0  # the index of the parameter's first element among those of all parameters
     for i, (rule, p) in enumerate(zip(rules, params, strict=True)):
         if not skipped:
-            param, grad = widen(p), widen(grads[i])
+            param = widen(p)
+            grad = widen_grad(grads[i], param)
             own = [widen(state) for state in states[i]]
             scaled = apply_scale(param, grad, wide(scale) * factor)
             rule(param, scaled, *own, clip_value=clip_value)
