@@ -418,7 +418,7 @@ class Checkpoint:
             fill_params()
             self._fill(named(arrays))
 
-        return lambda: restore(optimizer, call, state, fill)
+        return lambda: restore(optimizer, call, state, fill, prefix=self._name)
 
     def _matched(self, arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
         """Return the arrays, if the file has the same names, shapes and dtypes for the prefix."""
