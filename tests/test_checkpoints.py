@@ -630,6 +630,20 @@ def test_a_file_of_other_programs_is_refused(tmp_path: Path) -> None:
     check_load_is_refused("not a safetensors file", tmp_path / "array.npy", optimizer)
 
 
+@pytest.mark.parametrize("name", ["lr", "weight_decay", "eps"])
+def test_a_number_that_float32_does_not_hold_is_named_with_its_file(
+    name: str, tmp_path: Path
+) -> None:
+    path, optimizer = tmp_path / "c", schuss.Adam(np.ones(3, np.float32))
+    schuss.save(path, optimizer.params, optimizer)
+    rewrite(path, lambda s: set_at(s, ("optimizer", "hyperparameters", name), 1e300))
+    check_load_is_refused(f"load: {str(path)!r}: {name} is 1e+300, ", path, optimizer)
+    state = optimizer.state_dict()
+    state["hyperparameters"][name] = 1e300
+    with pytest.raises(ValueError, match=rf"^Adam\.load_state_dict: {name} is 1e\+300, "):
+        optimizer.load_state_dict(state)
+
+
 # Optimizers, and why a checkpoint of Adam(params()) is not theirs.
 OTHERS = [
     ("Adam(filled(0, rest))", "holds params/layers/1/W, expected nothing of that name"),

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 from itertools import count
 from pathlib import Path
@@ -27,10 +28,14 @@ from support.files import (
 )
 from support.interruption import Interruption
 
+pytestmark = pytest.mark.filterwarnings("ignore:fit. there is nothing left to do")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
 X = np.random.default_rng(0).standard_normal((100, 5))
 Y = X @ np.arange(5.0) + 1
+
+
+UNSET, RNG = object(), np.random.default_rng(0)
 
 
 def loss_and_grad(params: Any, x: Any, y: Any) -> tuple[float, Any]:
@@ -43,9 +48,14 @@ def start() -> dict[str, Any]:
     return {"w": np.zeros(5), "b": np.zeros(1)}
 
 
-def fit(optimizer: Any, **options: Any) -> schuss.History:
+# Arguments of mini-batches that `fit` does not cut itself.
+OWN_BATCHES: dict[str, Any] = {"x": [(X, Y)], "y": None, "batch_size": UNSET, "rng": UNSET}
+
+
+def fit(optimizer: Any, loss: Any = None, **options: Any) -> schuss.History:
     arguments: dict[str, Any] = {"x": X, "y": Y, "batch_size": 16, "rng": 3} | options
-    return schuss.fit(loss_and_grad, optimizer.params, optimizer, **arguments)
+    arguments = {name: value for name, value in arguments.items() if value is not UNSET}
+    return schuss.fit(loss or loss_and_grad, optimizer.params, optimizer, **arguments)
 
 
 class Crash(Exception):
@@ -59,6 +69,9 @@ FITS: dict[str, dict[str, Any]] = {
     "plateau": {"schedule": schedules.ReduceOnPlateau(0.1, patience=0), "prefetch": 1},
     "by epoch": {"schedule": schedules.Exponential(0.1, 0.9), "schedule_by": "epoch"},
     "own": {"schedule": lambda t: 0.1 / t, "schedule_by": "epoch", "shuffle": False},
+    "accumulated": {"accumulate": 3, "l2": 0.1, "prefetch": 2, "validation": (X, Y), "mode": "max"},
+    "scaled": {"loss_scale": schuss.DynamicLossScale(4.0, growth_interval=3), "accumulate": 2},
+    "from": {"start_from_epoch": 2, "patience": 1, "restore_best": True},
 }
 
 
@@ -100,6 +113,169 @@ def test_fit_goes_on_with_the_bits_of_a_training_that_was_not_stopped(
             assert snapshot(optimizer) == snapshot(expected)
             if how is KeyboardInterrupt:  # no step is made twice
                 assert len(resumed.loss_seconds) == history.steps
+
+
+def noisy(rng: Any, calls: Any, stop_at: int | None, how: type[BaseException]) -> Any:
+    """Return a loss that draws random numbers, and stops at a call, then."""
+
+    def loss(params: Any, x: Any, y: Any) -> tuple[float, Any]:
+        noise = rng.standard_normal(len(y))
+        if next(calls) == stop_at:
+            raise how
+        return loss_and_grad(params, x, y + noise)
+
+    return loss
+
+
+class Counter:
+    """An object with a state that changes in place."""
+
+    def __init__(self) -> None:
+        self.seen = np.zeros(2)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: Any) -> None:
+        if not np.isfinite(state["seen"]).all():
+            raise ZeroDivisionError
+        self.seen[:] = state["seen"]
+
+
+def random_training(own: bool, path: Path | None, stop_at: int | None, how: Any, seed: int) -> Any:
+    """Train with everything random: the loss, and mini-batches that draw from the same generator.
+
+    The state has two generators and a counter, and replaces the seed. It stops after a step if
+    `stop_at` is negative, or else within the loss of a mini-batch.
+    """
+    rng, others, counter = np.random.default_rng(seed), np.random.default_rng(seed), Counter()
+    optimizer = schuss.Adam(start(), lr=0.1)
+
+    def batches() -> Any:
+        for _ in range(7):
+            chosen = rng.integers(0, 100, size=16)
+            yield X[chosen], Y[chosen]
+
+    def on_step(history: Any) -> None:
+        counter.seen[0] += history.cost[-1] * others.random()
+        if history.steps == -(stop_at or 0):
+            raise how
+
+    def loss(*arguments: Any) -> Any:
+        counter.seen[1] += 1
+        return with_noise(*arguments)
+
+    def load(new: Any) -> None:
+        others.bit_generator.state = new
+
+    pair = (lambda: others.bit_generator.state, load)
+    state: dict[str, Any] = {"rng": rng, "others": pair, "counter": counter}
+    options: dict[str, Any] = {"epochs": 3, "accumulate": 3, "on_step": on_step}
+    options |= {"checkpoint": path, "checkpoint_every": 2, "state": state} if path else {}
+    data: Any = (batches,) if own else (schuss.minibatches(X, Y, batch_size=16, rng=rng),)
+    with_noise = noisy(rng, count(1), stop_at, how)
+    history = schuss.fit(loss, optimizer.params, optimizer, *data, **options)
+    return [*snapshot(optimizer), *record(history), counter.seen.tobytes()]
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("how", [Crash, KeyboardInterrupt])
+def test_with_a_state_random_training_goes_on_from_any_mini_batch(
+    own: bool, how: Any, tmp_path: Path
+) -> None:
+    expected = random_training(own, None, None, how, 0)
+    for stop_at in range(-9, 22):
+        path = tmp_path / f"{stop_at}"
+        with suppress(Crash):
+            random_training(own, path, stop_at, how, 0)
+        seed = 1 if own else 0  # `fit` refuses another seed of mini-batches that it cuts
+        assert random_training(own, path, None, how, seed) == expected
+
+
+def test_a_state_that_an_object_refuses_changes_nothing(tmp_path: Path) -> None:
+    path, counter, rng = tmp_path / "c", Counter(), np.random.default_rng(0)
+
+    def train(optimizer: Any, epochs: int, **options: Any) -> None:
+        fit(optimizer, epochs=epochs, checkpoint=path, state={"a": rng, "b": counter}, **options)
+
+    train(schuss.Adam(start(), lr=0.1), 1)
+    good, before = path.read_bytes(), rng.bit_generator.state
+    counter.seen[:] = np.nan
+    path.unlink()
+    train(schuss.Adam(start(), lr=0.1), 1)
+    bad = path.read_bytes()
+    counter.seen[:] = 5
+    rng.random()
+    drawn = rng.bit_generator.state
+    optimizer = schuss.Adam(start(), lr=0.1)
+    unloaded = snapshot(optimizer)
+    with pytest.raises(ZeroDivisionError):
+        train(optimizer, 2)
+    assert (snapshot(optimizer), counter.seen.tolist()) == (unloaded, [5, 5])
+    assert rng.bit_generator.state == drawn
+    for content, change, words in [
+        (
+            good,
+            lambda s: s["extra"].update(other=s["extra"].pop("state")),
+            "holds no state, expected to find it",
+        ),
+        (good, lambda s: s["extra"]["state"].pop("a"), "state has the keys ['b'], expected"),
+        (good, lambda s: s["extra"]["state"]["a"].pop("uinteger"), "state['a'] has the keys ['bi"),
+        (good, lambda s: s["optimizer"]["hyperparameters"].update(lr=-1), "lr is -1, expected"),
+    ]:
+        path.write_bytes(content)
+        rewrite(path, change)
+        with pytest.raises(ValueError, match=r"^fit: '.*c' ?") as caught:
+            train(optimizer, 2)
+        assert words in str(caught.value)
+        assert (counter.seen.tolist(), rng.bit_generator.state) == ([5, 5], drawn)
+    path.write_bytes(good)
+    train(optimizer, 1)
+    assert (counter.seen.tolist(), rng.bit_generator.state) == ([0, 0], before)
+    assert schuss.load(path, start())["state"]["b"]["seen"].tolist() == [0, 0]
+    assert bad != good
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        (3, "state is a int, expected an object with state_dict"),
+        ((print, 3), "state is a tuple, expected an object with state_dict"),
+        (Counter, "state is a type, expected an object with state_dict"),
+        ({"a": RNG, "b": {}}, r"state\['b'\] is a dict, expected an object with"),
+        ({3: RNG}, "state has the key 3, expected a str"),
+        ((lambda: {1}, print), "state holds a set, expected what JSON can hold"),
+    ],
+)
+def test_a_state_that_cannot_be_saved_is_refused_at_once(
+    state: Any, words: str, tmp_path: Path
+) -> None:
+    optimizer = schuss.SGD(start())
+    with pytest.raises(TypeError, match=f"^fit: {words}"):
+        fit(optimizer, state=state, checkpoint=tmp_path / "c")
+    assert (optimizer.steps, os.listdir(tmp_path)) == (0, [])
+
+
+def test_where_nothing_is_left_to_do_fit_says_so(tmp_path: Path) -> None:
+    def train(path: Path, epochs: int, **options: Any) -> schuss.History:
+        return fit(schuss.SGD(start()), checkpoint=path, epochs=epochs, **options)
+
+    train(tmp_path / "c", 2)
+    with pytest.warns(
+        UserWarning, match=r"nothing left to do: checkpoint '.*c' holds 2 epochs, an"
+    ):
+        history = train(tmp_path / "c", 2)
+    assert (history.steps, history.resumed_steps, history.stopped) == (14, 14, "finished")
+    assert "14 of them from a checkpoint" in repr(history)
+    history = train(tmp_path / "c", 3)
+    assert (history.steps, history.resumed_steps) == (21, 14)
+    options: Any = {"validation": lambda p: 1.0, "patience": 2}
+    assert train(tmp_path / "early", 9, **options).stopped == "early"
+    with pytest.warns(
+        UserWarning, match=r"holds 3 epochs, of which the last 2 were no improvement"
+    ):
+        history = train(tmp_path / "early", 9, **options)
+    assert (history.resumed_steps, history.stopped) == (21, "early")
 
 
 def test_fit_goes_on_to_more_epochs(tmp_path: Path) -> None:
@@ -190,6 +366,38 @@ def test_ctrl_c_while_fit_loads_finds_the_rate_loaded_with_the_rest(
         if not interruption.sent:
             break
     assert seen == {0.01, 0.25}
+
+
+@pytest.mark.usefixtures("quick_disk")
+@pytest.mark.parametrize("own", [False, True])
+def test_ctrl_c_at_any_line_loses_and_repeats_no_mini_batch(own: bool, tmp_path: Path) -> None:
+    def train(path: Path, interruption: Interruption | None = None) -> Any:
+        rng = np.random.default_rng(0)
+        scaler = schuss.DynamicLossScale(4.0, growth_interval=2)
+        optimizer = schuss.Adam(start(), lr=0.1)
+        options: dict[str, Any] = {"accumulate": 2, "loss_scale": scaler, "state": rng}
+        options |= {"checkpoint": path, "epochs": 2, "batch_size": 40}
+        if own:
+            options |= OWN_BATCHES | {"x": [(X[i::3], Y[i::3]) for i in range(3)]}
+        loss = noisy(rng, count(1), None, Crash)
+        if interruption is None:
+            return [fit(optimizer, loss, **options), optimizer, scaler.state_dict(), rng]
+        history: list[Any] = []
+        interruption.meets(lambda: history.append(fit(optimizer, loss, **options)))
+        for each in history:  # otherwise it was interrupted before the first step
+            assert (each.steps, optimizer.accumulated) == (optimizer.steps, 0)
+        return None
+
+    def values(history: Any, optimizer: Any, scale: Any, rng: Any) -> list[Any]:
+        return [record(history), snapshot(optimizer), scale, rng.bit_generator.state]
+
+    expected = values(*train(tmp_path / "whole"))
+    for n in count(1 + own, 41):
+        interruption = Interruption(n)
+        train(tmp_path / f"{n}", interruption)
+        assert values(*train(tmp_path / f"{n}")) == expected
+        if not interruption.sent:
+            break
 
 
 @pytest.mark.skipif(os.name != "posix", reason="other systems have no such signals")
@@ -302,6 +510,7 @@ OTHER_TRAININGS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], str]] = {
     "y": (adam(), {"y": -Y}, f"began with y float64 of shape {Y.shape} (sha256 "),
     "no y": (adam(), {"x": (X, Y), "y": None}, f", expected {X.dtype} of shape {X.shape}"),
     "measured": (adam(), {"validation": (OTHER_X, Y)}, "began with validation[0] float64 of shape"),
+    "listed": (adam(), {"validation": [(X, Y)]}, "a tuple of 2 arrays, expected a list of 1 ba"),
     "l2": (adam(), {"l2": 0.5}, "began with l2 0.0, expected 0.5"),
     "patience": (adam(), {"patience": 2}, "began with patience 3, expected 2"),
     "min_delta": (adam(), {"min_delta": 0.5}, "began with min_delta 0.0, expected 0.5"),
@@ -314,6 +523,17 @@ OTHER_TRAININGS: dict[str, tuple[Callable[[Any], Any], dict[str, Any], str]] = {
     "beta1": (adam(beta1=0.5), {}, "optimizer.beta1 0.9, ex"),
     "average": (adam(average=None), {}, "optimizer.average 0.9, expected None"),
     "groups": (B_FASTER, {}, "optimizer.param_groups[1]['lr'] None, expected 0.5"),
+    "accumulate": (adam(), {"accumulate": 2}, "began with accumulate 1, expected 2"),
+    "mode": (adam(), {"mode": "max"}, "began with mode 'min', expected 'max'"),
+    "from": (adam(), {"start_from_epoch": 1}, "began with start_from_epoch 0, expected 1"),
+    "scale": (adam(), {"loss_scale": 8}, "began with loss_scale None, expected 8.0"),
+    "scaler": (adam(), {"loss_scale": schuss.DynamicLossScale()}, "None, expected DynamicLossS"),
+    "state": (
+        adam(),
+        {"state": {"rng": RNG}},
+        "state None, expected the state of 'rng'",
+    ),
+    "iterable": (adam(), OWN_BATCHES, ", expected a list of 1 batches (sha256 "),
 }
 
 
@@ -468,16 +688,21 @@ IMPOSSIBLE: list[tuple[str, Any, str]] = [
 ]
 # Arrays, other shapes, and what the message says.
 IMPOSSIBLE_ARRAYS: list[tuple[str, Any, str]] = [
-    ("steps", (2, 8), "training/steps in F64 of shape (2, 8), expected F64 of shape (4, n)"),
-    ("steps", (16,), "training/steps in F64 of shape (16,), expected F64 of shape (4, n)"),
-    ("steps", (4, 3), "holds 3 steps and 2 validations, expected 4 to 6, and 2, as it holds 2"),
-    ("steps", (4, 7), "holds 7 steps and 2 validations, expected 4 to 6"),
-    ("steps", (4, 5), "has batches['epoch'] after 0 batches, expected 1 as of its steps"),
+    ("steps", (2, 8), "training/steps in F64 of shape (2, 8), expected F64 of shape (6, n)"),
+    ("steps", (24,), "training/steps in F64 of shape (24,), expected F64 of shape (6, n)"),
+    ("steps", (6, 3), "holds 3 steps and ends of epochs at [2.0, 4.0], expected one every 2 steps"),
+    ("steps", (6, 7), "holds 7 steps and ends of epochs at [2.0, 4.0], expected one every 2 steps"),
+    ("steps", (6, 5), "has batches['epoch'] after 0 batches, expected 1 as of its steps"),
+    ("batches", (4, 1), "holds 1 mini-batches of a step and 0 accumulated gradients, expected as"),
+    ("batches", (3, 1), "training/batches in F64 of shape (3, 1), expected F64 of shape (4, n)"),
+    ("batches", None, "holds no training/batches, expected to find it"),
+    ("epoch_ends", (2,), "ends of epochs at [1.0, 1.0], expected one every 2 steps"),
+    ("epoch_ends", (3,), "holds 3 ends of epochs and 2 validations, expected 2 and 2, as it"),
     ("steps", None, "holds no training/steps, expected to find it"),
     ("epoch_cost", (2, 1), "training/epoch_cost in F64 of shape (2, 1), expected F64 of sh"),
-    ("epoch_cost", (1,), "holds 4 steps and 2 validations, expected 2 to 4, and 1, as it"),
+    ("epoch_cost", (1,), "holds 2 ends of epochs and 2 validations, expected 1 and 1, as it"),
     ("epoch_cost", (), "training/epoch_cost in F64 of shape (), expected F64 of shape (n,)"),
-    ("validation", (1,), "holds 4 steps and 1 validations, expected 4 to 6, and 2"),
+    ("validation", (1,), "holds 2 ends of epochs and 1 validations, expected 2 and 2"),
     ("validation", None, "holds no training/validation, expected to find it"),
     ("best/w", (5,), "holds training/best/w, expected nothing of that name"),
     ("best/0", None, "holds no training/best/0, expected to find it"),
@@ -496,9 +721,7 @@ def test_settings_and_history_in_a_checkpoint_are_of_one_training(
         rewrite(path, lambda settings: set_at(settings, ("training", *name.split("/")), value))
     else:
         arrays.pop(f"training/{name}", None)
-        write_arrays(
-            path, arrays | ({} if value is None else {f"training/{name}": np.zeros(value)})
-        )
+        write_arrays(path, arrays | ({} if value is None else {f"training/{name}": np.ones(value)}))
     with pytest.raises(ValueError, match=r"^fit: ") as caught:
         fitted(path, 3)
     assert words in str(caught.value)

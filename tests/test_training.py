@@ -7,7 +7,7 @@ import pickle
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
-from itertools import count, product
+from itertools import count, islice, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pytest
 
 import schuss
-from schuss import schedules, training
+from schuss import _stepping, schedules
 from support.interruption import Interruption
 
 M, BATCH = 23, 8
@@ -174,6 +174,19 @@ def test_mini_batches_of_ones_own_may_be_any_iterator() -> None:
     assert bits(params) == bits(plain_loop()[0])
 
 
+@pytest.mark.parametrize(
+    ("number", "words"), [(2, "yields 2 batches in an epoch, expected 3"), (4, "more than 3 batc")]
+)
+def test_mini_batches_of_ones_own_have_their_length(number: int, words: str) -> None:
+    class Batches(OwnBatches):
+        def __iter__(self) -> Iterator[Any]:
+            return iter([(X[:8], Y[:8])] * number)
+
+    params = line_start()
+    with pytest.raises(ValueError, match=f"^fit: x yields .*{words.removeprefix('yields ')}"):
+        schuss.fit(line, params, schuss.SGD(params), Batches())
+
+
 def peak_of(call: Callable[[], object]) -> int:
     """Return the most bytes that the call used at a time."""
     tracemalloc.start()
@@ -234,6 +247,152 @@ def test_losses_and_gradients_may_be_those_of_jax() -> None:
     (params, theirs), (expected, ours) = fit(jax.value_and_grad(loss)), fit(line)
     np.testing.assert_allclose(theirs.cost, ours.cost, rtol=1e-4)
     np.testing.assert_allclose(params["W"], expected["W"], rtol=1e-4)
+
+
+# Several mini-batches a step.
+
+
+@pytest.mark.parametrize("k", [1, 2, 4, 6, 9])
+@pytest.mark.parametrize("options", [{}, {"clip_norm": 0.5}, {"nesterov": True}], ids=str)
+@pytest.mark.parametrize("prefetch", [0, 2])
+def test_a_step_of_several_mini_batches_uses_the_mean_of_their_gradients(
+    k: int, options: dict[str, Any], prefetch: int
+) -> None:
+    expected, costs, weights = line_start(), list[float](), list[int]()
+    optimizer: Any = schuss.Momentum(expected, lr=0.1, **options)
+    batches = schuss.minibatches(X, Y, batch_size=4, rng=0)
+    for _ in range(2):
+        for group in batched(batches, k):  # of 6 mini-batches: the last group may be smaller
+            losses = [line(expected, x, y) for x, y in group]
+            for _, grads in losses:
+                optimizer.accumulate(grads)
+            optimizer.step(scale=1 / len(group))
+            costs.append(sum(loss for loss, _ in losses) / len(group))
+            weights.append(sum(len(x) for x, _ in group))
+    params = line_start()
+    ours: Any = schuss.Momentum(params, lr=0.1, **options)
+    options = {"batch_size": 4, "epochs": 2, "accumulate": k, "prefetch": prefetch}
+    history = fit_line(params, ours, **options)
+    assert (bits(params), ours.accumulated) == (bits(expected), 0)
+    assert history.steps == ours.steps == 2 * -(-6 // k)
+    np.testing.assert_allclose(history.cost, costs, rtol=1e-15)
+    half = history.steps // 2
+    by_hand = [np.average(costs[i : i + half], weights=weights[:half]) for i in (0, half)]
+    np.testing.assert_allclose(history.epoch_cost, by_hand, rtol=1e-14)
+
+
+def batched(values: Any, size: int) -> Iterator[list[Any]]:
+    values = iter(values)
+    while group := list(islice(values, size)):
+        yield group
+
+
+def test_the_mean_of_several_mini_batches_is_that_of_a_larger_one() -> None:
+    options: dict[str, Any] = {"shuffle": False, "drop_last": True, "epochs": 5}
+    larger, _, history = fitted(batch_size=10, **options)
+    params, _, ours = fitted(batch_size=5, accumulate=2, **options)
+    np.testing.assert_allclose(params["W"], larger["W"], rtol=1e-12)
+    np.testing.assert_allclose(ours.cost, history.cost, rtol=1e-12)
+
+
+def test_schedules_and_functions_count_the_steps_and_l2_is_that_of_each_mini_batch() -> None:
+    ones, zeros, steps = np.ones((1, 1)), np.zeros((1, 1)), list[int]()
+    history = schuss.fit(
+        lambda w, x: (0.0, zeros),
+        ones,
+        schuss.SGD(ones, lr=1.0),
+        np.zeros((12, 1)),
+        batch_size=2,
+        epochs=2,
+        accumulate=4,  # 4 and 2 mini-batches
+        l2=0.5,
+        schedule=lambda epoch: 1.0 / epoch,
+        schedule_by="epoch",
+        on_step=lambda h: steps.append(h.steps),
+    )
+    assert steps == [1, 2, 3, 4]
+    assert history.lr.tolist() == [1, 1, 0.5, 0.5]
+    assert ones.item() == 0.75 * 0.75 * 0.875 * 0.875
+    np.testing.assert_allclose(history.cost[:2], [0.125, 0.125 * 0.75**2], rtol=1e-15)
+
+
+def test_accumulated_gradients_are_cleared_too_and_those_of_before_are_refused() -> None:
+    w, grad = np.zeros((1, 1)), np.zeros((1, 1))
+    optimizer = schuss.SGD(w, lr=0.5, clear_grads=True)
+
+    def loss_and_grad(w: Any, x: Any) -> Any:
+        grad[:] += 1
+        return 0.0, grad
+
+    schuss.fit(loss_and_grad, w, optimizer, np.zeros(4), batch_size=1, accumulate=2, l2=1.0)
+    assert (w.item(), grad.item()) == (-0.5 - 0.5 * (1 - 0.5), 0)
+    optimizer.accumulate(grad)
+    for accumulate in (1, 2):
+        with pytest.raises(ValueError, match=r"^fit: optimizer has 1 accumulated grad.*zero_grad"):
+            schuss.fit(loss_and_grad, w, optimizer, np.zeros(4), accumulate=accumulate)
+
+
+# A scaled loss.
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_a_loss_scale_is_undone_by_the_step(k: int) -> None:
+    expected, _, unscaled = fitted(epochs=3, accumulate=k, l2=0.5)
+
+    def scaled(params: Any, x: Any, y: Any) -> tuple[float, Any]:
+        loss, grads = line(params, x, y)
+        return loss, {name: 1024 * grad for name, grad in grads.items()}
+
+    for loss_scale in (1024, schuss.DynamicLossScale(1024.0)):
+        params = line_start()
+        options: dict[str, Any] = {"epochs": 3, "accumulate": k, "l2": 0.5} | BATCHES
+        history = schuss.fit(
+            scaled, params, schuss.Momentum(params, 0.1), X, Y, loss_scale=loss_scale, **options
+        )
+        assert bits(params) == bits(expected)  # a power of two rounds nothing
+        np.testing.assert_array_equal(history.cost, unscaled.cost)
+        assert not history.skipped.any()
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_a_dynamic_loss_scale_skips_steps_and_changes_as_in_the_loop_by_hand(k: int) -> None:
+    def start() -> Any:
+        scaler = schuss.DynamicLossScale(2.0**8, growth_interval=2)
+        w = np.ones((2, 1), np.float32)
+        return w, schuss.Momentum(w, lr=0.01, clip_norm=1.0), scaler
+
+    def halves(w: Any, x: Any, scaler: Any) -> tuple[float, Any]:
+        with np.errstate(over="ignore"):
+            return float(x.sum()), (x[:, None] * scaler.value).astype(np.float16)
+
+    x = np.array([[1.0, 2], [100, 3], [1, 1], [2, 1], [300, 1], [1, 2], [1, 4], [5, 5]])
+    x = np.tile(x, (3, 1))
+    expected, theirs, by_hand = start()
+    scales, skipped = [], []
+    for group in batched(x, k):
+        for each in group:
+            theirs.accumulate(halves(expected, each, by_hand)[1])
+        skipped.append(not by_hand.step(theirs, scale=1 / k))
+        by_hand.update()
+        scales.append(by_hand.value)
+    w, optimizer, scaler = start()
+    ours: list[float] = []
+    history = schuss.fit(
+        lambda w, x: halves(w, x[0], scaler),
+        w,
+        optimizer,
+        x,
+        batch_size=1,
+        shuffle=False,
+        accumulate=k,
+        loss_scale=scaler,
+        on_step=lambda h: ours.append(scaler.value),
+    )
+    assert ours == scales
+    assert bits(w) == bits(expected)
+    assert 0 < sum(skipped) == optimizer.skipped < history.steps == len(x) // k
+    assert history.skipped.tolist() == skipped
+    assert f"{optimizer.skipped} skipped" in repr(history)
 
 
 # The L2 cost.
@@ -306,12 +465,15 @@ def test_the_l2_cost_is_right_where_floating_point_ends(
     np.testing.assert_allclose(grads[0], np.full((2, 2), grad, grads[0].dtype), rtol=1e-6)
 
 
-def test_errors_that_numpy_raises_on_request_do_not_stop_a_training() -> None:
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_errors_that_numpy_raises_on_request_do_not_stop_a_training(accumulate: int) -> None:
     costs = [INF, -INF, 1e308, 1.5e308, 1e308, 1.5e308, 1.0, 1.0]
     w, grad = np.full((2, 1, 1), 1e-7, np.float16)
     with np.errstate(all="raise"):
-        history = fit_with(costs, w, 8, lr=0.01, grad=grad, batch_size=2, epochs=2, l2=1e-7)
-    np.testing.assert_array_equal(history.cost, costs)
+        options: dict[str, Any] = {"batch_size": 2, "epochs": 2, "accumulate": accumulate}
+        history = fit_with(costs, w, 8, lr=0.01, grad=grad, l2=1e-7, **options)
+    if accumulate == 1:
+        np.testing.assert_array_equal(history.cost, costs)
     assert np.isnan(history.epoch_cost[0])
     assert history.epoch_cost[1] == pytest.approx(0.625e308)
 
@@ -341,7 +503,7 @@ def test_the_l2_cost_of_scaled_gradients_is_scaled_or_refused() -> None:
     with pytest.raises(
         ValueError,
         match=r"^DynamicLossScale.step: grads have the l2 of fit, which is not scaled, expected "
-        r"schuss.with_l2\(loss_and_grad, l2, loss_scale=scaler\) in fit, and no l2$",
+        r"fit\(..., optimizer, loss_scale=scaler\), which scales it$",
     ):
         schuss.fit(loss_and_grad, w, Scaled(optimizer, scaler), x, l2=0.5)
     assert (optimizer.steps, bits(w)) == (0, bits(start))
@@ -651,6 +813,30 @@ def test_validation_is_the_loss_on_examples_or_the_result_of_a_function_or_the_c
     assert history.validation.shape == (0,)
 
 
+@pytest.mark.parametrize(
+    ("values", "options", "epochs", "best"),
+    [
+        ([1, 2, 3, 2, 2, 9], {"patience": 2}, 5, 3),
+        ([1, 2, 2.5, 3.75, 3, 3, 9], {"patience": 2, "min_delta": 1.0}, 6, 4),
+        ([-INF, 1, NAN, INF, 2, INF, 3], {"patience": 2}, 6, 4),
+        ([9, 8, 1, 2, 1, 1, 3], {"patience": 2, "start_from_epoch": 2}, 6, 4),
+        ([9, 1, 1], {"patience": 1, "start_from_epoch": 2}, 3, 3),
+        ([9, 1, 1], {"start_from_epoch": 3}, 3, None),
+        ([1, 9, 2, 3, 4], {"patience": 1, "start_from_epoch": 2, "mode": "min"}, 4, 3),
+    ],
+)
+def test_it_stops_on_a_maximum_and_from_an_epoch_on(
+    values: list[float], options: dict[str, Any], epochs: int, best: int | None
+) -> None:
+    value, after, p = iter(values), list[Any](), line_start()
+    options = {"mode": "max", "restore_best": True, "epochs": len(values)} | options
+    options |= {"validation": lambda p: next(value), "callbacks": lambda h: after.append(bits(p))}
+    history = fit_line(p, schuss.Momentum(p, lr=0.1), **options)
+    assert (history.epochs, history.best_epoch) == (epochs, best)
+    assert history.stopped == ("finished" if epochs == len(values) else "early")
+    assert bits(p) == after[(best or epochs) - 1]
+
+
 @pytest.mark.parametrize(("restore", "frozen"), [(False, False), (True, False), (True, True)])
 def test_restore_best_brings_back_the_parameters_of_the_best_epoch_but_not_the_frozen(
     restore: bool, frozen: bool
@@ -790,6 +976,19 @@ def test_ctrl_c_returns_a_history_of_every_step_made(
     params, optimizer, history = fitted(epochs=3, **options)
     assert (history.steps, history.stopped) == (steps, "interrupted")
     check_consistent(history, optimizer, params)
+
+
+def test_a_step_that_was_skipped_before_ctrl_c_is_in_the_history() -> None:
+    class Interrupted(schuss.SGD):
+        def step(self, grads: Any = None, *, scale: float = 1.0) -> None:
+            super().step(grads, scale=scale)
+            if self.skipped:
+                raise KeyboardInterrupt
+
+    w, grads = np.zeros(1), iter([np.ones(1), np.array([NAN])])
+    optimizer = Interrupted(w, nonfinite="skip")
+    history = schuss.fit(lambda w, x: (0.0, next(grads)), w, optimizer, np.zeros(9), batch_size=1)
+    assert (history.skipped.tolist(), history.stopped) == ([False, True], "interrupted")
 
 
 def check_consistent(history: schuss.History, optimizer: Any, params: Any) -> None:
@@ -990,7 +1189,7 @@ def test_the_times_are_those_spent_in_the_loss_and_in_the_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr(training, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(_stepping, "perf_counter", lambda: now[0])
 
     def slow_loss(*args: Any) -> Any:
         now[0] += 2
@@ -1029,11 +1228,11 @@ def test_the_history_is_read_only_and_its_dict_and_its_pickle_are_copies() -> No
     as_dict, again = history.to_dict(), pickle.loads(pickle.dumps(history))
     assert repr(again) == repr(history)
     assert {name: array.shape for name, array in as_dict.items()} == {
-        **dict.fromkeys(("cost", "lr", "loss_seconds", "step_seconds"), (6,)),
+        **dict.fromkeys(("cost", "lr", "skipped", "loss_seconds", "step_seconds"), (6,)),
         **dict.fromkeys(("epoch_cost", "validation"), (2,)),
     }
     for name, array in as_dict.items():
-        assert array.dtype == np.float64
+        assert array.dtype == (bool if name == "skipped" else np.float64)
         np.testing.assert_array_equal(array, getattr(history, name))
         array[:] = 0
         np.testing.assert_array_equal(getattr(again, name), getattr(history, name))
@@ -1095,8 +1294,16 @@ BAD_ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"schedule_by": "week"}, ValueError, "schedule_by is 'week', expected 'step' or 'epoch'"),
     ({"l2": -0.5}, ValueError, "l2 is -0.5, expected a finite number >= 0"),
     ({"l2": None}, TypeError, "l2 is a NoneType, expected a number"),
-    ({"validation": X}, TypeError, "validation is a ndarray, expected a tuple of arrays or"),
+    ({"validation": X}, TypeError, "validation is a ndarray, expected a tuple of arrays, a"),
     ({"patience": 0}, ValueError, "patience is 0, expected an integer >= 1"),
+    ({"accumulate": 0}, ValueError, "accumulate is 0, expected an integer >= 1"),
+    ({"accumulate": 2, "optimizer": Stepper({}), "schedule": None}, TypeError, "optimizer is a St"),
+    ({"loss_scale": 1.0, "optimizer": Stepper({}), "schedule": None}, TypeError, "optimizer is a"),
+    ({"loss_scale": 0}, ValueError, "loss_scale is 0, expected a finite number > 0"),
+    ({"loss_scale": 1e300}, ValueError, r"loss_scale is 1e\+300, expected a number in \[2\*\*-126"),
+    ({"mode": "auto"}, ValueError, "mode is 'auto', expected 'min' or 'max'"),
+    ({"start_from_epoch": -1}, ValueError, "start_from_epoch is -1, expected an integer >= 0"),
+    ({"state": RNG}, ValueError, "state is a Generator without checkpoint, expected both"),
     ({"min_delta": NAN}, ValueError, "min_delta is nan, expected a finite number >= 0"),
     ({"restore_best": "yes"}, TypeError, "restore_best is 'yes', expected True or False"),
     ({"callbacks": 3}, TypeError, "callbacks is a int, expected a function or a sequence"),

@@ -11,10 +11,13 @@ import numpy as np
 
 from schuss import checkpoints
 from schuss._arrays import Array
+from schuss._batch_sources import ArrayBatches, BatchSource
 from schuss._hyperparameters import shown
 from schuss._json import Function
 from schuss._saved import own_hyperparameters
+from schuss._user_state import UserState
 from schuss.batches import MiniBatches, generator_of, generator_states, slicing_of
+from schuss.loss_scale import DynamicLossScale, settings_text
 from schuss.optimizers import Optimizer
 from schuss.schedules import ReduceOnPlateau, is_library_schedule
 
@@ -52,21 +55,22 @@ class Arguments:
         self,
         optimizer: Any,
         schedule: "Rate | None",
-        batches: MiniBatches[Any],
+        source: BatchSource,
         others: Mapping[str, Any],
     ) -> None:
-        self._optimizer, self._schedule, self._batches = optimizer, schedule, batches
-        slicing, generator = slicing_of(batches), generator_of(batches)
+        self._optimizer, self._schedule, self._batches = optimizer, schedule, source.batches
         self.texts = {"optimizer": type(optimizer).__name__, **self._of_optimizer(_text)}
-        self.texts |= {source.name: _of_data(source.array) for source in slicing.sources}
-        self.texts |= {name: repr(value) for name, value in slicing.config().items()}
-        if generator is not None:
-            self.texts["rng"] = _of_generator(generator)
+        if isinstance(source, ArrayBatches):
+            self.texts |= _of_batches(source.batches)
+        else:
+            self.texts["x"] = _of_iterable(source.x, source.length)
         for name, value in others.items():
             if isinstance(value, tuple):
+                self.texts[name] = f"a tuple of {len(value)} arrays"
                 self.texts |= {f"{name}[{i}]": _of_any(each) for i, each in enumerate(value)}
             else:
-                self.texts[name] = _text(value)
+                is_list = isinstance(value, list)
+                self.texts[name] = _of_iterable(value, len(value)) if is_list else _text(value)
 
     def resume(self, checkpoint: checkpoints.Checkpoint, initial: Texts, most_epochs: int) -> None:
         """Take the arguments that a training began with, or raise ValueError if these differ."""
@@ -109,12 +113,31 @@ class Arguments:
         self, there: str, checkpoint: checkpoints.Checkpoint, most_epochs: int
     ) -> bool:
         """Return whether the generator is the one that was saved, or has drawn epochs since."""
+        if self._batches is None:
+            return False
         generator = generator_of(self._batches)
         if generator is None or _of_generator(generator).split()[0] != there.split()[0]:  # the kind
             return False
         _, state = checkpoint.batches_state(self._batches)
         states = islice(generator_states(generator, state), min(most_epochs, _MOST_SINCE) + 1)
         return _plain(generator.bit_generator.state) in map(_plain, states)
+
+
+def _of_batches(batches: MiniBatches[Any]) -> Texts:
+    slicing, generator = slicing_of(batches), generator_of(batches)
+    texts = {source.name: _of_data(source.array) for source in slicing.sources}
+    texts |= {name: repr(value) for name, value in slicing.config().items()}
+    return texts if generator is None else texts | {"rng": _of_generator(generator)}
+
+
+def _of_iterable(x: Any, length: int | None) -> str:
+    kind = "a function" if length is None and callable(x) else f"a {type(x).__name__}"
+    text = kind if length is None else f"{kind} of {length} batches"
+    if not isinstance(x, list):
+        return text
+    batches = (each.values() if isinstance(each, Mapping) else each for each in x)
+    arrays = [_of_any(part) for batch in batches for part in batch]
+    return f"{text} (sha256 {_digest(repr(arrays).encode())})"
 
 
 def _of_hyperparameters(
@@ -162,6 +185,10 @@ def _described(value: Any, hides_rate: _HidesRate, numbers: dict[int, int]) -> s
         names = [field.name for field in fields(value) if field.init and field.name != hidden]
         parts = [f"{name}={describe(getattr(value, name))}" for name in names]
         return f"{type(value).__name__}({', '.join(parts)})"
+    if isinstance(value, DynamicLossScale):
+        return f"DynamicLossScale({settings_text(value)})"
+    if isinstance(value, UserState):
+        return repr(value)
     if callable(value) or isinstance(value, Function):
         return "a function"
     simple = value is None or isinstance(value, bool | int | float | str)

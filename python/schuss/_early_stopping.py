@@ -14,12 +14,20 @@ from schuss.history import Recorder
 class EarlyStopping:
     """The best epoch, its parameters if they are to be restored, and the epochs since then."""
 
-    def __init__(self, patience: int | None, min_delta: float, params: ArrayTree | None) -> None:
-        self._patience, self._min_delta = patience, min_delta
+    def __init__(
+        self,
+        patience: int | None,
+        min_delta: float,
+        mode: str,
+        start_from_epoch: int,
+        params: ArrayTree | None,
+    ) -> None:
+        self._patience, self._min_delta, self._ignored = patience, min_delta, start_from_epoch
+        self._worst = -inf if mode == "max" else inf
         self._params = params  # None if the best parameters are not to be restored
         # Arrays that are read-only at the start are not trained.
         self._trained = [array.flags.writeable for array in self._all_arrays()]
-        self._value, self._waited = inf, 0
+        self._value, self._waited = self._worst, 0
         self._best: tuple[int, list[Array]] | None = None
 
     @property
@@ -34,7 +42,10 @@ class EarlyStopping:
 
     def update(self, value: float, epoch: int) -> None:
         """Compare the value of an epoch with the best. NaN is not an improvement."""
-        if value < self._value - self._min_delta:
+        if epoch <= self._ignored:
+            return
+        sign = 1 if self._worst > 0 else -1  # of a value of which less is better
+        if sign * value < sign * self._value - self._min_delta:
             # One assignment, so that an interruption cannot separate the epoch from its copies.
             self._best = epoch, [array.copy(order="K") for array in self._arrays()]
             self._value, self._waited = value, 0
@@ -56,7 +67,7 @@ class EarlyStopping:
         ]:
             if not low <= value <= high:
                 checkpoint.refuse(f"has training {name} {value}, expected {low} to {high}")
-        expected = inf if epoch is None else recorder.scores[epoch - 1]
+        expected = self._worst if epoch is None else recorder.scores[epoch - 1]
         if best["value"] != expected:
             checkpoint.refuse(f"has training best['value'] {best['value']}, expected {expected}")
         copies = [] if epoch is None else [np.empty_like(array) for array in self._arrays()]

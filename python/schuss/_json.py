@@ -47,7 +47,7 @@ class Encoder:
         except TypeError as error:
             raise TypeError(f"{self._call}: {error}") from None
 
-    def extra(self, value: Mapping[str, Any]) -> str:
+    def extra(self, value: Mapping[str, Any], name: str) -> str:
         """Return values of the user as JSON, or raise TypeError."""
         value = dict(value)
         try:
@@ -55,7 +55,7 @@ class Encoder:
             return json.dumps(value, default=self._encode_value)
         except (TypeError, ValueError, RecursionError) as error:
             raise TypeError(
-                f"{self._call}: extra holds {error}, expected what JSON can hold, and arrays of "
+                f"{self._call}: {name} holds {error}, expected what JSON can hold, and arrays of "
                 "booleans, integers, real numbers of up to 64 bits or complex numbers of up to 128 "
                 "bits, in native byte order"
             ) from None

@@ -19,8 +19,8 @@ def check_function(call: str, name: str, value: object) -> None:
 
 def evaluate(call: str, loss_and_grad: Loss, params: ArrayTree, batch: object) -> tuple[float, Any]:
     """Return the loss on a batch as a float, and its gradients unchanged."""
-    # A mini-batch of one array is that array, not a tuple.
-    result = loss_and_grad(params, *(batch if isinstance(batch, tuple) else (batch,)))
+    # A mini-batch of one array is that array, not a tuple. A DataLoader yields lists.
+    result = loss_and_grad(params, *(batch if isinstance(batch, tuple | list) else (batch,)))
     is_sequence = isinstance(result, tuple | list)
     if not is_sequence or len(result) != 2:
         was = type(result).__name__ + (f" of length {len(result)}" if is_sequence else "")

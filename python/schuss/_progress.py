@@ -33,11 +33,12 @@ def _on_terminal() -> bool:
 class ProgressBar:
     """A progress bar, drawn at most ten times a second."""
 
-    def __init__(self, tqdm: Any, epochs: int, batches: int) -> None:
-        self._bar = tqdm(total=epochs * batches, unit=" steps", dynamic_ncols=True)
-        self._epochs, self._batches = epochs, batches
+    def __init__(self, tqdm: Any, epochs: int, steps_per_epoch: int | None) -> None:
+        total = None if steps_per_epoch is None else epochs * steps_per_epoch
+        self._bar = tqdm(total=total, unit=" steps", dynamic_ncols=True)
+        self._epochs = epochs
         self._cost = ExponentialAverage(0.98)
-        self._steps, self._next_drawing = 0, 0.0
+        self._epoch, self._steps, self._next_drawing = 0, 0, 0.0
 
     def __enter__(self) -> Self:
         return self
@@ -48,19 +49,18 @@ class ProgressBar:
         finally:
             self._bar.close()
 
-    def update(self, steps: int, cost: float, now: float) -> None:
-        """Count a step, and draw if 0.1 seconds have passed."""
+    def update(self, epoch: int, steps: int, cost: float, now: float) -> None:
+        """Show a step of an epoch, if 0.1 seconds have passed since the last drawing."""
         if isfinite(cost):  # the average would never lose an infinite cost
             self._cost.update(cost)
-        self._steps = steps
+        self._epoch, self._steps = epoch, steps
         if now >= self._next_drawing:
             self._next_drawing = now + 0.1
             self._draw()
 
     def _draw(self) -> None:
         if self._steps > 0:
-            epoch = (self._steps - 1) // self._batches + 1
-            self._bar.set_description(f"epoch {epoch}/{self._epochs}", refresh=False)
+            self._bar.set_description(f"epoch {self._epoch}/{self._epochs}", refresh=False)
             if self._cost.updates > 0:
                 self._bar.set_postfix_str(f"cost {self._cost.value:.4g}", refresh=False)
             self._bar.n = self._steps

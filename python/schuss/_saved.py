@@ -119,7 +119,7 @@ def load_state_dict(optimizer: Configurable, given: Mapping[str, Any]) -> None:
             structure, argument = given["state"][key], f"{name}['state'][{key!r}]"
             known = f"state[{key!r}]"
         values[key] = copied(tree.flatten_arrays(structure, call, argument, like, known))
-    restore(optimizer, "load_state_dict", settings, partial(fill, values=values))
+    restore(optimizer, "load_state_dict", settings, partial(fill, values=values), prefix=call)
 
 
 def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
@@ -163,8 +163,9 @@ def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
 
 def restore_pickled(optimizer: Configurable, state: Mapping[str, Any]) -> None:
     """Restore the settings and the state of a pickle or a copy."""
-    known = checked(optimizer, type(optimizer).__name__, "state", state["settings"])
-    restore(optimizer, "__setstate__", known, partial(fill, values=state["arrays"]))
+    call = type(optimizer).__name__
+    known = checked(optimizer, call, "state", state["settings"])
+    restore(optimizer, "__setstate__", known, partial(fill, values=state["arrays"]), prefix=call)
 
 
 def _settings(internals: Internals) -> dict[str, Any]:
@@ -280,9 +281,17 @@ def _weights(call: str, name: str, weights: Any) -> tuple[float, float]:
 
 
 def restore(
-    optimizer: Configurable, call: str, known: Checked, fill: Callable[[States], None]
+    optimizer: Configurable,
+    call: str,
+    known: Checked,
+    fill: Callable[[States], None],
+    *,
+    prefix: str,
 ) -> None:
-    """Use checked settings, and call `fill` with the arrays for them, in one transaction."""
+    """Use checked settings, and call `fill` with the arrays for them, in one transaction.
+
+    prefix: that of an error about numbers that the parameters' dtype does not hold.
+    """
     internals = internals_of(optimizer)
     with internals.busy(call, changes=True):
         internals.check_copies(f"{internals.call}.{call}")
@@ -297,7 +306,13 @@ def restore(
             internals.core.steps = known.steps
             internals.write_copies()
 
-        internals.reconfigure(known.settings, known.groups, known.settings, on_commit=on_commit)
+        try:
+            internals.reconfigure(known.settings, known.groups, known.settings, on_commit=on_commit)
+        except ValueError as error:
+            own = f"{internals.call}: "
+            if not str(error).startswith(own):  # that of a signal handler
+                raise
+            raise ValueError(f"{prefix}: {str(error).removeprefix(own)}") from None
 
 
 def _copied_schedules(settings: Mapping[str, Any], memo: _Memo) -> dict[str, Any]:

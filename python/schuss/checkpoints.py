@@ -7,7 +7,7 @@ read it: the parameters are the tensors ``params/...``, the state of the optimiz
 
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
@@ -15,7 +15,7 @@ from schuss import _core, _files, _json, _safetensors
 from schuss._arrays import Array, ArrayTree, arrays_of, check_holds
 from schuss._copies import writer_of_copies
 from schuss._errors import wrong_type
-from schuss._hyperparameters import Check, Rate, mapping, optional, record
+from schuss._hyperparameters import Check, Rate, mapping, optional, record, shown
 from schuss._interrupts import defer_signals
 from schuss._saved import busy, checked, own_hyperparameters, restore, saved
 from schuss.batches import MiniBatches, State, parse_state, set_state
@@ -27,7 +27,9 @@ _T = TypeVar("_T")
 Path: TypeAlias = str | os.PathLike[str]
 
 _FORMAT, _VERSION = "schuss", "1"
-_SERIES = ("training/steps", "training/epoch_cost", "training/validation")
+_SERIES = tuple(
+    f"training/{name}" for name in ("steps", "batches", "epoch_ends", "epoch_cost", "validation")
+)
 _SECTIONS = ("params", "optimizer", "training", _json.SECTION)  # the names of tensors start so
 _SETTINGS = record(
     optimizer=optional(mapping),
@@ -213,10 +215,14 @@ def write(
     *,
     batches: Mapping[str, Any] | None,
     extra: Mapping[str, Any] | None = None,
+    extra_name: str = "extra",
     training: Mapping[str, Any] | None = None,
     series: Mapping[str, Array] | None = None,
 ) -> None:
-    """Save as `save` does, with more values for JSON in `training`, and more arrays in `series`."""
+    """Save as `save` does, with more values for JSON in `training`, and more arrays in `series`.
+
+    extra_name: the argument that `extra` comes from.
+    """
     tensors = _named_params(call, params)
     if optimizer is not None:
         _check_optimizer(call, params, optimizer)
@@ -224,7 +230,8 @@ def write(
         state = None if optimizer is None else saved(optimizer)
         encoder = _json.Encoder(call, tensors)
         settings = {"optimizer": state and state.settings, "batches": batches, "training": training}
-        text = f'{encoder.settings(settings)[:-1]}, "extra": {encoder.extra(extra or {})}}}'
+        values = encoder.extra(extra or {}, extra_name)
+        text = f'{encoder.settings(settings)[:-1]}, "extra": {values}}}'
         if state is not None:
             for name, arrays in state.arrays.items():
                 tensors |= _named(call, f"optimizer/{name}", state.names, arrays)
@@ -309,8 +316,13 @@ class Checkpoint:
         optimizer: Optimizer | None,
         batches: MiniBatches[Any] | None,
         lr: Rate | None = None,
+        others: AbstractContextManager[None] | None = None,
     ) -> None:
-        """Load into all arguments; see `load`. `lr` replaces a function that was saved."""
+        """Load into all arguments; see `load`.
+
+        lr: replaces a function that was saved. others: a context that loads what else there is,
+        and that undoes it after an error.
+        """
         # All checks come before the first write.
         targets = self._matched(_named_params(self._call, params, writes=True), "params")
         for name in [name for name, array in targets.items() if not array.flags.writeable]:
@@ -328,8 +340,9 @@ class Checkpoint:
             actions.append(partial(set_state, batches, self.batches_state(batches)))
 
         def run() -> None:
-            for action in actions:
-                action()
+            with others or nullcontext():
+                for action in actions:
+                    action()
 
         defer_signals(run)
 
@@ -339,6 +352,16 @@ class Checkpoint:
             if self._optimizer is None:
                 return None
             return _json.with_schedules(self._name, "optimizer", self._optimizer)
+
+    def check_accumulated(self, expected: int, *, most: int) -> None:
+        """Raise ValueError unless the optimizer has accumulated this many gradients."""
+        accumulated = (self._optimizer or {}).get("accumulated")  # checked when it is loaded
+        number = accumulated.get("count") if isinstance(accumulated, dict) else 0
+        if number != expected or expected > most:
+            self.refuse(
+                f"holds {expected} mini-batches of a step and {shown(number)} accumulated "
+                f"gradients, expected as many, and at most {most}"
+            )
 
     def batches_state(self, batches: MiniBatches[Any]) -> State:
         """Return the state of the mini-batches, checked."""
@@ -421,13 +444,7 @@ class Checkpoint:
             fill_params()
             self._fill(named(arrays))
 
-        def load() -> None:
-            try:
-                restore(optimizer, call, state, fill)
-            except ValueError as error:  # a value that a dtype cannot hold, for example
-                raise ValueError(f"{self._name} cannot be loaded: {error}") from None
-
-        return load
+        return lambda: restore(optimizer, call, state, fill, prefix=self._name)
 
     def _matched(self, arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
         """Return the arrays, if the file has the same names, shapes and dtypes for the prefix."""

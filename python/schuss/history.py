@@ -1,13 +1,15 @@
 """The history of a training: what `fit` records, and its picture."""
 
+from itertools import pairwise
 from math import isinf, nan
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from schuss._arrays import Array
 from schuss._errors import missing_package
+from schuss._hyperparameters import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,10 +19,12 @@ if TYPE_CHECKING:
 __all__ = ["History"]
 
 Series: TypeAlias = npt.NDArray[np.float64]
+_T = TypeVar("_T", bound=np.generic)
 Stop: TypeAlias = Literal["finished", "early", "callback", "interrupted"]
 
-# The rows of the record of steps.
-_COST, _LR, _LOSS_SECONDS, _STEP_SECONDS = range(4)
+# The rows of the record of steps, and those of the mini-batches whose step is still to be made.
+_COST, _LOSS_SECONDS, _STEP_SECONDS, _EXAMPLES, _LR, _SKIPPED = range(6)
+_ROWS, _ROWS_OF_BATCHES = 6, 4
 _INITIAL_CAPACITY = 1024
 
 
@@ -34,21 +38,28 @@ class History:
     ----------
     cost : array of float64, shape (steps,)
         The cost J of each step's mini-batch, before the step, including the L2 cost if there is
-        one.
+        one; of several mini-batches that were accumulated, the mean of their costs.
     epoch_cost : array of float64, shape (epochs,)
-        The mean of `cost` over each epoch, weighted by the examples of each mini-batch.
+        The mean of `cost` over each epoch, weighted by the examples of each step. Mini-batches
+        without an array count as one example.
     validation : array of float64, shape (epochs,), or (0,) without validation
         The validation after each epoch; NaN where the training was stopped before it.
     lr : array of float64, shape (steps,)
         The learning rate that each step used, which is ``optimizer.lr_now``: with several groups,
         the rate of the groups without an ``lr`` of their own or, if each has its own, the rate of
         the first group. NaN if the optimizer has no ``lr_now``.
+    skipped : array of bool, shape (steps,)
+        Which steps the optimizer skipped, because a gradient was not finite.
     loss_seconds, step_seconds : array of float64, shape (steps,)
         The time spent in the loss and its gradients, and in the optimizer, in seconds.
-    batch_size : int
-        The number of examples a mini-batch; the last one of an epoch may have fewer.
+    batch_size : int or None
+        The number of examples a mini-batch; the last one of an epoch may have fewer. None if `fit`
+        did not cut the mini-batches itself.
     steps : int
-        The number of steps made.
+        The number of steps made, those included that were skipped.
+    resumed_steps : int
+        How many of them were made before, and loaded from a checkpoint. If these are all, there was
+        nothing left to do.
     epochs : int
         The number of epochs all of whose steps were made.
     best_epoch : int or None
@@ -63,30 +74,30 @@ class History:
     """
 
     __slots__ = (
-        "_batches",
-        "_epoch_cost",
-        "_last_weight",
+        "_epochs",
         "_record",
+        "_steps_per_epoch",
         "_validated",
         "_validation",
         "batch_size",
         "best_epoch",
+        "resumed_steps",
         "steps",
         "stopped",
     )
 
-    def __init__(self, batch_size: int, examples: int, *, validated: bool) -> None:
+    def __init__(
+        self, batch_size: int | None, steps_per_epoch: int | None, *, validated: bool
+    ) -> None:
         self.batch_size = batch_size
-        self.steps = 0
+        self.steps = self.resumed_steps = 0
         self.best_epoch: int | None = None
         self.stopped: Stop | None = None
-        self._batches = -(-examples // batch_size)
-        # A batch weighs its examples over those of a full batch. So the mean over full batches, or
-        # over a single batch, is exact.
-        rest = examples - batch_size * (self._batches - 1)
-        self._last_weight = rest / min(batch_size, examples)
-        self._record = np.empty((4, _INITIAL_CAPACITY))
-        self._epoch_cost: list[float] = []
+        self._steps_per_epoch = steps_per_epoch  # None if it is unknown
+        self._record = np.empty((_ROWS, _INITIAL_CAPACITY))
+        # The number of steps at the end of each epoch, and its cost: one object, so that an
+        # interruption cannot separate them.
+        self._epochs: list[tuple[int, float]] = []
         self._validated = validated
         self._validation: list[float] = []
 
@@ -98,7 +109,7 @@ class History:
     @property
     def epoch_cost(self) -> Series:
         """The mean cost of each epoch."""
-        return _read_only(np.array(self._epoch_cost, np.float64))
+        return _read_only(np.array([cost for _, cost in self._epochs], np.float64))
 
     @property
     def validation(self) -> Series:
@@ -110,6 +121,11 @@ class History:
     def lr(self) -> Series:
         """The learning rate of each step."""
         return _read_only(self._record[_LR, : self.steps])
+
+    @property
+    def skipped(self) -> npt.NDArray[np.bool_]:
+        """Which steps were skipped."""
+        return _read_only(self._record[_SKIPPED, : self.steps] != 0)
 
     @property
     def loss_seconds(self) -> Series:
@@ -124,18 +140,19 @@ class History:
     @property
     def epochs(self) -> int:
         """The number of complete epochs."""
-        return len(self._epoch_cost)
+        return len(self._epochs)
 
-    def to_dict(self) -> dict[str, Series]:
+    def to_dict(self) -> dict[str, npt.NDArray[Any]]:
         """Return copies of the arrays by name, as ``numpy.savez`` takes them.
 
         Returns
         -------
         dict of arrays
-            `cost`, `lr`, `loss_seconds` and `step_seconds` by step; `epoch_cost` and `validation`
-            by epoch.
+            `cost`, `lr`, `skipped`, `loss_seconds` and `step_seconds` by step; `epoch_cost` and
+            `validation` by epoch.
         """
-        names = ("cost", "lr", "loss_seconds", "step_seconds", "epoch_cost", "validation")
+        by_step = ("cost", "lr", "skipped", "loss_seconds", "step_seconds")
+        names = (*by_step, "epoch_cost", "validation")
         return {name: getattr(self, name).copy() for name in names}
 
     def plot(self, figure: "Figure | None" = None) -> "Figure":
@@ -167,14 +184,20 @@ class History:
 
     def __repr__(self) -> str:
         """Return how far the training came, its costs, and why it ended."""
-        steps = f"{_pluralized(self.steps, 'step')} in batches of {self.batch_size:,}"
+        steps = _pluralized(self.steps, "step")
+        if self.batch_size is not None:
+            steps += f" in batches of {self.batch_size:,}"
         parts = [_pluralized(self.epochs, "epoch"), steps]
+        if skipped := int(self.skipped.sum()):
+            parts.append(f"{skipped:,} skipped")
+        if self.resumed_steps:
+            parts.append(f"{self.resumed_steps:,} of them from a checkpoint")
         if self.epochs:
-            parts.append(f"cost {self._epoch_cost[-1]:.4g}")
+            parts.append(f"cost {self._epochs[-1][1]:.4g}")
         if self._validation:
             parts.append(f"validation {self._validation[-1]:.4g}")
         if self.best_epoch is not None:
-            values = self._validation if self._validated else self._epoch_cost
+            values = self.validation if self._validated else self.epoch_cost
             parts.append(f"best {values[self.best_epoch - 1]:.4g} in epoch {self.best_epoch}")
         return f"<History: {', '.join(parts)}; {self.stopped or 'under way'}>"
 
@@ -184,54 +207,67 @@ class Recorder:
 
     def __init__(self, history: History) -> None:
         self.history = history
-
-    @property
-    def batches(self) -> int:
-        """The number of mini-batches in an epoch."""
-        return self.history._batches
+        # The mini-batches of the step that is still to be made, as rows of the record.
+        self._batches: list[list[float]] = []
 
     @property
     def steps_of_epoch(self) -> int:
         """The number of steps made in the epoch under way."""
-        return self.history.steps - self.batches * self.history.epochs
+        history = self.history
+        return history.steps - (history._epochs[-1][0] if history._epochs else 0)
+
+    @property
+    def waiting(self) -> int:
+        """The number of mini-batches added since the last step."""
+        return len(self._batches)
 
     @property
     def scores(self) -> list[float]:
         """The value of each epoch that early stopping compares."""
         history = self.history
-        return history._validation if history._validated else history._epoch_cost
+        return history._validation if history._validated else history.epoch_cost.tolist()
 
     # A step counts once it is ended. So an interruption leaves no incomplete step.
 
-    def begin_step(self, cost: float, loss_seconds: float) -> None:
-        """Record what is known before the step."""
-        history = self.history
+    def add_batch(self, cost: float, examples: int | None, loss_seconds: float) -> None:
+        """Record a mini-batch of the next step."""
+        self._batches.append([cost, loss_seconds, 0.0, examples or 1])
+
+    def add_seconds(self, step_seconds: float) -> None:
+        """Add the time that the optimizer took for the last mini-batch."""
+        self._batches[-1][_STEP_SECONDS] += step_seconds
+
+    def keep_batches(self, number: int) -> None:
+        """Forget all mini-batches of the next step but the first ones."""
+        del self._batches[number:]
+
+    def end_step(self, lr: float, *, skipped: bool) -> float:
+        """Record a step of the mini-batches added since the last one; return its cost."""
+        history, batches = self.history, self._batches
         if history.steps == history._record.shape[1]:
             more = np.empty_like(history._record)
             history._record = np.concatenate((history._record, more), axis=1)
-        history._record[_COST, history.steps] = cost
-        history._record[_LOSS_SECONDS, history.steps] = loss_seconds
-
-    def end_step(self, lr: float, step_seconds: float) -> None:
-        """Record the rest, and count the step."""
-        history = self.history
-        history._record[_LR, history.steps] = lr
-        history._record[_STEP_SECONDS, history.steps] = step_seconds
+        row = batches[0]
+        if len(batches) > 1:
+            costs, *others = np.array(batches).T
+            row = [mean_cost(costs), *(float(each.sum()) for each in others)]
+        history._record[:, history.steps] = (*row, lr, skipped)
         history.steps += 1
+        batches.clear()
+        return row[_COST]
 
-    def end_epoch(self) -> None:
-        """Record the epoch's cost, if all its steps were made and it is not recorded yet."""
-        history, batches = self.history, self.batches
-        if self.steps_of_epoch < batches:
+    def end_epoch(self, *, exhausted: bool = False) -> None:
+        """Record the epoch's cost, if all its steps were made and it is not recorded yet.
+
+        exhausted: whether there were no more mini-batches, if their number is not known before.
+        """
+        history, steps = self.history, self.steps_of_epoch
+        if steps == 0 or not (exhausted or steps == history._steps_per_epoch):
             return
-        costs = history.cost[batches * history.epochs :][:batches]
-        weights = np.ones(batches)
-        weights[-1] = history._last_weight
-        with np.errstate(all="ignore"):  # costs may be infinite or NaN
-            mean = float(np.average(costs, weights=weights))
-            if isinf(mean) and np.isfinite(costs).all():  # their sum overflowed
-                mean = float(np.average(costs / 2**64, weights=weights)) * 2**64
-        history._epoch_cost.append(mean)
+        costs, examples = history._record[[_COST, _EXAMPLES], history.steps - steps : history.steps]
+        # A full batch weighs 1, so that the mean over full batches is exact.
+        mean = mean_cost(costs, examples / examples.max())
+        history._epochs.append((history.steps, mean))
 
     def add_validation(self, value: float) -> None:
         """Record the validation after an epoch."""
@@ -243,6 +279,8 @@ class Recorder:
         settings = {"validated": history._validated, "best_epoch": history.best_epoch}
         return settings, {
             "steps": history._record[:, : history.steps],
+            "batches": np.reshape(np.array(self._batches, np.float64), (-1, _ROWS_OF_BATCHES)).T,
+            "epoch_ends": np.array([end for end, _ in history._epochs], np.float64),
             "epoch_cost": history.epoch_cost,
             "validation": np.array(history._validation, np.float64),
         }
@@ -255,25 +293,51 @@ class Recorder:
 
     def resume(self, checkpoint: "Checkpoint", best_epoch: int | None) -> None:
         """Load what a checkpoint kept, or raise ValueError."""
-        history, batches = self.history, self.batches
-        steps = checkpoint.series("steps", rows=4)
-        epoch_cost = checkpoint.series("epoch_cost")
-        validation = checkpoint.series("validation")
-        epochs = len(epoch_cost)
-        first, measured = epochs * batches, epochs if history._validated else 0
-        if len(validation) != measured or not first <= steps.shape[1] <= first + batches:
+        history = self.history
+        # If `fit` did not cut the mini-batches itself, an epoch may have any number of steps.
+        steps_per_epoch = None if history.batch_size is None else history._steps_per_epoch
+        steps = checkpoint.series("steps", rows=_ROWS)
+        batches = checkpoint.series("batches", rows=_ROWS_OF_BATCHES)
+        ends, epoch_cost, validation = map(
+            checkpoint.series, ("epoch_ends", "epoch_cost", "validation")
+        )
+        total, epochs = steps.shape[1], len(epoch_cost)
+        expected = epochs if history._validated else 0
+        if len(validation) != expected or len(ends) != epochs:
             checkpoint.refuse(
-                f"holds {steps.shape[1]} steps and {len(validation)} validations, expected "
-                f"{first} to {first + batches}, and {measured}, as it holds {epochs} epochs of "
-                f"{batches} batches"
+                f"holds {len(ends)} ends of epochs and {len(validation)} validations, expected "
+                f"{epochs} and {expected}, as it holds the costs of {epochs} epochs"
             )
-        history.steps = steps.shape[1]
-        history._record = np.concatenate((steps, np.empty((4, _INITIAL_CAPACITY))), axis=1)
-        history._epoch_cost, history._validation = epoch_cost.tolist(), validation.tolist()
+        for name, array in (("steps", steps), ("batches", batches)):
+            if not (array[_EXAMPLES] >= 1).all():
+                checkpoint.refuse(f"holds {name} of less than one example, expected at least one")
+        *complete, under_way = (b - a for a, b in pairwise([0.0, *ends.tolist(), total]))
+        most = steps_per_epoch or total
+        if any(n != (steps_per_epoch or max(n // 1, 1)) for n in complete) or not (
+            0 <= under_way <= most
+        ):
+            checkpoint.refuse(
+                f"holds {total} steps and ends of epochs at {shown(ends.tolist())}, expected "
+                + (f"one every {most} steps" if steps_per_epoch else "counts that increase")
+            )
+        history.steps = history.resumed_steps = total
+        history._record = np.concatenate((steps, np.empty((_ROWS, _INITIAL_CAPACITY))), axis=1)
+        history._epochs = [*zip(map(int, ends), epoch_cost.tolist(), strict=True)]
+        history._validation = validation.tolist()
         history.best_epoch = best_epoch
+        self._batches = batches.T.tolist()
 
 
-def _read_only(series: Series) -> Series:
+def mean_cost(values: Series, weights: Series | None = None) -> float:
+    """Return the weighted mean of costs, even if float64 cannot hold their sum."""
+    with np.errstate(all="ignore"):  # costs may be infinite or NaN
+        mean = float(np.average(values, weights=weights))
+        if isinf(mean) and np.isfinite(values).all():
+            mean = float(np.average(values / 2**64, weights=weights)) * 2**64
+    return mean
+
+
+def _read_only(series: npt.NDArray[_T]) -> npt.NDArray[_T]:
     series.flags.writeable = False
     return series
 
@@ -292,7 +356,7 @@ def _draw(history: History, figure: "Figure") -> None:
     top, *below = figure.subplots(
         1 + has_lr, sharex=True, squeeze=False, height_ratios=[7, 2][: 1 + has_lr]
     )[:, 0]
-    steps = np.arange(history.steps) / history._batches
+    steps = _in_epochs(history, np.arange(history.steps))
     _draw_costs(history, steps, top)
     for axes in below:
         axes.plot(steps, history.lr, color=GREEN, drawstyle="steps-post")
@@ -302,9 +366,19 @@ def _draw(history: History, figure: "Figure") -> None:
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
     bottom = [top, *below][-1]
-    bottom.set_xlim(0, max(history.steps, 1) / history._batches)
+    bottom.set_xlim(0, _in_epochs(history, np.array([max(history.steps, 1)]))[0])
     bottom.set_xlabel("epoch")
     figure.align_ylabels()
+
+
+def _in_epochs(history: History, steps: npt.NDArray[Any]) -> Series:
+    """Return numbers of steps as numbers of epochs."""
+    ends = [0, *(end for end, _ in history._epochs)]
+    under_way = history.steps - ends[-1]
+    latest = ends[-1] - ends[-2] if len(ends) > 1 else 1
+    ends.append(ends[-1] + max(history._steps_per_epoch or latest, under_way))
+    epochs: Series = np.interp(steps, ends, np.arange(len(ends)))
+    return epochs
 
 
 def _draw_costs(history: History, steps: Series, axes: Any) -> None:

@@ -39,7 +39,7 @@ class L2:
         params: ArrayTree,
         loss: float,
         grads: ArrayTree,
-        examples: int,
+        examples: int | None,
         *,
         clear: bool = False,
     ) -> tuple[float, Any]:
@@ -47,6 +47,11 @@ class L2:
 
         clear: whether the caller calls `clear` after the step.
         """
+        if examples is None:
+            raise TypeError(
+                f"{self._call}: a batch has no array, expected one, as l2 is divided by its "
+                "number of examples"
+            )
         tree, is_weight, arrays = self._flattened(params)
         leaves = self._flattened_grads(tree, arrays, grads)
         factor, scale = self._strength / examples, self._loss_scale
@@ -70,6 +75,7 @@ class L2:
         """Set the weights' gradients to zero; the step, which did not see them, has not."""
         for leaf in self._to_clear:
             leaf[...] = 0
+        self._to_clear = []
 
     def _flattened_grads(
         self, tree: _core.Tree, arrays: list[Array], grads: ArrayTree

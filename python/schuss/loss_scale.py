@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from schuss._arrays import Array, ArrayTree
-from schuss._hyperparameters import ABOVE_ONE, OPEN_UNIT, POSITIVE, Check, count, record
+from schuss._hyperparameters import ABOVE_ONE, FINITE, OPEN_UNIT, POSITIVE, Check, count, record
 from schuss._internals import internals_of
 from schuss.optimizers import Optimizer
 
@@ -20,7 +20,8 @@ with_l2_of_fit: WeakValueDictionary[int, Array] = WeakValueDictionary()
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**126
 
 
-def _scale(call: str, name: str, value: object) -> float:
+def checked_scale(call: str, name: str, value: object) -> float:
+    """Return a scale that float32 can hold with its reciprocal, or raise."""
     scale = POSITIVE(call, name, value)
     if not _SMALLEST <= scale <= _LARGEST:
         raise ValueError(f"{call}: {name} is {scale!r}, expected a number in [2**-126, 2**126]")
@@ -29,8 +30,8 @@ def _scale(call: str, name: str, value: object) -> float:
 
 _interval: Check[int] = partial(count, least=1)
 
-_STATE = record(
-    scale=_scale,
+checked_state = record(
+    scale=checked_scale,
     growth_factor=ABOVE_ONE,
     backoff_factor=OPEN_UNIT,
     growth_interval=_interval,
@@ -91,7 +92,7 @@ class DynamicLossScale:
     ) -> None:
         call = type(self).__name__
         self._state: dict[str, Any] = {
-            "scale": _scale(call, "init_scale", init_scale),
+            "scale": checked_scale(call, "init_scale", init_scale),
             "growth_factor": ABOVE_ONE(call, "growth_factor", growth_factor),
             "backoff_factor": OPEN_UNIT(call, "backoff_factor", backoff_factor),
             "growth_interval": _interval(call, "growth_interval", growth_interval),
@@ -126,7 +127,9 @@ class DynamicLossScale:
         scaled: Any = loss
         return scaled * self.value  # type: ignore[no-any-return]
 
-    def step(self, optimizer: Optimizer, grads: ArrayTree | None = None) -> bool:
+    def step(
+        self, optimizer: Optimizer, grads: ArrayTree | None = None, *, scale: float = 1.0
+    ) -> bool:
         """Make a step with gradients of the scaled loss, unless one of them is not finite.
 
         Parameters
@@ -136,7 +139,10 @@ class DynamicLossScale:
             is another option.
         grads : array, or sequence or mapping of arrays, optional
             In the structure of the parameters, with shapes and dtypes as for `step` of the
-            optimizer. They are divided by the scale as they are read.
+            optimizer. They are divided by the scale as they are read. By default, the gradients
+            that the optimizer has accumulated.
+        scale : float
+            Another factor of the gradients, such as ``1 / optimizer.accumulated``.
 
         Returns
         -------
@@ -156,7 +162,8 @@ class DynamicLossScale:
             )
         if grads is not None:
             self._refuse_l2_of_fit(optimizer, grads)
-        internals_of(optimizer).step(grads, 1 / self.value, skip_nonfinite=True)
+        scale = FINITE(f"{type(self).__name__}.step", "scale", scale)
+        internals_of(optimizer).step(grads, scale / self.value, skip_nonfinite=True)
         last = optimizer.last
         skipped = last is not None and last.skipped
         self._found_nonfinite = bool(self._found_nonfinite) or skipped
@@ -170,8 +177,7 @@ class DynamicLossScale:
             if with_l2_of_fit.get(id(array)) is array:
                 raise ValueError(
                     f"{type(self).__name__}.step: grads have the l2 of fit, which is not scaled, "
-                    "expected schuss.with_l2(loss_and_grad, l2, loss_scale=scaler) in fit, and no "
-                    "l2"
+                    "expected fit(..., optimizer, loss_scale=scaler), which scales it"
                 )
 
     def update(self) -> None:
@@ -221,10 +227,17 @@ class DynamicLossScale:
         TypeError, ValueError
             If it is not such a dict, or a value is out of range; nothing is changed then.
         """
-        self._state = _STATE(f"{type(self).__name__}.load_state_dict", "state_dict", state_dict)
+        self._state = checked_state(
+            f"{type(self).__name__}.load_state_dict", "state_dict", state_dict
+        )
 
     def __repr__(self) -> str:
         """Return the scale and how it changes."""
-        names = ("growth_factor", "backoff_factor", "growth_interval")
-        settings = ", ".join(f"{name}={self._state[name]!r}" for name in names)
-        return f"<{type(self).__name__}({self.value!r}, {settings})>"
+        return f"<{type(self).__name__}({self.value!r}, {settings_text(self)})>"
+
+
+def settings_text(scaler: DynamicLossScale) -> str:
+    """Return how the scale changes, as a text."""
+    state = scaler.state_dict()
+    names = ("growth_factor", "backoff_factor", "growth_interval")
+    return ", ".join(f"{name}={state[name]!r}" for name in names)
