@@ -8,6 +8,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -66,16 +67,16 @@ def arrays_of(fitted: Any) -> list[Any]:
     return [*fitted.coefs_, *fitted.intercepts_, *state]
 
 
-def assert_alike(fitted: Any, expected: Any, x: Any, *, exact: bool | None = None) -> None:
+def assert_alike(fitted: Any, expected: Any, x: Any) -> None:
     """Assert that two models are equal to rounding, and have optimizers of the same class."""
-    exact = fitted.coefs_[0].dtype == np.float64 if exact is None else exact
-    close = dict.fromkeys(("rtol", "atol"), 0.0 if exact else 2e-5)
-    np.testing.assert_allclose(fitted.loss_curve_, expected.loss_curve_, **close)
-    np.testing.assert_allclose(fitted.predict(x), expected.predict(x), **close)
+    tolerance = 0.0 if fitted.coefs_[0].dtype == np.float64 else 2e-5
+    close = partial(np.testing.assert_allclose, **dict.fromkeys(("rtol", "atol"), tolerance))
+    close(fitted.loss_curve_, expected.loss_curve_)
+    close(fitted.predict(x), expected.predict(x))
     assert fitted.n_iter_ == expected.n_iter_
     for a, b in zip(arrays_of(fitted), arrays_of(expected), strict=True):
         assert (a.dtype, a.shape) == (b.dtype, b.shape)
-        np.testing.assert_allclose(a, b, **close)
+        close(a, b)
     mine, theirs = fitted._optimizer, expected._optimizer
     assert type(mine) is type(theirs)
     assert mine.__dict__.keys() == theirs.__dict__.keys()
@@ -304,22 +305,24 @@ def test_an_error_is_scikit_learns_and_nothing_is_changed() -> None:
 
 
 @pytest.mark.parametrize("solver", KINDS)
-def test_float64_targets_leave_the_state_of_a_float32_model_in_float32(solver: str) -> None:
+def test_float64_targets_of_a_float32_model_are_used_as_by_scikit_learn(solver: str) -> None:
     x, y = data("float32")
-    expected = model(solver, MLPRegressor).fit(x, y.astype(float))
-    with fused():
-        fitted = model(solver, MLPRegressor).fit(x, y.astype(float))
-    assert {array.dtype.name for array in arrays_of(fitted)} == {"float32"}
-    np.testing.assert_allclose(fitted.loss_curve_, expected.loss_curve_, rtol=1e-5)
+    trained, expected = model(solver, MLPRegressor), model(solver, MLPRegressor)
+    for dtype in ("float32", "float64", "float32"):
+        for fitted in (trained, expected):
+            with fused() if fitted is trained else nullcontext():
+                fitted.partial_fit(x, y.astype(dtype))
+    assert {array.dtype.name for array in arrays_of(trained)} == {"float32", "float64"}
+    assert_alike(trained, expected, x)
 
 
 @pytest.mark.parametrize("solver", KINDS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_examples_can_have_weights(dtype: str, solver: str) -> None:
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "float64")])
+def test_examples_can_have_weights(dtypes: tuple[str, str], solver: str) -> None:
     if "sample_weight" not in signature(MLPClassifier.fit).parameters:
         pytest.skip("scikit-learn has them from 1.7 on")
-    x, y = data(dtype)
-    weights = np.linspace(0.5, 1.5, len(x), dtype=dtype)
+    x, y = data(dtypes[0])
+    weights = np.linspace(0.5, 1.5, len(x), dtype=dtypes[1])
     expected = model(solver).fit(x, y, sample_weight=weights)
     with fused():
         fitted = model(solver).fit(x, y, sample_weight=weights)

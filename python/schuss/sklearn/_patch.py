@@ -149,8 +149,8 @@ def _update_params(optimizer: Any, params: list[Array], grads: list[Array]) -> N
     if kind is not None:  # a subclass may compute something else
         try:
             step = _steps.get(optimizer)
-            if step is None or not step.fits(optimizer, params):
-                step = _steps[optimizer] = kind(optimizer, params)
+            if step is None or not step.fits(optimizer, params, grads):
+                step = _steps[optimizer] = kind(optimizer, params, grads)
             step.make(optimizer, params, grads)
             return
         except UnsupportedError:

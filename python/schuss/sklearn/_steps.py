@@ -25,36 +25,47 @@ class FusedStep(ABC):
     _attributes: ClassVar[Mapping[str, str]]
     """For each state of the rule, the attribute of scikit-learn's optimizer."""
 
-    def __init__(self, optimizer: Any, params: Sequence[Array]) -> None:
+    def __init__(self, optimizer: Any, params: Sequence[Array], grads: Sequence[Array]) -> None:
         self._formula = rule, hyperparameters = self._formula_of(optimizer)
-        states = {}
-        for slot, (name, attribute) in enumerate(self._attributes.items(), start=1):
-            pairs = zip(getattr(optimizer, attribute), params, strict=True)
-            states[name] = [_copied(state, param, slot) for state, param in pairs]
+        before = {name: getattr(optimizer, own) for name, own in self._attributes.items()}
+        self._stepped = [
+            _in_dtype_of_update(*arrays)
+            for arrays in zip(params, grads, *before.values(), strict=True)
+        ]
+        states = {
+            name: [
+                _copied(array, param, slot)
+                for array, param in zip(arrays, self._stepped, strict=True)
+            ]
+            for slot, (name, arrays) in enumerate(before.items(), start=1)
+        }
         formula = _core.Formula(rule, hyperparameters)
         options, arrays = _core.StepOptions(), _core.AuxArrays(states)
         try:
-            self._core = _core.Optimizer(type(optimizer).__name__, list(params), "update_params")
+            self._core = _core.Optimizer(type(optimizer).__name__, self._stepped, "update_params")
             self._core.configure([formula], [0] * len(params), options, arrays)
         except (TypeError, ValueError) as error:
             raise _unless_within(error) from None
-        for name, attribute in self._attributes.items():
-            setattr(optimizer, attribute, states[name])
+        for name, own in self._attributes.items():
+            setattr(optimizer, own, states[name])
         self._arrays = self._arrays_of(optimizer, params)
 
-    def fits(self, optimizer: Any, params: Sequence[Array]) -> bool:
-        """Return whether the arrays and the hyperparameters are the same as before."""
+    def fits(self, optimizer: Any, params: Sequence[Array], grads: Sequence[Array]) -> bool:
+        """Return whether the arrays, dtypes and hyperparameters are the same as before."""
         arrays = self._arrays_of(optimizer, params)
         return (
             len(arrays) == len(self._arrays)
             and all(map(is_, arrays, self._arrays))
+            and all(g.itemsize <= p.itemsize for g, p in zip(grads, self._stepped, strict=True))
             and self._formula_of(optimizer) == self._formula
         )
 
     def make(self, optimizer: Any, params: Sequence[Array], grads: Sequence[Array]) -> None:
         """Update the parameters, and the attributes of the optimizer."""
-        # With float64 targets or weights, scikit-learn has float64 gradients of a float32 model.
-        grads = [g.astype(p.dtype, copy=False) for g, p in zip(grads, params, strict=True)]
+        pairs = [pair for pair in zip(self._stepped, params, strict=True) if pair[0] is not pair[1]]
+        for stepped, param in pairs:
+            np.copyto(stepped, param)
+        grads = [g.astype(p.dtype, copy=False) for g, p in zip(grads, self._stepped, strict=True)]
         rate, before = self._rate_of(optimizer), self._core.steps
         try:
             self._core.step(grads, float(rate))
@@ -62,10 +73,12 @@ class FusedStep(ABC):
             raise _unless_within(error) from None
         finally:  # Ctrl-C is raised after the step
             if self._core.steps != before:
+                for stepped, param in pairs:
+                    np.copyto(param, stepped, casting="same_kind")
                 self._record(optimizer, rate)
 
     def _arrays_of(self, optimizer: Any, params: Sequence[Array]) -> list[Array]:
-        states = (getattr(optimizer, attribute) for attribute in self._attributes.values())
+        states = (getattr(optimizer, own) for own in self._attributes.values())
         return [*params, *(array for arrays in states for array in arrays)]
 
     @abstractmethod
@@ -125,12 +138,21 @@ class SGDStep(FusedStep):
         return optimizer.learning_rate
 
 
+def _in_dtype_of_update(param: Array, grad: Array, *states: Array) -> Array:
+    """Return a parameter, or a copy in the dtype in which scikit-learn computes its update.
+
+    With float64 targets or weights of examples, the gradients and the state of a float32 model are
+    float64.
+    """
+    return param.astype(np.result_type(param, grad, *states), copy=False)
+
+
 def _copied(state: Array, param: Array, slot: int) -> Array:
     """Return a copy of a state, in the dtype of its parameter."""
     if state.shape != param.shape:
         raise UnsupportedError
     copy = zeros_like_strided(param, slot)
-    np.copyto(copy, state, casting="same_kind")
+    np.copyto(copy, state)
     return copy
 
 
