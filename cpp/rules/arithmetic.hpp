@@ -5,9 +5,22 @@
 struct Arithmetic {
     static float root(float x) { return ::sqrtf(x); }
     static double root(double x) { return ::sqrt(x); }
+    static float absolute(float x) { return ::fabsf(x); }
+    static double absolute(double x) { return ::fabs(x); }
 };
 
 template <typename T>
 T square_root(T x) {
     return Arithmetic::root(x);
+}
+
+/// The square of the magnitude.
+template <typename T>
+T square(T x) {
+    return x * x;
+}
+
+template <typename T>
+T magnitude(T x) {
+    return Arithmetic::absolute(x);
 }

@@ -16,6 +16,8 @@
 //                         without one, the loop multiplies the update by the inverse
 //     coefficients(h, t)  computes the coefficients of step t in double; the caller casts them to T
 //     update(p, g, state..., c)
+//                         p, g and the states have the type V, which is T or a complex number of T;
+//                         states that are nonnegative have the type T
 // update is plain scalar arithmetic in the order of schuss.reference. Every operation rounds, so
 // this order decides the bits.
 //
