@@ -2,12 +2,14 @@
 
 import copy
 import gc
+import os
 import pickle
+import signal
 import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -17,6 +19,7 @@ import pytest
 
 import schuss
 from support.arrays import equal
+from support.interruption import Interruption
 from support.processes import ends_well
 
 pytest.importorskip("sklearn")
@@ -302,6 +305,28 @@ def test_an_error_is_scikit_learns_and_nothing_is_changed() -> None:
     param.flags.writeable = False
     with patch_sklearn(), pytest.raises(ValueError, match="output array is read-only"):
         optimizer.update_params([param], [grad])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no such signal")
+def test_errors_of_signal_handlers_are_not_taken_for_those_of_a_step() -> None:
+    class TimeIsUp(ValueError):
+        """What a handler may raise."""
+
+    def handler(*_: object) -> None:
+        raise TimeIsUp
+
+    both, n, sent = Both("adam"), 0, True
+    both.step()
+    before = signal.signal(signal.SIGUSR1, handler)
+    with patch_sklearn():
+        while sent:
+            n += 1
+            with suppress(TimeIsUp), Interruption(n, signal.SIGUSR1) as interruption:
+                both.optimizers[0].update_params(both.params[0], both.params[1])
+                assert not interruption.sent
+            sent = interruption.sent
+    signal.signal(signal.SIGUSR1, before)
+    assert n > 20
 
 
 @pytest.mark.parametrize("solver", KINDS)
