@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_sizes,
         metavar="N,...",
         help="elements an array; for layout, rows and columns; for batches, examples; "
-        "for train, epochs",
+        "for train, epochs; for sklearn, the width of two layers",
     )
     add("--quick", action="store_true", help="--sizes 64 --rounds 3, unless given")
     return parser

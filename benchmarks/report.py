@@ -36,10 +36,13 @@ PEERS = (
     "pandas",
     "safetensors",
     "scipy",
+    "sklearn",
     "thinc",
     "threadpoolctl",
     "torch",
 )
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}
+"""The distributions that have another name than what is imported."""
 
 
 def environment() -> dict[str, str]:
@@ -52,7 +55,11 @@ def environment() -> dict[str, str]:
         "threads": ", ".join(f"{name} {count}" for name, count in _threads().items()),
         "blas": _blas(),
         **{name: config[name] for name in ("simd", "schuss", "numpy", "python")},
-        **{name: metadata.version(name) for name in PEERS if find_spec(name)},
+        **{
+            name: metadata.version(DISTRIBUTIONS.get(name, name))
+            for name in PEERS
+            if find_spec(name)
+        },
     }
 
 
@@ -113,7 +120,7 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "accuracy": ("accuracy", "{:.1%}".format),
 }
 TEXTS = frozenset({"rule", "work", "dtype", "param", "grad", "state", "copies"})
-TEXTS |= {"average", "layout", "list", "contender"}
+TEXTS |= {"average", "layout", "list", "solver", "hidden", "contender"}
 
 
 def _cells(record: Record) -> dict[str, str]:

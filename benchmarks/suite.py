@@ -44,6 +44,7 @@ from benchmarks.loop import loop
 from benchmarks.mapped import mapped
 from benchmarks.peers import PEERS
 from benchmarks.shapes import Shape, gpt2_small, resnet50
+from benchmarks.sklearn import sklearn
 from benchmarks.torch_loop import torch_loop
 from benchmarks.train import train
 from benchmarks.whole import whole
@@ -174,6 +175,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "dtypes": dtypes,
     "loop": loop,
     "torch_loop": torch_loop,
+    "sklearn": sklearn,
     "train": train,
     "layout": layout,
     "average": average,

@@ -1,7 +1,8 @@
 """Each benchmark runs, says what it promises, and times nobody who is wrong; no clock is judged."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -14,7 +15,17 @@ import numpy.typing as npt
 import pytest
 
 import schuss
-from benchmarks import checkpoints, contenders, data, harness, loop, mapped, torch_loop, train
+from benchmarks import (
+    checkpoints,
+    contenders,
+    data,
+    harness,
+    loop,
+    mapped,
+    sklearn,
+    torch_loop,
+    train,
+)
 from benchmarks.__main__ import main
 from benchmarks.compact import compact_tables
 from benchmarks.contenders import (
@@ -569,6 +580,16 @@ EVERY: dict[str, tuple[list[tuple[Any, ...]], list[str]]] = {
         [(64, (torch_loop.FEATURES + 1) * 64 + 65 * 64 + 65 * torch_loop.CLASSES)],
         [*torch_loop.OPTIMIZERS] * bool(find_spec("torch")),
     ),
+    "sklearn": (
+        [
+            (solver, "64 + 64", batch_size, dtype)
+            for solver in ("adam", "sgd")
+            for batch_size in sklearn.BATCH_SIZES
+            for dtype in ("float32", "float64")
+        ],
+        [sklearn.UNPATCHED, *(c.name for c in (SCHUSS, contenders.SHARED_THREADS) if c.present())]
+        * bool(find_spec("sklearn")),
+    ),
     "checkpoints": (
         [(work, 64) for work in checkpoints.WORKS],
         [name for name, saver in checkpoints.SAVERS.items() if find_spec(saver.package)],
@@ -826,3 +847,20 @@ def test_an_optimizer_that_does_not_step_as_torch_is_refused(
     monkeypatch.setattr(torch_loop, "OPTIMIZERS", {"slow": partial(torch.optim.Adam, lr=1e-4)})
     with pytest.raises(WrongResultError, match=r"^slow: a parameter is .* off the reference"):
         torch_loop.Loop("slow").pose(64)
+
+
+def test_a_patch_that_trains_otherwise_than_scikit_learn_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    own = pytest.importorskip("sklearn.neural_network._stochastic_optimizers")
+
+    @contextmanager
+    def slow() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(own.AdamOptimizer, "_get_updates", lambda _, grads: [-g for g in grads])
+            yield
+
+    monkeypatch.setitem(sklearn.CONTENDERS, SCHUSS.name, slow)
+    monkeypatch.setattr(sklearn, "interleave", lambda *_: pytest.fail("timed"))
+    with pytest.raises(WrongResultError, match=r"^schuss: the loss is .* off the reference"):
+        main(["sklearn", "--quick"])

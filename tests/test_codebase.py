@@ -38,9 +38,12 @@ def test_a_levels_objects_export_their_table_and_nothing_vague(path: Path) -> No
     assert kind in "DR"
 
 
+ABSENT = tuple(f"schuss.{name}" for name in ("sklearn", "torch") if not find_spec(name))
+
+
 def modules() -> list[str]:
     names = [module.name for module in pkgutil.walk_packages(schuss.__path__, "schuss.")]
-    left_out = ("schuss.__main__",) if find_spec("torch") else ("schuss.__main__", "schuss.torch")
+    left_out = ("schuss.__main__", *ABSENT)
     return ["schuss", *(name for name in names if not name.startswith(left_out))]
 
 
@@ -50,9 +53,10 @@ def test_the_examples_in_the_docstrings_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-PUBLIC = ("checkpoints", "kernels", "landscapes", "optimizers", "reference", "schedules", "torch")
+PUBLIC = ("checkpoints", "kernels", "landscapes", "optimizers", "reference", "schedules")
+PUBLIC += ("sklearn", "torch")
 # The library alone makes these; their attributes have docstrings.
-MADE_FOR_USERS = ("History", "Last", "MiniBatches")
+MADE_FOR_USERS = ("History", "Last", "MiniBatches", "SklearnPatch")
 SECTION = re.compile(r"^(\w[\w ]*)\n-+\n", re.MULTILINE)
 OF_FORMULAS = "averages|checkpoints|kernels|optimizers|reference|schedules|torch"
 
@@ -77,7 +81,7 @@ def public() -> Iterator[Any]:
     """Yield all public functions, classes and their members, as parameters with a name."""
     seen = set()
     for name in ("schuss", *(f"schuss.{name}" for name in PUBLIC)):
-        if name == "schuss.torch" and find_spec("torch") is None:
+        if name in ABSENT:
             continue
         module = importlib.import_module(name)
         for entry in module.__all__:
@@ -182,7 +186,7 @@ def test_the_python_of_the_documentation_prints_what_it_says(
 
 @pytest.mark.parametrize("block", OF_PEERS)
 def test_the_documentations_code_for_other_libraries_runs(block: str) -> None:
-    for library in re.findall(r"\b(torch|jax)\b", block):
+    for library in re.findall(r"\b(torch|jax|sklearn)\b", block):
         pytest.importorskip(library)
     exec(compile(block, "documentation", "exec"), {})
 

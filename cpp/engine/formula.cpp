@@ -16,7 +16,7 @@ Coefficients::Coefficients(const rules::Coefficients& values, const rules::Rates
         using T = std::remove_reference_t<decltype(typed[0])>;
         using Limits = std::numeric_limits<T>;
         const double value = values[rate.index];
-        if (typed[rate.index] >= Limits::min() || value == 0) return;
+        if (std::fabs(typed[rate.index]) >= Limits::min() || value == 0) return;
         typed[rate.index] = static_cast<T>(std::ldexp(value, 1 - Limits::min_exponent));
         typed[rate.fine] = Limits::min();
     };

@@ -23,7 +23,9 @@ struct Momentum {
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const double inv_bias = h.bias_correction != 0 ? 1 / (1 - ::pow(h.beta, t)) : 1;
         const double one_minus_dampening = 1 - h.dampening;
-        if (h.lr_in_velocity != 0) return {inv_bias, h.beta, one_minus_dampening * h.lr, 1};
+        // -1 as lr_in_velocity gives the velocity the sign of scikit-learn's: p = p + v.
+        const double sign = h.lr_in_velocity;
+        if (sign != 0) return {sign * inv_bias, h.beta, sign * one_minus_dampening * h.lr, 1};
         return {h.lr * inv_bias, h.beta, one_minus_dampening, 1};
     }
 
