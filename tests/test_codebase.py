@@ -181,10 +181,13 @@ def test_the_python_of_the_documentation_prints_what_it_says(
 
 
 @pytest.mark.parametrize("block", OF_PEERS)
-def test_the_documentations_code_for_other_libraries_runs(block: str) -> None:
-    for library in re.findall(r"\b(torch|jax)\b", block):
+def test_the_documentations_code_for_other_libraries_runs(
+    block: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for library in re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE):
         pytest.importorskip(library)
     exec(compile(block, "documentation", "exec"), {})
+    assert capsys.readouterr().out.strip() in ("", promised(block))
 
 
 def test_there_is_code_to_run_in_the_readme_and_in_the_docs() -> None:
