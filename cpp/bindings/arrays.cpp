@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "bindings/overlap.hpp"
 
@@ -33,7 +34,8 @@ void check_shape(const ArrayView& array, const Name& name, const ArrayView& othe
                           text(other.shape()) + " (the shape of " + other_name + ")");
 }
 
-/// The dtype in any byte order. bfloat16 comes from ml_dtypes and is known by its name.
+/// The dtype in any byte order. bfloat16 is known by its name: that of the dtype of ml_dtypes, or
+/// of the only field of a structured dtype, which needs no ml_dtypes.
 std::optional<numbers::DType> find_dtype(const py::dtype& dtype) {
     using numbers::DType;
     if (dtype.kind() == 'f') {
@@ -43,8 +45,9 @@ std::optional<numbers::DType> find_dtype(const py::dtype& dtype) {
             }
         }
     }
-    const bool may_be_bfloat16 = dtype.kind() == 'V' && dtype.itemsize() == 2;
-    if (may_be_bfloat16 && text(dtype.attr("name")) == "bfloat16") return DType::bfloat16;
+    if (dtype.kind() != 'V' || dtype.itemsize() != 2) return std::nullopt;
+    const bool is_field = py::object(dtype.attr("names")).equal(py::make_tuple("bfloat16"));
+    if (is_field || text(dtype.attr("name")) == "bfloat16") return DType::bfloat16;
     return std::nullopt;
 }
 
@@ -121,6 +124,12 @@ void check_writable(const ArrayView& array, const Name& name) {
 }
 
 void register_arrays(py::module_& module) {
+    module.def(
+        "bfloat16_dtype",
+        [](std::string call, std::string argument) {
+            return bfloat16_dtype({std::move(call), std::move(argument)});
+        },
+        py::arg("call"), py::arg("argument"));
     // A view of an array that NumPy does not resize while the view lives.
     module.def(
         "held", [](py::handle array) { return ArrayView(array, {"held", "array"}).plain(); },
