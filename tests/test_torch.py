@@ -15,9 +15,35 @@ import pytest
 
 import schuss
 from support.arrays import equal, same_bits
+from support.processes import ends_well
 
 torch = pytest.importorskip("torch")
 schuss_torch = pytest.importorskip("schuss.torch")
+
+
+
+def test_it_is_found_after_import_schuss_alone() -> None:
+    ends_well(
+        """
+        import schuss, sys
+        assert "torch" in dir(schuss) and "torch" not in sys.modules
+        assert schuss.torch.Adam is sys.modules["schuss.torch"].Adam
+        """
+    )
+    ends_well(
+        """
+        import schuss, sys
+        sys.modules["torch"] = None  # as if it were not installed
+        assert "torch" not in dir(schuss)
+        try:
+            schuss.torch
+        except ImportError as error:
+            assert str(error) == "schuss.torch: torch is not installed (pip install torch)"
+        else:
+            raise AssertionError("imported without torch")
+        """
+    )
+
 
 SHAPES = [(4, 3), (3,), (), (2, 3, 2), (0, 2)]
 

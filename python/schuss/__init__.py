@@ -11,6 +11,7 @@ array([-0.01, -0.01], dtype=float32)
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from schuss import _core, config, kernels, optimizers, reference
@@ -31,6 +32,7 @@ from schuss.optimizers import *  # noqa: F403  # every optimizer that is declare
 
 if TYPE_CHECKING:
     from schuss import checkpoints, landscapes, schedules
+    from schuss import torch as torch  # for type checkers: it is not in __all__
     from schuss.checkpoints import load, save
     from schuss.training import History, fit, with_l2
 
@@ -70,12 +72,15 @@ del Last, Optimizer, Options  # noqa: F821
 
 __version__ = _core.__version__
 
+# Modules for packages that may be missing. They are not in __all__: `import *` needs no package.
+_INTEGRATIONS = ("sklearn", "torch")
+
 # Imported at first use, so that programs that only make steps start faster.
 _LATER = {
     "checkpoints": "schuss.checkpoints",
     "landscapes": "schuss.landscapes",
     "schedules": "schuss.schedules",
-    "torch": "schuss.torch",
+    **{name: f"schuss.{name}" for name in _INTEGRATIONS},
     **dict.fromkeys(("load", "save"), "schuss.checkpoints"),
     **dict.fromkeys(("History", "fit", "with_l2"), "schuss.training"),
 }
@@ -89,8 +94,8 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # Tools access each name that is listed, and schuss.torch may not be importable.
-    return sorted({*globals(), *_LATER.keys() - {"torch"}})
+    # Tools access each name that is listed, so that each must be importable.
+    return sorted({*__all__, *filter(find_spec, _INTEGRATIONS)})
 
 
 config.configure_from_environment()
