@@ -101,8 +101,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.one_of(st.sampled_from([0.0, 1e-3, 0.1, 1.0]), st.floats(1e-300, 1e20)),
     **dict.fromkeys(["beta", "beta1", "beta2"], FRACTIONS),
     "dampening": st.one_of(st.none(), FRACTIONS),
-    **dict.fromkeys(["eps", "eps_root", "weight_decay"], SMALL),
-    **dict.fromkeys(["nesterov", "decoupled"], st.booleans()),
+    **dict.fromkeys(["eps", "eps_root", "eps_hat", "weight_decay"], SMALL),
+    **dict.fromkeys(["nesterov", "lr_in_velocity", "decoupled"], st.booleans()),
     "step": st.one_of(st.none(), st.integers(1, 5), st.integers(1, 10**9)),
 }
 RULES = {kind.kernel: kind for kind in OPTIMIZERS.values()}

@@ -162,7 +162,7 @@ def test_a_group_is_a_mapping_of_its_hyperparameters() -> None:
     optimizer = schuss.Adam(params, lr=0.5, clip_norm=1.0, groups={"b": {"beta1": 0.5}}.get)
     for group, beta1 in zip(optimizer.param_groups, (0.9, 0.5), strict=True):
         assert list(group) == ["params", *OPTIMIZERS["Adam"].defaults]
-        assert len(group) == 9
+        assert len(group) == 10
         assert (group["lr"], group["beta1"], group["beta2"]) == (0.5, beta1, 0.999)
         assert "clip_norm" not in group
     assert optimizer.param_groups[1]["params"][0] is params["b"]

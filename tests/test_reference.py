@@ -1,5 +1,6 @@
 """The NumPy reference computes what the papers say: float64, worked numbers, PyTorch."""
 
+import math
 from ast import literal_eval
 from collections.abc import Callable
 from typing import Any
@@ -116,6 +117,42 @@ def test_adam_is_its_formula(corrected: bool) -> None:
         np.testing.assert_allclose([w[0], m[0], v[0]], [expected, first, second], rtol=1e-12)
 
 
+def test_eps_hat_is_the_epsilon_of_keras_and_scikit_learn() -> None:
+    w, m, v = np.array([0.5]), np.zeros(1), np.zeros(1)
+    expected, first, second = 0.5, 0.0, 0.0
+    for t, dw in enumerate(gradients((1,)), start=1):
+        first = 0.9 * first + 0.1 * dw[0]
+        second = 0.999 * second + 0.001 * dw[0] ** 2
+        alpha = 0.01 * math.sqrt(1 - 0.999**t) / (1 - 0.9**t)
+        expected -= alpha * first / (math.sqrt(second) + 0.1)
+        reference.adam(w, dw, m, v, step=t, lr=0.01, eps=0.0, eps_hat=0.1)
+        np.testing.assert_allclose(w, expected, rtol=1e-12)
+    plain, uncorrected = np.array([0.5]), np.array([0.5])
+    reference.adam(plain, dw, m.copy(), v.copy(), step=None, eps=0.75)
+    reference.adam(uncorrected, dw, m, v, step=None, eps=0.5, eps_hat=0.25)
+    assert plain == uncorrected
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("dampening", [0.0, 0.5])
+def test_a_rate_in_the_velocity_is_that_of_the_gradients_own_step(
+    nesterov: bool, dampening: float
+) -> None:
+    w, v = np.array([0.5]), np.zeros(1)
+    expected, velocity = 0.5, 0.0
+    form: dict[str, Any] = {"dampening": dampening, "nesterov": nesterov, "lr_in_velocity": True}
+    for t, dw in enumerate(gradients((1,)), start=1):
+        term = (1 - dampening) * (0.1 / t) * dw[0]  # as TensorFlow's ApplyMomentum has it
+        velocity = 0.9 * velocity + term
+        expected -= term + 0.9 * velocity if nesterov else velocity
+        reference.momentum(w, dw, v, lr=0.1 / t, **form)
+        np.testing.assert_allclose([w[0], v[0]], [expected, velocity], rtol=1e-12)
+    corrected, plain = np.zeros((2, 1))
+    reference.momentum(corrected, dw, v.copy(), lr=0.1, step=2, **form)
+    reference.momentum(plain, dw, v, lr=0.1, **form)
+    np.testing.assert_allclose(corrected, plain / (1 - 0.9**2), rtol=1e-14)
+
+
 def test_amsgrad_divides_by_the_largest_second_moment() -> None:
     w, m, v, v_max = np.zeros((4, 1))
     for t, g in enumerate([10.0, 0.1, 0.1], start=1):
@@ -221,7 +258,34 @@ def test_the_reference_optimizer_names_what_it_does_not_know() -> None:
         reference.Optimizer("sgd", np.zeros(1), lr=0.1, beta=0.5)
 
 
-# PyTorch, where its formula is the same: 100 steps in float64.
+# Peers, where their formulas are the same: 100 steps in float64.
+
+# Of each pair, scikit-learn's optimizer and ours.
+SCIKIT_LEARN = [
+    ("AdamOptimizer", "Adam eps=0.0 eps_hat=1e-8"),
+    ("AdamOptimizer epsilon=0.1 beta_1=0.5", "Adam eps=0.0 eps_hat=0.1 beta1=0.5"),
+    ("SGDOptimizer nesterov=False", "Momentum dampening=0.0 lr_in_velocity=True"),
+    ("SGDOptimizer", "Momentum dampening=0.0 lr_in_velocity=True nesterov=True"),
+]
+
+
+@pytest.mark.parametrize(("peer", "ours"), SCIKIT_LEARN)
+def test_a_hundred_steps_with_falling_rates_agree_with_scikit_learn(peer: str, ours: str) -> None:
+    peers = pytest.importorskip("sklearn.neural_network._stochastic_optimizers")
+    (peer, peer_options), (name, options) = parsed(peer), parsed(ours)
+    start = np.random.default_rng(1).standard_normal((7, 3))
+    theirs = [start.copy()]
+    their_optimizer = getattr(peers, peer)(theirs, 0.01, **peer_options)
+    attribute = "learning_rate" if name == "Momentum" else "learning_rate_init"
+    optimizer = make_optimizer(name, start, lr=lambda t: 0.01 / t, **options)
+    for t, g in enumerate(gradients(), start=1):
+        setattr(their_optimizer, attribute, 0.01 / t)
+        their_optimizer.update_params(theirs, [g])
+        optimizer.step(g)
+    assert_close(optimizer.params, theirs[0], ulps=8)
+
+
+# PyTorch.
 
 # Of each pair, PyTorch's optimizer and ours.
 PEERS = [

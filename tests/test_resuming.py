@@ -376,7 +376,19 @@ WRONG: list[Any] = [
     *({"schuss.same": 0}, {"schuss.array": "params"}),
 ]
 # The fields that may have these values. The integers are indices: the weights of averages.
-REALS = {"lr", "after", "start", "weight_decay", "eps", "eps_root", "clip_norm", "clip_value", 0, 1}
+REALS = {
+    "lr",
+    "after",
+    "start",
+    "weight_decay",
+    "eps",
+    "eps_root",
+    "eps_hat",
+    "clip_norm",
+    "clip_value",
+    0,
+    1,
+}
 COUNTS = {"steps", "skipped", "seed", "number", "state", "inc", "uinteger"}
 ALSO_RIGHT: dict[str, set[Any]] = {
     "True": {"clear_grads", "average_bias_correction"},

@@ -12,7 +12,13 @@ import pytest
 import schuss
 from schuss import reference
 from support.arrays import LAYOUTS, Array, bits, laid_out, numbers, random_arrays
-from support.optimizers import assert_same, every_optimizer, make_optimizer, make_reference
+from support.optimizers import (
+    Options,
+    assert_same,
+    every_variant,
+    make_optimizer,
+    make_reference,
+)
 
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
@@ -192,6 +198,9 @@ UNHELD: list[tuple[str, dict[str, Any], str, float]] = [
     ("AdamW", {"lr": 1e30}, "weight_decay", 1e30),
     ("Adam", {}, "eps", 1e39),
     ("Adam", {}, "eps", 1e-60),
+    ("Adam", {"eps": 0.0}, "eps_hat", 1e-46),
+    ("Adam", {"eps": 0.5}, "eps_hat", 1e38),
+    ("Momentum", {"lr_in_velocity": True}, "lr", 1e40),
     ("RMSprop", {}, "eps_root", 1e-46),
     ("RMSprop", {}, "momentum", 1e-39),
     ("Adam", {}, "beta2", 1e-39),
@@ -254,15 +263,18 @@ def test_a_rate_that_float32_cannot_represent_is_refused_where_it_comes_from() -
 
 
 @every_dtype
-@every_optimizer
-def test_a_rate_below_the_normal_numbers_is_no_zero(name: str, dtype: Any) -> None:
+@every_variant
+def test_a_rate_below_the_normal_numbers_is_no_zero(
+    name: str, options: Options, dtype: Any
+) -> None:
     """Schedules come to such rates. What is large enough moves, and training goes on."""
     lr = {np.float32: 1e-41, np.float64: 1e-311}[dtype]
     rng = np.random.default_rng(12)
     params = random_arrays(rng, dtype)
     for param in params:
         param *= rng.random(param.shape) < 0.5
-    optimizer, expected = pair(name, params, lr=lambda t: lr * t, weight_decay=0.1, clip_value=1e30)
+    others = {"lr": lambda t: lr * t, "weight_decay": 0.1, "clip_value": 1e30}
+    optimizer, expected = pair(name, params, **{**options, **others})
     for _ in range(2):
         grads = [grad * dtype(1e34) for grad in random_arrays(rng, dtype)]
         optimizer.step(grads)
@@ -270,13 +282,16 @@ def test_a_rate_below_the_normal_numbers_is_no_zero(name: str, dtype: Any) -> No
         assert_same(optimizer, expected)
 
 
+@pytest.mark.parametrize("form", ["SGD", "Momentum", "Momentum lr_in_velocity"])
 @pytest.mark.parametrize(("dtype", "lr"), [(np.float32, 1e-41), (np.float64, 1e-311)])
-def test_a_tiny_rate_times_a_huge_gradient_moves(dtype: Any, lr: float) -> None:
+def test_a_tiny_rate_times_a_huge_gradient_moves(form: str, dtype: Any, lr: float) -> None:
+    name, *flags = form.split()
+    options = dict.fromkeys(flags, True) | ({} if name == "SGD" else {"dampening": 0.0})
     param = np.zeros(3, dtype)
-    schuss.SGD(param, lr=lr).step(np.array([1e30, -3e37, 0], dtype))
+    make_optimizer(name, param, lr=lr, **options).step(np.array([1e30, -3e37, 0], dtype))
     np.testing.assert_allclose(param, [-lr * 1e30, lr * 3e37, 0], rtol=1e-6)
     for vanishing in (1e-300 * lr, 0.0):
-        schuss.SGD(param, lr=vanishing).step(np.ones(3, dtype))
+        make_optimizer(name, param, lr=vanishing, **options).step(np.ones(3, dtype))
     np.testing.assert_allclose(param, [-lr * 1e30, lr * 3e37, 0], rtol=1e-6)
 
 

@@ -9,19 +9,22 @@
 
 namespace schuss::engine {
 
-Coefficients::Coefficients(const rules::Coefficients& values, std::size_t lr_index)
-    : float64_(values), lr_index_(lr_index) {
+Coefficients::Coefficients(const rules::Coefficients& values, const rules::Rates& rates)
+    : float64_(values), rates_(rates) {
     for (std::size_t i = 0; i < values.size(); ++i) float32_[i] = static_cast<float>(values[i]);
-    if (lr_index == 0) return;
-    const auto split_small_lr = [&](auto& typed) {
+    const auto split_if_small = [&](const rules::Rate& rate, auto& typed) {
         using T = std::remove_reference_t<decltype(typed[0])>;
         using Limits = std::numeric_limits<T>;
-        if (typed[lr_index] >= Limits::min() || values[lr_index] == 0) return;
-        typed[lr_index] = static_cast<T>(std::ldexp(values[lr_index], 1 - Limits::min_exponent));
-        typed[rules::index::fine] = Limits::min();
+        const double value = values[rate.index];
+        if (typed[rate.index] >= Limits::min() || value == 0) return;
+        typed[rate.index] = static_cast<T>(std::ldexp(value, 1 - Limits::min_exponent));
+        typed[rate.fine] = Limits::min();
     };
-    split_small_lr(float32_);
-    split_small_lr(float64_);
+    for (const rules::Rate& rate : rates) {
+        if (rate.index == 0) continue;
+        split_if_small(rate, float32_);
+        split_if_small(rate, float64_);
+    }
 }
 
 void Coefficients::set_scale(const numbers::Wide& scale) {
@@ -47,7 +50,8 @@ std::optional<Coefficients::Unrepresentable> Coefficients::first_unrepresentable
             // A limit that is too large limits nothing. A learning rate that is too small even with
             // the `fine` factor makes every update zero.
             if (i == rules::index::limit && too_large) continue;
-            if (i == lr_index_ && !too_large) continue;
+            const auto is_rate = [i](const rules::Rate& rate) { return rate.index == i; };
+            if (std::any_of(rates_.begin(), rates_.end(), is_rate) && !too_large) continue;
             if (i == rules::index::weight_decay && decay != rules::Decay::coupled) continue;
             if (i == rules::index::decay_factor && decay != rules::Decay::decoupled) continue;
             return Unrepresentable{i, float64_[i]};
@@ -74,7 +78,7 @@ Formula::Formula(std::string_view rule, double per_step, const std::vector<doubl
 Update Formula::update(std::int64_t t, double limit) const noexcept {
     const rules::Coefficients values =
         rules::coefficients(rule(), values_.data(), weight_decay_, static_cast<double>(t), limit);
-    return {&sweep::level().rules[index_], decay_, Coefficients(values, rules::lr_index(rule()))};
+    return {&sweep::level().rules[index_], decay_, Coefficients(values, rule().rates)};
 }
 
 std::optional<Formula::Misfit> Formula::first_misfit(const Update& update, double limit,
@@ -82,11 +86,18 @@ std::optional<Formula::Misfit> Formula::first_misfit(const Update& update, doubl
     const auto found = update.coefficients.first_unrepresentable(decay_, dtype);
     const std::string_view origin = found ? rules::origin(rule(), found->index) : "";
     if (origin.empty()) return std::nullopt;
-    double value = found->index == rules::index::limit ? limit : weight_decay_;
-    const auto& names = rule().hyperparameters;
-    const auto own = std::find(names.begin(), names.end(), origin);
-    if (own != names.end()) value = values_[static_cast<std::size_t>(own - names.begin())];
-    return Misfit{origin, value, found->value, dtype};
+    const double common = found->index == rules::index::limit ? limit : weight_decay_;
+    const auto misfit = [&](std::string_view name) {
+        const auto& names = rule().hyperparameters;
+        const auto own = std::find(names.begin(), names.end(), name);
+        const auto index = static_cast<std::size_t>(own - names.begin());
+        return Misfit{name, own == names.end() ? common : values_[index], found->value, dtype};
+    };
+    const std::size_t plus = origin.find('+');
+    const Misfit first = misfit(origin.substr(0, plus));
+    if (plus == origin.npos) return first;
+    const Misfit second = misfit(origin.substr(plus + 1));
+    return first.value >= second.value ? first : second;
 }
 
 }  // namespace schuss::engine

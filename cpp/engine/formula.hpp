@@ -25,9 +25,8 @@ class Coefficients {
   public:
     Coefficients() = default;
 
-    /// lr_index: the index of the learning rate, which may be too small for a dtype; 0 if the rule
-    /// has no learning rate.
-    explicit Coefficients(const rules::Coefficients& values, std::size_t lr_index = 0);
+    /// rates: the coefficients that may be too small for a dtype.
+    explicit Coefficients(const rules::Coefficients& values, const rules::Rates& rates = {});
 
     /// Multiplies the gradients of the step by a scale.
     void set_scale(const numbers::Wide& scale);
@@ -47,7 +46,7 @@ class Coefficients {
   private:
     rules::Coefficients float64_ = {};
     std::array<float, std::tuple_size_v<rules::Coefficients>> float32_ = {};
-    std::size_t lr_index_ = 0;
+    rules::Rates rates_ = {};
 };
 
 /// A rule, ready for one step.

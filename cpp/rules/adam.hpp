@@ -8,12 +8,12 @@ struct Adam {
         amsgrad ? States{State{"m"}, State{.name = "v", .nonnegative = true},
                          State{.name = "v_max", .nonnegative = true}}
                 : States{State{"m"}, State{.name = "v", .nonnegative = true}};
-    static constexpr Names hyperparameters{"lr",  "beta1",    "beta2",
-                                           "eps", "eps_root", "bias_correction"};
+    static constexpr Names hyperparameters{"lr",       "beta1",   "beta2",          "eps",
+                                           "eps_root", "eps_hat", "bias_correction"};
     static constexpr bool takes_gradients = true;
     static constexpr bool updates_parameters = true;
     struct Hyper {
-        double lr, beta1, beta2, eps, eps_root, bias_correction;
+        double lr, beta1, beta2, eps, eps_root, eps_hat, bias_correction;
     };
 
     template <typename T>
@@ -21,14 +21,14 @@ struct Adam {
         T beta1, one_minus_beta1, beta2, one_minus_beta2, step_size, inv_bias2, eps_root, eps;
     };
     static constexpr Names origins{"beta1", "beta1", "beta2",    "beta2",
-                                   "lr",    "beta2", "eps_root", "eps"};
+                                   "lr",    "beta2", "eps_root", "eps+eps_hat"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const bool corrected = h.bias_correction != 0;
         const double bias1 = corrected ? 1 - ::pow(h.beta1, t) : 1;
         const double bias2 = corrected ? 1 - ::pow(h.beta2, t) : 1;
         return {h.beta1,      1 - h.beta1, h.beta2,    1 - h.beta2,
-                h.lr / bias1, 1 / bias2,   h.eps_root, h.eps};
+                h.lr / bias1, 1 / bias2,   h.eps_root, h.eps + h.eps_hat / ::sqrt(bias2)};
     }
 
     template <typename T>

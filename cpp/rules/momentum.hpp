@@ -1,31 +1,36 @@
 // Momentum (Polyak, 1964), as an exponential average of the gradients (dampening = beta) or in the
-// classical form (dampening = 0). Nesterov's form looks one step of the velocity ahead.
+// classical form (dampening = 0). Nesterov's form looks one step of the velocity ahead. Either the
+// step or the velocity (Sutskever et al., 2013) contains the learning rate.
 #pragma once
 
 template <bool nesterov>
 struct Momentum {
     static constexpr States states{State{"velocity"}};
-    static constexpr Names hyperparameters{"lr", "beta", "dampening", "bias_correction"};
+    static constexpr Names hyperparameters{"lr", "beta", "dampening", "bias_correction",
+                                           "lr_in_velocity"};
     static constexpr bool takes_gradients = true;
     static constexpr bool updates_parameters = true;
     struct Hyper {
-        double lr, beta, dampening, bias_correction;
+        double lr, beta, dampening, bias_correction, lr_in_velocity;
     };
 
     template <typename T>
     struct Coefficients {
-        T beta, one_minus_dampening, step_size;
+        T step_size, beta, gradient_weight, fine;
     };
-    static constexpr Names origins{"beta", "dampening", "lr"};
+    static constexpr Names origins{"lr", "beta", "lr", "fine"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const double inv_bias = h.bias_correction != 0 ? 1 / (1 - ::pow(h.beta, t)) : 1;
-        return {h.beta, 1 - h.dampening, h.lr * inv_bias};
+        const double one_minus_dampening = 1 - h.dampening;
+        if (h.lr_in_velocity != 0) return {inv_bias, h.beta, one_minus_dampening * h.lr, 1};
+        return {h.lr * inv_bias, h.beta, one_minus_dampening, 1};
     }
 
     template <typename T>
     static void update(T& p, T g, T& v, const Coefficients<T>& c) {
-        v = c.beta * v + c.one_minus_dampening * g;
-        p = p - c.step_size * (nesterov ? c.one_minus_dampening * g + c.beta * v : v);
+        const T term = c.fine * (c.gradient_weight * g);
+        v = c.beta * v + term;
+        p = p - c.step_size * (nesterov ? term + c.beta * v : v);
     }
 };

@@ -36,6 +36,17 @@ std::vector<State> list(const States& states) {
     return result;
 }
 
+Rates rates_of(const std::vector<std::string_view>& origins) {
+    Rates result;
+    std::size_t count = 0;
+    for (std::size_t i = 0; i < origins.size(); ++i) {
+        if (origins[i] != "lr") continue;
+        const bool has_own = i + 1 < origins.size() && origins[i + 1] == "fine";
+        result.at(count++) = {index::own + i, has_own ? index::own + i + 1 : index::fine};
+    }
+    return result;
+}
+
 template <class Rule>
 void fill(const double* hyperparameters, double t, Coefficients& coefficients) {
     typename Rule::Hyper hyper;
@@ -47,7 +58,11 @@ void fill(const double* hyperparameters, double t, Coefficients& coefficients) {
 
 template <class Rule>
 RuleInfo entry(const char* name) {
-    return {name, list(Rule::states), list(Rule::hyperparameters), list(Rule::origins),
+    return {name,
+            list(Rule::states),
+            list(Rule::hyperparameters),
+            list(Rule::origins),
+            rates_of(list(Rule::origins)),
             &fill<Rule>};
 }
 
@@ -80,13 +95,6 @@ std::string_view origin(const RuleInfo& rule, std::size_t coefficient) {
         return "weight_decay";
     }
     return coefficient < index::own ? "" : rule.origins.at(coefficient - index::own);
-}
-
-std::size_t lr_index(const RuleInfo& rule) {
-    for (std::size_t i = 0; i < rule.origins.size(); ++i) {
-        if (rule.origins[i] == "lr") return index::own + i;
-    }
-    return 0;
 }
 
 Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters, double weight_decay,

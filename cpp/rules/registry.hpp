@@ -27,12 +27,20 @@ inline constexpr std::size_t power = 0, scale = 1, limit = 2, weight_decay = 3, 
 /// The largest step count, which double still holds exactly.
 inline constexpr std::int64_t max_steps = (std::int64_t{1} << 53) - 1;
 
+/// The indices of a coefficient that lr may make too small for a number format, and of the factor
+/// that completes it then. The index 0 stands for none.
+struct Rate {
+    std::size_t index = 0, fine = 0;
+};
+using Rates = std::array<Rate, 2>;
+
 /// One line of rules.def. Its index in the registry is its index in every level's table.
 struct RuleInfo {
     std::string_view name;
     std::vector<State> states;
     std::vector<std::string_view> hyperparameters;
     std::vector<std::string_view> origins;
+    Rates rates;
     void (*fill)(const double* hyperparameters, double t, Coefficients& coefficients);
 };
 
@@ -43,11 +51,9 @@ std::vector<std::string_view> state_names(const RuleInfo& rule);
 /// The index of a rule in the registry; throws std::invalid_argument if the name is unknown.
 std::size_t find_rule(std::string_view name);
 
-/// The hyperparameter that decides whether a number format can hold a coefficient, or "".
+/// The hyperparameter that decides whether a number format can hold a coefficient, "a+b" if the sum
+/// of two decides, or "".
 std::string_view origin(const RuleInfo& rule, std::size_t coefficient);
-
-/// The index of the coefficient that lr determines; 0 if the rule has none.
-std::size_t lr_index(const RuleInfo& rule);
 
 /// The coefficients of step t, with a gradient scale of 1. `hyperparameters` has the order of the
 /// rule's names; `limit` bounds the magnitude of the gradient's elements.

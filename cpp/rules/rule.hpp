@@ -10,7 +10,10 @@
 //     Hyper               the hyperparameters; all members are doubles
 //     Coefficients<T>     the values that the loop uses; all members have type T
 //     origins             for each coefficient, the hyperparameter that decides whether T can hold
-//                         it, or "" if none does
+//                         it: "a+b" if the sum of two decides, "" if none does. A coefficient of
+//                         "lr" may be too small for T. It is then multiplied by a power of two, and
+//                         the coefficient after it, if its origin is "fine", becomes the inverse;
+//                         without one, the loop multiplies the update by the inverse
 //     coefficients(h, t)  computes the coefficients of step t in double; the caller casts them to T
 //     update(p, g, state..., c)
 // update is plain scalar arithmetic in the order of schuss.reference. Every operation rounds, so

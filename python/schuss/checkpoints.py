@@ -418,7 +418,13 @@ class Checkpoint:
             fill_params()
             self._fill(named(arrays))
 
-        return lambda: restore(optimizer, call, state, fill)
+        def load() -> None:
+            try:
+                restore(optimizer, call, state, fill)
+            except ValueError as error:  # a value that a dtype cannot hold, for example
+                raise ValueError(f"{self._name} cannot be loaded: {error}") from None
+
+        return load
 
     def _matched(self, arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
         """Return the arrays, if the file has the same names, shapes and dtypes for the prefix."""

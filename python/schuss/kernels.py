@@ -23,7 +23,7 @@ from math import inf
 
 from schuss import _core
 from schuss._arrays import ArrayLike
-from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, count, flag
+from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, Check, count, flag
 
 __all__ = ["adam", "momentum", "rmsprop", "sgd"]
 
@@ -81,6 +81,7 @@ def momentum(
     beta: float = 0.9,
     dampening: float | None = None,
     nesterov: bool = False,
+    lr_in_velocity: bool = False,
     step: int | None = None,
     weight_decay: float = 0.0,
     scale: float = 1.0,
@@ -102,6 +103,9 @@ def momentum(
         gradients. 0 gives the classical form of Polyak and PyTorch.
     nesterov : bool
         Use ``(1-dampening)*g + beta*v`` as the direction, instead of ``v``.
+    lr_in_velocity : bool
+        Keep the learning rate inside the velocity, as TensorFlow and scikit-learn do:
+        ``v = beta*v + (1-dampening)*lr*g; p = p - v``.
     step : int, optional
         The number of this step, counted from 1, for the bias correction: the velocity is divided by
         ``1 - beta**step``. None does not correct it.
@@ -134,6 +138,7 @@ def momentum(
     rule = "momentum_nesterov" if flag(call, "nesterov", nesterov) else "momentum"
     values = {"lr": lr, "beta": beta, "weight_decay": weight_decay}
     values["dampening"] = beta if dampening is None else dampening
+    values["lr_in_velocity"] = lr_in_velocity
     _update(call, rule, values, arrays, scale, clip_value, step=step)
 
 
@@ -222,6 +227,7 @@ def adam(
     beta2: float = 0.999,
     eps: float = 1e-8,
     eps_root: float = 0.0,
+    eps_hat: float = 0.0,
     weight_decay: float = 0.0,
     decoupled: bool = False,
     v_max: ArrayLike | None = None,
@@ -247,6 +253,9 @@ def adam(
         The decay rates of `m` and `v`, in [0, 1).
     eps, eps_root : float
         Added to the root, and under the root; at least 0.
+    eps_hat : float
+        Added to the root of `v` before its bias is corrected: `eps` becomes
+        ``eps + eps_hat/sqrt(1 - beta2**step)``; at least 0.
     weight_decay : float
         Adds ``weight_decay * param`` to the gradient. If `decoupled`, it first multiplies the
         parameter by ``1 - lr*weight_decay`` instead (AdamW). At least 0.
@@ -266,7 +275,8 @@ def adam(
 
     References
     ----------
-    Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
+    Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1; section 2, last
+    paragraph, for `eps_hat`.
     Reddi, Kale & Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2 (AMSGrad; with
     bias correction, as in PyTorch).
     Loshchilov & Hutter, "Decoupled weight decay regularization", 2019, algorithm 2 (AdamW; the
@@ -283,12 +293,15 @@ def adam(
     call, rule = "kernels.adam", "adam" if v_max is None else "adam_amsgrad"
     decay = "decoupled" if flag(call, "decoupled", decoupled) else "coupled"
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_root": eps_root}
-    values["weight_decay"] = weight_decay
+    values |= {"eps_hat": eps_hat, "weight_decay": weight_decay}
     arrays = (param, grad, m, v) if v_max is None else (param, grad, m, v, v_max)
     _update(call, rule, values, arrays, scale, clip_value, step=step, decay=decay)
 
 
-_DECAY_RATES = {"beta", "beta1", "beta2", "dampening", "momentum"}
+_CHECKS: dict[str, Check[float]] = {
+    **dict.fromkeys(("beta", "beta1", "beta2", "dampening", "momentum"), UNIT),
+    "lr_in_velocity": flag,
+}
 
 
 def _update(
@@ -306,7 +319,7 @@ def _update(
     limit = inf if clip_value is None else NON_NEGATIVE(call, "clip_value", clip_value)
     scale = FINITE(call, "scale", scale)
     values = {
-        name: (UNIT if name in _DECAY_RATES else NON_NEGATIVE)(call, name, value)
+        name: _CHECKS.get(name, NON_NEGATIVE)(call, name, value)
         for name, value in hyperparameters.items()
     }
     values["bias_correction"] = step is not None

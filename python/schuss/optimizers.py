@@ -74,6 +74,10 @@ class Momentum(Optimizer):
         gives the classical form, as in PyTorch. In [0, 1).
     nesterov : bool
         Step along ``(1-dampening)*g + beta*v`` in place of ``v``.
+    lr_in_velocity : bool
+        Keep the learning rate inside the velocity, as TensorFlow and scikit-learn do:
+        ``v = beta*v + (1-dampening)*lr*g; p = p - v``. The forms differ only where the rate
+        changes: here, each gradient keeps the rate of its own step.
     bias_correction : bool
         Divide the velocity by ``1 - beta**t`` in the step.
     weight_decay : float
@@ -113,6 +117,7 @@ class Momentum(Optimizer):
     beta: Setting[float] = hyperparameter(UNIT, default=0.9)
     dampening: Setting[float | None] = hyperparameter(optional(UNIT), default=None)
     nesterov: Setting[bool] = hyperparameter(flag, default=False)
+    lr_in_velocity: Setting[bool] = hyperparameter(flag, default=False)
     bias_correction: Setting[bool] = hyperparameter(flag, default=False)
     weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
 
@@ -191,6 +196,10 @@ class Adam(Optimizer):
         The decay rates of ``m`` and ``v``, in [0, 1).
     eps, eps_root : float
         Added to the root and under the root; at least 0.
+    eps_hat : float
+        Added to the root of ``v`` before its bias is corrected, as in Keras, TensorFlow and
+        scikit-learn: `eps` becomes ``eps + eps_hat/sqrt(1 - beta2**t)``; at least 0. Their
+        ``epsilon=1e-8`` is ``eps=0.0, eps_hat=1e-8`` here.
     amsgrad : bool
         Use the largest ``v`` so far in place of ``v``.
     bias_correction : bool
@@ -208,7 +217,8 @@ class Adam(Optimizer):
 
     References
     ----------
-    Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1.
+    Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 1; section 2, last
+    paragraph, for `eps_hat`.
     Reddi, Kale & Kumar, "On the convergence of Adam and beyond", 2018, algorithm 2 (AMSGrad; here,
     as in PyTorch, with bias correction).
 
@@ -232,6 +242,7 @@ class Adam(Optimizer):
     beta2: Setting[float] = hyperparameter(UNIT, default=0.999)
     eps: Setting[float] = hyperparameter(NON_NEGATIVE, default=1e-8)
     eps_root: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+    eps_hat: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
     amsgrad: Setting[bool] = hyperparameter(flag, default=False)
     bias_correction: Setting[bool] = hyperparameter(flag, default=True)
     weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
@@ -243,7 +254,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, lr, beta1, beta2, eps, eps_root, amsgrad, bias_correction
+    params, lr, beta1, beta2, eps, eps_root, eps_hat, amsgrad, bias_correction
         As in `Adam`.
     weight_decay : float
         The rate at which the parameters shrink, times `lr`; at least 0.

@@ -1,5 +1,6 @@
 """The update rules: a function each, and what an optimizer needs to know of it."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial, wraps
@@ -70,6 +71,7 @@ def momentum(
     beta: float = 0.9,
     dampening: float | None = None,
     nesterov: bool = False,
+    lr_in_velocity: bool = False,
     step: int | None = None,
     weight_decay: float = 0.0,
     scale: float = 1.0,
@@ -80,15 +82,17 @@ def momentum(
     g = scale_and_clip(param, grad, scale, clip_value)
     lr, beta, weight_decay = floats(lr, beta, weight_decay)
     gain = 1 - (beta if dampening is None else float(dampening))
-    rate = lr * (1 if step is None else 1 / (1 - beta ** int(step)))
+    correction = 1 if step is None else 1 / (1 - beta ** int(step))
+    gain, rate = (gain * lr, correction) if lr_in_velocity else (gain, lr * correction)
     decays = weight_decay != 0
-    beta, gain, weight_decay = cast(p, beta, gain, weight_decay)
-    rate, fine = rate_of(p, rate)
+    beta, weight_decay = cast(p, beta, weight_decay)
+    (rate, fine), (gain, fine_gain) = rate_of(p, rate), rate_of(p, gain)
     with subnormals_are_zero(), np.errstate(all="ignore"):
         if decays:
             g = g + weight_decay * p
-        v[...] = beta * v + gain * g
-        d = gain * g + beta * v if nesterov else v
+        term = gain * g * fine_gain
+        v[...] = beta * v + term
+        d = term + beta * v if nesterov else v
         p[...] = p - rate * d * fine
 
 
@@ -145,6 +149,7 @@ def adam(
     beta2: float = 0.999,
     eps: float = 1e-8,
     eps_root: float = 0.0,
+    eps_hat: float = 0.0,
     weight_decay: float = 0.0,
     decoupled: bool = False,
     v_max: npt.NDArray[Float] | None = None,
@@ -155,8 +160,9 @@ def adam(
     p = param
     g = scale_and_clip(param, grad, scale, clip_value)
     lr, beta1, beta2, weight_decay = floats(lr, beta1, beta2, weight_decay)
-    rate = lr if step is None else lr / (1 - beta1 ** int(step))
-    correction = 1 if step is None else 1 / (1 - beta2 ** int(step))
+    bias1, bias2 = (1 if step is None else 1 - beta ** int(step) for beta in (beta1, beta2))
+    rate, correction = lr / bias1, 1 / bias2
+    eps = float(eps) + float(eps_hat) / math.sqrt(bias2)
     decays = weight_decay != 0
     weight_decay, keep = cast(p, weight_decay, 1 - lr * weight_decay)
     rest1, beta1, rest2, beta2 = cast(p, 1 - beta1, beta1, 1 - beta2, beta2)

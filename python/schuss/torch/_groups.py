@@ -27,10 +27,10 @@ _FLAGS = ("amsgrad", "centered", "nesterov")
 _RENAMED = {"SGD": {"momentum": "beta"}, "RMSprop": {"alpha": "beta"}}
 
 # The hyperparameters that torch.optim lacks, for each class of schuss, with their values there.
-_ADAM: dict[str, Any] = {"eps_root": 0.0, "bias_correction": True}
+_ADAM: dict[str, Any] = {"eps_root": 0.0, "eps_hat": 0.0, "bias_correction": True}
 _FIXED: dict[str, dict[str, Any]] = {
     "SGD": {},
-    "Momentum": {"bias_correction": False},
+    "Momentum": {"lr_in_velocity": False, "bias_correction": False},
     "RMSprop": {"eps_root": 0.0},
     "Adam": _ADAM,
     "AdamW": _ADAM,
