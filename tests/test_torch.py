@@ -536,6 +536,21 @@ def test_a_model_trains_in_low_precision_with_its_weights_in_float32(dtype: Any)
     assert all(map(torch.equal, optimizer.copies, lists[1]))
 
 
+def test_bfloat16_needs_no_ml_dtypes() -> None:
+    ends_well(
+        """
+        import sys
+        sys.modules["ml_dtypes"] = None  # as if it were not installed
+        import schuss, torch
+        w = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+        optimizer = schuss.torch.SGD([w], lr=0.5, momentum=0.9, state_dtype="bfloat16")
+        w.sum().backward()
+        optimizer.step()
+        assert w.tolist() == [0.5] * 3
+        """
+    )
+
+
 def test_gradients_in_bfloat16_step_float32_parameters() -> None:
     w = torch.ones(3, requires_grad=True)
     if not hasattr(w, "grad_dtype"):
