@@ -518,8 +518,18 @@ new_capsule.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
 class Exporter:
     """An object that shows an array by `__dlpack__` alone, in capsules made here."""
 
-    def __init__(self, seen: Array, *, flags: int = 0, device: int = 1, code: int = 2) -> None:
+    def __init__(
+        self,
+        seen: Array,
+        *,
+        flags: int = 0,
+        device: int = 1,
+        code: int = 2,
+        major: int = 1,
+        has_strides: bool = True,
+    ) -> None:
         self.seen, self.flags, self.device, self.code = seen, flags, device, code
+        self.major, self.has_strides = major, has_strides
         self.versioned = True
         self.copy_arguments: list[bool | None] = []
         self.created = self.deleted = 0
@@ -535,7 +545,7 @@ class Exporter:
         size, axes = self.seen.itemsize, self.seen.ndim
         shape = (ctypes.c_int64 * axes)(*self.seen.shape)
         strides = (ctypes.c_int64 * axes)(*(step // size for step in self.seen.strides))
-        layout = map(ctypes.addressof, (shape, strides))
+        layout = ctypes.addressof(shape), ctypes.addressof(strides) * self.has_strides
         kind = self.code, 8 * size, 1  # one lane
         # DLTensor, and a managed one around it, as dlpack.h has them.
         data = self.seen.ctypes.data
@@ -544,7 +554,7 @@ class Exporter:
         deleter = ctypes.cast(delete, ctypes.c_void_p).value
         if self.versioned:
             name = b"dltensor_versioned"
-            packed = struct.pack("IIPPQ", 1, 0, 0, deleter, self.flags) + tensor
+            packed = struct.pack("IIPPQ", self.major, 0, 0, deleter, self.flags) + tensor
         else:
             name, packed = b"dltensor", tensor + struct.pack("PP", 0, deleter)
         managed = ctypes.create_string_buffer(packed)
@@ -578,6 +588,12 @@ def test_a_capsule_has_the_strides_of_the_memory(step: int) -> None:
     expect_adam(Exporter(seen), Exporter(gradient), seen=seen, gradient=gradient)
 
 
+def test_a_capsule_without_strides_is_in_c_order() -> None:
+    seen, gradient = (values(seed, (6, 8)) for seed in (0, 1))
+    param, grad = (Exporter(array, has_strides=False) for array in (seen, gradient))
+    expect_adam(param, grad, seen=seen, gradient=gradient)
+
+
 def test_a_capsule_that_is_read_only_is_a_gradient_and_no_parameter() -> None:
     for frozen in (Exporter(values(0), flags=READ_ONLY_FLAG), Exporter(values(0))):
         frozen.versioned = frozen.flags == READ_ONLY_FLAG  # an old capsule does not say
@@ -588,7 +604,7 @@ def test_a_capsule_that_is_read_only_is_a_gradient_and_no_parameter() -> None:
 
 
 @pytest.mark.parametrize(
-    "what", [{"device": CUDA}, {"code": COMPLEX}, {"code": BFLOAT}, {"code": HANDLE}]
+    "what", [{"device": CUDA}, {"code": COMPLEX}, {"code": BFLOAT}, {"code": HANDLE}, {"major": 2}]
 )
 def test_a_capsule_of_another_device_or_kind_is_refused(what: Any) -> None:
     other, plain = Exporter(values(0), **what), values(1)
