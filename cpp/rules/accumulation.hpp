@@ -8,8 +8,8 @@ struct Accumulation : RateOnly {
     static constexpr bool takes_gradients = true;
     static constexpr bool updates_parameters = false;
 
-    template <typename T>
-    static void update(T& sum, T g, const Coefficients<T>&) {
+    template <typename T, typename V>
+    static void update(V& sum, V g, const Coefficients<T>&) {
         sum = first ? g : sum + g;
     }
 };

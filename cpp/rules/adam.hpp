@@ -31,20 +31,20 @@ struct Adam {
                 h.lr / bias1, 1 / bias2,   h.eps_root, h.eps + h.eps_hat / ::sqrt(bias2)};
     }
 
-    template <typename T>
-    static void update(T& p, T g, T& m, T& v, T& v_max, const Coefficients<T>& c) {
+    template <typename T, typename V>
+    static void update(V& p, V g, V& m, T& v, T& v_max, const Coefficients<T>& c) {
         m = c.beta1 * m + c.one_minus_beta1 * g;
-        v = c.beta2 * v + c.one_minus_beta2 * (g * g);
+        v = c.beta2 * v + c.one_minus_beta2 * square(g);
         T second_moment = v;
         if constexpr (amsgrad) {
-            v_max = v_max >= v || v_max != v_max ? v_max : v;  // NaN stays NaN
+            v_max = maximum(v_max, v);
             second_moment = v_max;
         }
         p = p - c.step_size * m / (square_root(second_moment * c.inv_bias2 + c.eps_root) + c.eps);
     }
 
-    template <typename T>
-    static void update(T& p, T g, T& m, T& v, const Coefficients<T>& c) {
+    template <typename T, typename V>
+    static void update(V& p, V g, V& m, T& v, const Coefficients<T>& c) {
         T unused = 0;
         update(p, g, m, v, unused, c);
     }

@@ -5,9 +5,34 @@
 struct Arithmetic {
     static float root(float x) { return ::sqrtf(x); }
     static double root(double x) { return ::sqrt(x); }
+    static float absolute(float x) { return ::fabsf(x); }
+    static double absolute(double x) { return ::fabs(x); }
 };
 
 template <typename T>
 T square_root(T x) {
     return Arithmetic::root(x);
+}
+
+/// The square of the magnitude.
+template <typename T>
+T square(T x) {
+    return x * x;
+}
+
+template <typename T>
+T magnitude(T x) {
+    return Arithmetic::absolute(x);
+}
+
+/// 1, -1 or 0. NaN stays NaN.
+template <typename T>
+T sign(T x) {
+    return x > 0 ? T{1} : x < 0 ? T{-1} : x;
+}
+
+/// The larger number; NaN if one is NaN.
+template <typename T>
+T maximum(T x, T y) {
+    return x >= y || x != x ? x : y;
 }

@@ -30,8 +30,8 @@ struct Average {
 
     /// Multiplies the distance in two products, so that finite values have a finite average however
     /// large the distance is.
-    template <typename T>
-    static void update(T& average, T value, const Coefficients<T>& c) {
+    template <typename T, typename V>
+    static void update(V& average, V value, const Coefficients<T>& c) {
         average = c.decay_factor * average + (c.one_minus_beta * value - c.pull * average);
     }
 };

@@ -9,14 +9,14 @@ struct MemoryFloor : RateOnly {
     static constexpr bool takes_gradients = false;
     static constexpr bool updates_parameters = false;
 
-    template <typename T>
-    static void update(T& p, T g, T& first, const Coefficients<T>&) {
+    template <typename T, typename V>
+    static void update(V& p, V g, V& first, const Coefficients<T>&) {
         first = first + g;
         p = p + g;
     }
 
-    template <typename T>
-    static void update(T& p, T g, T& first, T& second, const Coefficients<T>& c) {
+    template <typename T, typename V>
+    static void update(V& p, V g, V& first, V& second, const Coefficients<T>& c) {
         second = second + g;
         update(p, g, first, c);
     }

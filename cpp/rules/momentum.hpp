@@ -16,7 +16,7 @@ struct Momentum {
 
     template <typename T>
     struct Coefficients {
-        T step_size, beta, gradient_weight, fine;
+        T step_size, beta, gradient_weight, fine;  // fine completes a tiny rate in the weight
     };
     static constexpr Names origins{"lr", "beta", "lr", "fine"};
 
@@ -27,9 +27,9 @@ struct Momentum {
         return {h.lr * inv_bias, h.beta, one_minus_dampening, 1};
     }
 
-    template <typename T>
-    static void update(T& p, T g, T& v, const Coefficients<T>& c) {
-        const T term = c.fine * (c.gradient_weight * g);
+    template <typename T, typename V>
+    static void update(V& p, V g, V& v, const Coefficients<T>& c) {
+        const V term = c.fine * (c.gradient_weight * g);
         v = c.beta * v + term;
         p = p - c.step_size * (nesterov ? term + c.beta * v : v);
     }

@@ -28,13 +28,13 @@ struct RMSprop {
         return {h.beta, 1 - h.beta, h.momentum, h.lr, h.eps, h.eps_root};
     }
 
-    template <typename T>
-    static void update(T& p, T g, T& s, T& mean, T& buffer, const Coefficients<T>& c) {
-        s = c.beta * s + c.one_minus_beta * (g * g);
+    template <typename T, typename V>
+    static void update(V& p, V g, T& s, V& mean, V& buffer, const Coefficients<T>& c) {
+        s = c.beta * s + c.one_minus_beta * square(g);
         T variance = s;
         if constexpr (centered) {
             mean = c.beta * mean + c.one_minus_beta * g;
-            variance = s - mean * mean;
+            variance = s - square(mean);
             // Rounding can make it negative. This comparison keeps NaN.
             variance = variance < 0 ? 0 : variance;
         }
@@ -47,9 +47,9 @@ struct RMSprop {
         }
     }
 
-    template <typename T>
-    static void update(T& p, T g, T& s, T& second, const Coefficients<T>& c) {
-        T unused = 0;
+    template <typename T, typename V>
+    static void update(V& p, V g, T& s, V& second, const Coefficients<T>& c) {
+        V unused = {};
         if constexpr (centered) {
             update(p, g, s, second, unused, c);
         } else {
@@ -57,9 +57,9 @@ struct RMSprop {
         }
     }
 
-    template <typename T>
-    static void update(T& p, T g, T& s, const Coefficients<T>& c) {
-        T unused = 0;
+    template <typename T, typename V>
+    static void update(V& p, V g, T& s, const Coefficients<T>& c) {
+        V unused = {};
         update(p, g, s, unused, unused, c);
     }
 };

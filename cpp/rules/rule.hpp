@@ -16,6 +16,8 @@
 //                         without one, the loop multiplies the update by the inverse
 //     coefficients(h, t)  computes the coefficients of step t in double; the caller casts them to T
 //     update(p, g, state..., c)
+//                         p, g and the states have the type V, which is T or a complex number of T;
+//                         states that are nonnegative have the type T
 // update is plain scalar arithmetic in the order of schuss.reference. Every operation rounds, so
 // this order decides the bits.
 //
@@ -26,9 +28,9 @@
 
 namespace schuss::rules {
 
-/// Up to eight names. Unused entries are null.
+/// Up to eleven names. Unused entries are null.
 struct Names {
-    const char* at[9];
+    const char* at[12];
 };
 
 /// The arrays of one update: the parameter, its gradient, and up to three states.
@@ -44,7 +46,6 @@ inline constexpr int max_coefficients = 16;
 /// An array that a rule keeps for each parameter.
 struct State {
     const char* name;
-    double initial = 0;
     bool nonnegative = false;  // whether no element is ever less than 0
 };
 

@@ -6,8 +6,8 @@ struct Sgd : RateOnly {
     static constexpr bool takes_gradients = true;
     static constexpr bool updates_parameters = true;
 
-    template <typename T>
-    static void update(T& p, T g, const Coefficients<T>& c) {
+    template <typename T, typename V>
+    static void update(V& p, V g, const Coefficients<T>& c) {
         p = p - c.lr * g;
     }
 };

@@ -21,14 +21,18 @@ class RuleSpec:
         set.
     fallbacks : dict
         For each hyperparameter that may be None, the name of the one whose value it has then.
-    decoupled : bool
-        Whether weight decay shrinks the parameters instead of being added to the gradients.
+    decoupled : bool or str
+        Whether weight decay shrinks the parameters instead of being added to the gradients, or the
+        name of the hyperparameter that decides.
+    initial : dict
+        For each state that does not begin with zeros, the hyperparameter that has its first value.
     """
 
     name: str
     suffixes: Mapping[str, str] = field(default_factory=dict)
     fallbacks: Mapping[str, str] = field(default_factory=dict)
-    decoupled: bool = False
+    decoupled: bool | str = False
+    initial: Mapping[str, str] = field(default_factory=dict)
 
     def form(self, hyperparameters: Mapping[str, Any]) -> str:
         """Return the name of the rule in the form that the hyperparameters select."""
@@ -55,7 +59,8 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
         if values[name] is None:
             values[name] = values[other]
     lr, weight_decay = values.pop("lr"), values.pop("weight_decay")
-    decay = "decoupled" if spec.decoupled else "coupled"
+    by = spec.decoupled
+    decay = "decoupled" if (values[by] if isinstance(by, str) else by) else "coupled"
     return _core.Formula(
         spec.form(values),
         values,
@@ -63,6 +68,13 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
         decay=decay if weight_decay else "none",
         weight_decay=weight_decay,
     )
+
+
+def initial_values(
+    kind: type[Configurable], hyperparameters: Mapping[str, Any]
+) -> dict[str, float]:
+    """Return the first value of each state that does not begin with zeros."""
+    return {state: hyperparameters[name] for state, name in spec_of(kind).initial.items()}
 
 
 def states(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """The arrays that an optimizer keeps along its parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -23,9 +23,13 @@ class StateFormat:
     dtype: np.dtype[Any] | None
     """None: the dtype in which each parameter is computed."""
 
-    def zeros(self, param: Array, index: int) -> Array:
+    def new(self, param: Array, index: int, initial: float) -> Array:
         """Return a new state of a parameter; `index` counts its states from 1."""
-        return zeros_like_strided(param, index, self.dtype or computed_dtype(param))
+        state = zeros_like_strided(param, index, self.dtype or computed_dtype(param))
+        if initial != 0:
+            with np.errstate(all="ignore"):  # the core refuses a value that the dtype cannot hold
+                state[...] = initial
+        return state
 
 
 def state_format(call: str, dtype: Any, params: Sequence[Array]) -> StateFormat:
@@ -43,13 +47,24 @@ def state_format(call: str, dtype: Any, params: Sequence[Array]) -> StateFormat:
 
 
 def with_names(
-    states: States, names: list[str], format: StateFormat, params: Sequence[Array]
+    states: States,
+    names: list[str],
+    format: StateFormat,
+    params: Sequence[Array],
+    initial: Sequence[Mapping[str, float]],
 ) -> States:
-    """Return the states of these names: the existing ones, and zeros for those that are new."""
+    """Return the states of these names: the existing ones, and new ones for the others.
+
+    initial: for each parameter, the first values of states that do not begin with zeros.
+    """
     if list(states) == names:
         return states
     return {
-        name: states.get(name) or [format.zeros(param, index) for param in params]
+        name: states.get(name)
+        or [
+            format.new(param, index, values.get(name, 0.0))
+            for param, values in zip(params, initial, strict=True)
+        ]
         for index, name in enumerate(names, start=1)
     }
 
