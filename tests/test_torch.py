@@ -14,10 +14,35 @@ import numpy as np
 import pytest
 
 import schuss
-from support.arrays import equal, same_bits
+from support.arrays import dtype_of, equal, same_bits
+from support.processes import ends_well
 
 torch = pytest.importorskip("torch")
 schuss_torch = pytest.importorskip("schuss.torch")
+
+
+def test_it_is_found_after_import_schuss_alone() -> None:
+    ends_well(
+        """
+        import schuss, sys
+        assert "torch" in dir(schuss) and "torch" not in sys.modules
+        assert schuss.torch.Adam is sys.modules["schuss.torch"].Adam
+        """
+    )
+    ends_well(
+        """
+        import schuss, sys
+        sys.modules["torch"] = None  # as if it were not installed
+        assert "torch" not in dir(schuss)
+        try:
+            schuss.torch
+        except ImportError as error:
+            assert str(error) == "schuss.torch: torch is not installed (pip install torch)"
+        else:
+            raise AssertionError("imported without torch")
+        """
+    )
+
 
 SHAPES = [(4, 3), (3,), (), (2, 3, 2), (0, 2)]
 
@@ -62,8 +87,15 @@ def of_ones(n: int = 3, dtype: Any = torch.float64, grad: float = 1.0) -> Any:
     return param
 
 
+def array_of(tensor: Any) -> Any:
+    """Return an array of the tensor's memory."""
+    if tensor.dtype != torch.bfloat16:
+        return tensor.detach().numpy()
+    return tensor.detach().view(torch.int16).numpy().view(dtype_of("bfloat16"))
+
+
 def arrays_of(params: list[Any]) -> list[Any]:
-    return [param.detach().clone().numpy() for param in params]
+    return [array_of(param.detach().clone()) for param in params]
 
 
 def step_both(pair: list[Any], t: int, without: tuple[int, ...] = ()) -> None:
@@ -292,24 +324,48 @@ def test_a_closure_and_hooks_are_called() -> None:
     assert w.tolist() == [0.5, 0.5]
 
 
+BITS = [
+    ("SGD", {"lr": 0.1, "momentum": 0.9}, partial(schuss.Momentum, lr=0.1, dampening=0.0)),
+    ("RMSprop", {"lr": 0.1}, partial(schuss.RMSprop, lr=0.1, beta=0.99)),
+    ("Adam", {"lr": 0.1}, partial(schuss.Adam, lr=0.1)),
+    ("AdamW", {"lr": 0.1}, partial(schuss.AdamW, lr=0.1)),
+]
+EXTRAS: list[dict[str, Any]] = [
+    {},
+    {"clip_norm": 0.5, "average": 0.9},
+    {"state_dtype": "bfloat16"},
+    {"copies": "float16"},
+    {"copies": "bfloat16", "clip_norm": 3.0},
+]
+
+
+@pytest.mark.parametrize(("name", "options", "make"), BITS)
 @pytest.mark.parametrize(
-    ("name", "options", "make"),
+    ("dtype", "extras"),
     [
-        ("SGD", {"lr": 0.1, "momentum": 0.9}, partial(schuss.Momentum, lr=0.1, dampening=0.0)),
-        ("RMSprop", {"lr": 0.1}, partial(schuss.RMSprop, lr=0.1, beta=0.99)),
-        ("Adam", {"lr": 0.1}, partial(schuss.Adam, lr=0.1)),
-        ("AdamW", {"lr": 0.1}, partial(schuss.AdamW, lr=0.1)),
+        (dtype, extras)
+        for dtype in ("float32", "float64", "float16", "bfloat16")
+        for extras in EXTRAS
+        if (dtype == "float32" or "copies" not in extras)
+        and (dtype != "float64" or "state_dtype" not in extras)
     ],
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_bits_are_those_of_schuss(name: str, options: Any, make: Any, dtype: Any) -> None:
-    params = parameters(dtype)
+def test_the_bits_are_those_of_schuss(
+    name: str, options: Any, make: Any, dtype: str, extras: dict[str, Any]
+) -> None:
+    dtype_of(dtype)
+    params = parameters(getattr(torch, dtype))
     arrays = arrays_of(params)
-    optimizer, expected = getattr(schuss_torch, name)(params, **options), make(arrays)
+    optimizer = getattr(schuss_torch, name)(params, **options, **extras)
+    expected = make(arrays, **extras)
     for t in range(1, 6):
         step_both([(optimizer, params)], t)
-        expected.step([param.grad.numpy() for param in params])
-    assert equal(arrays_of(params), arrays)
+        expected.step([array_of(param.grad) for param in params])
+        assert equal(arrays_of(params), arrays)
+    for key in ("average", "copies"):
+        found, wanted = getattr(optimizer, key), getattr(expected, key)
+        assert (found is None) == (wanted is None)
+        assert found is None or equal(arrays_of(found), wanted)
 
 
 def test_grad_scaler_unscales_before_the_step() -> None:
@@ -331,7 +387,6 @@ def test_grad_scaler_unscales_before_the_step() -> None:
 @pytest.mark.parametrize(
     ("param", "grad", "options", "error", "words"),
     [
-        ("ones(2, dtype=bfloat16)", "", {}, TypeError, "has dtype torch.bfloat16"),
         ("ones(2, dtype=complex64)", "", {}, TypeError, "has dtype torch.complex64"),
         (
             "ones(2, device='meta')",
@@ -356,6 +411,194 @@ def test_what_cannot_be_stepped_is_refused_and_nothing_is_changed(
     assert words in str(caught.value)
     assert first.tolist() == [1, 1, 1]
     assert not optimizer.state
+
+
+# Low precision, and the options of schuss.
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_low_precision_parameters_step_as_float32_ones_and_are_rounded(
+    name: str, options: dict[str, Any], dtype: Any
+) -> None:
+    params = parameters(dtype)
+    wide = [param.detach().float().requires_grad_() for param in params]
+    optimizer = getattr(schuss_torch, name)(params, **options)
+    theirs = getattr(torch.optim, name)(wide, **options)
+    give_gradients(params, 1)
+    for param, other in zip(params, wide, strict=True):
+        other.grad = param.grad.float()
+    optimizer.step()
+    theirs.step()
+    eps = torch.finfo(dtype).eps  # where float32 rounds otherwise, a rounding to half precision may
+    torch.testing.assert_close([p.detach().float() for p in params], wide, rtol=eps, atol=eps)
+    for param in params:
+        states = [v for key, v in optimizer.state[param].items() if key != "step"]
+        assert all(state.dtype == torch.float32 for state in states)
+
+
+@pytest.mark.parametrize("state_dtype", [None, "bfloat16"])
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "state_dict"])
+def test_low_precision_state_averages_and_copies_go_on(how: str, state_dtype: Any) -> None:
+    def make(params: list[Any]) -> Any:
+        return schuss_torch.Adam(params, lr=0.1, average=0.5, clip_norm=1, state_dtype=state_dtype)
+
+    params = parameters(torch.bfloat16)
+    optimizer = make(params)
+    step_both([(optimizer, params)], 1)
+    if how == "state_dict":
+        others = [param.detach().clone().requires_grad_() for param in params]
+        other = make(others)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    elif how == "deepcopy":
+        others, other = copy.deepcopy((params, optimizer))
+    else:
+        others, other = pickle.loads(pickle.dumps((params, optimizer)))
+    for t in (2, 3):
+        step_both([(optimizer, params), (other, others)], t, without=(1,) if t == 2 else ())
+        for found, wanted in ((others, params), (other.average, optimizer.average)):
+            assert all(map(torch.equal, found, wanted))
+    theirs = torch.optim.Adam(others)
+    theirs.load_state_dict(optimizer.state_dict())
+    other.load_state_dict(theirs.state_dict())
+    step_both([(other, others), (theirs, params)], 4)
+    assert (other.clip_norm, other.state_dtype) == (1, state_dtype and torch.bfloat16)
+
+
+@pytest.mark.parametrize("clip_norm", [1e-3, 2.0, 1e9])
+def test_the_norm_is_that_of_all_gradients_also_where_they_are_not_stepped_together(
+    clip_norm: float,
+) -> None:
+    def groups(params: list[Any]) -> list[dict[str, Any]]:
+        return [{"params": params[:3]}, {"params": params[3:], "maximize": True}]
+
+    theirs, (ours, params) = both("Adam", {"lr": 0.1}, groups)
+    for t in range(6):
+        without = (t % 3, 4) if t > 1 else ()
+        give_gradients(theirs[1], t, without)
+        if t > 0:
+            torch.nn.utils.clip_grad_norm_(theirs[1], clip_norm)
+            ours.clip_norm = clip_norm
+        theirs[0].step()
+        step_both([(ours, params)], t, without)
+        before = [None if param.grad is None else param.grad.clone() for param in params]
+        give_gradients(params, t, without)
+        assert str(before) == str([param.grad for param in params])  # unchanged by the step
+        assert_alike(theirs, (ours, params))
+
+
+def test_averages_are_those_of_torch() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 2)).double()
+    params = [*model.parameters()]
+    averaged = torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    )
+    optimizer = schuss_torch.SGD(params, lr=0.1, average=0.9)
+    assert all(map(torch.equal, optimizer.average, params))
+    for t in range(1, 8):
+        step_both([(optimizer, params)], t)
+        optimizer.clip_norm = 1e9  # the next step checks everything anew
+        averaged.update_parameters(model)
+        torch.testing.assert_close(optimizer.average, [*averaged.module.parameters()])
+    optimizer.average = None
+    step_both([(optimizer, params)], 8)
+    assert optimizer.average is None
+    assert not any("average" in state for state in optimizer.state.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_trains_in_low_precision_with_its_weights_in_float32(dtype: Any) -> None:
+    models = [torch.nn.Linear(3, 2).to(dtype) for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    lists = [[*model.parameters()] for model in models]
+    theirs, ours = ([param.detach().float() for param in params] for params in lists)
+    expected = torch.optim.AdamW(theirs, lr=0.1)
+    optimizer = schuss_torch.AdamW(ours, lr=0.1, copies=models[1].parameters())
+    for t in range(1, 5):
+        for params in lists:
+            give_gradients(params, t)
+        for weights, param in zip(theirs, lists[0], strict=True):
+            weights.grad = param.grad.float()
+        if t == 3:  # the model may be given other memory
+            for param in lists[1]:
+                param.data = param.data.clone()
+        expected.step()
+        optimizer.step()
+        torch.testing.assert_close(ours, theirs)
+        assert all(map(torch.equal, lists[1], (weights.to(dtype) for weights in ours)))
+    optimizer.zero_grad(set_to_none=False)
+    assert not any(param.grad.any() for param in lists[1])
+    optimizer.zero_grad()
+    assert {param.grad for param in lists[1]} == {None}
+    ours[0].zero_()
+    optimizer.write_copies()
+    assert not lists[1][0].any()
+    assert all(map(torch.equal, optimizer.copies, lists[1]))
+
+
+def test_bfloat16_needs_no_ml_dtypes() -> None:
+    ends_well(
+        """
+        import sys
+        sys.modules["ml_dtypes"] = None  # as if it were not installed
+        import schuss, torch
+        w = torch.ones(3, dtype=torch.bfloat16, requires_grad=True)
+        optimizer = schuss.torch.SGD([w], lr=0.5, momentum=0.9, state_dtype="bfloat16")
+        w.sum().backward()
+        optimizer.step()
+        assert w.tolist() == [0.5] * 3
+        """
+    )
+
+
+def test_gradients_in_bfloat16_step_float32_parameters() -> None:
+    w = torch.ones(3, requires_grad=True)
+    if not hasattr(w, "grad_dtype"):
+        pytest.skip("this version of torch has no such gradients")
+    w.grad_dtype = torch.bfloat16
+    w.grad = torch.full((3,), 0.5, dtype=torch.bfloat16)
+    schuss_torch.SGD([w], lr=0.5).step()
+    assert w.tolist() == [0.75] * 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("clip_norm=-1", "clip_norm is -1, expected a finite number >= 0"),
+        ("average=1.0", "average is 1.0, expected a number in [0, 1)"),
+        ("state_dtype='int8'", "state_dtype is 'int8', expected torch.float32 or torch.bfloat16"),
+        ("copies='float32'", "copies is 'float32', expected torch.float16 or torch.bfloat16"),
+        ("copies=3", "copies is a int, expected a list of tensors, or a dtype"),
+        ("copies=half", "copies is a Tensor, expected a list of tensors, or a dtype"),
+        ("copies=[]", "copies has 0 tensors, expected 1, one for each parameter"),
+        ("copies=[3]", "copies[0] is a int, expected a tensor"),
+        ("copies=[torch.ones(3)]", "copies[0] has dtype torch.float32, expected torch.float16"),
+        ("copies=[half[:2]]", "copies[0] has shape (2,), expected (3,)"),
+        ("copies=[half.to('meta')]", "copies[0] is on meta, expected a tensor on the CPU"),
+    ],
+)
+def test_wrong_options_are_refused(options: str, words: str) -> None:
+    w, half = of_ones(dtype=torch.float32), torch.zeros(3, dtype=torch.bfloat16)
+    with pytest.raises((TypeError, ValueError), match=f"^Adam: {re.escape(words)}"):
+        eval(
+            f"schuss_torch.Adam([w], {options})",
+            {"schuss_torch": schuss_torch, "torch": torch, "w": w, "half": half},
+        )
+    assert not half.any()
+
+
+def test_options_that_do_not_go_with_the_parameters_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"^SGD: copies are given but a parameter is torch\.bfloat"
+    ):
+        schuss_torch.SGD([of_ones(dtype=torch.bfloat16)], copies="bfloat16")
+    optimizer = schuss_torch.SGD([of_ones(dtype=torch.float32)], copies="bfloat16")
+    with pytest.raises(ValueError, match=r"^SGD\.add_param_group: there are copies of the other"):
+        optimizer.add_param_group({"params": [of_ones(dtype=torch.float32)]})
+    optimizer = schuss_torch.Adam([w := of_ones()], state_dtype="bfloat16")
+    with pytest.raises(TypeError, match=r"has dtype .*bfloat16.*, expected float64"):
+        optimizer.step()
+    assert w.tolist() == [1, 1, 1]
 
 
 # State dicts between torch.optim and the optimizers of schuss.

@@ -3,6 +3,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "bindings/dlpack.hpp"
+
 namespace schuss::bindings {
 namespace {
 
@@ -28,31 +30,38 @@ bool is_refusal(const py::error_already_set& error) {
     return false;
 }
 
-/// The memory that the object exports by DLPack. Older versions of the protocol lack the argument
-/// `copy`: only then is it omitted.
-py::object from_dlpack(py::handle object) {
-    const py::object from_dlpack = py::module_::import("numpy").attr("from_dlpack");
-    try {
-        return from_dlpack(object, py::arg("copy") = false);
-    } catch (py::error_already_set& error) {
-        if (!error.matches(PyExc_TypeError)) throw;
-        return from_dlpack(object);
-    }
+/// A module, if it was imported; an empty object otherwise.
+py::object imported_module(const char* name) {
+    auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(py::str(name).ptr()));
+    if (!module && PyErr_Occurred() != nullptr) throw py::error_already_set();
+    return module;
+}
+
+/// A PyTorch tensor that its `numpy` method accepts: bfloat16, which NumPy lacks, seen as int16.
+/// The view does not require grad, so tensors that do are returned as they are.
+py::object without_bfloat16(py::handle tensor) {
+    auto same = py::reinterpret_borrow<py::object>(tensor);
+    const py::object torch = imported_module("torch");
+    if (!torch || !tensor.attr("dtype").is(torch.attr("bfloat16"))) return same;
+    if (tensor.attr("requires_grad").cast<bool>()) return same;
+    return tensor.attr("view")(torch.attr("int16"));
 }
 
 /// The memory of a PyTorch tensor, from its `numpy` method, which never copies. Memory exported by
 /// DLPack may be freed when the tensor is given other memory, and ignores a lazy negation. But for
 /// a tensor without memory, `numpy` makes an array with new memory.
 py::object from_tensor(py::handle tensor, const Name& name) {
-    py::object array = tensor.attr("numpy")();
+    const py::object shown = without_bfloat16(tensor);
+    py::object array = shown.attr("numpy")();
     if (!py::isinstance<py::array>(array)) {
         refuse_object(tensor, name, " whose numpy() is a " + type_name(array));
     }
+    if (!shown.is(tensor)) array = array.attr("view")(bfloat16_dtype(name));
     if (!has_attribute(tensor, "data_ptr")) return array;
-    const auto& shown = fields(py::reinterpret_borrow<py::array>(array));
+    const auto& exported = fields(py::reinterpret_borrow<py::array>(array));
     const auto address = tensor.attr("data_ptr")().cast<std::uintptr_t>();
     const bool empty = py::reinterpret_borrow<py::array>(array).size() == 0;
-    if (!empty && address != reinterpret_cast<std::uintptr_t>(shown.data)) {
+    if (!empty && address != reinterpret_cast<std::uintptr_t>(exported.data)) {
         refuse_object(tensor, name, " without memory of its own");
     }
     return array;
@@ -60,7 +69,7 @@ py::object from_tensor(py::handle tensor, const Name& name) {
 
 py::object exported_by(py::handle object, const Name& name) {
     if (has_attribute(object, "__torch_function__")) return from_tensor(object, name);
-    if (has_attribute(object, "__dlpack__")) return from_dlpack(object);
+    if (has_attribute(object, "__dlpack__")) return from_dlpack(object, name);
     const auto view = py::reinterpret_steal<py::object>(PyMemoryView_FromObject(object.ptr()));
     if (!view) throw py::error_already_set();
     return py::module_::import("numpy").attr("asarray")(view);
@@ -69,13 +78,8 @@ py::object exported_by(py::handle object, const Name& name) {
 /// Whether it is a masked array. It cannot be if numpy.ma was not imported.
 bool is_masked(py::handle array) {
     if (is_plain_array(array)) return false;
-    const py::str name("numpy.ma");
-    const auto module = py::reinterpret_steal<py::object>(PyImport_GetModule(name.ptr()));
-    if (!module) {
-        if (PyErr_Occurred() != nullptr) throw py::error_already_set();
-        return false;
-    }
-    return py::isinstance(array, module.attr("MaskedArray"));
+    const py::object module = imported_module("numpy.ma");
+    return module && py::isinstance(array, module.attr("MaskedArray"));
 }
 
 /// The array that owns the memory of this one, as far as NumPy knows.
@@ -137,6 +141,17 @@ bool is_array_like(py::handle object) {
     }
     return py::isinstance<py::array>(object) || PyObject_CheckBuffer(object.ptr()) != 0 ||
            has_attribute(object, "__dlpack__");
+}
+
+py::dtype bfloat16_dtype(const Name& name) {
+    try {
+        return py::dtype::from_args(py::module_::import("ml_dtypes").attr("bfloat16"));
+    } catch (py::error_already_set& error) {
+        if (!error.matches(PyExc_ImportError)) throw;
+    }
+    throw py::import_error(name.text() +
+                           " is 'bfloat16', which NumPy has from ml_dtypes: pip install "
+                           "'schuss[bfloat16]'");
 }
 
 py::array as_array(py::handle object, const Name& name) {

@@ -37,8 +37,11 @@ inline bool is_plain_array(py::handle object) {
     return Py_TYPE(object.ptr()) == py::detail::npy_api::get().PyArray_Type_;
 }
 
+/// The dtype of bfloat16. ImportError if ml_dtypes, which defines it for NumPy, is not installed.
+py::dtype bfloat16_dtype(const Name& name);
+
 /// The object's memory as a NumPy array, never a copy. TypeError if the object does not export its
-/// memory, or if it has a mask, which the array would lack.
+/// memory, or if it has a mask, which the array would lack. ImportError as `bfloat16_dtype`.
 py::array as_array(py::handle object, const Name& name);
 
 /// While the returned object lives, NumPy does not resize the array that owns the memory.

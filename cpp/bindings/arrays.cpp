@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "bindings/overlap.hpp"
 
@@ -36,7 +37,8 @@ void check_shape(const ArrayView& array, const Name& name, const ArrayView& othe
 constexpr ElementType complex64{numbers::DType::float32, 2};
 constexpr ElementType complex128{numbers::DType::float64, 2};
 
-/// The type in any byte order. bfloat16 comes from ml_dtypes and is known by its name.
+/// The type in any byte order. bfloat16 is known by its name: that of the dtype of ml_dtypes, or of
+/// the only field of a structured dtype, which needs no ml_dtypes.
 std::optional<ElementType> find_type(const py::dtype& dtype) {
     using numbers::DType;
     const auto size = static_cast<std::size_t>(dtype.itemsize());
@@ -50,10 +52,9 @@ std::optional<ElementType> find_type(const py::dtype& dtype) {
             if (size == 2 * numbers::size_of(candidate.dtype)) return candidate;
         }
     }
-    const bool may_be_bfloat16 = dtype.kind() == 'V' && size == 2;
-    if (may_be_bfloat16 && text(dtype.attr("name")) == "bfloat16") {
-        return ElementType{DType::bfloat16};
-    }
+    if (dtype.kind() != 'V' || size != 2) return std::nullopt;
+    const bool is_field = py::object(dtype.attr("names")).equal(py::make_tuple("bfloat16"));
+    if (is_field || text(dtype.attr("name")) == "bfloat16") return ElementType{DType::bfloat16};
     return std::nullopt;
 }
 
@@ -160,6 +161,12 @@ void check_writable(const ArrayView& array, const Name& name) {
 }
 
 void register_arrays(py::module_& module) {
+    module.def(
+        "bfloat16_dtype",
+        [](std::string call, std::string argument) {
+            return bfloat16_dtype({std::move(call), std::move(argument)});
+        },
+        py::arg("call"), py::arg("argument"));
     // A view of an array that NumPy does not resize while the view lives.
     module.def(
         "held", [](py::handle array) { return ArrayView(array, {"held", "array"}).plain(); },

@@ -109,17 +109,7 @@ def parse_dtype(call: str, name: str, value: Any, among: tuple[str, ...]) -> np.
         raise ValueError(
             f"{call}: {name} is {dtype_name!r}, expected {' or '.join(map(repr, among))}"
         )
-    if dtype_name != "bfloat16":
-        return np.dtype(dtype_name)
-    try:
-        import ml_dtypes
-    except ImportError:
-        raise ImportError(
-            f"{call}: {name} is 'bfloat16', which NumPy has from ml_dtypes: "
-            "pip install 'schuss[bfloat16]'"
-        ) from None
-    dtype: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-    return dtype
+    return _core.bfloat16_dtype(call, name) if dtype_name == "bfloat16" else np.dtype(dtype_name)
 
 
 # The states of a large array begin at other offsets in a 4 KB page than the array itself, 17 cache

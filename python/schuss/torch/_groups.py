@@ -1,41 +1,53 @@
 """Hyperparameters of a group of parameters, as `torch.optim` and as schuss name them."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from schuss._hyperparameters import real
 
-# The names that torch.optim gives the states of the rules.
-STATE_KEYS = {
-    "velocity": "momentum_buffer",
-    "square_average": "square_avg",
-    "mean": "grad_avg",
-    "buffer": "momentum_buffer",
-    "m": "exp_avg",
-    "v": "exp_avg_sq",
-    "v_max": "max_exp_avg_sq",
-}
 
-# The options of each class of torch.optim, except for lr.
-OPTIONS = {
-    "SGD": ("momentum", "dampening", "nesterov", "weight_decay"),
-    "RMSprop": ("alpha", "eps", "centered", "momentum", "weight_decay"),
-    "Adam": ("betas", "eps", "amsgrad", "weight_decay"),
-}
-OPTIONS["AdamW"] = OPTIONS["Adam"]
-_FLAGS = ("amsgrad", "centered", "nesterov")
-_RENAMED = {"SGD": {"momentum": "beta"}, "RMSprop": {"alpha": "beta"}}
+@dataclass(frozen=True)
+class Correspondence:
+    """What schuss has for a class of `torch.optim`."""
 
-# The hyperparameters that torch.optim lacks, for each class of schuss, with their values there.
-_ADAM: dict[str, Any] = {"eps_root": 0.0, "eps_hat": 0.0, "bias_correction": True}
-_FIXED: dict[str, dict[str, Any]] = {
-    "SGD": {},
-    "Momentum": {"lr_in_velocity": False, "bias_correction": False},
-    "RMSprop": {"eps_root": 0.0},
+    options: Mapping[str, str | tuple[str, ...]]
+    """The hyperparameters of schuss for each option except `lr`: several for a tuple."""
+    states: Mapping[str, str]
+    """The key in `torch.optim` of each state."""
+    lacking: Mapping[str, Any]
+    """The hyperparameters that `torch.optim` lacks, with their values there."""
+    counts_steps: bool = True
+    """Whether the state has the number of steps."""
+
+
+def _same(*names: str) -> dict[str, str | tuple[str, ...]]:
+    return {name: name for name in names}
+
+
+_BETAS: dict[str, str | tuple[str, ...]] = {"betas": ("beta1", "beta2")}
+_ADAM = Correspondence(
+    options=_BETAS | _same("eps", "amsgrad", "weight_decay"),
+    states={"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"},
+    lacking={"eps_root": 0.0, "eps_hat": 0.0, "bias_correction": True},
+)
+RULES = {
+    "SGD": Correspondence(  # `Momentum` of schuss, and `SGD` where there is no momentum
+        options={"momentum": "beta", **_same("dampening", "nesterov", "weight_decay")},
+        states={"velocity": "momentum_buffer"},
+        lacking={"lr_in_velocity": False, "bias_correction": False},
+        counts_steps=False,
+    ),
+    "RMSprop": Correspondence(
+        options={"alpha": "beta", **_same("eps", "centered", "momentum", "weight_decay")},
+        states={"square_average": "square_avg", "mean": "grad_avg", "buffer": "momentum_buffer"},
+        lacking={"eps_root": 0.0},
+    ),
     "Adam": _ADAM,
     "AdamW": _ADAM,
 }
-KINDS = tuple(_FIXED)
+KINDS = (*RULES, "Momentum")
+_FLAGS = ("amsgrad", "centered", "nesterov")
 
 
 def rule_of(kind: str) -> str:
@@ -55,33 +67,35 @@ def from_torch(
 
     Raises TypeError if an option has a wrong type, and KeyError if it is missing.
     """
-    kind = rule
-    values: dict[str, Any] = {}
-    for key in ("lr", *OPTIONS[rule]):
-        if key == "betas":
-            values |= _betas(call, name, group[key])
+    values: dict[str, Any] = {"lr": number(call, f"{name}['lr']", group["lr"])}
+    for key, own in RULES[rule].options.items():
+        argument = f"{name}[{key!r}]"
+        if isinstance(own, tuple):
+            values |= _numbers(call, argument, own, group[key])
         else:
-            value = number(call, f"{name}[{key!r}]", group[key])
-            values[_RENAMED.get(rule, {}).get(key, key)] = bool(value) if key in _FLAGS else value
-    if "betas" in OPTIONS[rule]:
+            value = number(call, argument, group[key])
+            values[own] = bool(value) if key in _FLAGS else value
+    kind = rule
+    if rule in ("Adam", "AdamW"):
         kind = "AdamW" if group.get("decoupled_weight_decay", rule == "AdamW") else "Adam"
     elif rule == "SGD" and values["beta"] == 0:
-        values = {key: values[key] for key in ("lr", "weight_decay")}
+        return rule, {key: values[key] for key in ("lr", "weight_decay")}
     elif rule == "SGD":
         kind = "Momentum"
         _check_nesterov(call, values)
-    return kind, values | _FIXED[kind]
+    return kind, {**values, **RULES[rule].lacking}
 
 
 def to_torch(call: str, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of torch.optim for hyperparameters of a class of schuss."""
-    for name, expected in _FIXED[kind].items():
+    if kind == "SGD":
+        return {key: values[key] for key in ("lr", "weight_decay")}
+    rule = RULES[rule_of(kind)]
+    for name, expected in rule.lacking.items():
         if values[name] != expected:
             raise ValueError(
                 f"{call}: {name} is {values[name]!r}, expected {expected!r}, as torch.optim has it"
             )
-    if kind == "SGD":
-        return {key: values[key] for key in ("lr", "weight_decay")}
     if kind == "Momentum":
         dampening = values["beta"] if values["dampening"] is None else values["dampening"]
         values = {**values, "dampening": dampening}
@@ -91,19 +105,18 @@ def to_torch(call: str, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
                 f"{call}: dampening is {dampening!r} where beta is 0, expected 0: torch.optim "
                 "ignores it there"
             )
-    elif kind in ("Adam", "AdamW"):
-        values = {**values, "betas": (values["beta1"], values["beta2"])}
-    rule = rule_of(kind)
-    return {key: values[_RENAMED.get(rule, {}).get(key, key)] for key in ("lr", *OPTIONS[rule])}
+    return {"lr": values["lr"]} | {
+        key: tuple(values[name] for name in own) if isinstance(own, tuple) else values[own]
+        for key, own in rule.options.items()
+    }
 
 
-def _betas(call: str, name: str, betas: Any) -> dict[str, float]:
+def _numbers(call: str, name: str, names: tuple[str, ...], given: Any) -> dict[str, float]:
     try:
-        beta1, beta2 = betas
+        pairs = list(zip(names, given, strict=True))
     except (TypeError, ValueError):
-        raise TypeError(f"{call}: {name}['betas'] is {betas!r}, expected two numbers") from None
-    pairs = (("beta1", beta1), ("beta2", beta2))
-    return {key: number(call, f"{name}['betas']", beta) for key, beta in pairs}
+        raise TypeError(f"{call}: {name} is {given!r}, expected two numbers") from None
+    return {key: number(call, name, value) for key, value in pairs}
 
 
 def _check_nesterov(call: str, values: Mapping[str, Any]) -> None:

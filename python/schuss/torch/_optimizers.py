@@ -1,244 +1,54 @@
 """The optimizers: subclasses of those of `torch.optim` with the step of schuss."""
 
-from collections.abc import Callable, Mapping
-from operator import is_
-from typing import Any, NamedTuple
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
-import numpy as np
 import torch
 
-from schuss import _core, optimizers
-from schuss._arrays import Array
-from schuss._rules import formula, states
-from schuss.torch._groups import OPTIONS, STATE_KEYS, from_torch, number
-
-_COMMON_OPTIONS = ("maximize", "decoupled_weight_decay", "capturable", "differentiable")
-
-
-class _GroupFormula(NamedTuple):
-    """The update of the parameters of a group, except for the rate."""
-
-    formula: _core.Formula
-    keys: dict[str, str]
-    """The key in torch.optim of each state."""
-    scale: float
-    is_dampened: bool
-
-
-def _group_formula(
-    call: str, rule: str, groups: list[dict[str, Any]], index: int, *, first: bool
-) -> _GroupFormula:
-    group = groups[index]
-    kind, values = from_torch(f"{call}.step", f"param_groups[{index}]", rule, group)
-    if first:  # torch.optim does not dampen the first gradient
-        values |= {"beta": 0.0, "dampening": 0.0}
-    own_class = getattr(optimizers, kind)
-    return _GroupFormula(
-        formula=formula(own_class, values | {"lr": 0.0}),  # each step gives the rate
-        keys={name: STATE_KEYS[name] for name in states(own_class, values)},
-        scale=-1.0 if group["maximize"] else 1.0,
-        is_dampened=values.get("dampening", 0.0) != 0,
-    )
-
-
-class _Bucket:
-    """Parameters that are stepped together: with the same states and number of steps."""
-
-    def __init__(self, call: str, rule: str, first: bool, group_formula: _GroupFormula) -> None:
-        self.call, self.rule, self.first = call, rule, first
-        self.keys, self.scale = group_formula.keys, group_formula.scale
-        self.groups: list[int] = []
-        self.params: list[Any] = []
-        self.indices: list[int] = []  # among all parameters that have gradients
-        self.members: list[int] = []  # the index in `groups` of each parameter
-        self.states: list[dict[str, Any]] = []
-        self.committed = False  # whether the states are in that of the optimizer
-        self.counts: Array | None = None
-        self.settings: list[Any] = []
-
-    def add(self, index: int, param: Any, group: int, state: dict[str, Any]) -> None:
-        """Add a parameter."""
-        if group not in self.groups:
-            self.groups.append(group)
-        self.params.append(param)
-        self.indices.append(index)
-        self.members.append(self.groups.index(group))
-        self.states.append(state)
-
-    def prepare(self) -> None:
-        """Prepare for steps, after all parameters were added."""
-        arrays = [_array(self.call, "parameter", param) for param in self.params]
-        self.core = _core.Optimizer(self.call, arrays)
-        self.tensors = {key: [state[key] for state in self.states] for key in self.keys.values()}
-        states = {
-            name: [tensor.detach().numpy() for tensor in self.tensors[key]]
-            for name, key in self.keys.items()
-        }
-        self.aux_arrays: _core.AuxArrays | None = _core.AuxArrays(states)
-        if "step" in self.states[0]:
-            # The counts are views of one array, so that one addition updates them all.
-            steps = [torch.as_tensor(state["step"]) for state in self.states]
-            is_wide = any(step.dtype == torch.float64 for step in steps)
-            self.counts = np.array(steps, np.float64 if is_wide else np.float32)
-            for state, step in zip(self.states, torch.from_numpy(self.counts), strict=True):
-                state["step"] = step
-            self.tensors["step"] = [state["step"] for state in self.states]
-            self.core.steps = int(self.counts[0])
-        self.pointers = self._pointers()
-
-    def is_current(self, state: Any) -> bool:
-        """Return whether states, their memory and counts are those of the last step."""
-        pairs = zip(self.params, self.states, strict=True)
-        return (
-            all(state.get(param) is own for param, own in pairs if own)
-            and (self.counts is None or bool((self.counts == self.core.steps).all()))
-            and self._pointers() == self.pointers
-            and all(
-                own.get(key) is tensor
-                for key, tensors in self.tensors.items()
-                for own, tensor in zip(self.states, tensors, strict=True)
-            )
-        )
-
-    def sync_groups(self, groups: list[dict[str, Any]]) -> bool:
-        """Use the hyperparameters of the groups; return False if these need other states."""
-        settings = [_settings(self.rule, groups[index]) for index in self.groups]
-        if settings == self.settings:
-            return True
-        for index in self.groups:
-            _check_options(self.call, groups[index])
-        formulas = [
-            _group_formula(self.call, self.rule, groups, index, first=self.first)
-            for index in self.groups
-        ]
-        if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
-            return False
-        core_formulas, options = [each.formula for each in formulas], _core.StepOptions()
-        self.core.configure(core_formulas, self.members, options, self.aux_arrays)
-        self.settings, self.aux_arrays = settings, None
-        return True
-
-    def step(self, grads: list[Array], groups: list[dict[str, Any]], state: Any) -> None:
-        """Make a step with the gradients of this bucket, among those of all buckets."""
-        name = f"{self.call}.step"
-        rates = tuple(
-            number(name, f"param_groups[{index}]['lr']", groups[index]["lr"])
-            for index in self.groups
-        )
-        own = grads if len(self.indices) == len(grads) else [grads[i] for i in self.indices]
-        before = self.core.steps
-        try:
-            self.core.step(own, rates[0] if len(rates) == 1 else rates, self.scale)
-        finally:  # Ctrl-C is raised after the step
-            if self.core.steps != before:
-                if self.counts is not None:
-                    self.counts.fill(self.core.steps)
-                if not self.committed:
-                    self._commit(state)
-
-    def _commit(self, state: Any) -> None:
-        """Put the new states into the existing dicts of the optimizer, after the first step."""
-        for i, (param, own) in enumerate(zip(self.params, self.states, strict=True)):
-            if own:
-                state[param].update(own)
-                self.states[i] = state[param]
-        self.committed = True
-
-    def _pointers(self) -> list[int]:
-        return [tensor.data_ptr() for tensors in self.tensors.values() for tensor in tensors]
-
-
-def _settings(rule: str, group: dict[str, Any]) -> list[Any]:
-    """Return the options that the update of a group depends on, except for the rate."""
-    settings: list[Any] = []
-    for name in OPTIONS[rule]:
-        value = group[name]
-        settings += value if isinstance(value, list | tuple) else (value,)
-    # Numbers, because lists and tensors can be changed in place.
-    settings = [each.tolist() if isinstance(each, torch.Tensor) else each for each in settings]
-    return settings + [group.get(name) for name in _COMMON_OPTIONS]
-
-
-class _StepPlan:
-    """The buckets of a step, for the parameters that have gradients."""
-
-    def __init__(
-        self,
-        call: str,
-        rule: str,
-        params: list[Any],
-        members: list[int],
-        groups: list[dict[str, Any]],
-        state: Any,
-    ) -> None:
-        self.params, self.members, self.layout = params, members, _layout(params)
-        buckets: dict[Any, _Bucket] = {}
-        for i, (param, group) in enumerate(zip(params, members, strict=True)):
-            own = dict(state.get(param, {}))
-            group_formula = _group_formula(call, rule, groups, group, first=False)
-            first = group_formula.is_dampened and own.get("momentum_buffer") is None
-            for key in group_formula.keys.values():
-                if own.get(key) is None:
-                    own[key] = torch.zeros_like(param, memory_format=torch.preserve_format)
-            if rule != "SGD":
-                own.setdefault("step", torch.tensor(0.0))
-            steps = float(own["step"]) if "step" in own else 0.0
-            kind = tuple(group_formula.keys), group_formula.scale, first, steps
-            bucket = buckets.setdefault(kind, _Bucket(call, rule, first, group_formula))
-            bucket.add(i, param, group, own)
-        self.buckets = list(buckets.values())
-        for bucket in self.buckets:
-            bucket.prepare()
-
-    def is_current(self, params: list[Any], members: list[int], state: Any) -> bool:
-        """Return whether parameters, their memory and their states are those of the last step."""
-        return (
-            len(params) == len(self.params)
-            and all(map(is_, params, self.params))
-            and members == self.members
-            and _layout(params) == self.layout
-            and all(bucket.is_current(state) for bucket in self.buckets)
-        )
-
-    def sync_groups(self, groups: list[dict[str, Any]]) -> bool:
-        """Use the hyperparameters of the groups; return False if these need other buckets."""
-        return all(bucket.sync_groups(groups) for bucket in self.buckets)
-
-
-def _layout(params: list[Any]) -> list[Any]:
-    """Return the memory of parameters, which changes if their `data` is replaced."""
-    return [(p.data_ptr(), p.dtype, p.shape, p.stride()) for p in params]
-
-
-def _check_options(call: str, group: Mapping[str, Any]) -> None:
-    for name in ("capturable", "differentiable"):
-        if group.get(name):
-            raise ValueError(f"{call}.step: {name} is True, expected False")
-
-
-def _array(call: str, what: str, tensor: Any) -> Array:
-    """Return an array that shares the tensor's memory, or raise TypeError or ValueError."""
-    try:
-        array: Array = (tensor.detach() if tensor.requires_grad else tensor).numpy()
-    except (TypeError, RuntimeError):
-        array = np.empty(0)
-    if array.dtype.char in "fd" and array.shape == tensor.shape:
-        return array
-    where = f"{call}.step: a {what} of shape {tuple(tensor.shape)}"
-    if tensor.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"{where} has dtype {tensor.dtype}, expected float32 or float64")
-    kind = f"{tensor.layout} on {tensor.device}"
-    raise ValueError(f"{where} is {kind}, expected a dense tensor on the CPU")
+from schuss.torch._extras import Extras, checked, copies_for, write
+from schuss.torch._groups import RULES
+from schuss.torch._step import AVERAGE, Members, StepPlan
+from schuss.torch._tensors import array_of, computed_dtype
 
 
 class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no torch
     """The step that the optimizers share."""
 
     _rule: str  # the class of torch.optim
-    _plan: _StepPlan | None = None  # that of the last step
+    _extras = Extras()
+    _copies: dict[Any, Any] | None = None  # by parameter
+    _plan: StepPlan | None = None  # that of the last step
 
     # GradScaler passes the scale only to the fused optimizers of torch itself.
     _step_supports_amp_scaling = property(lambda self: False, lambda self, value: None)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "_rule" not in vars(cls):  # a class of the user's
+            return
+        # For users: the signature of the class of torch.optim, and the options of schuss.
+        theirs = inspect.signature(getattr(torch.optim, cls._rule))
+        ours = inspect.signature(_Fused).parameters
+        added = [each for each in ours.values() if each.kind is each.KEYWORD_ONLY]
+        cls.__signature__ = theirs.replace(parameters=[*theirs.parameters.values(), *added])
+
+    def __init__(
+        self,
+        params: Any,
+        *args: Any,
+        clip_norm: float | None = None,
+        average: float | None = None,
+        copies: Any = None,
+        state_dtype: Any = None,
+        **options: Any,
+    ) -> None:
+        call = type(self).__name__
+        given = {"clip_norm": clip_norm, "average": average, "state_dtype": state_dtype}
+        self._extras = Extras(**checked(call, given))
+        super().__init__(params, *args, **options)
+        self._copies = copies_for(call, copies, self._params())
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient, in place.
@@ -256,7 +66,8 @@ class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has n
         Raises
         ------
         TypeError
-            If a parameter is not float32 or float64, or a gradient has another dtype.
+            If a parameter or a gradient is not float32, float64, float16 or bfloat16, or if a
+            gradient has a dtype that does not go with that of its parameter.
         ValueError
             If one is not on the CPU or is sparse, if `capturable` or `differentiable` is set, or if
             dampening is used with Nesterov's momentum.
@@ -269,32 +80,158 @@ class _Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has n
             with torch.enable_grad():
                 loss = closure()
         call, groups = type(self).__name__, self.param_groups
-        params, arrays, members = [], [], []
-        for index, group in enumerate(groups):
-            for param in group["params"]:
-                grad = param.grad
-                if grad is not None:
-                    params.append(param)
-                    arrays.append(_array(call, "gradient", grad))
-                    members.append(index)
-        if not params:
+        members, grads = self._members()
+        if not grads:
             return loss
+        arrays = [array_of(f"{call}.step", "gradient", grad) for grad in grads]
         plan, is_new = self._plan, False
-        if (
-            plan is None
-            or not plan.is_current(params, members, self.state)
-            or not plan.sync_groups(groups)
-        ):
+        if plan is None or not plan.is_current(members, self.state) or not plan.sync_groups(groups):
             self._plan, is_new = None, True
-            plan = _StepPlan(call, self._rule, params, members, groups, self.state)
+            plan = StepPlan(call, self._rule, members, groups, self.state, self._extras)
             plan.sync_groups(groups)
-        for bucket in plan.buckets:
-            bucket.step(arrays, groups, self.state)
-        # So that autograd refuses to use the old values of the parameters.
-        torch.autograd.graph.increment_version(params)
-        if is_new and not any(bucket.first for bucket in plan.buckets):
+        plan.step(grads, arrays, groups, self.state)
+        # So that autograd refuses to use the old values.
+        torch.autograd.graph.increment_version([*members.params, *(members.copies or ())])
+        if is_new and plan.is_reusable:
             self._plan = plan
         return loss
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of the parameters and of their copies.
+
+        Parameters
+        ----------
+        set_to_none : bool
+            False sets them to zero.
+        """
+        super().zero_grad(set_to_none)
+        for copy in (self._copies or {}).values():
+            if copy.grad is None:
+                continue
+            if set_to_none:
+                copy.grad = None
+            else:
+                copy.grad.zero_()
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters.
+
+        Parameters
+        ----------
+        param_group : dict
+            ``params`` and the options of the group.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `torch.optim.Optimizer.add_param_group`; and if there are copies: they are those of
+            the parameters that the optimizer was made with.
+        """
+        if self._copies is not None:
+            raise ValueError(
+                f"{type(self).__name__}.add_param_group: there are copies of the other parameters, "
+                "expected none (make a new optimizer, and load the state of this one)"
+            )
+        super().add_param_group(param_group)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a state dict of this class, or of that of `torch.optim`.
+
+        Parameters
+        ----------
+        state_dict : dict
+            The result of ``state_dict()``. States are converted to `state_dtype`.
+
+        Raises
+        ------
+        ValueError
+            If it is the state of other groups.
+        """
+        super().load_state_dict(state_dict)
+        # torch.optim has rounded the states to the dtypes of the parameters.
+        keys = (key for group in state_dict["param_groups"] for key in group["params"])
+        for key, param in zip(keys, self._params(), strict=True):
+            dtypes = dict.fromkeys(
+                RULES[self._rule].states.values(), self._extras.dtype_of_state(param)
+            )
+            dtypes[AVERAGE] = computed_dtype(param)
+            saved = state_dict["state"].get(key, {})
+            for name in dtypes.keys() & saved.keys():
+                if saved[name] is not None:
+                    tensor = saved[name].to(param.device, dtypes[name], copy=True)
+                    self.state[param][name] = tensor
+
+    def write_copies(self) -> None:
+        """Write the parameters to `copies`, if there are any, after they were changed by hand."""
+        write(self._copies or {})
+
+    @property
+    def clip_norm(self) -> float | None:
+        """The largest norm of all gradients together; None if there is no limit."""
+        return self._extras.clip_norm
+
+    @clip_norm.setter
+    def clip_norm(self, value: float | None) -> None:
+        self._set("clip_norm", value)
+
+    @property
+    def average(self) -> Any:
+        """The averages, in the order of the parameters; assign the decay rate.
+
+        They are those in the state (a parameter that had no step yet is its own average), or None
+        if there are none. None drops them.
+        """
+        if self._extras.average is None:
+            return None
+        return [
+            self.state.get(param, {}).get(AVERAGE, param.detach().to(computed_dtype(param)))
+            for param in self._params()
+        ]
+
+    @average.setter
+    def average(self, value: float | None) -> None:
+        self._set("average", value)
+        if value is None:
+            for state in self.state.values():
+                state.pop(AVERAGE, None)
+
+    @property
+    def copies(self) -> list[Any] | None:
+        """The low-precision copies, in the order of the parameters; None if there are none."""
+        return None if self._copies is None else [self._copies[each] for each in self._params()]
+
+    @property
+    def state_dtype(self) -> Any:
+        """The dtype of the state; None if it is the dtype that is computed in."""
+        return self._extras.state_dtype
+
+    def _set(self, name: str, value: Any) -> None:
+        self._extras = replace(self._extras, **checked(type(self).__name__, {name: value}))
+        self._plan = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a pickle or a copy needs."""
+        own = {"_extras": self._extras, "_copies": self._copies}
+        return {**super().__getstate__(), **own}
+
+    def _members(self) -> tuple[Members, list[Any]]:
+        """Return the parameters that have a gradient, or whose copy has one, and the gradients."""
+        params, members, grads = [], [], []
+        copies = self._copies
+        for index, group in enumerate(self.param_groups):
+            for param in group["params"]:
+                grad = param.grad
+                if grad is None and copies is not None:
+                    grad = copies[param].grad
+                if grad is not None:
+                    params.append(param)
+                    members.append(index)
+                    grads.append(grad)
+        in_copies = None if copies is None else [copies[param] for param in params]
+        return Members(params, members, in_copies), grads
+
+    def _params(self) -> list[Any]:
+        return [param for group in self.param_groups for param in group["params"]]
 
 
 class SGD(_Fused, torch.optim.SGD):  # type: ignore[misc]
@@ -303,9 +240,12 @@ class SGD(_Fused, torch.optim.SGD):  # type: ignore[misc]
     Parameters
     ----------
     params
-        Parameters of any shape and memory layout, in float32 or float64, on the CPU.
+        Parameters of any shape and memory layout, on the CPU, in float32, float64, float16 or
+        bfloat16.
     lr, momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused
         As in `torch.optim.SGD`; `foreach` and `fused` are ignored.
+    clip_norm, average, copies, state_dtype
+        Options of schuss; see `schuss.torch`.
 
     Raises
     ------
@@ -337,11 +277,14 @@ class RMSprop(_Fused, torch.optim.RMSprop):  # type: ignore[misc]
     Parameters
     ----------
     params
-        Parameters of any shape and memory layout, in float32 or float64, on the CPU.
+        Parameters of any shape and memory layout, on the CPU, in float32, float64, float16 or
+        bfloat16.
     lr, alpha, eps, weight_decay, momentum, centered, maximize
         As in `torch.optim.RMSprop`.
     capturable, foreach, differentiable
         As there; `foreach` is ignored, and the others are refused.
+    clip_norm, average, copies, state_dtype
+        Options of schuss; see `schuss.torch`.
 
     Raises
     ------
@@ -372,11 +315,14 @@ class Adam(_Fused, torch.optim.Adam):  # type: ignore[misc]
     Parameters
     ----------
     params
-        Parameters of any shape and memory layout, in float32 or float64, on the CPU.
+        Parameters of any shape and memory layout, on the CPU, in float32, float64, float16 or
+        bfloat16.
     lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay
         As in `torch.optim.Adam`.
     foreach, capturable, differentiable, fused
         As there; `foreach` and `fused` are ignored, and the others are refused.
+    clip_norm, average, copies, state_dtype
+        Options of schuss; see `schuss.torch`.
 
     Raises
     ------
@@ -407,11 +353,14 @@ class AdamW(_Fused, torch.optim.AdamW):  # type: ignore[misc]
     Parameters
     ----------
     params
-        Parameters of any shape and memory layout, in float32 or float64, on the CPU.
+        Parameters of any shape and memory layout, on the CPU, in float32, float64, float16 or
+        bfloat16.
     lr, betas, eps, weight_decay, amsgrad, maximize
         As in `torch.optim.AdamW`.
     foreach, capturable, differentiable, fused
         As there; `foreach` and `fused` are ignored, and the others are refused.
+    clip_norm, average, copies, state_dtype
+        Options of schuss; see `schuss.torch`.
 
     Raises
     ------

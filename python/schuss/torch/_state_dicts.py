@@ -13,7 +13,7 @@ from schuss._hyperparameters import check_keys, mapping
 from schuss._internals import internals_of
 from schuss._rules import states
 from schuss.optimizers import Optimizer
-from schuss.torch._groups import KINDS, OPTIONS, STATE_KEYS, from_torch, number, rule_of, to_torch
+from schuss.torch._groups import KINDS, RULES, Correspondence, from_torch, number, rule_of, to_torch
 
 
 def state_dict(optimizer: Optimizer) -> dict[str, Any]:
@@ -72,8 +72,9 @@ def _param_states(
 ) -> dict[int, dict[str, Any]]:
     """Return the state of each parameter by its index; an empty dict before the first step."""
     tree, steps = internals_of(optimizer).core.tree, saved["steps"]
+    rule = RULES[rule_of(kind)]
     arrays = {
-        STATE_KEYS[name]: tree.flatten_arrays(state, call, name)
+        rule.states[name]: tree.flatten_arrays(state, call, name)
         for name, state in saved["state"].items()
     }
     # A velocity can come from a state without a number of steps.
@@ -85,7 +86,7 @@ def _param_states(
             key: torch.tensor(array.astype(computed_dtype(array), copy=False))
             for key, array in zip(arrays, each, strict=True)
         }
-        if rule_of(kind) != "SGD":
+        if rule.counts_steps:
             # float32 as in torch.optim, except for a number that it cannot represent.
             dtype = torch.float32 if steps <= 1 << 24 else torch.float64
             result[i]["step"] = torch.tensor(float(steps), dtype=dtype)
@@ -203,16 +204,21 @@ class _StateReader:
     states: Mapping[Any, Any]
     step_counts: set[int] = field(default_factory=set)
 
+    @property
+    def rule(self) -> Correspondence:
+        """What schuss has for the class."""
+        return RULES[rule_of(self.kind)]
+
     def read(
         self, key: Any, group: Mapping[str, Any], names: list[str]
     ) -> Iterator[tuple[str, Array | None]]:
         """Yield each state of a parameter in float64; None stands for zeros."""
         name = f"state_dict['state'][{key!r}]"
         state = mapping(self.call, name, self.states.get(key, {}))
-        if rule_of(self.kind) != "SGD" and self.states:
+        if self.rule.counts_steps and self.states:
             self.step_counts.add(_steps(self.call, name, state))
         for own in names:
-            torch_key = STATE_KEYS[own]
+            torch_key = self.rule.states[own]
             # Without momentum, a velocity that is still there has no effect.
             is_unused = self.kind == "Momentum" and group["beta"] == 0
             array = None if is_unused else _array(self.call, name, state, torch_key)
@@ -232,7 +238,7 @@ class _StateReader:
                 f"{self.call}: state_dict['state'] counts {sorted(self.step_counts)} steps, "
                 "expected the same for all"
             )
-        if rule_of(self.kind) == "SGD":
+        if not self.rule.counts_steps:
             return optimizer.steps
         return max(self.step_counts, default=0)
 
@@ -262,7 +268,7 @@ def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any
 def _parse_group(call: str, name: str, group: Any, kind: str) -> dict[str, Any]:
     """Return the hyperparameters of a group for a class of schuss."""
     rule = rule_of(kind)
-    if not {"params", "lr", *OPTIONS[rule]} <= mapping(call, name, group).keys():
+    if not {"params", "lr", *RULES[rule].options} <= mapping(call, name, group).keys():
         raise ValueError(
             f"{call}: {name} has the keys {list(group)}, expected those of torch.optim.{rule}"
         )
@@ -272,7 +278,7 @@ def _parse_group(call: str, name: str, group: Any, kind: str) -> dict[str, Any]:
         raise wrong_type(call, f"{name}['params']", params, "a list")
     if (group_kind, kind) == ("SGD", "Momentum"):
         group_kind = "Momentum"
-        values |= {"beta": 0.0, "dampening": 0.0, "nesterov": False, "bias_correction": False}
+        values |= {"beta": 0.0, "dampening": 0.0, "nesterov": False, **RULES[rule].lacking}
     if group_kind != kind:
         raise ValueError(f"{call}: {name} is of {group_kind}, expected {kind}")
     if number(call, f"{name}['maximize']", group.get("maximize", False)):

@@ -1,0 +1,280 @@
+"""The step of the optimizers: parameters in buckets, and what is cached between steps."""
+
+from collections.abc import Iterable, Mapping
+from operator import is_
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from schuss import _core, optimizers
+from schuss._arrays import Array
+from schuss._rules import formula, states
+from schuss.torch._extras import Extras
+from schuss.torch._groups import RULES, from_torch, number
+from schuss.torch._tensors import array_of, computed_dtype
+
+AVERAGE = "average"  # its key in the state of a parameter
+
+_COMMON_OPTIONS = ("maximize", "decoupled_weight_decay", "capturable", "differentiable")
+
+
+class Members(NamedTuple):
+    """The parameters of a step, in order."""
+
+    params: list[Any]
+    groups: list[int]
+    """The index of the group of each."""
+    copies: list[Any] | None
+    """The low-precision copy of each."""
+
+    def layout(self) -> list[Any]:
+        """Return the memory of all, which changes if their `data` is replaced."""
+        tensors = [*self.params, *(self.copies or ())]
+        return [(each.data_ptr(), each.dtype, each.shape, each.stride()) for each in tensors]
+
+
+class _GroupFormula(NamedTuple):
+    """The update of the parameters of a group, except for the rate."""
+
+    formula: _core.Formula
+    keys: dict[str, str]
+    """The key in torch.optim of each state."""
+    scale: float
+    is_dampened: bool
+
+
+def _group_formula(
+    call: str, rule: str, groups: list[dict[str, Any]], index: int, *, first: bool
+) -> _GroupFormula:
+    group = groups[index]
+    kind, values = from_torch(f"{call}.step", f"param_groups[{index}]", rule, group)
+    if first:  # torch.optim does not dampen the first gradient
+        values |= {"beta": 0.0, "dampening": 0.0}
+    own_class = getattr(optimizers, kind)
+    return _GroupFormula(
+        formula=formula(own_class, values | {"lr": 0.0}),  # each step gives the rate
+        keys={name: RULES[rule].states[name] for name in states(own_class, values)},
+        scale=-1.0 if group["maximize"] else 1.0,
+        is_dampened=values.get("dampening", 0.0) != 0,
+    )
+
+
+class _Bucket:
+    """Parameters that are stepped together: with the same states and number of steps."""
+
+    def __init__(
+        self, call: str, rule: str, group_formula: _GroupFormula, *, first: bool, averaged: bool
+    ) -> None:
+        self.call, self.rule = call, rule
+        self.first, self.averaged = first, averaged
+        self.keys, self.scale = group_formula.keys, group_formula.scale
+        self.groups: list[int] = []
+        self.params: list[Any] = []
+        self.copies: list[Any] = []
+        self.indices: list[int] = []  # among all parameters that have gradients
+        self.members: list[int] = []  # the index in `groups` of each parameter
+        self.states: list[dict[str, Any]] = []
+        self.committed = False  # whether the states are in that of the optimizer
+        self.counts: Array | None = None
+        self.settings: list[Any] = []
+
+    def add(self, index: int, members: Members, state: dict[str, Any]) -> None:
+        """Add the parameter that has this index among the members of the step."""
+        group = members.groups[index]
+        if group not in self.groups:
+            self.groups.append(group)
+        self.params.append(members.params[index])
+        if members.copies is not None:
+            self.copies.append(members.copies[index])
+        self.indices.append(index)
+        self.members.append(self.groups.index(group))
+        self.states.append(state)
+
+    def prepare(self, options: _core.StepOptions, *, keeps_average: bool) -> None:
+        """Prepare for steps, after all parameters were added."""
+        self.core = _core.Optimizer(self.call, self._arrays("parameter", self.params))
+        self.options = options
+        keys = [*self.keys.values(), *[AVERAGE] * keeps_average]
+        self.tensors = {key: [state[key] for state in self.states] for key in keys}
+        self.aux_arrays: _core.AuxArrays | None = _core.AuxArrays(
+            {name: self._arrays("state", self.tensors[key]) for name, key in self.keys.items()},
+            self._arrays("state", self.tensors[AVERAGE]) if keeps_average else None,
+            self._arrays("copy", self.copies) if self.copies else None,
+        )
+        if "step" in self.states[0]:
+            # The counts are views of one array, so that one addition updates them all.
+            steps = [torch.as_tensor(state["step"]) for state in self.states]
+            is_wide = any(step.dtype == torch.float64 for step in steps)
+            self.counts = np.array(steps, np.float64 if is_wide else np.float32)
+            for state, step in zip(self.states, torch.from_numpy(self.counts), strict=True):
+                state["step"] = step
+            self.tensors["step"] = [state["step"] for state in self.states]
+            self.core.steps = int(self.counts[0])
+        self.pointers = self._pointers()
+
+    def is_current(self, state: Any) -> bool:
+        """Return whether states, their memory and counts are those of the last step."""
+        pairs = zip(self.params, self.states, strict=True)
+        return (
+            all(state.get(param) is own for param, own in pairs if own)
+            and (self.counts is None or bool((self.counts == self.core.steps).all()))
+            and self._pointers() == self.pointers
+            and all(
+                own.get(key) is tensor
+                for key, tensors in self.tensors.items()
+                for own, tensor in zip(self.states, tensors, strict=True)
+            )
+        )
+
+    def sync_groups(self, groups: list[dict[str, Any]]) -> bool:
+        """Use the hyperparameters of the groups; return False if these need other states."""
+        settings = [_settings(self.rule, groups[index]) for index in self.groups]
+        if settings == self.settings:
+            return True
+        for index in self.groups:
+            _check_options(self.call, groups[index])
+        formulas = [
+            _group_formula(self.call, self.rule, groups, index, first=self.first)
+            for index in self.groups
+        ]
+        if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
+            return False
+        core_formulas = [each.formula for each in formulas]
+        self.core.configure(core_formulas, self.members, self.options, self.aux_arrays)
+        if self.aux_arrays is not None and self.averaged:
+            self.core.average_weights = 1.0, 1.0  # the averages have begun
+        self.settings, self.aux_arrays = settings, None
+        return True
+
+    def step(
+        self, grads: list[Array], groups: list[dict[str, Any]], state: Any, factor: float
+    ) -> None:
+        """Make a step with the gradients of this bucket, among those of all buckets."""
+        name = f"{self.call}.step"
+        rates = tuple(
+            number(name, f"param_groups[{index}]['lr']", groups[index]["lr"])
+            for index in self.groups
+        )
+        own = grads if len(self.indices) == len(grads) else [grads[i] for i in self.indices]
+        before = self.core.steps
+        try:
+            self.core.step(own, rates[0] if len(rates) == 1 else rates, self.scale * factor)
+        finally:  # Ctrl-C is raised after the step
+            if self.core.steps != before:
+                if self.counts is not None:
+                    self.counts.fill(self.core.steps)
+                if not self.committed:
+                    self._commit(state)
+
+    def _commit(self, state: Any) -> None:
+        """Put the new states into the existing dicts of the optimizer, after the first step."""
+        for i, (param, own) in enumerate(zip(self.params, self.states, strict=True)):
+            if own:
+                state[param].update(own)
+                self.states[i] = state[param]
+        self.committed = True
+
+    def _arrays(self, what: str, tensors: list[Any]) -> list[Array]:
+        return [array_of(f"{self.call}.step", what, tensor) for tensor in tensors]
+
+    def _pointers(self) -> list[int]:
+        return [tensor.data_ptr() for tensors in self.tensors.values() for tensor in tensors]
+
+
+def _settings(rule: str, group: dict[str, Any]) -> list[Any]:
+    """Return the options that the update of a group depends on, except for the rate."""
+    settings: list[Any] = []
+    for name in RULES[rule].options:
+        value = group[name]
+        settings += value if isinstance(value, list | tuple) else (value,)
+    # Numbers, because lists and tensors can be changed in place.
+    settings = [each.tolist() if isinstance(each, torch.Tensor) else each for each in settings]
+    return settings + [group.get(name) for name in _COMMON_OPTIONS]
+
+
+class StepPlan:
+    """The buckets of a step, for the parameters that have gradients."""
+
+    def __init__(
+        self,
+        call: str,
+        rule: str,
+        members: Members,
+        groups: list[dict[str, Any]],
+        state: Any,
+        extras: Extras,
+    ) -> None:
+        self.members, self.layout, self.extras = members, members.layout(), extras
+        keeps_average = extras.average is not None
+        buckets: dict[Any, _Bucket] = {}
+        for i, (param, group) in enumerate(zip(members.params, members.groups, strict=True)):
+            own = dict(state.get(param, {}))
+            group_formula = _group_formula(call, rule, groups, group, first=False)
+            first = group_formula.is_dampened and own.get("momentum_buffer") is None
+            averaged = keeps_average and AVERAGE in own
+            self._add_states(own, param, group_formula.keys.values())
+            if RULES[rule].counts_steps:
+                own.setdefault("step", torch.tensor(0.0))
+            steps = float(own["step"]) if "step" in own else 0.0
+            kind = tuple(group_formula.keys), group_formula.scale, first, steps, averaged
+            if kind not in buckets:
+                buckets[kind] = _Bucket(call, rule, group_formula, first=first, averaged=averaged)
+            buckets[kind].add(i, members, own)
+        self.buckets = list(buckets.values())
+        # The norm is that of all gradients: a bucket that has only some of them cannot clip by it.
+        self.clips = extras.clip_norm is not None and len(self.buckets) > 1
+        options = _core.StepOptions(
+            clip_norm=None if self.clips else extras.clip_norm, average=extras.average
+        )
+        for bucket in self.buckets:
+            bucket.prepare(options, keeps_average=keeps_average)
+
+    def _add_states(self, own: dict[str, Any], param: Any, keys: Iterable[str]) -> None:
+        """Add the states that a parameter lacks, and convert those that are of another dtype."""
+        dtype = self.extras.dtype_of_state(param)
+        for key in keys:
+            if own.get(key) is None:
+                own[key] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
+            own[key] = own[key].to(dtype)
+        if self.extras.average is not None:
+            average = own.get(AVERAGE, param.detach())
+            own[AVERAGE] = average.to(computed_dtype(param), copy=AVERAGE not in own)
+
+    def is_current(self, members: Members, state: Any) -> bool:
+        """Return whether parameters, their memory and their states are those of the last step."""
+        return (
+            len(members.params) == len(self.members.params)
+            and all(map(is_, members.params, self.members.params))
+            and members.groups == self.members.groups
+            and members.layout() == self.layout
+            and all(bucket.is_current(state) for bucket in self.buckets)
+        )
+
+    def sync_groups(self, groups: list[dict[str, Any]]) -> bool:
+        """Use the hyperparameters of the groups; return False if these need other buckets."""
+        return all(bucket.sync_groups(groups) for bucket in self.buckets)
+
+    def step(self, grads: list[Any], arrays: list[Array], groups: list[Any], state: Any) -> None:
+        """Step all buckets with gradients: as tensors, and as arrays of the same memory."""
+        factor = _clip_factor(grads, self.extras.clip_norm) if self.clips else 1.0
+        for bucket in self.buckets:
+            bucket.step(arrays, groups, state, factor)
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the next step may use the plan: a first step that is not dampened is unique."""
+        return not any(bucket.first for bucket in self.buckets)
+
+
+def _clip_factor(grads: list[Any], clip_norm: Any) -> float:
+    """Return the factor that clips the norm of all gradients, as the core has it."""
+    norms = [torch.linalg.vector_norm(grad, dtype=torch.float64) for grad in grads]
+    factor: float = clip_norm / (torch.stack(norms).norm().item() + 1e-6)
+    return 1.0 if factor >= 1 else factor  # NaN stays
+
+
+def _check_options(call: str, group: Mapping[str, Any]) -> None:
+    for name in ("capturable", "differentiable"):
+        if group.get(name):
+            raise ValueError(f"{call}.step: {name} is True, expected False")
