@@ -40,19 +40,34 @@ Item::Item(std::size_t group_index, const std::vector<std::size_t>& shape,
     const std::size_t item_size = numbers::size_of(gradient.dtype);
     const bool aligned = reinterpret_cast<std::size_t>(gradient.data) % item_size == 0;
     gradient_order = MemoryOrder(shape, parameter.strides, gradient.strides, item_size, aligned);
+    elements = layout.elements();
+}
+
+Item Item::resting(std::size_t group_index, const std::vector<std::size_t>& shape,
+                   const std::vector<Operand>& operands) {
+    Item item = operands.empty() ? Item() : Item(group_index, shape, operands);
+    item.group = group_index;
+    item.gradient_order = MemoryOrder();
+    item.elements = 1;
+    for (const std::size_t size : shape) item.elements *= size;
+    item.rests = true;
+    return item;
 }
 
 void Plan::build() {
     shares_.clear();
     first_.clear();
     scratch_bytes_ = elements_ = 0;
-    stochastic_ = false;
+    stochastic_ = some_rest_ = false;
+    std::size_t first = 0;
     const std::size_t enough = tile_elements();
     std::size_t size = enough;  // of the last share
     for (std::size_t i = 0; i < items.size(); ++i) {
         const Layout& layout = items[i].layout;
         scratch_bytes_ = std::max(scratch_bytes_, layout.scratch_bytes());
-        first_.push_back(elements_);
+        first_.push_back(first);
+        first += items[i].elements;
+        some_rest_ = some_rest_ || items[i].rests;
         const numbers::DType state = items[i].formats.state;
         stochastic_ = stochastic_ || state != numbers::compute_dtype(state);
         elements_ += layout.elements();
@@ -80,6 +95,7 @@ void Plan::prepare() {
 void Plan::prepare_statistics() {
     std::vector<GradientStats::Gradient> gradients;
     for (const Item& item : items) {
+        // The order of a parameter that rests has no elements.
         gradients.push_back({item.formats.gradient, &item.gradient_order, item.gradient()});
     }
     statistics_.prepare(std::move(gradients), threads_);
@@ -108,10 +124,12 @@ void Plan::run(const Run& run) noexcept {
         Pass pass{table, nullptr, nullptr, nullptr, nullptr, all.clear_gradients, 0, streams};
         for (; at.item <= end.item && at.item < plan.items.size(); at = {at.item + 1, 0}) {
             const Item& item = plan.items[at.item];
+            if (item.rests && all.average == nullptr) continue;
             const numbers::DType computed = numbers::compute_dtype(item.formats.parameter);
             pass.first = plan.first_[at.item];
-            if (all.groups != nullptr) {
-                const Update& rule = all.groups[item.group];
+            pass.clear_gradients = all.clear_gradients && !item.rests;
+            if (item.rests || all.groups != nullptr) {
+                const Update& rule = item.rests ? *all.average : all.groups[item.group];
                 pass.kernel = rule.kernels->of(rule.decay, item.formats);
                 pass.coefficients = rule.coefficients.as(computed);
             }

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from schuss import _saved
-from schuss._arrays import ArrayTree
+from schuss._arrays import GradTree
 from schuss._copies import register
 from schuss._groups import Params, assign_groups, split_groups
 from schuss._hyperparameters import FINITE
@@ -195,7 +195,7 @@ class Optimizer(Options):
             self._internals.check_copies(f"{type(self).__name__}.write_copies")
             self._internals.write_copies()
 
-    def accumulate(self, grads: ArrayTree, *, scale: float = 1.0) -> None:
+    def accumulate(self, grads: GradTree, *, scale: float = 1.0) -> None:
         """Add gradients to those that the next step without gradients takes.
 
         Parameters
@@ -231,7 +231,7 @@ class Optimizer(Options):
         with self._internals.busy("zero_grad"):
             self._internals.core.clear_accumulated()
 
-    def step(self, grads: ArrayTree | None = None, *, scale: float = _UNSCALED) -> None:
+    def step(self, grads: GradTree = None, *, scale: float = _UNSCALED) -> None:
         """Update all parameters in place, in one pass over memory.
 
         With `clip_norm` or `nonfinite`, a pass over the gradients comes first.

@@ -5,10 +5,14 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, overload
 
-from schuss._hyperparameters import Check
+from schuss._hyperparameters import Check, flag
 
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound="Configurable")
+
+
+FROZEN = "frozen"
+"""What only groups have: whether their parameters rest."""
 
 
 class Configurable:
@@ -148,6 +152,9 @@ def checked_overrides(
     known = declaration_of(kind).hyperparameters
     result: dict[str, Any] = {}
     for name, value in own.items():
+        if name == FROZEN:
+            result[name] = flag(call, f"{group}[{name!r}]", value)
+            continue
         if name not in known:
             raise ValueError(
                 f"{call}: {group} has {name!r}, expected hyperparameters among {', '.join(known)}"
