@@ -72,9 +72,12 @@ bool is_number_for(const py::dtype& dtype, py::handle object) {
 }
 
 /// A number as an array without axes in the dtype of a parameter, or in float32 for 16 bits.
-py::array array_of_number(py::handle number, const py::dtype& dtype) {
+py::array array_of_number(py::handle number, const Name& name, const py::dtype& dtype) {
     const Py_complex value = PyComplex_AsCComplex(number.ptr());
-    if (PyErr_Occurred() != nullptr) throw py::error_already_set();
+    if (PyErr_Occurred() != nullptr) {
+        PyErr_Clear();
+        throw py::value_error(name.text() + " is a number of too many digits, expected less");
+    }
     const std::complex<double> as_double(value.real, value.imag);
     const std::complex<float> as_float(as_double);
     const std::vector<py::ssize_t> shape;
@@ -136,6 +139,11 @@ numbers::DType check_compatible(const ArrayView& array, const Name& name, DtypeR
             names += numbers::dtype_name(expected[i]);
             if (expected[i] == of_parameter) names += " (the dtype of " + parameter_name + ")";
         }
+        const bool is_real = std::string("fiub").find(array.dtype().kind()) != std::string::npos;
+        if (rule == DtypeRule::convertible && is_real) {
+            names += " (" + name.argument + ".astype(np." + numbers::dtype_name(computed) +
+                     ") converts it)";
+        }
         refuse_dtype(array, name, names);
     }
     check_shape(array, name, parameter, parameter_name);
@@ -144,7 +152,7 @@ numbers::DType check_compatible(const ArrayView& array, const Name& name, DtypeR
 
 py::array as_gradient(py::handle object, const Name& name, const ArrayView& parameter) {
     if (parameter.ndim() == 0 && is_number_for(parameter.dtype(), object)) {
-        py::array array = array_of_number(object, parameter.dtype());
+        py::array array = array_of_number(object, name, parameter.dtype());
         array.attr("setflags")(py::arg("write") = false);  // the number itself cannot be cleared
         return array;
     }

@@ -62,7 +62,8 @@ std::vector<py::object> fields_of(py::handle object) {
     std::vector<py::object> names;
     for (const py::handle field : fields) {
         const py::object get = field.attr("metadata").attr("get");
-        const bool is_static = py::bool_(get("static", false)) || !py::bool_(get("pytree_node", true));
+        const bool is_static =
+            py::bool_(get("static", false)) || !py::bool_(get("pytree_node", true));
         if (!is_static) names.emplace_back(field.attr("name"));
     }
     return names;

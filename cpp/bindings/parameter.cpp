@@ -106,9 +106,9 @@ engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::s
 engine::Item Parameter::resting_item(std::size_t group) const {
     std::vector<engine::Operand> operands;
     if (const ArrayView* const average = this->average()) {
-        operands = {{engine::Role::parameter, compute_dtype(), average->data(),
-                     average->strides().data()},
-                    {engine::Role::gradient, dtype_, array_.data(), array_.strides().data()}};
+        operands = {
+            {engine::Role::parameter, compute_dtype(), average->data(), average->strides().data()},
+            {engine::Role::gradient, dtype_, array_.data(), array_.strides().data()}};
     }
     return engine::Item::resting(group, array_.shape(), operands);
 }

@@ -143,8 +143,9 @@ class Tree::Flattener {
         }
         if (py::type::handle_of(other).is(py::type::handle_of(node.object))) return;
         for (const py::object& key : fields_of(other)) {
-            const bool known = std::any_of(node.keys.begin(), node.keys.end(),
-                                           [&key](const py::object& own) { return own.equal(key); });
+            const bool known =
+                std::any_of(node.keys.begin(), node.keys.end(),
+                            [&key](const py::object& own) { return own.equal(key); });
             if (!known) refuse(node, "has the field " + text(key), "no other fields");
         }
     }
@@ -200,8 +201,7 @@ void Tree::append_names(const Node& node, const std::string& name,
 }
 
 void Tree::flatten(py::handle other, const std::string& call, const std::string& argument,
-                   std::vector<py::object>& out, const std::string* reference,
-                   Gaps gaps) const {
+                   std::vector<py::object>& out, const std::string* reference, Gaps gaps) const {
     Flattener(call, argument, reference == nullptr ? own_.argument : *reference, out, gaps)
         .flatten(root_, other);
 }
@@ -209,11 +209,15 @@ void Tree::flatten(py::handle other, const std::string& call, const std::string&
 py::list Tree::flatten_arrays(py::handle other, const std::string& call,
                               const std::string& argument,
                               const std::optional<std::vector<py::array>>& like,
-                              const std::string& like_name) const {
+                              const std::string& like_name, bool gaps) const {
     std::vector<py::object> leaves;
-    flatten(other, call, argument, leaves);
+    flatten(other, call, argument, leaves, nullptr, gaps ? Gaps::allowed : Gaps::refused);
     py::list result;
     for (std::size_t i = 0; i < leaves.size(); ++i) {
+        if (gaps && leaves[i].is_none()) {
+            result.append(py::none());
+            continue;
+        }
         const Name array_name{call, name(argument, i)};
         const ArrayView array(leaves[i], array_name);
         if (like) {
@@ -302,7 +306,8 @@ void register_tree(py::module_& module) {
             },
             py::arg("other"), py::arg("call"), py::arg("argument"))
         .def("flatten_arrays", &Tree::flatten_arrays, py::arg("other"), py::arg("call"),
-             py::arg("argument"), py::arg("like") = py::none(), py::arg("like_name") = "")
+             py::arg("argument"), py::arg("like") = py::none(), py::arg("like_name") = "",
+             py::arg("gaps") = false)
         .def("unflatten", &Tree::unflatten, py::arg("leaves"));
 }
 

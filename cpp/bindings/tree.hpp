@@ -70,10 +70,10 @@ class Tree {
                  Gaps gaps = Gaps::refused) const;
 
     /// New arrays of the memory of another structure's leaves. like: arrays whose shapes and dtypes
-    /// the leaves must have, called like_name in messages.
+    /// the leaves must have, called like_name in messages. gaps: whether leaves may be None.
     py::list flatten_arrays(py::handle other, const std::string& call, const std::string& argument,
                             const std::optional<std::vector<py::array>>& like,
-                            const std::string& like_name) const;
+                            const std::string& like_name, bool gaps) const;
 
     /// The leaves in the form of the structure: dicts, lists, tuples, and shallow copies of objects
     /// with fields.

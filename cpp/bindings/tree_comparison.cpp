@@ -165,10 +165,10 @@ class Tree::Comparison {
         if (when_ == When::at_once && maker_ != nullptr) {
             const std::string maker = held_.argument + maker_->path;
             const std::string kind = maker_->kind == Node::Kind::mapping ? "dict" : "list";
-            throw py::value_error(
-                call_ + ": " + name + " is a new object at each access, expected " + maker +
-                " to keep its arrays" +
-                (maker_->kind == Node::Kind::fields ? "" : remedy(maker, kind)));
+            throw py::value_error(call_ + ": " + name +
+                                  " is a new object at each access, expected " + maker +
+                                  " to keep its arrays" +
+                                  (maker_->kind == Node::Kind::fields ? "" : remedy(maker, kind)));
         }
         throw py::value_error(call_ + ": " + name +
                               " was replaced since the optimizer was made, expected the same " +

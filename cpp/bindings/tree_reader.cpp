@@ -69,6 +69,11 @@ class Tree::Reader {
         const std::string expected = "an array, or a sequence, mapping or dataclass of arrays";
         std::string remedy;
         if (structure.is_none()) remedy = " (a step changes arrays in place and returns None)";
+        if (PyGen_Check(structure.ptr()) != 0) {
+            const std::string whole = tree_.own_.argument + node.path;
+            remedy = " (write " + whole + " = list(" + whole +
+                     ") first; for a module of PyTorch, there is schuss.torch)";
+        }
         if (in_field) remedy = " (metadata={'static': True} of the field leaves it out)";
         if (remedy.empty()) {
             refuse_kind(structure, name(node.path), expected, {"numpy.array", "dict", "list"});
@@ -118,7 +123,8 @@ class Tree::Reader {
         for (const py::object& key : node.keys) {
             const py::object value = field_at(structure, key);
             const std::string path = node.path + attribute(key);
-            if (!value) throw py::value_error(name(path).text() + " has no value, expected an array");
+            if (!value)
+                throw py::value_error(name(path).text() + " has no value, expected an array");
             node.children.push_back(read(value, path, again, true));
         }
     }

@@ -90,7 +90,7 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     # Tools access each name that is listed, and schuss.torch may not be importable.
-    return sorted({*globals(), *_LATER.keys() - {"torch"}})
+    return sorted(__all__)
 
 
 config.configure_from_environment()

@@ -45,9 +45,9 @@ ArrayTree: TypeAlias = (
 )
 """One array, or sequences, mappings and fields of them, nested as the user likes."""
 GradTree: TypeAlias = (
-    ArrayLike | float | None | _Fields | Sequence["GradTree"] | Mapping[Any, "GradTree"]
+    ArrayLike | float | _Fields | Sequence["GradTree"] | Mapping[Any, "GradTree"] | None
 )
-"""Gradients of an `ArrayTree`: None for those that do not exist, numbers for arrays without axes."""
+"""Gradients of an `ArrayTree`: None where there is none, numbers for arrays without axes."""
 
 
 def _has_masks(values: Any) -> bool:

@@ -59,15 +59,17 @@ class Tree:
 
     def flatten_arrays(
         self,
-        other: ArrayTree,
+        other: GradTree,
         call: str,
         argument: str,
         like: list[npt.NDArray[Any]] | None = None,
         like_name: str = "",
-    ) -> list[npt.NDArray[Any]]:
+        gaps: bool = False,
+    ) -> list[Any]:
         """Return new arrays of those leaves' memory.
 
         Each must have the dtype and shape of its array in `like`, called `like_name` in messages.
+        `gaps`: whether leaves may be None.
         """
 
     def unflatten(self, leaves: list[Any]) -> Any:
@@ -252,7 +254,6 @@ class Optimizer:
 
     @without_sum.setter
     def without_sum(self, arg1: Sequence[int], /) -> None: ...
-
     def accumulate(self, grads: GradTree, scale: float = 1.0) -> None:
         """Add gradients to the sums, which `hold_sums` must have given."""
 

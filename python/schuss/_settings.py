@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, overload
 
+from schuss._hints import OF_OPTIMIZERS, unexpected
 from schuss._hyperparameters import Check, flag
 
 _T = TypeVar("_T")
@@ -25,6 +26,10 @@ class Configurable:
 
     _declaration: ClassVar["Declaration"]
     _internals: Any
+
+    def __dir__(self) -> list[str]:
+        """Return the public names, for completion by TAB."""
+        return [name for name in super().__dir__() if not name.startswith("_")]
 
 
 def untyped_internals(configurable: Configurable) -> Any:
@@ -102,10 +107,7 @@ class Declaration:
         fixed = {each.name: each.default for each in self.fixed}
         for name, value in given.items():
             if name not in settings and name not in fixed:
-                known = ", ".join([*settings, *fixed])
-                raise TypeError(
-                    f"{call}: got an unexpected keyword argument {name!r}, expected one of {known}"
-                )
+                raise unexpected(call, name, [*settings, *fixed], OF_OPTIMIZERS)
             (settings if name in settings else fixed)[name] = value
         return settings, fixed
 

@@ -9,8 +9,11 @@ import numpy.typing as npt
 from schuss import _core
 from schuss._arrays import Array, ArrayTree, as_any_array, computed_dtype, zeros_like_strided
 from schuss._hyperparameters import UNIT, axis_of, flag, real
+from schuss._listing import public_names
 
 __all__ = ["ExponentialAverage", "ewma"]
+
+__dir__ = public_names(__name__)
 
 
 def ewma(

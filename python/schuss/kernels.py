@@ -24,8 +24,11 @@ from math import inf
 from schuss import _core
 from schuss._arrays import ArrayLike
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, count, flag
+from schuss._listing import public_names
 
 __all__ = ["adam", "momentum", "rmsprop", "sgd"]
+
+__dir__ = public_names(__name__)
 
 
 def sgd(

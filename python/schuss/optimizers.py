@@ -9,12 +9,15 @@ class here, with its name in ``__all__``.
 from dataclasses import replace
 
 from schuss._hyperparameters import NON_NEGATIVE, UNIT, Rate, flag, optional, rate
+from schuss._listing import public_names
 from schuss._optimizer import Last, Optimizer
 from schuss._options import Options
 from schuss._rules import RuleSpec
 from schuss._settings import Setting, declared, hyperparameter
 
 __all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "Options", "RMSprop"]
+
+__dir__ = public_names(__name__)
 
 
 @declared
@@ -51,7 +54,7 @@ class SGD(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("sgd")
+    _rule_spec = RuleSpec("sgd")
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.01, kw_only=False)
     weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
@@ -105,7 +108,7 @@ class Momentum(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec(
+    _rule_spec = RuleSpec(
         "momentum", suffixes={"nesterov": "_nesterov"}, fallbacks={"dampening": "beta"}
     )
 
@@ -164,7 +167,7 @@ class RMSprop(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("rmsprop", suffixes={"centered": "_centered", "momentum": "_momentum"})
+    _rule_spec = RuleSpec("rmsprop", suffixes={"centered": "_centered", "momentum": "_momentum"})
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.001, kw_only=False)
     beta: Setting[float] = hyperparameter(UNIT, default=0.9)
@@ -225,7 +228,7 @@ class Adam(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("adam", suffixes={"amsgrad": "_amsgrad"})
+    _rule_spec = RuleSpec("adam", suffixes={"amsgrad": "_amsgrad"})
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.001, kw_only=False)
     beta1: Setting[float] = hyperparameter(UNIT, default=0.9)
@@ -272,6 +275,6 @@ class AdamW(Adam):
 
     __slots__ = ()
 
-    rule_spec = replace(Adam.rule_spec, decoupled=True)
+    _rule_spec = replace(Adam._rule_spec, decoupled=True)
 
     weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.01)

@@ -30,6 +30,7 @@ from schuss._hyperparameters import (
 )
 from schuss._internals import internals_of
 from schuss._interrupts import Deferred
+from schuss._listing import public_names
 from schuss._loss import Loss, check_function, evaluate
 from schuss._progress import ProgressBar, tqdm_if_wanted
 from schuss.batches import BatchSize, MiniBatches, Seed, minibatches, position_of
@@ -39,6 +40,8 @@ from schuss.optimizers import Optimizer
 from schuss.schedules import PerEpoch, feed
 
 __all__ = ["History", "fit", "with_l2"]
+
+__dir__ = public_names(__name__)
 
 Function: TypeAlias = Callable[[History], object]
 
