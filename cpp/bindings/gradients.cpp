@@ -62,8 +62,8 @@ void Gradients::read(const Parameters& sums, const engine::Accumulator& accumula
 }
 
 void Gradients::rest(std::size_t i) {
-    if (rests_.empty()) rests_.resize(parameters_.size());
-    rests_[i] = true;
+    if (!some_rest_) rests_.assign(parameters_.size(), false);
+    some_rest_ = rests_[i] = true;
     arrays_[i] = parameters_[i].array().array();
 }
 

@@ -52,7 +52,7 @@ class Gradients {
       private:
         void clear() {
             gradients_.arrays_.clear();
-            gradients_.rests_.clear();
+            gradients_.some_rest_ = false;
         }
         Gradients& gradients_;
     };
@@ -87,7 +87,7 @@ class Gradients {
         return static_cast<const py::array&>(arrays_[i]);
     }
 
-    bool rests(std::size_t i) const { return !rests_.empty() && rests_[i]; }
+    bool rests(std::size_t i) const { return some_rest_ && rests_[i]; }
     void rest(std::size_t i);
     void rest_frozen();
     void check_parameter(std::size_t i, const std::string& call) const;
@@ -101,7 +101,8 @@ class Gradients {
     std::string argument_;
     std::vector<py::object> arrays_;  // of the step under way; a parameter that rests stands for
                                       // its gradient
-    std::vector<bool> rests_;         // in the step under way; empty if no parameter does
+    std::vector<bool> rests_;         // in the step under way, if some_rest_
+    bool some_rest_ = false;
     std::vector<std::size_t> frozen_;
     WriteSet written_;
     ArrayCache cache_;

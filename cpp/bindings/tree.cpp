@@ -57,7 +57,7 @@ class Tree::Flattener {
 
     void flatten(const Node& node, py::handle other) {
         if (node.kind == Node::Kind::leaf) {
-            if (!is_leaf(other) && is_container(other)) {
+            if (!other.is_none() && !is_leaf(other) && is_container(other)) {
                 refuse(node, "is " + kind_of(other), "an array");
             }
             out_.push_back(py::reinterpret_borrow<py::object>(other));

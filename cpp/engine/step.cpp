@@ -128,8 +128,14 @@ void Step::record(const Outcome& outcome) noexcept {
 }
 
 void Accumulator::run(double scale, bool clear_grads) noexcept {
-    Update updates[] = {first_.update(1, no_limit), next_.update(1, no_limit)};
-    for (Update& update : updates) update.coefficients.set_scale(numbers::Wide(scale));
+    Update updates[2];
+    bool used[2] = {};
+    for (const Item& item : plan.items) used[item.group] = true;
+    for (const std::size_t group : {empty, filled}) {
+        if (!used[group]) continue;
+        updates[group] = (group == empty ? first_ : next_).update(1, no_limit);
+        updates[group].coefficients.set_scale(numbers::Wide(scale));
+    }
     plan.run({.groups = updates, .clear_gradients = clear_grads});
     for (Item& item : plan.items) {
         if (!item.rests) item.group = filled;
