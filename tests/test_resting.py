@@ -2,7 +2,7 @@
 
 import copy
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 import schuss
 from support.arrays import contents, dtype_of, equal, laid_out, leaves
+from support.execution import execution
 from support.optimizers import (
     assert_same,
     assert_same_outcome,
@@ -37,6 +38,12 @@ def with_gaps(rng: np.random.Generator, grads: Any) -> Any:
     }
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    with execution(threads=2, tile=512, threshold=0):
+        yield
+
+
 OPTIONS: list[dict[str, Any]] = [
     {},
     {"average": 0.5, "clip_norm": 1.0, "clip_value": 0.5, "nonfinite": "skip"},
@@ -47,6 +54,7 @@ OPTIONS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.usefixtures("two_threads")
 @every_optimizer
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: " ".join(options) or "defaults")
 def test_steps_with_gaps_give_the_bits_of_the_reference(name: str, options: Any) -> None:

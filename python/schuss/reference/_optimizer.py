@@ -190,6 +190,8 @@ class Optimizer:
             If the groups would not need the same states; nothing is changed then.
         """
         settings, groups = self.settings, [dict(own) for own in self.groups]
+        if len(groups) == 1 and "frozen" in changes:  # what only groups have
+            groups[0]["frozen"] = changes.pop("frozen")
         if group is None or len(groups) == 1:
             settings = settings | changes
         else:
@@ -311,8 +313,7 @@ class Optimizer:
         ]
 
     def _is_frozen(self, parameter: int) -> bool:
-        own = self.settings | self.groups[self._group_of[parameter]]
-        return bool(own.get("frozen"))
+        return bool(self.groups[self._group_of[parameter]].get("frozen"))
 
     def _rule(
         self, hyperparameters: dict[str, Any], t: int, corrected_t: int
