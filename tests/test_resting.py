@@ -276,6 +276,19 @@ def test_an_added_group_is_compared_before_each_step_as_the_others_are() -> None
         optimizer.step(grads)
 
 
+def test_the_copies_of_an_added_group_are_new_beside_the_users_own() -> None:
+    w, half = np.ones(2, np.float32), np.zeros(2, np.float16)
+    optimizer = schuss.SGD([{"params": w}], lr=1.0, copies=[half])
+    optimizer.add_group({"params": {"b": np.full(3, 2, np.float32)}})
+    assert optimizer.copies[1]["b"].tolist() == [2, 2, 2]
+    optimizer.step([np.ones(2, np.float32), {"b": np.ones(3, np.float32)}])
+    assert optimizer.copies[0] is half
+    assert (half.tolist(), optimizer.copies[1]["b"].tolist()) == ([0, 0], [1, 1, 1])
+    w[...] = 4
+    optimizer.write_copies()
+    assert half.tolist() == [4, 4]
+
+
 W = np.ones(2, np.float32)
 BAD_GROUPS: list[tuple[Any, type[Exception], str]] = [
     (W, TypeError, "group is a ndarray, expected a mapping"),

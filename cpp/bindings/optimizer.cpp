@@ -393,6 +393,7 @@ void register_optimizer(py::module_& module) {
              py::arg("options"), py::arg("arrays") = py::none(),
              py::arg("frozen") = std::vector<std::size_t>())
         .def("busy", &Optimizer::busy, py::arg("call"), py::arg("changes") = false)
+        .def("retire", &Optimizer::retire)
         .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
         .def_property("rested", &Optimizer::rested, &Optimizer::set_rested)
         .def_property("skipped", &Optimizer::skipped, &Optimizer::set_skipped)

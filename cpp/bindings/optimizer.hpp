@@ -58,6 +58,9 @@ class Optimizer {
     /// makes changes other than a step.
     static PyBusyGuard busy(py::object optimizer, std::string call, bool changes);
 
+    /// Refuses all further calls: another optimizer has taken over the arrays.
+    void retire() noexcept { busy_.retired = true; }
+
     std::int64_t steps() const { return step_.steps(); }
     void set_steps(std::int64_t steps) { step_.set_steps(in_range(steps, "steps")); }
     /// For each group, the steps in which all its parameters rested.

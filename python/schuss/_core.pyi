@@ -183,6 +183,9 @@ class Optimizer:
         meanwhile by another thread then refuses the optimizer.
         """
 
+    def retire(self) -> None:
+        """Refuse all further calls: another optimizer has taken over the arrays."""
+
     @property
     def steps(self) -> int: ...
     @steps.setter

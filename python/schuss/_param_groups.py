@@ -115,15 +115,16 @@ class Grouped(Options):
             raise ValueError(f"{call}: group has no key 'params', expected it")
         params = own.pop("params")
         own = checked_overrides(type(self), call, "group", own)
-        # After success it stays busy: no thread may step the core that is replaced.
-        busy = internals.busy("add_group", changes=True)
-        busy.__enter__()
         try:
-            grown = with_group(internals, [*internals.groups_given, group], params, own)
-            defer_signals(lambda: vars(internals).update(vars(grown)))
-        except BaseException as error:
-            busy.__exit__(None, None, None)
-            if type(error) not in (TypeError, ValueError):
-                raise
+            with internals.busy("add_group", changes=True):
+                given = [*internals.groups_given, group]
+                grown, core = with_group(internals, given, params, own), internals.core
+
+                def commit() -> None:
+                    vars(internals).update(vars(grown))
+                    core.retire()  # another thread may be about to step it
+
+                defer_signals(commit)
+        except (TypeError, ValueError) as error:
             text = str(error).replace(f"{type(self).__name__}:", f"{call}:", 1)
             raise type(error)(text) from None
