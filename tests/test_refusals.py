@@ -2,11 +2,13 @@
 
 import array
 import inspect
+import rlcompleter
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
+from importlib import import_module
 from itertools import combinations
 from typing import Any
 
@@ -161,8 +163,10 @@ def test_what_is_not_an_array_is_refused(make: Callable[[], Call]) -> None:
     call = make()
     in_kernel = call.argument.startswith("kernels.")
     expected = "a NumPy array" if in_kernel or call.role != "param" else "an array"
+    may_be_none = call.role in ("param", "grad") and not in_kernel
+    may_be_none = may_be_none or call.path[0] in ("mean", "buffer", "v_max")
     for bad in [*no_arrays(), *[[call.good]] * in_kernel]:
-        if bad is not None or call.path[0] not in ("mean", "buffer", "v_max"):
+        if bad is not None or not may_be_none:
             call.refuses(bad, TypeError, f"is a {type(bad).__name__}, expected {expected}")
 
 
@@ -525,6 +529,7 @@ BAD_GROUPS: list[tuple[dict[Any, Any], type[Exception], str]] = [
     ({"lr": np.ones(2)}, TypeError, "['lr'] is a ndarray, expected a number"),
     ({"bias_correction": 1}, TypeError, "['bias_correction'] is 1, expected True or False"),
     ({"amsgrad": 1}, TypeError, "['amsgrad'] is 1, expected True or False"),
+    ({"frozen": None}, TypeError, "['frozen'] is None, expected True or False"),
     ({"params": []}, ValueError, " has 'params', expected hyperparameters among"),
 ]
 
@@ -630,8 +635,22 @@ BAD_STATES: list[tuple[str, Any, type[Exception], str]] = [
     ("groups", [{"hyperparameters": {}, "members": [0]}] * 2, ValueError, " is [{"),
     ("groups", [[]], TypeError, "[0] is a list, expected a mapping"),
     ("groups 0 members", [0, 1], ValueError, " is [0, 1], expected [0, 1, 2]"),
-    ("groups 0 members", DROP, ValueError, " has the keys ['hyperparameters'], expected"),
+    ("groups 0 members", DROP, ValueError, " has the keys ['hyperparameters', 'rested'], expected"),
+    ("groups 0 rested", 2, ValueError, " is 2, expected an integer >= 0 and < 2"),
+    ("groups 0 rested", None, TypeError, " is a NoneType, expected an integer"),
     ("groups 0 hyperparameters", None, TypeError, " is a NoneType, expected a mapping"),
+    (
+        "accumulated",
+        {"count": 1, "without": [3], "values": None},
+        ValueError,
+        "['without'] is 3, expected an integer >= 0 and < 3",
+    ),
+    (
+        "accumulated",
+        {"count": 1, "without": None, "values": None},
+        TypeError,
+        "['without'] is None, expected a list of integers",
+    ),
     ("average", None, ValueError, " "),
     ("average weights", None, ValueError, " is None, expected two numbers"),
     ("average weights", (1.0,), ValueError, " is (1.0,), expected two numbers"),
@@ -679,6 +698,142 @@ def test_an_optimizer_refuses_a_state_that_does_not_go_with_its_hyperparameters(
     words = f"Adam.load_state_dict: state_dict['{entry}'] "
     with refusal(ValueError, words, "expected", keeps=optimizer):
         optimizer.load_state_dict(saved)
+
+
+# What beginners write, and the remedy in the message.
+
+OPTIONS_OF_SGD = ", ".join(inspect.signature(schuss.SGD).parameters).removeprefix("params, ")
+OPTIONS_OF_ADAM = ", ".join(inspect.signature(schuss.Adam).parameters).removeprefix("params, ")
+OPTIONS_OF_BATCHES = ", ".join(inspect.signature(schuss.minibatches).parameters)
+BEGINNERS: list[tuple[str, str]] = [
+    (
+        "schuss.SGD({'W1': w, 'b1': b}).step({'dW1': w, 'db1': b})",
+        "SGD.step: grads has no key 'W1' (it has 'dW1', 'db1'), expected it (the structure of "
+        "params)",
+    ),
+    (
+        "schuss.SGD({'W': w}).step({key: w for key in 'abcdef'})",
+        "SGD.step: grads has no key 'W' (it has 'a', 'b', 'c', 'd', ...), expected it (the "
+        "structure of params)",
+    ),
+    (
+        "schuss.SGD(array for array in [w, b])",
+        "SGD: params is a generator, expected an array, or a sequence, mapping or dataclass of "
+        "arrays (write params = list(params) first; for a module of PyTorch, there is "
+        "schuss.torch)",
+    ),
+    (
+        "schuss.SGD(w, momentum=0.9)",
+        "SGD: got an unexpected keyword argument 'momentum', expected one of "
+        f"{OPTIONS_OF_SGD} (write schuss.Momentum(params, lr, beta=...))",
+    ),
+    (
+        "schuss.Adam(w, betas=(0.9, 0.99))",
+        "Adam: got an unexpected keyword argument 'betas', expected one of "
+        f"{OPTIONS_OF_ADAM} (write beta1= and beta2=)",
+    ),
+    (
+        "schuss.Adam(w, learning_rate=0.1)",
+        "Adam: got an unexpected keyword argument 'learning_rate', expected one of "
+        f"{OPTIONS_OF_ADAM} (write lr=)",
+    ),
+    (
+        "schuss.minibatches(w, seed=1)",
+        "minibatches: got an unexpected keyword argument 'seed', expected one of "
+        f"{OPTIONS_OF_BATCHES} (write rng=)",
+    ),
+    (
+        "schuss.minibatches(w, learning=1)",
+        "minibatches: got an unexpected keyword argument 'learning', expected one of "
+        f"{OPTIONS_OF_BATCHES}",
+    ),
+    (
+        "schuss.minibatches(w, w, 32)",
+        "minibatches: got 3 arguments by position, expected x and y (or write batch_size=32)",
+    ),
+    (
+        "schuss.minibatches(w, 32)",
+        "minibatches: y is a int, expected an array (or write batch_size=32)",
+    ),
+    (
+        "schuss.minibatches(np.ones((5, 20)), np.ones((1, 20)))",
+        "minibatches: y has 1 examples, expected 5 (as x has; axis=1 if the examples lie in "
+        "columns)",
+    ),
+    (
+        "schuss.minibatches(np.ones((5, 20)), np.ones(20))",
+        "minibatches: y has 20 examples, expected 5 (as x has; axis=1 if the examples lie in "
+        "columns)",
+    ),
+    (
+        "schuss.minibatches(np.ones((5, 20)), np.ones(4))",
+        "minibatches: y has 4 examples, expected 5 (as x has)",
+    ),
+    (
+        "schuss.SGD({'s': np.float32(1)})",
+        "SGD: params['s'] is a float32 number, expected an array (np.array(x) makes one)",
+    ),
+    (
+        "schuss.kernels.sgd(np.float64(1), np.ones(()), lr=0.1)",
+        "kernels.sgd: param is a float64 number, expected an array (np.array(x) makes one)",
+    ),
+    (
+        "schuss.SGD({'W': np.frombuffer(bytes(8))})",
+        "SGD: params['W'] is read-only, expected a writeable array (np.array(x) copies it)",
+    ),
+    (
+        "schuss.SGD({'W': w}).step({'W': w.astype('f8')})",
+        "SGD.step: grads['W'] has dtype float64, expected float32 (the dtype of params['W']), "
+        "float16 or bfloat16 (grads['W'].astype(np.float32) converts it)",
+    ),
+    (
+        "schuss.SGD(w.astype('f8')).step(w.astype('i8'))",
+        "SGD.step: grads has dtype int64, expected float64 (the dtype of params) "
+        "(grads.astype(np.float64) converts it)",
+    ),
+    (
+        "schuss.SGD(w, lr=-0.1)",
+        "SGD: lr is -0.1, expected a finite number >= 0 (maximize=True ascends)",
+    ),
+    (
+        "schuss.SGD(schuss.SGD(w).step(w.copy()))",
+        "SGD: params is a NoneType, expected an array, or a sequence, mapping or dataclass of "
+        "arrays (a step changes arrays in place and returns None)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), BEGINNERS)
+def test_what_beginners_write_is_refused_with_the_remedy(call: str, message: str) -> None:
+    names = {"schuss": schuss, "np": np, "w": np.ones(3, np.float32), "b": np.ones(2, np.float32)}
+    with pytest.raises((TypeError, ValueError)) as caught:
+        eval(call, names)
+    assert str(caught.value) == message
+
+
+# What completion by TAB shows.
+
+MODULES = ["averages", "batches", "checkpoints", "config", "history", "kernels", "l2"]
+MODULES += ["landscapes", "loss_scale", "optimizers", "reference", "schedules", "training"]
+
+
+@pytest.mark.parametrize("module", [schuss, *(f"schuss.{name}" for name in MODULES)], ids=str)
+def test_modules_list_their_public_names_alone(module: Any) -> None:
+    if isinstance(module, str):
+        module = import_module(module)
+    assert dir(module) == sorted(module.__all__)
+
+
+@every_optimizer
+def test_an_optimizer_lists_its_public_names_alone(name: str) -> None:
+    optimizer = make_optimizer(name)
+    assert {"step", "add_group", *OPTIMIZERS[name].defaults, *OPTIONS} <= {*dir(optimizer)}
+    completer = rlcompleter.Completer({"opt": optimizer, "schuss": schuss})
+    for start, names in (("opt.", dir(optimizer)), ("schuss.", schuss.__all__)):
+        matches = completer.attr_matches(start)
+        assert matches
+        assert {match.removeprefix(start).rstrip("()") for match in matches} <= {*names}
+    assert not [name for name in dir(optimizer) if name.startswith("_")]
 
 
 # What is accepted.
@@ -742,12 +897,6 @@ def test_empty_arrays_share_nothing_and_parameters_may_share_a_gradient() -> Non
     for wanted in expected:
         reference.sgd(wanted, shared, lr=0.5)
     assert contents(params) == contents(expected)
-
-
-def test_a_python_number_is_not_a_gradient_even_without_axes() -> None:
-    optimizer: Any = schuss.SGD(np.array(1.5))
-    with refusal(TypeError, "SGD.step: grads is a float, expected", keeps=optimizer):
-        optimizer.step(0.5)
 
 
 def test_buffers_and_subclasses_of_ndarray_are_updated_in_place() -> None:

@@ -8,7 +8,7 @@ import types
 import warnings
 from collections import UserDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +88,22 @@ class Pair(NamedTuple):
     bias: Any
 
 
+@dataclass
+class Fields:
+    W: Any
+    b: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """As a dataclass that is registered with JAX: some fields are not parameters."""
+
+    layers: Any
+    scale: Any
+    name: str = field(default="model", metadata={"static": True})
+    activation: Any = field(default=np.tanh, metadata={"pytree_node": False})
+
+
 class OfList:
     """A container with the arrays of a list."""
 
@@ -134,6 +150,8 @@ REPLACED = [
     ("deque([a, b])", "params[0] = other"),
     ("Layers(inner := [a, b])", "inner[0] = other"),
     ("[inner := UserDict(a=a), b]", "inner['a'] = other"),
+    ("[inner := Fields(a), b]", "inner.W = other"),
+    ("{'net': Model((inner := Fields(a), None), b)}", "inner.W = other"),
     ("[inner := {'params': a, 'lr': 0.5}, {'params': b}]", "inner['params'] = other"),
 ]
 
@@ -176,6 +194,9 @@ MOVED = [
     ("[a]", "params.append(new)", "was added after"),
     ("deque([a])", "params.append(new)", "was added after"),
     ("{'a': a, 'more': []}", "params['more'].append(new)", "was added after"),
+    ("{'a': a, 'more': None}", "params['more'] = new", "was added after"),
+    ("[Fields(a, None)]", "params[0].b = new", "was added after"),
+    ("[Fields(a, b)]", "params[0].W = params[0].b", REPLACES),
     ("[{'params': a}]", "params.append({'params': new})", "was added after"),
 ]
 
@@ -537,7 +558,9 @@ def test_a_key_that_equals_nothing_is_found_by_itself() -> None:
     optimizer = schuss.SGD(params, lr=1.0)
     optimizer.step({1: np.ones(1), nan: np.ones(2)})
     assert params[nan].tolist() == [0, 0]
-    with refusal(ValueError, "SGD.step: grads has no key nan, expected it", keeps=optimizer):
+    with refusal(
+        ValueError, "SGD.step: grads has no key nan (it has nan), expected it", keeps=optimizer
+    ):
         optimizer.step({1: np.ones(1), float("nan"): np.ones(2)})
 
 
@@ -572,6 +595,126 @@ def test_extra_keys_and_groups_are_found_without_comparing_all_with_all() -> Non
     assert Compared.comparisons < 60 * n
 
 
+# Fields, and None.
+
+
+def model(value: float, dtype: Any = np.float32) -> Model:
+    layers = [Fields(np.full((2, 3), value, dtype), np.full(2, value, dtype)), Fields(None)]
+    return Model(layers, np.full((), value, dtype))
+
+
+def arrays_of(net: Model) -> list[Any]:
+    return [net.layers[0].W, net.layers[0].b, net.scale]
+
+
+def test_fields_of_objects_are_parameters_by_their_names(tmp_path: Path) -> None:
+    net, names = model(1.0), list[str]()
+    options: dict[str, Any] = {"average": 0.5, "copies": model(0.0, np.float16)}
+    optimizer = schuss.Adam(net, lr=0.1, groups=lambda name: names.append(name), **options)
+    listed = [np.ones((2, 3), np.float32), np.ones(2, np.float32), np.ones((), np.float32)]
+    expected = schuss.Adam(listed, lr=0.1, average=0.5, copies="float16")
+    for value in (0.5, 2.0):
+        optimizer.step(model(value))
+        expected.step(arrays_of(model(value)))
+    assert names == ["layers/0/W", "layers/0/b", "scale"]
+    for ours, theirs in (
+        (net, listed),
+        (optimizer.state["v"], expected.state["v"]),
+        (optimizer.average, expected.average),
+        (optimizer.copies, expected.copies),
+        (pickled(optimizer).params, listed),
+    ):
+        assert (type(ours), type(ours.layers[0])) == (Model, Fields)
+        assert (ours.name, ours.activation, ours.layers[1].W) == ("model", np.tanh, None)
+        assert [a.tolist() for a in arrays_of(ours)] == [a.tolist() for a in theirs]
+    other = schuss.Adam(model(1.0), average=0.5)
+    other.load_state_dict(optimizer.state_dict())
+    schuss.save(tmp_path / "checkpoint", net, optimizer)
+    schuss.load(tmp_path / "checkpoint", other.params, other)
+    assert other.params.scale == net.scale
+    assert other.state["m"].scale == optimizer.state["m"].scale
+
+
+@pytest.mark.parametrize("options", [{}, {"frozen": True}, {"slots": False}])
+def test_classes_of_attrs_are_structures(options: dict[str, Any]) -> None:
+    attrs = pytest.importorskip("attrs")
+    fields = {"W": attrs.field(), "name": attrs.field(default="a", metadata={"static": True})}
+    kind = attrs.make_class("Net", fields, **options)
+    net = kind(np.ones(2))
+    optimizer = schuss.SGD(net, lr=0.5, average=0.5)
+    optimizer.step(kind(np.ones(2)))
+    assert (net.W.tolist(), optimizer.average.W.tolist()) == ([0.5, 0.5], [0.5, 0.5])
+    assert optimizer.average.name == "a"
+    with pytest.raises(ValueError, match=r"^SGD\.step: grads\.W has shape"):
+        optimizer.step(kind(np.ones(3)))
+
+
+def test_gradients_of_jax_go_with_a_registered_dataclass() -> None:
+    jax = pytest.importorskip("jax")
+    kind = jax.tree_util.register_dataclass(Fields, data_fields=["W", "b"], meta_fields=[])
+    net = kind(np.full(2, 0.5, np.float32))
+    grads = jax.grad(lambda net: (net.W**2).sum())(net)
+    assert (type(grads), grads.b) == (Fields, None)
+    schuss.SGD(net, lr=0.5).step(grads)
+    assert net.W.tolist() == [0.0, 0.0]
+
+
+class Fresh(Fields):
+    """Fields that are made anew at each access."""
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        return value.copy() if name == "W" else value
+
+
+BAD_FIELDS: list[tuple[Any, type[Exception], str]] = [
+    (
+        Fields(W="relu"),
+        TypeError,
+        "params[0].W is a str, expected an array, or a sequence, mapping or dataclass of arrays "
+        "(metadata={'static': True} of the field leaves it out)",
+    ),
+    (object.__new__(Model), ValueError, "params[0].layers has no value, expected an array"),
+    (
+        Fresh(np.ones(2)),
+        ValueError,
+        "params[0].W is a new object at each access, expected params[0] to keep its arrays",
+    ),
+    (Fields, TypeError, "params[0] is a type, expected an array, or a sequence, mapping or"),
+]
+
+
+@pytest.mark.parametrize(("bad", "error", "words"), BAD_FIELDS)
+def test_fields_that_cannot_be_parameters_are_refused(
+    bad: Any, error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=f"^{re.escape(f'SGD: {words}')}"):
+        schuss.SGD([bad])
+
+
+@dataclass
+class Other:
+    W: Any
+    c: Any = None
+
+
+OTHER_FIELDS = [
+    ("{'W': w}", "grads is a dict, expected a Fields (the structure of params)"),
+    ("[w]", "grads is a list, expected a Fields (the structure of params)"),
+    ("w", "grads is a ndarray, expected a Fields (the structure of params)"),
+    ("Other(w)", "grads has no field 'b', expected it (the structure of params)"),
+    ("Fields(w, w)", "grads.b is a ndarray, expected None (the structure of params.b)"),
+    ("Fields([w])", "grads.W is a list, expected an array (the structure of params.W)"),
+]
+
+
+@pytest.mark.parametrize(("grads", "words"), OTHER_FIELDS)
+def test_gradients_have_the_fields_of_the_parameters(grads: str, words: str) -> None:
+    optimizer = schuss.SGD(Fields(np.ones(2)))
+    with refusal(ValueError, f"SGD.step: {words}", keeps=optimizer):
+        optimizer.step(eval(grads, NAMES | globals() | {"w": np.ones(2)}))
+
+
 # Objects that are not structures.
 
 
@@ -580,11 +723,6 @@ class WithArray:
 
     def __array__(self, *_: Any, **__: Any) -> Any:
         return np.ones(2)
-
-
-@dataclass
-class Fields:
-    W: Any
 
 
 class Modules:
@@ -607,7 +745,6 @@ ARRAYS = {"W": np.ones(2)}
         (iter(ARRAYS.values()), "list"),
         (ARRAYS.items(), "dict"),
         (Modules(), "dict"),
-        (Fields(np.ones(2)), "vars"),
         (WithArray(), "numpy.array"),
         (0.5, "numpy.array"),
         (ARRAYS.keys(), ""),
@@ -620,12 +757,13 @@ def test_what_can_be_made_a_structure_is_refused_with_the_way_to_make_it(
     wrong: Any, maker: str
 ) -> None:
     kind = type(wrong).__name__
-    words = f"params['net'] is a {kind}, expected an array, or a sequence or mapping of arrays"
+    words = f"params['net'] is a {kind}, expected an array, or a sequence, mapping or dataclass of"
+    words += " arrays"
     words += f" (write params['net'] = {maker}(params['net']) first)" if maker else ""
     with pytest.raises(TypeError, match=f"^{re.escape(f'SGD: {words}')}$"):
         schuss.SGD({"net": wrong})
     forms: list[tuple[Any, str, bool]] = [
-        (ARRAYS, "mapping", maker in ("dict", "vars")),
+        (ARRAYS, "mapping", maker == "dict"),
         ([np.ones(2)], "sequence", maker == "list"),
     ]
     for params, expected, helps in forms:

@@ -35,6 +35,10 @@ class ArrayCache {
     void store(std::size_t i, const ArrayView& gradient, const Bounds& free_range);
     void invalidate(std::size_t i) { entries_[i].gradient_dtype = nullptr; }
 
+    /// Stores that parameter i has no gradient: no gradient matches it.
+    void store_rest(std::size_t i) { entries_[i].gradient_dtype = Py_None; }
+    bool rests(std::size_t i) const { return entries_[i].gradient_dtype == Py_None; }
+
     /// Prefetches the memory that comparisons of parameters after i read.
     void prefetch(std::size_t i, const std::vector<py::object>& gradients) const;
 
@@ -43,7 +47,7 @@ class ArrayCache {
         PyObject* parameter;
         char* data;
         PyObject* dtype;
-        PyObject* gradient_dtype;  // nullptr if the gradient is not known
+        PyObject* gradient_dtype;  // nullptr if the gradient is not known, None if there is none
         std::size_t min_first;     // bounds on the address of the gradient's first element
         std::size_t max_first;
         std::uint32_t misalignment;  // of the first element, modulo item_size

@@ -1,6 +1,7 @@
 #include "bindings/arrays.hpp"
 
 #include <algorithm>
+#include <complex>
 #include <optional>
 #include <utility>
 
@@ -93,13 +94,50 @@ std::vector<ElementType> expected_types(DtypeRule rule, const ElementType& param
     return expected;
 }
 
-/// What a user can do about a gradient of the wrong kind, as the end of a message.
-std::string remedy_for(const std::optional<ElementType>& gradient, const ElementType& parameter) {
-    if (gradient && gradient->is_complex() && !parameter.is_complex()) {
+/// What a user can do about a gradient of the wrong dtype, as the end of a message.
+std::string remedy_for(const ArrayView& gradient, const Name& name, const ElementType& parameter) {
+    const char kind = gradient.dtype().kind();
+    if (kind == 'c' && !parameter.is_complex()) {
         return "; the gradient of a real parameter is real (.real takes the real part)";
     }
-    if (!parameter.is_complex()) return "";
-    return "; .astype(np." + name_of(parameter) + ") converts it";
+    if (std::string("fiubc").find(kind) == std::string::npos) return "";
+    const ElementType target{numbers::compute_dtype(parameter.dtype), parameter.components};
+    return " (" + name.argument + ".astype(np." + name_of(target) + ") converts it)";
+}
+
+/// Whether the object is a scalar of NumPy, such as a float64.
+bool is_numpy_scalar(py::handle object) {
+    return py::isinstance(object, py::module_::import("numpy").attr("generic"));
+}
+
+/// Whether the object is a number that an array of the dtype can represent, rounded. A bool and a
+/// duration are not.
+bool is_number_for(const py::dtype& dtype, py::handle object) {
+    if (PyBool_Check(object.ptr()) != 0) return false;
+    if (PyFloat_Check(object.ptr()) != 0 || PyLong_Check(object.ptr()) != 0) return true;
+    const bool is_complex = dtype.kind() == 'c';
+    if (PyComplex_Check(object.ptr()) != 0) return is_complex;
+    if (!is_numpy_scalar(object)) return false;
+    const auto own = py::reinterpret_borrow<py::dtype>(object.attr("dtype"));
+    return find_type(own) || own.kind() == 'i' || own.kind() == 'u' || own.kind() == 'f' ||
+           (is_complex && own.kind() == 'c');
+}
+
+/// A number as an array without axes in the dtype of a parameter, or in float32 for 16 bits.
+py::array array_of_number(py::handle number, const Name& name, const py::dtype& dtype) {
+    const Py_complex value = PyComplex_AsCComplex(number.ptr());
+    if (PyErr_Occurred() != nullptr) {
+        PyErr_Clear();
+        throw py::value_error(name.text() + " is a number of too many digits, expected less");
+    }
+    const std::complex<double> as_double(value.real, value.imag);
+    const std::complex<float> as_float(as_double);
+    const std::vector<py::ssize_t> shape;
+    const bool is_double = dtype.itemsize() == (dtype.kind() == 'c' ? 16 : 8);
+    if (dtype.kind() == 'c' && is_double) return {dtype, shape, &as_double};
+    if (dtype.kind() == 'c') return {dtype, shape, &as_float};
+    if (is_double) return {dtype, shape, &as_double};  // the real part comes first
+    return {py::dtype("f4"), shape, &as_float};
 }
 
 }  // namespace
@@ -143,15 +181,29 @@ ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule
             if (expected[i] == of_parameter) names += " (the dtype of " + parameter_name + ")";
         }
         const bool is_gradient = rule == DtypeRule::convertible;
-        refuse_dtype(array, name, names + (is_gradient ? remedy_for(found, of_parameter) : ""));
+        refuse_dtype(array, name, names + (is_gradient ? remedy_for(array, name, of_parameter) : ""));
     }
     check_shape(array, name, parameter, parameter_name);
     return *found;
 }
 
+py::array as_gradient(py::handle object, const Name& name, const ArrayView& parameter) {
+    if (parameter.ndim() == 0 && is_number_for(parameter.dtype(), object)) {
+        py::array array = array_of_number(object, name, parameter.dtype());
+        array.attr("setflags")(py::arg("write") = false);  // the number itself cannot be cleared
+        return array;
+    }
+    return as_array(object, name);
+}
+
 void check_writable(const ArrayView& array, const Name& name) {
     if (!array.writeable()) {
-        throw py::value_error(name.text() + " is read-only, expected a writeable array");
+        if (is_numpy_scalar(array.object())) {
+            throw py::type_error(name.text() + " is a " + text(array.dtype()) +
+                                 " number, expected an array (np.array(x) makes one)");
+        }
+        throw py::value_error(name.text() +
+                              " is read-only, expected a writeable array (np.array(x) copies it)");
     }
     if (elements_overlap(array)) {
         throw py::value_error(name.text() +

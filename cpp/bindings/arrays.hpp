@@ -44,6 +44,10 @@ enum class DtypeRule {
 ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
                              const ArrayView& parameter, const std::string& parameter_name);
 
+/// A gradient of an array as an array, without a copy; a Python or NumPy number, for an array
+/// without axes, as a new array of that dtype. TypeError if the object is neither.
+py::array as_gradient(py::handle object, const Name& name, const ArrayView& parameter);
+
 /// ValueError unless the array is writeable and no two elements of it overlap.
 void check_writable(const ArrayView& array, const Name& name);
 

@@ -20,12 +20,12 @@ BusyGuard::BusyGuard(Busy& busy, const std::string& call, const std::string& nam
     // nothing, since they are reused.
     const bool continues =
         busy.process == now - 1 && busy.process != 0 && busy.owner == runtime::forking_thread();
-    if (busy.process == now || continues) throw_busy(call, name);
+    if (busy.process == now || continues || busy.retired) throw_busy(call, name);
     if (busy.process != 0 && busy.changes) {
         throw std::runtime_error(call + ": the process forked while another thread changed this " +
                                  name + ", expected a fork before or after");
     }
-    busy = {now, std::this_thread::get_id(), changes};
+    busy = {now, std::this_thread::get_id(), changes, false};
 }
 
 PyBusyGuard::PyBusyGuard(py::object owner, Busy& busy, std::string call, std::string name,

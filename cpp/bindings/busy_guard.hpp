@@ -17,6 +17,7 @@ struct Busy {
     std::uint64_t process = 0;  // 1 + the fork generation of the process; 0 if nobody uses it
     std::thread::id owner;
     bool changes = false;  // whether the call makes changes other than a step
+    bool retired = false;  // whether another object has replaced it: every call is refused
 };
 
 /// RuntimeError: another call is under way. name: what messages call the object.

@@ -5,6 +5,9 @@
 namespace schuss::bindings {
 namespace {
 
+constexpr const char* dataclass_fields = "__dataclass_fields__";
+constexpr const char* attrs_fields = "__attrs_attrs__";
+
 bool is_instance_of(py::handle object, const char* abstract_class) {
     return py::isinstance(object, py::module_::import("collections.abc").attr(abstract_class));
 }
@@ -27,7 +30,6 @@ std::string maker_for(py::handle object) {
     if (PyType_Check(object.ptr()) != 0 || py::isinstance<py::str>(object)) return "";
     if (PyFloat_Check(object.ptr()) != 0 || has_attribute(object, "__array__"))
         return "numpy.array";
-    if (has_attribute(object, "__dataclass_fields__")) return "vars";
     if (!is_instance_of(object, "Iterable") || is_instance_of(object, "KeysView")) return "";
     return has_attribute(object, "keys") || is_instance_of(object, "ItemsView") ? "dict" : "list";
 }
@@ -43,8 +45,36 @@ bool is_sequence(py::handle object) {
     return !py::isinstance<py::str>(object) && is_instance_of(object, "Sequence");
 }
 
+bool has_fields(py::handle object) {
+    const auto type = py::type::handle_of(object);
+    return has_attribute(type, dataclass_fields) || has_attribute(type, attrs_fields);
+}
+
 bool is_container(py::handle object) {
-    return is_mapping(object) || is_sequence(object);
+    return is_mapping(object) || is_sequence(object) || has_fields(object);
+}
+
+std::vector<py::object> fields_of(py::handle object) {
+    const auto type = py::type::handle_of(object);
+    const py::object fields = has_attribute(type, dataclass_fields)
+                                  ? py::module_::import("dataclasses").attr("fields")(object)
+                                  : py::object(type.attr(attrs_fields));
+    std::vector<py::object> names;
+    for (const py::handle field : fields) {
+        const py::object get = field.attr("metadata").attr("get");
+        const bool is_static =
+            py::bool_(get("static", false)) || !py::bool_(get("pytree_node", true));
+        if (!is_static) names.emplace_back(field.attr("name"));
+    }
+    return names;
+}
+
+py::object field_at(py::handle object, py::handle name) {
+    auto value = py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), name.ptr()));
+    if (value) return value;
+    if (PyErr_ExceptionMatches(PyExc_AttributeError) == 0) throw py::error_already_set();
+    PyErr_Clear();
+    return value;
 }
 
 bool is_leaf(py::handle object) {
@@ -112,6 +142,10 @@ std::string text(py::handle key) {
 
 std::string subscript(py::handle key) {
     return "[" + text(key) + "]";
+}
+
+std::string attribute(py::handle name) {
+    return "." + name.cast<std::string>();
 }
 
 std::string kind_of(py::handle object) {

@@ -1,4 +1,5 @@
-// Containers of arrays as Python defines them: sequences and mappings, built in or not.
+// Containers of arrays as Python defines them: sequences and mappings, built in or not, and objects
+// with declared fields.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -16,7 +17,18 @@ namespace py = pybind11;
 
 bool is_mapping(py::handle object);
 bool is_sequence(py::handle object);
+
+/// Whether the object is an instance of a dataclass or of a class of attrs.
+bool has_fields(py::handle object);
+
 bool is_container(py::handle object);
+
+/// The names of the fields of such an object. Fields whose metadata have `static=True` (JAX,
+/// Equinox) or `pytree_node=False` (Flax) are left out.
+std::vector<py::object> fields_of(py::handle object);
+
+/// The value of a field; null if it has none.
+py::object field_at(py::handle object, py::handle name);
 
 /// Whether the object is an array or exports one. A dict is not, although its keys may be readable
 /// as attributes, such as `__dlpack__`. A class is not, although it has the attributes of its
@@ -48,6 +60,7 @@ std::vector<py::object> other_keys(py::handle mapping, const std::vector<py::obj
 /// The parts of error messages.
 std::string text(py::handle key);
 std::string subscript(py::handle key);
+std::string attribute(py::handle name);
 std::string kind_of(py::handle object);
 std::string remedy(const std::string& name, const std::string& maker);
 

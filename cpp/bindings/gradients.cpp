@@ -41,15 +41,34 @@ void Gradients::invalidate() noexcept {
 }
 
 void Gradients::read(py::handle structure, const std::string& call, const std::string* reference) {
-    tree_.flatten(structure, call, argument_, arrays_, reference);
+    tree_.flatten(structure, call, argument_, arrays_, reference, Tree::Gaps::allowed);
+    rest_frozen();
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
         if (is_plain_array(arrays_[i])) continue;
-        arrays_[i] = as_array(arrays_[i], {call, name(i)});
+        if (arrays_[i].is_none() && !structure.is_none()) {
+            rest(i);
+        } else {
+            arrays_[i] = as_gradient(arrays_[i], {call, name(i)}, parameters_[i].array());
+        }
     }
 }
 
-void Gradients::read(const Parameters& arrays) {
-    for (const Parameter& parameter : arrays) arrays_.push_back(parameter.array().array());
+void Gradients::read(const Parameters& sums, const engine::Accumulator& accumulator) {
+    for (const Parameter& sum : sums) arrays_.push_back(sum.array().array());
+    rest_frozen();
+    for (std::size_t i = 0; i < arrays_.size(); ++i) {
+        if (!accumulator.has(i)) rest(i);
+    }
+}
+
+void Gradients::rest(std::size_t i) {
+    if (!some_rest_) rests_.assign(parameters_.size(), false);
+    some_rest_ = rests_[i] = true;
+    arrays_[i] = parameters_[i].array().array();
+}
+
+void Gradients::rest_frozen() {
+    for (const std::size_t i : frozen_) rest(i);
 }
 
 std::vector<py::object> Gradients::hold() const {
@@ -68,6 +87,14 @@ Gradients::Views Gradients::bind(const std::string& call, bool must_clear) {
         cache_.prefetch(i, arrays_);
         check_parameter(i, call);
         engine::Item& item = plan_.items[i];
+        if (rests(i)) {
+            if (cache_.rests(i)) continue;
+            if (!invalidate_on_error) invalidate_on_error.emplace(*this);
+            plan_.invalidate();
+            item = parameters_[i].resting_item(item.group);
+            cache_.store_rest(i);
+            continue;
+        }
         if (std::byte* const first = cache_.matches(i, array(i)); first != nullptr) {
             all_at_same_address = all_at_same_address && item.gradient() == first &&
                                   (!must_clear || array(i).writeable());
@@ -135,6 +162,7 @@ void Gradients::check_can_be_cleared(const Views& views, const std::string& call
     std::vector<NamedArray> named;
     auto next = views.begin();
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
+        if (rests(i)) continue;
         const Name gradient_name{call, name(i)};
         const bool has_view = next != views.end() && next->first == i;
         const ArrayView view = has_view ? (next++)->second : ArrayView(array(i), gradient_name);
@@ -148,7 +176,7 @@ void Gradients::check_can_be_cleared(const Views& views, const std::string& call
 void Gradients::check_nothing_changed(const std::string& call) const {
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         check_parameter(i, call);
-        if (cache_.at_address(i, array(i), plan_.items[i].gradient())) continue;
+        if (rests(i) || cache_.at_address(i, array(i), plan_.items[i].gradient())) continue;
         throw py::value_error(call + ": " + name(i) +
                               " was changed while it was read, expected it to stay as it is");
     }

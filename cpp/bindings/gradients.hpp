@@ -14,6 +14,7 @@
 #include "bindings/parameter.hpp"
 #include "bindings/tree.hpp"
 #include "engine/plan.hpp"
+#include "engine/step.hpp"
 
 namespace schuss::bindings {
 
@@ -36,6 +37,10 @@ class Gradients {
     /// Checks every gradient of the next step in full.
     void invalidate() noexcept;
 
+    /// Sets the parameters that rest whatever their gradients are, in ascending order.
+    void set_frozen(std::vector<std::size_t> frozen) noexcept { frozen_ = std::move(frozen); }
+    const std::vector<std::size_t>& frozen() const { return frozen_; }
+
     /// Drops the gradients of a step at its end, and those that a forked thread left.
     class Session {
       public:
@@ -45,16 +50,20 @@ class Gradients {
         Session& operator=(const Session&) = delete;
 
       private:
-        void clear() { gradients_.arrays_.clear(); }
+        void clear() {
+            gradients_.arrays_.clear();
+            gradients_.some_rest_ = false;
+        }
         Gradients& gradients_;
     };
 
-    /// Reads the gradients from a structure. reference: the name, in messages, of the structure
-    /// that it must match, if that is not the tree's own. May run user code.
+    /// Reads the gradients from a structure; a parameter whose gradient is None rests. reference:
+    /// the name, in messages, of the structure that it must match, if that is not the tree's own.
+    /// May run user code.
     void read(py::handle structure, const std::string& call, const std::string* reference);
 
-    /// Uses these arrays as gradients, one for each parameter.
-    void read(const Parameters& arrays);
+    /// Uses the sums of accumulated gradients.
+    void read(const Parameters& sums, const engine::Accumulator& accumulator);
 
     /// Keeps NumPy from resizing the gradients while other threads run. The first step does not
     /// know the number of elements yet and holds nothing here, but `bind` returns views of all
@@ -78,6 +87,9 @@ class Gradients {
         return static_cast<const py::array&>(arrays_[i]);
     }
 
+    bool rests(std::size_t i) const { return some_rest_ && rests_[i]; }
+    void rest(std::size_t i);
+    void rest_frozen();
     void check_parameter(std::size_t i, const std::string& call) const;
     void learn(const Views& views, const std::string& call);
     void check_can_be_cleared(const Views& views, const std::string& call) const;
@@ -87,7 +99,11 @@ class Gradients {
     const Parameters& parameters_;
     engine::Plan& plan_;
     std::string argument_;
-    std::vector<py::object> arrays_;  // of the step under way
+    std::vector<py::object> arrays_;  // of the step under way; a parameter that rests stands for
+                                      // its gradient
+    std::vector<bool> rests_;         // in the step under way, if some_rest_
+    bool some_rest_ = false;
+    std::vector<std::size_t> frozen_;
     WriteSet written_;
     ArrayCache cache_;
 };

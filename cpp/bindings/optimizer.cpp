@@ -88,9 +88,21 @@ py::list Optimizer::hold_copies(py::handle copies, const std::string& call) {
 
 void Optimizer::configure(const std::vector<engine::Formula>& formulas,
                           const std::vector<std::size_t>& members,
-                          const engine::StepOptions& options, const AuxArrays* arrays) {
+                          const engine::StepOptions& options, const AuxArrays* arrays,
+                          const std::vector<std::size_t>& frozen) {
     std::vector<engine::Group> groups;
-    for (const engine::Formula& formula : formulas) groups.push_back({formula});
+    const std::vector<std::int64_t> rested = this->rested();
+    for (const engine::Formula& formula : formulas) {
+        const std::size_t i = groups.size();
+        groups.push_back({formula, {}, i < rested.size() ? rested[i] : 0});
+    }
+    std::vector<std::size_t> resting;
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+        if (std::find(frozen.begin(), frozen.end(), members.at(i)) != frozen.end()) {
+            resting.push_back(i);
+        }
+    }
+    std::vector<std::size_t> resting_sums = resting;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         const auto dtype = static_cast<std::size_t>(parameters_[i].compute_dtype());
         groups.at(members.at(i)).dtypes[dtype] = true;
@@ -116,6 +128,8 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
         step_.set_has_average(parameters_.have_averages());
     }
     for (std::size_t i = 0; i < parameters_.size(); ++i) step_.plan.items[i].group = members[i];
+    gradients_.set_frozen(std::move(resting));
+    if (sums_) sums_->gradients.set_frozen(std::move(resting_sums));
     if (options.clear_grads && !step_.options().clear_grads) {
         gradients_.invalidate();
         if (sums_) sums_->gradients.invalidate();
@@ -176,7 +190,7 @@ void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_
     // hold if user code ran again.
     const Gradients::Session session(gradients_);
     if (grads.is_none()) {
-        gradients_.read(sums_->parameters);
+        gradients_.read(sums_->parameters, sums_->accumulator);
     } else {
         gradients_.read(grads, step_call_, nullptr);
     }
@@ -211,6 +225,7 @@ void Optimizer::hold_sums(const std::vector<py::object>& sums) {
     auto held = std::make_unique<Sums>(Parameters(sums, tree_, call_, "accumulated"), tree_,
                                        gradients_.argument());
     held->gradients.set_written(write_set(held->parameters, parameters_));
+    held->gradients.set_frozen(gradients_.frozen());
     sums_ = std::move(held);
 }
 
@@ -239,11 +254,38 @@ void Optimizer::set_accumulated(std::int64_t count) {
     if (sums_) sums_->accumulator.set_count(in_range(count, "accumulated"));
 }
 
+std::vector<std::size_t> Optimizer::without_sum() const {
+    std::vector<std::size_t> result;
+    for (std::size_t i = 0; accumulated() > 0 && i < parameters_.size(); ++i) {
+        if (!sums_->accumulator.has(i)) result.push_back(i);
+    }
+    return result;
+}
+
+void Optimizer::set_without_sum(const std::vector<std::size_t>& parameters) {
+    for (const std::size_t i : parameters) sums_->accumulator.set_has(i, false);
+}
+
 py::list Optimizer::sums() const {
     py::list result;
-    if (!sums_) return result;
-    for (const Parameter& sum : sums_->parameters) result.append(sum.array().plain());
+    for (std::size_t i = 0; sums_ && i < parameters_.size(); ++i) {
+        const ArrayView& sum = sums_->parameters[i].array();
+        result.append(sum.plain());
+        if (accumulated() > 0 && !sums_->accumulator.has(i)) sum.plain().attr("fill")(0);
+    }
     return result;
+}
+
+std::vector<std::int64_t> Optimizer::rested() const {
+    std::vector<std::int64_t> result;
+    for (const engine::Group& group : step_.groups()) result.push_back(group.rested);
+    return result;
+}
+
+void Optimizer::set_rested(const std::vector<std::int64_t>& steps) {
+    for (std::size_t i = 0; i < steps.size(); ++i) {
+        step_.set_rested(i, in_range(steps[i], "rested"));
+    }
 }
 
 py::object Optimizer::average() const {
@@ -350,9 +392,12 @@ void register_optimizer(py::module_& module) {
         .def("hold_groups", &Optimizer::hold_groups, py::arg("groups"))
         .def("hold_copies", &Optimizer::hold_copies, py::arg("copies"), py::arg("call"))
         .def("configure", &Optimizer::configure, py::arg("formulas"), py::arg("members"),
-             py::arg("options"), py::arg("arrays") = py::none())
+             py::arg("options"), py::arg("arrays") = py::none(),
+             py::arg("frozen") = std::vector<std::size_t>())
         .def("busy", &Optimizer::busy, py::arg("call"), py::arg("changes") = false)
+        .def("retire", &Optimizer::retire)
         .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
+        .def_property("rested", &Optimizer::rested, &Optimizer::set_rested)
         .def_property("skipped", &Optimizer::skipped, &Optimizer::set_skipped)
         .def_property_readonly("last", &Optimizer::last)
         .def_property_readonly("last_lrs", &Optimizer::last_lrs)
@@ -368,6 +413,7 @@ void register_optimizer(py::module_& module) {
         .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)
         .def("clear_accumulated", [](Optimizer& self) { self.set_accumulated(0); })
         .def_property_readonly("has_sums", &Optimizer::has_sums)
+        .def_property("without_sum", &Optimizer::without_sum, &Optimizer::set_without_sum)
         .def_property_readonly("sums", &Optimizer::sums)
         .def("average", &Optimizer::average)
         .def_property("average_weights", &Optimizer::average_weights,

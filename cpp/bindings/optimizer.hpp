@@ -48,18 +48,25 @@ class Optimizer {
     py::list hold_copies(py::handle copies, const std::string& call);
 
     /// Sets what the next steps do. members: the group of each parameter. arrays: replace those
-    /// that belong to the parameters; nullptr keeps them. New averages count as empty. Changes all
-    /// or nothing, even if memory runs out.
+    /// that belong to the parameters; nullptr keeps them. New averages count as empty. frozen: the
+    /// groups whose parameters rest. Changes all or nothing, even if memory runs out.
     void configure(const std::vector<engine::Formula>& formulas,
                    const std::vector<std::size_t>& members, const engine::StepOptions& options,
-                   const AuxArrays* arrays);
+                   const AuxArrays* arrays, const std::vector<std::size_t>& frozen);
 
     /// A context manager within which no other call uses the optimizer. changes: whether the caller
     /// makes changes other than a step.
     static PyBusyGuard busy(py::object optimizer, std::string call, bool changes);
 
+    /// Refuses all further calls: another optimizer has taken over the arrays.
+    void retire() noexcept { busy_.retired = true; }
+
     std::int64_t steps() const { return step_.steps(); }
     void set_steps(std::int64_t steps) { step_.set_steps(in_range(steps, "steps")); }
+    /// For each group, the steps in which all its parameters rested.
+    std::vector<std::int64_t> rested() const;
+    void set_rested(const std::vector<std::int64_t>& steps);
+
     std::int64_t skipped() const { return step_.skipped(); }
     void set_skipped(std::int64_t skipped) { step_.set_skipped(in_range(skipped, "skipped")); }
 
@@ -93,7 +100,11 @@ class Optimizer {
     std::int64_t accumulated() const;
     void set_accumulated(std::int64_t count);
 
-    /// New arrays of the sums' memory; none before `hold_sums`.
+    /// The parameters of which no gradient was accumulated, if some of others were.
+    std::vector<std::size_t> without_sum() const;
+    void set_without_sum(const std::vector<std::size_t>& parameters);
+
+    /// New arrays of the sums' memory; none before `hold_sums`. Those without a gradient are zero.
     bool has_sums() const { return sums_ != nullptr; }
     py::list sums() const;
 

@@ -121,6 +121,18 @@ engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::s
     return {group, array_.shape(), operands};
 }
 
+engine::Item Parameter::resting_item(std::size_t group) const {
+    std::vector<engine::Operand> operands;
+    if (const ArrayView* const average = this->average()) {
+        operands = {
+            {engine::Role::parameter, compute_dtype(), average->data(), average->strides().data(),
+             type_.components},
+            {engine::Role::gradient, type_.dtype, array_.data(), array_.strides().data(),
+             type_.components}};
+    }
+    return engine::Item::resting(group, array_.shape(), type_.components, operands);
+}
+
 int Parameter::traverse(visitproc visit, void* arg) const {
     if (const int result = array_.traverse(visit, arg); result != 0) return result;
     for (const AuxArray& aux : aux_arrays_) {

@@ -1,4 +1,5 @@
-// The structure that holds arrays: one array, or sequences and mappings of arrays, nested.
+// The structure that holds arrays: one array, or sequences, mappings and fields of arrays, nested.
+// None is an empty structure.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -58,18 +59,24 @@ class Tree {
     /// The names of the leaves for users: their keys joined by "/", such as "layers/0/W".
     std::vector<std::string> names() const;
 
-    /// Appends the leaves of another structure of the same form. ValueError if the form differs.
-    /// reference: the name of this structure in that message, if it is another.
+    /// Whether the other structure may have None in place of arrays and containers.
+    enum class Gaps { refused, allowed };
+
+    /// Appends the leaves of another structure of the same form; None for each leaf that it lacks.
+    /// ValueError if the form differs. reference: the name of this structure in that message, if it
+    /// is another.
     void flatten(py::handle other, const std::string& call, const std::string& argument,
-                 std::vector<py::object>& out, const std::string* reference = nullptr) const;
+                 std::vector<py::object>& out, const std::string* reference = nullptr,
+                 Gaps gaps = Gaps::refused) const;
 
     /// New arrays of the memory of another structure's leaves. like: arrays whose shapes and dtypes
-    /// the leaves must have, called like_name in messages.
+    /// the leaves must have, called like_name in messages. gaps: whether leaves may be None.
     py::list flatten_arrays(py::handle other, const std::string& call, const std::string& argument,
                             const std::optional<std::vector<py::array>>& like,
-                            const std::string& like_name) const;
+                            const std::string& like_name, bool gaps) const;
 
-    /// The leaves in the form of the structure: dicts, lists and tuples.
+    /// The leaves in the form of the structure: dicts, lists, tuples, and shallow copies of objects
+    /// with fields.
     py::object unflatten(const py::list& leaves) const;
 
     /// For a structure that lists the params of groups: compares the groups instead from now on.
@@ -90,13 +97,23 @@ class Tree {
 
   private:
     struct Node {
-        enum class Kind { leaf, mapping, list, tuple };
+        enum class Kind { leaf, mapping, list, tuple, fields, none };
         Kind kind = Kind::leaf;
         bool leaves_only = false;      // whether all children are leaves
         std::size_t first = 0;         // the index of the first leaf
-        std::vector<py::object> keys;  // of a mapping
+        std::size_t leaves = 1;        // their number
+        std::vector<py::object> keys;  // of a mapping, or the names of fields
         std::vector<Node> children;
         std::string path;
+        py::object object;  // whose fields they are
+
+        /// Whether an object is a container of this kind.
+        bool is_like(py::handle container) const;
+
+        /// The path of an item that the container did not have before.
+        std::string path_of(py::handle key) const;
+
+        bool has_keys() const { return kind == Kind::mapping || kind == Kind::fields; }
     };
     class Reader;
     class Flattener;
@@ -104,6 +121,7 @@ class Tree {
 
     void check_kept(const Held& held, const std::string& call) const;
     py::object unflatten_node(const Node& node, const py::list& leaves, std::size_t& next) const;
+    static py::object with_fields(const py::object& object, const py::dict& fields);
     static void append_names(const Node& node, const std::string& name,
                              std::vector<std::string>& names);
     static int traverse_node(const Node& node, visitproc visit, void* arg);

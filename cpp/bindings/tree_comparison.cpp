@@ -54,11 +54,13 @@ class Tree::Comparison {
             compare_leaf(node.first, now);
             return;
         }
-        const bool mapping = node.kind == Node::Kind::mapping;
-        if (is_leaf(now) || !(mapping ? is_mapping(now) : is_sequence(now))) refuse(node.path);
+        if (node.kind == Node::Kind::none) return check_more(node.path, now);
+        if (is_leaf(now) || !node.is_like(now)) refuse(node.path);
         const Node* const maker = maker_;
-        if (mapping) {
+        if (node.kind == Node::Kind::mapping) {
             compare_mapping(node, now);
+        } else if (node.kind == Node::Kind::fields) {
+            compare_fields(node, now);
         } else {
             compare_sequence(node, now);
         }
@@ -79,7 +81,7 @@ class Tree::Comparison {
             compare(nodes[i], params);
         }
         for (std::size_t i = nodes.size(); i < groups.size(); ++i) {
-            check_more(tree_.root_, py::int_(i), params_of(groups[i]));
+            check_more(tree_.root_.path_of(py::int_(i)), params_of(groups[i]));
         }
     }
 
@@ -107,7 +109,7 @@ class Tree::Comparison {
             compare(node.children[i], py::reinterpret_borrow<py::object>(item));
         }
         for (std::size_t i = expected; i < length(); ++i) {
-            check_more(node, py::int_(i),
+            check_more(node.path_of(py::int_(i)),
                        py::reinterpret_borrow<py::object>(PySequence_Fast_ITEMS(items.ptr())[i]));
         }
         if (plain || when_ == When::before_step) return;
@@ -133,14 +135,23 @@ class Tree::Comparison {
         }
         if (length_of(now) <= node.keys.size()) return;
         for (const py::object& key : other_keys(now, node.keys, name(node.path))) {
-            check_more(node, key, value_at(now, key, plain));
+            check_more(node.path_of(key), value_at(now, key, plain));
         }
     }
 
-    /// ValueError if an item that a container did not have before consists of arrays. Other items
-    /// may be added, such as the optimizer itself.
-    void check_more(const Node& node, py::handle key, const py::object& value) const {
-        const Name name = this->name(node.path + subscript(key));
+    void compare_fields(const Node& node, py::handle now) {
+        maker_ = &node;  // a field may be a property
+        for (std::size_t i = 0; i < node.keys.size(); ++i) {
+            const py::object value = field_at(now, node.keys[i]);
+            if (!value) refuse(node.children[i].path);
+            compare(node.children[i], value);
+        }
+    }
+
+    /// ValueError if what the structure did not have before consists of arrays. Other items may be
+    /// added, such as the optimizer itself.
+    void check_more(const std::string& path, py::handle value) const {
+        const Name name = this->name(path);
         if (!value || !could_be_parameters(value, name)) return;
         throw py::value_error(name.text() +
                               " was added after the optimizer was made, which does not update it, "
@@ -156,7 +167,8 @@ class Tree::Comparison {
             const std::string kind = maker_->kind == Node::Kind::mapping ? "dict" : "list";
             throw py::value_error(call_ + ": " + name +
                                   " is a new object at each access, expected " + maker +
-                                  " to keep its arrays" + remedy(maker, kind));
+                                  " to keep its arrays" +
+                                  (maker_->kind == Node::Kind::fields ? "" : remedy(maker, kind)));
         }
         throw py::value_error(call_ + ": " + name +
                               " was replaced since the optimizer was made, expected the same " +

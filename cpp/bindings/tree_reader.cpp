@@ -23,7 +23,7 @@ class Tree::Reader {
     Reader(Tree& tree, const std::string& call) : tree_(tree), call_(call) {}
 
     /// again: whether a container around it was read before.
-    Node read(py::handle structure, std::string path, bool again) {
+    Node read(py::handle structure, std::string path, bool again, bool in_field = false) {
         if (again && ++repeats_ > max_repeats) {
             throw py::value_error(
                 call_ + ": " + tree_.own_.argument +
@@ -37,20 +37,25 @@ class Tree::Reader {
             tree_.paths_.push_back(node.path);
             return node;
         }
-        const bool mapping = is_mapping(structure);
-        if (!mapping && !is_sequence(structure)) {
-            refuse_kind(structure, name(node.path), "an array, or a sequence or mapping of arrays",
-                        {"numpy.array", "vars", "dict", "list"});
+        if (structure.is_none() && !node.path.empty()) {
+            node.kind = Node::Kind::none;
+            node.leaves = 0;
+            return node;
         }
+        const bool mapping = is_mapping(structure), sequence = is_sequence(structure);
+        if (!mapping && !sequence && !has_fields(structure)) refuse(structure, node, in_field);
         enter(structure, node.path);
         again = again || !seen_ids_.insert(structure.ptr()).second;
         seen_.push_back(py::reinterpret_borrow<py::object>(structure));
         if (mapping) {
             read_mapping(structure, node, again);
-        } else {
+        } else if (sequence) {
             read_sequence(structure, node, again);
+        } else {
+            read_fields(structure, node, again);
         }
         parents_.pop_back();
+        node.leaves = tree_.own_.leaves.size() - node.first;
         node.leaves_only =
             std::all_of(node.children.begin(), node.children.end(),
                         [](const Node& child) { return child.kind == Node::Kind::leaf; });
@@ -59,6 +64,23 @@ class Tree::Reader {
 
   private:
     Name name(const std::string& path) const { return {call_, tree_.own_.argument + path}; }
+
+    [[noreturn]] void refuse(py::handle structure, const Node& node, bool in_field) const {
+        const std::string expected = "an array, or a sequence, mapping or dataclass of arrays";
+        std::string remedy;
+        if (structure.is_none()) remedy = " (a step changes arrays in place and returns None)";
+        if (PyGen_Check(structure.ptr()) != 0) {
+            const std::string whole = tree_.own_.argument + node.path;
+            remedy = " (write " + whole + " = list(" + whole +
+                     ") first; for a module of PyTorch, there is schuss.torch)";
+        }
+        if (in_field) remedy = " (metadata={'static': True} of the field leaves it out)";
+        if (remedy.empty()) {
+            refuse_kind(structure, name(node.path), expected, {"numpy.array", "dict", "list"});
+        }
+        throw py::type_error(name(node.path).text() + " is " + kind_of(structure) + ", expected " +
+                             expected + remedy);
+    }
 
     void enter(py::handle structure, const std::string& path) {
         for (const auto& [object, its_path] : parents_) {
@@ -91,6 +113,19 @@ class Tree::Reader {
             const py::object value = value_of(structure, key, node.path);
             node.keys.push_back(py::reinterpret_borrow<py::object>(key));
             node.children.push_back(read(value, node.path + subscript(key), again));
+        }
+    }
+
+    void read_fields(py::handle structure, Node& node, bool again) {
+        node.kind = Node::Kind::fields;
+        node.object = py::reinterpret_borrow<py::object>(structure);
+        node.keys = fields_of(structure);
+        for (const py::object& key : node.keys) {
+            const py::object value = field_at(structure, key);
+            const std::string path = node.path + attribute(key);
+            if (!value)
+                throw py::value_error(name(path).text() + " has no value, expected an array");
+            node.children.push_back(read(value, path, again, true));
         }
     }
 

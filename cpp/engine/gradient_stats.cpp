@@ -70,7 +70,7 @@ void GradientStats::prepare(std::vector<Gradient> gradients, std::size_t threads
     blocks_per_chunk_ = min_blocks_per_chunk;
     std::size_t largest_item = 0;  // of the gradients that are copied
     for (const Gradient& gradient : gradients_) {
-        if (gradient.order->contiguous()) continue;
+        if (gradient.order->contiguous() || gradient.order->elements() == 0) continue;
         largest_item = std::max(largest_item, numbers::size_of(gradient.dtype));
         const std::size_t blocks = rows_per_chunk * gradient.order->row() / sweep::stats_block;
         blocks_per_chunk_ = std::clamp(blocks, blocks_per_chunk_, max_blocks_per_chunk);

@@ -43,19 +43,34 @@ Item::Item(std::size_t group_index, const std::vector<std::size_t>& shape,
         data[i] = const_cast<std::byte*>(operands[i].data) + layout.offset(i);
     }
     gradient_order = MemoryOrder(shape, parameter, gradient);
+    elements = layout.elements() * layout.components();
+}
+
+Item Item::resting(std::size_t group_index, const std::vector<std::size_t>& shape,
+                   std::size_t components, const std::vector<Operand>& operands) {
+    Item item = operands.empty() ? Item() : Item(group_index, shape, operands);
+    item.group = group_index;
+    item.gradient_order = MemoryOrder();
+    item.elements = components;
+    for (const std::size_t size : shape) item.elements *= size;
+    item.rests = true;
+    return item;
 }
 
 void Plan::build() {
     shares_.clear();
     first_.clear();
     scratch_bytes_ = elements_ = 0;
-    stochastic_ = false;
+    stochastic_ = some_rest_ = false;
+    std::size_t first = 0;
     const std::size_t enough = tile_elements();
     std::size_t size = enough;  // of the last share
     for (std::size_t i = 0; i < items.size(); ++i) {
         const Layout& layout = items[i].layout;
         scratch_bytes_ = std::max(scratch_bytes_, layout.scratch_bytes());
-        first_.push_back(elements_);
+        first_.push_back(first);
+        first += items[i].elements;
+        some_rest_ = some_rest_ || items[i].rests;
         const numbers::DType state = items[i].formats.state;
         stochastic_ = stochastic_ || state != numbers::compute_dtype(state);
         const std::size_t elements = layout.elements() * layout.components();
@@ -84,6 +99,7 @@ void Plan::prepare() {
 void Plan::prepare_statistics() {
     std::vector<GradientStats::Gradient> gradients;
     for (const Item& item : items) {
+        // The order of a parameter that rests has no elements.
         gradients.push_back({item.formats.gradient, &item.gradient_order, item.gradient()});
     }
     statistics_.prepare(std::move(gradients), threads_);
@@ -112,10 +128,13 @@ void Plan::run(const Run& run) noexcept {
         Pass pass{table, {}, {}, all.clear_gradients, 0, streams};
         for (; at.item <= end.item && at.item < plan.items.size(); at = {at.item + 1, 0}) {
             const Item& item = plan.items[at.item];
+            if (item.rests && all.average == nullptr) continue;
             const numbers::DType computed = numbers::compute_dtype(item.formats.parameter);
             pass.first = plan.first_[at.item];
-            if (all.groups != nullptr) {
-                pass.update = all.groups[item.group].call(item.formats);
+            pass.clear_gradients = all.clear_gradients && !item.rests;
+            if (item.rests || all.groups != nullptr) {
+                const Update& rule = item.rests ? *all.average : all.groups[item.group];
+                pass.update = rule.call(item.formats);
             }
             if (all.average != nullptr) {
                 pass.average = all.average->call({computed, item.formats.parameter, computed});

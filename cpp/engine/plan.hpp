@@ -23,8 +23,15 @@ struct Item {
     Layout layout;
     std::byte* data[max_arrays] = {};  // where the traversal of each array begins
     MemoryOrder gradient_order;
+    std::size_t elements = 0;  // of the parameter, two for each complex number
+    bool rests = false;        // the parameter has no gradient in this step
 
     Item() = default;
+
+    /// A parameter that rests. operands: its average and the parameter itself, of which steps
+    /// update the average; none if there is no average.
+    static Item resting(std::size_t group_index, const std::vector<std::size_t>& shape,
+                        std::size_t components, const std::vector<Operand>& operands);
 
     /// Lays out arrays of one shape: the parameter, its gradient, its states, its average, its
     /// copy.
@@ -62,8 +69,11 @@ class Plan {
     /// Call this before each run. It may throw; the run cannot.
     void prepare();
 
-    /// The elements of all parameters, two for each complex number.
+    /// The elements that a run passes over, two for each complex number.
     std::size_t elements() const { return elements_; }
+
+    /// Whether a parameter rests in the next run.
+    bool some_rest() const { return some_rest_; }
 
     /// Call this after `prepare`, before `statistics`.
     void prepare_statistics();
@@ -91,6 +101,7 @@ class Plan {
     bool wake_workers_ = false;
     std::vector<std::uint64_t> first_;  // the number of elements before each item
     bool stochastic_ = false;           // whether a state is rounded stochastically
+    bool some_rest_ = false;
     bool built_ = false;
 };
 

@@ -18,8 +18,9 @@ std::optional<Formula::Misfit> compute_updates(const std::vector<Group>& groups,
                                                double clip_value, std::vector<Update>& updates) {
     updates.resize(groups.size());
     for (std::size_t i = 0; i < groups.size(); ++i) {
-        const auto& [formula, dtypes] = groups[i];
-        updates[i] = formula.update(t, clip_value);
+        const Formula& formula = groups[i].formula;
+        const auto& dtypes = groups[i].dtypes;
+        updates[i] = formula.update(t - groups[i].rested, clip_value);
         for (std::size_t k = 0; k < dtypes.size(); ++k) {
             if (!dtypes[k]) continue;
             const auto dtype = static_cast<numbers::DType>(k);
@@ -106,7 +107,19 @@ Outcome Step::run(double scale) noexcept {
     }
     plan.run(run);
     ++steps_;
+    if (plan.some_rest()) count_rests();
     return outcome;
+}
+
+/// Counts a step for the groups in which every parameter rested.
+void Step::count_rests() noexcept {
+    for (Group& group : groups_) group.moved = false;
+    for (const Item& item : plan.items) {
+        if (!item.rests) groups_[item.group].moved = true;
+    }
+    for (Group& group : groups_) {
+        if (!group.moved) ++group.rested;
+    }
 }
 
 void Step::record(const Outcome& outcome) noexcept {
@@ -115,10 +128,24 @@ void Step::record(const Outcome& outcome) noexcept {
 }
 
 void Accumulator::run(double scale, bool clear_grads) noexcept {
-    Update update = (count_ == 0 ? first_ : next_).update(count_ + 1, no_limit);
-    update.coefficients.set_scale(numbers::Wide(scale));
-    plan.run({.groups = &update, .clear_gradients = clear_grads});
+    Update updates[2];
+    bool used[2] = {};
+    for (const Item& item : plan.items) used[item.group] = true;
+    for (const std::size_t group : {empty, filled}) {
+        if (!used[group]) continue;
+        updates[group] = (group == empty ? first_ : next_).update(1, no_limit);
+        updates[group].coefficients.set_scale(numbers::Wide(scale));
+    }
+    plan.run({.groups = updates, .clear_gradients = clear_grads});
+    for (Item& item : plan.items) {
+        if (!item.rests) item.group = filled;
+    }
     ++count_;
+}
+
+void Accumulator::set_count(std::int64_t count) noexcept {
+    for (std::size_t i = 0; i < plan.items.size(); ++i) set_has(i, count > 0);
+    count_ = count;
 }
 
 }  // namespace schuss::engine

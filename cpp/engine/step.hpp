@@ -43,6 +43,8 @@ struct Group {
     Formula formula;
     // Whether one of the parameters has this compute dtype.
     std::array<bool, numbers::compute_dtype_count> dtypes = {};
+    std::int64_t rested = 0;  // the steps in which all parameters rested
+    bool moved = false;       // whether one of them did not rest in the last step
 };
 
 /// Computes the update of each group in step t. Returns the first hyperparameter that a group's
@@ -71,6 +73,9 @@ class Step {
     void set_has_average(bool has_average) noexcept { has_average_ = has_average; }
 
     const std::vector<Group>& groups() const { return groups_; }
+
+    /// Sets the number of steps in which all parameters of a group rested.
+    void set_rested(std::size_t group, std::int64_t steps) { groups_.at(group).rested = steps; }
     const StepOptions& options() const { return options_; }
     ParameterAverage& average() { return average_; }
     const ParameterAverage& average() const { return average_; }
@@ -111,6 +116,7 @@ class Step {
     void record(const Outcome& outcome) noexcept;
 
   private:
+    void count_rests() noexcept;
     bool needs_statistics() const {
         return nonfinite_ != Nonfinite::propagate || options_.clip_norm != no_limit;
     }
@@ -140,14 +146,25 @@ class Accumulator {
   public:
     Plan plan;
 
-    /// The number of gradients in the sums. With 0, the next run overwrites the sums.
+    /// The number of runs whose gradients are in the sums.
     std::int64_t count() const { return count_; }
-    void set_count(std::int64_t count) noexcept { count_ = count; }
+
+    /// Sets that number. With 0, no sum has a gradient; otherwise each has.
+    void set_count(std::int64_t count) noexcept;
+
+    /// Whether a sum has a gradient. The next run overwrites the sums that have none.
+    bool has(std::size_t sum) const { return plan.items[sum].group == filled; }
+    void set_has(std::size_t sum, bool has) noexcept {
+        plan.items[sum].group = has ? filled : empty;
+    }
 
     /// Adds gradients, multiplied by a scale, to the sums. The plan must be prepared.
     void run(double scale, bool clear_grads) noexcept;
 
   private:
+    // The groups of the plan.
+    static constexpr std::size_t empty = 0, filled = 1;
+
     Formula first_{"accumulation_first", 0}, next_{"accumulation", 0};
     std::atomic<std::int64_t> count_ = 0;
 };

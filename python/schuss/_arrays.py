@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,29 @@ class SupportsBuffer(Protocol):
         """Return a view of the memory."""
 
 
+class Dataclass(Protocol):
+    """An instance of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+class Attrs(Protocol):
+    """An instance of a class of attrs."""
+
+    __attrs_attrs__: ClassVar[Any]
+
+
 Array: TypeAlias = npt.NDArray[Any]
 ArrayLike: TypeAlias = Array | SupportsDLPack | SupportsBuffer
-ArrayTree: TypeAlias = ArrayLike | Sequence["ArrayTree"] | Mapping[Any, "ArrayTree"]
-"""One array, or sequences and mappings of them, nested as the user likes."""
+_Fields: TypeAlias = Dataclass | Attrs
+ArrayTree: TypeAlias = (
+    ArrayLike | _Fields | Sequence["ArrayTree | None"] | Mapping[Any, "ArrayTree | None"]
+)
+"""One array, or sequences, mappings and fields of them, nested as the user likes."""
+GradTree: TypeAlias = (
+    ArrayLike | float | _Fields | Sequence["GradTree"] | Mapping[Any, "GradTree"] | None
+)
+"""Gradients of an `ArrayTree`: None where there is none, numbers for arrays without axes."""
 
 
 def _has_masks(values: Any) -> bool:

@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import ArrayLike, ArrayTree
+from schuss._arrays import ArrayLike, ArrayTree, GradTree
 
 __version__: str
 max_threads: int
@@ -30,7 +30,7 @@ class BusyGuard:
     def __exit__(self, *args: object) -> None: ...
 
 class Tree:
-    """The structure that holds arrays: one array, or sequences and mappings, nested.
+    """The structure that holds arrays: one array, or sequences, mappings and fields, nested.
 
     `call` and `argument` are its names in messages. `kept`: the arrays will be written, so
     ValueError if the structure returns new ones at each access.
@@ -51,24 +51,32 @@ class Tree:
     def names(self) -> list[str]:
         """The keys on the way to each leaf, joined by "/": "layers/0/W"."""
 
-    def flatten(self, other: ArrayTree, call: str, argument: str) -> list[Any]:
-        """Return the leaves of another structure, or raise ValueError if its form differs."""
+    def flatten(self, other: GradTree, call: str, argument: str) -> list[Any]:
+        """Return the leaves of another structure, or raise ValueError if its form differs.
+
+        It may have None in place of arrays and containers.
+        """
 
     def flatten_arrays(
         self,
-        other: ArrayTree,
+        other: GradTree,
         call: str,
         argument: str,
         like: list[npt.NDArray[Any]] | None = None,
         like_name: str = "",
-    ) -> list[npt.NDArray[Any]]:
+        gaps: bool = False,
+    ) -> list[Any]:
         """Return new arrays of those leaves' memory.
 
         Each must have the dtype and shape of its array in `like`, called `like_name` in messages.
+        `gaps`: whether leaves may be None.
         """
 
     def unflatten(self, leaves: list[Any]) -> Any:
-        """Return the leaves in the form of the structure: dicts, lists and tuples."""
+        """Return the leaves in the form of the structure.
+
+        It has dicts, lists and tuples, and shallow copies of objects with fields.
+        """
 
 class Formula:
     """A rule with the values of its hyperparameters.
@@ -159,12 +167,13 @@ class Optimizer:
         members: list[int],
         options: StepOptions,
         arrays: AuxArrays | None = None,
+        frozen: Sequence[int] = (),
     ) -> None:
         """Set what the next steps do: all or nothing, also where memory runs out.
 
         `members` has the group of each parameter, by its index in `formulas`. `arrays` replace
         those that belong to the parameters; None keeps them. The averages are empty if they are
-        others than before.
+        others than before. The parameters of the groups `frozen` rest.
         """
 
     def busy(self, call: str, changes: bool = False) -> BusyGuard:
@@ -174,10 +183,19 @@ class Optimizer:
         meanwhile by another thread then refuses the optimizer.
         """
 
+    def retire(self) -> None:
+        """Refuse all further calls: another optimizer has taken over the arrays."""
+
     @property
     def steps(self) -> int: ...
     @steps.setter
     def steps(self, arg1: int, /) -> None: ...
+    @property
+    def rested(self) -> list[int]:
+        """For each group, the number of steps in which all its parameters rested."""
+
+    @rested.setter
+    def rested(self, arg1: Sequence[int], /) -> None: ...
     @property
     def skipped(self) -> int: ...
     @skipped.setter
@@ -203,12 +221,12 @@ class Optimizer:
     def check_lrs(self, lrs: float | tuple[float, ...]) -> None:
         """Raise ValueError unless a step can be made with these learning rates."""
 
-    def check_source(self, grads: ArrayTree | None) -> None:
+    def check_source(self, grads: GradTree) -> None:
         """Raise ValueError unless there are either these gradients or accumulated ones."""
 
     def step(
         self,
-        grads: ArrayTree | None,
+        grads: GradTree,
         lrs: float | tuple[float, ...],
         scale: float = 1.0,
         expected_step: int = 0,
@@ -231,9 +249,15 @@ class Optimizer:
 
     @property
     def sums(self) -> list[npt.NDArray[Any]]:
-        """New arrays of the sums' memory."""
+        """New arrays of the sums' memory; those without a gradient are zero."""
 
-    def accumulate(self, grads: ArrayTree, scale: float = 1.0) -> None:
+    @property
+    def without_sum(self) -> list[int]:
+        """The parameters of which no gradient was accumulated, if some of others were."""
+
+    @without_sum.setter
+    def without_sum(self, arg1: Sequence[int], /) -> None: ...
+    def accumulate(self, grads: GradTree, scale: float = 1.0) -> None:
         """Add gradients to the sums, which `hold_sums` must have given."""
 
     @property

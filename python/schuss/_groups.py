@@ -5,6 +5,7 @@ from dataclasses import is_dataclass
 from typing import Any, TypeAlias
 
 from schuss._arrays import ArrayTree
+from schuss._settings import FROZEN
 
 Overrides: TypeAlias = dict[str, Any]
 """The hyperparameters that a group has of its own."""
@@ -101,4 +102,6 @@ def promote_single_group(
     """Return both; if there is one group, its own hyperparameters become the optimizer's."""
     if len(groups) > 1:
         return hyperparameters, groups
-    return hyperparameters | groups[0], [{}]
+    own = dict(groups[0])
+    of_group = {FROZEN: own.pop(FROZEN)} if FROZEN in own else {}
+    return hyperparameters | own, [of_group]

@@ -75,6 +75,8 @@ class Range:
     low: float
     high: float = inf
     excludes_low: bool = False
+    remedy: str = ""
+    """What to do about a number that is too small."""
 
     def __call__(self, call: str, name: str, value: object) -> float:
         """Return a number of the range as a float, or raise TypeError or ValueError."""
@@ -88,11 +90,13 @@ class Range:
         if self.high < inf:
             expected = f"a number in {bracket}{low:g}, {self.high:g})"
         was = value if type(value) is int and value == result else result
-        raise ValueError(f"{call}: {name} is {shown(was)}, expected {expected}")
+        remedy = f" ({self.remedy})" if self.remedy and result < low else ""
+        raise ValueError(f"{call}: {name} is {shown(was)}, expected {expected}{remedy}")
 
 
 FINITE = Range(-inf, excludes_low=True)
 NON_NEGATIVE = Range(0.0)
+RATE = Range(0.0, remedy="maximize=True ascends")
 POSITIVE = Range(0.0, excludes_low=True)
 UNIT = Range(0.0, 1.0)
 OPEN_UNIT = Range(0.0, 1.0, excludes_low=True)
@@ -117,7 +121,7 @@ def rate(call: str, name: str, value: Any) -> Rate:
     if callable(value):
         schedule: Callable[[int], float] = value
         return schedule
-    return NON_NEGATIVE(call, name, value)
+    return RATE(call, name, value)
 
 
 def choice(call: str, name: str, value: Any, *, among: tuple[str, ...]) -> str:

@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 
 from schuss import _core
-from schuss._arrays import Array, ArrayTree
+from schuss._arrays import Array, ArrayTree, GradTree
 from schuss._groups import Groups, Overrides, members_of, promote_single_group
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate
 from schuss._interrupts import defer_signals
 from schuss._rules import formula, initial_values, second_moments, spec_of, states
 from schuss._settings import (
+    FROZEN,
     Configurable,
     checked_overrides,
     checked_settings,
@@ -92,7 +93,7 @@ class Internals:
 
     # Steps.
 
-    def step(self, grads: ArrayTree | None, scale: float, *, skip_nonfinite: bool = False) -> None:
+    def step(self, grads: GradTree, scale: float, *, skip_nonfinite: bool = False) -> None:
         """Make a step with gradients, or with those that were accumulated."""
         scale = FINITE(f"{self.call}.step", "scale", scale)
         core = self.core
@@ -102,7 +103,7 @@ class Internals:
         t, version = core.steps + 1, core.lr_version
         core.step(grads, self._lrs_of_step(t), scale, t, skip_nonfinite, version)
 
-    def accumulate(self, grads: ArrayTree, scale: float) -> None:
+    def accumulate(self, grads: GradTree, scale: float) -> None:
         """Add gradients to those of the next step."""
         scale = FINITE(f"{self.call}.accumulate", "scale", scale)
         if not self.core.has_sums:
@@ -192,8 +193,8 @@ class Internals:
 
     def hyperparameters_of(self, group: int) -> dict[str, Any]:
         """Return the hyperparameters of a group: its own, and else the optimizer's."""
-        values = self.settings | self.groups[group]
-        return {name: values[name] for name in declaration_of(self.kind).hyperparameters}
+        values = {FROZEN: False} | self.settings | self.groups[group]
+        return {name: values[name] for name in (*declaration_of(self.kind).hyperparameters, FROZEN)}
 
     def assign_in_group(self, group: int, name: str, value: Any) -> None:
         """Set a hyperparameter of one group."""
@@ -202,7 +203,7 @@ class Internals:
             groups = list(self.groups)
             groups[group] = groups[group] | own
             settings, groups = promote_single_group(self.settings, groups)
-            changes = own if len(groups) == 1 else {}
+            changes = {k: v for k, v in own.items() if len(groups) == 1 and k != FROZEN}
             self.reconfigure(settings, groups, changes, new_lrs="lr" in own)
 
     # Settings.
@@ -254,11 +255,12 @@ class Internals:
         if first or new_states is not self.states or averages is not self.averages:
             arrays = _core.AuxArrays(new_states, averages, self.copies)
         group_lrs = [own["lr"] for own in groups if "lr" in own]
+        frozen = [index for index, own in enumerate(groups) if own.get(FROZEN)]
         new_settings = {**self.settings, **changes}
 
         def commit() -> None:
             # The core changes all or nothing, if memory runs out. The rest needs no memory.
-            self.core.configure(formulas, self.group_of, step_options, arrays)
+            self.core.configure(formulas, self.group_of, step_options, arrays, frozen)
             self.states, self.averages = new_states, averages
             self.groups, self.has_group_lrs = groups, bool(group_lrs)
             if "lr" not in changes:  # another thread may have set it

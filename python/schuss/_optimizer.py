@@ -1,6 +1,6 @@
 """The optimizer as users see it. `schuss.optimizers` declares the classes of optimizers."""
 
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -8,12 +8,12 @@ from typing import Any, Self
 import numpy as np
 
 from schuss import _saved
-from schuss._arrays import ArrayTree
+from schuss._arrays import GradTree
 from schuss._copies import register
 from schuss._groups import Params, assign_groups, split_groups
 from schuss._hyperparameters import FINITE
 from schuss._internals import Internals
-from schuss._options import Options
+from schuss._param_groups import Grouped
 from schuss._settings import checked_overrides, declaration_of
 
 _UNSCALED = 1.0
@@ -31,49 +31,13 @@ class Last:
     """Whether the step was skipped, because a gradient was not finite."""
 
 
-class ParamGroup(MutableMapping[str, Any]):
-    """One group of an optimizer's parameters, as a dict whose values are checked when written."""
-
-    def __init__(self, internals: Internals, index: int) -> None:
-        self._internals, self._index = internals, index
-
-    @property
-    def lr_now(self) -> float:
-        """The learning rate that the group uses; see `Optimizer.lr_now`."""
-        return self._internals.lr_now(self._index)
-
-    def __getitem__(self, name: str) -> Any:
-        if name == "params":
-            return self._internals.params_of(self._index)
-        return self._internals.hyperparameters_of(self._index)[name]
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._internals.assign_in_group(self._index, name, value)
-
-    def __delitem__(self, name: str) -> None:
-        raise TypeError(f"param_groups[{self._index}]: {name!r} can be set, not deleted")
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(("params", *self._internals.hyperparameters_of(self._index)))
-
-    def __len__(self) -> int:
-        return 1 + len(self._internals.hyperparameters_of(self._index))
-
-    def __repr__(self) -> str:
-        """Return the hyperparameters, and the number of arrays that have them."""
-        settings = {name: self[name] for name in self if name != "params"}
-        return f"<group of {len(self['params'])} arrays: {settings}>"
-
-
-class Optimizer(Options):
+class Optimizer(Grouped):
     """What all optimizers share. It is abstract: use a subclass, such as `Adam`.
 
     See `schuss.optimizers.Options` for the arguments that they share, and for the errors.
     """
 
     __slots__ = ()
-
-    _internals: Internals
 
     def __init__(self, params: Params, **given: Any) -> None:
         kind, call = type(self), type(self).__name__
@@ -116,17 +80,6 @@ class Optimizer(Options):
     def steps(self) -> int:
         """The number of steps made: t of the last one."""
         return self._internals.core.steps
-
-    @property
-    def param_groups(self) -> tuple[ParamGroup, ...]:
-        """The groups of parameters that have the same hyperparameters, as dicts.
-
-        Each has its arrays as ``params``, and its hyperparameters; writing one changes it for this
-        group only. The attributes of the optimizer are the hyperparameters of groups that have none
-        of their own. If each group has its own, that of the optimizer cannot be set.
-        """
-        # Not a list: appending a group would have no effect.
-        return tuple(ParamGroup(self._internals, i) for i in range(len(self._internals.groups)))
 
     @property
     def copies(self) -> Any:
@@ -201,14 +154,15 @@ class Optimizer(Options):
             self._internals.check_copies(f"{type(self).__name__}.write_copies")
             self._internals.write_copies()
 
-    def accumulate(self, grads: ArrayTree, *, scale: float = 1.0) -> None:
+    def accumulate(self, grads: GradTree, *, scale: float = 1.0) -> None:
         """Add gradients to those that the next step without gradients takes.
 
         Parameters
         ----------
-        grads : array, or sequence or mapping of arrays
+        grads : array, or sequence, mapping or dataclass of arrays
             As for `step`; summed in the dtype that the step computes in. They are only read, unless
-            `clear_grads` is set.
+            `clear_grads` is set. None adds nothing: a parameter without any gradient rests in the
+            step.
         scale : float
             The factor that they are multiplied by as they are read.
 
@@ -237,18 +191,20 @@ class Optimizer(Options):
         with self._internals.busy("zero_grad"):
             self._internals.core.clear_accumulated()
 
-    def step(self, grads: ArrayTree | None = None, *, scale: float = _UNSCALED) -> None:
+    def step(self, grads: GradTree = None, *, scale: float = _UNSCALED) -> None:
         """Update all parameters in place, in one pass over memory.
 
         With `clip_norm` or `nonfinite`, a pass over the gradients comes first.
 
         Parameters
         ----------
-        grads : array, or sequence or mapping of arrays, optional
+        grads : array, or sequence, mapping or dataclass of arrays, optional
             The gradients in the structure of `params`, each with the shape and dtype of its
             parameter, in any memory layout; for parameters in float32, float16 and bfloat16, in
-            any of these dtypes. They are only read, unless `clear_grads` is set. By default, the
-            gradients that `accumulate` has summed, which are used up by the step.
+            any of these dtypes; for parameters without axes, also Python and NumPy numbers. They
+            are only read, unless `clear_grads` is set. None in place of a gradient, or of a
+            container of some: those parameters rest. By default, the gradients that `accumulate`
+            has summed, which are used up by the step.
         scale : float
             The factor that the gradients are multiplied by as they are read, before anything else:
             one over the scale of the loss, the number of summed gradients, or that of workers.
@@ -270,6 +226,14 @@ class Optimizer(Options):
             If a step of this optimizer is under way.
 
         Nothing is changed by a call that raises.
+
+        Notes
+        -----
+        A parameter that rests is as in PyTorch: neither it nor its state, and no weight decay. Only
+        its average follows it. The norm is that of the other gradients. The step counts in `steps`
+        and for schedules, even if all parameters rest. The bias correction counts, for each group
+        of parameters, the steps in which one of them moved; PyTorch counts for each parameter. So a
+        group that is frozen for a while continues as if there had been no steps meanwhile.
         """
         internals = self._internals
         lr = internals.settings["lr"]

@@ -47,10 +47,12 @@ class Options(Configurable):
 
     Parameters
     ----------
-    params : array, or sequence or mapping of arrays, nested as you like
+    params : array, or sequence, mapping or dataclass of arrays, nested as you like
         The parameters, of any shape and memory layout, in float32, float64, float16, bfloat16,
-        complex64 or complex128; updated in place. Or groups of parameters: dicts with ``params``
-        and hyperparameters.
+        complex64 or complex128; updated in place. Instances of dataclasses and of classes of attrs,
+        such as those that are registered with JAX, hold arrays in their fields, except for fields
+        whose metadata have ``static=True`` or ``pytree_node=False``. None is an empty structure. Or
+        groups of parameters: dicts with ``params`` and hyperparameters.
     lr : float or callable
         The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
     clip_norm : float, optional
@@ -93,10 +95,11 @@ class Options(Configurable):
     groups : callable, optional
         Hyperparameters for some parameters: ``groups(name) -> dict or None``. The name of a
         parameter is its key in `params`, or all keys that lead to it joined by "/", as in
-        ``"layers/0/W"``. Or give `params` as in PyTorch, a list of dicts with ``"params"`` and
-        hyperparameters; gradients are then a list too, with an item for each group. All groups
-        keep the same state, so `amsgrad`, for example, is the same for all. The attribute
-        `param_groups` has the groups.
+        ``"layers/0/W"``; the name of a field is a key. Or give `params` as in PyTorch, a list of
+        dicts with ``"params"`` and hyperparameters; gradients are then a list too, with an item for
+        each group. All groups keep the same state, so `amsgrad`, for example, is the same for all.
+        ``"frozen": True`` lets the parameters of a group rest. The attribute `param_groups` has the
+        groups, and `add_group` adds one.
 
     Raises
     ------

@@ -42,7 +42,7 @@ class RuleSpec:
 
 def spec_of(kind: type[Configurable]) -> RuleSpec:
     """Return the rule of a class of optimizers, or raise TypeError."""
-    spec = getattr(kind, "rule_spec", None)
+    spec = getattr(kind, "_rule_spec", None)
     if not isinstance(spec, RuleSpec):
         raise TypeError(f"{kind.__name__} is an abstract class, expected a class like Adam")
     return spec

@@ -58,8 +58,10 @@ class Checked:
     skipped: int
     settings: dict[str, Any]
     groups: list[Overrides]
+    rested: list[int]
     average_weights: tuple[float, float]
     accumulated: int
+    without_sum: list[int]
     arrays: States
 
 
@@ -171,17 +173,20 @@ def restore_pickled(optimizer: Configurable, state: Mapping[str, Any]) -> None:
 def _settings(internals: Internals) -> dict[str, Any]:
     """Return what a state dict has except for arrays: not copied, but in a new dict."""
     weights, accumulated = internals.core.average_weights, internals.core.accumulated
+    without = internals.core.without_sum
     return {
         "optimizer": internals.call,
         "steps": internals.core.steps,
         "skipped": internals.core.skipped,
         "hyperparameters": internals.settings,
         "groups": [
-            {"hyperparameters": own, "members": list(members)}
-            for own, members in zip(internals.groups, internals.members, strict=True)
+            {"hyperparameters": own, "members": list(members), "rested": rested}
+            for own, members, rested in zip(
+                internals.groups, internals.members, internals.core.rested, strict=True
+            )
         ],
         "average": None if internals.averages is None else {"weights": weights},
-        "accumulated": {"count": accumulated} if accumulated else None,
+        "accumulated": {"count": accumulated, "without": without} if accumulated else None,
     }
 
 
@@ -217,10 +222,18 @@ def checked(
         hyperparameters=partial(_checked_hyperparameters, internals, memo),
         groups=partial(_checked_groups, internals, memo),
         average=optional(record(weights=_weights, **values)),
-        accumulated=optional(record(count=partial(count, least=1), **values)),
+        accumulated=optional(
+            record(count=partial(count, least=1), without=partial(_indices, internals), **values)
+        ),
         **({"state": anything} if with_values else {}),
     )(call, name, given)
-    settings, groups = promote_single_group(known["hyperparameters"], known["groups"])
+    rested = [
+        count(call, f"{name}['groups'][{index}]['rested']", steps, least=0, most=known["steps"])
+        for index, (_, steps) in enumerate(known["groups"])
+    ]
+    settings, groups = promote_single_group(
+        known["hyperparameters"], [own for own, _ in known["groups"]]
+    )
     average, accumulated = known["average"], known["accumulated"]
     if (average is None) != (settings["average"] is None):
         was, expected = ("None", "averages") if average is None else ("averages", "None")
@@ -239,8 +252,10 @@ def checked(
         skipped=known["skipped"],
         settings=settings,
         groups=groups,
+        rested=rested,
         average_weights=(0.0, 0.0) if average is None else average["weights"],
         accumulated=0 if accumulated is None else accumulated["count"],
+        without_sum=[] if accumulated is None else accumulated["without"],
         arrays=arrays,
     )
 
@@ -254,18 +269,28 @@ def _checked_hyperparameters(
 
 def _checked_groups(
     internals: Internals, memo: _Memo, call: str, name: str, given: Any
-) -> list[Overrides]:
+) -> list[tuple[Overrides, Any]]:
     if not isinstance(given, list) or len(given) != len(internals.groups):
         raise ValueError(
             f"{call}: {name} is {shown(given)}, expected a list of {len(internals.groups)} groups"
         )
     result = []
     for index, group in enumerate(given):
-        check = record(hyperparameters=mapping, members=same(internals.members[index]))
-        own = check(call, f"{name}[{index}]", group)["hyperparameters"]
-        own = _copied_schedules(own, memo)
-        result.append(checked_overrides(internals.kind, call, f"{name}[{index}]", own))
+        members = same(internals.members[index])
+        check = record(hyperparameters=mapping, members=members, rested=anything)
+        fields = check(call, f"{name}[{index}]", group)
+        own = _copied_schedules(fields["hyperparameters"], memo)
+        own = checked_overrides(internals.kind, call, f"{name}[{index}]", own)
+        result.append((own, fields["rested"]))
     return result
+
+
+def _indices(internals: Internals, call: str, name: str, given: Any) -> list[int]:
+    """Return indices of parameters, or raise TypeError or ValueError."""
+    if not isinstance(given, list):
+        raise TypeError(f"{call}: {name} is {shown(given)}, expected a list of integers")
+    most = len(internals.group_of) - 1
+    return [count(call, name, index, least=0, most=most) for index in given]
 
 
 def _weights(call: str, name: str, weights: Any) -> tuple[float, float]:
@@ -301,6 +326,8 @@ def restore(
         def on_commit() -> None:
             internals.core.accumulated = known.accumulated
             fill(_arrays(internals))
+            internals.core.without_sum = known.without_sum
+            internals.core.rested = known.rested
             internals.core.average_weights = known.average_weights
             internals.core.skipped = known.skipped
             internals.core.steps = known.steps

@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, overload
 
-from schuss._hyperparameters import Check
+from schuss._hints import OF_OPTIMIZERS, unexpected
+from schuss._hyperparameters import Check, flag
 
 _T = TypeVar("_T")
 _C = TypeVar("_C", bound="Configurable")
+
+
+FROZEN = "frozen"
+"""What only groups have: whether their parameters rest."""
 
 
 class Configurable:
@@ -21,6 +26,10 @@ class Configurable:
 
     _declaration: ClassVar["Declaration"]
     _internals: Any
+
+    def __dir__(self) -> list[str]:
+        """Return the public names, for completion by TAB."""
+        return [name for name in super().__dir__() if not name.startswith("_")]
 
 
 def untyped_internals(configurable: Configurable) -> Any:
@@ -98,10 +107,7 @@ class Declaration:
         fixed = {each.name: each.default for each in self.fixed}
         for name, value in given.items():
             if name not in settings and name not in fixed:
-                known = ", ".join([*settings, *fixed])
-                raise TypeError(
-                    f"{call}: got an unexpected keyword argument {name!r}, expected one of {known}"
-                )
+                raise unexpected(call, name, [*settings, *fixed], OF_OPTIMIZERS)
             (settings if name in settings else fixed)[name] = value
         return settings, fixed
 
@@ -148,6 +154,9 @@ def checked_overrides(
     known = declaration_of(kind).hyperparameters
     result: dict[str, Any] = {}
     for name, value in own.items():
+        if name == FROZEN:
+            result[name] = flag(call, f"{group}[{name!r}]", value)
+            continue
         if name not in known:
             raise ValueError(
                 f"{call}: {group} has {name!r}, expected hyperparameters among {', '.join(known)}"

@@ -16,8 +16,11 @@ from schuss._arrays import (
     zeros_like_strided,
 )
 from schuss._hyperparameters import UNIT, axis_of, flag, real
+from schuss._listing import public_names
 
 __all__ = ["ExponentialAverage", "ewma"]
+
+__dir__ = public_names(__name__)
 
 
 def ewma(

@@ -1,6 +1,6 @@
 """Mini-batches: one pass over the examples, shuffled and cut into pieces."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -11,14 +11,18 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss import _core
-from schuss._arrays import as_any_array
+from schuss._arrays import Array, as_any_array
 from schuss._epochs import Epoch, EpochIterator
 from schuss._generators import checked_state, state_of
+from schuss._hints import OF_BATCHES, with_hints
 from schuss._hyperparameters import count, flag, optional, record, same, shown
+from schuss._listing import public_names
 from schuss._prefetch import prefetched
 from schuss._slices import Source
 
 __all__ = ["MiniBatches", "minibatches"]
+
+__dir__ = public_names(__name__)
 
 _Batch = TypeVar("_Batch")
 BatchSize: TypeAlias = int | Literal["auto"] | None
@@ -257,6 +261,8 @@ def _sources(x: Any, y: Any, axis: int) -> list[Source]:
         raise ValueError(f"{call}: x is an empty tuple, expected at least one array")
     else:
         given = {f"x[{i}]": array for i, array in enumerate(x)}
+    if type(y) is int:
+        raise TypeError(f"{call}: y is a int, expected an array (or write batch_size={y!r})")
     arrays = {name: as_any_array(call, name, array) for name, array in given.items()}
     # Labels have one axis, whether the examples lie in rows or in columns.
     several_axes = any(array.ndim > 1 for array in arrays.values())
@@ -267,12 +273,18 @@ def _sources(x: Any, y: Any, axis: int) -> list[Source]:
     for source in others:
         if source.examples != first.examples:
             raise ValueError(
-                f"{call}: {source.name} has {source.examples} examples, "
-                f"expected {first.examples} (as {first.name} has)"
+                f"{call}: {source.name} has {source.examples} examples, expected "
+                f"{first.examples} (as {first.name} has{_columns_remedy(arrays.values(), axis)})"
             )
     if first.examples == 0:
         raise ValueError(f"{call}: {first.name} has no examples, expected at least one")
     return sources
+
+
+def _columns_remedy(arrays: Collection[Array], axis: int) -> str:
+    """Return the remedy if examples lie in columns, and rows are asked for."""
+    lengths = {array.shape[-1] for array in arrays}
+    return "; axis=1 if the examples lie in columns" if axis == 0 and len(lengths) == 1 else ""
 
 
 def _size_of_batch(
@@ -321,6 +333,7 @@ def _generator(rng: Any) -> "np.random.Generator":
         ) from None
 
 
+@with_hints(OF_BATCHES, "batch_size")
 def minibatches(
     x: npt.ArrayLike | tuple[npt.ArrayLike, ...],
     y: npt.ArrayLike | None = None,

@@ -17,11 +17,14 @@ from schuss._copies import writer_of_copies
 from schuss._errors import wrong_type
 from schuss._hyperparameters import Check, Rate, mapping, optional, record, shown
 from schuss._interrupts import defer_signals
+from schuss._listing import public_names
 from schuss._saved import busy, checked, own_hyperparameters, restore, saved
 from schuss.batches import MiniBatches, State, parse_state, set_state
 from schuss.optimizers import Optimizer
 
 __all__ = ["load", "save"]
+
+__dir__ = public_names(__name__)
 
 _T = TypeVar("_T")
 Path: TypeAlias = str | os.PathLike[str]

@@ -6,6 +6,7 @@ import numpy as np
 
 from schuss import _blas, _core, _simd, _threads
 from schuss._blas import SharedThreads, share_threads_with_blas
+from schuss._listing import public_names
 from schuss._simd import available_simd, set_simd, simd
 from schuss._threads import num_threads, set_num_threads, threads
 
@@ -20,6 +21,8 @@ __all__ = [
     "simd",
     "threads",
 ]
+
+__dir__ = public_names(__name__)
 
 
 def configure_from_environment() -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from schuss._arrays import Array
 from schuss._errors import missing_package
 from schuss._hyperparameters import shown
+from schuss._listing import public_names
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from schuss.checkpoints import Checkpoint
 
 __all__ = ["History"]
+
+__dir__ = public_names(__name__)
 
 Series: TypeAlias = npt.NDArray[np.float64]
 _T = TypeVar("_T", bound=np.generic)

@@ -29,6 +29,7 @@ from math import inf
 from schuss import _core
 from schuss._arrays import ArrayLike
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, Check, count, flag
+from schuss._listing import public_names
 
 __all__ = [
     "adadelta",
@@ -42,6 +43,8 @@ __all__ = [
     "rmsprop",
     "sgd",
 ]
+
+__dir__ = public_names(__name__)
 
 
 def sgd(

@@ -12,10 +12,13 @@ from schuss._arrays import Array, ArrayTree, components, computed_dtype
 from schuss._errors import wrong_type
 from schuss._hyperparameters import NON_NEGATIVE, POSITIVE, axis_of, flag
 from schuss._interrupts import raised_within
+from schuss._listing import public_names
 from schuss._loss import Loss, check_function, evaluate
 from schuss.loss_scale import DynamicLossScale, with_l2_of_fit
 
 __all__ = ["with_l2"]
+
+__dir__ = public_names(__name__)
 
 
 class L2:
@@ -57,14 +60,15 @@ class L2:
         factor, scale = self._strength / examples, self._loss_scale
         scaled = factor * (scale.value if isinstance(scale, DynamicLossScale) else scale or 1.0)
         weights = [index for index, chosen in enumerate(is_weight) if chosen]
-        self._to_clear = [leaves[index] for index in weights] if clear else []
+        moving = [index for index in weights if leaves[index] is not None]
+        self._to_clear = [leaves[index] for index in moving] if clear else []
         if not all(leaf.flags.writeable for leaf in self._to_clear):
             raise ValueError(
                 f"{self._call}: a gradient is read-only, expected writeable arrays, as "
                 "clear_grads is set"
             )
         with np.errstate(all="ignore"):  # as in a step
-            for index in weights:
+            for index in moving:
                 leaf = leaves[index] = _with_decay(arrays[index], scaled, leaves[index])
                 if scale is None:
                     with_l2_of_fit[id(leaf)] = leaf
@@ -79,9 +83,12 @@ class L2:
 
     def _flattened_grads(
         self, tree: _core.Tree, arrays: list[Array], grads: ArrayTree
-    ) -> list[Array]:
-        """Return the gradients, in the dtypes and shapes that a step takes, or raise."""
-        flatten = partial(tree.flatten_arrays, grads, self._call, "grads")
+    ) -> list[Any]:
+        """Return the gradients, in the dtypes and shapes that a step takes, or raise.
+
+        None stays None: the parameter rests.
+        """
+        flatten = partial(tree.flatten_arrays, grads, self._call, "grads", gaps=True)
         try:
             return flatten(arrays, "params")
         except TypeError as error:  # perhaps a gradient has another dtype than its parameter
@@ -89,7 +96,7 @@ class L2:
                 raise
         like = [
             np.broadcast_to(np.zeros((), leaf.dtype), array.shape)
-            if _widens(computed_dtype(leaf), computed_dtype(array))
+            if leaf is not None and _widens(computed_dtype(leaf), computed_dtype(array))
             else array
             for array, leaf in zip(arrays, flatten(), strict=True)
         ]

@@ -23,8 +23,11 @@ import numpy.typing as npt
 from schuss._arrays import Array, as_any_array
 from schuss._errors import wrong_type
 from schuss._hyperparameters import AT_LEAST_ONE, NON_NEGATIVE, count, flag
+from schuss._listing import public_names
 
 __all__ = ["Landscape", "bowl", "descend", "plateau", "rosenbrock", "saddle", "steps_until"]
+
+__dir__ = public_names(__name__)
 
 Point: TypeAlias = tuple[float, float]
 """x and y, or the bounds of one of them."""

@@ -8,9 +8,12 @@ from weakref import WeakValueDictionary
 from schuss._arrays import Array, ArrayTree
 from schuss._hyperparameters import ABOVE_ONE, FINITE, OPEN_UNIT, POSITIVE, Check, count, record
 from schuss._internals import internals_of
+from schuss._listing import public_names
 from schuss.optimizers import Optimizer
 
 __all__ = ["DynamicLossScale"]
+
+__dir__ = public_names(__name__)
 
 _T = TypeVar("_T")
 

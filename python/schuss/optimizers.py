@@ -9,6 +9,7 @@ To add an optimizer, add its rule to ``cpp/rules``, functions to ``reference/_ru
 from dataclasses import replace
 
 from schuss._hyperparameters import NON_NEGATIVE, UNIT, Rate, flag, optional, rate
+from schuss._listing import public_names
 from schuss._optimizer import Last, Optimizer
 from schuss._options import Options
 from schuss._rules import RuleSpec
@@ -30,6 +31,8 @@ __all__ = [
     "RAdam",
     "RMSprop",
 ]
+
+__dir__ = public_names(__name__)
 
 
 @declared
@@ -66,7 +69,7 @@ class SGD(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("sgd")
+    _rule_spec = RuleSpec("sgd")
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.01, kw_only=False)
     weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
@@ -124,7 +127,7 @@ class Momentum(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec(
+    _rule_spec = RuleSpec(
         "momentum", suffixes={"nesterov": "_nesterov"}, fallbacks={"dampening": "beta"}
     )
 
@@ -184,7 +187,7 @@ class RMSprop(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("rmsprop", suffixes={"centered": "_centered", "momentum": "_momentum"})
+    _rule_spec = RuleSpec("rmsprop", suffixes={"centered": "_centered", "momentum": "_momentum"})
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.001, kw_only=False)
     beta: Setting[float] = hyperparameter(UNIT, default=0.9)
@@ -250,7 +253,7 @@ class Adam(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("adam", suffixes={"amsgrad": "_amsgrad"})
+    _rule_spec = RuleSpec("adam", suffixes={"amsgrad": "_amsgrad"})
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.001, kw_only=False)
     beta1: Setting[float] = hyperparameter(UNIT, default=0.9)
@@ -298,7 +301,7 @@ class AdamW(Adam):
 
     __slots__ = ()
 
-    rule_spec = replace(Adam.rule_spec, decoupled=True)
+    _rule_spec = replace(Adam._rule_spec, decoupled=True)
 
     weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.01)
 

@@ -29,6 +29,7 @@ import numpy.typing as npt
 from schuss import _hyperparameters as checks
 from schuss._errors import wrong_type
 from schuss._hyperparameters import Check, Rate, count, real, shown
+from schuss._listing import public_names
 
 __all__ = [
     "Chain",
@@ -49,6 +50,8 @@ __all__ = [
     "WarmUp",
     "chain",
 ]
+
+__dir__ = public_names(__name__)
 
 _Number: TypeAlias = float | np.integer[Any] | np.floating[Any]
 _Metadata: TypeAlias = Mapping[str, Check[Any]]

@@ -14,6 +14,7 @@ from schuss._batch_sources import BatchSource, batch_source, examples_in
 from schuss._early_stopping import EarlyStopping
 from schuss._fit_settings import Function, Settings, check_optimizer, optimizer_params
 from schuss._hyperparameters import Rate, real
+from schuss._listing import public_names
 from schuss._loss import Loss, check_function, evaluate
 from schuss._progress import ProgressBar, tqdm_if_wanted
 from schuss._stepping import Stepping
@@ -26,6 +27,8 @@ from schuss.loss_scale import DynamicLossScale
 from schuss.schedules import PerEpoch, feed
 
 __all__ = ["History", "fit", "with_l2"]
+
+__dir__ = public_names(__name__)
 
 
 class _Unset:

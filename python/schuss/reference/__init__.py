@@ -16,6 +16,7 @@ These functions are for reading and for testing. They are slow, allocate memory,
 their arrays.
 """
 
+from schuss._listing import public_names
 from schuss.reference import _rules
 from schuss.reference._averages import average, ewma
 from schuss.reference._averages import weight_of as weight_of
@@ -36,3 +37,5 @@ __all__ = [
     "step",
 ]
 __all__ += _rules.__all__
+
+__dir__ = public_names(__name__)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array, ArrayTree, components, computed_dtype
+from schuss._arrays import Array, ArrayTree, GradTree, components, computed_dtype
 from schuss._core import subnormals_are_zero
 from schuss.reference._numbers import apply_scale, round_into, wide, widen, widen_grad
 from schuss.reference._rules import KINDS, Kind
@@ -46,7 +46,8 @@ class Optimizer:
     lr : float or callable
         The learning rate, or a schedule: a function of the step, counted from 1.
     groups : callable, optional
-        Hyperparameters of single parameters: ``groups(name) -> dict or None``.
+        Hyperparameters of single parameters: ``groups(name) -> dict or None``. Those of groups
+        with ``"frozen": True`` rest.
     copies : dtype or str, optional
         "float16" or "bfloat16": keep copies of the parameters in this dtype.
     state_dtype : dtype or str, optional
@@ -88,8 +89,10 @@ class Optimizer:
         "_averages",
         "_copies",
         "_group_of",
+        "_has_sum",
         "_kind",
         "_leaves",
+        "_rested",
         "_states",
         "_sums",
         "_weights",
@@ -138,7 +141,7 @@ class Optimizer:
         if copies is not None:
             self._copies = [np.zeros(param.shape, _dtype(copies)) for param in self._leaves]
             self.write_copies()
-        self._sums = self._zeros()
+        self._sums, self._has_sum = self._zeros(), [False] * len(self._leaves)
         self.steps = self.skipped = self.accumulated = 0
         self.last: Outcome | None = None
         overrides = [
@@ -146,6 +149,7 @@ class Optimizer:
         ]
         self.groups = [own for i, own in enumerate(overrides) if own not in overrides[:i]] or [{}]
         self._group_of = [self.groups.index(own) for own in overrides]
+        self._rested = [0] * len(self.groups)  # steps in which all parameters of a group rested
         if len(self.groups) == 1:
             settings, self.groups = settings | self.groups[0], [{}]
         self.set(**settings)
@@ -193,6 +197,8 @@ class Optimizer:
             If the groups would not need the same states; nothing is changed then.
         """
         settings, groups = self.settings, [dict(own) for own in self.groups]
+        if len(groups) == 1 and "frozen" in changes:  # what only groups have
+            groups[0]["frozen"] = changes.pop("frozen")
         if group is None or len(groups) == 1:
             settings = settings | changes
         else:
@@ -212,13 +218,13 @@ class Optimizer:
             self._averages, self._weights = values, [0.0, 0.0]
         self.settings, self.groups = settings, groups
 
-    def accumulate(self, grads: ArrayTree, *, scale: float = 1.0) -> None:
+    def accumulate(self, grads: GradTree, *, scale: float = 1.0) -> None:
         """Add gradients to the sum that the next step without gradients will use.
 
         Parameters
         ----------
         grads : array, or list, tuple or dict of arrays
-            The gradients, in the structure of `params`.
+            The gradients, in the structure of `params`; None for those that do not exist.
         scale : float
             The gradients are multiplied by this before they are added.
 
@@ -227,26 +233,30 @@ class Optimizer:
         ValueError
             If a gradient does not have its parameter's shape.
         """
-        leaves = [leaf for _, leaf in _named_leaves(grads)]
-        for total, grad in zip(map(components, self._sums), map(components, leaves), strict=True):
-            term = apply_scale(total, widen_grad(grad, total), wide(scale))
+        for i, (total, grad) in enumerate(zip(self._sums, self._grads_of(grads), strict=True)):
+            if grad is None:
+                continue
+            total = components(total)
+            term = apply_scale(total, widen_grad(components(grad), total), wide(scale))
             with subnormals_are_zero(), np.errstate(all="ignore"):
-                total[...] = total + term if self.accumulated else term
+                total[...] = total + term if self._has_sum[i] else term
+            self._has_sum[i] = True
             if self.settings["clear_grads"]:
                 grad[...] = 0
         self.accumulated += 1
 
     def zero_grad(self) -> None:
         """Drop the accumulated gradients."""
-        self.accumulated = 0
+        self.accumulated, self._has_sum = 0, [False] * len(self._leaves)
 
-    def step(self, grads: ArrayTree | None = None, *, scale: float = 1.0) -> None:
+    def step(self, grads: GradTree = None, *, scale: float = 1.0) -> None:
         """Update all parameters in place.
 
         Parameters
         ----------
         grads : array, or list, tuple or dict of arrays, optional
-            The gradients, in the structure of `params`; by default, the accumulated ones.
+            The gradients, in the structure of `params`; by default, the accumulated ones. A
+            parameter whose gradient is None rests.
         scale : float
             The gradients are multiplied by this before anything else.
 
@@ -259,9 +269,12 @@ class Optimizer:
         """
         if (grads is None) != (self.accumulated > 0):
             raise ValueError("reference.Optimizer.step: expected grads, or some accumulated")
-        leaves = self._sums if grads is None else [leaf for _, leaf in _named_leaves(grads)]
+        leaves = self._sum() if grads is None else self._grads_of(grads)
         settings, t = self.settings, self.steps + 1
-        rules = [self._rule(settings | own, t) for own in self.groups]
+        rules = [
+            self._rule(settings | own, t, t - rested)
+            for own, rested in zip(self.groups, self._rested, strict=True)
+        ]
         is_first = self._weights[1] == 0 and not settings["average_bias_correction"]
         beta = 0.0 if is_first else settings["average"] or 0.0
         norm, clipped, skipped = step(
@@ -276,13 +289,15 @@ class Optimizer:
             copies=self._copies,
             **{name: settings[name] for name in _STEP_OPTIONS},
         )
-        self.accumulated = 0
+        self.zero_grad()
         needs_norm = settings["clip_norm"] is not None or settings["nonfinite"] != "propagate"
         self.last = Outcome(norm if needs_norm else None, clipped and not skipped, skipped)
         if skipped:
             self.skipped += 1
             return
         self.steps = t
+        moved = {g for g, grad in zip(self._group_of, leaves, strict=True) if grad is not None}
+        self._rested = [n + (group not in moved) for group, n in enumerate(self._rested)]
         if self._averages is not None:
             gains = float(np.float32(1 - beta)), 1 - beta
             self._weights = [
@@ -294,8 +309,28 @@ class Optimizer:
         for low, param in zip(self._copies or [], self._leaves, strict=False):  # none, or all
             round_into(low, widen(param))
 
-    def _rule(self, hyperparameters: dict[str, Any], t: int) -> Callable[..., None]:
-        """Return the rule of step t, which takes its states by position."""
+    def _grads_of(self, grads: GradTree) -> list[Array | None]:
+        """Return the gradient of each parameter; None for one that rests."""
+        leaves = list(_leaves_like(self.params, grads))
+        return [None if self._is_frozen(i) else grad for i, grad in enumerate(leaves)]
+
+    def _sum(self) -> list[Array | None]:
+        """Return the sum of the accumulated gradients of each parameter."""
+        return [
+            total if has and not self._is_frozen(i) else None
+            for i, (total, has) in enumerate(zip(self._sums, self._has_sum, strict=True))
+        ]
+
+    def _is_frozen(self, parameter: int) -> bool:
+        return bool(self.groups[self._group_of[parameter]].get("frozen"))
+
+    def _rule(
+        self, hyperparameters: dict[str, Any], t: int, corrected_t: int
+    ) -> Callable[..., None]:
+        """Return the rule of step t, which takes its states by position.
+
+        corrected_t: the number of the step for the bias correction.
+        """
         names = self._kind.states_with(hyperparameters)
         arguments = {
             name: hyperparameters[name]
@@ -305,7 +340,8 @@ class Optimizer:
         if callable(arguments["lr"]):
             arguments["lr"] = float(arguments["lr"](t))
         if "step" in signature(self._kind.rule).parameters:
-            arguments["step"] = t if hyperparameters.get("bias_correction", True) else None
+            is_corrected = hyperparameters.get("bias_correction", True)
+            arguments["step"] = corrected_t if is_corrected else None
         if "decoupled_weight_decay" in hyperparameters:
             arguments["decoupled"] = hyperparameters["decoupled_weight_decay"]
 
@@ -360,11 +396,22 @@ def _dtype(name: npt.DTypeLike) -> np.dtype[Any]:
 
 def _named_leaves(tree: ArrayTree, name: str = "") -> Iterator[tuple[str, Array]]:
     """Yield the arrays of a structure with their names: "layers/0/W"."""
+    if tree is None:
+        return
     if not isinstance(tree, dict | list | tuple):
         yield name, tree  # type: ignore[misc]
         return
     for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
         yield from _named_leaves(child, f"{name}/{key}" if name else str(key))
+
+
+def _leaves_like(tree: Any, grads: Any) -> Iterator[Array | None]:
+    """Yield the gradient of each array of a structure; None for those that do not exist."""
+    if isinstance(tree, dict | list | tuple):
+        for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
+            yield from _leaves_like(child, None if grads is None else grads[key])
+    elif tree is not None:
+        yield None if grads is None else np.asarray(grads)
 
 
 def _unflatten(tree: ArrayTree, leaves: list[Array]) -> Any:
@@ -376,6 +423,6 @@ def _unflatten(tree: ArrayTree, leaves: list[Array]) -> Any:
             return {key: build(child) for key, child in node.items()}
         if isinstance(node, list | tuple):
             return type(node)([build(child) for child in node])
-        return next(remaining)
+        return None if node is None else next(remaining)
 
     return build(tree)

@@ -14,7 +14,7 @@ from schuss.reference._random import random_stream, rounded_at_random
 def step(
     rules: Sequence[Callable[..., None]],
     params: Sequence[Array],
-    grads: Sequence[Array],
+    grads: Sequence[Array | None],
     states: Sequence[Sequence[Array]],
     *,
     step: int,
@@ -36,7 +36,8 @@ def step(
         For each parameter one of the functions of this module, with its hyperparameters bound.
     params, grads : sequence of arrays
         The parameters, and gradients of the same shapes, in float32, float64, float16, bfloat16,
-        complex64 or complex128.
+        complex64 or complex128. A parameter whose gradient is None rests: only its average follows
+        it.
     states : sequence of sequences of arrays
         For each parameter the states of its rule, in the parameter's shape. Those of a complex
         parameter that average squares may be real: then the squares are those of the modulus.
@@ -74,24 +75,24 @@ def step(
     >>> w
     array([-0.5,  0. ])
     """
-    each = [parts([p, g, *own]) for p, g, own in zip(params, grads, states, strict=True)]
-    params, grads = [p for p, *_ in each], [g for _, g, *_ in each]
-    states = [own for _, _, *own in each]
+    each = [parts([p, *own]) for p, own in zip(params, states, strict=True)]
+    params, states = [p for p, *_ in each], [own for _, *own in each]
+    grads = [None if grad is None else components(grad) for grad in grads]
     averages = None if averages is None else list(map(components, averages))
-    norm = wide(scale) * wide_norm(params, grads)
+    present = [(i, grad) for i, grad in enumerate(grads) if grad is not None]
+    norm = wide(scale) * wide_norm([params[i] for i, _ in present], [grad for _, grad in present])
     norm = Wide(abs(norm.digits), norm.exponent)
-    bad = [i for i, grad in enumerate(grads) if not np.isfinite(widen(grad)).all()]
+    bad = [i for i, grad in present if not np.isfinite(widen(grad)).all()]
     if bad and nonfinite == "raise":
         raise FloatingPointError(f"grads[{bad[0]}] has a NaN or an infinity")
     skipped = bool(bad) and nonfinite == "skip"
     factor = wide(1.0) if clip_norm is None else wide_clip_factor(norm, clip_norm)
     first = 0  # the index of the parameter's first element among those of all parameters
-    for i, (rule, p) in enumerate(zip(rules, params, strict=True)):
-        if not skipped:
+    for i, (rule, p, grad) in enumerate(zip(rules, params, grads, strict=True)):
+        if not skipped and grad is not None:
             param = widen(p)
-            grad = widen_grad(grads[i], param)
             own = [widen(state) for state in states[i]]
-            scaled = apply_scale(param, grad, wide(scale) * factor)
+            scaled = apply_scale(param, widen_grad(grad, param), wide(scale) * factor)
             rule(param, scaled, *own, clip_value=clip_value)
             round_into(p, param)
             for number, (state, values) in enumerate(zip(states[i], own, strict=True)):
@@ -102,13 +103,14 @@ def step(
                 in_memory_order(state, p)[...] = rounded_at_random(
                     in_memory_order(values, p), stream, first
                 )
-            if averages is not None and beta == 0:
-                averages[i][...] = widen(p)
-            elif averages is not None:
-                average(averages[i], widen(p), beta=beta)
             if copies is not None:
                 round_into(copies[i], widen(p))
-        if clear_grads:
-            grads[i][...] = 0
+        if averages is not None and not skipped:
+            if beta == 0:
+                averages[i][...] = widen(p)
+            else:
+                average(averages[i], widen(p), beta=beta)
+        if clear_grads and grad is not None:
+            grad[...] = 0
         first += p.size
     return norm.value(), factor.value() != 1, skipped

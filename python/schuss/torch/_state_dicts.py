@@ -254,7 +254,7 @@ def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any
     for index, group in enumerate(groups):
         values = _parse_group(call, f"state_dict['param_groups'][{index}]", group, kind)
         members = list(range(len(ids), len(ids) + len(group["params"])))
-        parsed.append({"hyperparameters": values, "members": members})
+        parsed.append({"hyperparameters": values, "members": members, "rested": 0})
         ids += group["params"]
     try:
         are_unique = len(set(ids)) == len(ids)

@@ -1,0 +1,71 @@
+"""An optimizer with one more group of parameters."""
+
+from typing import Any
+
+import numpy as np
+
+from schuss import _core
+from schuss._arrays import Array, zeros_like_strided
+from schuss._groups import Overrides
+from schuss._internals import Internals
+from schuss._state import new_sums
+
+
+def with_group(
+    internals: Internals, groups_given: list[Any], params: Any, own: Overrides
+) -> Internals:
+    """Return internals with one more group, which use the arrays of the others.
+
+    groups_given: the user's groups, the new one included; own: its checked hyperparameters.
+    """
+    core, name = internals.core, f"params[{len(internals.groups)}]"
+    before: Any = internals.params
+    old = len(internals.group_of)
+    copies = None
+    if internals.copies is not None:
+        tree = _core.Tree(params, internals.call, name, kept=True)
+        new = [zeros_like_strided(array, 0, core.copies[0].dtype) for array in tree.arrays]
+        given: Any = internals.copies_given
+        copies = [*(internals.users_copies() if given is None else given), tree.unflatten(new)]
+    grown = Internals(
+        internals.kind,
+        [*before, params],
+        internals.settings,
+        grouping=lambda names: (
+            [*internals.groups, own],
+            [*internals.group_of, *[len(internals.groups)] * (len(names) - old)],
+        ),
+        state_dtype=internals.format.dtype,
+        copies=copies,
+        groups_given=groups_given,
+    )
+
+    def joined(kept: list[Array], new: list[Array]) -> list[Array]:
+        return [*kept, *new[old:]]
+
+    arrays = grown.arrays
+    grown.states = {name: joined(internals.states[name], new) for name, new in grown.states.items()}
+    if internals.averages is not None and grown.averages is not None:
+        grown.averages = joined(internals.averages, grown.averages)
+        if internals.settings["average_bias_correction"]:
+            _start_averages(grown.averages[old:], arrays[old:], core.average_weights)
+    grown.reconfigure(grown.settings, grown.groups, {}, first=True)
+    grown.core.steps, grown.core.skipped = core.steps, core.skipped
+    grown.core.rested = [*core.rested, core.steps]
+    grown.core.average_weights = core.average_weights
+    if core.accumulated:
+        grown.core.hold_sums(joined(core.sums, new_sums(arrays)))
+        grown.core.accumulated = core.accumulated
+        grown.core.without_sum = [*core.without_sum, *range(old, len(arrays))]
+    return grown
+
+
+def _start_averages(
+    averages: list[Array], params: list[Array], weights: tuple[float, float]
+) -> None:
+    """Set averages as if the parameters had not changed in any step so far."""
+    for average, param in zip(averages, params, strict=True):
+        with np.errstate(all="ignore"):
+            average[...] = param.astype(average.dtype) * average.dtype.type(
+                weights[average.dtype == np.float64]
+            )

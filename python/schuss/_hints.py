@@ -1,0 +1,67 @@
+"""What arguments of other libraries are called here."""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Any, ParamSpec, TypeVar
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_MOMENTUM = "schuss.Momentum(params, lr, beta=...)"
+
+OF_OPTIMIZERS: Mapping[str, str] = {
+    "alpha": "lr=, or beta= of RMSprop",
+    "beta_1": "beta1=",
+    "beta_2": "beta2=",
+    "betas": "beta1= and beta2=",
+    "decay": "a schedule as lr=, or weight_decay=",
+    "epsilon": "eps=",
+    "learning_rate": "lr=",
+    "momentum": _MOMENTUM,
+    "nesterov": _MOMENTUM,
+    "rho": "beta=",
+    "step_size": "lr=",
+}
+OF_BATCHES: Mapping[str, str] = {"generator": "rng=", "random_state": "rng=", "seed": "rng="}
+
+
+def unexpected(call: str, name: str, known: Iterable[str], hints: Mapping[str, str]) -> TypeError:
+    """Return the error for a keyword argument that a call does not have."""
+    hint = f" (write {hints[name]})" if name in hints else ""
+    return TypeError(
+        f"{call}: got an unexpected keyword argument {name!r}, expected one of "
+        f"{', '.join(known)}{hint}"
+    )
+
+
+def with_hints(
+    hints: Mapping[str, str], first_keyword: str
+) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Return a decorator whose functions explain arguments that they do not have.
+
+    first_keyword: the argument for which a user may take the first positional one too many.
+    """
+
+    def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
+        call, parameters = function.__name__, signature(function).parameters
+        positional = [
+            name for name, each in parameters.items() if each.kind is not Parameter.KEYWORD_ONLY
+        ]
+
+        @wraps(function)
+        def checked(*args: _P.args, **given: _P.kwargs) -> _T:
+            if len(args) > len(positional):
+                value: Any = args[len(positional)]
+                raise TypeError(
+                    f"{call}: got {len(args)} arguments by position, expected "
+                    f"{' and '.join(positional)} (or write {first_keyword}={value!r})"
+                )
+            for name in given:
+                if name not in parameters:
+                    raise unexpected(call, name, parameters, hints)
+            return function(*args, **given)
+
+        return checked
+
+    return decorate
