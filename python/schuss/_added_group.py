@@ -36,6 +36,7 @@ def with_group(
             [*internals.group_of, *[len(internals.groups)] * (len(names) - old)],
         ),
         state_dtype=internals.format.dtype,
+        complex=internals.format.complex,
         copies=copies,
         groups_given=groups_given,
     )
