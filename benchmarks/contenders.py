@@ -46,6 +46,36 @@ RMSPROP = Rule(
     hyperparameters={"lr": 0.001, "beta": 0.9, "eps": 1e-8},
 )
 RULES = (ADAM, MOMENTUM, RMSPROP)
+_BETAS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+FURTHER_RULES = (
+    Rule(
+        "Lion",
+        schuss.Lion,
+        schuss.reference.lion,
+        hyperparameters={"lr": 1e-4, "beta1": 0.9, "beta2": 0.99},
+    ),
+    Rule(
+        "Adagrad",
+        schuss.Adagrad,
+        schuss.reference.adagrad,
+        hyperparameters={"lr": 0.01, "eps": 1e-10},
+        counts_steps=True,
+    ),
+    Rule(
+        "Adamax",
+        schuss.Adamax,
+        schuss.reference.adamax,
+        hyperparameters={"lr": 0.002, **_BETAS},
+        counts_steps=True,
+    ),
+    Rule(
+        "NAdam",
+        schuss.NAdam,
+        schuss.reference.nadam,
+        hyperparameters={"lr": 0.002, **_BETAS},
+        counts_steps=True,
+    ),
+)
 
 
 def fused(problem: Problem, **hyperparameters: float) -> Step:
@@ -257,7 +287,7 @@ def _openblas_can_be_served() -> bool:
         return False
 
 
-FUSED = {rule.name: fused for rule in RULES}
+FUSED = {rule.name: fused for rule in (*RULES, *FURTHER_RULES)}
 SCHUSS = Contender("schuss", FUSED, exact=True)
 ONE_THREAD = Contender(
     "schuss, 1 thread", FUSED, exact=True, one_thread=True, setting=partial(schuss.threads, 1)

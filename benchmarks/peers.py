@@ -146,6 +146,22 @@ def torch_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) -> St
     return step
 
 
+def torch_other(kind: str, way: str, *states: str, **more: float) -> Callable[..., Step]:
+    """Return what prepares another rule, whose hyperparameters but beta1 and beta2 are torch's."""
+
+    def prepare(problem: Problem, **hyperparameters: Any) -> Step:
+        from torch import optim
+
+        options = {key: hyperparameters[key] for key in hyperparameters if "beta" not in key}
+        if "beta1" in hyperparameters:
+            options["betas"] = (hyperparameters["beta1"], hyperparameters["beta2"])
+        make = partial(getattr(optim, kind), **options, **{way: True})
+        step: Step = _torch_optimizer(problem, make, states, step=0.0, **more).step
+        return step
+
+    return prepare
+
+
 def torch_raw_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
     import torch
 
@@ -274,6 +290,14 @@ def optax_adam(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: 
     return _optax_step(problem, _optax().adam(lr, b1=beta1, b2=beta2, eps=eps))
 
 
+def optax_adamax(problem: Problem, *, lr: float, beta1: float, beta2: float, eps: float) -> Step:
+    return _optax_step(problem, _optax().adamax(lr, b1=beta1, b2=beta2, eps=eps))
+
+
+def optax_lion(problem: Problem, *, lr: float, beta1: float, beta2: float) -> Step:
+    return _optax_step(problem, _optax().lion(lr, b1=beta1, b2=beta2, weight_decay=0.0))
+
+
 def optax_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float) -> Step:
     return _optax_step(problem, _optax().rmsprop(lr, decay=beta, eps=eps, eps_in_sqrt=False))
 
@@ -333,7 +357,12 @@ def _torch(name: str, steps: Mapping[str, Callable[..., Step]]) -> Contender:
 
 TORCH_RAW = _torch("torch raw fused", {"Adam": torch_raw_adam, "momentum": torch_raw_momentum})
 TORCH_FUSED = _torch(
-    "torch fused", {"Adam": torch_adam("fused"), "momentum": torch_momentum("fused")}
+    "torch fused",
+    {
+        "Adam": torch_adam("fused"),
+        "momentum": torch_momentum("fused"),
+        "Adagrad": torch_other("Adagrad", "fused", "sum"),
+    },
 )
 TORCH_WHOLE = _torch("torch", {"Adam": torch_whole})
 TORCH_CAST = _torch("torch fused, copy_", TORCH_WHOLE.steps)
@@ -348,6 +377,9 @@ PEERS = (
             "Adam": torch_adam("foreach"),
             "momentum": torch_momentum("foreach"),
             "RMSprop": torch_rmsprop,
+            "Adagrad": torch_other("Adagrad", "foreach", "sum"),
+            "Adamax": torch_other("Adamax", "foreach", "exp_avg", "exp_inf"),
+            "NAdam": torch_other("NAdam", "foreach", "exp_avg", "exp_avg_sq", mu_product=1.0),
         },
     ),
     Contender(
@@ -357,7 +389,7 @@ PEERS = (
     ),
     Contender(
         "JAX + optax",
-        {"Adam": optax_adam, "RMSprop": optax_rmsprop},
+        {"Adam": optax_adam, "RMSprop": optax_rmsprop, "Adamax": optax_adamax, "Lion": optax_lion},
         present=partial(installed, "jax", "optax"),
     ),
     Contender("DeepSpeed", {"Adam": deepspeed_adam}, present=deepspeed_works, dtypes=["float32"]),

@@ -14,6 +14,7 @@ from benchmarks.contenders import (
     ADAM,
     BOTH_LIMITS,
     CONTENDERS,
+    FURTHER_RULES,
     IN_PLACE,
     LEVELS,
     ONE_THREAD,
@@ -48,6 +49,7 @@ from benchmarks.train import train
 from benchmarks.whole import whole
 
 STEP_SIZES = (1_024, 65_536, 262_144, 1_048_576, 16_777_216, 67_108_864)
+RULES_SIZES = (16_777_216,)
 MANY: Mapping[str, Callable[[], Sequence[Shape]]] = {
     "1,000 x 1,000": lambda: [(1_000,)] * 1_000,
     "160 x 65,536": lambda: [(65_536,)] * 160,
@@ -74,6 +76,20 @@ def step(settings: Settings) -> list[Record]:
     ]
     contenders = (SCHUSS, ONE_THREAD, *LEVELS, IN_PLACE, TEXTBOOK, *PEERS)
     return compare_all("step", cases, settings, contenders, BOTH_LIMITS)
+
+
+def rules(settings: Settings) -> list[Record]:
+    """One step of one array, by further rules: float32."""
+    cases = [
+        Case(
+            {"rule": rule.name, "size": size},
+            rule,
+            partial(posed, rule, "float32", [(size,)]),
+            partial(posed, rule, "float32", [(min(size, 100_003),)]),
+        )
+        for rule, size in product(FURTHER_RULES, settings.sizes or RULES_SIZES)
+    ]
+    return compare_all("rules", cases, settings, (SCHUSS, ONE_THREAD, *PEERS), BOTH_LIMITS)
 
 
 def many_case(name: str, shapes: Sequence[Shape]) -> Case:
@@ -152,6 +168,7 @@ def startup(settings: Settings) -> list[Record]:
 
 BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "step": step,
+    "rules": rules,
     "many": many,
     "whole": whole,
     "dtypes": dtypes,

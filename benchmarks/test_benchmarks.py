@@ -17,7 +17,15 @@ import schuss
 from benchmarks import checkpoints, contenders, data, harness, loop, mapped, torch_loop, train
 from benchmarks.__main__ import main
 from benchmarks.compact import compact_tables
-from benchmarks.contenders import ADAM, IN_PLACE, ONE_THREAD, RULES, SCHUSS, TEXTBOOK
+from benchmarks.contenders import (
+    ADAM,
+    FURTHER_RULES,
+    IN_PLACE,
+    ONE_THREAD,
+    RULES,
+    SCHUSS,
+    TEXTBOOK,
+)
 from benchmarks.data import AVERAGES, BY_COLUMNS, BY_ROWS, READY_ORDER, Examples, Peer, Series
 from benchmarks.dtypes import COMBINATIONS, FAST, Formats
 from benchmarks.harness import Array, Case, Contender, Problem, Step, WrongResultError, check
@@ -89,8 +97,9 @@ def test_every_contender_computes_the_rules_it_knows(contender: Contender, array
     needs(contender)
     cases = [
         Case({}, rule, partial(pose, rule), partial(pose, rule, 1_003, dtype, arrays), dtype)
-        for rule in RULES
+        for rule in (*RULES, *FURTHER_RULES)
         for dtype in get_args(harness.DType)
+        if (rule.name, dtype) != ("NAdam", "float64")  # PyTorch's product of momenta is float32
     ]
     known = [case for case in cases if contender.knows(case)]
     assert known
@@ -526,6 +535,7 @@ def test_who_does_not_know_the_rule_stays_out() -> None:
     ("problem", "per_element"),
     [
         *zip([partial(pose, rule) for rule in RULES], (28, 20, 20), strict=True),
+        *zip([partial(pose, rule) for rule in FURTHER_RULES], (20, 20, 28, 28), strict=True),
         *zip([partial(posed, work) for work in WORKS], (28, 32, 44, 46, 64, 28), strict=True),
         *zip([f.posed for f in COMBINATIONS], (28, 26, 26, 22, 22, 20, 14, 30, 56), strict=True),
     ],
@@ -546,6 +556,7 @@ EVERY: dict[str, tuple[list[tuple[Any, ...]], list[str]]] = {
         [(rule.name, dtype, 64) for rule in RULES for dtype in ("float32", "float64")],
         OF_STEP,
     ),
+    "rules": ([(rule.name, 64) for rule in FURTHER_RULES], OF_MANY[:4]),
     "many": ([("1,000 x 64", 1_000, 64_000)], OF_MANY),
     "whole": ([(work, 64) for work in WORKS], [*contenders.WITH_PLAIN, *map(name_of, WHOLE)]),
     "dtypes": (

@@ -97,13 +97,16 @@ FRACTIONS = st.one_of(
     st.sampled_from([0.0, 0.5, 0.9, 0.999, 1 - 2**-53]), st.floats(1e-30, 1, exclude_max=True)
 )
 SMALL = st.one_of(st.sampled_from([0.0, 1e-8, 1e-3]), st.floats(1e-30, 1e3))
+STEPS = st.one_of(st.integers(1, 5), st.integers(1, 10**9))
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.one_of(st.sampled_from([0.0, 1e-3, 0.1, 1.0]), st.floats(1e-300, 1e20)),
-    **dict.fromkeys(["beta", "beta1", "beta2"], FRACTIONS),
+    **dict.fromkeys(["beta", "beta1", "beta2", "rho"], FRACTIONS),
     "dampening": st.one_of(st.none(), FRACTIONS),
-    **dict.fromkeys(["eps", "eps_root", "eps_hat", "weight_decay"], SMALL),
+    **dict.fromkeys(
+        ["eps", "eps_root", "eps_hat", "lr_decay", "momentum_decay", "weight_decay"], SMALL
+    ),
     **dict.fromkeys(["nesterov", "lr_in_velocity", "decoupled"], st.booleans()),
-    "step": st.one_of(st.none(), st.integers(1, 5), st.integers(1, 10**9)),
+    "step": st.one_of(st.none(), STEPS),
 }
 RULES = {kind.kernel: kind for kind in OPTIMIZERS.values()}
 
@@ -116,6 +119,8 @@ def arguments(draw: Draw, rule: str) -> tuple[tuple[str, ...], dict[str, Any]]:
     names = ("param", "grad", *RULES[rule].states, *draw(st.sampled_from(subsets)))
     known = inspect.signature(getattr(kernels, rule)).parameters
     values = {name: VALUES[name] for name in VALUES if name in known}
+    if "step" in known and known["step"].annotation is int:
+        values["step"] = STEPS
     options = draw(st.fixed_dictionaries(values))
     if "buffer" in names:
         options["momentum"] = draw(FRACTIONS)

@@ -149,12 +149,15 @@ HYPERPARAMETERS: dict[str, st.SearchStrategy[Any]] = {
     "lr": st.one_of(st.sampled_from([0.0, 0.1, 1.0]), st.floats(0, 10), any_schedule()),
     "nonfinite": st.sampled_from(["propagate", "raise", "skip"]),
     "seed": st.integers(0, 9),
-    **dict.fromkeys(("weight_decay", "eps", "eps_root", "eps_hat"), SMALL),
+    "initial_accumulator_value": SMALL,
+    **dict.fromkeys(
+        ("weight_decay", "eps", "eps_root", "eps_hat", "lr_decay", "momentum_decay"), SMALL
+    ),
     **dict.fromkeys(("clip_norm", "clip_value"), st.one_of(st.none(), SMALL)),
     **dict.fromkeys(("dampening", "average"), st.one_of(st.none(), FRACTIONS)),
-    **dict.fromkeys(("beta", "beta1", "beta2", "momentum"), FRACTIONS),
+    **dict.fromkeys(("beta", "beta1", "beta2", "rho", "momentum"), FRACTIONS),
     **dict.fromkeys(("nesterov", "lr_in_velocity", "bias_correction"), st.booleans()),
-    **dict.fromkeys(("centered", "amsgrad"), st.booleans()),
+    **dict.fromkeys(("centered", "amsgrad", "decoupled_weight_decay"), st.booleans()),
     **dict.fromkeys(("clear_grads", "average_bias_correction"), st.booleans()),
 }
 SEEDS = st.integers(0, 2**16)

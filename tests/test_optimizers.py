@@ -205,17 +205,32 @@ def test_only_the_learning_rate_may_be_given_by_position(name: str) -> None:
 def test_a_hyperparameter_is_in_force_from_the_next_step(
     name: str, hyperparameter: str, value: Any
 ) -> None:
-    optimizer, expected = trained(name)
-    unchanged = make_reference(name, tree_of(arrays_of(0)))
+    others: Any = {"weight_decay": 0.1} if hyperparameter == "decoupled_weight_decay" else {}
+    optimizer, expected = trained(name, **others)
+    unchanged = make_reference(name, tree_of(arrays_of(0)), **others)
     default = OPTIMIZERS[name].defaults[hyperparameter]
-    for t, setting in enumerate([default, default, value, value, default, default], 1):
+    # Late enough for eps of RAdam.
+    for t, setting in enumerate([default] * 5 + [value] * 2 + [default], 1):
         setattr(optimizer, hyperparameter, setting)
         assert getattr(optimizer, hyperparameter) == setting
         expected.set(**{hyperparameter: setting})
         step_both(optimizer, expected, t)
         unchanged.step(tree_of(arrays_of(t)))
     # Each setting matters: without it the parameters would be others.
-    assert contents(expected.params) != contents(unchanged.params)
+    matters = hyperparameter != "initial_accumulator_value"
+    assert (contents(expected.params) != contents(unchanged.params)) == matters
+
+
+def test_a_state_begins_with_the_initial_value_of_its_group() -> None:
+    a, b = np.zeros(2, np.float32), np.zeros(2)
+    groups = [{"params": [a]}, {"params": [b], "initial_accumulator_value": 0.25}]
+    optimizer = schuss.Adagrad(groups, lr=1.0, eps=0.0, initial_accumulator_value=0.75)
+    assert [s.tolist() for (s,) in optimizer.state["square_sum"]] == [[0.75] * 2, [0.25] * 2]
+    optimizer.initial_accumulator_value = 0.0  # too late
+    optimizer.step([[np.full(2, 0.5, np.float32)], [np.zeros(2)]])
+    assert (a.tolist(), b.tolist()) == ([-0.5] * 2, [0.0] * 2)
+    half = schuss.Adagrad(a, initial_accumulator_value=1.5, state_dtype="bfloat16")
+    assert half.state["square_sum"].tolist() == [1.5, 1.5]
 
 
 def test_numpy_scalars_and_integers_are_numbers() -> None:

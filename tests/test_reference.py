@@ -3,6 +3,7 @@
 import math
 from ast import literal_eval
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ def gradients(shape: tuple[int, ...] = (7, 3)) -> list[Array]:
 def assert_close(actual: Array, expected: Array, *, ulps: float) -> None:
     """Compare within units in the last place of the largest value that was rounded on the way."""
     scale = np.maximum(np.abs(expected), 1.0)
-    assert np.max(np.abs(actual - expected) / scale) <= ulps * np.finfo(np.float64).eps
+    assert np.max(np.abs(actual - expected) / scale) <= ulps * np.finfo(actual.dtype).eps
 
 
 # The formulas, one element at a time in Python's floats.
@@ -181,6 +182,42 @@ def test_decoupled_decay_shrinks_the_parameter_besides_adams_step() -> None:
         np.testing.assert_allclose(w, expected, rtol=1e-12, atol=1e-14)
 
 
+def test_lion_is_algorithm_2_of_its_paper() -> None:
+    theta, m = np.array([0.5]), np.zeros(1)
+    expected, average = 0.5, 0.0
+    for g in gradients((1,)):
+        c = 0.9 * average + (1 - 0.9) * g[0]
+        expected -= 0.01 * (math.copysign(1, c) + 0.5 * expected)
+        average = 0.99 * average + (1 - 0.99) * g[0]
+        reference.lion(theta, g, m, lr=0.01, weight_decay=0.5)
+        np.testing.assert_allclose([theta[0], m[0]], [expected, average], rtol=1e-12)
+    theta[:], m[:] = 0.5, 0.0
+    reference.lion(theta, np.zeros(1), m)
+    assert theta == 0.5  # the sign of 0 is 0
+    reference.lion(theta, np.array([np.nan]), m)
+    assert np.isnan(theta)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.004, 0.3, 50.0])
+@pytest.mark.parametrize("beta1", [0.0, 0.9, 0.9999, 1 - 2**-53])
+def test_nadam_weighs_by_the_product_of_all_momenta(beta1: float, decay: float) -> None:
+    product, t = 1.0, 0
+    # Where m and the gradient are 1, and v is too.
+    for last in (1, 2, 40, 400, 4000):
+        while t < last:
+            t += 1
+            product *= beta1 * (1 - 0.5 * 0.96 ** (t * decay))
+        mu, later = (beta1 * (1 - 0.5 * 0.96 ** (i * decay)) for i in (t, t + 1))
+        w, m, v = np.zeros(1), np.ones(1), np.ones(1)
+        options: Any = {"beta1": beta1, "beta2": 0.0, "eps": 0.0, "momentum_decay": decay}
+        reference.nadam(w, np.ones(1), m, v, step=t, lr=1.0, **options)
+        expected = (1 - mu) / (1 - product) + later / (1 - product * later)
+        np.testing.assert_allclose(w, -expected, rtol=1e-12)
+    for step in (10**6, 2**53 - 1):  # at once
+        reference.nadam(w, np.ones(1), m, v, step=step, **options)
+        schuss.kernels.nadam(w, np.ones(1), m, v, step=step, **options)
+
+
 # The reference optimizer, by worked numbers.
 
 
@@ -250,8 +287,8 @@ def test_the_reference_optimizer_has_groups() -> None:
 
 
 def test_the_reference_optimizer_names_what_it_does_not_know() -> None:
-    with pytest.raises(ValueError, match="kind is 'lion', expected one of sgd, momentum"):
-        reference.Optimizer("lion", np.zeros(1), lr=0.1)
+    with pytest.raises(ValueError, match="kind is 'newton', expected one of sgd, momentum"):
+        reference.Optimizer("newton", np.zeros(1), lr=0.1)
     with pytest.raises(
         TypeError, match="got an unexpected keyword argument 'beta', expected one of lr, "
     ):
@@ -305,6 +342,25 @@ PEERS = [
     ("Adam amsgrad=True", "Adam amsgrad=True"),
     ("AdamW", "AdamW"),
     ("AdamW weight_decay=0.5 amsgrad=True", "AdamW weight_decay=0.5 amsgrad=True"),
+    *(
+        (f"{name} {options}", f"{name} {options}")
+        for name in ("Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam")
+        for options in ("", "weight_decay=0.1")
+    ),
+    *(
+        (options, options)
+        for options in (
+            "Adagrad lr_decay=0.5 initial_accumulator_value=0.25 eps=1e-3",
+            "Adadelta rho=0.5 eps=1e-3",
+            "NAdam momentum_decay=0.5 eps=1e-3",
+            "NAdam weight_decay=0.5 decoupled_weight_decay=True",
+            "RAdam weight_decay=0.5 decoupled_weight_decay=True",
+        )
+    ),
+    ("Adamax betas=(0.5,0.75) eps=1e-3", "Adamax beta1=0.5 beta2=0.75 eps=1e-3"),
+    ("NAdam betas=(0.5,0.75)", "NAdam beta1=0.5 beta2=0.75"),
+    ("RAdam betas=(0.5,0.9) eps=1e-3", "RAdam beta1=0.5 beta2=0.9 eps=1e-3"),
+    ("RAdam betas=(0.5,0.5)", "RAdam beta1=0.5 beta2=0.5"),
 ]
 
 
@@ -315,19 +371,25 @@ def parsed(text: str) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("make", [make_optimizer, make_reference])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize(("peer", "ours"), PEERS)
-def test_a_hundred_steps_agree_with_pytorch(peer: str, ours: str, make: Callable[..., Any]) -> None:
+def test_a_hundred_steps_agree_with_pytorch(
+    peer: str, ours: str, dtype: Any, make: Callable[..., Any], request: pytest.FixtureRequest
+) -> None:
     torch = pytest.importorskip("torch")
+    torch.set_default_dtype(torch.float64)  # that of NAdam's product of momenta
+    request.addfinalizer(partial(torch.set_default_dtype, torch.float32))
     (peer, peer_options), (name, options) = parsed(peer), parsed(ours)
-    start = np.random.default_rng(1).standard_normal((7, 3))
+    start = np.random.default_rng(1).standard_normal((7, 3)).astype(dtype)
     theirs = torch.tensor(start.copy(), requires_grad=True)
     their_optimizer = getattr(torch.optim, peer)([theirs], lr=0.01, **peer_options)
     optimizer = make(name, start, lr=0.01, **options)
     for g in gradients():
-        theirs.grad = torch.from_numpy(g.copy())
+        theirs.grad = torch.from_numpy(g.astype(dtype))
         their_optimizer.step()
-        optimizer.step(g)
-    assert_close(optimizer.params, theirs.detach().numpy(), ulps=8)
+        optimizer.step(g.astype(dtype))
+    ulps = {np.float64: 8, np.float32: 32}[dtype]
+    assert_close(optimizer.params, theirs.detach().numpy(), ulps=ulps)
 
 
 def test_dampening_agrees_with_pytorch_from_an_equal_start() -> None:

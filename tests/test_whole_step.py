@@ -201,6 +201,7 @@ UNHELD: list[tuple[str, dict[str, Any], str, float]] = [
     ("Adam", {"eps": 0.0}, "eps_hat", 1e-46),
     ("Adam", {"eps": 0.5}, "eps_hat", 1e38),
     ("Momentum", {"lr_in_velocity": True}, "lr", 1e40),
+    ("Adagrad", {}, "initial_accumulator_value", 1e39),
     ("RMSprop", {}, "eps_root", 1e-46),
     ("RMSprop", {}, "momentum", 1e-39),
     ("Adam", {}, "beta2", 1e-39),

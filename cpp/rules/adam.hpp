@@ -37,7 +37,7 @@ struct Adam {
         v = c.beta2 * v + c.one_minus_beta2 * square(g);
         T second_moment = v;
         if constexpr (amsgrad) {
-            v_max = v_max >= v || v_max != v_max ? v_max : v;  // NaN stays NaN
+            v_max = maximum(v_max, v);
             second_moment = v_max;
         }
         p = p - c.step_size * m / (square_root(second_moment * c.inv_bias2 + c.eps_root) + c.eps);

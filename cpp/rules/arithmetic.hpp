@@ -24,3 +24,15 @@ template <typename T>
 T magnitude(T x) {
     return Arithmetic::absolute(x);
 }
+
+/// 1, -1 or 0. NaN stays NaN.
+template <typename T>
+T sign(T x) {
+    return x > 0 ? T{1} : x < 0 ? T{-1} : x;
+}
+
+/// The larger number; NaN if one is NaN.
+template <typename T>
+T maximum(T x, T y) {
+    return x >= y || x != x ? x : y;
+}

@@ -28,9 +28,9 @@
 
 namespace schuss::rules {
 
-/// Up to eight names. Unused entries are null.
+/// Up to eleven names. Unused entries are null.
 struct Names {
-    const char* at[9];
+    const char* at[12];
 };
 
 /// The arrays of one update: the parameter, its gradient, and up to three states.
@@ -46,7 +46,6 @@ inline constexpr int max_coefficients = 16;
 /// An array that a rule keeps for each parameter.
 struct State {
     const char* name;
-    double initial = 0;
     bool nonnegative = false;  // whether no element is ever less than 0
 };
 

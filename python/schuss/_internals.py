@@ -14,7 +14,7 @@ from schuss._arrays import Array, ArrayTree
 from schuss._groups import Groups, Overrides, members_of, promote_single_group
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate
 from schuss._interrupts import defer_signals
-from schuss._rules import formula, second_moments, spec_of, states
+from schuss._rules import formula, initial_values, second_moments, spec_of, states
 from schuss._settings import (
     Configurable,
     checked_overrides,
@@ -243,8 +243,8 @@ class Internals:
     ) -> None:
         """Use checked settings, with the state that the form of the rule keeps for them.
 
-        State that the form did not keep before starts at zero. `changes` are the settings that are
-        new. `on_commit` runs in the same transaction.
+        State that the form did not keep before starts as in a new optimizer. `changes` are the
+        settings that are new. `on_commit` runs in the same transaction.
         """
         new_states, averages = self.arrays_for(self.call, settings, groups)
         formulas = [formula(self.kind, settings | own) for own in groups]
@@ -281,8 +281,10 @@ class Internals:
                     f"{call}: param_groups[{group}] keeps {', '.join(names)} as state, expected "
                     f"{', '.join(first)} as in param_groups[0]"
                 )
+        initial = [initial_values(self.kind, {**settings, **own}) for own in groups]
+        of_params = [initial[group] for group in self.group_of]
         moments = second_moments(self.kind, {**settings, **groups[0]})
-        new_states = with_names(self.states, first, moments, self.format, self.arrays)
+        new_states = with_names(self.states, first, moments, self.format, self.arrays, of_params)
         return new_states, self._averages_for(settings)
 
     def _averages_for(self, settings: Mapping[str, Any]) -> list[Array] | None:

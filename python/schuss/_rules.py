@@ -21,14 +21,18 @@ class RuleSpec:
         set.
     fallbacks : dict
         For each hyperparameter that may be None, the name of the one whose value it has then.
-    decoupled : bool
-        Whether weight decay shrinks the parameters instead of being added to the gradients.
+    decoupled : bool or str
+        Whether weight decay shrinks the parameters instead of being added to the gradients, or the
+        name of the hyperparameter that decides.
+    initial : dict
+        For each state that does not begin with zeros, the hyperparameter that has its first value.
     """
 
     name: str
     suffixes: Mapping[str, str] = field(default_factory=dict)
     fallbacks: Mapping[str, str] = field(default_factory=dict)
-    decoupled: bool = False
+    decoupled: bool | str = False
+    initial: Mapping[str, str] = field(default_factory=dict)
 
     def form(self, hyperparameters: Mapping[str, Any]) -> str:
         """Return the name of the rule in the form that the hyperparameters select."""
@@ -55,8 +59,10 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
         if values[name] is None:
             values[name] = values[other]
     lr, weight_decay = values.pop("lr"), values.pop("weight_decay")
+    by = spec.decoupled
+    decoupled = values[by] if isinstance(by, str) else by
     # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
-    decay = "coupled" if weight_decay and not spec.decoupled else "decoupled"
+    decay = "coupled" if weight_decay and not decoupled else "decoupled"
     return _core.Formula(
         spec.form(values),
         values,
@@ -64,6 +70,13 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
         decay=decay,
         weight_decay=weight_decay,
     )
+
+
+def initial_values(
+    kind: type[Configurable], hyperparameters: Mapping[str, Any]
+) -> dict[str, float]:
+    """Return the first value of each state that does not begin with zeros."""
+    return {state: hyperparameters[name] for state, name in spec_of(kind).initial.items()}
 
 
 def states(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:

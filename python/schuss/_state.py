@@ -1,13 +1,20 @@
 """The arrays that an optimizer keeps along its parameters."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from schuss import _core
-from schuss._arrays import Array, ArrayLike, computed_dtype, parse_dtype, zeros_like_strided
+from schuss._arrays import (
+    Array,
+    ArrayLike,
+    components,
+    computed_dtype,
+    parse_dtype,
+    zeros_like_strided,
+)
 from schuss._hyperparameters import choice
 
 States: TypeAlias = dict[str, list[Array]]
@@ -26,12 +33,16 @@ class StateFormat:
     complex: str
     """Whether second moments of complex parameters are of the "components" or the "modulus"."""
 
-    def zeros(self, param: Array, index: int, *, is_second_moment: bool) -> Array:
+    def new(self, param: Array, index: int, initial: float, *, is_second_moment: bool) -> Array:
         """Return a new state of a parameter; `index` counts its states from 1."""
         dtype = self.dtype or computed_dtype(param)
         if is_second_moment and self.complex == "modulus":
             dtype = dtype.type(0).real.dtype
-        return zeros_like_strided(param, index, dtype)
+        state = zeros_like_strided(param, index, dtype)
+        if initial != 0:
+            with np.errstate(all="ignore"):  # the core refuses a value that the dtype cannot hold
+                components(state)[...] = initial
+        return state
 
 
 def state_format(call: str, dtype: Any, complex: str, params: Sequence[Array]) -> StateFormat:
@@ -55,13 +66,20 @@ def with_names(
     second_moments: list[str],
     format: StateFormat,
     params: Sequence[Array],
+    initial: Sequence[Mapping[str, float]],
 ) -> States:
-    """Return the states of these names: the existing ones, and zeros for those that are new."""
+    """Return the states of these names: the existing ones, and new ones for the others.
+
+    initial: for each parameter, the first values of states that do not begin with zeros.
+    """
     if list(states) == names:
         return states
     return {
         name: states.get(name)
-        or [format.zeros(param, index, is_second_moment=name in second_moments) for param in params]
+        or [
+            format.new(param, index, values.get(name, 0.0), is_second_moment=name in second_moments)
+            for param, values in zip(params, initial, strict=True)
+        ]
         for index, name in enumerate(names, start=1)
     }
 

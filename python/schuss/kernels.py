@@ -30,7 +30,18 @@ from schuss import _core
 from schuss._arrays import ArrayLike
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, Check, count, flag
 
-__all__ = ["adam", "momentum", "rmsprop", "sgd"]
+__all__ = [
+    "adadelta",
+    "adagrad",
+    "adam",
+    "adamax",
+    "lion",
+    "momentum",
+    "nadam",
+    "radam",
+    "rmsprop",
+    "sgd",
+]
 
 
 def sgd(
@@ -303,8 +314,383 @@ def adam(
     _update(call, rule, values, arrays, scale, clip_value, step=step, decay=decay)
 
 
+def adagrad(
+    param: ArrayLike,
+    grad: ArrayLike,
+    square_sum: ArrayLike,
+    *,
+    step: int,
+    lr: float = 0.01,
+    lr_decay: float = 0.0,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
+) -> None:
+    """Take one step of Adagrad, ``s = s + g*g; p = p - lr*g/(sqrt(s) + eps)``.
+
+    Parameters
+    ----------
+    param, grad, square_sum : array
+        The parameter, its gradient, and the sum of the squared gradients (before the first step,
+        zeros or another start), of the same shape and dtype.
+    step : int
+        The number of this step, counted from 1, for `lr_decay`.
+    lr : float
+        The learning rate, at least 0.
+    lr_decay : float
+        Makes the learning rate ``lr/(1 + (step-1)*lr_decay)``; at least 0.
+    eps : float
+        Added to the root; at least 0.
+    weight_decay : float
+        Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
+    scale, clip_value : float
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As described for the module; nothing is changed then.
+
+    References
+    ----------
+    Duchi, Hazan & Singer, "Adaptive subgradient methods for online learning and stochastic
+    optimization", 2011, section 1.1 (the diagonal form); `lr_decay` as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w, s = np.array([1.0, 2.0]), np.zeros(2)
+    >>> schuss.kernels.adagrad(w, np.array([0.5, -0.5]), s, step=1, lr=0.1)
+    >>> w.round(6), s
+    (array([0.9, 2.1]), array([0.25, 0.25]))
+    """
+    call, values = "kernels.adagrad", {"lr": lr, "lr_decay": lr_decay, "eps": eps}
+    values |= {"weight_decay": weight_decay, "initial_accumulator_value": 0.0}
+    t = count(call, "step", step, least=1)
+    _update(call, "adagrad", values, (param, grad, square_sum), scale, clip_value, step=t)
+
+
+def adadelta(
+    param: ArrayLike,
+    grad: ArrayLike,
+    square_average: ArrayLike,
+    delta_average: ArrayLike,
+    *,
+    lr: float = 1.0,
+    rho: float = 0.9,
+    eps: float = 1e-6,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
+) -> None:
+    """Take one step of Adadelta, ``d = sqrt((u + eps)/(s + eps))*g; p = p - lr*d``.
+
+    ``s = rho*s + (1-rho)*g*g`` and, after the step, ``u = rho*u + (1-rho)*d*d`` average the squares
+    of the gradients and of the updates.
+
+    Parameters
+    ----------
+    param, grad, square_average, delta_average : array
+        The parameter, its gradient, and the averages ``s`` and ``u`` (zeros before the first step),
+        of the same shape and dtype.
+    lr : float
+        The learning rate, at least 0.
+    rho : float
+        The decay rate of the averages, in [0, 1).
+    eps : float
+        Added under both roots; at least 0.
+    weight_decay : float
+        Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
+    scale, clip_value : float
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As described for the module; nothing is changed then.
+
+    References
+    ----------
+    Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1; the learning rate as in
+    PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w, s, u = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> schuss.kernels.adadelta(w, np.array([0.5, -0.5]), s, u, eps=0.01)
+    >>> w.round(4), s
+    (array([0.7327, 2.2673]), array([0.025, 0.025]))
+    """
+    values = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
+    arrays = (param, grad, square_average, delta_average)
+    _update("kernels.adadelta", "adadelta", values, arrays, scale, clip_value)
+
+
+def adamax(
+    param: ArrayLike,
+    grad: ArrayLike,
+    m: ArrayLike,
+    u: ArrayLike,
+    *,
+    step: int,
+    lr: float = 0.002,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
+) -> None:
+    """Take one step of Adamax, ``p = p - lr*m_hat/u``.
+
+    ``m = beta1*m + (1-beta1)*g`` averages the gradient, ``u = max(beta2*u, |g| + eps)`` is its
+    largest magnitude, and ``m_hat = m/(1-beta1**step)`` corrects the bias.
+
+    Parameters
+    ----------
+    param, grad, m, u : array
+        The parameter, its gradient, and the average and largest magnitude of the gradient (zeros
+        before the first step), of the same shape and dtype.
+    step : int
+        The number of this step, counted from 1, for the bias correction.
+    lr : float
+        The learning rate, at least 0.
+    beta1, beta2 : float
+        The decay rates of `m` and `u`, in [0, 1).
+    eps : float
+        Added to the magnitude of the gradient; at least 0.
+    weight_decay : float
+        Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
+    scale, clip_value : float
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As described for the module; nothing is changed then.
+
+    References
+    ----------
+    Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 2; `eps` as in
+    PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w, m, u = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> schuss.kernels.adamax(w, np.array([0.5, -0.5]), m, u, step=1, lr=0.1)
+    >>> w.round(6), u.round(6)
+    (array([0.9, 2.1]), array([0.5, 0.5]))
+    """
+    call, values = "kernels.adamax", {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps}
+    values["weight_decay"] = weight_decay
+    t = count(call, "step", step, least=1)
+    _update(call, "adamax", values, (param, grad, m, u), scale, clip_value, step=t)
+
+
+def nadam(
+    param: ArrayLike,
+    grad: ArrayLike,
+    m: ArrayLike,
+    v: ArrayLike,
+    *,
+    step: int,
+    lr: float = 0.002,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    eps_hat: float = 0.0,
+    momentum_decay: float = 0.004,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    scale: float = 1.0,
+    clip_value: float | None = None,
+) -> None:
+    """Take one step of NAdam: Adam along Nesterov's look-ahead.
+
+    With ``m`` and ``v`` of `adam`, the momentum ``mu(t) = beta1*(1 - 0.96**(t*momentum_decay)/2)``
+    and the product ``M(t)`` of those up to ``t``, the numerator of Adam's step becomes
+    ``(1-mu(t))/(1-M(t))*g + mu(t+1)/(1-M(t+1))*m``.
+
+    Parameters
+    ----------
+    param, grad, m, v : array
+        The parameter, its gradient, and the averages of the gradient and of its square (zeros
+        before the first step), of the same shape and dtype.
+    step : int
+        The number of this step, counted from 1.
+    lr : float
+        The learning rate, at least 0.
+    beta1, beta2 : float
+        The decay rates of `m` and `v`, in [0, 1).
+    eps, eps_hat : float
+        Added to the root, after and before its bias is corrected, as in `adam`; at least 0.
+    momentum_decay : float
+        How fast the momentum rises from half of `beta1` to `beta1`; at least 0.
+    weight_decay : float
+        Adds ``weight_decay * param`` to the gradient. If `decoupled`, it first multiplies the
+        parameter by ``1 - lr*weight_decay`` instead. At least 0.
+    decoupled : bool
+        See `weight_decay`.
+    scale, clip_value : float
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As described for the module; nothing is changed then.
+
+    References
+    ----------
+    Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2 and section 2.2; the
+    schedule of the momentum as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> schuss.kernels.nadam(w, np.array([0.5, -0.5]), m, v, step=1, lr=0.1)
+    >>> w.round(4)
+    array([0.8944, 2.1056])
+    """
+    call, arrays = "kernels.nadam", (param, grad, m, v)
+    decay = "decoupled" if flag(call, "decoupled", decoupled) else "coupled"
+    values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_hat": eps_hat}
+    values |= {"momentum_decay": momentum_decay, "weight_decay": weight_decay}
+    t = count(call, "step", step, least=1)
+    _update(call, "nadam", values, arrays, scale, clip_value, step=t, decay=decay)
+
+
+def radam(
+    param: ArrayLike,
+    grad: ArrayLike,
+    m: ArrayLike,
+    v: ArrayLike,
+    *,
+    step: int,
+    lr: float = 0.001,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    scale: float = 1.0,
+    clip_value: float | None = None,
+) -> None:
+    """Take one step of RAdam: Adam, rectified while ``v`` has seen few gradients.
+
+    With ``n = 2/(1-beta2) - 1`` and ``r = n - 2*t*beta2**t/(1-beta2**t)``, the step ``t`` is that
+    of `adam` times ``sqrt((r-4)*(r-2)*n/((n-4)*(n-2)*r))``. In the first steps, where ``r <= 5``,
+    it is ``lr*m_hat``.
+
+    Parameters
+    ----------
+    param, grad, m, v : array
+        The parameter, its gradient, and the averages of the gradient and of its square (zeros
+        before the first step), of the same shape and dtype.
+    step : int
+        The number of this step, counted from 1.
+    lr : float
+        The learning rate, at least 0.
+    beta1, beta2 : float
+        The decay rates of `m` and `v`, in [0, 1).
+    eps : float
+        Added to the root of `v` before its bias is corrected, as in PyTorch; at least 0.
+    weight_decay : float
+        Adds ``weight_decay * param`` to the gradient. If `decoupled`, it first multiplies the
+        parameter by ``1 - lr*weight_decay`` instead. At least 0.
+    decoupled : bool
+        See `weight_decay`.
+    scale, clip_value : float
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As described for the module; nothing is changed then.
+
+    References
+    ----------
+    Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, algorithm 2; the
+    bound 5 in place of 4 as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w, m, v = np.array([1.0, 2.0]), np.zeros(2), np.zeros(2)
+    >>> schuss.kernels.radam(w, np.array([0.5, -0.5]), m, v, step=1, lr=0.1)
+    >>> w.round(6)
+    array([0.95, 2.05])
+    """
+    call, arrays = "kernels.radam", (param, grad, m, v)
+    decay = "decoupled" if flag(call, "decoupled", decoupled) else "coupled"
+    values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
+    t = count(call, "step", step, least=1)
+    _update(call, "radam", values, arrays, scale, clip_value, step=t, decay=decay)
+
+
+def lion(
+    param: ArrayLike,
+    grad: ArrayLike,
+    m: ArrayLike,
+    *,
+    lr: float = 1e-4,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
+) -> None:
+    """Take one step of Lion, ``p = p - lr*sign(beta1*m + (1-beta1)*g)``.
+
+    After it, ``m = beta2*m + (1-beta2)*g``.
+
+    Parameters
+    ----------
+    param, grad, m : array
+        The parameter, its gradient and the average of the gradient (zeros before the first step),
+        of the same shape and dtype.
+    lr : float
+        The learning rate, at least 0.
+    beta1, beta2 : float
+        The weight of `m` in the step, and the decay rate of `m`; in [0, 1).
+    weight_decay : float
+        First multiplies the parameter by ``1 - lr*weight_decay``; at least 0.
+    scale, clip_value : float
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+
+    Raises
+    ------
+    TypeError, ValueError
+        As described for the module; nothing is changed then.
+
+    References
+    ----------
+    Chen et al., "Symbolic discovery of optimization algorithms", 2023, algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w, m = np.array([1.0, 2.0]), np.zeros(2)
+    >>> schuss.kernels.lion(w, np.array([0.5, -0.5]), m, lr=0.1)
+    >>> w, m.round(6)
+    (array([0.9, 2.1]), array([ 0.005, -0.005]))
+    """
+    values = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}
+    arrays = (param, grad, m)
+    _update("kernels.lion", "lion", values, arrays, scale, clip_value, decay="decoupled")
+
+
 _CHECKS: dict[str, Check[float]] = {
-    **dict.fromkeys(("beta", "beta1", "beta2", "dampening", "momentum"), UNIT),
+    **dict.fromkeys(("beta", "beta1", "beta2", "rho", "dampening", "momentum"), UNIT),
     "lr_in_velocity": flag,
 }
 

@@ -2,8 +2,8 @@
 
 Each class declares its hyperparameters and its rule. `Optimizer` has what they share.
 
-To add an optimizer, add its rule to ``cpp/rules``, a function to ``reference/_rules.py``, and a
-class here, with its name in ``__all__``.
+To add an optimizer, add its rule to ``cpp/rules``, functions to ``reference/_rules.py`` and
+``kernels.py``, and a class here, with its name in ``__all__``.
 """
 
 from dataclasses import replace
@@ -14,7 +14,22 @@ from schuss._options import Options
 from schuss._rules import RuleSpec
 from schuss._settings import Setting, declared, hyperparameter
 
-__all__ = ["SGD", "Adam", "AdamW", "Last", "Momentum", "Optimizer", "Options", "RMSprop"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "Last",
+    "Lion",
+    "Momentum",
+    "NAdam",
+    "Optimizer",
+    "Options",
+    "RAdam",
+    "RMSprop",
+]
 
 
 @declared
@@ -286,3 +301,321 @@ class AdamW(Adam):
     rule_spec = replace(Adam.rule_spec, decoupled=True)
 
     weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.01)
+
+
+@declared
+class Adagrad(Optimizer):
+    """Adagrad, ``s = s + g*g; p = p - lr*g/(sqrt(s) + eps)``.
+
+    Its state is ``square_sum``.
+
+    Parameters
+    ----------
+    params, lr
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
+    lr_decay : float
+        Makes the learning rate of step ``t`` ``lr/(1 + (t-1)*lr_decay)``; at least 0.
+    eps : float
+        Added to the root; at least 0.
+    initial_accumulator_value : float
+        The value with which ``s`` begins; at least 0. It is used where the state is made: a later
+        change does nothing.
+    weight_decay : float
+        Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
+    **options
+        Options that all optimizers share; see `schuss.optimizers.Options`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `schuss.optimizers.Options`.
+
+    References
+    ----------
+    Duchi, Hazan & Singer, "Adaptive subgradient methods for online learning and stochastic
+    optimization", 2011, section 1.1 (the diagonal form); `lr_decay` as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = schuss.Adagrad(w, lr=0.1)
+    >>> opt.step(np.array([0.5, -0.5]))
+    >>> w.round(6), opt.state["square_sum"]
+    (array([0.9, 2.1]), array([0.25, 0.25]))
+    """
+
+    __slots__ = ()
+
+    rule_spec = RuleSpec("adagrad", initial={"square_sum": "initial_accumulator_value"})
+
+    lr: Setting[Rate] = hyperparameter(rate, default=0.01, kw_only=False)
+    lr_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+    eps: Setting[float] = hyperparameter(NON_NEGATIVE, default=1e-10)
+    initial_accumulator_value: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+    weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+
+
+@declared
+class Adadelta(Optimizer):
+    """Adadelta, ``d = sqrt((u + eps)/(s + eps))*g; p = p - lr*d``.
+
+    ``s = rho*s + (1-rho)*g*g`` and, after the step, ``u = rho*u + (1-rho)*d*d`` average the squares
+    of the gradients and of the updates. Its state is ``square_average`` and ``delta_average``.
+
+    Parameters
+    ----------
+    params, lr
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
+    rho : float
+        The decay rate of the averages, in [0, 1).
+    eps : float
+        Added under both roots; at least 0. The first steps are as small as it is: with 0, nothing
+        ever moves.
+    weight_decay : float
+        Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
+    **options
+        Options that all optimizers share; see `schuss.optimizers.Options`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `schuss.optimizers.Options`.
+
+    References
+    ----------
+    Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1; the learning rate as in
+    PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = schuss.Adadelta(w, eps=0.01)
+    >>> opt.step(np.array([0.5, -0.5]))
+    >>> w.round(4), opt.state["square_average"]
+    (array([0.7327, 2.2673]), array([0.025, 0.025]))
+    """
+
+    __slots__ = ()
+
+    rule_spec = RuleSpec("adadelta")
+
+    lr: Setting[Rate] = hyperparameter(rate, default=1.0, kw_only=False)
+    rho: Setting[float] = hyperparameter(UNIT, default=0.9)
+    eps: Setting[float] = hyperparameter(NON_NEGATIVE, default=1e-6)
+    weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+
+
+@declared
+class Adamax(Optimizer):
+    """Adamax, ``p = p - lr*m_hat/u``: Adam with the largest of the recent gradients.
+
+    ``m = beta1*m + (1-beta1)*g`` averages the gradient, ``u = max(beta2*u, |g| + eps)`` is its
+    largest magnitude, and ``m_hat = m/(1-beta1**t)`` corrects the bias. Its state is ``m`` and
+    ``u``.
+
+    Parameters
+    ----------
+    params, lr
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
+    beta1, beta2 : float
+        The decay rates of ``m`` and ``u``, in [0, 1).
+    eps : float
+        Added to the magnitude of the gradient; at least 0. With 0, an element whose gradients have
+        all been 0 becomes NaN.
+    weight_decay : float
+        Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
+    **options
+        Options that all optimizers share; see `schuss.optimizers.Options`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `schuss.optimizers.Options`.
+
+    References
+    ----------
+    Kingma & Ba, "Adam: a method for stochastic optimization", 2015, algorithm 2; `eps` as in
+    PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = schuss.Adamax(w, lr=0.1)
+    >>> opt.step(np.array([0.5, -0.5]))
+    >>> w.round(6), opt.state["u"].round(6)
+    (array([0.9, 2.1]), array([0.5, 0.5]))
+    """
+
+    __slots__ = ()
+
+    rule_spec = RuleSpec("adamax")
+
+    lr: Setting[Rate] = hyperparameter(rate, default=0.002, kw_only=False)
+    beta1: Setting[float] = hyperparameter(UNIT, default=0.9)
+    beta2: Setting[float] = hyperparameter(UNIT, default=0.999)
+    eps: Setting[float] = hyperparameter(NON_NEGATIVE, default=1e-8)
+    weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+
+
+@declared
+class NAdam(Optimizer):
+    """NAdam: Adam that steps along Nesterov's look-ahead.
+
+    With ``m`` and ``v`` of `Adam`, the momentum ``mu(t) = beta1*(1 - 0.96**(t*momentum_decay)/2)``
+    and the product ``M(t)`` of those up to ``t``, the numerator of Adam's step becomes
+    ``(1-mu(t))/(1-M(t))*g + mu(t+1)/(1-M(t+1))*m``. Its state is ``m`` and ``v``.
+
+    Parameters
+    ----------
+    params, lr
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
+    beta1, beta2 : float
+        The decay rates of ``m`` and ``v``, in [0, 1).
+    eps, eps_hat : float
+        Added to the root, after and before its bias is corrected, as in `Adam`; at least 0.
+    momentum_decay : float
+        How fast the momentum rises from half of `beta1` to `beta1`; at least 0.
+    weight_decay : float
+        Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
+    decoupled_weight_decay : bool
+        Let the weight decay shrink the parameters as in `AdamW` instead.
+    **options
+        Options that all optimizers share; see `schuss.optimizers.Options`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `schuss.optimizers.Options`.
+
+    References
+    ----------
+    Dozat, "Incorporating Nesterov momentum into Adam", 2016, algorithm 2 and section 2.2; the
+    schedule of the momentum as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = schuss.NAdam(w, lr=0.1)
+    >>> opt.step(np.array([0.5, -0.5]))
+    >>> w.round(4)
+    array([0.8944, 2.1056])
+    """
+
+    __slots__ = ()
+
+    rule_spec = RuleSpec("nadam", decoupled="decoupled_weight_decay")
+
+    lr: Setting[Rate] = hyperparameter(rate, default=0.002, kw_only=False)
+    beta1: Setting[float] = hyperparameter(UNIT, default=0.9)
+    beta2: Setting[float] = hyperparameter(UNIT, default=0.999)
+    eps: Setting[float] = hyperparameter(NON_NEGATIVE, default=1e-8)
+    eps_hat: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+    momentum_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.004)
+    weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+    decoupled_weight_decay: Setting[bool] = hyperparameter(flag, default=False)
+
+
+@declared
+class RAdam(Optimizer):
+    """RAdam: Adam whose step is rectified while ``v`` has seen few gradients.
+
+    With ``n = 2/(1-beta2) - 1`` and ``r = n - 2*t*beta2**t/(1-beta2**t)``, the step is that of
+    `Adam` times ``sqrt((r-4)*(r-2)*n/((n-4)*(n-2)*r))``. In the first steps, where ``r <= 5``, it
+    is ``lr*m_hat``. Its state is ``m`` and ``v``.
+
+    Parameters
+    ----------
+    params, lr
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
+    beta1, beta2 : float
+        The decay rates of ``m`` and ``v``, in [0, 1).
+    eps : float
+        Added to the root of ``v`` before its bias is corrected, as in PyTorch; at least 0.
+    weight_decay : float
+        Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
+    decoupled_weight_decay : bool
+        Let the weight decay shrink the parameters as in `AdamW` instead.
+    **options
+        Options that all optimizers share; see `schuss.optimizers.Options`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `schuss.optimizers.Options`.
+
+    References
+    ----------
+    Liu et al., "On the variance of the adaptive learning rate and beyond", 2020, algorithm 2; the
+    bound 5 in place of 4 as in PyTorch.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = schuss.RAdam(w, lr=0.1)
+    >>> opt.step(np.array([0.5, -0.5]))
+    >>> w.round(6)
+    array([0.95, 2.05])
+    """
+
+    __slots__ = ()
+
+    rule_spec = RuleSpec("radam", decoupled="decoupled_weight_decay")
+
+    lr: Setting[Rate] = hyperparameter(rate, default=0.001, kw_only=False)
+    beta1: Setting[float] = hyperparameter(UNIT, default=0.9)
+    beta2: Setting[float] = hyperparameter(UNIT, default=0.999)
+    eps: Setting[float] = hyperparameter(NON_NEGATIVE, default=1e-8)
+    weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+    decoupled_weight_decay: Setting[bool] = hyperparameter(flag, default=False)
+
+
+@declared
+class Lion(Optimizer):
+    """Lion, ``p = p - lr*sign(beta1*m + (1-beta1)*g); m = beta2*m + (1-beta2)*g``.
+
+    Each element moves by `lr`, or not at all where the sign is 0. Rates are usually a third to a
+    tenth of Adam's. Its state is ``m``.
+
+    Parameters
+    ----------
+    params, lr
+        The parameters and the learning rate; see `schuss.optimizers.Options`.
+    beta1, beta2 : float
+        The weights of ``m`` in the step, and the decay rate of ``m``; in [0, 1).
+    weight_decay : float
+        The rate at which the parameters shrink, times `lr`, as in `AdamW`; at least 0.
+    **options
+        Options that all optimizers share; see `schuss.optimizers.Options`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `schuss.optimizers.Options`.
+
+    References
+    ----------
+    Chen et al., "Symbolic discovery of optimization algorithms", 2023, algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w = np.array([1.0, 2.0])
+    >>> opt = schuss.Lion(w, lr=0.1)
+    >>> opt.step(np.array([0.5, -0.5]))
+    >>> w, opt.state["m"].round(6)
+    (array([0.9, 2.1]), array([ 0.005, -0.005]))
+    """
+
+    __slots__ = ()
+
+    rule_spec = RuleSpec("lion", decoupled=True)
+
+    lr: Setting[Rate] = hyperparameter(rate, default=1e-4, kw_only=False)
+    beta1: Setting[float] = hyperparameter(UNIT, default=0.9)
+    beta2: Setting[float] = hyperparameter(UNIT, default=0.99)
+    weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)

@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -79,16 +80,18 @@ WEIGHT_DECAY = 0.1
 def rule_of(name: str, decay: str, t: int) -> Callable[..., None]:
     """Return a rule's step t, as `reference.step` takes it."""
     rule, values = RULES[name]
-    options = {key: value for key, value in values.items() if key != "bias_correction"}
-    if "bias_correction" in values:
+    known = signature(rule).parameters
+    options = {key: value for key, value in values.items() if key in known}
+    if "step" in known:
         options["step"] = t
-    if decay == "coupled" or (decay == "decoupled" and "adam" in name):
+    can_shrink = "decoupled" in known
+    if decay == "coupled" or (decay == "decoupled" and can_shrink):
         options["weight_decay"] = WEIGHT_DECAY
-    if decay == "decoupled" and "adam" in name:
+    if decay == "decoupled" and can_shrink:
         options["decoupled"] = True
 
     def step(param: Array, grad: Array, *states: Array, **treatment: Any) -> None:
-        if decay == "decoupled" and "adam" not in name:  # no optimizer has this, but the sweep does
+        if decay == "decoupled" and not can_shrink:  # no optimizer has this, but the sweep does
             keep = param.dtype.type(1 - values["lr"] * WEIGHT_DECAY)
             with _core.subnormals_are_zero(), np.errstate(all="ignore"):
                 param[...] = param * keep

@@ -60,7 +60,12 @@ def _adam(*optional: str, **options: Any) -> Case:
     return Case("adam", ("m", "v"), optional, options, "step" not in options)
 
 
-SECOND_MOMENTS = frozenset({"square_average", "v", "v_max"})
+def _moments(rule: str, **options: Any) -> Case:
+    return Case(rule, ("m", "u" if rule == "adamax" else "v"), (), options, counts_steps=True)
+
+
+SECOND_MOMENTS = frozenset({"square_average", "square_sum", "delta_average", "u", "v", "v_max"})
+
 
 CASES = [
     Case("sgd"),
@@ -87,6 +92,19 @@ CASES = [
     _adam(weight_decay=0.1, decoupled=True),
     _adam("v_max"),
     _adam("v_max", weight_decay=0.1, decoupled=True),
+    Case("adagrad", ("square_sum",), (), {"weight_decay": 0.1}, counts_steps=True),
+    Case("adagrad", ("square_sum",), (), {"lr_decay": 0.5, "eps": 0.1}, counts_steps=True),
+    Case("adadelta", ("square_average", "delta_average"), options={"weight_decay": 0.1}),
+    Case("adadelta", ("square_average", "delta_average"), options={"rho": 0.5, "eps": 1e-3}),
+    _moments("adamax", weight_decay=0.1),
+    _moments("adamax", beta1=0.5, beta2=0.5, eps=1e-3),
+    _moments("nadam", eps=0.0, eps_hat=1e-3, weight_decay=0.1),
+    _moments("nadam", beta1=0.5, momentum_decay=0.5, weight_decay=0.1, decoupled=True),
+    _moments("radam", weight_decay=0.1),
+    _moments("radam", beta2=0.5),
+    _moments("radam", beta2=0.9, weight_decay=0.1, decoupled=True),
+    Case("lion", ("m",)),
+    Case("lion", ("m",), options={"beta1": 0.5, "weight_decay": 0.1}),
     Case("sgd", options={"scale": 0.3, "clip_value": 0.5}),
     _momentum(scale=-1.7, clip_value=0.0, weight_decay=0.1),
     _rmsprop("mean", scale=1e-3, clip_value=1e-4),

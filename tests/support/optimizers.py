@@ -137,6 +137,102 @@ OPTIMIZERS: dict[str, Kind] = {
         groups=(({"lr": 0.1}, {"weight_decay": 0.0}, {"weight_decay": 0.5, "lr": 0.25}),),
     ),
 }
+OPTIMIZERS |= {
+    "Adagrad": Kind(
+        kernel="adagrad",
+        states=("square_sum",),
+        defaults={
+            "lr": 0.01,
+            "lr_decay": 0.0,
+            "eps": 1e-10,
+            "initial_accumulator_value": 0.0,
+            "weight_decay": 0.0,
+        },
+        variants=({"lr_decay": 0.5, "initial_accumulator_value": 0.1, "weight_decay": 0.1},),
+        groups=(
+            (
+                {"lr": 0.1, "initial_accumulator_value": 0.3},
+                {"lr_decay": 0.5, "initial_accumulator_value": 0.1},
+                {"eps": 0.1, "weight_decay": 0.1},
+            ),
+        ),
+        rules={"adagrad": {}},
+    ),
+    "Adadelta": Kind(
+        kernel="adadelta",
+        states=("square_average", "delta_average"),
+        defaults={"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0},
+        variants=({"rho": 0.5, "eps": 1e-3, "weight_decay": 0.1},),
+        groups=(({"lr": 0.5}, {"rho": 0.5}, {"eps": 0.1, "weight_decay": 0.1}),),
+        rules={"adadelta": {}},
+    ),
+    "Adamax": Kind(
+        kernel="adamax",
+        states=("m", "u"),
+        defaults={"lr": 0.002, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0},
+        variants=({"beta1": 0.5, "beta2": 0.5, "weight_decay": 0.1},),
+        groups=(({"lr": 0.1}, {"beta1": 0.5, "eps": 0.1}, {"beta2": 0.5, "weight_decay": 0.1}),),
+        rules={"adamax": {}},
+    ),
+    "NAdam": Kind(
+        kernel="nadam",
+        states=("m", "v"),
+        defaults={
+            "lr": 0.002,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "eps": 1e-8,
+            "eps_hat": 0.0,
+            "momentum_decay": 0.004,
+            "weight_decay": 0.0,
+            "decoupled_weight_decay": False,
+        },
+        variants=(
+            {"eps": 0.0, "eps_hat": 0.1, "weight_decay": 0.1},
+            {"momentum_decay": 0.5, "weight_decay": 0.1, "decoupled_weight_decay": True},
+        ),
+        groups=(
+            (
+                {"lr": 0.1, "weight_decay": 0.1},
+                {"beta1": 0.5, "momentum_decay": 0.5},
+                {"decoupled_weight_decay": True, "eps_hat": 0.1},
+            ),
+        ),
+        rules={"nadam": {}},
+    ),
+    "RAdam": Kind(
+        kernel="radam",
+        states=("m", "v"),
+        defaults={
+            "lr": 0.001,
+            "beta1": 0.9,
+            "beta2": 0.999,
+            "eps": 1e-8,
+            "weight_decay": 0.0,
+            "decoupled_weight_decay": False,
+        },
+        variants=(
+            {"beta2": 0.9, "weight_decay": 0.1},
+            {"weight_decay": 0.1, "decoupled_weight_decay": True},
+        ),
+        groups=(
+            (
+                {"lr": 0.1, "weight_decay": 0.1},
+                {"beta1": 0.5, "beta2": 0.9},
+                {"decoupled_weight_decay": True, "eps": 0.1},
+            ),
+        ),
+        rules={"radam": {}},
+    ),
+    "Lion": Kind(
+        kernel="lion",
+        states=("m",),
+        defaults={"lr": 1e-4, "beta1": 0.9, "beta2": 0.99, "weight_decay": 0.0},
+        variants=({"lr": 0.1, "beta1": 0.5, "weight_decay": 0.1},),
+        groups=(({"lr": 0.1}, {"beta1": 0.5, "beta2": 0.5}, {"weight_decay": 0.1}),),
+        rules={"lion": {}},
+    ),
+}
 
 # The options of every optimizer that can change between steps, and their defaults.
 OPTIONS: Options = {
@@ -162,6 +258,11 @@ OTHER_VALUES: Options = {
     "eps": 1e-3,
     "eps_root": 1e-2,
     "eps_hat": 1e-3,
+    "rho": 0.75,
+    "lr_decay": 0.25,
+    "initial_accumulator_value": 0.5,
+    "momentum_decay": 0.25,
+    "decoupled_weight_decay": True,
     "centered": True,
     "momentum": 0.5,
     "amsgrad": True,

@@ -1,16 +1,16 @@
 """The NumPy reference: what the kernels and the optimizers compute, written as formulas.
 
-`sgd`, `momentum`, `rmsprop` and `adam` are the functions of `schuss.kernels`; `average` and `ewma`
-are what `schuss.ExponentialAverage` and `schuss.ewma` compute; `step` is a whole step with all its
+The rules, such as `sgd` and `adam`, are the functions of `schuss.kernels`; `average` and `ewma` are
+what `schuss.ExponentialAverage` and `schuss.ewma` compute; `step` is a whole step with all its
 options, and `Optimizer` keeps the state between steps.
 
 The kernels give the same bits. Each operation on arrays rounds on its own, in the order written
 here. What depends on hyperparameters alone is computed in double precision and rounded once to the
 arrays' dtype. Subnormal numbers count as zero, as they do in the kernels; but products of factors,
-and learning rates, may have any exponent. Momentum, RMSprop and Adam weigh by beta and 1-beta, each
-of them rounded, as in their papers and in PyTorch; averages of parameters and of series, whose
-weights must add up to 1, do not. The only difference allowed is what IEEE 754 leaves open: the sign
-and payload of a NaN.
+and learning rates, may have any exponent. The rules weigh by beta and 1-beta, each of them rounded,
+as in their papers and in PyTorch; averages of parameters and of series, whose weights must add up
+to 1, do not. The only difference allowed is what IEEE 754 leaves open: the sign and payload of a
+NaN.
 
 These functions are for reading and for testing. They are slow, allocate memory, and do not check
 their arrays.

@@ -40,6 +40,12 @@ def square(values: npt.NDArray[Float], like: npt.NDArray[Float]) -> npt.NDArray[
     return squares[..., :1] + squares[..., 1:]
 
 
+def magnitude(values: npt.NDArray[Float], like: npt.NDArray[Float]) -> npt.NDArray[Float]:
+    """Return the magnitudes of real numbers; or the moduli of complex ones, if `like` has those."""
+    magnitudes: npt.NDArray[Float] = np.abs(values)
+    return magnitudes if values.shape == like.shape else np.sqrt(square(values, like))
+
+
 def widen_grad(grad: Array, param: npt.NDArray[Float]) -> Array:
     """Return a gradient in the dtype of a parameter that was widened, if that holds its values."""
     with subnormals_are_zero():

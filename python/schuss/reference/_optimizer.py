@@ -1,7 +1,7 @@
 """The reference optimizer: a rule, and what it keeps between steps."""
 
 from collections.abc import Callable, Iterator, Mapping
-from inspect import Parameter, signature
+from inspect import signature
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +38,8 @@ class Optimizer:
 
     Parameters
     ----------
-    kind : {"sgd", "momentum", "rmsprop", "adam", "adamw"}
-        The rule.
+    kind : str
+        The rule: the name of a class of optimizers in small letters, such as "adamw".
     params : array, or list, tuple or dict of arrays, nested as you like
         The parameters, of any shape, in float32, float64, float16, bfloat16, complex64 or
         complex128; updated in place.
@@ -176,7 +176,8 @@ class Optimizer:
     def set(self, *, group: int | None = None, **changes: Any) -> None:
         """Change hyperparameters and options from the next step on.
 
-        States that the rule needs now begin with zeros; those that it does not need are dropped.
+        States that the rule needs now begin as in a new optimizer; those that it does not need are
+        dropped.
 
         Parameters
         ----------
@@ -200,7 +201,8 @@ class Optimizer:
         if any(other != names for other in others):
             raise ValueError("reference.Optimizer: the groups need different states")
         self._states = {
-            name: self._states.get(name) or self._zeros_of_state(name) for name in names
+            name: self._states.get(name) or self._new_state(name, settings, groups)
+            for name in names
         }
         from_zero = settings["average_bias_correction"]
         if settings["average"] is None:
@@ -302,8 +304,10 @@ class Optimizer:
         }
         if callable(arguments["lr"]):
             arguments["lr"] = float(arguments["lr"](t))
-        if "bias_correction" in hyperparameters:
-            arguments["step"] = t if hyperparameters["bias_correction"] else None
+        if "step" in signature(self._kind.rule).parameters:
+            arguments["step"] = t if hyperparameters.get("bias_correction", True) else None
+        if "decoupled_weight_decay" in hyperparameters:
+            arguments["decoupled"] = hyperparameters["decoupled_weight_decay"]
 
         def rule(param: Array, grad: Array, *states: Array, **options: Any) -> None:
             named = dict(zip(names, states, strict=True))
@@ -320,10 +324,16 @@ class Optimizer:
                 values[...] = values / weight
         return corrected
 
-    def _zeros_of_state(self, name: str) -> list[Array]:
+    def _new_state(
+        self, name: str, settings: dict[str, Any], groups: list[dict[str, Any]]
+    ) -> list[Array]:
+        arrays = self._zeros(self.state_dtype)
         if self.complex == "modulus" and name in self._kind.nonnegative:
-            return [np.zeros_like(zeros.real) for zeros in self._zeros()]
-        return self._zeros(self.state_dtype)
+            arrays = [np.zeros_like(array.real) for array in arrays]
+        if name in self._kind.initial:
+            for array, group in zip(arrays, self._group_of, strict=True):
+                components(array)[...] = (settings | groups[group])[self._kind.initial[name]]
+        return arrays
 
     def _zeros(self, dtype: npt.DTypeLike | None = None) -> list[Array]:
         return [np.zeros(param.shape, dtype or computed_dtype(param)) for param in self._leaves]
@@ -336,8 +346,6 @@ def _defaults(kind: Kind) -> dict[str, Any]:
     no_hyperparameters = {"lr", "step", "scale", "clip_value", "decoupled"} | arrays
     defaults = dict.fromkeys(kind.optional_states.values(), False)
     defaults |= {p.name: p.default for p in parameters.values() if p.name not in no_hyperparameters}
-    if "step" in parameters:  # `momentum` without it does not correct
-        defaults["bias_correction"] = parameters["step"].default is Parameter.empty
     return {**defaults, **kind.defaults}
 
 
