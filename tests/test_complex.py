@@ -179,7 +179,9 @@ def test_a_hundred_steps_of_components_agree_with_pytorch(
         theirs.grad = torch.tensor(grad)
         their_optimizer.step()
         optimizer.step(grad)
-    np.testing.assert_allclose(param, theirs.detach().numpy(), rtol=1e-13, atol=1e-14)
+    # PyTorch keeps the product of NAdam's momenta in float32.
+    tolerance = 1e-8 if name == "NAdam" else 1e-13
+    np.testing.assert_allclose(param, theirs.detach().numpy(), rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(
