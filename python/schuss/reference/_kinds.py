@@ -18,7 +18,6 @@ from schuss.reference._rules import (
     sgd,
 )
 
-
 SECOND_MOMENTS = frozenset({"square_average", "square_sum", "delta_average", "u", "v", "v_max"})
 """The states of squares or magnitudes. Those of complex numbers may have the modulus."""
 
