@@ -193,7 +193,6 @@ def test_a_hundred_steps_of_components_agree_with_pytorch(
         ("adamw(0.01, weight_decay=0.1)", "AdamW", {"weight_decay": 0.1}),
         ("adagrad(0.01, initial_accumulator_value=0.5, eps=1e-30)", "Adagrad",
          {"initial_accumulator_value": 0.5, "eps": 1e-30}),
-        ("adadelta(0.01, rho=0.9, eps=1e-6)", "Adadelta", {}),
         ("adamax(0.01)", "Adamax", {}),
         ("radam(0.01)", "RAdam", {}),
         ("rmsprop(0.01, eps=1e-6)", "RMSprop", {"eps": 0.0, "eps_root": 1e-6}),
