@@ -60,9 +60,9 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
             values[name] = values[other]
     lr, weight_decay = values.pop("lr"), values.pop("weight_decay")
     by = spec.decoupled
-    is_decoupled = values[by] if isinstance(by, str) else by
+    decoupled = values[by] if isinstance(by, str) else by
     # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
-    decay = "coupled" if weight_decay and not is_decoupled else "decoupled"
+    decay = "coupled" if weight_decay and not decoupled else "decoupled"
     return _core.Formula(
         spec.form(values),
         values,

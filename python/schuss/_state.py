@@ -7,7 +7,14 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from schuss import _core
-from schuss._arrays import Array, ArrayLike, computed_dtype, parse_dtype, zeros_like_strided
+from schuss._arrays import (
+    Array,
+    ArrayLike,
+    components,
+    computed_dtype,
+    parse_dtype,
+    zeros_like_strided,
+)
 from schuss._hyperparameters import choice
 
 States: TypeAlias = dict[str, list[Array]]
@@ -34,7 +41,7 @@ class StateFormat:
         state = zeros_like_strided(param, index, dtype)
         if initial != 0:
             with np.errstate(all="ignore"):  # the core refuses a value that the dtype cannot hold
-                state[...] = initial
+                components(state)[...] = initial
         return state
 
 
@@ -70,9 +77,7 @@ def with_names(
     return {
         name: states.get(name)
         or [
-            format.new(
-                param, index, values.get(name, 0.0), is_second_moment=name in second_moments
-            )
+            format.new(param, index, values.get(name, 0.0), is_second_moment=name in second_moments)
             for param, values in zip(params, initial, strict=True)
         ]
         for index, name in enumerate(names, start=1)

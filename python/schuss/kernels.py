@@ -7,9 +7,10 @@ complex64 or complex128. Alternatively, `param` and `grad` are each float32, flo
 be writeable. Objects that export their memory through ``__dlpack__`` or the buffer protocol are
 used without a copy.
 
-The second moments of a complex `param` (`square_average`, `v`, `v_max`) may be real: they then
-average ``abs(g)**2``. See `complex` of `schuss.optimizers.Options`, and its notes for the
-convention of complex gradients. Complex numbers have no order, so there is no `clip_value`.
+The states of a complex `param` that are made of squares or magnitudes (`v`, `v_max`, `u`,
+`square_average`, `square_sum`, `delta_average`) may be real: these are then those of ``abs(g)``.
+See `complex` of `schuss.optimizers.Options`, and its notes for the convention of complex gradients.
+Complex numbers have no order, so there is no `clip_value`.
 
 The results are bit-for-bit those of `schuss.reference`. All functions raise
 

@@ -64,7 +64,8 @@ def _moments(rule: str, **options: Any) -> Case:
     return Case(rule, ("m", "u" if rule == "adamax" else "v"), (), options, counts_steps=True)
 
 
-SECOND_MOMENTS = frozenset({"delta_average", "square_average", "square_sum", "u", "v", "v_max"})
+SECOND_MOMENTS = frozenset({"square_average", "square_sum", "delta_average", "u", "v", "v_max"})
+
 
 CASES = [
     Case("sgd"),

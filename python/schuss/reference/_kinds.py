@@ -18,8 +18,8 @@ from schuss.reference._rules import (
     sgd,
 )
 
-
-_NONNEGATIVE = frozenset({"delta_average", "square_average", "square_sum", "u", "v", "v_max"})
+SECOND_MOMENTS = frozenset({"square_average", "square_sum", "delta_average", "u", "v", "v_max"})
+"""The states of squares or magnitudes. Those of complex numbers may have the modulus."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,6 @@ class Kind:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     initial: Mapping[str, str] = field(default_factory=dict)
     """The states that do not begin with zeros, each with the hyperparameter of its first value."""
-
-    @property
-    def nonnegative(self) -> frozenset[str]:
-        """The states that are never negative: of complex numbers, they may have the modulus."""
-        return _NONNEGATIVE & {*self.states, *self.optional_states}
 
     def states_with(self, hyperparameters: Mapping[str, Any]) -> list[str]:
         """Return the names of the states that these hyperparameters need."""

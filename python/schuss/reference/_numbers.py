@@ -41,8 +41,9 @@ def square(values: npt.NDArray[Float], like: npt.NDArray[Float]) -> npt.NDArray[
 
 
 def magnitude(values: npt.NDArray[Float], like: npt.NDArray[Float]) -> npt.NDArray[Float]:
-    """Return the magnitudes of real numbers; or of complex ones, if `like` has those."""
-    return np.abs(values) if values.shape == like.shape else np.sqrt(square(values, like))
+    """Return the magnitudes of real numbers; or the moduli of complex ones, if `like` has those."""
+    magnitudes: npt.NDArray[Float] = np.abs(values)
+    return magnitudes if values.shape == like.shape else np.sqrt(square(values, like))
 
 
 def widen_grad(grad: Array, param: npt.NDArray[Float]) -> Array:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from schuss._arrays import Array, ArrayTree, GradTree, components, computed_dtype
 from schuss._core import subnormals_are_zero
-from schuss.reference._kinds import KINDS, Kind
+from schuss.reference._kinds import KINDS, SECOND_MOMENTS, Kind
 from schuss.reference._numbers import apply_scale, round_into, wide, widen, widen_grad
 from schuss.reference._step import step
 
@@ -364,11 +364,11 @@ class Optimizer:
         self, name: str, settings: dict[str, Any], groups: list[dict[str, Any]]
     ) -> list[Array]:
         arrays = self._zeros(self.state_dtype)
-        if self.complex == "modulus" and name in self._kind.nonnegative:
-            arrays = [np.zeros_like(zeros.real) for zeros in self._zeros()]
+        if self.complex == "modulus" and name in SECOND_MOMENTS:
+            arrays = [np.zeros_like(array.real) for array in arrays]
         if name in self._kind.initial:
             for array, group in zip(arrays, self._group_of, strict=True):
-                array[...] = (settings | groups[group])[self._kind.initial[name]]
+                components(array)[...] = (settings | groups[group])[self._kind.initial[name]]
         return arrays
 
     def _zeros(self, dtype: npt.DTypeLike | None = None) -> list[Array]:
