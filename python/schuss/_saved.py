@@ -52,8 +52,13 @@ class Saved:
 
 @dataclass(frozen=True)
 class Checked:
-    """Saved settings that were checked, and the arrays for them: existing ones, or zeros."""
+    """Saved settings that were checked, and the arrays for them: existing ones, or zeros.
 
+    call
+        What messages begin with.
+    """
+
+    call: str
     steps: int
     skipped: int
     settings: dict[str, Any]
@@ -245,6 +250,7 @@ def checked(
     if accumulated is not None:
         arrays["accumulated"] = new_sums(internals.arrays)
     return Checked(
+        call=call,
         steps=known["steps"],
         skipped=known["skipped"],
         settings=settings,
@@ -322,7 +328,11 @@ def restore(
             internals.core.steps = known.steps
             internals.write_copies()
 
-        internals.reconfigure(known.settings, known.groups, known.settings, on_commit=on_commit)
+        try:
+            internals.reconfigure(known.settings, known.groups, known.settings, on_commit=on_commit)
+        except ValueError as error:  # a number that a dtype cannot represent
+            text = str(error).replace(f"{internals.call}:", f"{known.call}:", 1)
+            raise ValueError(text) from None
 
 
 def _copied_schedules(settings: Mapping[str, Any], memo: _Memo) -> dict[str, Any]:
