@@ -610,7 +610,7 @@ DTYPES = "has dtype {}, expected float32, float64, float16, bfloat16, complex64 
         (ARRAYS, 1.0, TypeError, "values is a float, expected arrays as before"),
         (ARRAYS, ONES, ValueError, "values is a ndarray, expected a mapping"),
         (ARRAYS, [ONES], ValueError, "values is a list, expected a mapping"),
-        (ARRAYS, {"v": ONES}, ValueError, "values has no key 'w', expected it"),
+        (ARRAYS, {"v": ONES}, ValueError, "values has no key 'w' .it has 'v'., expected it"),
         (ARRAYS, {"w": ONES, "v": ONES}, ValueError, "values has the key 'v', expected no"),
         (ARRAYS, {"w": np.ones(4)}, ValueError, r"values\['w'\] has shape \(4,\), expected \(3,\)"),
         (

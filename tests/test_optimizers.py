@@ -342,7 +342,7 @@ def test_a_state_dict_has_these_entries() -> None:
     assert (saved["optimizer"], saved["steps"], type(optimizer.steps)) == ("Momentum", 1, int)
     defaults = {**OPTIMIZERS["Momentum"].defaults, **OPTIONS}
     assert saved["hyperparameters"] == {**defaults, "lr": 0.5, "average": 0.5}
-    assert saved["groups"] == [{"hyperparameters": {}, "members": [0]}]
+    assert saved["groups"] == [{"hyperparameters": {}, "members": [0], "rested": 0}]
     assert [*saved["state"]] == ["velocity"]
     assert contents(saved["state"]) == contents(optimizer.state)
     assert [*saved["average"]] == ["weights", "values"]

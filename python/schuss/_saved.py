@@ -52,8 +52,13 @@ class Saved:
 
 @dataclass(frozen=True)
 class Checked:
-    """Saved settings that were checked, and the arrays for them: existing ones, or zeros."""
+    """Saved settings that were checked, and the arrays for them: existing ones, or zeros.
 
+    call
+        What messages begin with.
+    """
+
+    call: str
     steps: int
     skipped: int
     settings: dict[str, Any]
@@ -248,6 +253,7 @@ def checked(
     if accumulated is not None:
         arrays["accumulated"] = new_sums(internals.arrays)
     return Checked(
+        call=call,
         steps=known["steps"],
         skipped=known["skipped"],
         settings=settings,
