@@ -3,7 +3,7 @@
 Each class declares its hyperparameters and its rule. `Optimizer` has what they share.
 
 To add an optimizer, add its rule to ``cpp/rules``, functions to ``reference/_rules.py`` and
-``kernels.py``, and a class here, with its name in ``__all__``.
+``kernels.py``, a row to ``reference/_kinds.py``, and a class here, with its name in ``__all__``.
 """
 
 from dataclasses import replace

@@ -235,6 +235,8 @@ def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
         updates = name in UPDATES
         if not updates and (decay != "none" or formats[0] in halves[1:]):
             continue
+        if (name, decay) == ("lion", "coupled"):  # its reference has no such form
+            continue
         if not formats[2] or (updates and _core.states(name)):
             yield partial(case, i, (name, decay), *formats)
 

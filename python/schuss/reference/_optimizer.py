@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from schuss._arrays import Array, ArrayTree, computed_dtype
 from schuss._core import subnormals_are_zero
+from schuss.reference._kinds import KINDS, Kind
 from schuss.reference._numbers import apply_scale, round_into, wide, widen
-from schuss.reference._rules import KINDS, Kind
 from schuss.reference._step import step
 
 _OPTIONS: dict[str, Any] = {
