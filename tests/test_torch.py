@@ -62,6 +62,18 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("Adam", {"lr": 0.1, "amsgrad": True, "maximize": True}),
     ("AdamW", {"lr": 0.1}),
     ("AdamW", {"lr": 0.1, "weight_decay": 0.3, "amsgrad": True, "foreach": True}),
+    ("Adagrad", {"lr": 0.1}),
+    ("Adagrad", {"lr_decay": 0.1, "initial_accumulator_value": 0.5, "weight_decay": 0.1}),
+    ("Adadelta", {"maximize": True}),
+    ("Adadelta", {"lr": 3.0, "rho": 0.5, "eps": 1e-3, "weight_decay": 0.1}),
+    ("Adamax", {"lr": 0.1}),
+    ("Adamax", {"betas": (0.5, 0.9), "eps": 1e-3, "weight_decay": 0.1, "maximize": True}),
+    ("NAdam", {"lr": 0.1, "maximize": True}),
+    ("NAdam", {"betas": (0.5, 0.9), "momentum_decay": 0.1, "weight_decay": 0.1}),
+    ("NAdam", {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("RAdam", {"lr": 0.1}),
+    ("RAdam", {"lr": 0.1, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    ("RAdam", {"betas": (0.5, 0.6), "eps": 1e-3, "weight_decay": 0.1}),
 ]
 
 
@@ -104,13 +116,18 @@ def step_both(pair: list[Any], t: int, without: tuple[int, ...] = ()) -> None:
         assert optimizer.step() is None
 
 
-def assert_close(some: list[Any], others: list[Any]) -> None:
-    torch.testing.assert_close(some, others, rtol=1e-12, atol=1e-12)
+# torch.optim multiplies the momenta of NAdam in float32.
+TOLERANCE = {"NAdam": 1e-6}
+
+
+def assert_close(some: list[Any], others: list[Any], tolerance: float = 1e-12) -> None:
+    torch.testing.assert_close(some, others, rtol=tolerance, atol=tolerance)
 
 
 def assert_both_train_alike(train: Callable[[Any], Any]) -> None:
     """Assert that `train` returns the same numbers for both modules."""
-    assert_close(*([each.detach() for each in train(m)] for m in (schuss_torch, torch.optim)))
+    ours, theirs = ([each.detach() for each in train(m)] for m in (schuss_torch, torch.optim))
+    assert_close(ours, theirs)
 
 
 def both(name: str, options: dict[str, Any], groups: Any = list) -> list[Any]:
@@ -150,7 +167,7 @@ def test_steps_and_state_are_those_of_torch_also_after_each_loaded_that_of_the_o
             for (optimizer, _), of_the_other in zip(pair, reversed(saved), strict=True):
                 optimizer.load_state_dict(of_the_other)
         step_both(pair, t, without if t % 3 else ())
-        assert_alike(*pair)
+        assert_alike(*pair, tolerance=TOLERANCE.get(name, 1e-12))
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
@@ -174,6 +191,14 @@ def test_copies_go_on_as_the_original(how: str) -> None:
     for t in (2, 3):
         step_both([(optimizer, [*model.parameters()]), (other_optimizer, [*other.parameters()])], t)
         assert all(map(torch.equal, model.parameters(), other.parameters()))
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+def test_a_hundred_steps_are_those_of_torch(name: str, options: dict[str, Any]) -> None:
+    pair = both(name, options)
+    for t in range(100):
+        step_both(pair, t, (t % 7,) if t % 5 == 0 else ())
+    assert_alike(*pair, tolerance=TOLERANCE.get(name, 1e-9))
 
 
 SCHEDULERS: dict[str, Callable[[Any], Any]] = {
@@ -329,6 +354,8 @@ BITS = [
     ("RMSprop", {"lr": 0.1}, partial(schuss.RMSprop, lr=0.1, beta=0.99)),
     ("Adam", {"lr": 0.1}, partial(schuss.Adam, lr=0.1)),
     ("AdamW", {"lr": 0.1}, partial(schuss.AdamW, lr=0.1)),
+    *((name, {}, getattr(schuss, name)) for name in ("Adagrad", "Adadelta", "Adamax")),
+    *((name, {}, getattr(schuss, name)) for name in ("NAdam", "RAdam")),
 ]
 EXTRAS: list[dict[str, Any]] = [
     {},
@@ -439,9 +466,11 @@ def test_low_precision_parameters_step_as_float32_ones_and_are_rounded(
 
 @pytest.mark.parametrize("state_dtype", [None, "bfloat16"])
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "state_dict"])
-def test_low_precision_state_averages_and_copies_go_on(how: str, state_dtype: Any) -> None:
+@pytest.mark.parametrize("name", ["Adam", "NAdam"])
+def test_low_precision_state_and_averages_go_on(name: str, how: str, state_dtype: Any) -> None:
     def make(params: list[Any]) -> Any:
-        return schuss_torch.Adam(params, lr=0.1, average=0.5, clip_norm=1, state_dtype=state_dtype)
+        kind = getattr(schuss_torch, name)
+        return kind(params, lr=0.1, average=0.5, clip_norm=1, state_dtype=state_dtype)
 
     params = parameters(torch.bfloat16)
     optimizer = make(params)
@@ -458,7 +487,8 @@ def test_low_precision_state_averages_and_copies_go_on(how: str, state_dtype: An
         step_both([(optimizer, params), (other, others)], t, without=(1,) if t == 2 else ())
         for found, wanted in ((others, params), (other.average, optimizer.average)):
             assert all(map(torch.equal, found, wanted))
-    theirs = torch.optim.Adam(others)
+    assert str(other.state_dict()) == str(optimizer.state_dict())
+    theirs = getattr(torch.optim, name)(others)
     theirs.load_state_dict(optimizer.state_dict())
     other.load_state_dict(theirs.state_dict())
     step_both([(other, others), (theirs, params)], 4)
@@ -630,8 +660,28 @@ def test_training_goes_on_from_a_state_dict_of_torch_and_back(
     back.load_state_dict(schuss_torch.state_dict(ours))
     for t in range(7, 10):
         step_both([(theirs, expected), (back, params)], t)
-    assert_close(params, expected)
+    assert_close(params, expected, TOLERANCE.get(name, 1e-12))
     assert ours.clip_norm == 1e9
+
+
+@pytest.mark.parametrize("name", ["Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam", "Adam"])
+def test_a_state_before_the_first_step_goes_to_torch(name: str) -> None:
+    pair = both(name, {})
+    theirs, params = pair[0]
+    ours = getattr(schuss, name)(arrays_of(params))
+    theirs.load_state_dict(schuss_torch.state_dict(ours))
+    step_both(pair, 1)
+    assert_close(pair[1][1], params, TOLERANCE.get(name, 1e-12))
+
+
+def test_a_group_added_to_adagrad_begins_with_the_initial_value() -> None:
+    pair = both("Adagrad", {"initial_accumulator_value": 0.5})
+    params = parameters()
+    added = schuss_torch.Adagrad(params[:2], initial_accumulator_value=0.5)
+    added.add_param_group({"params": params[2:]})  # torch.optim cannot step it
+    for t in range(2):
+        step_both([*pair, (added, params)], t)
+    assert_close(params, pair[0][1])
 
 
 def two_groups(kind: Any, params: list[Any], *options: dict[str, Any]) -> Any:

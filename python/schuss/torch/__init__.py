@@ -33,12 +33,34 @@ except ImportError:
     raise ImportError("schuss.torch: torch is not installed (pip install torch)") from None
 
 from schuss._listing import public_names
-from schuss.torch._optimizers import SGD, Adam, AdamW, RMSprop
+from schuss.torch._optimizers import (
+    SGD,
+    Adadelta,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    NAdam,
+    RAdam,
+    RMSprop,
+)
 from schuss.torch._state_dicts import load_state_dict, state_dict
 
-__all__ = ["SGD", "Adam", "AdamW", "RMSprop", "load_state_dict", "state_dict"]
+__all__ = [
+    "SGD",
+    "Adadelta",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "load_state_dict",
+    "state_dict",
+]
 
 __dir__ = public_names(__name__)
 
-for _kind in (SGD, Adam, AdamW, RMSprop):
+for _kind in (SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, RAdam, RMSprop):
     _kind.__module__ = __name__  # pickles name the public module

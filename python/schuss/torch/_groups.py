@@ -1,7 +1,7 @@
 """Hyperparameters of a group of parameters, as `torch.optim` and as schuss name them."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from schuss._hyperparameters import real
@@ -15,20 +15,28 @@ class Correspondence:
     """The hyperparameters of schuss for each option except `lr`: several for a tuple."""
     states: Mapping[str, str]
     """The key in `torch.optim` of each state."""
-    lacking: Mapping[str, Any]
+    lacking: Mapping[str, Any] = field(default_factory=dict)
     """The hyperparameters that `torch.optim` lacks, with their values there."""
     counts_steps: bool = True
     """Whether the state has the number of steps."""
+    momentum: Callable[[Mapping[str, Any], float], float] | None = None
+    """If the state has the product of the momenta so far: the one of step t."""
 
 
 def _same(*names: str) -> dict[str, str | tuple[str, ...]]:
     return {name: name for name in names}
 
 
+def _momentum_of_nadam(values: Mapping[str, Any], t: float) -> float:
+    momentum: float = values["beta1"] * (1 - 0.5 * 0.96 ** (t * values["momentum_decay"]))
+    return momentum
+
+
 _BETAS: dict[str, str | tuple[str, ...]] = {"betas": ("beta1", "beta2")}
+_MOMENTS = {"m": "exp_avg", "v": "exp_avg_sq"}
 _ADAM = Correspondence(
     options=_BETAS | _same("eps", "amsgrad", "weight_decay"),
-    states={"m": "exp_avg", "v": "exp_avg_sq", "v_max": "max_exp_avg_sq"},
+    states=_MOMENTS | {"v_max": "max_exp_avg_sq"},
     lacking={"eps_root": 0.0, "eps_hat": 0.0, "bias_correction": True},
 )
 RULES = {
@@ -45,9 +53,31 @@ RULES = {
     ),
     "Adam": _ADAM,
     "AdamW": _ADAM,
+    "Adagrad": Correspondence(
+        options=_same("lr_decay", "eps", "initial_accumulator_value", "weight_decay"),
+        states={"square_sum": "sum"},
+    ),
+    "Adadelta": Correspondence(
+        options=_same("rho", "eps", "weight_decay"),
+        states={"square_average": "square_avg", "delta_average": "acc_delta"},
+    ),
+    "Adamax": Correspondence(
+        options=_BETAS | _same("eps", "weight_decay"),
+        states={"m": "exp_avg", "u": "exp_inf"},
+    ),
+    "NAdam": Correspondence(
+        options=_BETAS | _same("eps", "weight_decay", "momentum_decay", "decoupled_weight_decay"),
+        states=_MOMENTS,
+        lacking={"eps_hat": 0.0},
+        momentum=_momentum_of_nadam,
+    ),
+    "RAdam": Correspondence(
+        options=_BETAS | _same("eps", "weight_decay", "decoupled_weight_decay"),
+        states=_MOMENTS,
+    ),
 }
 KINDS = (*RULES, "Momentum")
-_FLAGS = ("amsgrad", "centered", "nesterov")
+_FLAGS = ("amsgrad", "centered", "decoupled_weight_decay", "nesterov")
 
 
 def rule_of(kind: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from schuss._arrays import Array, computed_dtype
 from schuss._errors import wrong_type
 from schuss._hyperparameters import check_keys, mapping
 from schuss._internals import internals_of
-from schuss._rules import states
+from schuss._rules import spec_of, states
 from schuss.optimizers import Optimizer
 from schuss.torch._groups import KINDS, RULES, Correspondence, from_torch, number, rule_of, to_torch
 
@@ -22,14 +23,15 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
     Parameters
     ----------
     optimizer : Optimizer
-        An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss, with parameters of any shape
-        and dtype. Schedules are replaced by the current rates (``lr_now`` of each group). Options
-        that `torch.optim` lacks (`clip_norm`, averages, copies and so on) are left out.
+        An optimizer of schuss of a class that `torch.optim` has too, or `Momentum`, with parameters
+        of any shape and dtype. Schedules are replaced by the current rates (``lr_now`` of each
+        group). Options that `torch.optim` lacks (`clip_norm`, averages, copies and so on) are left
+        out.
 
     Returns
     -------
     dict
-        A state for ``load_state_dict`` of `torch.optim.SGD`, `RMSprop`, `Adam` or `AdamW` with the
+        A state for ``load_state_dict`` of that class (`torch.optim.SGD` for `Momentum`) with the
         same number of parameters in the same order and groups. Its tensors are copies.
 
     Raises
@@ -77,9 +79,12 @@ def _param_states(
         rule.states[name]: tree.flatten_arrays(state, call, name)
         for name, state in saved["state"].items()
     }
-    # A velocity can come from a state without a number of steps.
-    if steps == 0 and not any(array.any() for each in arrays.values() for array in each):
+    # A velocity can come from a state without a number of steps. Adagrad of torch.optim needs its
+    # state from the start.
+    is_new = steps == 0 and not spec_of(type(optimizer)).initial
+    if is_new and not any(array.any() for each in arrays.values() for array in each):
         return {}
+    groups = internals_of(optimizer).group_of
     result: dict[int, dict[str, Any]] = {}
     for i, each in enumerate(zip(*arrays.values(), strict=True)):
         result[i] = {
@@ -90,6 +95,10 @@ def _param_states(
             # float32 as in torch.optim, except for a number that it cannot represent.
             dtype = torch.float32 if steps <= 1 << 24 else torch.float64
             result[i]["step"] = torch.tensor(float(steps), dtype=dtype)
+        if rule.momentum is not None:
+            values = optimizer.param_groups[groups[i]]
+            momenta = (rule.momentum(values, t) for t in range(1, steps + 1))
+            result[i]["mu_product"] = torch.tensor(prod(momenta))
     return result
 
 
@@ -126,13 +135,13 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     Parameters
     ----------
     optimizer : Optimizer
-        An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss: of the class of the state,
-        with the same number of parameters of the same shapes, in the same order and groups. Options
-        that `torch.optim` lacks (`clip_norm`, averages and so on) are unchanged.
+        An optimizer of schuss of the class of the state, or `Momentum` for that of SGD, with the
+        same number of parameters of the same shapes, in the same order and groups. Options that
+        `torch.optim` lacks (`clip_norm`, averages and so on) are unchanged.
     state_dict : mapping
-        The result of ``state_dict()`` of `torch.optim.SGD`, `RMSprop`, `Adam` or `AdamW`. That of
-        SGD has no number of steps: `optimizer.steps` is unchanged then. The tensors can be on any
-        device. They are rounded to nearest to the dtype of the existing state, as in PyTorch.
+        The result of ``state_dict()`` of an optimizer of `torch.optim` or of `schuss.torch`. That
+        of SGD has no number of steps: `optimizer.steps` is unchanged then. The tensors can be on
+        any device. They are rounded to nearest to the dtype of the existing state, as in PyTorch.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """The step of the optimizers: parameters in buckets, and what is cached between steps."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -9,12 +9,13 @@ import torch
 
 from schuss import _core, optimizers
 from schuss._arrays import Array
-from schuss._rules import formula, states
+from schuss._rules import formula, initial_values, states
 from schuss.torch._extras import Extras
 from schuss.torch._groups import RULES, from_torch, number
 from schuss.torch._tensors import array_of, computed_dtype
 
-AVERAGE = "average"  # its key in the state of a parameter
+# The keys of scalars and of the average in the state of a parameter.
+AVERAGE, COUNT, PRODUCT = "average", "step", "mu_product"
 
 _COMMON_OPTIONS = ("maximize", "decoupled_weight_decay", "capturable", "differentiable")
 
@@ -38,8 +39,11 @@ class _GroupFormula(NamedTuple):
     """The update of the parameters of a group, except for the rate."""
 
     formula: _core.Formula
+    values: dict[str, Any]
     keys: dict[str, str]
     """The key in torch.optim of each state."""
+    initial: dict[str, float]
+    """The first value of states that do not begin with zeros, by key."""
     scale: float
     is_dampened: bool
 
@@ -51,10 +55,12 @@ def _group_formula(
     kind, values = from_torch(f"{call}.step", f"param_groups[{index}]", rule, group)
     if first:  # torch.optim does not dampen the first gradient
         values |= {"beta": 0.0, "dampening": 0.0}
-    own_class = getattr(optimizers, kind)
+    own_class, keys = getattr(optimizers, kind), RULES[rule].states
     return _GroupFormula(
         formula=formula(own_class, values | {"lr": 0.0}),  # each step gives the rate
-        keys={name: RULES[rule].states[name] for name in states(own_class, values)},
+        values=values,
+        keys={name: keys[name] for name in states(own_class, values)},
+        initial={keys[name]: own for name, own in initial_values(own_class, values).items()},
         scale=-1.0 if group["maximize"] else 1.0,
         is_dampened=values.get("dampening", 0.0) != 0,
     )
@@ -77,6 +83,8 @@ class _Bucket:
         self.states: list[dict[str, Any]] = []
         self.committed = False  # whether the states are in that of the optimizer
         self.counts: Array | None = None
+        self.products: Array | None = None
+        self.values: list[dict[str, Any]] = []  # the hyperparameters of the groups
         self.settings: list[Any] = []
 
     def add(self, index: int, members: Members, state: dict[str, Any]) -> None:
@@ -102,15 +110,11 @@ class _Bucket:
             self._arrays("state", self.tensors[AVERAGE]) if keeps_average else None,
             self._arrays("copy", self.copies) if self.copies else None,
         )
-        if "step" in self.states[0]:
-            # The counts are views of one array, so that one addition updates them all.
-            steps = [torch.as_tensor(state["step"]) for state in self.states]
-            is_wide = any(step.dtype == torch.float64 for step in steps)
-            self.counts = np.array(steps, np.float64 if is_wide else np.float32)
-            for state, step in zip(self.states, torch.from_numpy(self.counts), strict=True):
-                state["step"] = step
-            self.tensors["step"] = [state["step"] for state in self.states]
+        if RULES[self.rule].counts_steps:
+            self.counts = self._shared(COUNT)
             self.core.steps = int(self.counts[0])
+        if RULES[self.rule].momentum is not None:
+            self.products = self._shared(PRODUCT)
         self.pointers = self._pointers()
 
     def is_current(self, state: Any) -> bool:
@@ -144,6 +148,7 @@ class _Bucket:
         self.core.configure(core_formulas, self.members, self.options, self.aux_arrays)
         if self.aux_arrays is not None and self.averaged:
             self.core.average_weights = 1.0, 1.0  # the averages have begun
+        self.values = [each.values for each in formulas]
         self.settings, self.aux_arrays = settings, None
         return True
 
@@ -162,10 +167,28 @@ class _Bucket:
             self.core.step(own, rates[0] if len(rates) == 1 else rates, self.scale * factor)
         finally:  # Ctrl-C is raised after the step
             if self.core.steps != before:
-                if self.counts is not None:
-                    self.counts.fill(self.core.steps)
+                self._count()
                 if not self.committed:
                     self._commit(state)
+
+    def _shared(self, key: str) -> Array:
+        """Make a scalar of all states views of one array, so that one operation updates them."""
+        scalars = [torch.as_tensor(state[key]) for state in self.states]
+        is_wide = any(scalar.dtype == torch.float64 for scalar in scalars)
+        shared = np.array(scalars, np.float64 if is_wide else np.float32)
+        for state, scalar in zip(self.states, torch.from_numpy(shared), strict=True):
+            state[key] = scalar
+        self.tensors[key] = [state[key] for state in self.states]
+        return shared
+
+    def _count(self) -> None:
+        """Update the scalars after a step."""
+        if self.counts is not None:
+            self.counts.fill(self.core.steps)
+        momentum = RULES[self.rule].momentum
+        if self.products is not None and momentum is not None:
+            factors = [momentum(values, self.core.steps) for values in self.values]
+            self.products *= np.take(factors, self.members).astype(self.products.dtype)
 
     def _commit(self, state: Any) -> None:
         """Put the new states into the existing dicts of the optimizer, after the first step."""
@@ -213,10 +236,12 @@ class StepPlan:
             group_formula = _group_formula(call, rule, groups, group, first=False)
             first = group_formula.is_dampened and own.get("momentum_buffer") is None
             averaged = keeps_average and AVERAGE in own
-            self._add_states(own, param, group_formula.keys.values())
+            self._add_states(own, param, group_formula)
             if RULES[rule].counts_steps:
-                own.setdefault("step", torch.tensor(0.0))
-            steps = float(own["step"]) if "step" in own else 0.0
+                own.setdefault(COUNT, torch.tensor(0.0))
+            if RULES[rule].momentum is not None:
+                own.setdefault(PRODUCT, torch.tensor(1.0))
+            steps = float(own[COUNT]) if COUNT in own else 0.0
             kind = tuple(group_formula.keys), group_formula.scale, first, steps, averaged
             if kind not in buckets:
                 buckets[kind] = _Bucket(call, rule, group_formula, first=first, averaged=averaged)
@@ -230,12 +255,13 @@ class StepPlan:
         for bucket in self.buckets:
             bucket.prepare(options, keeps_average=keeps_average)
 
-    def _add_states(self, own: dict[str, Any], param: Any, keys: Iterable[str]) -> None:
+    def _add_states(self, own: dict[str, Any], param: Any, group_formula: _GroupFormula) -> None:
         """Add the states that a parameter lacks, and convert those that are of another dtype."""
         dtype = self.extras.dtype_of_state(param)
-        for key in keys:
+        for key in group_formula.keys.values():
             if own.get(key) is None:
-                own[key] = torch.zeros_like(param, dtype=dtype, requires_grad=False)
+                first = group_formula.initial.get(key, 0.0)
+                own[key] = torch.full_like(param, first, dtype=dtype, requires_grad=False)
             own[key] = own[key].to(dtype)
         if self.extras.average is not None:
             average = own.get(AVERAGE, param.detach())
