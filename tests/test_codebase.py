@@ -53,8 +53,16 @@ def test_the_examples_in_the_docstrings_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-PUBLIC = ("checkpoints", "kernels", "landscapes", "optimizers", "reference", "schedules")
-PUBLIC += ("sklearn", "torch")
+PUBLIC = (
+    "checkpoints",
+    "kernels",
+    "landscapes",
+    "optimizers",
+    "reference",
+    "schedules",
+    "sklearn",
+    "torch",
+)
 # The library alone makes these; their attributes have docstrings.
 MADE_FOR_USERS = ("History", "Last", "MiniBatches", "SklearnPatch")
 SECTION = re.compile(r"^(\w[\w ]*)\n-+\n", re.MULTILINE)
