@@ -79,7 +79,12 @@ class Training(NamedTuple):
             return model.fit(x, y)
 
     def labels(self) -> Mapping[str, object]:
-        return {**self._asdict(), "hidden": " + ".join(f"{width:,}" for width in self.hidden)}
+        return {
+            "solver": self.solver,
+            "hidden": " + ".join(f"{width:,}" for width in self.hidden),
+            "batch": self.batch_size,
+            "dtype": self.dtype,
+        }
 
 
 def check_trainings(training: Training, names: list[str]) -> None:

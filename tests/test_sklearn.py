@@ -76,7 +76,7 @@ def arrays_of(fitted: Any) -> list[Any]:
 
 def assert_alike(fitted: Any, expected: Any, x: Any) -> None:
     """Assert that two models are equal to rounding, and have optimizers of the same class."""
-    tolerance = 0.0 if fitted.coefs_[0].dtype == np.float64 else 2e-5
+    tolerance = 1e-11 if fitted.coefs_[0].dtype == np.float64 else 2e-5
     close = partial(np.testing.assert_allclose, **dict.fromkeys(("rtol", "atol"), tolerance))
     close(fitted.loss_curve_, expected.loss_curve_)
     close(fitted.predict(x), expected.predict(x))
