@@ -52,6 +52,10 @@ PAIRS: dict[str, tuple[Any, Callable[[Any], schuss.optimizers.Optimizer]]] = {
         lambda params: schuss.RMSprop(params, lr=0.01, eps=0.0, eps_root=1e-4),
     ),
     "adam": (optax.adam(0.01), lambda params: schuss.Adam(params, lr=0.01)),
+    "lion": (
+        optax.lion(0.003, weight_decay=0.1),
+        lambda params: schuss.Lion(params, lr=0.003, weight_decay=0.1),
+    ),
     "adamw, clipped, with a schedule": (
         optax.chain(
             optax.clip_by_global_norm(0.1),

@@ -14,6 +14,7 @@ pnp = pytest.importorskip("pennylane.numpy")
 Make = Callable[[Any], schuss.optimizers.Optimizer]
 
 # PennyLane's optimizer, and ours. Its Adam has epsilon on the uncorrected root; the rest under it.
+# Added to a sum, an epsilon under the root is the value with which the sum begins.
 PAIRS: dict[str, tuple[Callable[[], Any], Make]] = {
     "gradient descent": (
         lambda: qml.GradientDescentOptimizer(0.2),
@@ -28,6 +29,10 @@ PAIRS: dict[str, tuple[Callable[[], Any], Make]] = {
     "RMSprop": (
         lambda: qml.RMSPropOptimizer(0.05, decay=0.8, eps=1e-3),
         lambda params: schuss.RMSprop(params, lr=0.05, beta=0.8, eps=0.0, eps_root=1e-3),
+    ),
+    "Adagrad": (
+        lambda: qml.AdagradOptimizer(0.1, eps=1e-3),
+        lambda params: schuss.Adagrad(params, lr=0.1, eps=0.0, initial_accumulator_value=1e-3),
     ),
     "Adam": (
         lambda: qml.AdamOptimizer(0.1),
