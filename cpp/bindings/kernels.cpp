@@ -52,7 +52,7 @@ void update(const std::string& call, const engine::Formula& formula, std::int64_
     plan.prepare();
     engine::Update step = formula.update(t, clip_value);
     refuse_misfit(formula.first_misfit(step, clip_value, parameter.compute_dtype()), call, false);
-    step.coefficients.set_scale(numbers::Wide(scale));
+    step.set_scale(numbers::Wide(scale));
     run_without_gil(plan.elements(), [&]() noexcept { plan.run({.groups = &step}); });
 }
 

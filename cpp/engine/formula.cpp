@@ -46,7 +46,9 @@ std::optional<Coefficients::Unrepresentable> Coefficients::first_unrepresentable
             if ((magnitude >= Limits::min() && !too_large) || float64_[i] == 0) continue;
             // A limit that is too large limits nothing. A learning rate that is too small even with
             // the `fine` factor makes every update zero.
-            if (i == rules::index::limit && too_large) continue;
+            const bool is_upper = i == rules::index::limit || i == rules::index::high;
+            if (too_large && is_upper && float64_[i] > 0) continue;
+            if (too_large && i == rules::index::low && float64_[i] < 0) continue;
             if (i == lr_index_ && !too_large) continue;
             if (i == rules::index::weight_decay && decay != rules::Decay::coupled) continue;
             if (i == rules::index::decay_factor && decay != rules::Decay::decoupled) continue;
@@ -74,31 +76,37 @@ sweep::Call Update::call(const numbers::Formats& formats) const {
     const bool in_pieces = !numbers::has_kernel(formats) || !coefficients.are_ordinary(computed);
     numbers::Formats read = formats;
     if (in_pieces) read.gradient = computed;
-    return {kernels,  decay, formats, kernels->of(decay, read), coefficients.as(computed),
-            in_pieces};
+    return {.states = kernels->states,
+            .decay = decay,
+            .formats = formats,
+            .kernel = kernels->of(decay, read),
+            .coefficients = coefficients.as(computed),
+            .in_pieces = in_pieces,
+            .decoupled = kernels->of(rules::Decay::decoupled, {computed, computed, formats.state})};
 }
 
 Formula::Formula(std::string_view rule, double per_step, const std::vector<double>& others,
-                 rules::Decay decay, double weight_decay)
-    : index_(rules::find_rule(rule)),
-      decay_(decay),
-      weight_decay_(weight_decay),
-      values_{per_step} {
+                 const FormulaOptions& options)
+    : index_(rules::find_rule(rule)), options_(options), values_{per_step} {
     values_.insert(values_.end(), others.begin(), others.end());
 }
 
 Update Formula::update(std::int64_t t, double limit) const noexcept {
+    const rules::Surroundings around{limit, options_.weight_decay, options_.low, options_.high};
     const rules::Coefficients values =
-        rules::coefficients(rule(), values_.data(), weight_decay_, static_cast<double>(t), limit);
-    return {&sweep::level().rules[index_], decay_, Coefficients(values, rules::lr_index(rule()))};
+        rules::coefficients(rule(), values_.data(), around, static_cast<double>(t));
+    return {&sweep::level().rules[index_], options_.decay, options_.maximize,
+            Coefficients(values, rules::lr_index(rule()))};
 }
 
 std::optional<Formula::Misfit> Formula::first_misfit(const Update& update, double limit,
                                                      numbers::DType dtype) const {
-    const auto found = update.coefficients.first_unrepresentable(decay_, dtype);
+    const auto found = update.coefficients.first_unrepresentable(options_.decay, dtype);
     const std::string_view origin = found ? rules::origin(rule(), found->index) : "";
     if (origin.empty()) return std::nullopt;
-    double value = found->index == rules::index::limit ? limit : weight_decay_;
+    double value = found->value;  // of the bounds
+    if (origin == "clip_value") value = limit;
+    if (origin == "weight_decay") value = options_.weight_decay;
     const auto& names = rule().hyperparameters;
     const auto own = std::find(names.begin(), names.end(), origin);
     if (own != names.end()) value = values_[static_cast<std::size_t>(own - names.begin())];

@@ -32,6 +32,7 @@ using rules::States;
 #include "numbers/conversions.hpp"
 #include "numbers/random.hpp"
 #include "rules/arithmetic.hpp"
+#include "rules/bounds.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"
@@ -50,6 +51,7 @@ struct Common {
     GradientTransform::Coefficients<T> gradient;
     WeightDecay::Coefficients<T> decay;
     T fine;
+    Bounds::Coefficients<T> bounds;
 };
 
 template <class Rule, typename T>
@@ -94,6 +96,9 @@ void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S
         }
         Rule::update(static_cast<T&>(parameter), gradient,
                      static_cast<T&>(ScopedState<T, S>(state[i], random.bits()))..., c.rule);
+        if constexpr (Rule::updates_parameters) {
+            static_cast<T&>(parameter) = Bounds::apply(static_cast<T&>(parameter), c.bounds);
+        }
         (random.next(), ...);
     }
 }
@@ -219,8 +224,11 @@ void store_all(const void* from, void* to, std::size_t count) {
 template <DType dtype, typename Stored = typename numbers::StoredAs<dtype>::Type>
 constexpr Format format() {
     using T = decltype(loaded(Stored{}));
-    Format result = {
-        &sum_squares<Stored, false>, &sum_squares<Stored, true>, {}, &store_all<T, Stored>};
+    Format result = {sizeof(Stored),
+                     &sum_squares<Stored, false>,
+                     &sum_squares<Stored, true>,
+                     {},
+                     &store_all<T, Stored>};
     if constexpr (sizeof(T) <= sizeof(float)) {
         result.load[static_cast<int>(DType::float32)] = &load_all<float, Stored>;
     }

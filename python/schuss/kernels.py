@@ -1,10 +1,11 @@
 """One optimizer step on your own arrays, with state that you keep.
 
 Each function updates `param` and its state in place, in one pass over memory, and returns nothing.
-`param`, `grad` and the state arrays have the same shape and the same dtype, float32 or float64.
-Alternatively, `param` and `grad` are each float32, float16 or bfloat16 (from ml_dtypes), and the
-state is float32. Any memory layout works. All arrays except `grad` must be writeable. Objects that
-export their memory through ``__dlpack__`` or the buffer protocol are used without a copy.
+`param`, `grad` and the state arrays have the same shape. `param` is float32, float64, float16 or
+bfloat16 (from ml_dtypes); `grad` has the same dtype, or is float32, float16 or bfloat16, which are
+widened as they are read; the state is float64 for float64 parameters, and else float32. Any memory
+layout works. All arrays except `grad` must be writeable. Objects that export their memory through
+``__dlpack__`` or the buffer protocol are used without a copy.
 
 The results are bit-for-bit those of `schuss.reference`. All functions raise
 
@@ -23,7 +24,7 @@ from math import inf
 
 from schuss import _core
 from schuss._arrays import ArrayLike
-from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, count, flag
+from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, Bounds, count, flag, interval
 
 __all__ = ["adam", "momentum", "rmsprop", "sgd"]
 
@@ -36,6 +37,7 @@ def sgd(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of gradient descent, ``p = p - lr*g``.
 
@@ -49,7 +51,11 @@ def sgd(
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -69,7 +75,7 @@ def sgd(
     array([0.95, 2.05])
     """
     values = {"lr": lr, "weight_decay": weight_decay}
-    _update("kernels.sgd", "sgd", values, (param, grad), scale, clip_value)
+    _update("kernels.sgd", "sgd", values, (param, grad), scale, clip_value, bounds)
 
 
 def momentum(
@@ -85,6 +91,7 @@ def momentum(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of momentum, ``v = beta*v + (1-dampening)*g; p = p - lr*v``.
 
@@ -109,7 +116,11 @@ def momentum(
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -134,7 +145,7 @@ def momentum(
     rule = "momentum_nesterov" if flag(call, "nesterov", nesterov) else "momentum"
     values = {"lr": lr, "beta": beta, "weight_decay": weight_decay}
     values["dampening"] = beta if dampening is None else dampening
-    _update(call, rule, values, arrays, scale, clip_value, step=step)
+    _update(call, rule, values, arrays, scale, clip_value, bounds, step=step)
 
 
 def rmsprop(
@@ -152,6 +163,7 @@ def rmsprop(
     momentum: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of RMSprop, ``s = beta*s + (1-beta)*g*g; p = p - lr*g/(sqrt(s+eps_root)+eps)``.
 
@@ -178,7 +190,11 @@ def rmsprop(
         The decay rate of `buffer`, in [0, 1).
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -207,7 +223,7 @@ def rmsprop(
         raise ValueError(f"{call}: momentum is {momentum!r} without buffer, expected both")
     rule = "rmsprop" + "_centered" * (mean is not None) + "_momentum" * (buffer is not None)
     arrays = param, grad, square_average, *optional
-    _update(call, rule, values, arrays, scale, clip_value)
+    _update(call, rule, values, arrays, scale, clip_value, bounds)
 
 
 def adam(
@@ -227,6 +243,7 @@ def adam(
     v_max: ArrayLike | None = None,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adam, ``p = p - lr*m_hat/(sqrt(v_hat + eps_root) + eps)``.
 
@@ -257,7 +274,11 @@ def adam(
         `v` (AMSGrad).
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -285,7 +306,7 @@ def adam(
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_root": eps_root}
     values["weight_decay"] = weight_decay
     arrays = (param, grad, m, v) if v_max is None else (param, grad, m, v, v_max)
-    _update(call, rule, values, arrays, scale, clip_value, step=step, decay=decay)
+    _update(call, rule, values, arrays, scale, clip_value, bounds, step=step, decay=decay)
 
 
 _DECAY_RATES = {"beta", "beta1", "beta2", "dampening", "momentum"}
@@ -298,6 +319,7 @@ def _update(
     arrays: tuple[ArrayLike, ...],
     scale: float,
     clip_value: float | None,
+    bounds: Bounds | None,
     *,
     step: int | None = None,
     decay: str = "coupled",
@@ -305,6 +327,7 @@ def _update(
     """Check the arguments of a step, and take it. Without a number of the step, correct no bias."""
     limit = inf if clip_value is None else NON_NEGATIVE(call, "clip_value", clip_value)
     scale = FINITE(call, "scale", scale)
+    bounds = interval(call, "bounds", bounds)
     values = {
         name: (UNIT if name in _DECAY_RATES else NON_NEGATIVE)(call, name, value)
         for name, value in hyperparameters.items()
@@ -314,5 +337,5 @@ def _update(
     lr, weight_decay = values["lr"], values["weight_decay"]
     # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
     decay = decay if weight_decay else "decoupled"
-    formula = _core.Formula(rule, values, lr, decay, weight_decay)
+    formula = _core.Formula(rule, values, lr, decay, weight_decay, bounds=bounds)
     _core.update(call, formula, t, scale, limit, *arrays)

@@ -45,15 +45,16 @@ class Optimizer:
     lr : float or callable
         The learning rate, or a schedule: a function of the step, counted from 1.
     groups : callable, optional
-        Hyperparameters of single parameters: ``groups(name) -> dict or None``.
+        Hyperparameters of single parameters, also `maximize` and `bounds`: ``groups(name) -> dict
+        or None``.
     copies : dtype or str, optional
         "float16" or "bfloat16": keep copies of the parameters in this dtype.
     state_dtype : dtype or str, optional
         "bfloat16": keep the state in this dtype, with random rounding.
     **settings
-        Other hyperparameters, and the options `clip_norm`, `clip_value`, `nonfinite`,
-        `clear_grads`, `average`, `average_bias_correction` and `seed`. See the optimizers of
-        `schuss` and `schuss.optimizers.Optimizer`.
+        Other hyperparameters, and the options `maximize`, `bounds`, `clip_norm`, `clip_value`,
+        `nonfinite`, `clear_grads`, `average`, `average_bias_correction` and `seed`. See the
+        optimizers of `schuss` and `schuss.optimizers.Options`.
 
     Raises
     ------
@@ -115,7 +116,7 @@ class Optimizer:
         if kind not in KINDS:
             raise ValueError(f"{call}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
         self._kind = KINDS[kind]
-        self.settings = {"lr": lr, **_defaults(self._kind), **_OPTIONS}
+        self.settings = {"lr": lr, **_defaults(self._kind), "maximize": False, **_OPTIONS}
         for name in settings:
             if name not in self.settings:
                 known = ", ".join(self.settings)
@@ -298,6 +299,8 @@ class Optimizer:
             arguments["lr"] = float(arguments["lr"](t))
         if "bias_correction" in hyperparameters:
             arguments["step"] = t if hyperparameters["bias_correction"] else None
+        if hyperparameters["maximize"]:
+            arguments["scale"] = -1.0
 
         def rule(param: Array, grad: Array, *states: Array, **options: Any) -> None:
             named = dict(zip(names, states, strict=True))

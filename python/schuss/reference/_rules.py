@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from schuss._arrays import Array
 from schuss._core import subnormals_are_zero
+from schuss._hyperparameters import Bounds
 from schuss.reference._numbers import (
     Float,
     cast,
     floats,
+    put_between,
     rate_of,
     round_into,
     scale_and_clip,
@@ -50,6 +52,7 @@ def sgd(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of gradient descent; see `schuss.kernels.sgd`."""
     p = param
@@ -62,6 +65,7 @@ def sgd(
         if decays:
             g = g + weight_decay * p
         p[...] = p - rate * g * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -78,6 +82,7 @@ def momentum(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of momentum; see `schuss.kernels.momentum`."""
     p, v = param, velocity
@@ -94,6 +99,7 @@ def momentum(
         v[...] = beta * v + gain * g
         d = gain * g + beta * v if nesterov else v
         p[...] = p - rate * d * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -112,6 +118,7 @@ def rmsprop(
     momentum: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of RMSprop; see `schuss.kernels.rmsprop`."""
     p, s, a, b = param, square_average, mean, buffer
@@ -134,6 +141,7 @@ def rmsprop(
             p[...] = p - rate * b * fine
         else:
             p[...] = p - rate * g / (np.sqrt(variance + eps_root) + eps) * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -154,6 +162,7 @@ def adam(
     v_max: npt.NDArray[Float] | None = None,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adam; see `schuss.kernels.adam`."""
     p = param
@@ -179,6 +188,7 @@ def adam(
             v_max[...] = np.where((v_max >= v) | np.isnan(v_max), v_max, v)
             v_hat = v_max
         p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps) * fine
+    put_between(p, bounds)
 
 
 @dataclass(frozen=True)
