@@ -65,9 +65,14 @@ void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& 
     aux_types_ = std::move(types);
 }
 
-void Parameter::check_clip_value(double limit, const std::string& call) const {
-    if (!is_complex() || limit == engine::no_limit) return;
-    throw py::value_error(call + ": clip_value is " + text(py::float_(limit)) + " where " + name_ +
+void Parameter::check_no_limits(double clip_value, const engine::Formula& formula,
+                                const std::string& call) const {
+    if (!is_complex()) return;
+    std::string limit;
+    if (formula.is_bounded()) limit = "bounds are given";
+    if (clip_value != engine::no_limit) limit = "clip_value is " + text(py::float_(clip_value));
+    if (limit.empty()) return;
+    throw py::value_error(call + ": " + limit + " where " + name_ +
                           " is complex, expected None: complex numbers have no order");
 }
 

@@ -95,7 +95,7 @@ Outcome Step::run(double scale) noexcept {
         outcome.clipped = clip.value() != 1;
         factor = factor * clip;
     }
-    for (Update& update : updates_) update.coefficients.set_scale(factor);
+    for (Update& update : updates_) update.set_scale(factor);
     Run run{.groups = updates_.data(),
             .clear_gradients = options_.clear_grads,
             .seed = options_.seed,
@@ -134,7 +134,7 @@ void Accumulator::run(double scale, bool clear_grads) noexcept {
     for (const std::size_t group : {empty, filled}) {
         if (!used[group]) continue;
         updates[group] = (group == empty ? first_ : next_).update(1, no_limit);
-        updates[group].coefficients.set_scale(numbers::Wide(scale));
+        updates[group].set_scale(numbers::Wide(scale));
     }
     plan.run({.groups = updates, .clear_gradients = clear_grads});
     for (Item& item : plan.items) {

@@ -199,12 +199,13 @@ class Optimizer(Grouped):
         Parameters
         ----------
         grads : array, or sequence, mapping or dataclass of arrays, optional
-            The gradients in the structure of `params`, each with the shape and dtype of its
-            parameter, in any memory layout; for parameters in float32, float16 and bfloat16, in
-            any of these dtypes; for parameters without axes, also Python and NumPy numbers. They
-            are only read, unless `clear_grads` is set. None in place of a gradient, or of a
-            container of some: those parameters rest. By default, the gradients that `accumulate`
-            has summed, which are used up by the step.
+            The gradients in the structure of `params`, each with the shape of its parameter, in
+            any memory layout. Each is float32, float16 or bfloat16, which are widened as they are
+            read, or has the dtype of its parameter; those of complex parameters are complex. For
+            parameters without axes, they may be Python and NumPy numbers. They are only read,
+            unless `clear_grads` is set. None in place of a gradient, or of a container of some:
+            those parameters rest. By default, the gradients that `accumulate` has summed, which are
+            used up by the step.
         scale : float
             The factor that the gradients are multiplied by as they are read, before anything else:
             one over the scale of the loss, the number of summed gradients, or that of workers.
@@ -288,12 +289,11 @@ class Optimizer(Grouped):
     def __repr__(self) -> str:
         """Return the settings in use, and a summary of the parameters."""
         internals, arrays = self._internals, self._internals.arrays
-        declaration = declaration_of(type(self))
+        known = declaration_of(type(self)).settings
         settings = [
             f"{name}={value!r}"
             for name, value in internals.settings.items()
-            if internals.uses(name)
-            and (name in declaration.hyperparameters or value != declaration.settings[name].default)
+            if internals.uses(name) and not (known[name].is_option and value == known[name].default)
         ]
         if self.state_dtype is not None:
             settings.append(f"state_dtype={self.state_dtype.name}")

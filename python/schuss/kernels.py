@@ -1,16 +1,17 @@
 """One optimizer step on your own arrays, with state that you keep.
 
 Each function updates `param` and its state in place, in one pass over memory, and returns nothing.
-`param`, `grad` and the state arrays have the same shape and the same dtype, float32, float64,
-complex64 or complex128. Alternatively, `param` and `grad` are each float32, float16 or bfloat16
-(from ml_dtypes), and the state is float32. Any memory layout works. All arrays except `grad` must
-be writeable. Objects that export their memory through ``__dlpack__`` or the buffer protocol are
-used without a copy.
+`param`, `grad` and the state arrays have the same shape. `param` is float32, float64, float16,
+bfloat16 (from ml_dtypes), complex64 or complex128. `grad` has the same dtype or, for a real
+`param`, is float32, float16 or bfloat16, which are widened as they are read. The state has the
+dtype of `param`, but float32 for float16 and bfloat16. Any memory layout works. All arrays except
+`grad` must be writeable. Objects that export their memory through ``__dlpack__`` or the buffer
+protocol are used without a copy.
 
 The states of a complex `param` that are made of squares or magnitudes (`v`, `v_max`, `u`,
 `square_average`, `square_sum`, `delta_average`) may be real: these are then those of ``abs(g)``.
 See `complex` of `schuss.optimizers.Options`, and its notes for the convention of complex gradients.
-Complex numbers have no order, so there is no `clip_value`.
+Complex numbers have no order, so there are no `clip_value` and no `bounds`.
 
 The results are bit-for-bit those of `schuss.reference`. All functions raise
 
@@ -29,7 +30,7 @@ from math import inf
 
 from schuss import _core
 from schuss._arrays import ArrayLike
-from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, Check, count, flag
+from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, Bounds, Check, count, flag, interval
 from schuss._listing import public_names
 
 __all__ = [
@@ -56,6 +57,7 @@ def sgd(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of gradient descent, ``p = p - lr*g``.
 
@@ -69,7 +71,11 @@ def sgd(
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -89,7 +95,7 @@ def sgd(
     array([0.95, 2.05])
     """
     values = {"lr": lr, "weight_decay": weight_decay}
-    _update("kernels.sgd", "sgd", values, (param, grad), scale, clip_value)
+    _update("kernels.sgd", "sgd", values, (param, grad), scale, clip_value, bounds)
 
 
 def momentum(
@@ -106,6 +112,7 @@ def momentum(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of momentum, ``v = beta*v + (1-dampening)*g; p = p - lr*v``.
 
@@ -133,7 +140,11 @@ def momentum(
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -159,7 +170,7 @@ def momentum(
     values = {"lr": lr, "beta": beta, "weight_decay": weight_decay}
     values["dampening"] = beta if dampening is None else dampening
     values["lr_in_velocity"] = lr_in_velocity
-    _update(call, rule, values, arrays, scale, clip_value, step=step)
+    _update(call, rule, values, arrays, scale, clip_value, bounds, step=step)
 
 
 def rmsprop(
@@ -177,6 +188,7 @@ def rmsprop(
     momentum: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of RMSprop, ``s = beta*s + (1-beta)*g*g; p = p - lr*g/(sqrt(s+eps_root)+eps)``.
 
@@ -203,7 +215,11 @@ def rmsprop(
         The decay rate of `buffer`, in [0, 1).
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -232,7 +248,7 @@ def rmsprop(
         raise ValueError(f"{call}: momentum is {momentum!r} without buffer, expected both")
     rule = "rmsprop" + "_centered" * (mean is not None) + "_momentum" * (buffer is not None)
     arrays = param, grad, square_average, *optional
-    _update(call, rule, values, arrays, scale, clip_value)
+    _update(call, rule, values, arrays, scale, clip_value, bounds)
 
 
 def adam(
@@ -253,6 +269,7 @@ def adam(
     v_max: ArrayLike | None = None,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adam, ``p = p - lr*m_hat/(sqrt(v_hat + eps_root) + eps)``.
 
@@ -286,7 +303,11 @@ def adam(
         `v` (AMSGrad).
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -315,7 +336,7 @@ def adam(
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_root": eps_root}
     values |= {"eps_hat": eps_hat, "weight_decay": weight_decay}
     arrays = (param, grad, m, v) if v_max is None else (param, grad, m, v, v_max)
-    _update(call, rule, values, arrays, scale, clip_value, step=step, decay=decay)
+    _update(call, rule, values, arrays, scale, clip_value, bounds, step=step, decay=decay)
 
 
 def adagrad(
@@ -330,6 +351,7 @@ def adagrad(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adagrad, ``s = s + g*g; p = p - lr*g/(sqrt(s) + eps)``.
 
@@ -350,7 +372,11 @@ def adagrad(
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -373,7 +399,7 @@ def adagrad(
     call, values = "kernels.adagrad", {"lr": lr, "lr_decay": lr_decay, "eps": eps}
     values |= {"weight_decay": weight_decay, "initial_accumulator_value": 0.0}
     t = count(call, "step", step, least=1)
-    _update(call, "adagrad", values, (param, grad, square_sum), scale, clip_value, step=t)
+    _update(call, "adagrad", values, (param, grad, square_sum), scale, clip_value, bounds, step=t)
 
 
 def adadelta(
@@ -388,6 +414,7 @@ def adadelta(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adadelta, ``d = sqrt((u + eps)/(s + eps))*g; p = p - lr*d``.
 
@@ -409,7 +436,11 @@ def adadelta(
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -431,7 +462,7 @@ def adadelta(
     """
     values = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
     arrays = (param, grad, square_average, delta_average)
-    _update("kernels.adadelta", "adadelta", values, arrays, scale, clip_value)
+    _update("kernels.adadelta", "adadelta", values, arrays, scale, clip_value, bounds)
 
 
 def adamax(
@@ -448,6 +479,7 @@ def adamax(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adamax, ``p = p - lr*m_hat/u``.
 
@@ -471,7 +503,11 @@ def adamax(
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -494,7 +530,7 @@ def adamax(
     call, values = "kernels.adamax", {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps}
     values["weight_decay"] = weight_decay
     t = count(call, "step", step, least=1)
-    _update(call, "adamax", values, (param, grad, m, u), scale, clip_value, step=t)
+    _update(call, "adamax", values, (param, grad, m, u), scale, clip_value, bounds, step=t)
 
 
 def nadam(
@@ -514,6 +550,7 @@ def nadam(
     decoupled: bool = False,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of NAdam: Adam along Nesterov's look-ahead.
 
@@ -543,7 +580,11 @@ def nadam(
         See `weight_decay`.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -568,7 +609,7 @@ def nadam(
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_hat": eps_hat}
     values |= {"momentum_decay": momentum_decay, "weight_decay": weight_decay}
     t = count(call, "step", step, least=1)
-    _update(call, "nadam", values, arrays, scale, clip_value, step=t, decay=decay)
+    _update(call, "nadam", values, arrays, scale, clip_value, bounds, step=t, decay=decay)
 
 
 def radam(
@@ -586,6 +627,7 @@ def radam(
     decoupled: bool = False,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of RAdam: Adam, rectified while ``v`` has seen few gradients.
 
@@ -613,7 +655,11 @@ def radam(
         See `weight_decay`.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -637,7 +683,7 @@ def radam(
     decay = "decoupled" if flag(call, "decoupled", decoupled) else "coupled"
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
     t = count(call, "step", step, least=1)
-    _update(call, "radam", values, arrays, scale, clip_value, step=t, decay=decay)
+    _update(call, "radam", values, arrays, scale, clip_value, bounds, step=t, decay=decay)
 
 
 def lion(
@@ -651,6 +697,7 @@ def lion(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Lion, ``p = p - lr*sign(beta1*m + (1-beta1)*g)``.
 
@@ -669,7 +716,11 @@ def lion(
         First multiplies the parameter by ``1 - lr*weight_decay``; at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -690,7 +741,7 @@ def lion(
     """
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}
     arrays = (param, grad, m)
-    _update("kernels.lion", "lion", values, arrays, scale, clip_value, decay="decoupled")
+    _update("kernels.lion", "lion", values, arrays, scale, clip_value, bounds, decay="decoupled")
 
 
 _CHECKS: dict[str, Check[float]] = {
@@ -706,6 +757,7 @@ def _update(
     arrays: tuple[ArrayLike, ...],
     scale: float,
     clip_value: float | None,
+    bounds: Bounds | None,
     *,
     step: int | None = None,
     decay: str = "coupled",
@@ -713,6 +765,7 @@ def _update(
     """Check the arguments of a step, and take it. Without a number of the step, correct no bias."""
     limit = inf if clip_value is None else NON_NEGATIVE(call, "clip_value", clip_value)
     scale = FINITE(call, "scale", scale)
+    bounds = interval(call, "bounds", bounds)
     values = {
         name: _CHECKS.get(name, NON_NEGATIVE)(call, name, value)
         for name, value in hyperparameters.items()
@@ -722,5 +775,5 @@ def _update(
     lr, weight_decay = values["lr"], values["weight_decay"]
     # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
     decay = decay if weight_decay else "decoupled"
-    formula = _core.Formula(rule, values, lr, decay, weight_decay)
+    formula = _core.Formula(rule, values, lr, decay, weight_decay, bounds=bounds)
     _core.update(call, formula, t, scale, limit, *arrays)

@@ -25,8 +25,8 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
     optimizer : Optimizer
         An optimizer of schuss of a class that `torch.optim` has too, or `Momentum`, with parameters
         of any shape and dtype. Schedules are replaced by the current rates (``lr_now`` of each
-        group). Options that `torch.optim` lacks (`clip_norm`, averages, copies and so on) are left
-        out.
+        group). Options that `torch.optim` lacks (`bounds`, `clip_norm`, averages, copies and so on)
+        are left out.
 
     Returns
     -------
@@ -125,6 +125,7 @@ def _param_groups(
                 f"{call}: dampening is set before the first step, which torch.optim does not "
                 "dampen, expected steps"
             )
+        converted["maximize"] = values["maximize"]
         groups.append({**defaults, **converted, "params": members})
     return groups
 
@@ -137,7 +138,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     optimizer : Optimizer
         An optimizer of schuss of the class of the state, or `Momentum` for that of SGD, with the
         same number of parameters of the same shapes, in the same order and groups. Options that
-        `torch.optim` lacks (`clip_norm`, averages and so on) are unchanged.
+        `torch.optim` lacks (`bounds`, `clip_norm`, averages and so on) are unchanged.
     state_dict : mapping
         The result of ``state_dict()`` of an optimizer of `torch.optim` or of `schuss.torch`. That
         of SGD has no number of steps: `optimizer.steps` is unchanged then. The tensors can be on
@@ -149,8 +150,8 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         If an argument, or a value in it, has a wrong type.
     ValueError
         If it is the state of another class, of other parameters or of other groups, or is
-        incomplete; if schuss has no equivalent: for `maximize`, different numbers of steps for
-        different parameters, dampening before the first step or with Nesterov's momentum.
+        incomplete; if schuss has no equivalent: for different numbers of steps for different
+        parameters, dampening before the first step or with Nesterov's momentum.
 
     Nothing is changed then.
 
@@ -185,6 +186,8 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         raise ValueError(
             f"{call}: state_dict['param_groups'] has parameters {members}, expected {expected}"
         )
+    for group, before in zip(groups, saved["groups"], strict=True):
+        group["hyperparameters"] = before["hyperparameters"] | group["hyperparameters"]
     values = groups[0]["hyperparameters"]
     names = states(type(optimizer), {**internals.settings, **values})
     reader = _StateReader(call, kind, param_states)
@@ -290,9 +293,8 @@ def _parse_group(call: str, name: str, group: Any, kind: str) -> dict[str, Any]:
         values |= {"beta": 0.0, "dampening": 0.0, "nesterov": False, **RULES[rule].lacking}
     if group_kind != kind:
         raise ValueError(f"{call}: {name} is of {group_kind}, expected {kind}")
-    if number(call, f"{name}['maximize']", group.get("maximize", False)):
-        raise ValueError(f"{call}: {name}['maximize'] is True, expected False")
-    return values
+    maximize = number(call, f"{name}['maximize']", group.get("maximize", False))
+    return values | {"maximize": bool(maximize)}
 
 
 def _steps(call: str, name: str, state: Mapping[str, Any]) -> int:
