@@ -252,7 +252,7 @@ def test_a_rate_that_float32_cannot_represent_is_refused_where_it_comes_from() -
         schuss.SGD([{"params": [param]}, {"params": [wide], "lr": 0.1}]).lr = 1e39
     schuss.SGD([{"params": [wide]}, {"params": [param], "lr": 0.1}]).lr = 1e39
     saved, other = schuss.SGD(np.zeros(2), lr=1e39).state_dict(), schuss.SGD(param)
-    with pytest.raises(ValueError, match=r"^SGD: lr is 1e\+39, expected"):
+    with pytest.raises(ValueError, match=r"^SGD\.load_state_dict: lr is 1e\+39, expected"):
         other.load_state_dict(saved)
     assert other.lr == 0.01
     with pytest.raises(ValueError, match=r"^kernels\.sgd: lr is 1e\+39, expected"):

@@ -230,11 +230,12 @@ class Optimizer(Grouped):
 
         Notes
         -----
-        A parameter that rests is as in PyTorch: neither it nor its state, and no weight decay. Only
-        its average follows it. The norm is that of the other gradients. The step counts in `steps`
-        and for schedules, even if all parameters rest. The bias correction counts, for each group
-        of parameters, the steps in which one of them moved; PyTorch counts for each parameter. So a
-        group that is frozen for a while continues as if there had been no steps meanwhile.
+        As in PyTorch, a step changes neither a parameter that rests nor its state, and does not
+        decay it. Only its average follows it. The norm is that of the other gradients. The step
+        counts in `steps` and for schedules, even if all parameters rest. The bias correction
+        counts, for each group of parameters, the steps in which one of them moved; PyTorch counts
+        for each parameter. So a group that is frozen for a while continues as if there had been no
+        steps meanwhile.
         """
         internals = self._internals
         lr = internals.settings["lr"]
