@@ -79,8 +79,8 @@ def _param_states(
         rule.states[name]: tree.flatten_arrays(state, call, name)
         for name, state in saved["state"].items()
     }
-    # A velocity can come from a state without a number of steps. Adagrad of torch.optim needs its
-    # state from the start.
+    # A velocity can come from a state without a number of steps. Without a state, Adagrad of
+    # torch.optim begins with the value that it was made with.
     is_new = steps == 0 and not spec_of(type(optimizer)).initial
     if is_new and not any(array.any() for each in arrays.values() for array in each):
         return {}

@@ -167,7 +167,9 @@ class _Bucket:
             self.core.step(own, rates[0] if len(rates) == 1 else rates, self.scale * factor)
         finally:  # Ctrl-C is raised after the step
             if self.core.steps != before:
-                self._count()
+                if self.counts is not None:  # not in a function: its call could raise Ctrl-C first
+                    self.counts.fill(self.core.steps)
+                self._multiply_momenta()
                 if not self.committed:
                     self._commit(state)
 
@@ -181,10 +183,8 @@ class _Bucket:
         self.tensors[key] = [state[key] for state in self.states]
         return shared
 
-    def _count(self) -> None:
-        """Update the scalars after a step."""
-        if self.counts is not None:
-            self.counts.fill(self.core.steps)
+    def _multiply_momenta(self) -> None:
+        """Multiply the products of momenta by those of the last step, if there are any."""
         momentum = RULES[self.rule].momentum
         if self.products is not None and momentum is not None:
             factors = [momentum(values, self.core.steps) for values in self.values]
