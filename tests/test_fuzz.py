@@ -162,7 +162,9 @@ HYPERPARAMETERS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("beta", "beta1", "beta2", "rho", "momentum"), FRACTIONS),
     **dict.fromkeys(("nesterov", "lr_in_velocity", "bias_correction"), st.booleans()),
     **dict.fromkeys(("centered", "amsgrad", "decoupled_weight_decay"), st.booleans()),
-    **dict.fromkeys(("clear_grads", "average_bias_correction", "frozen", "maximize"), st.booleans()),
+    **dict.fromkeys(
+        ("clear_grads", "average_bias_correction", "frozen", "maximize"), st.booleans()
+    ),
     "bounds": st.sampled_from([None, (-0.5, 0.5), (None, 0.25), (0.0, None), (0.1, 0.1)]),
 }
 SEEDS = st.integers(0, 2**16)

@@ -181,7 +181,8 @@ ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule
             if (expected[i] == of_parameter) names += " (the dtype of " + parameter_name + ")";
         }
         const bool is_gradient = rule == DtypeRule::convertible;
-        refuse_dtype(array, name, names + (is_gradient ? remedy_for(array, name, of_parameter) : ""));
+        refuse_dtype(array, name,
+                     names + (is_gradient ? remedy_for(array, name, of_parameter) : ""));
     }
     check_shape(array, name, parameter, parameter_name);
     return *found;

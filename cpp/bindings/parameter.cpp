@@ -129,11 +129,10 @@ engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::s
 engine::Item Parameter::resting_item(std::size_t group) const {
     std::vector<engine::Operand> operands;
     if (const ArrayView* const average = this->average()) {
-        operands = {
-            {engine::Role::parameter, compute_dtype(), average->data(), average->strides().data(),
-             type_.components},
-            {engine::Role::gradient, type_.dtype, array_.data(), array_.strides().data(),
-             type_.components}};
+        operands = {{engine::Role::parameter, compute_dtype(), average->data(),
+                     average->strides().data(), type_.components},
+                    {engine::Role::gradient, type_.dtype, array_.data(), array_.strides().data(),
+                     type_.components}};
     }
     return engine::Item::resting(group, array_.shape(), type_.components, operands);
 }

@@ -38,7 +38,7 @@ struct Kernels {
 
 /// A rule that updates arrays in these formats.
 struct Call {
-    int states;
+    const Kernels* rule;
     rules::Decay decay;
     numbers::Formats formats;
     Kernel kernel;

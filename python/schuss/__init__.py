@@ -32,7 +32,8 @@ from schuss.optimizers import *  # noqa: F403  # every optimizer that is declare
 
 if TYPE_CHECKING:
     from schuss import checkpoints, landscapes, schedules
-    from schuss import torch as torch  # for type checkers: it is not in __all__
+    from schuss import sklearn as sklearn  # for type checkers: they are not in __all__
+    from schuss import torch as torch
     from schuss.checkpoints import load, save
     from schuss.training import History, fit, with_l2
 

@@ -350,7 +350,7 @@ class Adagrad(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("adagrad", initial={"square_sum": "initial_accumulator_value"})
+    _rule_spec = RuleSpec("adagrad", initial={"square_sum": "initial_accumulator_value"})
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.01, kw_only=False)
     lr_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
@@ -402,7 +402,7 @@ class Adadelta(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("adadelta")
+    _rule_spec = RuleSpec("adadelta")
 
     lr: Setting[Rate] = hyperparameter(rate, default=1.0, kw_only=False)
     rho: Setting[float] = hyperparameter(UNIT, default=0.9)
@@ -454,7 +454,7 @@ class Adamax(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("adamax")
+    _rule_spec = RuleSpec("adamax")
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.002, kw_only=False)
     beta1: Setting[float] = hyperparameter(UNIT, default=0.9)
@@ -510,7 +510,7 @@ class NAdam(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("nadam", decoupled="decoupled_weight_decay")
+    _rule_spec = RuleSpec("nadam", decoupled="decoupled_weight_decay")
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.002, kw_only=False)
     beta1: Setting[float] = hyperparameter(UNIT, default=0.9)
@@ -567,7 +567,7 @@ class RAdam(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("radam", decoupled="decoupled_weight_decay")
+    _rule_spec = RuleSpec("radam", decoupled="decoupled_weight_decay")
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.001, kw_only=False)
     beta1: Setting[float] = hyperparameter(UNIT, default=0.9)
@@ -616,7 +616,7 @@ class Lion(Optimizer):
 
     __slots__ = ()
 
-    rule_spec = RuleSpec("lion", decoupled=True)
+    _rule_spec = RuleSpec("lion", decoupled=True)
 
     lr: Setting[Rate] = hyperparameter(rate, default=1e-4, kw_only=False)
     beta1: Setting[float] = hyperparameter(UNIT, default=0.9)

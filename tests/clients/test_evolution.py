@@ -23,7 +23,7 @@ class OurAdam:
         self.opt = self.make(self.theta)
 
     def step(self, gradient: Array) -> None:
-        self.opt.step(-gradient)
+        self.opt.step(gradient)
 
 
 def reward(solutions: Array) -> Any:
@@ -49,7 +49,9 @@ def test_an_evolution_strategy_searches_along_the_same_path(
         )
         for _ in range(2)
     ]
-    searches[1].adam_opt = OurAdam(lambda theta: schuss.Adam(theta, lr=0.05, eps=0.0, **ours))
+    searches[1].adam_opt = OurAdam(
+        lambda theta: schuss.Adam(theta, lr=0.05, eps=0.0, maximize=True, **ours)
+    )
     start = np.full(6, -0.5)
     for search in searches:
         search.reset(start)
