@@ -10,8 +10,9 @@ namespace schuss::rules {
 namespace {
 
 #include "rules/arithmetic.hpp"
-#include "rules/bounds.hpp"
 #include "rules/complex.hpp"
+
+#include "rules/bounds.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"
