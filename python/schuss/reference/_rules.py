@@ -422,6 +422,7 @@ def radam(
         m[...] = beta1 * m + rest1 * g
         v[...] = beta2 * v + rest2 * square(g, v)
         p[...] = p - (rate * m / (np.sqrt(v) + eps) if adapts else rate * m) * fine
+    put_between(p, bounds)
 
 
 @widened
