@@ -292,6 +292,9 @@ JOBS = {
         groups=({}, {"lr": 0.5}),
         accumulates=True,
     ),
+    "climb within bounds": Job(
+        options={"bounds": (-0.5, 0.75)}, groups=({}, {"maximize": True, "bounds": (None, 0.5)})
+    ),
     "accumulate for groups": Job("SGD", groups=({}, {"lr": 0.5}), accumulates=True),
     "round state at random": Job(
         options={"weight_decay": 0.1, "state_dtype": "bfloat16", "clip_norm": 1.0},

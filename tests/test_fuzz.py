@@ -59,6 +59,7 @@ from support.files import (
 from support.optimizers import (
     OPTIMIZERS,
     OPTIONS,
+    OPTIONS_BY_GROUP,
     assert_same,
     assert_same_outcome,
     make_optimizer,
@@ -86,7 +87,10 @@ def settings(max_examples: int, **others: Any) -> hypothesis.settings:
 HALVES = ["float16", *(["bfloat16"] if find_spec("ml_dtypes") else [])]
 
 # Hyperparameters of groups.
-OF_GROUPS: list[dict[str, Any]] = [{}, {"lr": 0.5}, {"weight_decay": 0.25}]
+OF_GROUPS: list[dict[str, Any]] = [
+    *({}, {"lr": 0.5}, {"weight_decay": 0.25}),
+    {"maximize": True, "bounds": (-0.5, None)},
+]
 
 
 def bound_to(arrays: list[Array], optimizer: reference.Optimizer) -> reference.Optimizer:
@@ -158,7 +162,8 @@ HYPERPARAMETERS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("beta", "beta1", "beta2", "rho", "momentum"), FRACTIONS),
     **dict.fromkeys(("nesterov", "lr_in_velocity", "bias_correction"), st.booleans()),
     **dict.fromkeys(("centered", "amsgrad", "decoupled_weight_decay"), st.booleans()),
-    **dict.fromkeys(("clear_grads", "average_bias_correction"), st.booleans()),
+    **dict.fromkeys(("clear_grads", "average_bias_correction", "maximize"), st.booleans()),
+    "bounds": st.sampled_from([None, (-0.5, 0.5), (None, 0.25), (0.0, None), (0.1, 0.1)]),
 }
 SEEDS = st.integers(0, 2**16)
 # A dtype that gradients of these parameters must not have.
@@ -249,7 +254,9 @@ class Training(RuleBasedStateMachine):
         self.state_dtype = "bfloat16" if is_half else None
         arrays = [some_array(rng, s, dtype_of(d)) for s, d in zip(shapes, dtypes, strict=True)]
         self.params = data.draw(structures(arrays), "structure")
-        groups = st.lists(st.integers(0, 2), min_size=len(arrays), max_size=len(arrays))
+        groups = st.lists(
+            st.integers(0, len(OF_GROUPS) - 1), min_size=len(arrays), max_size=len(arrays)
+        )
         drawn = data.draw(groups, "groups")
         self.group_of = dict(zip(names_of(self.params), drawn, strict=True))
         names = [*OPTIMIZERS[self.kind].defaults, *OPTIONS]
@@ -273,7 +280,8 @@ class Training(RuleBasedStateMachine):
 
     def values_of(self, name: str) -> st.SearchStrategy[Any]:
         """Return the values of a setting; complex numbers have no order."""
-        return st.none() if self.complex and name == "clip_value" else HYPERPARAMETERS[name]
+        needs_order = name in ("clip_value", "bounds")
+        return st.none() if self.complex and needs_order else HYPERPARAMETERS[name]
 
     def grads(self, seed: int, special: bool) -> tuple[Any, Any]:
         """Return gradients, and a copy of them for the reference."""
@@ -389,8 +397,9 @@ class Training(RuleBasedStateMachine):
     @rule(data=st.data())
     def set_in_a_group(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(self.model.groups) - 1), "group")
-        name = data.draw(st.sampled_from(sorted(OPTIMIZERS[self.kind].defaults)), "name")
-        value = data.draw(HYPERPARAMETERS[name], "value")
+        names = sorted([*OPTIMIZERS[self.kind].defaults, *OPTIONS_BY_GROUP])
+        name = data.draw(st.sampled_from(names), "name")
+        value = data.draw(self.values_of(name), "value")
         group = self.optimizer.param_groups[index]
         self.change_both(partial(group.__setitem__, name, value), index, **{name: value})
 
@@ -490,7 +499,9 @@ class Training(RuleBasedStateMachine):
         assert len(optimizer.param_groups) == len(groups)
         for group, values in zip(optimizer.param_groups, groups, strict=True):
             assert {name: group[name] for name in group if name != "params"} == {
-                name: value for name, value in values.items() if name not in OPTIONS
+                name: value
+                for name, value in values.items()
+                if name in OPTIONS_BY_GROUP or name not in OPTIONS
             }
         rates = [values["lr"] for values in groups]
         rates = [lr(max(model.steps, 1)) if callable(lr) else lr for lr in rates]

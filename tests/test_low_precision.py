@@ -106,6 +106,7 @@ def test_every_combination_of_formats_has_the_references_bits(
     rng = np.random.default_rng(0)
     params = [numbers(rng, shape, of_param) for shape in SHAPES]
     options = {"average": 0.9, "clip_value": 0.7, "clear_grads": True, "seed": 3, **options}
+    options |= {"maximize": of_grad == BFLOAT16, "bounds": (-1.3, 0.7)}
     options |= {"state_dtype": state_dtype, "copies": BFLOAT16 if of_param == FLOAT32 else None}
     expected = make_reference(name, [param.copy() for param in params], **options)
     optimizer = make_optimizer(name, params, **options)

@@ -341,6 +341,10 @@ PEERS = [
     ("Adam weight_decay=0.1", "Adam weight_decay=0.1"),
     ("Adam amsgrad=True", "Adam amsgrad=True"),
     ("AdamW", "AdamW"),
+    ("SGD momentum=0.9 maximize=True", "Momentum dampening=0.0 maximize=True"),
+    ("RMSprop alpha=0.9 maximize=True weight_decay=0.1", "RMSprop maximize=True weight_decay=0.1"),
+    ("Adam maximize=True weight_decay=0.1", "Adam maximize=True weight_decay=0.1"),
+    ("AdamW maximize=True", "AdamW maximize=True"),
     ("AdamW weight_decay=0.5 amsgrad=True", "AdamW weight_decay=0.5 amsgrad=True"),
     *(
         (f"{name} {options}", f"{name} {options}")

@@ -279,11 +279,11 @@ def hyperparameters() -> Iterator[tuple[str, str, Any]]:
     """Yield each numeric or boolean hyperparameter: its kernel or optimizer, name, default."""
     for kernel, arrays in KERNELS.items():
         for name, parameter in inspect.signature(getattr(kernels, kernel)).parameters.items():
-            if name not in (*arrays, "step"):
+            if name not in (*arrays, "step", "bounds"):
                 yield kernel, name, parameter.default
     for optimizer, kind in OPTIMIZERS.items():
         for name, default in {**kind.defaults, **OPTIONS}.items():
-            if name not in ("nonfinite", "seed"):
+            if name not in ("nonfinite", "seed", "bounds"):
                 yield optimizer, name, default
 
 

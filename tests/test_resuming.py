@@ -391,7 +391,8 @@ REALS = {
 }
 COUNTS = {"steps", "skipped", "seed", "number", "state", "inc", "uinteger"}
 ALSO_RIGHT: dict[str, set[Any]] = {
-    "True": {"clear_grads", "average_bias_correction"},
+    "True": {"clear_grads", "average_bias_correction", "maximize"},
+    "'left out'": {"maximize", "bounds"},
     "7": REALS | COUNTS,
     "0.5": REALS | {"beta1", "beta2"},
     "{'a': 1}": {"extra"},

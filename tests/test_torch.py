@@ -361,9 +361,7 @@ def test_what_cannot_be_stepped_is_refused_and_nothing_is_changed(
 # State dicts between torch.optim and the optimizers of schuss.
 
 
-@pytest.mark.parametrize(
-    ("name", "options"), [case for case in CASES if not case[1].get("maximize")]
-)
+@pytest.mark.parametrize(("name", "options"), CASES)
 @pytest.mark.parametrize("at", [0, 3])
 def test_training_goes_on_from_a_state_dict_of_torch_and_back(
     name: str, options: dict[str, Any], at: int
@@ -475,13 +473,11 @@ def test_what_schuss_cannot_do_is_refused() -> None:
     one = schuss.Adam(w)
     two = schuss.Adam([w, np.ones(3)])
     plain: Any = {"state": {}, "param_groups": [{"params": [0]}]}
-    maximizing = torch.optim.Adam([param], maximize=True)
     dampened = torch.optim.SGD([param], momentum=0.9, dampening=0.5)
     cases: list[tuple[Any, Any, str]] = [
         (one, {}, "state_dict has the keys []"),
         (one, plain, "expected those of torch.optim.Adam"),
         (schuss.AdamW(w), adam.state_dict(), "is of Adam, expected AdamW"),
-        (one, maximizing.state_dict(), "['maximize'] is True, expected False"),
         (two, adam.state_dict(), "state_dict has 1 parameters, expected 2"),
         (two, uneven.state_dict(), "counts [1, 2] steps, expected the same for all"),
         (schuss.Momentum(w), dampened.state_dict(), "no 'momentum_buffer' where dampening is set"),

@@ -38,13 +38,20 @@ std::vector<std::string> nonnegative_states(const std::string& rule) {
 }  // namespace
 
 engine::Formula make_formula(const std::string& rule, const py::dict& values, double per_step,
-                             const std::string& decay, double weight_decay) {
+                             const std::string& decay, double weight_decay, bool maximize,
+                             const std::optional<Limits>& bounds) {
     const auto& names = rules::registry()[rules::find_rule(rule)].hyperparameters;
     std::vector<double> others;
     for (std::size_t i = 1; i < names.size(); ++i) {
         others.push_back(values[names[i].data()].cast<double>());
     }
-    return {rule, per_step, others, decay_called(decay), weight_decay};
+    const auto [low, high] = bounds.value_or(Limits{});
+    const engine::FormulaOptions options{.decay = decay_called(decay),
+                                         .weight_decay = weight_decay,
+                                         .maximize = maximize,
+                                         .low = low.value_or(-engine::no_limit),
+                                         .high = high.value_or(engine::no_limit)};
+    return {rule, per_step, others, options};
 }
 
 void refuse_misfit(const std::optional<engine::Formula::Misfit>& misfit, const std::string& call,
@@ -66,7 +73,8 @@ void register_formula(py::module_& module) {
     py::class_<engine::Formula>(module, "Formula")
         .def(py::init(&make_formula), py::arg("rule"), py::arg("values") = py::dict(),
              py::arg("per_step") = 0.0, py::arg("decay") = "decoupled",
-             py::arg("weight_decay") = 0.0)
+             py::arg("weight_decay") = 0.0, py::arg("maximize") = false,
+             py::arg("bounds") = py::none())
         .def_property_readonly("per_step", &engine::Formula::per_step);
     module.def("states", &state_names, py::arg("rule"));
     module.def("nonnegative_states", &nonnegative_states, py::arg("rule"));

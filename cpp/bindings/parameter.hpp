@@ -43,8 +43,9 @@ class Parameter {
     void set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
                         DtypeRule of_states = DtypeRule::stochastic);
 
-    /// ValueError for a complex parameter if there is a limit: complex numbers have no order.
-    void check_clip_value(double limit, const std::string& call) const;
+    /// ValueError for a complex parameter with bounds or a limit of its gradient: complex numbers
+    /// have no order.
+    void check_order(const engine::Formula& formula, double limit, const std::string& call) const;
 
     /// Appends the arrays that an update writes.
     void append_written(std::vector<NamedArray>& out) const;

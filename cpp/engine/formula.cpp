@@ -49,7 +49,9 @@ std::optional<Coefficients::Unrepresentable> Coefficients::first_unrepresentable
             if ((magnitude >= Limits::min() && !too_large) || float64_[i] == 0) continue;
             // A limit that is too large limits nothing. A learning rate that is too small even with
             // the `fine` factor makes every update zero.
-            if (i == rules::index::limit && too_large) continue;
+            const bool is_upper = i == rules::index::limit || i == rules::index::high;
+            if (too_large && is_upper && float64_[i] > 0) continue;
+            if (too_large && i == rules::index::low && float64_[i] < 0) continue;
             const auto is_rate = [i](const rules::Rate& rate) { return rate.index == i; };
             if (std::any_of(rates_.begin(), rates_.end(), is_rate) && !too_large) continue;
             if (i == rules::index::weight_decay && decay != rules::Decay::coupled) continue;
@@ -78,38 +80,40 @@ sweep::Call Update::call(const numbers::Formats& formats) const {
     const bool in_pieces = !numbers::has_kernel(formats) || !coefficients.are_ordinary(computed);
     numbers::Formats read = formats;
     if (in_pieces) read.gradient = computed;
-    numbers::Formats from_zero = read;
-    from_zero.parameter = from_zero.gradient = computed;
-    return {kernels,
-            decay,
-            formats,
-            kernels->of(decay, read),
-            coefficients.as(computed),
-            in_pieces,
-            in_pieces ? kernels->of(rules::Decay::decoupled, from_zero) : nullptr};
+    numbers::Formats in_pieces_formats = read;
+    in_pieces_formats.parameter = in_pieces_formats.gradient = computed;
+    return {
+        .states = &kernels->states,
+        .decay = decay,
+        .formats = formats,
+        .kernel = kernels->of(decay, read),
+        .coefficients = coefficients.as(computed),
+        .in_pieces = in_pieces,
+        .decoupled = in_pieces ? kernels->of(rules::Decay::decoupled, in_pieces_formats) : nullptr};
 }
 
 Formula::Formula(std::string_view rule, double per_step, const std::vector<double>& others,
-                 rules::Decay decay, double weight_decay)
-    : index_(rules::find_rule(rule)),
-      decay_(decay),
-      weight_decay_(weight_decay),
-      values_{per_step} {
+                 const FormulaOptions& options)
+    : index_(rules::find_rule(rule)), options_(options), values_{per_step} {
     values_.insert(values_.end(), others.begin(), others.end());
 }
 
 Update Formula::update(std::int64_t t, double limit) const noexcept {
+    const rules::Surroundings around{limit, options_.weight_decay, options_.low, options_.high};
     const rules::Coefficients values =
-        rules::coefficients(rule(), values_.data(), weight_decay_, static_cast<double>(t), limit);
-    return {&sweep::level().rules[index_], decay_, Coefficients(values, rule().rates)};
+        rules::coefficients(rule(), values_.data(), around, static_cast<double>(t));
+    return {&sweep::level().rules[index_], options_.decay, options_.maximize,
+            Coefficients(values, rule().rates)};
 }
 
 std::optional<Formula::Misfit> Formula::first_misfit(const Update& update, double limit,
                                                      numbers::DType dtype) const {
-    const auto found = update.coefficients.first_unrepresentable(decay_, dtype);
+    const auto found = update.coefficients.first_unrepresentable(options_.decay, dtype);
     const std::string_view origin = found ? rules::origin(rule(), found->index) : "";
     if (origin.empty()) return std::nullopt;
-    const double common = found->index == rules::index::limit ? limit : weight_decay_;
+    double common = found->value;  // of the bounds
+    if (origin == "clip_value") common = limit;
+    if (origin == "weight_decay") common = options_.weight_decay;
     const auto misfit = [&](std::string_view name) {
         const auto& names = rule().hyperparameters;
         const auto own = std::find(names.begin(), names.end(), name);

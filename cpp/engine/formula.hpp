@@ -56,10 +56,24 @@ class Coefficients {
 struct Update {
     const sweep::Kernels* kernels = nullptr;
     rules::Decay decay = rules::Decay::decoupled;
+    bool maximize = false;
     Coefficients coefficients;
+
+    /// Multiplies the gradients of the step by a scale, and by -1 to maximize.
+    void set_scale(const numbers::Wide& scale) {
+        coefficients.set_scale(maximize ? numbers::Wide(-1) * scale : scale);
+    }
 
     /// The update of arrays in these formats. It refers to the coefficients.
     sweep::Call call(const numbers::Formats& formats) const;
+};
+
+/// What the parameters of one group have besides their rule.
+struct FormulaOptions {
+    rules::Decay decay = rules::Decay::decoupled;
+    double weight_decay = 0;
+    bool maximize = false;  // whether a step goes along the gradient, not against it
+    double low = -no_limit, high = no_limit;  // of the parameters
 };
 
 /// A rule with the values of its hyperparameters. The ranges of the values are the caller's to
@@ -70,10 +84,11 @@ class Formula {
     /// average. others: the other hyperparameters in the order of the rule. Throws
     /// std::invalid_argument if no rule has that name.
     Formula(std::string_view rule, double per_step, const std::vector<double>& others = {},
-            rules::Decay decay = rules::Decay::decoupled, double weight_decay = 0);
+            const FormulaOptions& options = {});
 
     const rules::RuleInfo& rule() const { return rules::registry()[index_]; }
     double per_step() const { return values_[0]; }
+    bool has_bounds() const { return options_.low > -no_limit || options_.high < no_limit; }
     void set_per_step(double value) { values_[0] = value; }
 
     /// The update of step t, with a gradient scale of 1. limit: the largest magnitude of an element
@@ -95,8 +110,7 @@ class Formula {
 
   private:
     std::size_t index_;
-    rules::Decay decay_;
-    double weight_decay_;
+    FormulaOptions options_;
     std::vector<double> values_;
 };
 

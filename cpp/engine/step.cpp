@@ -94,7 +94,7 @@ Outcome Step::run(double scale) noexcept {
         outcome.clipped = clip.value() != 1;
         factor = factor * clip;
     }
-    for (Update& update : updates_) update.coefficients.set_scale(factor);
+    for (Update& update : updates_) update.set_scale(factor);
     Run run{.groups = updates_.data(),
             .clear_gradients = options_.clear_grads,
             .seed = options_.seed,
@@ -116,7 +116,7 @@ void Step::record(const Outcome& outcome) noexcept {
 
 void Accumulator::run(double scale, bool clear_grads) noexcept {
     Update update = (count_ == 0 ? first_ : next_).update(count_ + 1, no_limit);
-    update.coefficients.set_scale(numbers::Wide(scale));
+    update.set_scale(numbers::Wide(scale));
     plan.run({.groups = &update, .clear_gradients = clear_grads});
     ++count_;
 }

@@ -11,6 +11,8 @@ namespace {
 
 #include "rules/arithmetic.hpp"
 #include "rules/complex.hpp"
+
+#include "rules/bounds.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"
@@ -22,6 +24,7 @@ struct Common {
     GradientTransform::Coefficients<double> gradient;
     WeightDecay::Coefficients<double> decay;
     double fine;
+    Bounds::Coefficients<double> bounds;
 };
 static_assert(sizeof(Common) == index::own * sizeof(double));
 
@@ -95,15 +98,18 @@ std::string_view origin(const RuleInfo& rule, std::size_t coefficient) {
     if (coefficient == index::weight_decay || coefficient == index::decay_factor) {
         return "weight_decay";
     }
+    if (coefficient == index::low || coefficient == index::high) return "bounds";
     return coefficient < index::own ? "" : rule.origins.at(coefficient - index::own);
 }
 
-Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters, double weight_decay,
-                          double t, double limit) {
+Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters,
+                          const Surroundings& around, double t) {
     Coefficients result = {};
     // Every rule that weight decay applies to has lr as its first hyperparameter.
-    const Common common{
-        {1, 1, limit}, WeightDecay::coefficients(weight_decay, hyperparameters[0]), 1};
+    const Common common{{1, 1, around.limit},
+                        WeightDecay::coefficients(around.weight_decay, hyperparameters[0]),
+                        1,
+                        {around.low, around.high}};
     std::memcpy(result.data(), &common, sizeof common);
     rule.fill(hyperparameters, t, result);
     return result;

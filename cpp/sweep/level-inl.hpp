@@ -34,6 +34,7 @@ using rules::States;
 
 #include "numbers/conversions.hpp"
 #include "numbers/random.hpp"
+#include "rules/bounds.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"
@@ -52,6 +53,7 @@ struct Common {
     GradientTransform::Coefficients<T> gradient;
     WeightDecay::Coefficients<T> decay;
     T fine;
+    Bounds::Coefficients<T> bounds;
 };
 
 template <class Rule, typename T>
@@ -103,6 +105,9 @@ void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S
             static_cast<V&>(parameter), gradient,
             static_cast<Computed<S>&>(ScopedState<Computed<S>, S>(state[i], random.bits()))...,
             c.rule);
+        if constexpr (Rule::updates_parameters) {
+            static_cast<V&>(parameter) = Bounds::apply(static_cast<V&>(parameter), c.bounds);
+        }
         (random.next(), ...);
     }
 }
@@ -269,8 +274,11 @@ void store_all(const void* from, void* to, std::size_t count) {
 template <DType dtype, typename Stored = typename numbers::StoredAs<dtype>::Type>
 constexpr Format format() {
     using T = decltype(loaded(Stored{}));
-    Format result = {
-        &sum_squares<Stored, false>, &sum_squares<Stored, true>, {}, &store_all<T, Stored>};
+    Format result = {sizeof(Stored),
+                     &sum_squares<Stored, false>,
+                     &sum_squares<Stored, true>,
+                     {},
+                     &store_all<T, Stored>};
     if constexpr (sizeof(T) <= sizeof(float)) {
         result.load[static_cast<int>(DType::float32)] = &load_all<float, Stored>;
     }

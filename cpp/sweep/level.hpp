@@ -38,13 +38,16 @@ struct Kernels {
 
 /// A rule that updates arrays in these formats.
 struct Call {
-    const Kernels* rule;
+    const rules::States* states;
     rules::Decay decay;
     numbers::Formats formats;
     Kernel kernel;
     const void* coefficients;
-    bool in_pieces;    // the kernel reads gradients in the compute type, and cannot do it alone
-    Kernel from_zero;  // the kernel that a call in pieces uses for parameters in the compute type
+
+    /// Whether the kernel cannot do it alone. It then reads gradients in the compute type, and
+    /// `decoupled` is the kernel for parameters in that type too and decoupled weight decay.
+    bool in_pieces;
+    Kernel decoupled;
 };
 
 /// Makes a call piece by piece: widens the gradients, and uses the power of the scale and `fine`.
@@ -66,6 +69,7 @@ using Convert = void (*)(const void* from, void* to, std::size_t count);
 
 /// The loops of one number format.
 struct Format {
+    std::size_t size;
     SumSquares sum_squares, sum_squares_scaled;
     Convert load[numbers::compute_dtype_count];  // to each type that holds all values; else nullptr
     Convert store;                               // from the compute type

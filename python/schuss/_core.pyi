@@ -85,6 +85,8 @@ class Formula:
         per_step: float = 0.0,
         decay: str = "decoupled",
         weight_decay: float = 0.0,
+        maximize: bool = False,
+        bounds: tuple[float | None, float | None] | None = None,
     ) -> None: ...
     @property
     def per_step(self) -> float: ...

@@ -13,6 +13,9 @@ import numpy.typing as npt
 Rate: TypeAlias = float | Callable[[int], float]
 """A learning rate: a number, or a schedule, which is a function of the step counted from 1."""
 
+Bounds: TypeAlias = tuple[float | None, float | None]
+"""The lowest and the highest value, each None if there is none."""
+
 _T = TypeVar("_T")
 
 Check: TypeAlias = Callable[[str, str, Any], _T]
@@ -168,6 +171,26 @@ def extended(call: str, name: str, value: object) -> float:
     if result != result:
         raise ValueError(f"{call}: {name} is nan, expected a number")
     return result
+
+
+def interval(call: str, name: str, value: Any) -> Bounds | None:
+    """Return two bounds, None where they are infinite, or raise TypeError or ValueError."""
+    if value is None:
+        return None
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        error = ValueError if isinstance(value, tuple | list) else TypeError
+        raise error(f"{call}: {name} is {shown(value)}, expected (low, high) or None")
+    low, high = (
+        open_end if limit is None else extended(call, f"{name}[{i}]", limit)
+        for i, (limit, open_end) in enumerate(zip(value, (-inf, inf), strict=True))
+    )
+    if low > high or low == inf or high == -inf:
+        raise ValueError(
+            f"{call}: {name} is {shown(value)}, expected (low, high) with low <= high, None where "
+            "there is no bound"
+        )
+    pair = None if low == -inf else low, None if high == inf else high
+    return None if pair == (None, None) else pair
 
 
 def mapping(call: str, name: str, value: Any) -> Mapping[Any, Any]:

@@ -245,10 +245,11 @@ class Optimizer(Options):
         Parameters
         ----------
         grads : array, or sequence or mapping of arrays, optional
-            The gradients in the structure of `params`, each with the shape and dtype of its
-            parameter, in any memory layout; for parameters in float32, float16 and bfloat16, in
-            any of these dtypes. They are only read, unless `clear_grads` is set. By default, the
-            gradients that `accumulate` has summed, which are used up by the step.
+            The gradients in the structure of `params`, each with the shape of its parameter, in
+            any memory layout. Each is float32, float16 or bfloat16, which are widened as they are
+            read, or has the dtype of its parameter. They are only read, unless `clear_grads` is
+            set. By default, the gradients that `accumulate` has summed, which are used up by the
+            step.
         scale : float
             The factor that the gradients are multiplied by as they are read, before anything else:
             one over the scale of the loss, the number of summed gradients, or that of workers.
@@ -324,12 +325,11 @@ class Optimizer(Options):
     def __repr__(self) -> str:
         """Return the settings in use, and a summary of the parameters."""
         internals, arrays = self._internals, self._internals.arrays
-        declaration = declaration_of(type(self))
+        known = declaration_of(type(self)).settings
         settings = [
             f"{name}={value!r}"
             for name, value in internals.settings.items()
-            if internals.uses(name)
-            and (name in declaration.hyperparameters or value != declaration.settings[name].default)
+            if internals.uses(name) and not (known[name].is_option and value == known[name].default)
         ]
         if self.state_dtype is not None:
             settings.append(f"state_dtype={self.state_dtype.name}")

@@ -11,11 +11,13 @@ from schuss._groups import GroupOf, Params
 from schuss._hyperparameters import (
     NON_NEGATIVE,
     UNIT,
+    Bounds,
     Check,
     Rate,
     choice,
     count,
     flag,
+    interval,
     optional,
     rate,
 )
@@ -43,7 +45,8 @@ class Options(Configurable):
     """The arguments that all optimizers share.
 
     `lr` and the options are attributes too, which can be assigned between steps; the last four
-    arguments cannot be changed.
+    arguments cannot be changed. Groups of parameters may have `lr`, `maximize` and `bounds` of
+    their own.
 
     Parameters
     ----------
@@ -53,6 +56,15 @@ class Options(Configurable):
         and hyperparameters.
     lr : float or callable
         The learning rate, at least 0, or a schedule: a function of the step, counted from 1.
+    maximize : bool
+        Step along the gradient, not against it: the gradient is multiplied by -1 with its scale,
+        before weight decay, as in PyTorch.
+    bounds : (float or None, float or None), optional
+        The lowest and the highest value of an element of a parameter; None where there is none. In
+        the same pass, each step puts the parameters between them, before it writes averages and
+        copies: parameters that are outside at first are inside after the first step. The results
+        are those of `numpy.clip` in the dtype of the parameter; NaN stays NaN. State does not
+        change, and a step that is skipped changes nothing. Not for complex parameters.
     clip_norm : float, optional
         The largest norm of all gradients together. If theirs is larger, they are multiplied by
         ``clip_norm / (norm + 1e-6)``. At least 0.
@@ -112,8 +124,9 @@ class Options(Configurable):
 
     Notes
     -----
-    Parameters may be float16 or bfloat16, and so may gradients of float32 parameters: the step
-    computes in float32, and rounds parameters to nearest, ties to even.
+    Parameters may be float16 or bfloat16: the step computes in float32, and rounds them to nearest,
+    ties to even. Gradients may be float32, float16 or bfloat16, whatever the dtype of their
+    parameter.
 
     The gradient of a complex parameter is complex, in PyTorch's convention: the direction of
     steepest ascent, ``dL/d(real) + 1j * dL/d(imag)``. `jax.grad` returns its conjugate: give the
@@ -129,6 +142,7 @@ class Options(Configurable):
     algorithm 1, for clipping by the norm; the 1e-6 is from PyTorch.
     Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992, for averages
     of the parameters.
+    Bertsekas, "On the Goldstein-Levitin-Polyak gradient projection method", 1976, for `bounds`.
     Gupta et al., "Deep learning with limited numerical precision", 2015, section 3, for stochastic
     rounding; Micikevicius et al., "Mixed precision training", 2018, section 3, for low-precision
     copies of float32 parameters and the scale of the loss.
@@ -150,6 +164,8 @@ class Options(Configurable):
     _params: InitVar[Params] = argument(alias="params", kw_only=False)
     lr: Setting[Rate] = hyperparameter(rate, default=0.01, kw_only=False)
     weight_decay: Setting[float]
+    maximize: Setting[bool] = option(flag, default=False, by_group=True)
+    bounds: Setting[Bounds | None] = option(interval, default=None, by_group=True)
     clip_norm: Setting[float | None] = option(optional(NON_NEGATIVE), default=None)
     clip_value: Setting[float | None] = option(optional(NON_NEGATIVE), default=None)
     nonfinite: Setting[_Nonfinite] = option(_nonfinite, default="propagate")

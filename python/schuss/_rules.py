@@ -51,14 +51,19 @@ def spec_of(kind: type[Configurable]) -> RuleSpec:
 def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _core.Formula:
     """Return the formula of a class for these hyperparameters; other entries are ignored.
 
-    A schedule as `lr` stands for 0: each step sets its rate.
+    Those that are missing have their defaults. A schedule as `lr` stands for 0: each step sets its
+    rate.
     """
     spec = spec_of(kind)
-    values = {name: hyperparameters[name] for name in declaration_of(kind).hyperparameters}
+    known = declaration_of(kind)
+    values = {
+        name: hyperparameters.get(name, known.settings[name].default)
+        for name in known.hyperparameters
+    }
     for name, other in spec.fallbacks.items():
         if values[name] is None:
             values[name] = values[other]
-    lr, weight_decay = values.pop("lr"), values.pop("weight_decay")
+    lr, weight_decay = values["lr"], values["weight_decay"]
     by = spec.decoupled
     decoupled = values[by] if isinstance(by, str) else by
     # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
@@ -69,6 +74,8 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
         per_step=0.0 if callable(lr) else lr,
         decay=decay,
         weight_decay=weight_decay,
+        maximize=values["maximize"],
+        bounds=values["bounds"],
     )
 
 

@@ -21,11 +21,14 @@ from schuss._hyperparameters import (
     shown,
 )
 from schuss._internals import Internals, internals_of
-from schuss._settings import Configurable, checked_overrides, checked_settings
+from schuss._settings import Configurable, checked_overrides, checked_settings, declaration_of
 from schuss._state import States, copied, fill, new_sums
 
 # Entries of a state dict that have arrays besides the states of the rule.
 _ARRAY_ENTRIES = ("average", "accumulated")
+
+# Settings that saved optimizers of earlier versions do not have.
+_LATER = ("maximize", "bounds")
 
 _from_zero: Check[int] = partial(count, least=0)
 
@@ -152,7 +155,7 @@ def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
     return Internals(
         kind,
         state["params"],
-        state["settings"]["hyperparameters"],
+        _with_later(kind, state["settings"]["hyperparameters"]),
         grouping=lambda _: ([dict(own) for own in groups], group_of),
         state_dtype=state["state_dtype"],
         complex=state["complex"],
@@ -244,9 +247,18 @@ def checked(
     )
 
 
+def _with_later(kind: type[Configurable], given: Any) -> Any:
+    """Return saved settings with the defaults of those that earlier versions did not have."""
+    if not isinstance(given, Mapping):
+        return given
+    known = declaration_of(kind).settings
+    return {name: known[name].default for name in _LATER if name in known} | dict(given)
+
+
 def _checked_hyperparameters(
     internals: Internals, memo: _Memo, call: str, name: str, given: Any
 ) -> dict[str, Any]:
+    given = _with_later(internals.kind, given)
     check_keys(call, name, given, tuple(internals.settings))
     return checked_settings(internals.kind, call, _copied_schedules(given, memo))
 

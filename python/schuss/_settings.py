@@ -33,8 +33,9 @@ class Setting(Generic[_T]):
 
     name: str
 
-    def __init__(self, check: Check[_T], default: _T, *, is_option: bool) -> None:
-        self.check, self.default, self.is_option = check, default, is_option
+    def __init__(self, check: Check[_T], default: _T, *, is_option: bool, by_group: bool) -> None:
+        self.check, self.default = check, default
+        self.is_option, self.by_group = is_option, by_group
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
@@ -66,12 +67,21 @@ class Argument:
 
 def hyperparameter(check: Check[_T], *, default: _T, kw_only: bool = True) -> Setting[_T]:
     """Declare a hyperparameter: each group of parameters may have its own value."""
-    return Setting(check, default, is_option=False)
+    return Setting(check, default, is_option=False, by_group=True)
 
 
-def option(check: Check[_T], *, default: _T, form: "type[Setting[Any]]" = Setting) -> Any:
-    """Declare an option: it has one value for all groups of parameters."""
-    return form(check, default, is_option=True)
+def option(
+    check: Check[_T],
+    *,
+    default: _T,
+    by_group: bool = False,
+    form: "type[Setting[Any]]" = Setting,
+) -> Any:
+    """Declare an option, which all optimizers have.
+
+    by_group: whether each group of parameters may have its own value, as of a hyperparameter.
+    """
+    return form(check, default, is_option=True, by_group=by_group)
 
 
 def argument(*, alias: str, default: Any = Parameter.empty, kw_only: bool = True) -> Any:
@@ -86,7 +96,9 @@ class Declaration:
     settings: Mapping[str, Setting[Any]]
     """The hyperparameters, then the options."""
     hyperparameters: tuple[str, ...]
+    """What each group may have of its own: the rule's hyperparameters, and the options by group."""
     options: tuple[str, ...]
+    """What has one value for all groups."""
     fixed: tuple[Argument, ...]
     """The arguments that cannot be changed later, except for `params`."""
 
@@ -168,8 +180,9 @@ def _declaration(kind: type) -> Declaration:
         if isinstance(value, Setting | Argument)
     }
     settings = {name: each for name, each in found.items() if isinstance(each, Setting)}
-    hyperparameters = tuple(name for name, each in settings.items() if not each.is_option)
-    options = tuple(name for name, each in settings.items() if each.is_option)
+    ordered = sorted(settings, key=lambda name: settings[name].is_option)
+    hyperparameters = tuple(name for name in ordered if settings[name].by_group)
+    options = tuple(name for name in ordered if not settings[name].by_group)
     _params, *fixed = (each for each in found.values() if isinstance(each, Argument))
     return Declaration(
         settings={name: settings[name] for name in (*hyperparameters, *options)},

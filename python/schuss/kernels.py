@@ -1,16 +1,17 @@
 """One optimizer step on your own arrays, with state that you keep.
 
 Each function updates `param` and its state in place, in one pass over memory, and returns nothing.
-`param`, `grad` and the state arrays have the same shape and the same dtype, float32, float64,
-complex64 or complex128. Alternatively, `param` and `grad` are each float32, float16 or bfloat16
-(from ml_dtypes), and the state is float32. Any memory layout works. All arrays except `grad` must
-be writeable. Objects that export their memory through ``__dlpack__`` or the buffer protocol are
-used without a copy.
+`param`, `grad` and the state arrays have the same shape. `param` is float32, float64, float16 or
+bfloat16 (from ml_dtypes); `grad` has the same dtype, or is float32, float16 or bfloat16, which are
+widened as they are read; the state is float64 for float64 parameters, and else float32. Or all are
+complex64 or complex128; complex64 gradients of complex128 parameters are widened. Any memory
+layout works. All arrays except `grad` must be writeable. Objects that export their memory through
+``__dlpack__`` or the buffer protocol are used without a copy.
 
 The states of a complex `param` that are made of squares or magnitudes (`v`, `v_max`, `u`,
 `square_average`, `square_sum`, `delta_average`) may be real: these are then those of ``abs(g)``.
 See `complex` of `schuss.optimizers.Options`, and its notes for the convention of complex gradients.
-Complex numbers have no order, so there is no `clip_value`.
+Complex numbers have no order, so there are no `clip_value` and `bounds`.
 
 The results are bit-for-bit those of `schuss.reference`. All functions raise
 
@@ -29,7 +30,16 @@ from math import inf
 
 from schuss import _core
 from schuss._arrays import ArrayLike
-from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, Check, count, flag
+from schuss._hyperparameters import (
+    FINITE,
+    NON_NEGATIVE,
+    UNIT,
+    Bounds,
+    Check,
+    count,
+    flag,
+    interval,
+)
 
 __all__ = [
     "adadelta",
@@ -53,6 +63,7 @@ def sgd(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of gradient descent, ``p = p - lr*g``.
 
@@ -66,7 +77,11 @@ def sgd(
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -86,7 +101,7 @@ def sgd(
     array([0.95, 2.05])
     """
     values = {"lr": lr, "weight_decay": weight_decay}
-    _update("kernels.sgd", "sgd", values, (param, grad), scale, clip_value)
+    _update("kernels.sgd", "sgd", values, (param, grad), scale, clip_value, bounds)
 
 
 def momentum(
@@ -103,6 +118,7 @@ def momentum(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of momentum, ``v = beta*v + (1-dampening)*g; p = p - lr*v``.
 
@@ -130,7 +146,11 @@ def momentum(
         Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -156,7 +176,7 @@ def momentum(
     values = {"lr": lr, "beta": beta, "weight_decay": weight_decay}
     values["dampening"] = beta if dampening is None else dampening
     values["lr_in_velocity"] = lr_in_velocity
-    _update(call, rule, values, arrays, scale, clip_value, step=step)
+    _update(call, rule, values, arrays, scale, clip_value, bounds, step=step)
 
 
 def rmsprop(
@@ -174,6 +194,7 @@ def rmsprop(
     momentum: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of RMSprop, ``s = beta*s + (1-beta)*g*g; p = p - lr*g/(sqrt(s+eps_root)+eps)``.
 
@@ -200,7 +221,11 @@ def rmsprop(
         The decay rate of `buffer`, in [0, 1).
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -229,7 +254,7 @@ def rmsprop(
         raise ValueError(f"{call}: momentum is {momentum!r} without buffer, expected both")
     rule = "rmsprop" + "_centered" * (mean is not None) + "_momentum" * (buffer is not None)
     arrays = param, grad, square_average, *optional
-    _update(call, rule, values, arrays, scale, clip_value)
+    _update(call, rule, values, arrays, scale, clip_value, bounds)
 
 
 def adam(
@@ -250,6 +275,7 @@ def adam(
     v_max: ArrayLike | None = None,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adam, ``p = p - lr*m_hat/(sqrt(v_hat + eps_root) + eps)``.
 
@@ -283,7 +309,11 @@ def adam(
         `v` (AMSGrad).
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
-        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -312,7 +342,7 @@ def adam(
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_root": eps_root}
     values |= {"eps_hat": eps_hat, "weight_decay": weight_decay}
     arrays = (param, grad, m, v) if v_max is None else (param, grad, m, v, v_max)
-    _update(call, rule, values, arrays, scale, clip_value, step=step, decay=decay)
+    _update(call, rule, values, arrays, scale, clip_value, bounds, step=step, decay=decay)
 
 
 def adagrad(
@@ -327,6 +357,7 @@ def adagrad(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adagrad, ``s = s + g*g; p = p - lr*g/(sqrt(s) + eps)``.
 
@@ -348,6 +379,9 @@ def adagrad(
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
         ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -370,7 +404,7 @@ def adagrad(
     call, values = "kernels.adagrad", {"lr": lr, "lr_decay": lr_decay, "eps": eps}
     values |= {"weight_decay": weight_decay, "initial_accumulator_value": 0.0}
     t = count(call, "step", step, least=1)
-    _update(call, "adagrad", values, (param, grad, square_sum), scale, clip_value, step=t)
+    _update(call, "adagrad", values, (param, grad, square_sum), scale, clip_value, bounds, step=t)
 
 
 def adadelta(
@@ -385,6 +419,7 @@ def adadelta(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adadelta, ``d = sqrt((u + eps)/(s + eps))*g; p = p - lr*d``.
 
@@ -407,6 +442,9 @@ def adadelta(
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
         ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -428,7 +466,7 @@ def adadelta(
     """
     values = {"lr": lr, "rho": rho, "eps": eps, "weight_decay": weight_decay}
     arrays = (param, grad, square_average, delta_average)
-    _update("kernels.adadelta", "adadelta", values, arrays, scale, clip_value)
+    _update("kernels.adadelta", "adadelta", values, arrays, scale, clip_value, bounds)
 
 
 def adamax(
@@ -445,6 +483,7 @@ def adamax(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adamax, ``p = p - lr*m_hat/u``.
 
@@ -469,6 +508,9 @@ def adamax(
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
         ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -491,7 +533,7 @@ def adamax(
     call, values = "kernels.adamax", {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps}
     values["weight_decay"] = weight_decay
     t = count(call, "step", step, least=1)
-    _update(call, "adamax", values, (param, grad, m, u), scale, clip_value, step=t)
+    _update(call, "adamax", values, (param, grad, m, u), scale, clip_value, bounds, step=t)
 
 
 def nadam(
@@ -511,6 +553,7 @@ def nadam(
     decoupled: bool = False,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of NAdam: Adam along Nesterov's look-ahead.
 
@@ -541,6 +584,9 @@ def nadam(
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
         ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -565,7 +611,7 @@ def nadam(
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_hat": eps_hat}
     values |= {"momentum_decay": momentum_decay, "weight_decay": weight_decay}
     t = count(call, "step", step, least=1)
-    _update(call, "nadam", values, arrays, scale, clip_value, step=t, decay=decay)
+    _update(call, "nadam", values, arrays, scale, clip_value, bounds, step=t, decay=decay)
 
 
 def radam(
@@ -583,6 +629,7 @@ def radam(
     decoupled: bool = False,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of RAdam: Adam, rectified while ``v`` has seen few gradients.
 
@@ -611,6 +658,9 @@ def radam(
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
         ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -634,7 +684,7 @@ def radam(
     decay = "decoupled" if flag(call, "decoupled", decoupled) else "coupled"
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
     t = count(call, "step", step, least=1)
-    _update(call, "radam", values, arrays, scale, clip_value, step=t, decay=decay)
+    _update(call, "radam", values, arrays, scale, clip_value, bounds, step=t, decay=decay)
 
 
 def lion(
@@ -648,6 +698,7 @@ def lion(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Lion, ``p = p - lr*sign(beta1*m + (1-beta1)*g)``.
 
@@ -667,6 +718,9 @@ def lion(
     scale, clip_value : float
         First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
         ``-clip_value`` to ``clip_value`` (at least 0; None does not clip).
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
 
     Raises
     ------
@@ -687,7 +741,7 @@ def lion(
     """
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}
     arrays = (param, grad, m)
-    _update("kernels.lion", "lion", values, arrays, scale, clip_value, decay="decoupled")
+    _update("kernels.lion", "lion", values, arrays, scale, clip_value, bounds, decay="decoupled")
 
 
 _CHECKS: dict[str, Check[float]] = {
@@ -703,6 +757,7 @@ def _update(
     arrays: tuple[ArrayLike, ...],
     scale: float,
     clip_value: float | None,
+    bounds: Bounds | None,
     *,
     step: int | None = None,
     decay: str = "coupled",
@@ -710,6 +765,7 @@ def _update(
     """Check the arguments of a step, and take it. Without a number of the step, correct no bias."""
     limit = inf if clip_value is None else NON_NEGATIVE(call, "clip_value", clip_value)
     scale = FINITE(call, "scale", scale)
+    bounds = interval(call, "bounds", bounds)
     values = {
         name: _CHECKS.get(name, NON_NEGATIVE)(call, name, value)
         for name, value in hyperparameters.items()
@@ -719,5 +775,5 @@ def _update(
     lr, weight_decay = values["lr"], values["weight_decay"]
     # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
     decay = decay if weight_decay else "decoupled"
-    formula = _core.Formula(rule, values, lr, decay, weight_decay)
+    formula = _core.Formula(rule, values, lr, decay, weight_decay, bounds=bounds)
     _core.update(call, formula, t, scale, limit, *arrays)

@@ -109,6 +109,8 @@ CASES = [
     _momentum(scale=-1.7, clip_value=0.0, weight_decay=0.1),
     _rmsprop("mean", scale=1e-3, clip_value=1e-4),
     _adam(scale=2.0**-16, clip_value=1e-5, weight_decay=0.1, decoupled=True),
+    Case("sgd", options={"scale": -1.0, "bounds": (-0.3, None)}),
+    _adam(weight_decay=0.1, bounds=(-0.5, 0.25)),
     Case("average", options={"beta": 0.98}),
     Case("average", options={"beta": 0.0}),
 ]

@@ -236,6 +236,8 @@ OPTIMIZERS |= {
 
 # The options of every optimizer that can change between steps, and their defaults.
 OPTIONS: Options = {
+    "maximize": False,
+    "bounds": None,
     "clip_norm": None,
     "clip_value": None,
     "nonfinite": "propagate",
@@ -244,6 +246,9 @@ OPTIONS: Options = {
     "average_bias_correction": False,
     "seed": 0,
 }
+
+# Those that each group may have of its own.
+OPTIONS_BY_GROUP = ("maximize", "bounds")
 
 # For each hyperparameter, a value that is no optimizer's default.
 OTHER_VALUES: Options = {

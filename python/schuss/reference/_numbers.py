@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from schuss._arrays import Array, components, computed_dtype
 from schuss._core import subnormals_are_zero
+from schuss._hyperparameters import Bounds
 
 Float = TypeVar("Float", np.float32, np.float64)
 
@@ -82,6 +83,17 @@ def scale_and_clip(
     with subnormals_are_zero(), np.errstate(all="ignore"):
         g = np.where(g > limit, limit, g)  # numpy.clip does not define the sign of zero
         return np.where(g < -limit, -limit, g)
+
+
+def put_between(p: npt.NDArray[Float], bounds: Bounds | None) -> None:
+    """Put the parameter between its bounds."""
+    low, high = bounds or (None, None)
+    if low is not None:  # numpy.clip does not define the sign of zero
+        (low,) = cast(p, low)
+        p[...] = np.where(p < low, low, p)
+    if high is not None:
+        (high,) = cast(p, high)
+        p[...] = np.where(p > high, high, p)
 
 
 def apply_scale(p: npt.NDArray[Float], g: npt.NDArray[Float], scale: "Wide") -> Any:

@@ -46,7 +46,8 @@ class Optimizer:
     lr : float or callable
         The learning rate, or a schedule: a function of the step, counted from 1.
     groups : callable, optional
-        Hyperparameters of single parameters: ``groups(name) -> dict or None``.
+        Hyperparameters of single parameters, also `maximize` and `bounds`: ``groups(name) -> dict
+        or None``.
     copies : dtype or str, optional
         "float16" or "bfloat16": keep copies of the parameters in this dtype.
     state_dtype : dtype or str, optional
@@ -54,9 +55,9 @@ class Optimizer:
     complex : {"components", "modulus"}
         "modulus": average the squared moduli of complex gradients, in real states.
     **settings
-        Other hyperparameters, and the options `clip_norm`, `clip_value`, `nonfinite`,
-        `clear_grads`, `average`, `average_bias_correction` and `seed`. See the optimizers of
-        `schuss` and `schuss.optimizers.Optimizer`.
+        Other hyperparameters, and the options `maximize`, `bounds`, `clip_norm`, `clip_value`,
+        `nonfinite`, `clear_grads`, `average`, `average_bias_correction` and `seed`. See the
+        optimizers of `schuss` and `schuss.optimizers.Options`.
 
     Raises
     ------
@@ -120,7 +121,7 @@ class Optimizer:
         if kind not in KINDS:
             raise ValueError(f"{call}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
         self._kind = KINDS[kind]
-        self.settings = {"lr": lr, **_defaults(self._kind), **_OPTIONS}
+        self.settings = {"lr": lr, **_defaults(self._kind), "maximize": False, **_OPTIONS}
         for name in settings:
             if name not in self.settings:
                 known = ", ".join(self.settings)
@@ -308,6 +309,8 @@ class Optimizer:
             arguments["step"] = t if hyperparameters.get("bias_correction", True) else None
         if "decoupled_weight_decay" in hyperparameters:
             arguments["decoupled"] = hyperparameters["decoupled_weight_decay"]
+        if hyperparameters["maximize"]:
+            arguments["scale"] = -1.0
 
         def rule(param: Array, grad: Array, *states: Array, **options: Any) -> None:
             named = dict(zip(names, states, strict=True))

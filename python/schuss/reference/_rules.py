@@ -10,12 +10,14 @@ import numpy.typing as npt
 
 from schuss._arrays import Array
 from schuss._core import subnormals_are_zero
+from schuss._hyperparameters import Bounds
 from schuss.reference._numbers import (
     Float,
     cast,
     floats,
     magnitude,
     parts,
+    put_between,
     rate_of,
     round_into,
     scale_and_clip,
@@ -68,6 +70,7 @@ def sgd(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of gradient descent; see `schuss.kernels.sgd`."""
     p = param
@@ -80,6 +83,7 @@ def sgd(
         if decays:
             g = g + weight_decay * p
         p[...] = p - rate * g * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -97,6 +101,7 @@ def momentum(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of momentum; see `schuss.kernels.momentum`."""
     p, v = param, velocity
@@ -115,6 +120,7 @@ def momentum(
         v[...] = beta * v + term
         d = term + beta * v if nesterov else v
         p[...] = p - rate * d * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -133,6 +139,7 @@ def rmsprop(
     momentum: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of RMSprop; see `schuss.kernels.rmsprop`."""
     p, s, a, b = param, square_average, mean, buffer
@@ -155,6 +162,7 @@ def rmsprop(
             p[...] = p - rate * b * fine
         else:
             p[...] = p - rate * g / (np.sqrt(variance + eps_root) + eps) * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -176,6 +184,7 @@ def adam(
     v_max: npt.NDArray[Float] | None = None,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adam; see `schuss.kernels.adam`."""
     p = param
@@ -201,6 +210,7 @@ def adam(
             v_max[...] = maximum(v_max, v)
             v_hat = v_max
         p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps) * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -216,6 +226,7 @@ def adagrad(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adagrad; see `schuss.kernels.adagrad`."""
     p = param
@@ -231,6 +242,7 @@ def adagrad(
             g = g + weight_decay * p
         s[...] = s + square(g, s)
         p[...] = p - rate * g / (np.sqrt(s) + eps) * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -246,6 +258,7 @@ def adadelta(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adadelta; see `schuss.kernels.adadelta`."""
     p = param
@@ -263,6 +276,7 @@ def adadelta(
         delta = np.sqrt((d + eps) / (s + eps)) * g
         d[...] = rho * d + rest * square(delta, d)
         p[...] = p - rate * delta * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -280,6 +294,7 @@ def adamax(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Adamax; see `schuss.kernels.adamax`."""
     p = param
@@ -295,6 +310,7 @@ def adamax(
         m[...] = beta1 * m + rest * g
         u[...] = maximum(beta2 * u, magnitude(g, u) + eps)
         p[...] = p - rate * m / u * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -315,6 +331,7 @@ def nadam(
     decoupled: bool = False,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of NAdam; see `schuss.kernels.nadam`."""
     p = param
@@ -336,6 +353,7 @@ def nadam(
         m[...] = beta1 * m + rest1 * g
         v[...] = beta2 * v + rest2 * square(g, v)
         p[...] = p - rate * (gain * g + gain_m * m) / (np.sqrt(v * correction) + eps) * fine
+    put_between(p, bounds)
 
 
 def _nadam_weights(beta1: float, decay: float, t: int) -> tuple[float, float]:
@@ -377,6 +395,7 @@ def radam(
     decoupled: bool = False,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of RAdam; see `schuss.kernels.radam`."""
     p = param
@@ -403,6 +422,7 @@ def radam(
         m[...] = beta1 * m + rest1 * g
         v[...] = beta2 * v + rest2 * square(g, v)
         p[...] = p - (rate * m / (np.sqrt(v) + eps) if adapts else rate * m) * fine
+    put_between(p, bounds)
 
 
 @widened
@@ -417,6 +437,7 @@ def lion(
     weight_decay: float = 0.0,
     scale: float = 1.0,
     clip_value: float | None = None,
+    bounds: Bounds | None = None,
 ) -> None:
     """Take one step of Lion; see `schuss.kernels.lion`."""
     p = param
@@ -431,6 +452,7 @@ def lion(
         direction = np.where(c > 0, 1, np.where(c < 0, -1, c)).astype(p.dtype)  # NaN stays NaN
         p[...] = p - rate * direction * fine
         m[...] = beta2 * m + rest2 * g
+    put_between(p, bounds)
 
 
 def maximum(x: npt.NDArray[Float], y: Any) -> npt.NDArray[Float]:

@@ -33,7 +33,8 @@ def step(
     Parameters
     ----------
     rules : sequence of callables
-        For each parameter one of the functions of this module, with its hyperparameters bound.
+        For each parameter one of the functions of this module, with its hyperparameters bound, and
+        with ``scale=-1`` to maximize.
     params, grads : sequence of arrays
         The parameters, and gradients of the same shapes, in float32, float64, float16, bfloat16,
         complex64 or complex128.

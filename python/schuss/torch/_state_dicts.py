@@ -24,7 +24,7 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
     optimizer : Optimizer
         An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss, with parameters of any shape
         and dtype. Schedules are replaced by the current rates (``lr_now`` of each group). Options
-        that `torch.optim` lacks (`clip_norm`, averages, copies and so on) are left out.
+        that `torch.optim` lacks (`bounds`, `clip_norm`, averages and so on) are left out.
 
     Returns
     -------
@@ -115,6 +115,7 @@ def _param_groups(
                 f"{call}: dampening is set before the first step, which torch.optim does not "
                 "dampen, expected steps"
             )
+        converted["maximize"] = values["maximize"]
         groups.append({**defaults, **converted, "params": members})
     return groups
 
@@ -127,7 +128,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     optimizer : Optimizer
         An `SGD`, `Momentum`, `RMSprop`, `Adam` or `AdamW` of schuss: of the class of the state,
         with the same number of parameters of the same shapes, in the same order and groups. Options
-        that `torch.optim` lacks (`clip_norm`, averages and so on) are unchanged.
+        that `torch.optim` lacks (`bounds`, `clip_norm`, averages and so on) are unchanged.
     state_dict : mapping
         The result of ``state_dict()`` of `torch.optim.SGD`, `RMSprop`, `Adam` or `AdamW`. That of
         SGD has no number of steps: `optimizer.steps` is unchanged then. The tensors can be on any
@@ -139,8 +140,8 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         If an argument, or a value in it, has a wrong type.
     ValueError
         If it is the state of another class, of other parameters or of other groups, or is
-        incomplete; if schuss has no equivalent: for `maximize`, different numbers of steps for
-        different parameters, dampening before the first step or with Nesterov's momentum.
+        incomplete; if schuss has no equivalent: for different numbers of steps for different
+        parameters, dampening before the first step or with Nesterov's momentum.
 
     Nothing is changed then.
 
@@ -175,6 +176,8 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         raise ValueError(
             f"{call}: state_dict['param_groups'] has parameters {members}, expected {expected}"
         )
+    for group, before in zip(groups, saved["groups"], strict=True):
+        group["hyperparameters"] = before["hyperparameters"] | group["hyperparameters"]
     values = groups[0]["hyperparameters"]
     names = states(type(optimizer), {**internals.settings, **values})
     reader = _StateReader(call, kind, param_states)
@@ -275,9 +278,8 @@ def _parse_group(call: str, name: str, group: Any, kind: str) -> dict[str, Any]:
         values |= {"beta": 0.0, "dampening": 0.0, "nesterov": False, "bias_correction": False}
     if group_kind != kind:
         raise ValueError(f"{call}: {name} is of {group_kind}, expected {kind}")
-    if number(call, f"{name}['maximize']", group.get("maximize", False)):
-        raise ValueError(f"{call}: {name}['maximize'] is True, expected False")
-    return values
+    maximize = number(call, f"{name}['maximize']", group.get("maximize", False))
+    return values | {"maximize": bool(maximize)}
 
 
 def _steps(call: str, name: str, state: Mapping[str, Any]) -> int:
