@@ -26,7 +26,7 @@ every_case = pytest.mark.parametrize(
     [
         pytest.param(case, moduli, id=f"{case}{'-moduli' * moduli}")
         for case in CASES
-        if "clip_value" not in case.options
+        if case.options.keys().isdisjoint({"clip_value", "bounds"})  # which need an order
         for moduli in (False, True)[: 1 + bool(SECOND_MOMENTS.intersection(case.all_states))]
     ],
 )
@@ -437,6 +437,10 @@ REFUSED: list[tuple[str, type[Exception], str]] = [
     ("setattr(SGD(z), 'clip_value', 0.5)", ValueError, "SGD: clip_value is 0.5 where params is"),
     ("kernels.sgd(z, z.copy(), lr=0.1, clip_value=1.0)", ValueError, "kernels.sgd: clip_value is "
      "1.0 where param is complex, expected None"),
+    ("SGD([r, z], bounds=(0.0, None))", ValueError, "SGD: bounds are given where params[1] is"),
+    ("kernels.sgd(z, z.copy(), lr=0.1, bounds=(None, 1.0))", ValueError, "kernels.sgd: bounds are "
+     "given where param is complex, expected None: complex numbers have no order"),
+    ("setattr(SGD(z), 'bounds', (0.0, 1.0))", ValueError, "SGD: bounds are given where params is"),
     ("SGD(z, copies='float16')", ValueError, "SGD: copies are given but a parameter is complex64,"),
     ("Adam(z, state_dtype='bfloat16')", ValueError, "Adam: state_dtype is 'bfloat16' where a param"
      "eter is complex64, expected parameters in float32, float16 or bfloat16"),
@@ -467,6 +471,16 @@ def test_what_complex_numbers_do_not_have_is_refused(
     z, r = Z.copy(), R.copy()
     with refusal(error, message, keeps=[z, r]):
         eval(expression, {**classes, "z": z, "r": r, "kernels": kernels, "ewma": schuss.ewma})
+
+
+def test_real_parameters_beside_complex_ones_have_bounds_of_their_own() -> None:
+    params = {"z": np.zeros(2, np.complex64), "r": np.zeros(2, np.float32)}
+    optimizer = schuss.Adam(
+        params, lr=1.0, maximize=True, groups={"r": {"bounds": (None, 0.5)}}.get, complex="modulus"
+    )
+    optimizer.step({name: np.ones_like(param) for name, param in params.items()})
+    assert params["r"].tolist() == [0.5, 0.5]
+    np.testing.assert_allclose(params["z"], [1, 1], rtol=1e-6)
 
 
 def test_every_optimizer_steps_complex_parameters_or_says_why_not() -> None:

@@ -65,15 +65,15 @@ void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& 
     aux_types_ = std::move(types);
 }
 
-void Parameter::check_no_limits(double clip_value, const engine::Formula& formula,
-                                const std::string& call) const {
+void Parameter::check_order(const engine::Formula& formula, double limit,
+                            const std::string& call) const {
     if (!is_complex()) return;
-    std::string limit;
-    if (formula.is_bounded()) limit = "bounds are given";
-    if (clip_value != engine::no_limit) limit = "clip_value is " + text(py::float_(clip_value));
-    if (limit.empty()) return;
-    throw py::value_error(call + ": " + limit + " where " + name_ +
-                          " is complex, expected None: complex numbers have no order");
+    const std::string why =
+        " where " + name_ + " is complex, expected None: complex numbers have no order";
+    if (limit != engine::no_limit) {
+        throw py::value_error(call + ": clip_value is " + text(py::float_(limit)) + why);
+    }
+    if (formula.has_bounds()) throw py::value_error(call + ": bounds are given" + why);
 }
 
 void Parameter::append_written(std::vector<NamedArray>& out) const {

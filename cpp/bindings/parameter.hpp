@@ -43,10 +43,9 @@ class Parameter {
     void set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
                         DtypeRule of_states = DtypeRule::stochastic);
 
-    /// ValueError for a complex parameter if there is a limit on the elements of its gradient, or
-    /// if the formula has bounds: complex numbers have no order.
-    void check_no_limits(double clip_value, const engine::Formula& formula,
-                         const std::string& call) const;
+    /// ValueError for a complex parameter with bounds or a limit of its gradient: complex numbers
+    /// have no order.
+    void check_order(const engine::Formula& formula, double limit, const std::string& call) const;
 
     /// Appends the arrays that an update writes.
     void append_written(std::vector<NamedArray>& out) const;

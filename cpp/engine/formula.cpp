@@ -80,15 +80,16 @@ sweep::Call Update::call(const numbers::Formats& formats) const {
     const bool in_pieces = !numbers::has_kernel(formats) || !coefficients.are_ordinary(computed);
     numbers::Formats read = formats;
     if (in_pieces) read.gradient = computed;
-    numbers::Formats from_zero = read;
-    from_zero.parameter = from_zero.gradient = computed;
-    return {.rule = kernels,
-            .decay = decay,
-            .formats = formats,
-            .kernel = kernels->of(decay, read),
-            .coefficients = coefficients.as(computed),
-            .in_pieces = in_pieces,
-            .from_zero = in_pieces ? kernels->of(rules::Decay::decoupled, from_zero) : nullptr};
+    numbers::Formats in_pieces_formats = read;
+    in_pieces_formats.parameter = in_pieces_formats.gradient = computed;
+    return {
+        .states = &kernels->states,
+        .decay = decay,
+        .formats = formats,
+        .kernel = kernels->of(decay, read),
+        .coefficients = coefficients.as(computed),
+        .in_pieces = in_pieces,
+        .decoupled = in_pieces ? kernels->of(rules::Decay::decoupled, in_pieces_formats) : nullptr};
 }
 
 Formula::Formula(std::string_view rule, double per_step, const std::vector<double>& others,

@@ -88,7 +88,7 @@ class Formula {
 
     const rules::RuleInfo& rule() const { return rules::registry()[index_]; }
     double per_step() const { return values_[0]; }
-    bool is_bounded() const { return options_.low != -no_limit || options_.high != no_limit; }
+    bool has_bounds() const { return options_.low > -no_limit || options_.high < no_limit; }
     void set_per_step(double value) { values_[0] = value; }
 
     /// The update of step t, with a gradient scale of 1. limit: the largest magnitude of an element

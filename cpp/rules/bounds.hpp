@@ -8,6 +8,12 @@ struct Bounds {
         T low, high;
     };
 
+    /// Complex numbers have no order, so no bounds.
+    template <typename T>
+    static Complex<T> apply(Complex<T> p, const Coefficients<T>&) {
+        return p;
+    }
+
     /// NaN stays NaN. Infinite bounds change nothing.
     template <typename T>
     static T apply(T p, const Coefficients<T>& c) {

@@ -38,16 +38,16 @@ struct Kernels {
 
 /// A rule that updates arrays in these formats.
 struct Call {
-    const Kernels* rule;
+    const rules::States* states;
     rules::Decay decay;
     numbers::Formats formats;
     Kernel kernel;
     const void* coefficients;
 
     /// Whether the kernel cannot do it alone. It then reads gradients in the compute type, and
-    /// `from_zero` is the kernel for parameters in that type too and decoupled weight decay.
+    /// `decoupled` is the kernel for parameters in that type too and decoupled weight decay.
     bool in_pieces;
-    Kernel from_zero;
+    Kernel decoupled;
 };
 
 /// Makes a call piece by piece: widens the gradients, and uses the power of the scale and `fine`.

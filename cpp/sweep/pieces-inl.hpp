@@ -6,11 +6,6 @@
 
 constexpr std::size_t piece_size = 1024;
 
-/// The values of T in an element of the parameter.
-inline std::size_t components_of(const Call& call) {
-    return call.formats.moduli ? 2 : 1;
-}
-
 template <typename T>
 constexpr DType compute_dtype = sizeof(T) == sizeof(float) ? DType::float32 : DType::float64;
 
@@ -21,6 +16,11 @@ inline const Format& loops_of(DType dtype) {
 template <typename T>
 Convert load_as(DType dtype) {
     return loops_of(dtype).load[static_cast<int>(compute_dtype<T>)];
+}
+
+/// The values of T in an element of the parameter.
+inline std::size_t components_of(const Call& call) {
+    return call.formats.moduli ? 2 : 1;
 }
 
 /// Runs a kernel whose learning rate T cannot hold on one piece: computes the update from zero, and
@@ -44,8 +44,8 @@ template <typename T>
     __builtin_memcpy(rest, call.coefficients, sizeof rest);
     __builtin_memcpy(rest, &neutral, sizeof neutral);
     std::byte* from_zero[rules::max_operands] = {reinterpret_cast<std::byte*>(update), operands[1]};
-    for (int k = 0; k < count(call.rule->states); ++k) from_zero[2 + k] = operands[2 + k];
-    call.from_zero(from_zero, n, rest, streams);
+    for (int k = 0; k < count(*call.states); ++k) from_zero[2 + k] = operands[2 + k];
+    call.decoupled(from_zero, n, rest, streams);
     for (std::size_t i = 0; i < values; ++i) {
         parameter[i] = Bounds::apply(parameter[i] + update[i] * c.fine, c.bounds);
     }
@@ -56,30 +56,29 @@ template <typename T>
 void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
                    const Stream* streams) {
     const auto& [of_parameter, of_gradient, of_state, moduli] = call.formats;
-    const std::size_t parameter_size = loops_of(of_parameter).size;
-    const std::size_t gradient_size = loops_of(of_gradient).size;
+    const std::size_t components = components_of(call);
+    const std::size_t parameter_size = components * loops_of(of_parameter).size;
+    const std::size_t gradient_size = components * loops_of(of_gradient).size;
     const std::size_t state_size = loops_of(of_state).size;
     const bool is_rounded = of_state != compute_dtype<T>;
     const Convert widen = load_as<T>(of_gradient);
-    const int states = count(call.rule->states);
-    const std::size_t components = components_of(call);
     Common<T> c;
     __builtin_memcpy(&c, call.coefficients, sizeof c);
     alignas(64) T gradient[piece_size];
     const std::size_t longest = piece_size / components;
     for (std::size_t done = 0; done < n; done += longest) {
         const std::size_t left = n - done < longest ? n - done : longest;
-        const std::size_t values_done = done * components, values_left = left * components;
-        widen(operands[1] + values_done * gradient_size, gradient, values_left);
-        for (std::size_t i = 0; c.gradient.power != 1 && i < values_left; ++i) {
+        const std::size_t values = left * components;
+        widen(operands[1] + done * gradient_size, gradient, values);
+        for (std::size_t i = 0; c.gradient.power != 1 && i < values; ++i) {
             gradient[i] = GradientTransform::apply_power(gradient[i], c.gradient);
         }
-        std::byte* piece[rules::max_operands] = {operands[0] + values_done * parameter_size,
+        std::byte* piece[rules::max_operands] = {operands[0] + done * parameter_size,
                                                  reinterpret_cast<std::byte*>(gradient)};
         Stream stream[rules::max_states] = {};
-        for (int k = 0; k < states; ++k) {
-            const std::size_t first = call.rule->states.at[k].nonnegative ? done : values_done;
-            piece[2 + k] = operands[2 + k] + first * state_size;
+        for (int k = 0; k < count(*call.states); ++k) {
+            const std::size_t width = call.states->at[k].nonnegative ? 1 : components;
+            piece[2 + k] = operands[2 + k] + done * width * state_size;
             if (is_rounded) stream[k] = {streams[k].key, streams[k].first + done};
         }
         if (c.fine == 1) {

@@ -66,7 +66,7 @@ class Options(Configurable):
         the same pass, each step puts the parameters between them, before it writes averages and
         copies: parameters that are outside at first are inside after the first step. The results
         are those of `numpy.clip` in the dtype of the parameter; NaN stays NaN. State does not
-        change, and a step that is skipped changes nothing.
+        change, and a step that is skipped changes nothing. Not for complex parameters.
     clip_norm : float, optional
         The largest norm of all gradients together. If theirs is larger, they are multiplied by
         ``clip_norm / (norm + 1e-6)``. At least 0.

@@ -3,7 +3,8 @@
 Each function updates `param` and its state in place, in one pass over memory, and returns nothing.
 `param`, `grad` and the state arrays have the same shape. `param` is float32, float64, float16,
 bfloat16 (from ml_dtypes), complex64 or complex128. `grad` has the same dtype or, for a real
-`param`, is float32, float16 or bfloat16, which are widened as they are read. The state has the
+`param`, is float32, float16 or bfloat16, which are widened as they are read; complex64 gradients of
+a complex128 `param` are widened too. The state has the
 dtype of `param`, but float32 for float16 and bfloat16. Any memory layout works. All arrays except
 `grad` must be writeable. Objects that export their memory through ``__dlpack__`` or the buffer
 protocol are used without a copy.
