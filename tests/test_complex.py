@@ -425,11 +425,11 @@ def test_fit_finds_a_unitary_matrix(mode: Any) -> None:
 Z, R = np.ones(3, np.complex64), np.ones(3, np.float32)
 REFUSED: list[tuple[str, type[Exception], str]] = [
     ("SGD(z).step(r)", TypeError, "SGD.step: grads has dtype float32, expected complex64 (the dtype"
-     " of params); .astype(np.complex64) converts it"),
+     " of params) (grads.astype(np.complex64) converts it)"),
     ("SGD(z).step(z.astype('c16'))", TypeError, "SGD.step: grads has dtype complex128, expected"
-     " complex64 (the dtype of params); .astype(np.complex64) converts it"),
+     " complex64 (the dtype of params) (grads.astype(np.complex64) converts it)"),
     ("SGD(z.astype('c16')).step(r)", TypeError, "SGD.step: grads has dtype float32, expected"
-     " complex128 (the dtype of params) or complex64; .astype(np.complex128) converts it"),
+     " complex128 (the dtype of params) or complex64 (grads.astype(np.complex128) converts it)"),
     ("SGD(r).step(z)", TypeError, "SGD.step: grads has dtype complex64, expected float32 (the dtype"
      " of params), float16 or bfloat16; the gradient of a real parameter is real (.real takes"),
     ("SGD([r, z], clip_value=0.5)", ValueError, "SGD: clip_value is 0.5 where params[1] is complex"

@@ -20,10 +20,4 @@ struct Bounds {
         p = p < c.low ? c.low : p;
         return p > c.high ? c.high : p;
     }
-
-    /// Complex numbers have no order, so no bounds.
-    template <typename T>
-    static Complex<T> apply(Complex<T> p, const Coefficients<T>&) {
-        return p;
-    }
 };
