@@ -100,10 +100,10 @@ Outcome Step::run(double scale) noexcept {
             .clear_gradients = options_.clear_grads,
             .seed = options_.seed,
             .step = static_cast<std::uint64_t>(steps_ + 1)};
-    Update average;
+    std::optional<Update> average;
     if (has_average_) {
         average = average_.next(options_.average, options_.average_from_zero);
-        run.average = &average;
+        run.average = &*average;
     }
     plan.run(run);
     ++steps_;

@@ -64,7 +64,7 @@ void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratc
         if (operand.access != Access::buffered) continue;
         dense[k] = free;
         free += whole_cache_lines(box.elements * operand.item_size);
-        const bool is_read = operand.role != Role::copy && pass_.update.has_value();
+        const bool is_read = operand.role != Role::copy && pass_.updates();
         if (!is_read) continue;
         CopyAxes axes = copy_axes(box, k, false);
         copy_box(axes, operand.item_size, box.begin[k], dense[k]);
@@ -81,7 +81,7 @@ void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratc
     for (std::size_t k = 0; k < operands(); ++k) {
         const OperandInfo& operand = layout_.operand(k);
         const bool is_written =
-            operand.role == Role::gradient ? pass_.clear_gradients : pass_.update.has_value();
+            operand.role == Role::gradient ? pass_.clear_gradients : pass_.updates();
         if (!is_written || operand.access != Access::buffered) continue;
         CopyAxes axes = copy_axes(box, k, true);
         copy_box(axes, operand.item_size, dense[k], box.begin[k]);
@@ -154,8 +154,10 @@ void TilePass::run_rows(const Box& box, std::byte* const* dense) const {
 /// Runs along contiguous memory, piece by piece. Advances the pointers.
 void TilePass::run_contiguous(std::byte** at, std::size_t count) const {
     for (;;) {
-        const std::size_t longest = elements_per_piece / layout_.components();
-        std::size_t piece = layout_.has_extras() ? std::min(count, longest) : count;
+        std::size_t piece = count;
+        if (layout_.has_extras() || pass_.update.is_bounded) {
+            piece = std::min(piece, elements_per_piece / layout_.components());
+        }
         if (layout_.rounded_state() != nullptr) {
             const std::uint64_t left_in_stream = stream_size - index_of(at) % stream_size;
             piece = std::min(piece, static_cast<std::size_t>(left_in_stream));
@@ -168,7 +170,7 @@ void TilePass::run_contiguous(std::byte** at, std::size_t count) const {
 }
 
 void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
-    if (!pass_.update) return clear_gradient(at, count);
+    if (!pass_.updates()) return clear_gradient(at, count);
 
     sweep::Stream streams[rules::max_states];
     if (layout_.rounded_state() != nullptr) {
@@ -176,14 +178,14 @@ void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
         for (int k = 0; k < rules::max_states; ++k) streams[k] = {pass_.streams[k], first};
     }
     const std::size_t components = layout_.components();
-    const std::size_t updated = pass_.update->formats.moduli ? count : count * components;
-    pass_.level.run(*pass_.update, at, updated, streams);
+    const std::size_t updated = pass_.update.formats.moduli ? count : count * components;
+    pass_.level.run(pass_.update, at, updated, streams);
     if (pass_.clear_gradients) clear_gradient(at, count);
     if (!layout_.has_extras()) return;
     for (std::size_t k = rules::first_state_operand; k < operands(); ++k) {
         const OperandInfo& operand = layout_.operand(k);
         std::byte* const parameter = at[rules::parameter_operand];
-        if (operand.role == Role::average && pass_.average) {
+        if (operand.role == Role::average && pass_.average != nullptr) {
             std::byte* const averaged[] = {at[k], parameter};
             pass_.level.run(*pass_.average, averaged, count * components, nullptr);
         }

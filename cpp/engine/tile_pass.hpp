@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 
 #include "engine/scratch.hpp"
 #include "engine/tiles.hpp"
@@ -16,11 +15,13 @@ namespace schuss::engine {
 /// The work on the tiles of one parameter.
 struct Pass {
     const sweep::Level& level;
-    std::optional<sweep::Call> update;  // without it, only clear the gradient
-    std::optional<sweep::Call> average;
+    sweep::Call update;            // without a kernel, only clear the gradient
+    const sweep::Call* average;    // nullptr: none
     bool clear_gradients;          // after the kernel has read them
     std::uint64_t first;           // the index of the parameter's first element in memory
     const std::uint64_t* streams;  // for each state, the key of its random bits
+
+    bool updates() const { return update.kernel != nullptr; }
 };
 
 /// Does a pass over one tile. data: for each operand, the address where its traversal begins.
