@@ -612,7 +612,7 @@ REALS = {
 COUNTS = {"steps", "skipped", "seed", "number", "state", "inc", "uinteger"}
 ALSO_RIGHT: dict[str, set[Any]] = {
     "True": {"clear_grads", "average_bias_correction", "maximize"},
-    "'left out'": {"maximize", "bounds"},
+    "'left out'": {"maximize", "bounds", "eps_hat", "rested"},
     "7": REALS | COUNTS,
     "0.5": REALS | {"beta1", "beta2"},
     "{'a': 1}": {"extra"},
@@ -728,3 +728,21 @@ def test_settings_and_history_in_a_checkpoint_are_of_one_training(
     assert words in str(caught.value)
     path.write_bytes(good)
     assert fitted(path, 3).steps == 6
+
+
+def test_a_state_dict_of_an_earlier_version_loads() -> None:
+    """Entries that it did not have yet get their defaults."""
+    grad, results = np.full(3, 0.5), []
+    for is_early in (False, True):
+        one, two = (schuss.Adam(np.ones(3), lr=0.1) for _ in range(2))
+        one.step(grad)
+        one.accumulate(grad)
+        saved = one.state_dict()
+        if is_early:
+            for name in ("maximize", "bounds", "eps_hat"):
+                del saved["hyperparameters"][name]
+            del saved["groups"][0]["rested"], saved["accumulated"]["without"]
+        two.load_state_dict(saved)
+        two.step()
+        results.append(two.params.copy())
+    np.testing.assert_array_equal(*results)

@@ -1381,7 +1381,7 @@ def returning(w: Any, *others: Any) -> Callable[..., Any]:
 
 
 W = np.zeros((3, 1))
-ZEROS, SINGLE = returning(W, np.zeros(1)), returning(W.astype("f"), np.zeros(1))
+ZEROS, WHOLE = returning(W, np.zeros(1)), returning(W.astype("i"), np.zeros(1))
 
 
 @pytest.mark.parametrize(
@@ -1416,7 +1416,7 @@ def test_with_l2_takes_the_parameters_that_an_optimizer_takes(
         ({"weights": lambda name: 1}, (X, Y), TypeError, r"weights\('W'\) is 1, expected True or"),
         ({"axis": 2}, (X, Y), ValueError, "axis is 2, expected an axis of x, which has 2"),
         ({"loss_and_grad": returning(W)}, (X,), ValueError, "grads has no key 'b', expected it"),
-        ({"loss_and_grad": SINGLE}, (X,), TypeError, r"grads\['W'\] has dtype float32, expected"),
+        ({"loss_and_grad": WHOLE}, (X,), TypeError, r"grads\['W'\] has dtype int32, expected"),
         ({"loss_and_grad": ZEROS}, (), TypeError, "x is missing, expected an array of examples"),
         ({"loss_and_grad": ZEROS}, ([[1.0]],), TypeError, "x is a list, expected an array$"),
         ({"loss_and_grad": ZEROS}, (X[:0],), ValueError, "x has no examples along axis 0, exp"),

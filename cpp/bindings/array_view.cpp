@@ -42,7 +42,8 @@ py::object imported_module(const char* name) {
 py::object without_bfloat16(py::handle tensor) {
     auto same = py::reinterpret_borrow<py::object>(tensor);
     const py::object torch = imported_module("torch");
-    if (!torch || !tensor.attr("dtype").is(torch.attr("bfloat16"))) return same;
+    if (!torch || !py::isinstance(tensor, torch.attr("Tensor"))) return same;
+    if (!tensor.attr("dtype").is(torch.attr("bfloat16"))) return same;
     if (tensor.attr("requires_grad").cast<bool>()) return same;
     return tensor.attr("view")(torch.attr("int16"));
 }

@@ -119,8 +119,8 @@ bool is_number_for(const py::dtype& dtype, py::handle object) {
     if (PyComplex_Check(object.ptr()) != 0) return is_complex;
     if (!is_numpy_scalar(object)) return false;
     const auto own = py::reinterpret_borrow<py::dtype>(object.attr("dtype"));
-    return find_type(own) || own.kind() == 'i' || own.kind() == 'u' || own.kind() == 'f' ||
-           (is_complex && own.kind() == 'c');
+    if (own.kind() == 'c') return is_complex;
+    return find_type(own) || own.kind() == 'i' || own.kind() == 'u' || own.kind() == 'f';
 }
 
 /// A number as an array without axes in the dtype of a parameter, or in float32 for 16 bits.
