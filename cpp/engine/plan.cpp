@@ -105,6 +105,14 @@ void Plan::prepare_statistics() {
     statistics_.prepare(std::move(gradients), threads_);
 }
 
+void Plan::prepare_norms() {
+    norms_.resize(threads_);
+    for (std::unique_ptr<Norms>& norms : norms_) {
+        if (!norms) norms = std::make_unique<Norms>();
+        norms->parameter = norms->update = ExactNorm();
+    }
+}
+
 const GradientStats& Plan::statistics() noexcept {
     statistics_.run(sweep::level(), wake_workers_);
     return statistics_;
@@ -125,17 +133,19 @@ void Plan::run(const Run& run) noexcept {
         const runtime::SubnormalsAreZero mode;
         Share at = plan.shares_[share];
         const Share end = plan.shares_[share + 1];
-        Pass pass{table, {}, {}, all.clear_gradients, 0, streams};
+        Norms* const norms = all.measure_norms ? plan.norms_[slot].get() : nullptr;
+        Pass pass{.level = table, .streams = streams, .norms = norms};
         for (; at.item <= end.item && at.item < plan.items.size(); at = {at.item + 1, 0}) {
             const Item& item = plan.items[at.item];
-            if (item.rests && all.average == nullptr) continue;
+            if (item.rests && all.average == nullptr && norms == nullptr) continue;
             const numbers::DType computed = numbers::compute_dtype(item.formats.parameter);
             pass.first = plan.first_[at.item];
             pass.clear_gradients = all.clear_gradients && !item.rests;
-            if (item.rests || all.groups != nullptr) {
-                const Update& rule = item.rests ? *all.average : all.groups[item.group];
-                pass.update = rule.call(item.formats);
-            }
+            pass.parameter = item.rests ? rules::gradient_operand : rules::parameter_operand;
+            const Update* rule = all.average;
+            if (!item.rests) rule = all.groups == nullptr ? nullptr : &all.groups[item.group];
+            pass.update.reset();
+            if (rule != nullptr) pass.update = rule->call(item.formats);
             if (all.average != nullptr) {
                 pass.average = all.average->call({computed, item.formats.parameter, computed});
             }
@@ -146,6 +156,10 @@ void Plan::run(const Run& run) noexcept {
         }
     };
     runtime::parallel_for({run_share, &step, shares_.size() - 1, wake_workers_}, threads_);
+    for (std::size_t slot = 1; run.measure_norms && slot < norms_.size(); ++slot) {
+        norms_[0]->parameter.add(norms_[slot]->parameter);
+        norms_[0]->update.add(norms_[slot]->update);
+    }
 }
 
 }  // namespace schuss::engine

@@ -1,26 +1,38 @@
 // What a step does with one tile: the kernel, and the fused extras (the average of the parameter,
-// its copy in another format, clearing the gradient), which run piece by piece while the piece is
-// in the first-level cache.
+// its copy in another format, clearing the gradient, the norms), which run piece by piece while the
+// piece is in the first-level cache.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 
+#include "engine/exact_norm.hpp"
 #include "engine/scratch.hpp"
 #include "engine/tiles.hpp"
 #include "sweep/level.hpp"
 
 namespace schuss::engine {
 
+/// The fused extras read the parameter again after this many elements.
+inline constexpr std::size_t elements_per_piece = 4096;
+
+/// The norms of parameters before a step and of their change, and space to compute them.
+struct Norms {
+    ExactNorm parameter, update;
+    double before[elements_per_piece], after[elements_per_piece];
+};
+
 /// The work on the tiles of one parameter.
 struct Pass {
     const sweep::Level& level;
-    std::optional<sweep::Call> update;  // without it, only clear the gradient
-    std::optional<sweep::Call> average;
-    bool clear_gradients;          // after the kernel has read them
-    std::uint64_t first;           // the index of the parameter's first element in memory
     const std::uint64_t* streams;  // for each state, the key of its random bits
+    Norms* norms;                  // to which the parameter is added; nullptr: to none
+    std::optional<sweep::Call> update = {};
+    std::optional<sweep::Call> average = {};
+    bool clear_gradients = false;                      // after the kernel has read them
+    std::size_t parameter = rules::parameter_operand;  // the operand that is the parameter
+    std::uint64_t first = 0;  // the index of the parameter's first element in memory
 };
 
 /// Does a pass over one tile. data: for each operand, the address where its traversal begins.

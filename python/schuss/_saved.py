@@ -28,7 +28,7 @@ from schuss._state import States, copied, fill, new_sums
 _ARRAY_ENTRIES = ("average", "accumulated")
 
 # Settings that saved optimizers of earlier versions do not have.
-_LATER = ("maximize", "bounds")
+_LATER = ("maximize", "bounds", "track_norms")
 
 _from_zero: Check[int] = partial(count, least=0)
 
