@@ -93,16 +93,15 @@ def _sum_of_squares(elements: npt.NDArray[np.float64]) -> float:
 def update_norms(before: Sequence[Array], after: Sequence[Array]) -> tuple[float, float]:
     """Return the norms of the update and of the parameters, as `track_norms` has them.
 
-    The numbers, and their differences, are taken in double precision; real and imaginary parts are
+    The numbers and their differences are taken in double precision; real and imaginary parts are
     numbers of their own. Each square is rounded to double precision, with an exponent of any size.
-    The squares are added exactly, and the sum is rounded down to a multiple of the unit in the last
-    place of the smallest square that the largest number could have, before the root is taken. So
-    the norms do not depend on the order of the elements.
+    The squares are added exactly, and all but the leading bits of the sum, 53 or more, are dropped
+    before the root is taken. So the norms do not depend on the order of the elements.
 
     Parameters
     ----------
     before, after : sequence of arrays
-        All parameters before and after a step.
+        All parameters before and after a step, each pair with one shape.
 
     Returns
     -------
