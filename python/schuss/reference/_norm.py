@@ -90,7 +90,7 @@ def _sum_of_squares(elements: npt.NDArray[np.float64]) -> float:
     return float(block_sums[0]) if len(block_sums) else 0.0
 
 
-def update_norms(before: Sequence[Array], after: Sequence[Array]) -> tuple[float, float]:
+def update_norms(before: Sequence[Array], after: Sequence[Array | None]) -> tuple[float, float]:
     """Return the norms of the update and of the parameters, as `track_norms` has them.
 
     The numbers and their differences are taken in double precision; real and imaginary parts are
@@ -101,12 +101,14 @@ def update_norms(before: Sequence[Array], after: Sequence[Array]) -> tuple[float
     Parameters
     ----------
     before, after : sequence of arrays
-        All parameters before and after a step, each pair with one shape.
+        All parameters before a step and after it, each pair with one shape. None for a parameter
+        that the step did not move.
 
     Returns
     -------
     float, float
-        The norm of ``after - before``, and that of `before`: 0 without elements, NaN with a NaN.
+        The norm of ``after - before`` for the parameters that moved, and the norm of `before` for
+        all. Each is 0 without elements, and NaN with a NaN.
 
     Raises
     ------
@@ -125,12 +127,14 @@ def update_norms(before: Sequence[Array], after: Sequence[Array]) -> tuple[float
     (2.0, 5.0)
     """
     with subnormals_are_zero(), np.errstate(all="ignore"):
-        old, new = (
-            [widen(components(array)).astype(np.float64) for array in arrays]
-            for arrays in (before, after)
-        )
-        changes = [b - a for a, b in zip(old, new, strict=True)]
+        old = [_in_double(array) for array in before]
+        new = [None if array is None else _in_double(array) for array in after]
+        changes = [b - a for a, b in zip(old, new, strict=True) if b is not None]
     return _exact_norm(changes), _exact_norm(old)
+
+
+def _in_double(array: Array) -> npt.NDArray[np.float64]:
+    return widen(components(array)).astype(np.float64)
 
 
 def _exact_norm(arrays: Sequence[npt.NDArray[np.float64]]) -> float:

@@ -281,7 +281,7 @@ class Optimizer:
         ]
         is_first = self._weights[1] == 0 and not settings["average_bias_correction"]
         beta = 0.0 if is_first else settings["average"] or 0.0
-        before = [leaf.copy() for leaf in self._leaves] if settings["track_norms"] else None
+        before = [param.copy() for param in self._leaves] if settings["track_norms"] else None
         norm, clipped, skipped = step(
             [rules[group] for group in self._group_of],
             self._leaves,
@@ -296,15 +296,19 @@ class Optimizer:
         )
         self.zero_grad()
         needs_norm = settings["clip_norm"] is not None or settings["nonfinite"] != "propagate"
-        norms = () if before is None else update_norms(before, self._leaves)
+        moved = [
+            None if skipped or grad is None else param
+            for param, grad in zip(self._leaves, leaves, strict=True)
+        ]
+        norms = () if before is None else update_norms(before, moved)
         outcome = norm if needs_norm else None, clipped and not skipped, skipped
         self.last = Outcome(*outcome, *norms)
         if skipped:
             self.skipped += 1
             return
         self.steps = t
-        moved = {g for g, grad in zip(self._group_of, leaves, strict=True) if grad is not None}
-        self._rested = [n + (group not in moved) for group, n in enumerate(self._rested)]
+        moving = {g for g, param in zip(self._group_of, moved, strict=True) if param is not None}
+        self._rested = [n + (group not in moving) for group, n in enumerate(self._rested)]
         if self._averages is not None:
             gains = float(np.float32(1 - beta)), 1 - beta
             self._weights = [
