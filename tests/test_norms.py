@@ -123,7 +123,8 @@ def test_parameters_that_rest_count_where_they_are(layout: str, options: dict[st
 def test_a_parameter_that_rests_or_is_skipped_has_no_change_even_if_it_is_infinite() -> None:
     for cls in (make_optimizer, make_reference):
         params = [np.array([np.inf, 1.0]), np.array([3.0])]
-        optimizer = cls("SGD", params, lr=1.0, nonfinite="skip", track_norms=True)
+        options: dict[str, Any] = {"nonfinite": "skip", "average": 0.5, "track_norms": True}
+        optimizer = cls("SGD", params, lr=1.0, **options)
         optimizer.step([None, np.array([2.0])])
         assert norms(optimizer) == (2, np.inf)
         optimizer.step([np.array([0.0, 1.0]), np.array([np.nan])])
