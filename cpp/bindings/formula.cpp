@@ -46,11 +46,11 @@ engine::Formula make_formula(const std::string& rule, const py::dict& values, do
         others.push_back(values[names[i].data()].cast<double>());
     }
     const auto [low, high] = bounds.value_or(Limits{});
-    const engine::FormulaOptions options{.decay = decay_called(decay),
-                                         .weight_decay = weight_decay,
-                                         .maximize = maximize,
-                                         .low = low.value_or(-engine::no_limit),
-                                         .high = high.value_or(engine::no_limit)};
+    const engine::FormulaOptions options{
+        .decay = decay_called(decay),
+        .weight_decay = weight_decay,
+        .maximize = maximize,
+        .bounds = {low.value_or(-engine::no_limit), high.value_or(engine::no_limit)}};
     return {rule, per_step, others, options};
 }
 

@@ -43,7 +43,7 @@ void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle
     const numbers::DType dtype = compute_type_of(arrays[0], {call, "param"}).dtype;
     const auto kernel =
         sweep::level().rules[rule].of(rules::Decay::decoupled, {dtype, dtype, dtype});
-    const engine::Coefficients coefficients{rules::Coefficients{}};
+    const engine::Coefficients coefficients;
     const void* const values = coefficients.as(dtype);
     const auto size = arrays[0].size();
     const auto item_size = arrays[0].itemsize();

@@ -9,18 +9,21 @@
 
 namespace schuss::engine {
 
-Coefficients::Coefficients(const rules::Coefficients& values, const rules::Rates& rates)
-    : float64_(values), rates_(rates) {
-    for (std::size_t i = 0; i < values.size(); ++i) float32_[i] = static_cast<float>(values[i]);
+Coefficients::Coefficients(const rules::RuleInfo& rule, const double* hyperparameters,
+                           double weight_decay, double t, double limit)
+    : float64_(rules::coefficients(rule, hyperparameters, weight_decay, t, limit)),
+      count_(rules::index::own + rule.origins.size()),
+      rates_(rule.rates) {
+    for (std::size_t i = 0; i < count_; ++i) float32_[i] = static_cast<float>(float64_[i]);
     const auto split_if_small = [&](const rules::Rate& rate, auto& typed) {
         using T = std::remove_reference_t<decltype(typed[0])>;
         using Limits = std::numeric_limits<T>;
-        const double value = values[rate.index];
+        const double value = float64_[rate.index];
         if (std::fabs(typed[rate.index]) >= Limits::min() || value == 0) return;
         typed[rate.index] = static_cast<T>(std::ldexp(value, 1 - Limits::min_exponent));
         typed[rate.fine] = Limits::min();
     };
-    for (const rules::Rate& rate : rates) {
+    for (const rules::Rate& rate : rates_) {
         if (rate.index == 0) continue;
         split_if_small(rate, float32_);
         split_if_small(rate, float64_);
@@ -43,15 +46,13 @@ std::optional<Coefficients::Unrepresentable> Coefficients::first_unrepresentable
     rules::Decay decay, numbers::DType dtype) const {
     const auto first_in = [&](const auto& typed) -> std::optional<Unrepresentable> {
         using Limits = std::numeric_limits<std::remove_cvref_t<decltype(typed[0])>>;
-        for (std::size_t i = rules::index::limit; i < typed.size(); ++i) {
+        for (std::size_t i = rules::index::limit; i < count_; ++i) {
             const auto magnitude = std::fabs(typed[i]);
             const bool too_large = magnitude > Limits::max();
             if ((magnitude >= Limits::min() && !too_large) || float64_[i] == 0) continue;
             // A limit that is too large limits nothing. A learning rate that is too small even with
             // the `fine` factor makes every update zero.
-            const bool is_upper = i == rules::index::limit || i == rules::index::high;
-            if (too_large && is_upper && float64_[i] > 0) continue;
-            if (too_large && i == rules::index::low && float64_[i] < 0) continue;
+            if (i == rules::index::limit && too_large) continue;
             const auto is_rate = [i](const rules::Rate& rate) { return rate.index == i; };
             if (std::any_of(rates_.begin(), rates_.end(), is_rate) && !too_large) continue;
             if (i == rules::index::weight_decay && decay != rules::Decay::coupled) continue;
@@ -68,6 +69,19 @@ const void* Coefficients::as(numbers::DType dtype) const {
     return float64_.data();
 }
 
+std::optional<double> Bounds::first_unrepresentable(numbers::DType dtype) const {
+    using Limits = std::numeric_limits<float>;
+    if (dtype != numbers::DType::float32) return std::nullopt;
+    for (const double bound : {low, high}) {
+        const double magnitude = std::fabs(bound);
+        if (bound != 0 && magnitude < Limits::min()) return bound;
+    }
+    // Bounds on the other side of all numbers are infinite, which limits nothing.
+    if (low > Limits::max()) return low;
+    if (high < -Limits::max()) return high;
+    return std::nullopt;
+}
+
 bool Coefficients::are_ordinary(numbers::DType dtype) const {
     const auto are = [](const auto& typed) {
         return typed[rules::index::power] == 1 && typed[rules::index::fine] == 1;
@@ -77,19 +91,23 @@ bool Coefficients::are_ordinary(numbers::DType dtype) const {
 
 sweep::Call Update::call(const numbers::Formats& formats) const {
     const numbers::DType computed = numbers::compute_dtype(formats.parameter);
-    const bool in_pieces = !numbers::has_kernel(formats) || !coefficients.are_ordinary(computed);
-    numbers::Formats read = formats;
-    if (in_pieces) read.gradient = computed;
-    numbers::Formats in_pieces_formats = read;
-    in_pieces_formats.parameter = in_pieces_formats.gradient = computed;
-    return {
-        .states = &kernels->states,
-        .decay = decay,
-        .formats = formats,
-        .kernel = kernels->of(decay, read),
-        .coefficients = coefficients.as(computed),
-        .in_pieces = in_pieces,
-        .decoupled = in_pieces ? kernels->of(rules::Decay::decoupled, in_pieces_formats) : nullptr};
+    sweep::Call call{.states = &kernels->states,
+                     .decay = decay,
+                     .formats = formats,
+                     .coefficients = coefficients.as(computed),
+                     .is_bounded = bounds.exist(),
+                     .low = bounds.low,
+                     .high = bounds.high};
+    call.kernel = kernels->of(decay, formats);
+    call.in_pieces = call.kernel == nullptr || !coefficients.are_ordinary(computed);
+    if (call.in_pieces) {
+        numbers::Formats read = formats;
+        read.gradient = computed;
+        call.kernel = kernels->of(decay, read);
+        read.parameter = computed;
+        call.decoupled = kernels->of(rules::Decay::decoupled, read);
+    }
+    return call;
 }
 
 Formula::Formula(std::string_view rule, double per_step, const std::vector<double>& others,
@@ -99,21 +117,21 @@ Formula::Formula(std::string_view rule, double per_step, const std::vector<doubl
 }
 
 Update Formula::update(std::int64_t t, double limit) const noexcept {
-    const rules::Surroundings around{limit, options_.weight_decay, options_.low, options_.high};
-    const rules::Coefficients values =
-        rules::coefficients(rule(), values_.data(), around, static_cast<double>(t));
-    return {&sweep::level().rules[index_], options_.decay, options_.maximize,
-            Coefficients(values, rule().rates)};
+    return {
+        &sweep::level().rules[index_], options_.decay, options_.maximize, options_.bounds,
+        Coefficients(rule(), values_.data(), options_.weight_decay, static_cast<double>(t), limit)};
 }
 
 std::optional<Formula::Misfit> Formula::first_misfit(const Update& update, double limit,
                                                      numbers::DType dtype) const {
+    if (has_bounds()) {
+        const std::optional<double> bound = options_.bounds.first_unrepresentable(dtype);
+        if (bound) return Misfit{"bounds", *bound, *bound, dtype};
+    }
     const auto found = update.coefficients.first_unrepresentable(options_.decay, dtype);
     const std::string_view origin = found ? rules::origin(rule(), found->index) : "";
     if (origin.empty()) return std::nullopt;
-    double common = found->value;  // of the bounds
-    if (origin == "clip_value") common = limit;
-    if (origin == "weight_decay") common = options_.weight_decay;
+    const double common = origin == "clip_value" ? limit : options_.weight_decay;
     const auto misfit = [&](std::string_view name) {
         const auto& names = rule().hyperparameters;
         const auto own = std::find(names.begin(), names.end(), name);

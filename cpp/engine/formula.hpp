@@ -25,8 +25,9 @@ class Coefficients {
   public:
     Coefficients() = default;
 
-    /// rates: the coefficients that may be too small for a dtype.
-    explicit Coefficients(const rules::Coefficients& values, const rules::Rates& rates = {});
+    /// The coefficients of step t; see rules::coefficients.
+    Coefficients(const rules::RuleInfo& rule, const double* hyperparameters, double weight_decay,
+                 double t, double limit);
 
     /// Multiplies the gradients of the step by a scale.
     void set_scale(const numbers::Wide& scale);
@@ -49,7 +50,18 @@ class Coefficients {
   private:
     rules::Coefficients float64_ = {};
     std::array<float, std::tuple_size_v<rules::Coefficients>> float32_ = {};
-    rules::Rates rates_ = {};
+    std::size_t count_ = 0;
+    rules::Rates rates_ = {};  // the coefficients that may be too small for a dtype
+};
+
+/// The lowest and the highest value of the parameters.
+struct Bounds {
+    double low = -no_limit, high = no_limit;
+
+    bool exist() const { return low > -no_limit || high < no_limit; }
+
+    /// The first bound that the dtype rounds to zero or to an infinity that no number exceeds.
+    std::optional<double> first_unrepresentable(numbers::DType dtype) const;
 };
 
 /// A rule, ready for one step.
@@ -57,6 +69,7 @@ struct Update {
     const sweep::Kernels* kernels = nullptr;
     rules::Decay decay = rules::Decay::decoupled;
     bool maximize = false;
+    Bounds bounds;
     Coefficients coefficients;
 
     /// Multiplies the gradients of the step by a scale, and by -1 to maximize.
@@ -73,7 +86,7 @@ struct FormulaOptions {
     rules::Decay decay = rules::Decay::decoupled;
     double weight_decay = 0;
     bool maximize = false;  // whether a step goes along the gradient, not against it
-    double low = -no_limit, high = no_limit;  // of the parameters
+    Bounds bounds;          // of the parameters
 };
 
 /// A rule with the values of its hyperparameters. The ranges of the values are the caller's to
@@ -88,7 +101,7 @@ class Formula {
 
     const rules::RuleInfo& rule() const { return rules::registry()[index_]; }
     double per_step() const { return values_[0]; }
-    bool has_bounds() const { return options_.low > -no_limit || options_.high < no_limit; }
+    bool has_bounds() const { return options_.bounds.exist(); }
     void set_per_step(double value) { values_[0] = value; }
 
     /// The update of step t, with a gradient scale of 1. limit: the largest magnitude of an element

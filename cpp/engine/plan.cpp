@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <optional>
 #include <utility>
 
 #include "runtime/subnormals.hpp"
@@ -134,21 +135,26 @@ void Plan::run(const Run& run) noexcept {
         Share at = plan.shares_[share];
         const Share end = plan.shares_[share + 1];
         Norms* const norms = all.measure_norms ? plan.norms_[slot].get() : nullptr;
-        Pass pass{.level = table, .streams = streams, .norms = norms};
         for (; at.item <= end.item && at.item < plan.items.size(); at = {at.item + 1, 0}) {
             const Item& item = plan.items[at.item];
             if (item.rests && all.average == nullptr && norms == nullptr) continue;
             const numbers::DType computed = numbers::compute_dtype(item.formats.parameter);
-            pass.first = plan.first_[at.item];
-            pass.clear_gradients = all.clear_gradients && !item.rests;
-            pass.parameter = item.rests ? rules::gradient_operand : rules::parameter_operand;
-            const Update* rule = all.average;
-            if (!item.rests) rule = all.groups == nullptr ? nullptr : &all.groups[item.group];
-            pass.update.reset();
-            if (rule != nullptr) pass.update = rule->call(item.formats);
+            const Update* const update = item.rests              ? all.average
+                                         : all.groups == nullptr ? nullptr
+                                                                 : &all.groups[item.group];
+            std::optional<sweep::Call> average;
             if (all.average != nullptr) {
-                pass.average = all.average->call({computed, item.formats.parameter, computed});
+                average = all.average->call({computed, item.formats.parameter, computed});
             }
+            const Pass pass{
+                .level = table,
+                .update = update == nullptr ? sweep::Call{} : update->call(item.formats),
+                .average = average ? &*average : nullptr,
+                .clear_gradients = all.clear_gradients && !item.rests,
+                .first = plan.first_[at.item],
+                .streams = streams,
+                .norms = norms,
+                .rests = item.rests};
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
             for (std::size_t tile = at.tile; tile < tiles; ++tile) {
                 run_pass(item.layout, tile, item.data, pass, plan.scratch_[slot]);

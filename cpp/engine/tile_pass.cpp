@@ -63,8 +63,8 @@ void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratc
         if (operand.access != Access::buffered) continue;
         dense[k] = free;
         free += whole_cache_lines(box.elements * operand.item_size);
-        const bool is_read = operand.role != Role::copy && pass_.update.has_value();
-        const bool is_measured = pass_.norms != nullptr && k == pass_.parameter;
+        const bool is_read = operand.role != Role::copy && pass_.updates();
+        const bool is_measured = pass_.norms != nullptr && k == pass_.parameter();
         if (!is_read && !is_measured) continue;
         CopyAxes axes = copy_axes(box, k, false);
         copy_box(axes, operand.item_size, box.begin[k], dense[k]);
@@ -81,7 +81,7 @@ void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratc
     for (std::size_t k = 0; k < operands(); ++k) {
         const OperandInfo& operand = layout_.operand(k);
         const bool is_written =
-            operand.role == Role::gradient ? pass_.clear_gradients : pass_.update.has_value();
+            operand.role == Role::gradient ? pass_.clear_gradients : pass_.updates();
         if (!is_written || operand.access != Access::buffered) continue;
         CopyAxes axes = copy_axes(box, k, true);
         copy_box(axes, operand.item_size, dense[k], box.begin[k]);
@@ -154,9 +154,10 @@ void TilePass::run_rows(const Box& box, std::byte* const* dense) const {
 /// Runs along contiguous memory, piece by piece. Advances the pointers.
 void TilePass::run_contiguous(std::byte** at, std::size_t count) const {
     for (;;) {
-        const std::size_t longest = elements_per_piece / layout_.components();
-        const bool has_extras = layout_.has_extras() || pass_.norms != nullptr;
-        std::size_t piece = has_extras ? std::min(count, longest) : count;
+        std::size_t piece = count;
+        if (layout_.has_extras() || pass_.update.is_bounded || pass_.norms != nullptr) {
+            piece = std::min(piece, elements_per_piece / layout_.components());
+        }
         if (layout_.rounded_state() != nullptr) {
             const std::uint64_t left_in_stream = stream_size - index_of(at) % stream_size;
             piece = std::min(piece, static_cast<std::size_t>(left_in_stream));
@@ -171,22 +172,21 @@ void TilePass::run_contiguous(std::byte** at, std::size_t count) const {
 void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
     Norms* const norms = pass_.norms;
     if (norms != nullptr) load_parameter(at, count, norms->before);
-    if (pass_.update) update(at, count);
+    if (pass_.updates()) update(at, count);
     if (pass_.clear_gradients) clear_gradient(at, count);
     if (norms == nullptr) return;
     const std::size_t values = count * layout_.components();
     norms->parameter.add(norms->before, values);
-    const bool is_updated = pass_.update && pass_.parameter == rules::parameter_operand;
-    if (!is_updated) return;
+    if (!pass_.updates() || pass_.rests) return;
     load_parameter(at, count, norms->after);
     for (std::size_t i = 0; i < values; ++i) norms->after[i] -= norms->before[i];
     norms->update.add(norms->after, values);
 }
 
 void TilePass::load_parameter(std::byte* const* at, std::size_t count, double* to) const {
-    const sweep::Format& loops = pass_.level.format(layout_.operand(pass_.parameter).dtype);
+    const sweep::Format& loops = pass_.level.format(layout_.operand(pass_.parameter()).dtype);
     const auto load = loops.load[static_cast<int>(numbers::DType::float64)];
-    load(at[pass_.parameter], to, count * layout_.components());
+    load(at[pass_.parameter()], to, count * layout_.components());
 }
 
 /// Runs the kernel, and writes the average and the copy.
@@ -197,13 +197,13 @@ void TilePass::update(std::byte* const* at, std::size_t count) const {
         for (int k = 0; k < rules::max_states; ++k) streams[k] = {pass_.streams[k], first};
     }
     const std::size_t components = layout_.components();
-    const std::size_t updated = pass_.update->formats.moduli ? count : count * components;
-    pass_.level.run(*pass_.update, at, updated, streams);
+    const std::size_t updated = pass_.update.formats.moduli ? count : count * components;
+    pass_.level.run(pass_.update, at, updated, streams);
     if (!layout_.has_extras()) return;
     for (std::size_t k = rules::first_state_operand; k < operands(); ++k) {
         const OperandInfo& operand = layout_.operand(k);
         std::byte* const parameter = at[rules::parameter_operand];
-        if (operand.role == Role::average && pass_.average) {
+        if (operand.role == Role::average && pass_.average != nullptr) {
             std::byte* const averaged[] = {at[k], parameter};
             pass_.level.run(*pass_.average, averaged, count * components, nullptr);
         }

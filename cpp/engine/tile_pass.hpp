@@ -5,7 +5,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <optional>
 
 #include "engine/exact_norm.hpp"
 #include "engine/scratch.hpp"
@@ -26,13 +25,20 @@ struct Norms {
 /// The work on the tiles of one parameter.
 struct Pass {
     const sweep::Level& level;
+    sweep::Call update;            // without a kernel, parameters stay
+    const sweep::Call* average;    // nullptr: none
+    bool clear_gradients;          // after the kernel has read them
+    std::uint64_t first;           // the index of the parameter's first element in memory
     const std::uint64_t* streams;  // for each state, the key of its random bits
     Norms* norms;                  // to which the parameter is added; nullptr: to none
-    std::optional<sweep::Call> update = {};
-    std::optional<sweep::Call> average = {};
-    bool clear_gradients = false;                      // after the kernel has read them
-    std::size_t parameter = rules::parameter_operand;  // the operand that is the parameter
-    std::uint64_t first = 0;  // the index of the parameter's first element in memory
+    bool rests;                    // the parameter is where its gradient is otherwise
+
+    bool updates() const { return update.kernel != nullptr; }
+
+    /// The operand that is the parameter.
+    std::size_t parameter() const {
+        return rests ? rules::gradient_operand : rules::parameter_operand;
+    }
 };
 
 /// Does a pass over one tile. data: for each operand, the address where its traversal begins.

@@ -34,7 +34,7 @@ constexpr bool has_kernel(const Formats& formats) {
     return is_compute_or_bfloat16(gradient) && is_compute_or_bfloat16(state) && !widens;
 }
 
-/// The combinations that have a kernel, and the index of each among them.
+/// The combinations that have a kernel, and the index of each among them; -1 for the others.
 struct Combinations {
     int count = 0;
     Formats at[dtype_count * dtype_count * dtype_count] = {};
@@ -48,6 +48,7 @@ inline constexpr Combinations combinations = [] {
             for (int s = 0; s < dtype_count; ++s) {
                 const Formats formats{static_cast<DType>(p), static_cast<DType>(g),
                                       static_cast<DType>(s)};
+                result.index[p][g][s] = -1;
                 if (!has_kernel(formats)) continue;
                 result.index[p][g][s] = static_cast<std::int8_t>(result.count);
                 result.at[result.count++] = formats;
@@ -57,7 +58,7 @@ inline constexpr Combinations combinations = [] {
     return result;
 }();
 
-/// The index of a combination that has a kernel.
+/// The index of a combination; -1 if it has no kernel.
 constexpr int kernel_index(const Formats& formats) {
     return combinations.index[static_cast<int>(formats.parameter)]
                              [static_cast<int>(formats.gradient)][static_cast<int>(formats.state)];

@@ -2,22 +2,13 @@
 // Goldstein-Levitin-Polyak gradient projection method", 1976).
 #pragma once
 
+template <typename T>
 struct Bounds {
-    template <typename T>
-    struct Coefficients {
-        T low, high;
-    };
+    T low, high;
 
-    /// Complex numbers have no order, so no bounds.
-    template <typename T>
-    static Complex<T> apply(Complex<T> p, const Coefficients<T>&) {
-        return p;
-    }
-
-    /// NaN stays NaN. Infinite bounds change nothing.
-    template <typename T>
-    static T apply(T p, const Coefficients<T>& c) {
-        p = p < c.low ? c.low : p;
-        return p > c.high ? c.high : p;
+    /// NaN stays NaN.
+    T apply(T p) const {
+        p = p < low ? low : p;
+        return p > high ? high : p;
     }
 };

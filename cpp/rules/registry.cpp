@@ -12,7 +12,6 @@ namespace {
 #include "rules/arithmetic.hpp"
 #include "rules/complex.hpp"
 
-#include "rules/bounds.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"
@@ -24,7 +23,6 @@ struct Common {
     GradientTransform::Coefficients<double> gradient;
     WeightDecay::Coefficients<double> decay;
     double fine;
-    Bounds::Coefficients<double> bounds;
 };
 static_assert(sizeof(Common) == index::own * sizeof(double));
 
@@ -46,7 +44,9 @@ Rates rates_of(const std::vector<std::string_view>& origins) {
     for (std::size_t i = 0; i < origins.size(); ++i) {
         if (origins[i] != "lr") continue;
         const bool has_own = i + 1 < origins.size() && origins[i + 1] == "fine";
-        result.at(count++) = {index::own + i, has_own ? index::own + i + 1 : index::fine};
+        const std::size_t fine = has_own ? index::own + i + 1 : index::fine;
+        result.at(count++) = {static_cast<std::uint8_t>(index::own + i),
+                              static_cast<std::uint8_t>(fine)};
     }
     return result;
 }
@@ -98,18 +98,15 @@ std::string_view origin(const RuleInfo& rule, std::size_t coefficient) {
     if (coefficient == index::weight_decay || coefficient == index::decay_factor) {
         return "weight_decay";
     }
-    if (coefficient == index::low || coefficient == index::high) return "bounds";
     return coefficient < index::own ? "" : rule.origins.at(coefficient - index::own);
 }
 
-Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters,
-                          const Surroundings& around, double t) {
+Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters, double weight_decay,
+                          double t, double limit) {
     Coefficients result = {};
     // Every rule that weight decay applies to has lr as its first hyperparameter.
-    const Common common{{1, 1, around.limit},
-                        WeightDecay::coefficients(around.weight_decay, hyperparameters[0]),
-                        1,
-                        {around.low, around.high}};
+    const Common common{
+        {1, 1, limit}, WeightDecay::coefficients(weight_decay, hyperparameters[0]), 1};
     std::memcpy(result.data(), &common, sizeof common);
     rule.fill(hyperparameters, t, result);
     return result;

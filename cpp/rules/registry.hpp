@@ -13,7 +13,7 @@
 namespace schuss::rules {
 
 /// The coefficients of one step in double, in the order in which the loop reads them: those of the
-/// gradient, those of the weight decay, `fine`, the bounds, then those of the rule.
+/// gradient, those of the weight decay, `fine`, then those of the rule.
 using Coefficients = std::array<double, max_coefficients>;
 
 /// The indices of the coefficients that all rules have, and of the first that belongs to the rule.
@@ -21,7 +21,7 @@ using Coefficients = std::array<double, max_coefficients>;
 /// number format.
 namespace index {
 inline constexpr std::size_t power = 0, scale = 1, limit = 2, weight_decay = 3, decay_factor = 4,
-                             fine = 5, low = 6, high = 7, own = 8;
+                             fine = 5, own = 6;
 }
 
 /// The largest step count, which double still holds exactly.
@@ -30,7 +30,7 @@ inline constexpr std::int64_t max_steps = (std::int64_t{1} << 53) - 1;
 /// The indices of a coefficient that lr may make too small for a number format, and of the factor
 /// that completes it then. The index 0 stands for none.
 struct Rate {
-    std::size_t index = 0, fine = 0;
+    std::uint8_t index = 0, fine = 0;
 };
 using Rates = std::array<Rate, 2>;
 
@@ -55,15 +55,9 @@ std::size_t find_rule(std::string_view name);
 /// of two decides, or "".
 std::string_view origin(const RuleInfo& rule, std::size_t coefficient);
 
-/// What surrounds a rule in a step: the largest magnitude of an element of the gradient, the weight
-/// decay, and the bounds of the parameters.
-struct Surroundings {
-    double limit, weight_decay, low, high;
-};
-
 /// The coefficients of step t, with a gradient scale of 1. `hyperparameters` has the order of the
-/// rule's names.
-Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters,
-                          const Surroundings& around, double t);
+/// rule's names; `limit` bounds the magnitude of the gradient's elements.
+Coefficients coefficients(const RuleInfo& rule, const double* hyperparameters, double weight_decay,
+                          double t, double limit);
 
 }  // namespace schuss::rules

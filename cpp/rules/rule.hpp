@@ -41,7 +41,7 @@ inline constexpr int first_state_operand = 2;
 inline constexpr int max_operands = first_state_operand + max_states;
 
 /// Limit on the coefficients of a rule, including those that all rules have.
-inline constexpr int max_coefficients = 24;
+inline constexpr int max_coefficients = 16;
 
 /// An array that a rule keeps for each parameter.
 struct State {

@@ -53,7 +53,6 @@ struct Common {
     GradientTransform::Coefficients<T> gradient;
     WeightDecay::Coefficients<T> decay;
     T fine;
-    Bounds::Coefficients<T> bounds;
 };
 
 template <class Rule, typename T>
@@ -105,9 +104,6 @@ void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S
             static_cast<V&>(parameter), gradient,
             static_cast<Computed<S>&>(ScopedState<Computed<S>, S>(state[i], random.bits()))...,
             c.rule);
-        if constexpr (Rule::updates_parameters) {
-            static_cast<V&>(parameter) = Bounds::apply(static_cast<V&>(parameter), c.bounds);
-        }
         (random.next(), ...);
     }
 }
@@ -271,14 +267,19 @@ void store_all(const void* from, void* to, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) store(y[i], x[i]);
 }
 
+template <typename T, typename Stored>
+void put_between(void* elements, std::size_t count, double low, double high) {
+    Stored* const x = static_cast<Stored*>(elements);
+    const Bounds<T> bounds = {static_cast<T>(low), static_cast<T>(high)};
+    for (std::size_t i = 0; i < count; ++i) store(x[i], bounds.apply(loaded(x[i])));
+}
+
 template <DType dtype, typename Stored = typename numbers::StoredAs<dtype>::Type>
 constexpr Format format() {
     using T = decltype(loaded(Stored{}));
-    Format result = {sizeof(Stored),
-                     &sum_squares<Stored, false>,
-                     &sum_squares<Stored, true>,
-                     {},
-                     &store_all<T, Stored>};
+    Format result = {
+        sizeof(Stored),        &sum_squares<Stored, false>, &sum_squares<Stored, true>, {},
+        &store_all<T, Stored>, &put_between<T, Stored>};
     if constexpr (sizeof(T) <= sizeof(float)) {
         result.load[static_cast<int>(DType::float32)] = &load_all<float, Stored>;
     }

@@ -29,25 +29,34 @@ struct Kernels {
     Kernel at[rules::decay_count][numbers::combinations.count];
     Kernel of_moduli[rules::decay_count][numbers::compute_dtype_count];
 
+    /// The kernel for the formats; nullptr if there is none.
     Kernel of(rules::Decay decay, const numbers::Formats& formats) const {
         const auto row = static_cast<int>(decay);
-        if (formats.moduli) return of_moduli[row][static_cast<int>(formats.parameter)];
-        return at[row][kernel_index(formats)];
+        if (formats.moduli) {
+            const bool reads_own = formats.gradient == formats.parameter;
+            return reads_own ? of_moduli[row][static_cast<int>(formats.parameter)] : nullptr;
+        }
+        const int index = kernel_index(formats);
+        return index < 0 ? nullptr : at[row][index];
     }
 };
 
 /// A rule that updates arrays in these formats.
 struct Call {
-    const rules::States* states;
-    rules::Decay decay;
-    numbers::Formats formats;
-    Kernel kernel;
-    const void* coefficients;
+    const rules::States* states = nullptr;
+    rules::Decay decay = rules::Decay::decoupled;
+    numbers::Formats formats = {};
+    Kernel kernel = nullptr;
+    const void* coefficients = nullptr;
 
     /// Whether the kernel cannot do it alone. It then reads gradients in the compute type, and
     /// `decoupled` is the kernel for parameters in that type too and decoupled weight decay.
-    bool in_pieces;
-    Kernel decoupled;
+    bool in_pieces = false;
+    Kernel decoupled = nullptr;
+
+    /// Whether the parameters are put between bounds, and the bounds.
+    bool is_bounded = false;
+    double low = 0, high = 0;
 };
 
 /// Makes a call piece by piece: widens the gradients, and uses the power of the scale and `fine`.
@@ -67,12 +76,16 @@ using SumSquares = bool (*)(const void* elements, std::size_t count, std::size_t
 /// Converts count elements.
 using Convert = void (*)(const void* from, void* to, std::size_t count);
 
+/// Puts count elements between bounds, which are rounded to the compute type. NaN stays NaN.
+using PutBetween = void (*)(void* elements, std::size_t count, double low, double high);
+
 /// The loops of one number format.
 struct Format {
     std::size_t size;
     SumSquares sum_squares, sum_squares_scaled;
     Convert load[numbers::compute_dtype_count];  // to each type that holds all values; else nullptr
     Convert store;                               // from the compute type
+    PutBetween put_between;
 };
 
 /// One instruction set: the processor features that its code may use, its kernels in the order of
@@ -89,9 +102,14 @@ struct Level {
     /// Makes a call. operands: as those of a kernel, but the gradient has its own format.
     void run(const Call& call, std::byte* const* operands, std::size_t count,
              const Stream* streams) const {
-        if (!call.in_pieces) return call.kernel(operands, count, call.coefficients, streams);
-        const numbers::DType compute = numbers::compute_dtype(call.formats.parameter);
-        run_in_pieces[static_cast<int>(compute)](call, operands, count, streams);
+        if (call.in_pieces) {
+            const numbers::DType compute = numbers::compute_dtype(call.formats.parameter);
+            run_in_pieces[static_cast<int>(compute)](call, operands, count, streams);
+        } else {
+            call.kernel(operands, count, call.coefficients, streams);
+        }
+        if (!call.is_bounded) return;
+        format(call.formats.parameter).put_between(operands[0], count, call.low, call.high);
     }
 };
 

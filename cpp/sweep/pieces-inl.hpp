@@ -40,15 +40,13 @@ template <typename T>
         update[i] = -T{0};  // a sum leaves it as it is, even -0
     }
     alignas(T) std::byte rest[rules::max_coefficients * sizeof(T)];
-    const Common<T> neutral = {{1, 1, T(HUGE_VAL)}, {0, 1}, 1, {-T(HUGE_VAL), T(HUGE_VAL)}};
+    const Common<T> neutral = {{1, 1, T(HUGE_VAL)}, {0, 1}, 1};
     __builtin_memcpy(rest, call.coefficients, sizeof rest);
     __builtin_memcpy(rest, &neutral, sizeof neutral);
     std::byte* from_zero[rules::max_operands] = {reinterpret_cast<std::byte*>(update), operands[1]};
     for (int k = 0; k < count(*call.states); ++k) from_zero[2 + k] = operands[2 + k];
     call.decoupled(from_zero, n, rest, streams);
-    for (std::size_t i = 0; i < values; ++i) {
-        parameter[i] = Bounds::apply(parameter[i] + update[i] * c.fine, c.bounds);
-    }
+    for (std::size_t i = 0; i < values; ++i) parameter[i] = parameter[i] + update[i] * c.fine;
     loops_of(call.formats.parameter).store(parameter, operands[0], values);
 }
 

@@ -1,6 +1,8 @@
 """Configuration of the documentation: `.ci/docs` builds it into build/docs."""
 
 import os
+from importlib import import_module
+from inspect import Parameter, Signature
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,14 @@ default_role = "py:obj"
 autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_typehints = "none"  # the docstrings have the types
 autodoc_mock_imports = ["torch"]
+# The classes of schuss.torch extend the signatures of those of torch.optim, which mocks lack.
+_mocks: Any = import_module("sphinx.ext.autodoc.mock")
+_mocks._MockObject.__signature__ = Signature(
+    [
+        Parameter("params", Parameter.POSITIONAL_OR_KEYWORD),
+        Parameter("args", Parameter.VAR_POSITIONAL),
+    ]
+)
 napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_param = False  # parameters that share a description stay together

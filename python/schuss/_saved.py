@@ -28,7 +28,7 @@ from schuss._state import States, copied, fill, new_sums
 _ARRAY_ENTRIES = ("average", "accumulated")
 
 # Settings that saved optimizers of earlier versions do not have.
-_LATER = ("maximize", "bounds", "track_norms")
+_LATER = ("maximize", "bounds", "track_norms", "eps_hat", "lr_in_velocity")
 
 _from_zero: Check[int] = partial(count, least=0)
 
@@ -165,7 +165,7 @@ def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
         _with_later(kind, state["settings"]["hyperparameters"]),
         grouping=lambda _: ([dict(own) for own in groups], group_of),
         state_dtype=state["state_dtype"],
-        complex=state["complex"],
+        complex=state.get("complex", "components"),
         copies=state["copies"],
         groups_given=state["groups_given"],
     )
@@ -223,6 +223,11 @@ def checked(
     internals = internals_of(optimizer)
     memo: _Memo = {}
     values = {"values": anything} if with_values else {}
+    sums = record(count=partial(count, least=1), without=partial(_indices, internals), **values)
+
+    def check_sums(call: str, name: str, given: Any) -> dict[str, Any]:
+        return sums(call, name, _with_defaults(given, without=[]))
+
     known = record(
         optimizer=same(internals.call),
         steps=_from_zero,
@@ -230,9 +235,7 @@ def checked(
         hyperparameters=partial(_checked_hyperparameters, internals, memo),
         groups=partial(_checked_groups, internals, memo),
         average=optional(record(weights=_weights, **values)),
-        accumulated=optional(
-            record(count=partial(count, least=1), without=partial(_indices, internals), **values)
-        ),
+        accumulated=optional(check_sums),
         **({"state": anything} if with_values else {}),
     )(call, name, given)
     rested = [
@@ -269,12 +272,15 @@ def checked(
     )
 
 
+def _with_defaults(given: Any, **defaults: Any) -> Any:
+    """Return saved values with defaults for those that earlier versions did not have."""
+    return defaults | dict(given) if isinstance(given, Mapping) else given
+
+
 def _with_later(kind: type[Configurable], given: Any) -> Any:
     """Return saved settings with the defaults of those that earlier versions did not have."""
-    if not isinstance(given, Mapping):
-        return given
     known = declaration_of(kind).settings
-    return {name: known[name].default for name in _LATER if name in known} | dict(given)
+    return _with_defaults(given, **{name: known[name].default for name in _LATER if name in known})
 
 
 def _checked_hyperparameters(
@@ -296,7 +302,7 @@ def _checked_groups(
     for index, group in enumerate(given):
         members = same(internals.members[index])
         check = record(hyperparameters=mapping, members=members, rested=anything)
-        fields = check(call, f"{name}[{index}]", group)
+        fields = check(call, f"{name}[{index}]", _with_defaults(group, rested=0))
         own = _copied_schedules(fields["hyperparameters"], memo)
         own = checked_overrides(internals.kind, call, f"{name}[{index}]", own)
         result.append((own, fields["rested"]))

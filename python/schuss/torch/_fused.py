@@ -30,7 +30,7 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
             return
         # For users: the signature of the class of torch.optim, and the options of schuss.
         theirs = inspect.signature(getattr(torch.optim, cls._rule))
-        ours = inspect.signature(Fused).parameters
+        ours = inspect.signature(Fused.__init__).parameters
         added = [each for each in ours.values() if each.kind is each.KEYWORD_ONLY]
         cls.__signature__ = theirs.replace(parameters=[*theirs.parameters.values(), *added])
 
