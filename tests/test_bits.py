@@ -252,7 +252,7 @@ class Job:
         return optimizer, all_grads
 
 
-CLIPPING = {"clip_norm": 3.0, "clip_value": 0.02}
+CLIPPING = {"clip_norm": 3.0, "clip_value": 0.02, "track_norms": True}
 JOBS = {
     "clip the norm of float32": Job(options={"clip_norm": 1.0}),
     "clip the norm of float64": Job(options={"clip_norm": 1.0}, of_params="float64"),
@@ -264,17 +264,30 @@ JOBS = {
             "average": 0.9,
             "clear_grads": True,
             "copies": "float16",
+            "track_norms": True,
         },
         of_grads=("float32", "float32"),
         infinite=True,
     ),
     "clip, average, clear gradients of complex64": Job(
-        options={"clip_norm": 3.0, "average": 0.9, "clear_grads": True, "weight_decay": 0.1},
+        options={
+            "clip_norm": 3.0,
+            "average": 0.9,
+            "clear_grads": True,
+            "weight_decay": 0.1,
+            "track_norms": True,
+        },
         of_params="complex64",
         special=True,
     ),
     "clip, skip, average the moduli of complex64 for complex128": Job(
-        options={"complex": "modulus", "clip_norm": 3.0, "nonfinite": "skip", "average": 0.9},
+        options={
+            "complex": "modulus",
+            "clip_norm": 3.0,
+            "nonfinite": "skip",
+            "average": 0.9,
+            "track_norms": True,
+        },
         of_params="complex128",
         of_grads=("complex64", "complex128"),
         infinite=True,
@@ -297,7 +310,12 @@ JOBS = {
     ),
     "accumulate for groups": Job("SGD", groups=({}, {"lr": 0.5}), accumulates=True),
     "round state at random": Job(
-        options={"weight_decay": 0.1, "state_dtype": "bfloat16", "clip_norm": 1.0},
+        options={
+            "weight_decay": 0.1,
+            "state_dtype": "bfloat16",
+            "clip_norm": 1.0,
+            "track_norms": True,
+        },
         of_params="bfloat16",
         of_grads=("float16",),
     ),

@@ -73,7 +73,7 @@ OPTIMIZERS = [
     "SGD(p, average=0.9, average_bias_correction=True)",
     "Adam(p, copies='float16', lr=0.1)",
     "Adam(p, nonfinite='skip')",
-    "SGD(p, maximize=True, bounds=(None, 0.5))",
+    "SGD(p, maximize=True, bounds=(None, 0.5), track_norms=True)",
     "Adam(p, lr=schedules.Linear(0.1, 0.01, steps=5), groups=groups)",
     "Adam(p, state_dtype='bfloat16', seed=7)",
 ]

@@ -163,7 +163,8 @@ HYPERPARAMETERS: dict[str, st.SearchStrategy[Any]] = {
     **dict.fromkeys(("nesterov", "lr_in_velocity", "bias_correction"), st.booleans()),
     **dict.fromkeys(("centered", "amsgrad", "decoupled_weight_decay"), st.booleans()),
     **dict.fromkeys(
-        ("clear_grads", "average_bias_correction", "frozen", "maximize"), st.booleans()
+        ("clear_grads", "average_bias_correction", "frozen", "maximize", "track_norms"),
+        st.booleans(),
     ),
     "bounds": st.sampled_from([None, (-0.5, 0.5), (None, 0.25), (0.0, None), (0.1, 0.1)]),
 }

@@ -256,7 +256,8 @@ def test_the_reference_optimizer_accumulates_clips_skips_and_clears() -> None:
     assert not np.any(grads)
     optimizer.step()
     np.testing.assert_allclose(w, [-1.5, -2.0], rtol=1e-6)
-    assert optimizer.last == (5.0, True, False)
+    assert optimizer.last is not None
+    assert optimizer.last[:3] == (5.0, True, False)
     optimizer.step(np.array([np.inf, 0.0]))
     assert (optimizer.steps, optimizer.skipped, optimizer.accumulated) == (1, 1, 0)
     np.testing.assert_allclose(w, [-1.5, -2.0], rtol=1e-6)

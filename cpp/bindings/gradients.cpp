@@ -79,7 +79,7 @@ std::vector<py::object> Gradients::hold() const {
     return held;
 }
 
-Gradients::Views Gradients::bind(const std::string& call, bool must_clear) {
+Gradients::Views Gradients::bind(const std::string& call, bool must_clear, bool reads_all) {
     bool all_at_same_address = true;
     Views views;
     std::optional<InvalidateOnError> invalidate_on_error;
@@ -91,7 +91,7 @@ Gradients::Views Gradients::bind(const std::string& call, bool must_clear) {
             if (cache_.rests(i)) continue;
             if (!invalidate_on_error) invalidate_on_error.emplace(*this);
             plan_.invalidate();
-            item = parameters_[i].resting_item(item.group);
+            item = parameters_[i].resting_item(item.group, reads_all);
             cache_.store_rest(i);
             continue;
         }

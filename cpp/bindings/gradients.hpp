@@ -74,9 +74,10 @@ class Gradients {
     using Views = std::vector<std::pair<std::size_t, ArrayView>>;
 
     /// Checks the parameters and the gradients, and lays out the gradients that differ from the
-    /// step before. must_clear: whether the step sets the gradients to zero. The returned views
+    /// step before. must_clear: whether the step sets the gradients to zero. reads_all: whether it
+    /// reads the parameters that rest; call `invalidate` where that changes. The returned views
     /// must live until the step is over. After the last check, no user code runs.
-    Views bind(const std::string& call, bool must_clear);
+    Views bind(const std::string& call, bool must_clear, bool reads_all = false);
 
     /// For Python's cycle collector.
     int traverse(visitproc visit, void* arg) const { return written_.traverse(visit, arg); }

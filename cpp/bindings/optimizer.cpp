@@ -134,6 +134,7 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
         gradients_.invalidate();
         if (sums_) sums_->gradients.invalidate();
     }
+    if (options.track_norms != step_.options().track_norms) gradients_.invalidate();
     step_.configure(std::move(groups), std::move(updates), options);
 }
 
@@ -145,7 +146,8 @@ PyBusyGuard Optimizer::busy(py::object optimizer, std::string call, bool changes
 py::object Optimizer::last() const {
     const auto& last = step_.last();
     if (!last) return py::none();
-    return py::make_tuple(last->grad_norm, last->clipped, last->skipped());
+    return py::make_tuple(last->grad_norm, last->clipped, last->skipped(), last->update_norm,
+                          last->param_norm);
 }
 
 py::object Optimizer::last_lrs() const {
@@ -198,9 +200,10 @@ void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_
     if (copies_) tree_.check_unchanged(*copies_, step_call_);
     parameters_.check_shown_memory(step_call_);
     const std::vector<py::object> held = gradients_.hold();
-    const Gradients::Views views = gradients_.bind(step_call_, step_.options().clear_grads);
-    make_step(scale, skip_nonfinite ? engine::Nonfinite::skip : step_.options().nonfinite,
-              grads.is_none());
+    const engine::StepOptions& options = step_.options();
+    const Gradients::Views views =
+        gradients_.bind(step_call_, options.clear_grads, options.track_norms);
+    make_step(scale, skip_nonfinite ? engine::Nonfinite::skip : options.nonfinite, grads.is_none());
 }
 
 void Optimizer::make_step(double scale, engine::Nonfinite nonfinite, bool uses_sums) {

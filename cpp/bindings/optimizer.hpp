@@ -70,7 +70,8 @@ class Optimizer {
     std::int64_t skipped() const { return step_.skipped(); }
     void set_skipped(std::int64_t skipped) { step_.set_skipped(in_range(skipped, "skipped")); }
 
-    /// The norm of the last step's gradients, whether they were clipped, whether it was skipped.
+    /// The norm of the last step's gradients, whether they were clipped, whether it was skipped,
+    /// and the norms of the update and of the parameters before it.
     py::object last() const;
 
     /// The learning rate of each group in the last step; None before any, and after `forget_lrs`.

@@ -26,13 +26,14 @@ engine::Nonfinite nonfinite_called(const std::string& name) {
 engine::StepOptions make_options(std::optional<double> clip_norm, std::optional<double> clip_value,
                                  const std::string& nonfinite, bool clear_grads,
                                  std::optional<double> average, bool average_bias_correction,
-                                 std::uint64_t seed) {
+                                 std::uint64_t seed, bool track_norms) {
     return {.clip_norm = clip_norm.value_or(engine::no_limit),
             .clip_value = clip_value.value_or(engine::no_limit),
             .nonfinite = nonfinite_called(nonfinite),
             .clear_grads = clear_grads,
             .average = average.value_or(0),
             .average_from_zero = average_bias_correction,
+            .track_norms = track_norms,
             .seed = seed};
 }
 
@@ -43,7 +44,8 @@ void register_options(py::module_& module) {
         .def(py::init(&make_options), py::arg("clip_norm") = py::none(),
              py::arg("clip_value") = py::none(), py::arg("nonfinite") = "propagate",
              py::arg("clear_grads") = false, py::arg("average") = py::none(),
-             py::arg("average_bias_correction") = false, py::arg("seed") = 0);
+             py::arg("average_bias_correction") = false, py::arg("seed") = 0,
+             py::arg("track_norms") = false);
 }
 
 }  // namespace schuss::bindings

@@ -126,11 +126,13 @@ engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::s
     return {group, array_.shape(), operands};
 }
 
-engine::Item Parameter::resting_item(std::size_t group) const {
+engine::Item Parameter::resting_item(std::size_t group, bool is_read) const {
     std::vector<engine::Operand> operands;
-    if (const ArrayView* const average = this->average()) {
-        operands = {{engine::Role::parameter, compute_dtype(), average->data(),
-                     average->strides().data(), type_.components},
+    const ArrayView* const average = this->average();
+    if (average != nullptr || is_read) {
+        const ArrayView& updated = average != nullptr ? *average : array_;
+        operands = {{engine::Role::parameter, average != nullptr ? compute_dtype() : type_.dtype,
+                     updated.data(), updated.strides().data(), type_.components},
                     {engine::Role::gradient, type_.dtype, array_.data(), array_.strides().data(),
                      type_.components}};
     }

@@ -65,8 +65,9 @@ class Parameter {
     /// go with the parameter.
     engine::Item item(const ArrayView& gradient, const Name& name, std::size_t group) const;
 
-    /// Lays the arrays out for a step in which the parameter has no gradient.
-    engine::Item resting_item(std::size_t group) const;
+    /// Lays the arrays out for a step in which the parameter has no gradient. is_read: whether
+    /// the step reads the parameter even if it has no average.
+    engine::Item resting_item(std::size_t group, bool is_read) const;
 
     /// For Python's cycle collector.
     int traverse(visitproc visit, void* arg) const;

@@ -106,6 +106,14 @@ void Plan::prepare_statistics() {
     statistics_.prepare(std::move(gradients), threads_);
 }
 
+void Plan::prepare_norms() {
+    norms_.resize(threads_);
+    for (std::unique_ptr<Norms>& norms : norms_) {
+        if (!norms) norms = std::make_unique<Norms>();
+        norms->parameter = norms->update = ExactNorm();
+    }
+}
+
 const GradientStats& Plan::statistics() noexcept {
     statistics_.run(sweep::level(), wake_workers_);
     return statistics_;
@@ -126,9 +134,10 @@ void Plan::run(const Run& run) noexcept {
         const runtime::SubnormalsAreZero mode;
         Share at = plan.shares_[share];
         const Share end = plan.shares_[share + 1];
+        Norms* const norms = all.measure_norms ? plan.norms_[slot].get() : nullptr;
         for (; at.item <= end.item && at.item < plan.items.size(); at = {at.item + 1, 0}) {
             const Item& item = plan.items[at.item];
-            if (item.rests && all.average == nullptr) continue;
+            if (item.rests && all.average == nullptr && norms == nullptr) continue;
             const numbers::DType computed = numbers::compute_dtype(item.formats.parameter);
             const Update* const update = item.rests              ? all.average
                                          : all.groups == nullptr ? nullptr
@@ -143,7 +152,9 @@ void Plan::run(const Run& run) noexcept {
                 .average = average ? &*average : nullptr,
                 .clear_gradients = all.clear_gradients && !item.rests,
                 .first = plan.first_[at.item],
-                .streams = streams};
+                .streams = streams,
+                .norms = norms,
+                .rests = item.rests};
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
             for (std::size_t tile = at.tile; tile < tiles; ++tile) {
                 run_pass(item.layout, tile, item.data, pass, plan.scratch_[slot]);
@@ -151,6 +162,10 @@ void Plan::run(const Run& run) noexcept {
         }
     };
     runtime::parallel_for({run_share, &step, shares_.size() - 1, wake_workers_}, threads_);
+    for (std::size_t slot = 1; run.measure_norms && slot < norms_.size(); ++slot) {
+        norms_[0]->parameter.add(norms_[slot]->parameter);
+        norms_[0]->update.add(norms_[slot]->update);
+    }
 }
 
 }  // namespace schuss::engine

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "engine/formula.hpp"
@@ -29,7 +30,8 @@ struct Item {
     Item() = default;
 
     /// A parameter that rests. operands: its average and the parameter itself, of which steps
-    /// update the average; none if there is no average.
+    /// update the average; without an average, the parameter twice, which steps only read; none if
+    /// they do not read it.
     static Item resting(std::size_t group_index, const std::vector<std::size_t>& shape,
                         std::size_t components, const std::vector<Operand>& operands);
 
@@ -52,6 +54,7 @@ struct Run {
     const Update* groups = nullptr;   // indexed by Item::group; nullptr: only clear the gradients
     const Update* average = nullptr;  // of the parameters; nullptr: they have no averages
     bool clear_gradients = false;
+    bool measure_norms = false;
     std::uint64_t seed = 0, step = 0;  // determine the bits of stochastic rounding
 };
 
@@ -81,6 +84,13 @@ class Plan {
     /// Reads all gradients.
     const GradientStats& statistics() noexcept;
 
+    /// Call this after `prepare`, before a run that measures norms.
+    void prepare_norms();
+
+    /// The norms that a run has measured.
+    double parameter_norm() const noexcept { return norms_[0]->parameter.value(); }
+    double update_norm() const noexcept { return norms_[0]->update.value(); }
+
     /// Passes over every tile of every item.
     void run(const Run& run) noexcept;
 
@@ -94,6 +104,7 @@ class Plan {
 
     std::vector<Share> shares_;  // the last one marks the end
     std::vector<Scratch> scratch_;
+    std::vector<std::unique_ptr<Norms>> norms_;  // of each thread; after a run, the first has all
     GradientStats statistics_;
     std::size_t scratch_bytes_ = 0;
     std::size_t elements_ = 0;

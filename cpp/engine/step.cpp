@@ -75,6 +75,7 @@ void Step::prepare(Nonfinite nonfinite) {
     nonfinite_ = nonfinite;
     plan.prepare();
     if (needs_statistics()) plan.prepare_statistics();
+    if (options_.track_norms) plan.prepare_norms();
 }
 
 Outcome Step::run(double scale) noexcept {
@@ -88,7 +89,8 @@ Outcome Step::run(double scale) noexcept {
             statistics.first_nonfinite() < plan.items.size()) {
             outcome.first_nonfinite = statistics.first_nonfinite();
             outcome.raises = nonfinite_ == Nonfinite::raise;
-            if (options_.clear_grads && !outcome.raises) plan.run({.clear_gradients = true});
+            const bool has_run = options_.clear_grads || options_.track_norms;
+            if (has_run && !outcome.raises) run_plan({}, outcome);
             return outcome;
         }
         const numbers::Wide clip = options_.clip_factor(norm);
@@ -97,7 +99,6 @@ Outcome Step::run(double scale) noexcept {
     }
     for (Update& update : updates_) update.set_scale(factor);
     Run run{.groups = updates_.data(),
-            .clear_gradients = options_.clear_grads,
             .seed = options_.seed,
             .step = static_cast<std::uint64_t>(steps_ + 1)};
     std::optional<Update> average;
@@ -105,10 +106,20 @@ Outcome Step::run(double scale) noexcept {
         average = average_.next(options_.average, options_.average_from_zero);
         run.average = &*average;
     }
-    plan.run(run);
+    run_plan(run, outcome);
     ++steps_;
     if (plan.some_rest()) count_rests();
     return outcome;
+}
+
+/// Runs the plan with the options that do not depend on the update.
+void Step::run_plan(Run run, Outcome& outcome) noexcept {
+    run.clear_gradients = options_.clear_grads;
+    run.measure_norms = options_.track_norms;
+    plan.run(run);
+    if (!options_.track_norms) return;
+    outcome.update_norm = plan.update_norm();
+    outcome.param_norm = plan.parameter_norm();
 }
 
 /// Counts a step for the groups in which every parameter rested.

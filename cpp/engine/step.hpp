@@ -30,7 +30,8 @@ struct StepOptions {
     bool clear_grads = false;
     double average = 0;  // the beta of the average, if the parameters have one
     bool average_from_zero = false;
-    std::uint64_t seed = 0;  // of stochastic rounding
+    bool track_norms = false;  // of the update and of the parameters
+    std::uint64_t seed = 0;    // of stochastic rounding
 
     /// The factor by which clipping multiplies gradients of this norm, as in
     /// torch.nn.utils.clip_grad_norm_: Pascanu, Mikolov & Bengio, 2013, algorithm 1, with a small
@@ -58,6 +59,7 @@ struct Outcome {
     bool clipped = false;
     std::optional<std::size_t> first_nonfinite;  // the gradient that stopped the step, if one did
     bool raises = false;                         // whether that is an error
+    std::optional<double> update_norm, param_norm;
 
     bool skipped() const { return first_nonfinite.has_value(); }
 };
@@ -117,6 +119,7 @@ class Step {
 
   private:
     void count_rests() noexcept;
+    void run_plan(Run run, Outcome& outcome) noexcept;
     bool needs_statistics() const {
         return nonfinite_ != Nonfinite::propagate || options_.clip_norm != no_limit;
     }

@@ -8,9 +8,6 @@
 namespace schuss::engine {
 namespace {
 
-// The fused extras read the parameter again after this many elements.
-constexpr std::size_t elements_per_piece = 4096;
-
 /// A stream of random bits has this many indices.
 constexpr std::uint64_t stream_size = std::uint64_t{1} << 32;
 
@@ -36,6 +33,8 @@ class TilePass {
     void run_rows(const Box& box, std::byte* const* dense) const;
     void run_contiguous(std::byte** at, std::size_t count) const;
     void run_piece(std::byte* const* at, std::size_t count) const;
+    void update(std::byte* const* at, std::size_t count) const;
+    void load_parameter(std::byte* const* at, std::size_t count, double* to) const;
     void clear_gradient(std::byte* const* at, std::size_t count) const;
     std::uint64_t index_of(std::byte* const* at) const;
 
@@ -65,7 +64,8 @@ void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratc
         dense[k] = free;
         free += whole_cache_lines(box.elements * operand.item_size);
         const bool is_read = operand.role != Role::copy && pass_.updates();
-        if (!is_read) continue;
+        const bool is_measured = pass_.norms != nullptr && k == pass_.parameter();
+        if (!is_read && !is_measured) continue;
         CopyAxes axes = copy_axes(box, k, false);
         copy_box(axes, operand.item_size, box.begin[k], dense[k]);
     }
@@ -155,7 +155,7 @@ void TilePass::run_rows(const Box& box, std::byte* const* dense) const {
 void TilePass::run_contiguous(std::byte** at, std::size_t count) const {
     for (;;) {
         std::size_t piece = count;
-        if (layout_.has_extras() || pass_.update.is_bounded) {
+        if (layout_.has_extras() || pass_.update.is_bounded || pass_.norms != nullptr) {
             piece = std::min(piece, elements_per_piece / layout_.components());
         }
         if (layout_.rounded_state() != nullptr) {
@@ -170,8 +170,27 @@ void TilePass::run_contiguous(std::byte** at, std::size_t count) const {
 }
 
 void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
-    if (!pass_.updates()) return clear_gradient(at, count);
+    Norms* const norms = pass_.norms;
+    if (norms != nullptr) load_parameter(at, count, norms->before);
+    if (pass_.updates()) update(at, count);
+    if (pass_.clear_gradients) clear_gradient(at, count);
+    if (norms == nullptr) return;
+    const std::size_t values = count * layout_.components();
+    norms->parameter.add(norms->before, values);
+    if (!pass_.updates() || pass_.rests) return;
+    load_parameter(at, count, norms->after);
+    for (std::size_t i = 0; i < values; ++i) norms->after[i] -= norms->before[i];
+    norms->update.add(norms->after, values);
+}
 
+void TilePass::load_parameter(std::byte* const* at, std::size_t count, double* to) const {
+    const sweep::Format& loops = pass_.level.format(layout_.operand(pass_.parameter()).dtype);
+    const auto load = loops.load[static_cast<int>(numbers::DType::float64)];
+    load(at[pass_.parameter()], to, count * layout_.components());
+}
+
+/// Runs the kernel, and writes the average and the copy.
+void TilePass::update(std::byte* const* at, std::size_t count) const {
     sweep::Stream streams[rules::max_states];
     if (layout_.rounded_state() != nullptr) {
         const std::uint64_t first = index_of(at);
@@ -180,7 +199,6 @@ void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
     const std::size_t components = layout_.components();
     const std::size_t updated = pass_.update.formats.moduli ? count : count * components;
     pass_.level.run(pass_.update, at, updated, streams);
-    if (pass_.clear_gradients) clear_gradient(at, count);
     if (!layout_.has_extras()) return;
     for (std::size_t k = rules::first_state_operand; k < operands(); ++k) {
         const OperandInfo& operand = layout_.operand(k);

@@ -1,27 +1,44 @@
 // What a step does with one tile: the kernel, and the fused extras (the average of the parameter,
-// its copy in another format, clearing the gradient), which run piece by piece while the piece is
-// in the first-level cache.
+// its copy in another format, clearing the gradient, the norms), which run piece by piece while the
+// piece is in the first-level cache.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/exact_norm.hpp"
 #include "engine/scratch.hpp"
 #include "engine/tiles.hpp"
 #include "sweep/level.hpp"
 
 namespace schuss::engine {
 
+/// The fused extras read the parameter again after this many elements.
+inline constexpr std::size_t elements_per_piece = 4096;
+
+/// The norms of parameters before a step and of their change, and space to compute them.
+struct Norms {
+    ExactNorm parameter, update;
+    double before[elements_per_piece], after[elements_per_piece];
+};
+
 /// The work on the tiles of one parameter.
 struct Pass {
     const sweep::Level& level;
-    sweep::Call update;            // without a kernel, only clear the gradient
+    sweep::Call update;            // without a kernel, parameters stay
     const sweep::Call* average;    // nullptr: none
     bool clear_gradients;          // after the kernel has read them
     std::uint64_t first;           // the index of the parameter's first element in memory
     const std::uint64_t* streams;  // for each state, the key of its random bits
+    Norms* norms;                  // to which the parameter is added; nullptr: to none
+    bool rests;                    // the parameter is where its gradient is otherwise
 
     bool updates() const { return update.kernel != nullptr; }
+
+    /// The operand that is the parameter.
+    std::size_t parameter() const {
+        return rests ? rules::gradient_operand : rules::parameter_operand;
+    }
 };
 
 /// Does a pass over one tile. data: for each operand, the address where its traversal begins.

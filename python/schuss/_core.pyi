@@ -111,6 +111,7 @@ class StepOptions:
         average: float | None = None,
         average_bias_correction: bool = False,
         seed: int = 0,
+        track_norms: bool = False,
     ) -> None: ...
 
 class AuxArrays:
@@ -203,8 +204,11 @@ class Optimizer:
     @skipped.setter
     def skipped(self, arg1: int, /) -> None: ...
     @property
-    def last(self) -> tuple[float | None, bool, bool] | None:
-        """The norm of the last step's gradients, whether they were clipped, whether it skipped."""
+    def last(self) -> tuple[float | None, bool, bool, float | None, float | None] | None:
+        """The norm of the last step's gradients, whether they were clipped, whether it skipped.
+
+        Then the norms of the update, and of the parameters before it.
+        """
 
     @property
     def last_lrs(self) -> list[float] | None:

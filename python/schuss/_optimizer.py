@@ -1,7 +1,7 @@
 """The optimizer as users see it. `schuss.optimizers` declares the classes of optimizers."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Self
 
@@ -19,7 +19,7 @@ from schuss._settings import checked_overrides, declaration_of
 _UNSCALED = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Last:
     """The outcome of the last step."""
 
@@ -29,6 +29,17 @@ class Last:
     """Whether the norm was clipped."""
     skipped: bool
     """Whether the step was skipped, because a gradient was not finite."""
+    update_norm: float | None = None
+    """The norm of the change of all parameters together, 0 if it was skipped; see `track_norms`."""
+    param_norm: float | None = None
+    """The norm of all parameters together, before the step; see `track_norms`."""
+
+    def __repr__(self) -> str:
+        """Return the outcome without the norms that were not tracked."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.update_norm is None:
+            del values["update_norm"], values["param_norm"]
+        return f"Last({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
 
 class Optimizer(Grouped):

@@ -89,6 +89,13 @@ class Options(Configurable):
         Changing it restarts the averages.
     seed : int
         The seed of the stochastic rounding of state in bfloat16; at least 0.
+    track_norms : bool
+        Measure two norms in the same pass: ``last.update_norm`` is the Euclidean norm of the change
+        that the step makes in all parameters together, with decay, bounds and rounding; it is 0 if
+        the step is skipped. ``last.param_norm`` is that of the parameters before the step, and
+        those that rest count. Their ratio tells how far a step goes. Complex numbers count with
+        ``abs(z)``. The norms are computed in double precision, and their bits do not depend on the
+        memory layout or the threads. A step takes several times as long.
     state_dtype : dtype or str, optional
         "bfloat16" halves the memory of the state of parameters in float32, float16 or bfloat16.
         State is then rounded stochastically, so that small changes are not lost: up or down with
@@ -146,6 +153,9 @@ class Options(Configurable):
     Polyak & Juditsky, "Acceleration of stochastic approximation by averaging", 1992, for averages
     of the parameters.
     Bertsekas, "On the Goldstein-Levitin-Polyak gradient projection method", 1976, for `bounds`.
+    You, Gitman & Ginsburg, "Large batch training of convolutional networks", 2017, section 4, for
+    the ratio of the norms; Neal, "Fast exact summation using small and large superaccumulators",
+    2015, for sums that do not depend on the order.
     Gupta et al., "Deep learning with limited numerical precision", 2015, section 3, for stochastic
     rounding; Micikevicius et al., "Mixed precision training", 2018, section 3, for low-precision
     copies of float32 parameters and the scale of the loss.
@@ -160,6 +170,11 @@ class Options(Configurable):
     Last(grad_norm=5.0, clipped=True, skipped=False)
     >>> opt.average.round(6)
     array([0.94, 1.92])
+    >>> w = np.array([3.0, 4.0])
+    >>> opt = schuss.SGD(w, lr=0.5, track_norms=True)
+    >>> opt.step(np.array([0.0, 2.0]))
+    >>> opt.last.update_norm / opt.last.param_norm
+    0.2
     """
 
     __slots__ = ()
@@ -176,6 +191,7 @@ class Options(Configurable):
     average: _Average = option(optional(UNIT), default=None, form=_Average)
     average_bias_correction: Setting[bool] = option(flag, default=False)
     seed: Setting[int] = option(partial(count, least=0), default=0)
+    track_norms: Setting[bool] = option(flag, default=False)
     _state_dtype: InitVar[npt.DTypeLike | None] = argument(alias="state_dtype", default=None)
     _complex: InitVar[_Complex] = argument(alias="complex", default="components")
     _copies: InitVar[ArrayTree | npt.DTypeLike | None] = argument(alias="copies", default=None)

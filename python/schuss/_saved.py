@@ -28,7 +28,7 @@ from schuss._state import States, copied, fill, new_sums
 _ARRAY_ENTRIES = ("average", "accumulated")
 
 # Settings that saved optimizers of earlier versions do not have.
-_LATER = ("maximize", "bounds", "eps_hat", "lr_in_velocity")
+_LATER = ("maximize", "bounds", "track_norms", "eps_hat", "lr_in_velocity")
 
 _from_zero: Check[int] = partial(count, least=0)
 

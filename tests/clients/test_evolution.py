@@ -1,4 +1,4 @@
-"""pyribs' OpenAI-ES with our Adam in its place: the same search, uphill."""
+"""pyribs' OpenAI-ES with our Adam in its place: the same search, uphill, in steps as long."""
 
 from collections.abc import Callable
 from typing import Any
@@ -50,16 +50,21 @@ def test_an_evolution_strategy_searches_along_the_same_path(
         for _ in range(2)
     ]
     searches[1].adam_opt = OurAdam(
-        lambda theta: schuss.Adam(theta, lr=0.05, eps=0.0, maximize=True, **ours)
+        lambda theta: schuss.Adam(theta, lr=0.05, eps=0.0, maximize=True, track_norms=True, **ours)
     )
     start = np.full(6, -0.5)
     for search in searches:
         search.reset(start)
     for _ in range(60):
+        before = searches[0].adam_opt.theta.copy()
         for search in searches:
             rewards = reward(search.ask())
             ranking = np.argsort(-rewards, kind="stable")
             search.tell(ranking, rewards[ranking], num_parents=10)
         thetas = [search.adam_opt.theta for search in searches]
         np.testing.assert_allclose(thetas[1], thetas[0], rtol=1e-9, atol=1e-12)
+        # The ratio that OpenAI's code returns from each step.
+        ratio = np.linalg.norm(thetas[0] - before) / np.linalg.norm(before)
+        last = searches[1].adam_opt.opt.last
+        np.testing.assert_allclose(last.update_norm / last.param_norm, ratio, rtol=1e-7)
     assert reward(thetas[1][None]) > reward(start[None]) / 4

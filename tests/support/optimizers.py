@@ -245,6 +245,7 @@ OPTIONS: Options = {
     "average": None,
     "average_bias_correction": False,
     "seed": 0,
+    "track_norms": False,
 }
 
 # Those that each group may have of its own.
@@ -321,7 +322,9 @@ def assert_same_outcome(optimizer: Any, expected: reference.Optimizer) -> None:
     if expected.last is None:
         assert optimizer.last is None
         return
-    norm, last = expected.last.grad_norm, optimizer.last
-    assert (last.clipped, last.skipped) == expected.last[1:]
-    both_nan = norm is not None and isnan(norm) and isnan(last.grad_norm)
-    assert both_nan or last.grad_norm == norm
+    last = optimizer.last
+    assert (last.clipped, last.skipped) == (expected.last.clipped, expected.last.skipped)
+    for name in ("grad_norm", "update_norm", "param_norm"):
+        ours, theirs = getattr(last, name), getattr(expected.last, name)
+        both_nan = theirs is not None and isnan(theirs) and isnan(ours)
+        assert both_nan or ours == theirs, name

@@ -20,7 +20,7 @@ from schuss._listing import public_names
 from schuss.reference import _rules
 from schuss.reference._averages import average, ewma
 from schuss.reference._averages import weight_of as weight_of
-from schuss.reference._norm import clip_factor, grad_norm
+from schuss.reference._norm import clip_factor, grad_norm, update_norms
 from schuss.reference._optimizer import Optimizer
 from schuss.reference._random import random_stream, rounded_at_random
 from schuss.reference._rules import *  # noqa: F403  # every rule
@@ -35,6 +35,7 @@ __all__ = [
     "random_stream",
     "rounded_at_random",
     "step",
+    "update_norms",
 ]
 __all__ += _rules.__all__
 

@@ -1,4 +1,4 @@
-"""The norm of the gradients, and the factor that clips it."""
+"""The norm of the gradients, the factor that clips it, and the norms of parameters."""
 
 import math
 from collections.abc import Sequence
@@ -88,6 +88,70 @@ def _sum_of_squares(elements: npt.NDArray[np.float64]) -> float:
             odd = block_sums[len(block_sums) // 2 * 2 :]
             block_sums = np.concatenate([block_sums[:-1:2] + block_sums[1::2], odd])
     return float(block_sums[0]) if len(block_sums) else 0.0
+
+
+def update_norms(before: Sequence[Array], after: Sequence[Array | None]) -> tuple[float, float]:
+    """Return the norms of the update and of the parameters, as `track_norms` has them.
+
+    The numbers and their differences are taken in double precision; real and imaginary parts are
+    numbers of their own. Each square is rounded to double precision, with an exponent of any size.
+    The squares are added exactly, and all but the leading bits of the sum, 53 or more, are dropped
+    before the root is taken. So the norms do not depend on the order of the elements.
+
+    Parameters
+    ----------
+    before, after : sequence of arrays
+        All parameters before a step and after it, each pair with one shape. None for a parameter
+        that the step did not move.
+
+    Returns
+    -------
+    float, float
+        The norm of ``after - before`` for the parameters that moved, and the norm of `before` for
+        all. Each is 0 without elements, and NaN with a NaN.
+
+    Raises
+    ------
+    ValueError
+        If the numbers or the shapes of the arrays differ.
+
+    References
+    ----------
+    Neal, "Fast exact summation using small and large superaccumulators", 2015.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from schuss.reference import update_norms
+    >>> update_norms([np.array([3.0, 4.0])], [np.array([3.0, 2.0])])
+    (2.0, 5.0)
+    """
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        old = [_in_double(array) for array in before]
+        new = [None if array is None else _in_double(array) for array in after]
+        changes = [b - a for a, b in zip(old, new, strict=True) if b is not None]
+    return _exact_norm(changes), _exact_norm(old)
+
+
+def _in_double(array: Array) -> npt.NDArray[np.float64]:
+    return widen(components(array)).astype(np.float64)
+
+
+def _exact_norm(arrays: Sequence[npt.NDArray[np.float64]]) -> float:
+    """Return the norm of all elements; subnormals count as zero."""
+    elements = np.concatenate([np.empty(0), *(array.ravel() for array in arrays)])
+    elements = elements[~(np.abs(elements) < np.finfo(np.float64).tiny)]
+    if not np.isfinite(elements).all():
+        return float(np.abs(elements).max())  # NaN if there is one
+    digits, exponents = np.frexp(elements)
+    squares = (digits * digits * 2.0**54).astype(np.int64)  # integers
+    total = last = 0  # in units of 4**(last - 54 / 2)
+    for exponent in map(int, np.unique(exponents)):
+        total = (total >> 2 * (exponent - last)) if total else 0
+        total, last = total + sum(squares[exponents == exponent].tolist()), exponent
+    while total >= 2**64:
+        total, last = total >> 2, last + 1
+    return wide(math.sqrt(total), last - 27).value()
 
 
 def in_memory_order(array: Array, param: Array) -> Array:

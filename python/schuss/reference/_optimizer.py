@@ -10,6 +10,7 @@ import numpy.typing as npt
 from schuss._arrays import Array, ArrayTree, GradTree, components, computed_dtype
 from schuss._core import subnormals_are_zero
 from schuss.reference._kinds import KINDS, SECOND_MOMENTS, Kind
+from schuss.reference._norm import update_norms
 from schuss.reference._numbers import apply_scale, round_into, wide, widen, widen_grad
 from schuss.reference._step import step
 
@@ -21,6 +22,7 @@ _OPTIONS: dict[str, Any] = {
     "average": None,
     "average_bias_correction": False,
     "seed": 0,
+    "track_norms": False,
 }
 _STEP_OPTIONS = ("clip_norm", "clip_value", "nonfinite", "clear_grads", "seed")
 
@@ -31,6 +33,8 @@ class Outcome(NamedTuple):
     grad_norm: float | None
     clipped: bool
     skipped: bool
+    update_norm: float | None = None
+    param_norm: float | None = None
 
 
 class Optimizer:
@@ -56,8 +60,8 @@ class Optimizer:
         "modulus": average the squared moduli of complex gradients, in real states.
     **settings
         Other hyperparameters, and the options `maximize`, `bounds`, `clip_norm`, `clip_value`,
-        `nonfinite`, `clear_grads`, `average`, `average_bias_correction` and `seed`. See the
-        optimizers of `schuss` and `schuss.optimizers.Options`.
+        `nonfinite`, `clear_grads`, `average`, `average_bias_correction`, `seed` and `track_norms`.
+        See the optimizers of `schuss` and `schuss.optimizers.Options`.
 
     Raises
     ------
@@ -81,8 +85,8 @@ class Optimizer:
     ...     ref.step(grad)
     >>> w.tobytes() == v.tobytes()
     True
-    >>> ref.last
-    Outcome(grad_norm=2.23606797749979, clipped=True, skipped=False)
+    >>> ref.last.grad_norm, ref.last.clipped, ref.last.skipped
+    (2.23606797749979, True, False)
     """
 
     __slots__ = (
@@ -277,6 +281,7 @@ class Optimizer:
         ]
         is_first = self._weights[1] == 0 and not settings["average_bias_correction"]
         beta = 0.0 if is_first else settings["average"] or 0.0
+        before = [param.copy() for param in self._leaves] if settings["track_norms"] else None
         norm, clipped, skipped = step(
             [rules[group] for group in self._group_of],
             self._leaves,
@@ -291,13 +296,19 @@ class Optimizer:
         )
         self.zero_grad()
         needs_norm = settings["clip_norm"] is not None or settings["nonfinite"] != "propagate"
-        self.last = Outcome(norm if needs_norm else None, clipped and not skipped, skipped)
+        moved = [
+            None if skipped or grad is None else param
+            for param, grad in zip(self._leaves, leaves, strict=True)
+        ]
+        norms = () if before is None else update_norms(before, moved)
+        outcome = norm if needs_norm else None, clipped and not skipped, skipped
+        self.last = Outcome(*outcome, *norms)
         if skipped:
             self.skipped += 1
             return
         self.steps = t
-        moved = {g for g, grad in zip(self._group_of, leaves, strict=True) if grad is not None}
-        self._rested = [n + (group not in moved) for group, n in enumerate(self._rested)]
+        moving = {g for g, param in zip(self._group_of, moved, strict=True) if param is not None}
+        self._rested = [n + (group not in moving) for group, n in enumerate(self._rested)]
         if self._averages is not None:
             gains = float(np.float32(1 - beta)), 1 - beta
             self._weights = [
