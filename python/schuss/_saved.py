@@ -274,7 +274,9 @@ def checked(
 
 def _with_defaults(given: Any, **defaults: Any) -> Any:
     """Return saved values with defaults for those that earlier versions did not have."""
-    return defaults | dict(given) if isinstance(given, Mapping) else given
+    if not isinstance(given, Mapping):
+        return given
+    return dict(given) | {name: value for name, value in defaults.items() if name not in given}
 
 
 def _with_later(kind: type[Configurable], given: Any) -> Any:
