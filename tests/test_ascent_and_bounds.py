@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import schuss
+from schuss import reference
 from support.arrays import Array, bits, dtype_of, leaves, numbers, same_bits
 from support.optimizers import every_optimizer, make_optimizer
 from support.refusals import refusal
@@ -158,8 +159,8 @@ BAD_BOUNDS: list[tuple[Any, type[Exception], str]] = [
     ((np.nan, None), ValueError, "[0] is nan, expected a number"),
     ((1, 0), ValueError, " is (1, 0), expected (low, high) with low <= high"),
     ((np.inf, None), ValueError, " is (inf, None), expected (low, high) with low <= high"),
-    ((None, -1e300), ValueError, " is -1e+300, expected 0 or a number from 1.2e-38 to 3.4e+38"),
-    ((1e-40, 1), ValueError, " is 1e-40, expected 0 or a number from 1.2e-38 to 3.4e+38"),
+    ((None, -1e300), ValueError, " is -1e+300, expected 0 or a magnitude from 1.2e-38 to 3.4e+38"),
+    ((1e-40, 1), ValueError, " is 1e-40, expected 0 or a magnitude from 1.2e-38 to 3.4e+38"),
 ]
 
 
@@ -175,3 +176,23 @@ def test_what_are_no_bounds_is_refused(bounds: Any, error: type[Exception], word
         schuss.kernels.sgd(w, w.copy(), lr=0.1, bounds=bounds)
     with refusal(error, "SGD: params[1]['bounds']" if "[" in words else "SGD: ", keeps=[w]):
         schuss.SGD([{"params": np.zeros(1)}, {"params": w, "bounds": bounds}])
+
+
+def test_bounds_apply_to_the_parameter_as_it_is_stored() -> None:
+    """The sign of a zero that float16 rounds to is that of the reference."""
+    start = np.full(2, 1e-3, np.float16)
+    grad = start.astype(np.float32) + np.array([1e-9, -1e-9], np.float32)
+    params = start.copy(), start.copy(), start.copy()
+    schuss.SGD(params[0], lr=1.0, bounds=(0, None)).step(grad)
+    reference.Optimizer("sgd", params[1], lr=1.0, bounds=(0, None)).step(grad)
+    reference.sgd(params[2], grad, lr=1.0, bounds=(0, None))
+    assert same_bits(params[0], params[1])
+    assert same_bits(params[0], params[2])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bounds"), [("float16", (70000, None)), ("float64", (5e-324, None))]
+)
+def test_bounds_that_the_dtype_cannot_hold_are_refused(dtype: str, bounds: Any) -> None:
+    with pytest.raises(ValueError, match=r"bounds .*expected"):
+        schuss.SGD(np.zeros(2, dtype), bounds=bounds)

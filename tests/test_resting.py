@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import schuss
+from schuss import reference
 from support.arrays import contents, dtype_of, equal, laid_out, leaves
 from support.execution import execution
 from support.optimizers import (
@@ -371,3 +372,12 @@ def test_what_is_not_a_real_number_is_not_a_gradient(bad: Any) -> None:
         clears.step(0.5)
     with refusal(ValueError, "SGD.step: grads is a number of too many digits", keeps=optimizer):
         optimizer.step(10**400)
+
+
+def test_the_average_of_a_subnormal_parameter_that_rests_is_the_references() -> None:
+    params = [np.array([1e-40], np.float32), np.ones(1, np.float32)]
+    model = reference.Optimizer("sgd", [param.copy() for param in params], lr=0.1, average=0.9)
+    optimizer = schuss.SGD(params, lr=0.1, average=0.9)
+    for each in (optimizer, model):
+        each.step([None, np.ones(1, np.float32)])
+    assert equal(optimizer.average, model.average)

@@ -68,9 +68,9 @@ bool ArrayCache::at_address(std::size_t i, const py::array& gradient,
            same_layout(entries_[i], gradient);
 }
 
-void ArrayCache::store(std::size_t i, const ArrayView& gradient, const Bounds& free_range) {
+void ArrayCache::store(std::size_t i, const ArrayView& gradient, const AddressRange& free_range) {
     Entry& entry = entries_[i];
-    const Bounds bounds = bounds_of(gradient);
+    const AddressRange bounds = bounds_of(gradient);
     const auto first = reinterpret_cast<std::size_t>(gradient.data());
     const std::size_t before = first - bounds.begin, after = bounds.end - first;
     dtypes_[2 * i + 1] = gradient.dtype();

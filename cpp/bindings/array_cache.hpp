@@ -32,7 +32,7 @@ class ArrayCache {
     bool at_address(std::size_t i, const py::array& gradient, const std::byte* first) const;
 
     /// Stores the metadata of gradient i. free_range: the memory around it that no step writes.
-    void store(std::size_t i, const ArrayView& gradient, const Bounds& free_range);
+    void store(std::size_t i, const ArrayView& gradient, const AddressRange& free_range);
     void invalidate(std::size_t i) { entries_[i].gradient_dtype = nullptr; }
 
     /// Stores that parameter i has no gradient: no gradient matches it.

@@ -66,7 +66,7 @@ void refuse_misfit(const std::optional<engine::Formula::Misfit>& misfit, const s
                                   ? "1.2e-38 to 3.4e+38, as float32 holds (or use float64)"
                                   : "2.3e-308 to 1.7e+308, as float64 holds";
     throw py::value_error(call + ": " + name + " is " + text(misfit->value) + derived +
-                          ", expected 0 or a number from " + range);
+                          ", expected 0 or a magnitude from " + range);
 }
 
 void register_formula(py::module_& module) {

@@ -143,9 +143,9 @@ void Gradients::check_parameter(std::size_t i, const std::string& call) const {
 /// shares memory with a written array.
 void Gradients::learn(const Views& views, const std::string& call) {
     std::vector<NamedArray> among_written;
-    std::vector<Bounds> free_ranges;
+    std::vector<AddressRange> free_ranges;
     for (const auto& [i, view] : views) {
-        const Bounds bounds = bounds_of(view);
+        const AddressRange bounds = bounds_of(view);
         free_ranges.push_back(written_.free_range_around(bounds));
         if (!free_ranges.back().is_empty()) continue;
         among_written.push_back({view, name(i)});

@@ -38,7 +38,7 @@ void update(const std::string& call, const engine::Formula& formula, std::int64_
     }
     for (const NamedArray& each : arrays) check_shows_its_memory(each.array, {call, each.argument});
     Parameter parameter(arrays[0].array, {call, "param"});
-    parameter.check_order(formula, clip_value, call);
+    parameter.check_limits(formula, clip_value, call);
     std::vector<Parameter::AuxArray> aux_arrays;
     for (std::size_t i = 1; i < arrays.size(); ++i) {
         aux_arrays.push_back({engine::Role::state, arrays[i].array, arrays[i].argument,

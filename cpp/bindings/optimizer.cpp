@@ -106,7 +106,7 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         const auto dtype = static_cast<std::size_t>(parameters_[i].compute_dtype());
         groups.at(members.at(i)).dtypes[dtype] = true;
-        parameters_[i].check_order(formulas.at(members.at(i)), options.clip_value, call_);
+        parameters_[i].check_limits(formulas.at(members.at(i)), options.clip_value, call_);
     }
     std::vector<engine::Update> updates;
     refuse_misfit(engine::compute_updates(groups, steps() + 1, options.clip_value, updates), call_,

@@ -32,7 +32,7 @@ std::optional<bool> share_memory(const py::object& a, const py::object& b) {
 struct Entry {
     const NamedArray* named;
     std::size_t index;  // in the order given: of two equal arrays, a message names the later first
-    Bounds bounds;
+    AddressRange bounds;
 };
 
 /// The range of addresses, modulo a stride, that an array covers.
@@ -211,15 +211,15 @@ class DisjointnessCheck {
 };
 
 /// The union of the arrays' bounds, as disjoint ranges in order.
-std::vector<Bounds> covered_by(const std::vector<NamedArray>& arrays) {
-    std::vector<Bounds> bounds, covered;
+std::vector<AddressRange> covered_by(const std::vector<NamedArray>& arrays) {
+    std::vector<AddressRange> bounds, covered;
     for (const NamedArray& named : arrays) {
         bounds.push_back(bounds_of(named.array));
         if (bounds.back().is_empty()) bounds.pop_back();
     }
     std::sort(bounds.begin(), bounds.end(),
-              [](const Bounds& a, const Bounds& b) { return a.begin < b.begin; });
-    for (const Bounds& each : bounds) {
+              [](const AddressRange& a, const AddressRange& b) { return a.begin < b.begin; });
+    for (const AddressRange& each : bounds) {
         if (!covered.empty() && covered.back().end > each.begin) {
             covered.back().end = std::max(covered.back().end, each.end);
         } else {
@@ -231,10 +231,10 @@ std::vector<Bounds> covered_by(const std::vector<NamedArray>& arrays) {
 
 }  // namespace
 
-Bounds bounds_of(const ArrayView& array) {
+AddressRange bounds_of(const ArrayView& array) {
     const auto data = reinterpret_cast<std::size_t>(array.data());
     if (array.size() == 0) return {data, data};
-    Bounds bounds{data, data + array.itemsize()};
+    AddressRange bounds{data, data + array.itemsize()};
     for (std::size_t i = 0; i < array.ndim(); ++i) {
         const std::ptrdiff_t reach =
             static_cast<std::ptrdiff_t>(array.shape()[i] - 1) * array.strides()[i];
@@ -281,7 +281,7 @@ bool elements_overlap(const ArrayView& view) {
 void check_disjoint(const std::string& call, std::vector<NamedArray> arrays) {
     std::vector<Entry> entries;
     for (const NamedArray& named : arrays) {
-        const Bounds bounds = bounds_of(named.array);
+        const AddressRange bounds = bounds_of(named.array);
         if (!bounds.is_empty()) entries.push_back({&named, entries.size(), bounds});
     }
     DisjointnessCheck(call).check(entries);
@@ -292,11 +292,11 @@ WriteSet::WriteSet(const std::string& call, std::vector<NamedArray> arrays)
     check_disjoint(call, arrays_);
 }
 
-Bounds WriteSet::free_range_around(const Bounds& bounds) const {
+AddressRange WriteSet::free_range_around(const AddressRange& bounds) const {
     // The first covered range that ends after the beginning.
-    const auto next =
-        std::upper_bound(covered_.begin(), covered_.end(), bounds.begin,
-                         [](std::size_t begin, const Bounds& range) { return begin < range.end; });
+    const auto next = std::upper_bound(
+        covered_.begin(), covered_.end(), bounds.begin,
+        [](std::size_t begin, const AddressRange& range) { return begin < range.end; });
     if (next != covered_.end() && bounds.end > next->begin) return {1, 0};
     return {next == covered_.begin() ? 0 : std::prev(next)->end,
             next == covered_.end() ? std::numeric_limits<std::size_t>::max() : next->begin};

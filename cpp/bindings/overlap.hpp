@@ -10,13 +10,13 @@
 namespace schuss::bindings {
 
 /// The addresses from the first to past the last byte of an array.
-struct Bounds {
+struct AddressRange {
     std::size_t begin, end;
 
     bool is_empty() const { return begin >= end; }
 };
 
-Bounds bounds_of(const ArrayView& array);
+AddressRange bounds_of(const ArrayView& array);
 
 /// Whether the strides alone prove that no two elements overlap: in ascending order, each stride
 /// is at least the extent of the axes before it.
@@ -48,7 +48,7 @@ class WriteSet {
     WriteSet(const std::string& call, std::vector<NamedArray> arrays);
 
     /// A range around the bounds that contains no written memory; empty if there is none.
-    Bounds free_range_around(const Bounds& bounds) const;
+    AddressRange free_range_around(const AddressRange& bounds) const;
 
     /// ValueError if an array that is only read shares memory with a written one.
     void check_disjoint_from(const std::string& call, std::vector<NamedArray> read) const;
@@ -58,7 +58,7 @@ class WriteSet {
 
   private:
     std::vector<NamedArray> arrays_;
-    std::vector<Bounds> covered_;  // the memory between their bounds, as disjoint ranges
+    std::vector<AddressRange> covered_;  // the memory between their bounds, as disjoint ranges
 };
 
 }  // namespace schuss::bindings

@@ -65,15 +65,23 @@ void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& 
     aux_types_ = std::move(types);
 }
 
-void Parameter::check_order(const engine::Formula& formula, double limit,
-                            const std::string& call) const {
+void Parameter::check_limits(const engine::Formula& formula, double clip_value,
+                             const std::string& call) const {
+    const engine::Bounds& bounds = formula.bounds();
+    if (type_.dtype == numbers::DType::float16) {
+        constexpr double largest = 65504;
+        const std::optional<double> bound = bounds.first_beyond(largest);
+        if (!bound) return;
+        throw py::value_error(call + ": bounds has " + text(py::float_(*bound)) + " where " +
+                              name_ + " is float16, expected a number from -65504 to 65504");
+    }
     if (!is_complex()) return;
     const std::string why =
         " where " + name_ + " is complex, expected None: complex numbers have no order";
-    if (limit != engine::no_limit) {
-        throw py::value_error(call + ": clip_value is " + text(py::float_(limit)) + why);
+    if (clip_value != engine::no_limit) {
+        throw py::value_error(call + ": clip_value is " + text(py::float_(clip_value)) + why);
     }
-    if (formula.has_bounds()) throw py::value_error(call + ": bounds are given" + why);
+    if (bounds.exist()) throw py::value_error(call + ": bounds are given" + why);
 }
 
 void Parameter::append_written(std::vector<NamedArray>& out) const {

@@ -43,9 +43,10 @@ class Parameter {
     void set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
                         DtypeRule of_states = DtypeRule::stochastic);
 
-    /// ValueError for a complex parameter with bounds or a limit of its gradient: complex numbers
-    /// have no order.
-    void check_order(const engine::Formula& formula, double limit, const std::string& call) const;
+    /// ValueError for a complex parameter with bounds or a limit of its gradient, as complex
+    /// numbers have no order; and for bounds that exclude all numbers of the parameter's dtype.
+    void check_limits(const engine::Formula& formula, double clip_value,
+                      const std::string& call) const;
 
     /// Appends the arrays that an update writes.
     void append_written(std::vector<NamedArray>& out) const;

@@ -70,15 +70,19 @@ const void* Coefficients::as(numbers::DType dtype) const {
 }
 
 std::optional<double> Bounds::first_unrepresentable(numbers::DType dtype) const {
-    using Limits = std::numeric_limits<float>;
-    if (dtype != numbers::DType::float32) return std::nullopt;
-    for (const double bound : {low, high}) {
-        const double magnitude = std::fabs(bound);
-        if (bound != 0 && magnitude < Limits::min()) return bound;
-    }
-    // Bounds on the other side of all numbers are infinite, which limits nothing.
-    if (low > Limits::max()) return low;
-    if (high < -Limits::max()) return high;
+    const auto first_in = [this](auto limits) -> std::optional<double> {
+        for (const double bound : {low, high}) {
+            if (bound != 0 && std::fabs(bound) < limits.min()) return bound;
+        }
+        return first_beyond(limits.max());
+    };
+    if (dtype == numbers::DType::float32) return first_in(std::numeric_limits<float>());
+    return first_in(std::numeric_limits<double>());
+}
+
+std::optional<double> Bounds::first_beyond(double largest) const {
+    if (low > largest) return low;
+    if (high < -largest) return high;
     return std::nullopt;
 }
 
@@ -124,7 +128,7 @@ Update Formula::update(std::int64_t t, double limit) const noexcept {
 
 std::optional<Formula::Misfit> Formula::first_misfit(const Update& update, double limit,
                                                      numbers::DType dtype) const {
-    if (has_bounds()) {
+    if (options_.bounds.exist()) {
         const std::optional<double> bound = options_.bounds.first_unrepresentable(dtype);
         if (bound) return Misfit{"bounds", *bound, *bound, dtype};
     }

@@ -60,8 +60,11 @@ struct Bounds {
 
     bool exist() const { return low > -no_limit || high < no_limit; }
 
-    /// The first bound that the dtype rounds to zero or to an infinity that no number exceeds.
+    /// The first bound that the compute dtype rounds to zero, or that excludes all its numbers.
     std::optional<double> first_unrepresentable(numbers::DType dtype) const;
+
+    /// The first bound that excludes all numbers up to the largest.
+    std::optional<double> first_beyond(double largest) const;
 };
 
 /// A rule, ready for one step.
@@ -101,7 +104,7 @@ class Formula {
 
     const rules::RuleInfo& rule() const { return rules::registry()[index_]; }
     double per_step() const { return values_[0]; }
-    bool has_bounds() const { return options_.bounds.exist(); }
+    const Bounds& bounds() const { return options_.bounds; }
     void set_per_step(double value) { values_[0] = value; }
 
     /// The update of step t, with a gradient scale of 1. limit: the largest magnitude of an element

@@ -46,7 +46,7 @@ def widened(rule: Rule) -> Rule:
     """Let the rule compute in float32 where the parameter is float16 or bfloat16.
 
     It computes with real numbers where the parameter is complex. The gradient may have another
-    dtype than the parameter.
+    dtype than the parameter. The parameter is put between its bounds last, after it was rounded.
     """
 
     @wraps(rule)
@@ -57,6 +57,11 @@ def widened(rule: Rule) -> Rule:
         values = widen(param)
         rule(values, widen_grad(grad, values), *all_states[: len(states)], **options | named)
         round_into(param, values)
+        bounds = options.get("bounds")
+        if bounds is not None:
+            values = widen(param)
+            put_between(values, bounds)
+            round_into(param, values)
 
     return step  # type: ignore[return-value]  # it has the same signature
 
@@ -83,7 +88,6 @@ def sgd(
         if decays:
             g = g + weight_decay * p
         p[...] = p - rate * g * fine
-    put_between(p, bounds)
 
 
 @widened
@@ -120,7 +124,6 @@ def momentum(
         v[...] = beta * v + term
         d = term + beta * v if nesterov else v
         p[...] = p - rate * d * fine
-    put_between(p, bounds)
 
 
 @widened
@@ -162,7 +165,6 @@ def rmsprop(
             p[...] = p - rate * b * fine
         else:
             p[...] = p - rate * g / (np.sqrt(variance + eps_root) + eps) * fine
-    put_between(p, bounds)
 
 
 @widened
@@ -210,7 +212,6 @@ def adam(
             v_max[...] = maximum(v_max, v)
             v_hat = v_max
         p[...] = p - rate * m / (np.sqrt(v_hat * correction + eps_root) + eps) * fine
-    put_between(p, bounds)
 
 
 @widened
@@ -242,7 +243,6 @@ def adagrad(
             g = g + weight_decay * p
         s[...] = s + square(g, s)
         p[...] = p - rate * g / (np.sqrt(s) + eps) * fine
-    put_between(p, bounds)
 
 
 @widened
@@ -276,7 +276,6 @@ def adadelta(
         delta = np.sqrt((d + eps) / (s + eps)) * g
         d[...] = rho * d + rest * square(delta, d)
         p[...] = p - rate * delta * fine
-    put_between(p, bounds)
 
 
 @widened
@@ -310,7 +309,6 @@ def adamax(
         m[...] = beta1 * m + rest * g
         u[...] = maximum(beta2 * u, magnitude(g, u) + eps)
         p[...] = p - rate * m / u * fine
-    put_between(p, bounds)
 
 
 @widened
@@ -353,7 +351,6 @@ def nadam(
         m[...] = beta1 * m + rest1 * g
         v[...] = beta2 * v + rest2 * square(g, v)
         p[...] = p - rate * (gain * g + gain_m * m) / (np.sqrt(v * correction) + eps) * fine
-    put_between(p, bounds)
 
 
 def _nadam_weights(beta1: float, decay: float, t: int) -> tuple[float, float]:
@@ -422,7 +419,6 @@ def radam(
         m[...] = beta1 * m + rest1 * g
         v[...] = beta2 * v + rest2 * square(g, v)
         p[...] = p - (rate * m / (np.sqrt(v) + eps) if adapts else rate * m) * fine
-    put_between(p, bounds)
 
 
 @widened
@@ -452,7 +448,6 @@ def lion(
         direction = np.where(c > 0, 1, np.where(c < 0, -1, c)).astype(p.dtype)  # NaN stays NaN
         p[...] = p - rate * direction * fine
         m[...] = beta2 * m + rest2 * g
-    put_between(p, bounds)
 
 
 def maximum(x: npt.NDArray[Float], y: Any) -> npt.NDArray[Float]:

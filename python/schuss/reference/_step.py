@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from schuss._arrays import Array, components
+from schuss._core import subnormals_are_zero
 from schuss.reference._averages import average
 from schuss.reference._norm import in_memory_order, wide_clip_factor, wide_norm
 from schuss.reference._numbers import Wide, apply_scale, parts, round_into, wide, widen, widen_grad
@@ -94,8 +95,7 @@ def step(
             param = widen(p)
             own = [widen(state) for state in states[i]]
             scaled = apply_scale(param, widen_grad(grad, param), wide(scale) * factor)
-            rule(param, scaled, *own, clip_value=clip_value)
-            round_into(p, param)
+            rule(p, scaled, *own, clip_value=clip_value)
             for number, (state, values) in enumerate(zip(states[i], own, strict=True)):
                 if state.dtype == values.dtype:
                     round_into(state, values)
@@ -108,7 +108,8 @@ def step(
                 round_into(copies[i], widen(p))
         if averages is not None and not skipped:
             if beta == 0:
-                averages[i][...] = widen(p)
+                with subnormals_are_zero():
+                    averages[i][...] = widen(p) * np.ones((), averages[i].dtype)
             else:
                 average(averages[i], widen(p), beta=beta)
         if clear_grads and grad is not None:
