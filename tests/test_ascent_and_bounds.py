@@ -185,7 +185,8 @@ def test_bounds_apply_to_the_parameter_as_it_is_stored() -> None:
     params = start.copy(), start.copy(), start.copy()
     schuss.SGD(params[0], lr=1.0, bounds=(0, None)).step(grad)
     reference.Optimizer("sgd", params[1], lr=1.0, bounds=(0, None)).step(grad)
-    reference.sgd(params[2], grad, lr=1.0, bounds=(0, None))
+    half: Any = params[2]
+    reference.sgd(half, grad, lr=1.0, bounds=(0, None))
     assert same_bits(params[0], params[1])
     assert same_bits(params[0], params[2])
 

@@ -215,7 +215,8 @@ def test_what_float32_cannot_represent_is_refused_at_once(
 ) -> None:
     # Some as they are, some as what the first step makes of them.
     made = "(, which gives the coefficient .*)?"
-    message = rf"^{name}: {bad} is {re.escape(repr(value))}{made}, expected 0 or a magnitude from 1\.2e-38"
+    expected = r"expected 0 or a magnitude from 1\.2e-38"
+    message = rf"^{name}: {bad} is {re.escape(repr(value))}{made}, {expected}"
     options = others | {bad: value}
     with pytest.raises(ValueError, match=message):
         getattr(schuss, name)([np.zeros(2), np.zeros(2, np.float32)], **options)

@@ -385,6 +385,11 @@ class Adadelta(Optimizer):
     TypeError, ValueError
         See `schuss.optimizers.Options`.
 
+    Notes
+    -----
+    In float32, gradients above about 1e16 make the quotient under the root so small that it counts
+    as zero, and the parameter stands still.
+
     References
     ----------
     Zeiler, "ADADELTA: an adaptive learning rate method", 2012, algorithm 1; the learning rate as in
