@@ -276,6 +276,91 @@ def test_an_added_group_is_compared_before_each_step_as_the_others_are() -> None
         optimizer.step(grads)
 
 
+def settings_of(optimizer: Any) -> list[dict[str, Any]]:
+    return [{**group, "params": len(group["params"])} for group in optimizer.param_groups]
+
+
+def test_an_added_group_lacks_the_hyperparameters_of_the_only_group_before_it() -> None:
+    own = {"lr": 0.5, "maximize": True, "bounds": (0.0, 2.0), "frozen": True}
+    groups: list[Any] = [{"params": np.ones(2), **own}, {"params": np.ones(3)}]
+    expected = settings_of(schuss.Adam(groups, lr=0.25))
+    before = schuss.Adam(groups[:1], lr=0.25)
+    loaded = schuss.Adam(groups[:1], lr=0.25)
+    loaded.load_state_dict(before.state_dict())
+    assigned = schuss.Adam([{"params": groups[0]["params"]}], lr=0.25)
+    assigned.param_groups[0].update(own)
+    for optimizer in (before, copy.copy(before), loaded, assigned):
+        assert optimizer.lr == 0.5
+        optimizer.add_group(groups[1])
+        assert settings_of(optimizer) == expected
+        assert optimizer.lr == 0.25
+
+
+def test_a_hyperparameter_assigned_to_the_optimizer_holds_for_added_groups() -> None:
+    optimizer = schuss.SGD([{"params": np.ones(2), "lr": 0.5}], lr=1.0)
+    optimizer.lr = 0.25
+    optimizer.add_group({"params": np.ones(2)})
+    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
+
+
+@pytest.mark.parametrize("how", [lambda it: it, copy.copy])
+def test_what_the_user_replaces_after_a_group_was_added_is_found(how: Any) -> None:
+    def arrays(dtype: Any = np.float32) -> list[Any]:
+        return [np.zeros(2, dtype)]
+
+    groups: list[Any] = [{"params": arrays()}]
+    copies: list[Any] = [arrays(np.float16)]
+    optimizer = schuss.SGD(groups, lr=1.0, copies=copies)
+    for _ in range(3):
+        optimizer.add_group({"params": arrays()})
+    optimizer, grads = how(optimizer), [arrays()] * 4
+    optimizer.step(grads)
+    for held, new, name in (
+        (groups, {"params": arrays()}, "params"),
+        (copies, arrays(np.float16), "copies"),
+    ):
+        before, held[0] = held[0], new
+        with refusal(ValueError, f"SGD.step: {name}[0][0] was replaced", keeps=optimizer):
+            optimizer.step(grads)
+        with refusal(ValueError, f"SGD.add_group: {name}[0][0] ", keeps=optimizer):
+            optimizer.add_group({"params": arrays()})
+        held[0] = before
+        optimizer.step(grads)
+    groups.append({"params": arrays()})
+    words = "SGD.step: params[4] was added after the optimizer was made"
+    with refusal(ValueError, words, "(add the group with add_group)", keeps=optimizer):
+        optimizer.step(grads)
+    del groups[:]
+    with refusal(ValueError, "SGD.step: params[0][0] was replaced", keeps=optimizer):
+        optimizer.step(grads)
+
+
+@pytest.mark.parametrize("appended", ["before", "after", "never", "before, except for one"])
+def test_an_added_group_may_be_appended_to_the_users_list(appended: str) -> None:
+    groups: list[Any] = [{"params": np.zeros(2)}]
+    optimizer = schuss.SGD(groups, lr=1.0)
+    for count in (2, 3, 4):
+        group = {"params": np.zeros(2)}
+        if appended == "before" or (appended == "before, except for one" and count > 2):
+            groups.append(group)
+        optimizer.add_group(group)
+        if appended == "after":
+            groups.append(group)
+        optimizer.step([np.ones(2)] * count)
+    assert [param[0] for param in optimizer.params] == [-3, -3, -2, -1]
+    groups[-1] = {"params": np.zeros(2)}
+    with refusal(ValueError, "SGD.step: params[", "] was ", keeps=optimizer):
+        optimizer.step([np.ones(2)] * 4)
+
+
+def test_the_outcome_of_the_last_step_stays_when_a_group_is_added() -> None:
+    optimizer = schuss.SGD([{"params": np.ones(2)}], clip_norm=1.0, track_norms=True)
+    optimizer.step([np.array([3.0, 4.0])])
+    last = optimizer.last
+    optimizer.add_group({"params": np.ones(2)})
+    assert optimizer.last == last is not None
+
+
 def test_the_copies_of_an_added_group_are_new_beside_the_users_own() -> None:
     w, half = np.ones(2, np.float32), np.zeros(2, np.float16)
     optimizer = schuss.SGD([{"params": w}], lr=1.0, copies=[half])
@@ -300,6 +385,12 @@ BAD_GROUPS: list[tuple[Any, type[Exception], str]] = [
     ({"params": W.copy(), "lr": -1.0}, ValueError, "group['lr'] is -1.0, expected"),
     ({"params": W.copy(), "frozen": 1}, TypeError, "group['frozen'] is 1, expected True or False"),
     ({"params": W.copy(), "beta": 0.5}, ValueError, "group has 'beta', expected hyperparameters"),
+    (
+        {"params": W.copy(), "freeze": True},
+        ValueError,
+        "group has 'freeze', expected hyperparameters among lr, beta1, beta2, eps, eps_root, "
+        "eps_hat, amsgrad, bias_correction, weight_decay, maximize, bounds, frozen",
+    ),
     ({"params": W.copy(), "amsgrad": True}, ValueError, "param_groups[1] keeps m, v, v_max as"),
 ]
 

@@ -723,6 +723,15 @@ def test_groups_go_there_and_back() -> None:
     assert found["param_groups"] == theirs.state_dict()["param_groups"]
 
 
+def test_a_group_that_is_added_lacks_what_was_loaded_for_the_only_group() -> None:
+    ours = schuss.Adam([{"params": np.ones(2)}], lr=0.25)
+    theirs = torch.optim.Adam([of_ones(2, torch.float64)], lr=0.5, maximize=True)
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    ours.add_group({"params": np.ones(2)})
+    groups = [(group["lr"], group["maximize"]) for group in ours.param_groups]
+    assert groups == [(0.5, True), (0.25, False)]
+
+
 def test_low_precision_parameters_take_over_state() -> None:
     theirs = torch.optim.Adam([of_ones(4, torch.float16, grad=0.5)], lr=0.1)
     theirs.step()

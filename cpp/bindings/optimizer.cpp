@@ -403,6 +403,7 @@ void register_optimizer(py::module_& module) {
         .def_property("rested", &Optimizer::rested, &Optimizer::set_rested)
         .def_property("skipped", &Optimizer::skipped, &Optimizer::set_skipped)
         .def_property_readonly("last", &Optimizer::last)
+        .def("keep_last_of", &Optimizer::keep_last_of, py::arg("other"))
         .def_property_readonly("last_lrs", &Optimizer::last_lrs)
         .def_property_readonly("lr_version", &Optimizer::lr_version)
         .def("forget_lrs", &Optimizer::forget_lrs)

@@ -73,6 +73,7 @@ class Optimizer {
     /// The norm of the last step's gradients, whether they were clipped, whether it was skipped,
     /// and the norms of the update and of the parameters before it.
     py::object last() const;
+    void keep_last_of(const Optimizer& other) { step_.set_last(other.step_.last()); }
 
     /// The learning rate of each group in the last step; None before any, and after `forget_lrs`.
     py::object last_lrs() const;

@@ -81,7 +81,8 @@ class Tree::Comparison {
             compare(nodes[i], params);
         }
         for (std::size_t i = nodes.size(); i < groups.size(); ++i) {
-            check_more(tree_.root_.path_of(py::int_(i)), params_of(groups[i]));
+            check_more(tree_.root_.path_of(py::int_(i)), params_of(groups[i]),
+                       "add the group with add_group");
         }
     }
 
@@ -150,12 +151,14 @@ class Tree::Comparison {
 
     /// ValueError if what the structure did not have before consists of arrays. Other items may be
     /// added, such as the optimizer itself.
-    void check_more(const std::string& path, py::handle value) const {
+    void check_more(const std::string& path, py::handle value,
+                    const std::string& remedy = "make a new optimizer") const {
         const Name name = this->name(path);
         if (!value || !could_be_parameters(value, name)) return;
         throw py::value_error(name.text() +
                               " was added after the optimizer was made, which does not update it, "
-                              "expected the same arrays (make a new optimizer)");
+                              "expected the same arrays (" +
+                              remedy + ")");
     }
 
     Name name(const std::string& path) const { return {call_, held_.argument + path}; }

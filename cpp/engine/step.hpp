@@ -90,6 +90,7 @@ class Step {
 
     /// What happened in the last step; empty before any.
     const std::optional<Outcome>& last() const { return last_; }
+    void set_last(const std::optional<Outcome>& outcome) { last_ = outcome; }
 
     /// The learning rate of each group in the last step; nullptr before any, and after
     /// `forget_lrs`.

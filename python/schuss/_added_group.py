@@ -1,44 +1,49 @@
 """An optimizer with one more group of parameters."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from schuss import _core
 from schuss._arrays import Array, zeros_like_strided
+from schuss._extended import extended
 from schuss._groups import Overrides
 from schuss._internals import Internals
 from schuss._state import new_sums
 
 
 def with_group(
-    internals: Internals, groups_given: list[Any], params: Any, own: Overrides
+    internals: Internals, group: Mapping[str, Any], params: Any, own: Overrides
 ) -> Internals:
     """Return internals with one more group, which use the arrays of the others.
 
-    groups_given: the user's groups, the new one included; own: its checked hyperparameters.
+    own: the checked hyperparameters of the group.
     """
-    core, name = internals.core, f"params[{len(internals.groups)}]"
+    count = len(internals.groups)
+    core, name = internals.core, f"params[{count}]"
     before: Any = internals.params
     old = len(internals.group_of)
-    copies = None
+    copies: Any = None
     if internals.copies is not None:
         tree = _core.Tree(params, internals.call, name, kept=True)
         new = [zeros_like_strided(array, 0, core.copies[0].dtype) for array in tree.arrays]
-        given: Any = internals.copies_given
-        copies = [*(internals.users_copies() if given is None else given), tree.unflatten(new)]
+        added, given = tree.unflatten(new), internals.copies_given
+        copies = (
+            [*internals.users_copies(), added] if given is None else extended(given, count, added)
+        )
     grown = Internals(
         internals.kind,
         [*before, params],
         internals.settings,
         grouping=lambda names: (
             [*internals.groups, own],
-            [*internals.group_of, *[len(internals.groups)] * (len(names) - old)],
+            [*internals.group_of, *[count] * (len(names) - old)],
         ),
         state_dtype=internals.format.dtype,
         complex=internals.format.complex,
         copies=copies,
-        groups_given=groups_given,
+        groups_given=extended(internals.groups_given, count, group),
     )
 
     def joined(kept: list[Array], new: list[Array]) -> list[Array]:
@@ -52,6 +57,7 @@ def with_group(
             _start_averages(grown.averages[old:], arrays[old:], core.average_weights)
     grown.reconfigure(grown.settings, grown.groups, {}, first=True)
     grown.core.steps, grown.core.skipped = core.steps, core.skipped
+    grown.core.keep_last_of(core)
     grown.core.rested = [*core.rested, core.steps]
     grown.core.average_weights = core.average_weights
     if core.accumulated:

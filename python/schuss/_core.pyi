@@ -210,6 +210,9 @@ class Optimizer:
         Then the norms of the update, and of the parameters before it.
         """
 
+    def keep_last_of(self, other: Optimizer) -> None:
+        """Make `last` that of another optimizer."""
+
     @property
     def last_lrs(self) -> list[float] | None:
         """The learning rate of each group in the last step.

@@ -5,7 +5,6 @@ from dataclasses import is_dataclass
 from typing import Any, TypeAlias
 
 from schuss._arrays import ArrayTree
-from schuss._settings import FROZEN
 
 Overrides: TypeAlias = dict[str, Any]
 """The hyperparameters that a group has of its own."""
@@ -94,14 +93,3 @@ def members_of(group_of: list[int], groups: int) -> list[list[int]]:
     for index, group in enumerate(group_of):
         members[group].append(index)
     return members
-
-
-def promote_single_group(
-    hyperparameters: dict[str, Any], groups: list[Overrides]
-) -> tuple[dict[str, Any], list[Overrides]]:
-    """Return both; if there is one group, its own hyperparameters become the optimizer's."""
-    if len(groups) > 1:
-        return hyperparameters, groups
-    own = dict(groups[0])
-    of_group = {FROZEN: own.pop(FROZEN)} if FROZEN in own else {}
-    return hyperparameters | own, [of_group]

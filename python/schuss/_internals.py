@@ -11,7 +11,7 @@ import numpy as np
 
 from schuss import _core
 from schuss._arrays import Array, ArrayTree, GradTree
-from schuss._groups import Groups, Overrides, members_of, promote_single_group
+from schuss._groups import Groups, Overrides, members_of
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate
 from schuss._interrupts import defer_signals
 from schuss._rules import formula, initial_values, second_moments, spec_of, states
@@ -64,7 +64,7 @@ class Internals:
         self.has_group_lrs = False
         groups, self.group_of = grouping(self.core.tree.names)
         self.members = members_of(self.group_of, len(groups))
-        self.settings, groups = promote_single_group(self.settings, groups)
+        self.settings, groups = self.promoted(self.settings, groups)
         self.format = state_format(call, state_dtype, complex, self.arrays)
         if self.format.complex == "modulus" and not second_moments(kind, self.settings):
             raise ValueError(
@@ -138,9 +138,9 @@ class Internals:
     # Learning rates.
 
     def uses(self, name: str) -> bool:
-        """Return whether a group uses the optimizer's own value of this hyperparameter."""
+        """Return whether a group uses the optimizer's value of this hyperparameter; one does."""
         # The sum exhausts its generator: a KeyboardInterrupt is lost in one that is closed early.
-        return sum(name not in own for own in self.groups) > 0
+        return len(self.groups) == 1 or sum(name not in own for own in self.groups) > 0
 
     def lr_now(self, group: int | None = None) -> float:
         """Return the learning rate that a group uses.
@@ -202,25 +202,46 @@ class Internals:
         with self.busy(f"param_groups[{group}][{name!r}]", changes=True):
             groups = list(self.groups)
             groups[group] = groups[group] | own
-            settings, groups = promote_single_group(self.settings, groups)
-            changes = {k: v for k, v in own.items() if len(groups) == 1 and k != FROZEN}
+            settings, groups = self.promoted(self.settings, groups)
+            changes = {key: own[key] for key in own if key not in groups[group]}
             self.reconfigure(settings, groups, changes, new_lrs="lr" in own)
+
+    def promoted(
+        self, settings: dict[str, Any], groups: list[Overrides]
+    ) -> tuple[dict[str, Any], list[Overrides]]:
+        """Return both; the hyperparameters of the only group become those of the optimizer.
+
+        In a list of groups, they stay the group's: groups that are added later do not have them.
+        """
+        if len(groups) > 1 or self.groups_given is not None:
+            return settings, groups
+        own = dict(groups[0])
+        of_group = {FROZEN: own.pop(FROZEN)} if FROZEN in own else {}
+        return settings | own, [of_group]
 
     # Settings.
 
+    def setting(self, name: str) -> Any:
+        """Return a setting of the optimizer; if there is one group, that of the group."""
+        own = self.groups[0] if len(self.groups) == 1 else {}
+        return own.get(name, self.settings[name])
+
     def assign(self, name: str, value: Any) -> None:
-        """Set a setting of the optimizer."""
+        """Set a setting of the optimizer; if there is one group, that of the group too."""
         changes = checked_settings(self.kind, self.call, {name: value})
         if not self.uses(name):
             raise ValueError(
                 f"{self.call}: {name} is set where each of the {len(self.groups)} groups has its "
                 f"own, expected it to be set in the groups (param_groups[0][{name!r}] = ...)"
             )
-        if name == "lr":  # a step reads it at its start: a change need not wait for its end
+        groups = self.groups
+        if len(groups) == 1 and name in groups[0]:
+            groups = [{key: own for key, own in groups[0].items() if key != name}]
+        elif name == "lr":  # a step reads it at its start: a change need not wait for its end
             self._assign_lr(changes)
             return
         with self.busy(name, changes=True):
-            self.reconfigure(self.settings | changes, self.groups, changes)
+            self.reconfigure(self.settings | changes, groups, changes)
 
     def _assign_lr(self, changes: dict[str, Any]) -> None:
         lr = changes["lr"]

@@ -246,7 +246,10 @@ class Optimizer(Grouped):
         counts in `steps` and for schedules, even if all parameters rest. The bias correction
         counts, for each group of parameters, the steps in which one of them moved; PyTorch counts
         for each parameter. So a group that is frozen for a while continues as if there had been no
-        steps meanwhile.
+        steps meanwhile. But where the first gradient of a parameter comes late, in a group that has
+        moved without it, the first steps of `Adam` change that parameter more than those of
+        PyTorch do: after 1,000 steps with ``lr=0.1``, by 0.25 where PyTorch changes it by 0.1. A
+        group of its own gives the parameter its own bias correction.
         """
         internals = self._internals
         lr = internals.settings["lr"]
@@ -303,9 +306,10 @@ class Optimizer(Grouped):
         internals, arrays = self._internals, self._internals.arrays
         known = declaration_of(type(self)).settings
         settings = [
-            f"{name}={value!r}"
-            for name, value in internals.settings.items()
-            if internals.uses(name) and not (known[name].is_option and value == known[name].default)
+            f"{name}={internals.setting(name)!r}"
+            for name, setting in known.items()
+            if internals.uses(name)
+            and not (setting.is_option and internals.setting(name) == setting.default)
         ]
         if self.state_dtype is not None:
             settings.append(f"state_dtype={self.state_dtype.name}")

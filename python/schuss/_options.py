@@ -78,7 +78,8 @@ class Options(Configurable):
         parameters as usual; raise FloatingPointError and change nothing; or skip the update and
         add one to `skipped`.
     clear_grads : bool
-        Set the gradients to zero in the same pass, also if the step is skipped.
+        Set the gradients to zero in the same pass, also if the step is skipped. Those of frozen
+        groups are not read, and stay as they are.
     average : float, optional
         Keep an exponential average of the parameters, ``a = a + (1-average)*(p - a)`` after each
         step, in the same pass; in [0, 1). The attribute `average` is the averages, in the
@@ -110,7 +111,7 @@ class Options(Configurable):
         Low-precision copies of float32 parameters: arrays like the parameters in float16 or
         bfloat16, or one of these dtypes for new arrays. Each step also writes the parameters to
         them, rounded to nearest. They equal the parameters from the start, and are the attribute
-        `copies`.
+        `copies`. A step does not write the copies of parameters that rest.
     groups : callable, optional
         Hyperparameters for some parameters: ``groups(name) -> dict or None``. The name of a
         parameter is its key in `params`, or all keys that lead to it joined by "/", as in

@@ -64,7 +64,8 @@ class Grouped(Options):
 
         Each has its arrays as ``params``, its hyperparameters, and ``frozen``; writing one changes
         it for this group only. The attributes of the optimizer are the hyperparameters of groups
-        that have none of their own. If each group has its own, that of the optimizer cannot be set.
+        that have none of their own, or of the only group. If each of several groups has its own,
+        that of the optimizer cannot be set.
 
         The parameters of a frozen group rest: nothing of them changes, and their gradients, which
         may be None, are not read.
@@ -77,13 +78,14 @@ class Grouped(Options):
 
         Gradients, `state` and `params` have one more item from now on. The state of the group
         starts at zero, and its bias correction counts from 1; schedules go on with `steps`. Its
-        averages start with its parameters. If there are `copies`, new ones are made for it.
+        averages start with its parameters. If there are `copies`, new ones are made for it. The
+        optimizer does not append the group to your list of groups; you may have done so.
 
         Parameters
         ----------
         group : dict
             ``params``, and hyperparameters of the group; those that are missing are the
-            optimizer's.
+            optimizer's, not those of other groups.
 
         Raises
         ------
@@ -117,8 +119,8 @@ class Grouped(Options):
         own = checked_overrides(type(self), call, "group", own)
         try:
             with internals.busy("add_group", changes=True):
-                given = [*internals.groups_given, group]
-                grown, core = with_group(internals, given, params, own), internals.core
+                internals.check_copies(call)
+                grown, core = with_group(internals, group, params, own), internals.core
 
                 def commit() -> None:
                     vars(internals).update(vars(grown))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
-from schuss._groups import Overrides, promote_single_group
+from schuss._groups import Overrides
 from schuss._hyperparameters import (
     NON_NEGATIVE,
     Check,
@@ -242,7 +242,7 @@ def checked(
         count(call, f"{name}['groups'][{index}]['rested']", steps, least=0, most=known["steps"])
         for index, (_, steps) in enumerate(known["groups"])
     ]
-    settings, groups = promote_single_group(
+    settings, groups = internals.promoted(
         known["hyperparameters"], [own for own, _ in known["groups"]]
     )
     average, accumulated = known["average"], known["accumulated"]

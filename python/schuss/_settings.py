@@ -19,7 +19,7 @@ FROZEN = "frozen"
 class Configurable:
     """An object with declared settings.
 
-    Its internals have their values in `settings`, and `assign(name, value)` to change one.
+    Its internals have `setting(name)`, the value of one, and `assign(name, value)` to change it.
     """
 
     __slots__ = ("__weakref__", "_internals")
@@ -56,7 +56,7 @@ class Setting(Generic[_T]):
     def __get__(self, optimizer: Configurable | None, owner: type) -> Self | _T:
         if optimizer is None:
             return self
-        value: _T = optimizer._internals.settings[self.name]
+        value: _T = optimizer._internals.setting(self.name)
         return value
 
     def __set__(self, optimizer: Configurable, value: _T) -> None:
@@ -171,7 +171,8 @@ def checked_overrides(
             continue
         if name not in known:
             raise ValueError(
-                f"{call}: {group} has {name!r}, expected hyperparameters among {', '.join(known)}"
+                f"{call}: {group} has {name!r}, expected hyperparameters among "
+                f"{', '.join((*known, FROZEN))}"
             )
         try:
             result |= checked_settings(kind, call, {name: value})

@@ -199,7 +199,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
             for name, array in reader.read(ids[i], group["hyperparameters"], names):
                 array = np.zeros(param.shape) if array is None else array
                 trees[name].append(array.astype(dtype))
-    if len(groups) == 1:
+    if len(groups) == 1 and internals.groups_given is None:
         groups[0]["hyperparameters"] = {}
         saved["hyperparameters"] |= values
     trees = {name: internals.core.tree.unflatten(tree) for name, tree in trees.items()}
