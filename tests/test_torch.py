@@ -723,6 +723,45 @@ def test_groups_go_there_and_back() -> None:
     assert found["param_groups"] == theirs.state_dict()["param_groups"]
 
 
+@pytest.mark.parametrize("name", ["Adagrad", "Adamax", "NAdam", "RAdam", "Adam"])
+@pytest.mark.parametrize("rests", [1, 2], ids=["has rested", "had no step yet"])
+def test_a_group_that_rested_goes_there_and_back(name: str, rests: int) -> None:
+    expected, params, second = parameters(), parameters(), tuple(range(3, 8))
+    theirs = two_groups(getattr(torch.optim, name), expected, {}, {})
+    for t in (1, 2):
+        step_both([(theirs, expected)], t, second if t <= rests else ())
+    arrays = arrays_of(expected)
+    ours = two_groups(getattr(schuss, name), arrays, {}, {})
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    assert [group.steps for group in ours.param_groups] == [2, 2 - rests]
+    for t in (3, 4):
+        step_both([(theirs, expected)], t, second if t == 3 else ())
+        grads = [None if param.grad is None else param.grad.numpy() for param in expected]
+        ours.step([grads[:3], grads[3:]])
+    for param, array in zip(params, arrays, strict=True):
+        param.data = torch.from_numpy(array)
+    back = two_groups(getattr(torch.optim, name), params, {}, {})
+    back.load_state_dict(schuss_torch.state_dict(ours))
+    for t in (5, 6):
+        step_both([(theirs, expected), (back, params)], t)
+    assert_close(params, expected, TOLERANCE.get(name, 1e-12))
+
+
+def test_a_group_of_adagrad_without_state_gets_the_initial_value() -> None:
+    theirs = schuss_torch.Adagrad([of_ones()], initial_accumulator_value=0.5)
+    theirs.add_param_group({"params": of_ones()})
+    ours = schuss.Adagrad([{"params": np.ones(3)}, {"params": np.ones(3)}])
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    assert [each.tolist() for each in ours.state["square_sum"]] == [[0.5] * 3] * 2
+
+
+def test_the_steps_of_a_momentum_group_that_rested_are_unchanged() -> None:
+    ours = schuss.Momentum([{"params": np.ones(3)}, {"params": np.ones(3)}])
+    ours.step([np.ones(3), None])
+    schuss_torch.load_state_dict(ours, schuss_torch.state_dict(ours))
+    assert [group.steps for group in ours.param_groups] == [1, 0]
+
+
 def test_low_precision_parameters_take_over_state() -> None:
     theirs = torch.optim.Adam([of_ones(4, torch.float16, grad=0.5)], lr=0.1)
     theirs.step()
@@ -773,7 +812,7 @@ def test_what_schuss_cannot_do_is_refused() -> None:
         (one, plain, "expected those of torch.optim.Adam"),
         (schuss.AdamW(w), adam.state_dict(), "is of Adam, expected AdamW"),
         (two, adam.state_dict(), "state_dict has 1 parameters, expected 2"),
-        (two, uneven.state_dict(), "counts [1, 2] steps, expected the same for all"),
+        (two, uneven.state_dict(), "counts [1, 2] steps, expected the same for all parameters"),
         (schuss.Momentum(w), dampened.state_dict(), "no 'momentum_buffer' where dampening is set"),
         (schuss.Adam(np.ones(4)), adam.state_dict(), "has shape (3,), expected (4,)"),
     ]

@@ -1,7 +1,7 @@
 """Conversion of state dicts between `torch.optim` and schuss."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -12,7 +12,7 @@ from schuss._arrays import Array, computed_dtype
 from schuss._errors import wrong_type
 from schuss._hyperparameters import check_keys, mapping
 from schuss._internals import internals_of
-from schuss._rules import spec_of, states
+from schuss._rules import initial_values, spec_of, states
 from schuss.optimizers import Optimizer
 from schuss.torch._groups import KINDS, RULES, Correspondence, from_torch, number, rule_of, to_torch
 
@@ -85,12 +85,14 @@ def _param_states(
     if is_new and not any(array.any() for each in arrays.values() for array in each):
         return {}
     groups = internals_of(optimizer).group_of
+    counts = [group.steps for group in optimizer.param_groups]
     result: dict[int, dict[str, Any]] = {}
     for i, each in enumerate(zip(*arrays.values(), strict=True)):
         result[i] = {
             key: torch.tensor(array.astype(computed_dtype(array), copy=False))
             for key, array in zip(arrays, each, strict=True)
         }
+        steps = counts[groups[i]]
         if rule.counts_steps:
             # float32 as in torch.optim, except for a number that it cannot represent.
             dtype = torch.float32 if steps <= 1 << 24 else torch.float64
@@ -98,7 +100,7 @@ def _param_states(
         if rule.momentum is not None:
             values = optimizer.param_groups[groups[i]]
             momenta = (rule.momentum(values, t) for t in range(1, steps + 1))
-            result[i]["mu_product"] = torch.tensor(prod(momenta))
+            result[i]["mu_product"] = torch.tensor(prod(momenta, start=1.0))
     return result
 
 
@@ -150,8 +152,8 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         If an argument, or a value in it, has a wrong type.
     ValueError
         If it is the state of another class, of other parameters or of other groups, or is
-        incomplete; if schuss has no equivalent: for different numbers of steps for different
-        parameters, dampening before the first step or with Nesterov's momentum.
+        incomplete; if schuss has no equivalent: for different numbers of steps for parameters of
+        the same group, dampening before the first step or with Nesterov's momentum.
 
     Nothing is changed then.
 
@@ -188,23 +190,31 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         )
     for group, before in zip(groups, saved["groups"], strict=True):
         group["hyperparameters"] = before["hyperparameters"] | group["hyperparameters"]
+        group["rested"] = before["rested"]
     values = groups[0]["hyperparameters"]
     names = states(type(optimizer), {**internals.settings, **values})
     reader = _StateReader(call, kind, param_states)
     trees: dict[str, list[Array]] = {name: [] for name in names}
+    counts = []
     for group in groups:
+        own = group["hyperparameters"]
+        counts.append(reader.steps([ids[i] for i in group["members"]]))
+        initial = initial_values(type(optimizer), own)
         for i in group["members"]:
             param = internals.arrays[i]
             dtype = optimizer.state_dtype or computed_dtype(param)
-            for name, array in reader.read(ids[i], group["hyperparameters"], names):
-                array = np.zeros(param.shape) if array is None else array
+            for name, array in reader.read(ids[i], own, names):
+                array = np.full(param.shape, initial.get(name, 0.0)) if array is None else array
                 trees[name].append(array.astype(dtype))
     if len(groups) == 1:
         groups[0]["hyperparameters"] = {}
         saved["hyperparameters"] |= values
     trees = {name: internals.core.tree.unflatten(tree) for name, tree in trees.items()}
-    steps = reader.steps(optimizer)
-    optimizer.load_state_dict(saved | {"steps": steps, "groups": groups, "state": trees})
+    if reader.rule.counts_steps:
+        saved["steps"] = max(counts)
+        for group, steps in zip(groups, counts, strict=True):
+            group["rested"] = saved["steps"] - steps
+    optimizer.load_state_dict(saved | {"groups": groups, "state": trees})
 
 
 @dataclass
@@ -214,7 +224,6 @@ class _StateReader:
     call: str
     kind: str
     states: Mapping[Any, Any]
-    step_counts: set[int] = field(default_factory=set)
 
     @property
     def rule(self) -> Correspondence:
@@ -224,17 +233,14 @@ class _StateReader:
     def read(
         self, key: Any, group: Mapping[str, Any], names: list[str]
     ) -> Iterator[tuple[str, Array | None]]:
-        """Yield each state of a parameter in float64; None stands for zeros."""
-        name = f"state_dict['state'][{key!r}]"
-        state = mapping(self.call, name, self.states.get(key, {}))
-        if self.rule.counts_steps and self.states:
-            self.step_counts.add(_steps(self.call, name, state))
+        """Yield each state of a parameter in float64; None stands for the initial value."""
+        name, state = self._state(key)
         for own in names:
             torch_key = self.rule.states[own]
             # Without momentum, a velocity that is still there has no effect.
             is_unused = self.kind == "Momentum" and group["beta"] == 0
             array = None if is_unused else _array(self.call, name, state, torch_key)
-            if array is None and self.states and self.kind != "Momentum":
+            if array is None and state and self.kind != "Momentum":
                 raise ValueError(f"{self.call}: {name} has no {torch_key!r}, expected it")
             if array is None and group.get("dampening"):
                 raise ValueError(
@@ -243,16 +249,23 @@ class _StateReader:
                 )
             yield own, array
 
-    def steps(self, optimizer: Optimizer) -> int:
-        """Return the number of steps; that of the optimizer if the state dict has none."""
-        if len(self.step_counts) > 1:
+    def steps(self, keys: list[Any]) -> int:
+        """Return the number of steps of the parameters of a group: 0 if none has a state."""
+        named = [self._state(key) for key in keys]
+        if not self.rule.counts_steps or not any(state for _, state in named):
+            return 0
+        counts = {_steps(self.call, name, state) for name, state in named}
+        if len(counts) > 1:
             raise ValueError(
-                f"{self.call}: state_dict['state'] counts {sorted(self.step_counts)} steps, "
-                "expected the same for all"
+                f"{self.call}: state_dict['state'] counts {sorted(counts)} steps, expected the "
+                "same for all parameters of a group"
             )
-        if not self.rule.counts_steps:
-            return optimizer.steps
-        return max(self.step_counts, default=0)
+        return counts.pop()
+
+    def _state(self, key: Any) -> tuple[str, Mapping[str, Any]]:
+        """Return the name and the state of a parameter."""
+        name = f"state_dict['state'][{key!r}]"
+        return name, mapping(self.call, name, self.states.get(key, {}))
 
 
 def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -266,7 +279,7 @@ def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any
     for index, group in enumerate(groups):
         values = _parse_group(call, f"state_dict['param_groups'][{index}]", group, kind)
         members = list(range(len(ids), len(ids) + len(group["params"])))
-        parsed.append({"hyperparameters": values, "members": members, "rested": 0})
+        parsed.append({"hyperparameters": values, "members": members})
         ids += group["params"]
     try:
         are_unique = len(set(ids)) == len(ids)
@@ -300,7 +313,7 @@ def _parse_group(call: str, name: str, group: Any, kind: str) -> dict[str, Any]:
 def _steps(call: str, name: str, state: Mapping[str, Any]) -> int:
     if "step" not in state:
         raise ValueError(
-            f"{call}: {name} has no 'step', expected it for all parameters or for none"
+            f"{call}: {name} has no 'step', expected it for all parameters of a group or for none"
         )
     steps = number(call, f"{name}['step']", state["step"])
     if not (steps >= 0 and steps.is_integer()):
