@@ -536,6 +536,23 @@ def test_averages_are_those_of_torch() -> None:
     assert not any("average" in state for state in optimizer.state.values())
 
 
+def test_averages_that_are_turned_on_again_begin_anew() -> None:
+    saved = schuss_torch.SGD([w := of_ones()], average=0.5)
+    saved.step()
+    optimizer = schuss_torch.SGD([w], lr=0.5)
+    optimizer.load_state_dict(saved.state_dict())
+    assert "average" not in optimizer.state[w]  # it would not follow the parameter
+    optimizer.step()
+    optimizer.state[w]["average"] = torch.zeros(3, dtype=torch.float64)
+    optimizer.average = 0.9
+    optimizer.step()
+    assert optimizer.average[0].tolist() == w.tolist()
+    optimizer.average = 0.5  # another rate goes on with the same averages
+    before = w.tolist()
+    optimizer.step()
+    assert optimizer.average[0].tolist() == [(a + b) / 2 for a, b in zip(before, w, strict=True)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_model_trains_in_low_precision_with_its_weights_in_float32(dtype: Any) -> None:
     models = [torch.nn.Linear(3, 2).to(dtype) for _ in range(2)]

@@ -140,7 +140,8 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         Parameters
         ----------
         state_dict : dict
-            The result of ``state_dict()``. States are converted to `state_dtype`.
+            The result of ``state_dict()``. States are converted to `state_dtype`. Averages are left
+            out if this optimizer keeps none.
 
         Raises
         ------
@@ -159,6 +160,8 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
                 if saved[name] is not None:
                     tensor = saved[name].to(param.device, dtypes[name], copy=True)
                     self.state[param][name] = tensor
+        if self._extras.average is None:
+            self._drop_averages()
 
     def write_copies(self) -> None:
         """Write the parameters to `copies`, if there are any, after they were changed by hand."""
@@ -178,7 +181,7 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         """The averages, in the order of the parameters; assign the decay rate.
 
         They are those in the state (a parameter that had no step yet is its own average), or None
-        if there are none. None drops them.
+        if there are none. None drops them; a rate after that begins new averages.
         """
         if self._extras.average is None:
             return None
@@ -189,10 +192,10 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
 
     @average.setter
     def average(self, value: float | None) -> None:
+        before = self._extras.average
         self._set("average", value)
-        if value is None:
-            for state in self.state.values():
-                state.pop(AVERAGE, None)
+        if before is None or value is None:
+            self._drop_averages()
 
     @property
     def copies(self) -> list[Any] | None:
@@ -207,6 +210,10 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
     def _set(self, name: str, value: Any) -> None:
         self._extras = replace(self._extras, **checked(type(self).__name__, {name: value}))
         self._plan = None
+
+    def _drop_averages(self) -> None:
+        for state in self.state.values():
+            state.pop(AVERAGE, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle or a copy needs."""
