@@ -227,6 +227,14 @@ def test_schedulers_of_torch_set_the_rate(
         assert_alike(*pair, tolerance=1e-7 if "tensor" in str(options) else 1e-12)
 
 
+def test_a_negative_rate_ascends() -> None:
+    pair = both("Adam", {})
+    for optimizer, _ in pair:
+        optimizer.param_groups[0]["lr"] = -0.1
+    step_both(pair, 1)
+    assert_alike(*pair)
+
+
 def test_groups_have_what_is_theirs() -> None:
     def groups(params: list[Any]) -> list[dict[str, Any]]:
         return [
@@ -928,6 +936,8 @@ def test_no_step_is_lost_where_float32_cannot_count_it() -> None:
         ({"dampening": 0.5}, "SGD.step: dampening is 0.5 with nesterov, expected 0"),
         ({"differentiable": True}, "SGD.step: differentiable is True, expected False"),
         ({"lr": "fast"}, r"SGD.step: param_groups\[0\]\['lr'\] is a str, expected a number"),
+        ({"lr": np.nan}, r"SGD.step: param_groups\[0\]\['lr'\] is nan, expected a finite number"),
+        ({"lr": torch.tensor(-torch.inf)}, r"SGD.step: param_groups\[0\]\['lr'\] is -inf, exp"),
         ({"momentum": None}, r"SGD.step: param_groups\[0\]\['momentum'\] is a NoneType, exp"),
         ({"momentum": torch.ones(2)}, r"SGD.step: param_groups\[0\]\['momentum'\] is a Tensor"),
     ],

@@ -9,6 +9,7 @@ import torch
 
 from schuss import _core, optimizers
 from schuss._arrays import Array
+from schuss._hyperparameters import FINITE
 from schuss._rules import formula, initial_values, states
 from schuss.torch._extras import Extras
 from schuss.torch._groups import RULES, from_torch, number
@@ -152,19 +153,23 @@ class _Bucket:
         self.settings, self.aux_arrays = settings, None
         return True
 
+    def rates(self, groups: list[dict[str, Any]]) -> float | tuple[float, ...]:
+        """Return the rates of the groups, checked; one number if there is one group."""
+        name = f"{self.call}.step"
+        rates = []
+        for index in self.groups:
+            argument, value = f"param_groups[{index}]['lr']", groups[index]["lr"]
+            rates.append(FINITE(name, argument, number(name, argument, value)))
+        return rates[0] if len(rates) == 1 else tuple(rates)
+
     def step(
-        self, grads: list[Array], groups: list[dict[str, Any]], state: Any, factor: float
+        self, grads: list[Array], rates: float | tuple[float, ...], state: Any, factor: float
     ) -> None:
         """Make a step with the gradients of this bucket, among those of all buckets."""
-        name = f"{self.call}.step"
-        rates = tuple(
-            number(name, f"param_groups[{index}]['lr']", groups[index]["lr"])
-            for index in self.groups
-        )
         own = grads if len(self.indices) == len(grads) else [grads[i] for i in self.indices]
         before = self.core.steps
         try:
-            self.core.step(own, rates[0] if len(rates) == 1 else rates, self.scale * factor)
+            self.core.step(own, rates, self.scale * factor)
         finally:  # Ctrl-C is raised after the step
             if self.core.steps != before:
                 if self.counts is not None:  # not in a function: its call could raise Ctrl-C first
@@ -284,8 +289,9 @@ class StepPlan:
     def step(self, grads: list[Any], arrays: list[Array], groups: list[Any], state: Any) -> None:
         """Step all buckets with gradients: as tensors, and as arrays of the same memory."""
         factor = _clip_factor(grads, self.extras.clip_norm) if self.clips else 1.0
-        for bucket in self.buckets:
-            bucket.step(arrays, groups, state, factor)
+        rates = [bucket.rates(groups) for bucket in self.buckets]
+        for bucket, own in zip(self.buckets, rates, strict=True):
+            bucket.step(arrays, own, state, factor)
 
     @property
     def is_reusable(self) -> bool:
