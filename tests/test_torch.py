@@ -650,10 +650,19 @@ def test_options_that_do_not_go_with_the_parameters_are_refused() -> None:
     optimizer = schuss_torch.SGD([of_ones(dtype=torch.float32)], copies="bfloat16")
     with pytest.raises(ValueError, match=r"^SGD\.add_param_group: there are copies of the other"):
         optimizer.add_param_group({"params": [of_ones(dtype=torch.float32)]})
-    optimizer = schuss_torch.Adam([w := of_ones()], state_dtype="bfloat16")
-    with pytest.raises(TypeError, match=r"has dtype .*bfloat16.*, expected float64"):
-        optimizer.step()
-    assert w.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float32"])
+def test_a_dtype_of_the_state_that_does_not_go_with_the_parameters_is_refused(name: str) -> None:
+    wide, w = of_ones(), of_ones(dtype=torch.float16)
+    words = rf": state_dtype is '{name}' where a parameter is torch\.float64, expected"
+    with pytest.raises(ValueError, match=f"^Adam{words}"):
+        schuss_torch.Adam([w, wide], state_dtype=name)
+    optimizer = schuss_torch.Adam([w], state_dtype=getattr(torch, name))
+    with pytest.raises(ValueError, match=rf"^Adam\.add_param_group{words}"):
+        optimizer.add_param_group({"params": [wide]})
+    assert [group["params"] for group in optimizer.param_groups] == [[w]]
+    optimizer.step()
 
 
 # State dicts between torch.optim and the optimizers of schuss.

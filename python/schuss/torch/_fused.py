@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from schuss.torch._extras import Extras, checked, copies_for, write
+from schuss.torch._extras import Extras, check_state_dtype, checked, copies_for, write
 from schuss.torch._groups import RULES
 from schuss.torch._step import AVERAGE, PRODUCT, Members, StepPlan
 from schuss.torch._tensors import array_of, computed_dtype
@@ -46,8 +46,10 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
     ) -> None:
         call = type(self).__name__
         given = {"clip_norm": clip_norm, "average": average, "state_dtype": state_dtype}
-        self._extras = Extras(**checked(call, given))
+        extras = Extras(**checked(call, given))
         super().__init__(params, *args, **options)
+        check_state_dtype(call, extras.state_dtype, self._params())
+        self._extras = extras
         self._copies = copies_for(call, copies, self._params())
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -124,15 +126,22 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         Raises
         ------
         TypeError, ValueError
-            As `torch.optim.Optimizer.add_param_group`; and if there are copies: they are those of
-            the parameters that the optimizer was made with.
+            As `torch.optim.Optimizer.add_param_group`; if `state_dtype` does not go with a
+            parameter; and if there are copies: they are those of the parameters that the optimizer
+            was made with.
         """
+        call = f"{type(self).__name__}.add_param_group"
         if self._copies is not None:
             raise ValueError(
-                f"{type(self).__name__}.add_param_group: there are copies of the other parameters, "
+                f"{call}: there are copies of the other parameters, "
                 "expected none (make a new optimizer, and load the state of this one)"
             )
         super().add_param_group(param_group)
+        try:
+            check_state_dtype(call, self._extras.state_dtype, self.param_groups[-1]["params"])
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, or of that of `torch.optim`.
