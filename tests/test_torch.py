@@ -781,6 +781,61 @@ def test_a_group_that_rested_goes_there_and_back(name: str, rests: int) -> None:
     assert_close(params, expected, TOLERANCE.get(name, 1e-12))
 
 
+COMPLEX = [
+    ("SGD", "Momentum", {"momentum": 0.9}),
+    *((name, name, {}) for name in ("RMSprop", "Adagrad", "Adam", "AdamW")),
+    ("Adam", "Adam", {"amsgrad": True}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize(("name", "kind", "options"), COMPLEX)
+def test_state_of_complex_parameters_goes_there_and_back(
+    name: str, kind: str, options: dict[str, Any], dtype: str
+) -> None:
+    def step(t: int) -> None:
+        rng = torch.Generator().manual_seed(t)
+        expected.grad = torch.randn(3, dtype=expected.dtype, generator=rng)
+        theirs.step()
+
+    expected = torch.full((3,), 1 + 2j, dtype=getattr(torch, dtype), requires_grad=True)
+    theirs = getattr(torch.optim, name)([expected], **options)
+    step(1)
+    ours = getattr(schuss, kind)(expected.detach().numpy().copy())
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    step(2)
+    ours.step(expected.grad.numpy())
+    param = torch.from_numpy(ours.params).requires_grad_()
+    back = getattr(torch.optim, name)([param], **options)
+    saved = schuss_torch.state_dict(ours)
+    schuss_torch.load_state_dict(ours, saved)  # our own
+    assert str(schuss_torch.state_dict(ours)) == str(saved)
+    back.load_state_dict(saved)
+    step(3)
+    param.grad = expected.grad
+    back.step()
+    assert_close([param], [expected], 1e-6 if dtype == "complex64" else 1e-12)
+
+
+def test_one_second_moment_of_complex_numbers_is_refused() -> None:
+    theirs = torch.optim.Adam([torch.ones(3, dtype=torch.complex128)])
+    ours = schuss.Adam([np.ones(2), np.ones(3, np.complex128)], complex="modulus")
+    words = ": complex is 'modulus' where a parameter is complex128, expected 'components'"
+    with pytest.raises(ValueError, match=f"^state_dict{words}"):
+        schuss_torch.state_dict(ours)
+    with pytest.raises(ValueError, match=f"^load_state_dict{words}"):
+        schuss_torch.load_state_dict(ours, theirs.state_dict())
+    schuss_torch.state_dict(schuss.Adam(np.ones(2), complex="modulus"))
+
+
+def test_a_real_state_of_a_complex_parameter_is_refused() -> None:
+    theirs = torch.optim.Adam([of_ones()])
+    theirs.step()
+    ours = schuss.Adam(np.ones(3, np.complex64))
+    with pytest.raises(TypeError, match=r"is of torch\.float64, expected a complex tensor"):
+        schuss_torch.load_state_dict(ours, theirs.state_dict())
+
+
 def test_a_group_of_adagrad_without_state_gets_the_initial_value() -> None:
     theirs = schuss_torch.Adagrad([of_ones()], initial_accumulator_value=0.5)
     theirs.add_param_group({"params": of_ones()})

@@ -40,7 +40,8 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         If it is not an optimizer of schuss.
     ValueError
         If `torch.optim` has no equivalent: for `eps_root`, Adam without bias correction, momentum
-        with it, dampening with Nesterov's momentum or with `beta` 0, and accumulated gradients.
+        with it, dampening with Nesterov's momentum or with `beta` 0, accumulated gradients, and
+        ``complex="modulus"`` with complex parameters.
 
     References
     ----------
@@ -63,6 +64,7 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
             f"{call}: {optimizer.accumulated} gradients are accumulated, expected none: "
             "torch.optim keeps none"
         )
+    _check_complex(call, optimizer)
     saved = optimizer.state_dict()
     param_states = _param_states(call, kind, optimizer, saved)
     groups = _param_groups(call, kind, optimizer, saved, has_state=bool(param_states))
@@ -153,7 +155,8 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     ValueError
         If it is the state of another class, of other parameters or of other groups, or is
         incomplete; if schuss has no equivalent: for different numbers of steps for parameters of
-        the same group, dampening before the first step or with Nesterov's momentum.
+        the same group, dampening before the first step or with Nesterov's momentum, and
+        ``complex="modulus"`` with complex parameters.
 
     Nothing is changed then.
 
@@ -175,6 +178,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     """
     call = "load_state_dict"
     kind = _kind_of(call, optimizer)
+    _check_complex(call, optimizer)
     check_keys(call, "state_dict", state_dict, ("state", "param_groups"))
     param_states = mapping(call, "state_dict['state']", state_dict["state"])
     groups, ids = _parse_groups(call, state_dict["param_groups"], kind)
@@ -203,9 +207,11 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         for i in group["members"]:
             param = internals.arrays[i]
             dtype = optimizer.state_dtype or computed_dtype(param)
-            for name, array in reader.read(ids[i], own, names):
-                array = np.full(param.shape, initial.get(name, 0.0)) if array is None else array
-                trees[name].append(array.astype(dtype))
+            for name, array in reader.read(ids[i], own, names, is_complex=np.iscomplexobj(param)):
+                first = initial.get(name, 0.0)
+                if array is None:
+                    array = internals.format.new(param, 1, first, is_second_moment=False)
+                trees[name].append(array.astype(dtype, copy=False))
     if len(groups) == 1:
         groups[0]["hyperparameters"] = {}
         saved["hyperparameters"] |= values
@@ -231,15 +237,15 @@ class _StateReader:
         return RULES[rule_of(self.kind)]
 
     def read(
-        self, key: Any, group: Mapping[str, Any], names: list[str]
+        self, key: Any, group: Mapping[str, Any], names: list[str], *, is_complex: bool
     ) -> Iterator[tuple[str, Array | None]]:
-        """Yield each state of a parameter in float64; None stands for the initial value."""
+        """Yield each state of a parameter, in double precision; None stands for the first value."""
         name, state = self._state(key)
         for own in names:
             torch_key = self.rule.states[own]
             # Without momentum, a velocity that is still there has no effect.
             is_unused = self.kind == "Momentum" and group["beta"] == 0
-            array = None if is_unused else _array(self.call, name, state, torch_key)
+            array = None if is_unused else self._array(name, state, torch_key, is_complex)
             if array is None and state and self.kind != "Momentum":
                 raise ValueError(f"{self.call}: {name} has no {torch_key!r}, expected it")
             if array is None and group.get("dampening"):
@@ -266,6 +272,30 @@ class _StateReader:
         """Return the name and the state of a parameter."""
         name = f"state_dict['state'][{key!r}]"
         return name, mapping(self.call, name, self.states.get(key, {}))
+
+    def _array(
+        self, name: str, state: Mapping[str, Any], key: str, is_complex: bool
+    ) -> Array | None:
+        """Return a state in double precision; None if there is none."""
+        value = state.get(key)
+        if value is None:
+            return None
+        is_tensor = isinstance(value, torch.Tensor)
+        if not is_tensor or not (value.is_complex() if is_complex else value.is_floating_point()):
+            was = getattr(value, "dtype", None) or type(value).__name__
+            raise TypeError(
+                f"{self.call}: {name}[{key!r}] is of {was}, expected a "
+                f"{'complex' if is_complex else 'floating point'} tensor, as its parameter is"
+            )
+        dtype = torch.complex128 if is_complex else torch.float64
+        try:
+            array: Array = value.to(dtype).numpy(force=True)
+        except (TypeError, RuntimeError):
+            raise ValueError(
+                f"{self.call}: {name}[{key!r}] is {value.layout} on {value.device}, expected a "
+                "dense tensor"
+            ) from None
+        return array
 
 
 def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -321,21 +351,14 @@ def _steps(call: str, name: str, state: Mapping[str, Any]) -> int:
     return int(steps)
 
 
-def _array(call: str, name: str, state: Mapping[str, Any], key: str) -> Array | None:
-    """Return a state in float64; None if there is none."""
-    value = state.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        was = getattr(value, "dtype", None) or type(value).__name__
-        raise TypeError(f"{call}: {name}[{key!r}] is of {was}, expected a floating point tensor")
-    try:
-        array: Array = value.double().numpy(force=True)
-    except (TypeError, RuntimeError):
-        raise ValueError(
-            f"{call}: {name}[{key!r}] is {value.layout} on {value.device}, expected a dense tensor"
-        ) from None
-    return array
+def _check_complex(call: str, optimizer: Optimizer) -> None:
+    """Raise ValueError if complex parameters have real states, as those of torch.optim never do."""
+    for param in internals_of(optimizer).arrays:
+        if optimizer.complex != "components" and np.iscomplexobj(param):
+            raise ValueError(
+                f"{call}: complex is {optimizer.complex!r} where a parameter is {param.dtype}, "
+                "expected 'components', as torch.optim has it"
+            )
 
 
 def _kind_of(call: str, optimizer: Any) -> str:
