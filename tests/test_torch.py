@@ -1069,6 +1069,18 @@ def test_a_step_that_ctrl_c_meets_was_made_or_was_not(interrupt: Any) -> None:
         assert same_bits(optimizer.state[param]["exp_avg"].numpy(), expected.state["m"])
 
 
+@pytest.mark.parametrize("lr", [np.nan, 1e300], ids=["not finite", "out of float32"])
+def test_a_rate_is_refused_before_any_parameter_is_stepped(lr: float) -> None:
+    params = [of_ones(dtype=torch.float32) for _ in range(2)]
+    groups = [{"params": params[:1]}, {"params": params[1:], "maximize": True}]
+    optimizer = schuss_torch.Adam(groups, lr=0.1)
+    optimizer.param_groups[1]["lr"] = lr
+    with pytest.raises(ValueError, match=r"^Adam.*: (lr|.*\['lr'\]) is "):
+        optimizer.step()
+    assert [param.tolist() for param in params] == [[1] * 3] * 2
+    assert not optimizer.state
+
+
 def test_parameters_stepped_before_another_was_refused_keep_their_state() -> None:
     def train(module: Any) -> list[Any]:
         params = [of_ones(2), of_ones(2)]
@@ -1076,7 +1088,7 @@ def test_parameters_stepped_before_another_was_refused_keep_their_state() -> Non
         optimizer = module.Adam(groups, lr=0.1)
         if module is schuss_torch:
             params[1].grad = params[1].detach()  # a step may not write what it reads
-            with pytest.raises(ValueError, match="shares memory"):
+            with pytest.raises(ValueError, match=r"grads\[1\] shares memory .* params\[1\]"):
                 optimizer.step()
         else:
             params[1].grad = None

@@ -71,11 +71,13 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
             If a parameter or a gradient is not float32, float64, float16 or bfloat16, or if a
             gradient has a dtype that does not go with that of its parameter.
         ValueError
-            If one is not on the CPU or is sparse, if `capturable` or `differentiable` is set, or if
-            dampening is used with Nesterov's momentum.
+            If one is not on the CPU or is sparse, if a gradient shares memory with a parameter, if
+            a rate is not finite, if `capturable` or `differentiable` is set, or if dampening is
+            used with Nesterov's momentum.
 
-        Nothing is changed then. The exception is a step that differs between parameters (`maximize`
-        in one group only, or different numbers of steps): some may have been updated.
+        Nothing is changed then. The exception is a gradient that is refused in a step that differs
+        between parameters (`maximize` in one group only, or different numbers of steps): some may
+        have been updated.
         """
         loss = None
         if closure is not None:

@@ -100,9 +100,15 @@ class _Bucket:
         self.members.append(self.groups.index(group))
         self.states.append(state)
 
-    def prepare(self, options: _core.StepOptions, *, keeps_average: bool) -> None:
+    def prepare(
+        self, options: _core.StepOptions, *, keeps_average: bool, is_only_one: bool
+    ) -> None:
         """Prepare for steps, after all parameters were added."""
-        self.core = _core.Optimizer(self.call, self._arrays("parameter", self.params))
+        self.is_only_one = is_only_one
+        arrays = self._arrays("parameter", self.params)
+        # The keys are the indices that messages name.
+        parameters = arrays if is_only_one else dict(zip(self.indices, arrays, strict=True))
+        self.core = _core.Optimizer(self.call, parameters)
         self.options = options
         keys = [*self.keys.values(), *[AVERAGE] * keeps_average]
         self.tensors = {key: [state[key] for state in self.states] for key in keys}
@@ -160,13 +166,16 @@ class _Bucket:
         for index in self.groups:
             argument, value = f"param_groups[{index}]['lr']", groups[index]["lr"]
             rates.append(FINITE(name, argument, number(name, argument, value)))
-        return rates[0] if len(rates) == 1 else tuple(rates)
+        checked = rates[0] if len(rates) == 1 else tuple(rates)
+        if not self.is_only_one:  # whose step checks them
+            self.core.check_lrs(checked)
+        return checked
 
     def step(
         self, grads: list[Array], rates: float | tuple[float, ...], state: Any, factor: float
     ) -> None:
         """Make a step with the gradients of this bucket, among those of all buckets."""
-        own = grads if len(self.indices) == len(grads) else [grads[i] for i in self.indices]
+        own = grads if self.is_only_one else {i: grads[i] for i in self.indices}
         before = self.core.steps
         try:
             self.core.step(own, rates, self.scale * factor)
@@ -253,12 +262,13 @@ class StepPlan:
             buckets[kind].add(i, members, own)
         self.buckets = list(buckets.values())
         # The norm is that of all gradients: a bucket that has only some of them cannot clip by it.
-        self.clips = extras.clip_norm is not None and len(self.buckets) > 1
+        is_only_one = len(self.buckets) == 1
+        self.clips = extras.clip_norm is not None and not is_only_one
         options = _core.StepOptions(
             clip_norm=None if self.clips else extras.clip_norm, average=extras.average
         )
         for bucket in self.buckets:
-            bucket.prepare(options, keeps_average=keeps_average)
+            bucket.prepare(options, keeps_average=keeps_average, is_only_one=is_only_one)
 
     def _add_states(self, own: dict[str, Any], param: Any, group_formula: _GroupFormula) -> None:
         """Add the states that a parameter lacks, and convert those that are of another dtype."""
