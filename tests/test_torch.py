@@ -227,6 +227,14 @@ def test_schedulers_of_torch_set_the_rate(
         assert_alike(*pair, tolerance=1e-7 if "tensor" in str(options) else 1e-12)
 
 
+def test_a_negative_rate_ascends() -> None:
+    pair = both("Adam", {})
+    for optimizer, _ in pair:
+        optimizer.param_groups[0]["lr"] = -0.1
+    step_both(pair, 1)
+    assert_alike(*pair)
+
+
 def test_groups_have_what_is_theirs() -> None:
     def groups(params: list[Any]) -> list[dict[str, Any]]:
         return [
@@ -536,6 +544,23 @@ def test_averages_are_those_of_torch() -> None:
     assert not any("average" in state for state in optimizer.state.values())
 
 
+def test_averages_that_are_turned_on_again_begin_anew() -> None:
+    saved = schuss_torch.SGD([w := of_ones()], average=0.5)
+    saved.step()
+    optimizer = schuss_torch.SGD([w], lr=0.5)
+    optimizer.load_state_dict(saved.state_dict())
+    assert "average" not in optimizer.state[w]  # it would not follow the parameter
+    optimizer.step()
+    optimizer.state[w]["average"] = torch.zeros(3, dtype=torch.float64)
+    optimizer.average = 0.9
+    optimizer.step()
+    assert optimizer.average[0].tolist() == w.tolist()
+    optimizer.average = 0.5  # another rate goes on with the same averages
+    before = w.tolist()
+    optimizer.step()
+    assert optimizer.average[0].tolist() == [(a + b) / 2 for a, b in zip(before, w, strict=True)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_model_trains_in_low_precision_with_its_weights_in_float32(dtype: Any) -> None:
     models = [torch.nn.Linear(3, 2).to(dtype) for _ in range(2)]
@@ -625,10 +650,19 @@ def test_options_that_do_not_go_with_the_parameters_are_refused() -> None:
     optimizer = schuss_torch.SGD([of_ones(dtype=torch.float32)], copies="bfloat16")
     with pytest.raises(ValueError, match=r"^SGD\.add_param_group: there are copies of the other"):
         optimizer.add_param_group({"params": [of_ones(dtype=torch.float32)]})
-    optimizer = schuss_torch.Adam([w := of_ones()], state_dtype="bfloat16")
-    with pytest.raises(TypeError, match=r"has dtype .*bfloat16.*, expected float64"):
-        optimizer.step()
-    assert w.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float32"])
+def test_a_dtype_of_the_state_that_does_not_go_with_the_parameters_is_refused(name: str) -> None:
+    wide, w = of_ones(), of_ones(dtype=torch.float16)
+    words = rf": state_dtype is '{name}' where a parameter is torch\.float64, expected"
+    with pytest.raises(ValueError, match=f"^Adam{words}"):
+        schuss_torch.Adam([w, wide], state_dtype=name)
+    optimizer = schuss_torch.Adam([w], state_dtype=getattr(torch, name))
+    with pytest.raises(ValueError, match=rf"^Adam\.add_param_group{words}"):
+        optimizer.add_param_group({"params": [wide]})
+    assert [group["params"] for group in optimizer.param_groups] == [[w]]
+    optimizer.step()
 
 
 # State dicts between torch.optim and the optimizers of schuss.
@@ -732,6 +766,100 @@ def test_a_group_that_is_added_lacks_what_was_loaded_for_the_only_group() -> Non
     assert groups == [(0.5, True), (0.25, False)]
 
 
+@pytest.mark.parametrize("name", ["Adagrad", "Adamax", "NAdam", "RAdam", "Adam"])
+@pytest.mark.parametrize("rests", [1, 2], ids=["has rested", "had no step yet"])
+def test_a_group_that_rested_goes_there_and_back(name: str, rests: int) -> None:
+    expected, params, second = parameters(), parameters(), tuple(range(3, 8))
+    theirs = two_groups(getattr(torch.optim, name), expected, {}, {})
+    for t in (1, 2):
+        step_both([(theirs, expected)], t, second if t <= rests else ())
+    arrays = arrays_of(expected)
+    ours = two_groups(getattr(schuss, name), arrays, {}, {})
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    assert [group.steps for group in ours.param_groups] == [2, 2 - rests]
+    for t in (3, 4):
+        step_both([(theirs, expected)], t, second if t == 3 else ())
+        grads = [None if param.grad is None else param.grad.numpy() for param in expected]
+        ours.step([grads[:3], grads[3:]])
+    for param, array in zip(params, arrays, strict=True):
+        param.data = torch.from_numpy(array)
+    back = two_groups(getattr(torch.optim, name), params, {}, {})
+    back.load_state_dict(schuss_torch.state_dict(ours))
+    for t in (5, 6):
+        step_both([(theirs, expected), (back, params)], t)
+    assert_close(params, expected, TOLERANCE.get(name, 1e-12))
+
+
+COMPLEX = [
+    ("SGD", "Momentum", {"momentum": 0.9}),
+    *((name, name, {}) for name in ("RMSprop", "Adagrad", "Adam", "AdamW")),
+    ("Adam", "Adam", {"amsgrad": True}),
+]
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "complex128"])
+@pytest.mark.parametrize(("name", "kind", "options"), COMPLEX)
+def test_state_of_complex_parameters_goes_there_and_back(
+    name: str, kind: str, options: dict[str, Any], dtype: str
+) -> None:
+    def step(t: int) -> None:
+        rng = torch.Generator().manual_seed(t)
+        expected.grad = torch.randn(3, dtype=expected.dtype, generator=rng)
+        theirs.step()
+
+    expected = torch.full((3,), 1 + 2j, dtype=getattr(torch, dtype), requires_grad=True)
+    theirs = getattr(torch.optim, name)([expected], **options)
+    step(1)
+    ours = getattr(schuss, kind)(expected.detach().numpy().copy())
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    step(2)
+    ours.step(expected.grad.numpy())
+    param = torch.from_numpy(ours.params).requires_grad_()
+    back = getattr(torch.optim, name)([param], **options)
+    saved = schuss_torch.state_dict(ours)
+    schuss_torch.load_state_dict(ours, saved)  # our own
+    assert str(schuss_torch.state_dict(ours)) == str(saved)
+    back.load_state_dict(saved)
+    step(3)
+    param.grad = expected.grad
+    back.step()
+    assert_close([param], [expected], 1e-6 if dtype == "complex64" else 1e-12)
+
+
+def test_one_second_moment_of_complex_numbers_is_refused() -> None:
+    theirs = torch.optim.Adam([torch.ones(3, dtype=torch.complex128)])
+    ours = schuss.Adam([np.ones(2), np.ones(3, np.complex128)], complex="modulus")
+    words = ": complex is 'modulus' where a parameter is complex128, expected 'components'"
+    with pytest.raises(ValueError, match=f"^state_dict{words}"):
+        schuss_torch.state_dict(ours)
+    with pytest.raises(ValueError, match=f"^load_state_dict{words}"):
+        schuss_torch.load_state_dict(ours, theirs.state_dict())
+    schuss_torch.state_dict(schuss.Adam(np.ones(2), complex="modulus"))
+
+
+def test_a_real_state_of_a_complex_parameter_is_refused() -> None:
+    theirs = torch.optim.Adam([of_ones()])
+    theirs.step()
+    ours = schuss.Adam(np.ones(3, np.complex64))
+    with pytest.raises(TypeError, match=r"is of torch\.float64, expected a complex tensor"):
+        schuss_torch.load_state_dict(ours, theirs.state_dict())
+
+
+def test_a_group_of_adagrad_without_state_gets_the_initial_value() -> None:
+    theirs = schuss_torch.Adagrad([of_ones()], initial_accumulator_value=0.5)
+    theirs.add_param_group({"params": of_ones()})
+    ours = schuss.Adagrad([{"params": np.ones(3)}, {"params": np.ones(3)}])
+    schuss_torch.load_state_dict(ours, theirs.state_dict())
+    assert [each.tolist() for each in ours.state["square_sum"]] == [[0.5] * 3] * 2
+
+
+def test_the_steps_of_a_momentum_group_that_rested_are_unchanged() -> None:
+    ours = schuss.Momentum([{"params": np.ones(3)}, {"params": np.ones(3)}])
+    ours.step([np.ones(3), None])
+    schuss_torch.load_state_dict(ours, schuss_torch.state_dict(ours))
+    assert [group.steps for group in ours.param_groups] == [1, 0]
+
+
 def test_low_precision_parameters_take_over_state() -> None:
     theirs = torch.optim.Adam([of_ones(4, torch.float16, grad=0.5)], lr=0.1)
     theirs.step()
@@ -782,7 +910,7 @@ def test_what_schuss_cannot_do_is_refused() -> None:
         (one, plain, "expected those of torch.optim.Adam"),
         (schuss.AdamW(w), adam.state_dict(), "is of Adam, expected AdamW"),
         (two, adam.state_dict(), "state_dict has 1 parameters, expected 2"),
-        (two, uneven.state_dict(), "counts [1, 2] steps, expected the same for all"),
+        (two, uneven.state_dict(), "counts [1, 2] steps, expected the same for all parameters"),
         (schuss.Momentum(w), dampened.state_dict(), "no 'momentum_buffer' where dampening is set"),
         (schuss.Adam(np.ones(4)), adam.state_dict(), "has shape (3,), expected (4,)"),
     ]
@@ -881,6 +1009,8 @@ def test_no_step_is_lost_where_float32_cannot_count_it() -> None:
         ({"dampening": 0.5}, "SGD.step: dampening is 0.5 with nesterov, expected 0"),
         ({"differentiable": True}, "SGD.step: differentiable is True, expected False"),
         ({"lr": "fast"}, r"SGD.step: param_groups\[0\]\['lr'\] is a str, expected a number"),
+        ({"lr": np.nan}, r"SGD.step: param_groups\[0\]\['lr'\] is nan, expected a finite number"),
+        ({"lr": torch.tensor(-torch.inf)}, r"SGD.step: param_groups\[0\]\['lr'\] is -inf, exp"),
         ({"momentum": None}, r"SGD.step: param_groups\[0\]\['momentum'\] is a NoneType, exp"),
         ({"momentum": torch.ones(2)}, r"SGD.step: param_groups\[0\]\['momentum'\] is a Tensor"),
     ],
@@ -948,6 +1078,18 @@ def test_a_step_that_ctrl_c_meets_was_made_or_was_not(interrupt: Any) -> None:
         assert same_bits(optimizer.state[param]["exp_avg"].numpy(), expected.state["m"])
 
 
+@pytest.mark.parametrize("lr", [np.nan, 1e300], ids=["not finite", "out of float32"])
+def test_a_rate_is_refused_before_any_parameter_is_stepped(lr: float) -> None:
+    params = [of_ones(dtype=torch.float32) for _ in range(2)]
+    groups = [{"params": params[:1]}, {"params": params[1:], "maximize": True}]
+    optimizer = schuss_torch.Adam(groups, lr=0.1)
+    optimizer.param_groups[1]["lr"] = lr
+    with pytest.raises(ValueError, match=r"^Adam.*: (lr|.*\['lr'\]) is "):
+        optimizer.step()
+    assert [param.tolist() for param in params] == [[1] * 3] * 2
+    assert not optimizer.state
+
+
 def test_parameters_stepped_before_another_was_refused_keep_their_state() -> None:
     def train(module: Any) -> list[Any]:
         params = [of_ones(2), of_ones(2)]
@@ -955,7 +1097,7 @@ def test_parameters_stepped_before_another_was_refused_keep_their_state() -> Non
         optimizer = module.Adam(groups, lr=0.1)
         if module is schuss_torch:
             params[1].grad = params[1].detach()  # a step may not write what it reads
-            with pytest.raises(ValueError, match="shares memory"):
+            with pytest.raises(ValueError, match=r"grads\[1\] shares memory .* params\[1\]"):
                 optimizer.step()
         else:
             params[1].grad = None

@@ -34,6 +34,16 @@ def checked(call: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: checks[name](call, name, value) for name, value in values.items()}
 
 
+def check_state_dtype(call: str, dtype: Any, params: list[Any]) -> None:
+    """Raise ValueError unless states of these parameters can have a dtype."""
+    for param in params:
+        if dtype is not None and computed_dtype(param) is not torch.float32:
+            raise ValueError(
+                f"{call}: state_dtype is {_name(dtype)!r} where a parameter is {param.dtype}, "
+                "expected parameters in float32, float16 or bfloat16"
+            )
+
+
 def copies_for(call: str, copies: Any, params: list[Any]) -> dict[Any, Any] | None:
     """Return the copy of each parameter, given or new, with its values."""
     if copies is None:
@@ -98,9 +108,13 @@ def _state_dtype(call: str, name: str, value: Any) -> Any:
 def _dtype(call: str, name: str, given: Any, among: tuple[Any, ...]) -> Any:
     """Return a dtype of PyTorch for itself or its name."""
     for dtype in among:
-        if given is dtype or given == str(dtype).removeprefix("torch."):
+        if given is dtype or given == _name(dtype):
             return dtype
     raise ValueError(f"{call}: {name} is {given!r}, expected {_names(among)}")
+
+
+def _name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _names(dtypes: tuple[Any, ...]) -> str:

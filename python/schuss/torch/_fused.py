@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from schuss.torch._extras import Extras, checked, copies_for, write
+from schuss.torch._extras import Extras, check_state_dtype, checked, copies_for, write
 from schuss.torch._groups import RULES
 from schuss.torch._step import AVERAGE, PRODUCT, Members, StepPlan
 from schuss.torch._tensors import array_of, computed_dtype
@@ -46,8 +46,10 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
     ) -> None:
         call = type(self).__name__
         given = {"clip_norm": clip_norm, "average": average, "state_dtype": state_dtype}
-        self._extras = Extras(**checked(call, given))
+        extras = Extras(**checked(call, given))
         super().__init__(params, *args, **options)
+        check_state_dtype(call, extras.state_dtype, self._params())
+        self._extras = extras
         self._copies = copies_for(call, copies, self._params())
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -69,11 +71,13 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
             If a parameter or a gradient is not float32, float64, float16 or bfloat16, or if a
             gradient has a dtype that does not go with that of its parameter.
         ValueError
-            If one is not on the CPU or is sparse, if `capturable` or `differentiable` is set, or if
-            dampening is used with Nesterov's momentum.
+            If one is not on the CPU or is sparse, if a gradient shares memory with a parameter, if
+            a rate is not finite, if `capturable` or `differentiable` is set, or if dampening is
+            used with Nesterov's momentum.
 
-        Nothing is changed then. The exception is a step that differs between parameters (`maximize`
-        in one group only, or different numbers of steps): some may have been updated.
+        Nothing is changed then. The exception is a gradient that is refused in a step that differs
+        between parameters (`maximize` in one group only, or different numbers of steps): some may
+        have been updated.
         """
         loss = None
         if closure is not None:
@@ -124,15 +128,22 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         Raises
         ------
         TypeError, ValueError
-            As `torch.optim.Optimizer.add_param_group`; and if there are copies: they are those of
-            the parameters that the optimizer was made with.
+            As `torch.optim.Optimizer.add_param_group`; if `state_dtype` does not go with a
+            parameter; and if there are copies: they are those of the parameters that the optimizer
+            was made with.
         """
+        call = f"{type(self).__name__}.add_param_group"
         if self._copies is not None:
             raise ValueError(
-                f"{type(self).__name__}.add_param_group: there are copies of the other parameters, "
+                f"{call}: there are copies of the other parameters, "
                 "expected none (make a new optimizer, and load the state of this one)"
             )
         super().add_param_group(param_group)
+        try:
+            check_state_dtype(call, self._extras.state_dtype, self.param_groups[-1]["params"])
+        except ValueError:
+            self.param_groups.pop()
+            raise
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load a state dict of this class, or of that of `torch.optim`.
@@ -140,7 +151,8 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         Parameters
         ----------
         state_dict : dict
-            The result of ``state_dict()``. States are converted to `state_dtype`.
+            The result of ``state_dict()``. States are converted to `state_dtype`. Averages are left
+            out if this optimizer keeps none.
 
         Raises
         ------
@@ -159,6 +171,8 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
                 if saved[name] is not None:
                     tensor = saved[name].to(param.device, dtypes[name], copy=True)
                     self.state[param][name] = tensor
+        if self._extras.average is None:
+            self._drop_averages()
 
     def write_copies(self) -> None:
         """Write the parameters to `copies`, if there are any, after they were changed by hand."""
@@ -178,7 +192,7 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         """The averages, in the order of the parameters; assign the decay rate.
 
         They are those in the state (a parameter that had no step yet is its own average), or None
-        if there are none. None drops them.
+        if there are none. None drops them; a rate after that begins new averages.
         """
         if self._extras.average is None:
             return None
@@ -189,10 +203,10 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
 
     @average.setter
     def average(self, value: float | None) -> None:
+        before = self._extras.average
         self._set("average", value)
-        if value is None:
-            for state in self.state.values():
-                state.pop(AVERAGE, None)
+        if before is None or value is None:
+            self._drop_averages()
 
     @property
     def copies(self) -> list[Any] | None:
@@ -207,6 +221,10 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
     def _set(self, name: str, value: Any) -> None:
         self._extras = replace(self._extras, **checked(type(self).__name__, {name: value}))
         self._plan = None
+
+    def _drop_averages(self) -> None:
+        for state in self.state.values():
+            state.pop(AVERAGE, None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a pickle or a copy needs."""

@@ -1,7 +1,7 @@
 """Conversion of state dicts between `torch.optim` and schuss."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -12,7 +12,7 @@ from schuss._arrays import Array, computed_dtype
 from schuss._errors import wrong_type
 from schuss._hyperparameters import check_keys, mapping
 from schuss._internals import internals_of
-from schuss._rules import spec_of, states
+from schuss._rules import initial_values, spec_of, states
 from schuss.optimizers import Optimizer
 from schuss.torch._groups import KINDS, RULES, Correspondence, from_torch, number, rule_of, to_torch
 
@@ -40,7 +40,8 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         If it is not an optimizer of schuss.
     ValueError
         If `torch.optim` has no equivalent: for `eps_root`, Adam without bias correction, momentum
-        with it, dampening with Nesterov's momentum or with `beta` 0, and accumulated gradients.
+        with it, dampening with Nesterov's momentum or with `beta` 0, accumulated gradients, and
+        ``complex="modulus"`` with complex parameters.
 
     References
     ----------
@@ -63,6 +64,7 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
             f"{call}: {optimizer.accumulated} gradients are accumulated, expected none: "
             "torch.optim keeps none"
         )
+    _check_complex(call, optimizer)
     saved = optimizer.state_dict()
     param_states = _param_states(call, kind, optimizer, saved)
     groups = _param_groups(call, kind, optimizer, saved, has_state=bool(param_states))
@@ -85,12 +87,14 @@ def _param_states(
     if is_new and not any(array.any() for each in arrays.values() for array in each):
         return {}
     groups = internals_of(optimizer).group_of
+    counts = [group.steps for group in optimizer.param_groups]
     result: dict[int, dict[str, Any]] = {}
     for i, each in enumerate(zip(*arrays.values(), strict=True)):
         result[i] = {
             key: torch.tensor(array.astype(computed_dtype(array), copy=False))
             for key, array in zip(arrays, each, strict=True)
         }
+        steps = counts[groups[i]]
         if rule.counts_steps:
             # float32 as in torch.optim, except for a number that it cannot represent.
             dtype = torch.float32 if steps <= 1 << 24 else torch.float64
@@ -98,7 +102,7 @@ def _param_states(
         if rule.momentum is not None:
             values = optimizer.param_groups[groups[i]]
             momenta = (rule.momentum(values, t) for t in range(1, steps + 1))
-            result[i]["mu_product"] = torch.tensor(prod(momenta))
+            result[i]["mu_product"] = torch.tensor(prod(momenta, start=1.0))
     return result
 
 
@@ -150,8 +154,9 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         If an argument, or a value in it, has a wrong type.
     ValueError
         If it is the state of another class, of other parameters or of other groups, or is
-        incomplete; if schuss has no equivalent: for different numbers of steps for different
-        parameters, dampening before the first step or with Nesterov's momentum.
+        incomplete; if schuss has no equivalent: for different numbers of steps for parameters of
+        the same group, dampening before the first step or with Nesterov's momentum, and
+        ``complex="modulus"`` with complex parameters.
 
     Nothing is changed then.
 
@@ -173,6 +178,7 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     """
     call = "load_state_dict"
     kind = _kind_of(call, optimizer)
+    _check_complex(call, optimizer)
     check_keys(call, "state_dict", state_dict, ("state", "param_groups"))
     param_states = mapping(call, "state_dict['state']", state_dict["state"])
     groups, ids = _parse_groups(call, state_dict["param_groups"], kind)
@@ -188,23 +194,33 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         )
     for group, before in zip(groups, saved["groups"], strict=True):
         group["hyperparameters"] = before["hyperparameters"] | group["hyperparameters"]
+        group["rested"] = before["rested"]
     values = groups[0]["hyperparameters"]
     names = states(type(optimizer), {**internals.settings, **values})
     reader = _StateReader(call, kind, param_states)
     trees: dict[str, list[Array]] = {name: [] for name in names}
+    counts = []
     for group in groups:
+        own = group["hyperparameters"]
+        counts.append(reader.steps([ids[i] for i in group["members"]]))
+        initial = initial_values(type(optimizer), own)
         for i in group["members"]:
             param = internals.arrays[i]
             dtype = optimizer.state_dtype or computed_dtype(param)
-            for name, array in reader.read(ids[i], group["hyperparameters"], names):
-                array = np.zeros(param.shape) if array is None else array
-                trees[name].append(array.astype(dtype))
+            for name, array in reader.read(ids[i], own, names, is_complex=np.iscomplexobj(param)):
+                first = initial.get(name, 0.0)
+                if array is None:
+                    array = internals.format.new(param, 1, first, is_second_moment=False)
+                trees[name].append(array.astype(dtype, copy=False))
     if len(groups) == 1 and internals.groups_given is None:
         groups[0]["hyperparameters"] = {}
         saved["hyperparameters"] |= values
     trees = {name: internals.core.tree.unflatten(tree) for name, tree in trees.items()}
-    steps = reader.steps(optimizer)
-    optimizer.load_state_dict(saved | {"steps": steps, "groups": groups, "state": trees})
+    if reader.rule.counts_steps:
+        saved["steps"] = max(counts)
+        for group, steps in zip(groups, counts, strict=True):
+            group["rested"] = saved["steps"] - steps
+    optimizer.load_state_dict(saved | {"groups": groups, "state": trees})
 
 
 @dataclass
@@ -214,7 +230,6 @@ class _StateReader:
     call: str
     kind: str
     states: Mapping[Any, Any]
-    step_counts: set[int] = field(default_factory=set)
 
     @property
     def rule(self) -> Correspondence:
@@ -222,19 +237,16 @@ class _StateReader:
         return RULES[rule_of(self.kind)]
 
     def read(
-        self, key: Any, group: Mapping[str, Any], names: list[str]
+        self, key: Any, group: Mapping[str, Any], names: list[str], *, is_complex: bool
     ) -> Iterator[tuple[str, Array | None]]:
-        """Yield each state of a parameter in float64; None stands for zeros."""
-        name = f"state_dict['state'][{key!r}]"
-        state = mapping(self.call, name, self.states.get(key, {}))
-        if self.rule.counts_steps and self.states:
-            self.step_counts.add(_steps(self.call, name, state))
+        """Yield each state of a parameter, in double precision; None stands for the first value."""
+        name, state = self._state(key)
         for own in names:
             torch_key = self.rule.states[own]
             # Without momentum, a velocity that is still there has no effect.
             is_unused = self.kind == "Momentum" and group["beta"] == 0
-            array = None if is_unused else _array(self.call, name, state, torch_key)
-            if array is None and self.states and self.kind != "Momentum":
+            array = None if is_unused else self._array(name, state, torch_key, is_complex)
+            if array is None and state and self.kind != "Momentum":
                 raise ValueError(f"{self.call}: {name} has no {torch_key!r}, expected it")
             if array is None and group.get("dampening"):
                 raise ValueError(
@@ -243,16 +255,47 @@ class _StateReader:
                 )
             yield own, array
 
-    def steps(self, optimizer: Optimizer) -> int:
-        """Return the number of steps; that of the optimizer if the state dict has none."""
-        if len(self.step_counts) > 1:
+    def steps(self, keys: list[Any]) -> int:
+        """Return the number of steps of the parameters of a group: 0 if none has a state."""
+        named = [self._state(key) for key in keys]
+        if not self.rule.counts_steps or not any(state for _, state in named):
+            return 0
+        counts = {_steps(self.call, name, state) for name, state in named}
+        if len(counts) > 1:
             raise ValueError(
-                f"{self.call}: state_dict['state'] counts {sorted(self.step_counts)} steps, "
-                "expected the same for all"
+                f"{self.call}: state_dict['state'] counts {sorted(counts)} steps, expected the "
+                "same for all parameters of a group"
             )
-        if not self.rule.counts_steps:
-            return optimizer.steps
-        return max(self.step_counts, default=0)
+        return counts.pop()
+
+    def _state(self, key: Any) -> tuple[str, Mapping[str, Any]]:
+        """Return the name and the state of a parameter."""
+        name = f"state_dict['state'][{key!r}]"
+        return name, mapping(self.call, name, self.states.get(key, {}))
+
+    def _array(
+        self, name: str, state: Mapping[str, Any], key: str, is_complex: bool
+    ) -> Array | None:
+        """Return a state in double precision; None if there is none."""
+        value = state.get(key)
+        if value is None:
+            return None
+        is_tensor = isinstance(value, torch.Tensor)
+        if not is_tensor or not (value.is_complex() if is_complex else value.is_floating_point()):
+            was = getattr(value, "dtype", None) or type(value).__name__
+            raise TypeError(
+                f"{self.call}: {name}[{key!r}] is of {was}, expected a "
+                f"{'complex' if is_complex else 'floating point'} tensor, as its parameter is"
+            )
+        dtype = torch.complex128 if is_complex else torch.float64
+        try:
+            array: Array = value.to(dtype).numpy(force=True)
+        except (TypeError, RuntimeError):
+            raise ValueError(
+                f"{self.call}: {name}[{key!r}] is {value.layout} on {value.device}, expected a "
+                "dense tensor"
+            ) from None
+        return array
 
 
 def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any]], list[Any]]:
@@ -266,7 +309,7 @@ def _parse_groups(call: str, groups: Any, kind: str) -> tuple[list[dict[str, Any
     for index, group in enumerate(groups):
         values = _parse_group(call, f"state_dict['param_groups'][{index}]", group, kind)
         members = list(range(len(ids), len(ids) + len(group["params"])))
-        parsed.append({"hyperparameters": values, "members": members, "rested": 0})
+        parsed.append({"hyperparameters": values, "members": members})
         ids += group["params"]
     try:
         are_unique = len(set(ids)) == len(ids)
@@ -300,7 +343,7 @@ def _parse_group(call: str, name: str, group: Any, kind: str) -> dict[str, Any]:
 def _steps(call: str, name: str, state: Mapping[str, Any]) -> int:
     if "step" not in state:
         raise ValueError(
-            f"{call}: {name} has no 'step', expected it for all parameters or for none"
+            f"{call}: {name} has no 'step', expected it for all parameters of a group or for none"
         )
     steps = number(call, f"{name}['step']", state["step"])
     if not (steps >= 0 and steps.is_integer()):
@@ -308,21 +351,14 @@ def _steps(call: str, name: str, state: Mapping[str, Any]) -> int:
     return int(steps)
 
 
-def _array(call: str, name: str, state: Mapping[str, Any], key: str) -> Array | None:
-    """Return a state in float64; None if there is none."""
-    value = state.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        was = getattr(value, "dtype", None) or type(value).__name__
-        raise TypeError(f"{call}: {name}[{key!r}] is of {was}, expected a floating point tensor")
-    try:
-        array: Array = value.double().numpy(force=True)
-    except (TypeError, RuntimeError):
-        raise ValueError(
-            f"{call}: {name}[{key!r}] is {value.layout} on {value.device}, expected a dense tensor"
-        ) from None
-    return array
+def _check_complex(call: str, optimizer: Optimizer) -> None:
+    """Raise ValueError if complex parameters have real states, as those of torch.optim never do."""
+    for param in internals_of(optimizer).arrays:
+        if optimizer.complex != "components" and np.iscomplexobj(param):
+            raise ValueError(
+                f"{call}: complex is {optimizer.complex!r} where a parameter is {param.dtype}, "
+                "expected 'components', as torch.optim has it"
+            )
 
 
 def _kind_of(call: str, optimizer: Any) -> str:

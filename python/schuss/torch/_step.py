@@ -9,6 +9,7 @@ import torch
 
 from schuss import _core, optimizers
 from schuss._arrays import Array
+from schuss._hyperparameters import FINITE
 from schuss._rules import formula, initial_values, states
 from schuss.torch._extras import Extras
 from schuss.torch._groups import RULES, from_torch, number
@@ -99,9 +100,15 @@ class _Bucket:
         self.members.append(self.groups.index(group))
         self.states.append(state)
 
-    def prepare(self, options: _core.StepOptions, *, keeps_average: bool) -> None:
+    def prepare(
+        self, options: _core.StepOptions, *, keeps_average: bool, is_only_one: bool
+    ) -> None:
         """Prepare for steps, after all parameters were added."""
-        self.core = _core.Optimizer(self.call, self._arrays("parameter", self.params))
+        self.is_only_one = is_only_one
+        arrays = self._arrays("parameter", self.params)
+        # The keys are the indices that messages name.
+        parameters = arrays if is_only_one else dict(zip(self.indices, arrays, strict=True))
+        self.core = _core.Optimizer(self.call, parameters)
         self.options = options
         keys = [*self.keys.values(), *[AVERAGE] * keeps_average]
         self.tensors = {key: [state[key] for state in self.states] for key in keys}
@@ -152,19 +159,26 @@ class _Bucket:
         self.settings, self.aux_arrays = settings, None
         return True
 
+    def rates(self, groups: list[dict[str, Any]]) -> float | tuple[float, ...]:
+        """Return the rates of the groups, checked; one number if there is one group."""
+        name = f"{self.call}.step"
+        rates = []
+        for index in self.groups:
+            argument, value = f"param_groups[{index}]['lr']", groups[index]["lr"]
+            rates.append(FINITE(name, argument, number(name, argument, value)))
+        checked = rates[0] if len(rates) == 1 else tuple(rates)
+        if not self.is_only_one:  # whose step checks them
+            self.core.check_lrs(checked)
+        return checked
+
     def step(
-        self, grads: list[Array], groups: list[dict[str, Any]], state: Any, factor: float
+        self, grads: list[Array], rates: float | tuple[float, ...], state: Any, factor: float
     ) -> None:
         """Make a step with the gradients of this bucket, among those of all buckets."""
-        name = f"{self.call}.step"
-        rates = tuple(
-            number(name, f"param_groups[{index}]['lr']", groups[index]["lr"])
-            for index in self.groups
-        )
-        own = grads if len(self.indices) == len(grads) else [grads[i] for i in self.indices]
+        own = grads if self.is_only_one else {i: grads[i] for i in self.indices}
         before = self.core.steps
         try:
-            self.core.step(own, rates[0] if len(rates) == 1 else rates, self.scale * factor)
+            self.core.step(own, rates, self.scale * factor)
         finally:  # Ctrl-C is raised after the step
             if self.core.steps != before:
                 if self.counts is not None:  # not in a function: its call could raise Ctrl-C first
@@ -248,12 +262,13 @@ class StepPlan:
             buckets[kind].add(i, members, own)
         self.buckets = list(buckets.values())
         # The norm is that of all gradients: a bucket that has only some of them cannot clip by it.
-        self.clips = extras.clip_norm is not None and len(self.buckets) > 1
+        is_only_one = len(self.buckets) == 1
+        self.clips = extras.clip_norm is not None and not is_only_one
         options = _core.StepOptions(
             clip_norm=None if self.clips else extras.clip_norm, average=extras.average
         )
         for bucket in self.buckets:
-            bucket.prepare(options, keeps_average=keeps_average)
+            bucket.prepare(options, keeps_average=keeps_average, is_only_one=is_only_one)
 
     def _add_states(self, own: dict[str, Any], param: Any, group_formula: _GroupFormula) -> None:
         """Add the states that a parameter lacks, and convert those that are of another dtype."""
@@ -284,8 +299,9 @@ class StepPlan:
     def step(self, grads: list[Any], arrays: list[Array], groups: list[Any], state: Any) -> None:
         """Step all buckets with gradients: as tensors, and as arrays of the same memory."""
         factor = _clip_factor(grads, self.extras.clip_norm) if self.clips else 1.0
-        for bucket in self.buckets:
-            bucket.step(arrays, groups, state, factor)
+        rates = [bucket.rates(groups) for bucket in self.buckets]
+        for bucket, own in zip(self.buckets, rates, strict=True):
+            bucket.step(arrays, own, state, factor)
 
     @property
     def is_reusable(self) -> bool:
