@@ -706,6 +706,25 @@ def test_a_plateau_gets_the_validation_or_else_the_cost_of_each_epoch(
     assert Plateau.values == history.epoch_cost.tolist()
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_plateau_must_have_the_mode_of_the_training(mode: str) -> None:
+    other = {"min": "max", "max": "min"}[mode]
+    fitting, wrong = (schedules.ReduceOnPlateau(0.1, mode=each) for each in (mode, other))
+    words = rf"^fit: mode is '{mode}' and a ReduceOnPlateau in use has mode '{other}', expected"
+    for lr in (wrong, schedules.WarmUp(wrong, 1), schedules.chain([1.0, wrong], [2])):
+        for optimizer, options in [
+            (in_groups(lr, None), {}),
+            (in_groups(None, lr=lr), {}),
+            (in_groups(None), {"schedule": lr}),
+            (in_groups(None), {"schedule": lr, "schedule_by": "epoch"}),
+        ]:
+            before = optimizer.lr
+            with pytest.raises(ValueError, match=words):
+                fit_groups(optimizer, mode=mode, **options)
+            assert (optimizer.steps, optimizer.lr) == (0, before)
+    fit_groups(in_groups(None, lr=wrong), schedule=fitting, mode=mode)  # the rate that it replaces
+
+
 def in_groups(*rates: Any, **options: Any) -> schuss.SGD:
     params: Any = [
         {"params": np.zeros(1)} | ({} if rate is None else {"lr": rate}) for rate in rates

@@ -1,6 +1,6 @@
 """The arguments of `fit`, checked."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,6 +17,7 @@ from schuss._user_state import UserState
 from schuss.history import History
 from schuss.loss_scale import DynamicLossScale, checked_scale
 from schuss.optimizers import Optimizer
+from schuss.schedules import ReduceOnPlateau, updatable
 
 Function: TypeAlias = Callable[[History], object]
 """A function of the history that `fit` calls; it may return True to stop the training."""
@@ -97,6 +98,7 @@ def check_optimizer(optimizer: Any, settings: Settings) -> None:
             raise TypeError(
                 f"fit: optimizer is a {name} and {option} is given, expected an optimizer of schuss"
             )
+    _check_modes(optimizer, settings)
     if settings.schedule is None:
         return
     if not hasattr(optimizer, "lr"):
@@ -107,6 +109,28 @@ def check_optimizer(optimizer: Any, settings: Settings) -> None:
             "optimizer has an lr of its own, expected None (give the schedule to groups: "
             "optimizer.param_groups[0]['lr'] = schedule)"
         )
+
+
+def rates_in_use(optimizer: Any) -> list[Any]:
+    """Return the rate or schedule of each group, or of an optimizer without groups."""
+    groups = getattr(optimizer, "param_groups", ())
+    rates = [group.get("lr") for group in groups if isinstance(group, Mapping)]
+    return rates or [getattr(optimizer, "lr", None)]
+
+
+def _check_modes(optimizer: Any, settings: Settings) -> None:
+    """Raise ValueError if a `ReduceOnPlateau` would take improvements for their opposite."""
+    schedule, rates = settings.schedule, rates_in_use(optimizer)
+    if schedule is not None:  # it replaces the rate of the optimizer
+        before = getattr(optimizer, "lr", None)
+        rates = [schedule, *(rate for rate in rates if rate is not before)]
+    for each in updatable(rates):
+        if isinstance(each, ReduceOnPlateau) and each.mode != settings.mode:
+            raise ValueError(
+                f"fit: mode is {settings.mode!r} and a ReduceOnPlateau in use has mode "
+                f"{each.mode!r}, expected the same mode (write ReduceOnPlateau(..., "
+                f"mode={settings.mode!r}), or mode={each.mode!r} in fit)"
+            )
 
 
 def optimizer_params(optimizer: Any, params: ArrayTree) -> ArrayTree:
