@@ -712,12 +712,13 @@ def test_a_plateau_must_have_the_mode_of_the_training(mode: str) -> None:
     fitting, wrong = (schedules.ReduceOnPlateau(0.1, mode=each) for each in (mode, other))
     words = rf"^fit: mode is '{mode}' and a ReduceOnPlateau in use has mode '{other}', expected"
     for lr in (wrong, schedules.WarmUp(wrong, 1), schedules.chain([1.0, wrong], [2])):
-        for optimizer, options in [
+        cases: list[tuple[schuss.SGD, dict[str, Any]]] = [
             (in_groups(lr, None), {}),
             (in_groups(None, lr=lr), {}),
             (in_groups(None), {"schedule": lr}),
             (in_groups(None), {"schedule": lr, "schedule_by": "epoch"}),
-        ]:
+        ]
+        for optimizer, options in cases:
             before = optimizer.lr
             with pytest.raises(ValueError, match=words):
                 fit_groups(optimizer, mode=mode, **options)
