@@ -2,6 +2,7 @@
 
 from collections import UserList
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,15 @@ def test_an_iterator_serves_one_epoch_and_its_end_is_noticed() -> None:
     one = batches()
     with pytest.raises(ValueError, match=r"^fit: x yields no batches in an epoch.*new iterator"):
         fit(lambda: one)
+
+
+def test_resuming_notices_that_the_mini_batches_have_become_fewer(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert fit(batches, checkpoint=path, on_step=lambda h: h.steps == 5)[2].steps == 5
+    words = "x yields 1 batch in the epoch to resume, expected at least 2, those before"
+    with pytest.raises(ValueError, match=f"^fit: {words}"):
+        fit(lambda: islice(batches(), 1), checkpoint=path)
+    assert fit(batches, checkpoint=path)[2].steps == 9  # the file is as it was
 
 
 # PyTorch.

@@ -111,8 +111,11 @@ class IterableBatches:
                 f"fit: x() returned a {type(batches).__name__}, expected an iterable of batches"
             )
         iterator = iter(batches)
-        for _ in islice(iterator, position):
-            pass
+        if (skipped := sum(1 for _ in islice(iterator, position))) < position:
+            raise ValueError(
+                f"fit: x yields {skipped} batch{'es' * (skipped != 1)} in the epoch to resume, "
+                f"expected at least {position}, those before the checkpoint"
+            )
         return iterator
 
     def examples_in(self, batch: Any, position: int) -> int | None:

@@ -228,7 +228,7 @@ def fit(
         iterated over once and `epochs` is larger, `schedule` is given and each group has its own
         ``lr``, a `schedules.ReduceOnPlateau` has another mode, the checkpoint is damaged or of
         another training, or it began more epochs than `epochs`; nothing is changed then. If an
-        epoch has no mini-batches.
+        epoch has no mini-batches, or the epoch to resume fewer than were used.
     ImportError
         If `progress` is True and tqdm is not installed.
     OSError
