@@ -388,6 +388,35 @@ def test_an_optimizer_refuses_hyperparameters_that_it_does_not_have(name: str) -
         make_optimizer(name, params, learning_rate=0.1)
 
 
+HINTS = [
+    ("betas", "Adam AdamW Adamax NAdam RAdam Lion", "beta1= and beta2="),
+    ("betas", "SGD Momentum RMSprop Adagrad Adadelta", None),
+    ("rho", "Momentum RMSprop", "beta="),
+    ("rho", "SGD Adam Lion Adagrad", None),
+    ("epsilon", "Adam Adadelta", "eps="),
+    ("epsilon", "SGD Momentum Lion", None),
+    ("nesterov", "Adam AdamW RAdam", "schuss.NAdam, which has beta1= and beta2= too"),
+    ("nesterov", "SGD RMSprop", "schuss.Momentum(params, lr, beta=...)"),
+    ("momentum", "SGD Adagrad", "schuss.Momentum(params, lr, beta=...)"),
+    ("momentum", "Momentum", "beta="),
+    ("momentum", "Adam Lion", "beta1="),
+    ("alpha", "RMSprop", "lr=, or beta= of RMSprop"),
+    ("alpha", "SGD Adam", "lr="),
+    ("decay", "SGD Adam", "a schedule as lr=, or weight_decay="),
+]
+
+
+@pytest.mark.parametrize(("argument", "names", "hint"), HINTS)
+def test_a_hint_names_arguments_that_the_class_has(
+    argument: str, names: str, hint: str | None
+) -> None:
+    for name in names.split():
+        with pytest.raises(TypeError) as caught:
+            getattr(schuss, name)(np.zeros(1), **{argument: 0.5})
+        written = str(caught.value).partition(" (write ")[2]
+        assert written == (f"{hint})" if hint else ""), name
+
+
 @every_optimizer
 def test_a_step_refuses_a_schedule_that_raises_or_does_not_return_a_rate(name: str) -> None:
     optimizer = make_optimizer(name, lr=0.1, steps=1, groups={"layers/1": {"lr": 0.5}}.get)
