@@ -11,6 +11,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import combinations
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -846,15 +847,25 @@ def test_what_beginners_write_is_refused_with_the_remedy(call: str, message: str
 MODULES = ["averages", "batches", "checkpoints", "config", "history", "kernels", "l2"]
 MODULES += ["landscapes", "loss_scale", "optimizers", "reference", "schedules", "training"]
 # The modules of other libraries, which `dir` lists where these are installed.
-INTEGRATIONS = {name for name in ("sklearn", "torch") if find_spec(name)}
+INTEGRATIONS = [name for name in ("sklearn", "torch") if find_spec(name)]
 
 
-@pytest.mark.parametrize("module", [schuss, *(f"schuss.{name}" for name in MODULES)], ids=str)
+@pytest.mark.parametrize(
+    "module", [schuss, *(f"schuss.{name}" for name in [*MODULES, *INTEGRATIONS])], ids=str
+)
 def test_modules_list_their_public_names_alone(module: Any) -> None:
     if isinstance(module, str):
         module = import_module(module)
-    integrations = INTEGRATIONS if module is schuss else set()
+    integrations = INTEGRATIONS if module is schuss else []
     assert dir(module) == sorted({*module.__all__, *integrations})
+
+
+def test_names_are_listed_where_a_module_stands_in_for_a_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("sklearn", "torch"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert dir(schuss) == sorted(schuss.__all__)
 
 
 @every_optimizer
