@@ -736,6 +736,7 @@ def test_an_optimizer_refuses_a_state_that_does_not_go_with_its_hyperparameters(
 OPTIONS_OF_SGD = ", ".join(inspect.signature(schuss.SGD).parameters).removeprefix("params, ")
 OPTIONS_OF_ADAM = ", ".join(inspect.signature(schuss.Adam).parameters).removeprefix("params, ")
 OPTIONS_OF_BATCHES = ", ".join(inspect.signature(schuss.minibatches).parameters)
+OPTIONS_OF_FIT = ", ".join(inspect.signature(schuss.fit).parameters)
 BEGINNERS: list[tuple[str, str]] = [
     (
         "schuss.SGD({'W1': w, 'b1': b}).step({'dW1': w, 'db1': b})",
@@ -784,6 +785,32 @@ BEGINNERS: list[tuple[str, str]] = [
     ),
     (
         "schuss.minibatches(w, 32)",
+        "minibatches: y is a int, expected an array (or write batch_size=32)",
+    ),
+    (
+        "schuss.minibatches(w, np.int64(32))",
+        "minibatches: y is a int64, expected an array (or write batch_size=32)",
+    ),
+    (
+        "schuss.minibatches(w, w, np.int64(32))",
+        "minibatches: got 3 arguments by position, expected x and y (or write batch_size=32)",
+    ),
+    (
+        "schuss.fit(abs, w, schuss.SGD(w), w, b, 32)",
+        "fit: got 6 arguments by position, expected loss_and_grad, params, optimizer, x and y "
+        "(or write batch_size=32)",
+    ),
+    (
+        "schuss.fit(abs, w, schuss.SGD(w), w, b, w)",
+        "fit: got 6 arguments by position, expected loss_and_grad, params, optimizer, x and y",
+    ),
+    (
+        "schuss.fit(abs, w, schuss.SGD(w), w, b, seed=0)",
+        "fit: got an unexpected keyword argument 'seed', expected one of "
+        f"{OPTIONS_OF_FIT} (write rng=)",
+    ),
+    (
+        "schuss.fit(abs, w, schuss.SGD(w), w, 32)",
         "minibatches: y is a int, expected an array (or write batch_size=32)",
     ),
     (

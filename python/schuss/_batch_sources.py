@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
+from schuss._hints import comes_from
 from schuss._hyperparameters import axis_of, count
 from schuss.batches import MiniBatches, minibatches, position_of, slicing_of
 from schuss.checkpoints import Checkpoint
@@ -159,6 +160,9 @@ def batch_source(x: Any, y: Any, options: dict[str, Any], *, epochs: int) -> Bat
     """Return the source of mini-batches for arguments of `fit`: the options are those given."""
     ready = isinstance(x, MiniBatches)
     if not ready and not is_iterable_of_batches(x):
+        if comes_from("torch.utils.data", x):
+            kind = type(x).__name__
+            raise TypeError(f"fit: x is a {kind}, expected mini-batches (a DataLoader of it)")
         return ArrayBatches(minibatches(x, y, **options))
     axis = 0 if ready else options.pop("axis", 0)
     if y is not None:

@@ -9,6 +9,7 @@ from schuss import _files
 from schuss._arrays import ArrayTree, arrays_of, check_holds
 from schuss._batch_sources import is_iterable_of_batches
 from schuss._errors import wrong_type
+from schuss._hints import comes_from
 from schuss._hyperparameters import NON_NEGATIVE, Rate, choice, count, flag, optional, rate
 from schuss._internals import internals_of
 from schuss._interrupts import Deferred
@@ -92,6 +93,12 @@ def check_optimizer(optimizer: Any, settings: Settings) -> None:
     if is_class or not callable(getattr(optimizer, "step", None)):
         was = f"the class {optimizer.__name__}" if is_class else f"a {name}"
         raise TypeError(f"fit: optimizer is {was}, expected an object with step(grads)")
+    if comes_from("torch.optim", optimizer):
+        raise TypeError(
+            f"fit: optimizer is a {name} of PyTorch's optimizers, whose step takes no gradients, "
+            "expected one for NumPy arrays, such as schuss.Adam(params) (tensors are trained by a "
+            "loop of PyTorch, with schuss.torch as well)"
+        )
     is_ours = isinstance(optimizer, Optimizer)
     for option, default in (("accumulate", 1), ("loss_scale", None)):
         if getattr(settings, option) != default and not is_ours:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Mapping
 from functools import wraps
 from inspect import Parameter, signature
+from numbers import Integral
 from re import findall
 from typing import Any, ParamSpec, TypeAlias, TypeVar
 
@@ -31,6 +32,11 @@ OF_OPTIMIZERS: Hints = {
 OF_BATCHES: Hints = dict.fromkeys(("generator", "random_state", "seed"), ("rng=",))
 
 
+def plain(value: Any) -> Any:
+    """Return an integer of NumPy as Python's, whose repr is what a user writes."""
+    return int(value) if isinstance(value, Integral) else value
+
+
 def unexpected(call: str, name: str, known: Collection[str], hints: Hints) -> TypeError:
     """Return the error for a keyword argument that a call does not have."""
     fitting = (
@@ -42,6 +48,11 @@ def unexpected(call: str, name: str, known: Collection[str], hints: Hints) -> Ty
         f"{call}: got an unexpected keyword argument {name!r}, expected one of "
         f"{', '.join(known)}{next(fitting, '')}"
     )
+
+
+def comes_from(package: str, value: object) -> bool:
+    """Return whether a class of an object is of a package, which is not imported for that."""
+    return any(f"{kind.__module__}.".startswith(f"{package}.") for kind in type(value).__mro__)
 
 
 def with_hints(hints: Hints, first_keyword: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
@@ -60,9 +71,11 @@ def with_hints(hints: Hints, first_keyword: str) -> Callable[[Callable[_P, _T]],
         def checked(*args: _P.args, **given: _P.kwargs) -> _T:
             if len(args) > len(positional):
                 value: Any = args[len(positional)]
+                is_size = isinstance(value, Integral | str)
+                remedy = f" (or write {first_keyword}={plain(value)!r})" if is_size else ""
                 raise TypeError(
                     f"{call}: got {len(args)} arguments by position, expected "
-                    f"{' and '.join(positional)} (or write {first_keyword}={value!r})"
+                    f"{', '.join(positional[:-1])} and {positional[-1]}{remedy}"
                 )
             for name in given:
                 if name not in parameters:

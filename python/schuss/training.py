@@ -19,6 +19,7 @@ from schuss._fit_settings import (
     optimizer_params,
     rates_in_use,
 )
+from schuss._hints import OF_BATCHES, with_hints
 from schuss._hyperparameters import Rate, real
 from schuss._listing import public_names
 from schuss._loss import Loss, check_function, evaluate
@@ -47,6 +48,7 @@ class _Unset:
 _UNSET: Any = _Unset()
 
 
+@with_hints(OF_BATCHES, "batch_size")
 def fit(
     loss_and_grad: Loss,
     params: ArrayTree,
@@ -268,7 +270,7 @@ def fit(
     training = _Training(loss_and_grad, params, optimizer, source, settings)
     training.file.resume()
     if reason := training.nothing_left:
-        warnings.warn(reason, stacklevel=2)
+        warnings.warn(reason, stacklevel=3)  # of the caller of the decorated function
     # Python runs signal handlers at calls and loops, so Ctrl-C cannot interrupt the assignments.
     try:
         training.run()
