@@ -36,7 +36,7 @@ class ArrayBatches:
                 "mini-batches at its beginning"
             )
 
-    def begin(self, position: int, *, saves: bool) -> Iterator[Any]:
+    def begin(self, position: int, least: int, *, saves: bool) -> Iterator[Any]:
         """Return the batches of a new epoch, or the rest of one that was loaded.
 
         saves: whether `state` is called during this epoch.
@@ -103,8 +103,11 @@ class IterableBatches:
     def check_start(self) -> None:
         """Accept any: each epoch is iterated over from its beginning."""
 
-    def begin(self, position: int, *, saves: bool) -> Iterator[Any]:
-        """Return the batches of an epoch without the first `position`."""
+    def begin(self, position: int, least: int, *, saves: bool) -> Iterator[Any]:
+        """Return the batches of an epoch without the first `position`.
+
+        least: the number of batches that were used at least; an epoch of fewer is refused.
+        """
         is_function = callable(self.x) and not isinstance(self.x, Iterable)
         batches = self.x() if is_function else self.x
         if not isinstance(batches, Iterable):
@@ -112,10 +115,10 @@ class IterableBatches:
                 f"fit: x() returned a {type(batches).__name__}, expected an iterable of batches"
             )
         iterator = iter(batches)
-        if (skipped := sum(1 for _ in islice(iterator, position))) < position:
+        if (skipped := sum(1 for _ in islice(iterator, position))) < least:
             raise ValueError(
                 f"fit: x yields {skipped} batch{'es' * (skipped != 1)} in the epoch to resume, "
-                f"expected at least {position}, those before the checkpoint"
+                f"expected at least {least}, those before the checkpoint"
             )
         return iterator
 

@@ -95,9 +95,9 @@ class TrainingFile:
         """Return the mini-batches of a new epoch, or the rest of one that was loaded."""
         if self._state is not None:
             self._of_epoch = {"state_of_epoch": self._state.get()}
-        position = self._stepping.position
+        position, least = self._stepping.position, self._stepping.least_position
         with self._rate_put_back():
-            epoch = self._source.begin(position, saves=self._path is not None)
+            epoch = self._source.begin(position, least, saves=self._path is not None)
         self._replaced.clear()
         if self._to_load:
             self._state.set(self._to_load.pop("state"))
