@@ -2,6 +2,7 @@
 
 from collections import UserList
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -212,7 +213,12 @@ READY: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         "axis is 2, expected an axis of a batch of x, which",
     ),
     "empty": (list, {}, ValueError, "x yields no batches in an epoch, expected at least one"),
-    "number": (lambda: 3, {}, TypeError, r"x\(\) returned a int, expected an iterable of batches"),
+    "number": (
+        lambda: 3,
+        {"schedule": 0.5},
+        TypeError,
+        r"x\(\) returned a int, expected an iterable of batches",
+    ),
     "l2": (lambda: [()], {"l2": 0.5}, TypeError, "a batch has no array, expected one, as l2"),
     "none": ([(X[:0], Y[:0])], {}, ValueError, "a batch of x has no examples along axis 0"),
     "unknown": (batches, {"schedule": abs, "schedule_by": "epoch"}, ValueError, "schedule_by is"),
@@ -226,11 +232,12 @@ def test_mini_batches_that_cannot_be_used_are_named_before_a_step(name: str) -> 
     x, options, error, message = READY[name]
     w = np.zeros(3)
     optimizer = schuss.SGD(w)
+    lr = optimizer.lr
     arguments: dict[str, Any] = {"epochs": 3} | options
     loss: Callable[..., Any] = loss_and_grad if name != "l2" else lambda w: (0.0, np.zeros(3))
     with pytest.raises(error, match=f"^fit: {message}" if message else "x is a .* expected an"):
         schuss.fit(loss, w, optimizer, x, **arguments)
-    assert (optimizer.steps, w.tolist()) == (0, [0, 0, 0])
+    assert (optimizer.steps, optimizer.lr, w.tolist()) == (0, lr, [0, 0, 0])
 
 
 def test_an_iterator_serves_one_epoch_and_its_end_is_noticed() -> None:
@@ -238,6 +245,15 @@ def test_an_iterator_serves_one_epoch_and_its_end_is_noticed() -> None:
     one = batches()
     with pytest.raises(ValueError, match=r"^fit: x yields no batches in an epoch.*new iterator"):
         fit(lambda: one)
+
+
+def test_resuming_notices_that_the_mini_batches_have_become_fewer(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    assert fit(batches, checkpoint=path, on_step=lambda h: h.steps == 5)[2].steps == 5
+    words = "x yields 1 batch in the epoch to resume, expected at least 2, those before"
+    with pytest.raises(ValueError, match=f"^fit: {words}"):
+        fit(lambda: islice(batches(), 1), checkpoint=path)
+    assert fit(batches, checkpoint=path)[2].steps == 9  # the file is as it was
 
 
 # PyTorch.
@@ -257,6 +273,18 @@ def test_a_data_loader_of_torch_is_iterated_over_in_each_epoch() -> None:
     w, _, ours = fit(data_loader(), loss=loss, accumulate=4)
     assert bits([w]) == bits([expected])
     np.testing.assert_array_equal(ours.epoch_cost, history.epoch_cost)
+
+
+def test_data_sets_and_optimizers_of_torch_are_refused_with_the_remedy() -> None:
+    torch = pytest.importorskip("torch")
+    w = np.zeros(3)
+    data = type("Own", (torch.utils.data.Dataset,), {"__getitem__": lambda self, i: X[i]})()
+    for examples in (data_loader().dataset, data):
+        with pytest.raises(TypeError, match=r"^fit: x is a .*expected .*a DataLoader of it"):
+            fit(examples)
+    for optimizer in (torch.optim.SGD, schuss.torch.SGD):
+        with pytest.raises(TypeError, match=r"^fit: optimizer is a SGD of PyTorch.*schuss\.Adam"):
+            schuss.fit(loss_and_grad, w, optimizer([torch.zeros(3)], lr=0.1), X, Y)
 
 
 @pytest.mark.parametrize("accumulate", [1, 4])

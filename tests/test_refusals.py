@@ -11,6 +11,7 @@ from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import combinations
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -388,6 +389,35 @@ def test_an_optimizer_refuses_hyperparameters_that_it_does_not_have(name: str) -
         make_optimizer(name, params, learning_rate=0.1)
 
 
+HINTS = [
+    ("betas", "Adam AdamW Adamax NAdam RAdam Lion", "beta1= and beta2="),
+    ("betas", "SGD Momentum RMSprop Adagrad Adadelta", None),
+    ("rho", "Momentum RMSprop", "beta="),
+    ("rho", "SGD Adam Lion Adagrad", None),
+    ("epsilon", "Adam Adadelta", "eps="),
+    ("epsilon", "SGD Momentum Lion", None),
+    ("nesterov", "Adam AdamW RAdam", "schuss.NAdam, which has beta1= and beta2= too"),
+    ("nesterov", "SGD RMSprop", "schuss.Momentum(params, lr, beta=...)"),
+    ("momentum", "SGD Adagrad", "schuss.Momentum(params, lr, beta=...)"),
+    ("momentum", "Momentum", "beta="),
+    ("momentum", "Adam Lion", "beta1="),
+    ("alpha", "RMSprop", "lr=, or beta= of RMSprop"),
+    ("alpha", "SGD Adam", "lr="),
+    ("decay", "SGD Adam", "a schedule as lr=, or weight_decay="),
+]
+
+
+@pytest.mark.parametrize(("argument", "names", "hint"), HINTS)
+def test_a_hint_names_arguments_that_the_class_has(
+    argument: str, names: str, hint: str | None
+) -> None:
+    for name in names.split():
+        with pytest.raises(TypeError) as caught:
+            getattr(schuss, name)(np.zeros(1), **{argument: 0.5})
+        written = str(caught.value).partition(" (write ")[2]
+        assert written == (f"{hint})" if hint else ""), name
+
+
 @every_optimizer
 def test_a_step_refuses_a_schedule_that_raises_or_does_not_return_a_rate(name: str) -> None:
     optimizer = make_optimizer(name, lr=0.1, steps=1, groups={"layers/1": {"lr": 0.5}}.get)
@@ -706,6 +736,7 @@ def test_an_optimizer_refuses_a_state_that_does_not_go_with_its_hyperparameters(
 OPTIONS_OF_SGD = ", ".join(inspect.signature(schuss.SGD).parameters).removeprefix("params, ")
 OPTIONS_OF_ADAM = ", ".join(inspect.signature(schuss.Adam).parameters).removeprefix("params, ")
 OPTIONS_OF_BATCHES = ", ".join(inspect.signature(schuss.minibatches).parameters)
+OPTIONS_OF_FIT = ", ".join(inspect.signature(schuss.fit).parameters)
 BEGINNERS: list[tuple[str, str]] = [
     (
         "schuss.SGD({'W1': w, 'b1': b}).step({'dW1': w, 'db1': b})",
@@ -754,6 +785,32 @@ BEGINNERS: list[tuple[str, str]] = [
     ),
     (
         "schuss.minibatches(w, 32)",
+        "minibatches: y is a int, expected an array (or write batch_size=32)",
+    ),
+    (
+        "schuss.minibatches(w, np.int64(32))",
+        "minibatches: y is a int64, expected an array (or write batch_size=32)",
+    ),
+    (
+        "schuss.minibatches(w, w, np.int64(32))",
+        "minibatches: got 3 arguments by position, expected x and y (or write batch_size=32)",
+    ),
+    (
+        "schuss.fit(abs, w, schuss.SGD(w), w, b, 32)",
+        "fit: got 6 arguments by position, expected loss_and_grad, params, optimizer, x and y "
+        "(or write batch_size=32)",
+    ),
+    (
+        "schuss.fit(abs, w, schuss.SGD(w), w, b, w)",
+        "fit: got 6 arguments by position, expected loss_and_grad, params, optimizer, x and y",
+    ),
+    (
+        "schuss.fit(abs, w, schuss.SGD(w), w, b, seed=0)",
+        "fit: got an unexpected keyword argument 'seed', expected one of "
+        f"{OPTIONS_OF_FIT} (write rng=)",
+    ),
+    (
+        "schuss.fit(abs, w, schuss.SGD(w), w, 32)",
         "minibatches: y is a int, expected an array (or write batch_size=32)",
     ),
     (
@@ -817,15 +874,25 @@ def test_what_beginners_write_is_refused_with_the_remedy(call: str, message: str
 MODULES = ["averages", "batches", "checkpoints", "config", "history", "kernels", "l2"]
 MODULES += ["landscapes", "loss_scale", "optimizers", "reference", "schedules", "training"]
 # The modules of other libraries, which `dir` lists where these are installed.
-INTEGRATIONS = {name for name in ("sklearn", "torch") if find_spec(name)}
+INTEGRATIONS = [name for name in ("sklearn", "torch") if find_spec(name)]
 
 
-@pytest.mark.parametrize("module", [schuss, *(f"schuss.{name}" for name in MODULES)], ids=str)
+@pytest.mark.parametrize(
+    "module", [schuss, *(f"schuss.{name}" for name in [*MODULES, *INTEGRATIONS])], ids=str
+)
 def test_modules_list_their_public_names_alone(module: Any) -> None:
     if isinstance(module, str):
         module = import_module(module)
-    integrations = INTEGRATIONS if module is schuss else set()
+    integrations = INTEGRATIONS if module is schuss else []
     assert dir(module) == sorted({*module.__all__, *integrations})
+
+
+def test_names_are_listed_where_a_module_stands_in_for_a_package(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("sklearn", "torch"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    assert dir(schuss) == sorted(schuss.__all__)
 
 
 @every_optimizer

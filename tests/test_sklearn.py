@@ -390,6 +390,21 @@ def test_scikit_learn_is_patched_until_the_last_block_ends() -> None:
     assert not is_patched()
 
 
+def test_a_patch_can_be_entered_again() -> None:
+    patch = patch_sklearn()
+    for _ in range(2):
+        with patch:
+            with patch:
+                assert is_patched()
+            assert is_patched()
+        assert not is_patched()
+    with patch:
+        unpatch_sklearn()
+        with patch:
+            assert is_patched()
+        assert not is_patched()
+
+
 def test_a_call_holds_after_blocks_and_until_it_is_undone() -> None:
     for _ in range(2):
         patch_sklearn()

@@ -7,6 +7,7 @@ import pickle
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
+from inspect import unwrap
 from itertools import count, islice, product
 from pathlib import Path
 from types import SimpleNamespace
@@ -706,6 +707,26 @@ def test_a_plateau_gets_the_validation_or_else_the_cost_of_each_epoch(
     assert Plateau.values == history.epoch_cost.tolist()
 
 
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_plateau_must_have_the_mode_of_the_training(mode: str) -> None:
+    other = {"min": "max", "max": "min"}[mode]
+    fitting, wrong = (schedules.ReduceOnPlateau(0.1, mode=each) for each in (mode, other))
+    words = rf"^fit: mode is '{mode}' and a ReduceOnPlateau in use has mode '{other}', expected"
+    for lr in (wrong, schedules.WarmUp(wrong, 1), schedules.chain([1.0, wrong], [2])):
+        cases: list[tuple[schuss.SGD, dict[str, Any]]] = [
+            (in_groups(lr, None), {}),
+            (in_groups(None, lr=lr), {}),
+            (in_groups(None), {"schedule": lr}),
+            (in_groups(None), {"schedule": lr, "schedule_by": "epoch"}),
+        ]
+        for optimizer, options in cases:
+            before = optimizer.lr
+            with pytest.raises(ValueError, match=words):
+                fit_groups(optimizer, mode=mode, **options)
+            assert (optimizer.steps, optimizer.lr) == (0, before)
+    fit_groups(in_groups(None, lr=wrong), schedule=fitting, mode=mode)  # the rate that it replaces
+
+
 def in_groups(*rates: Any, **options: Any) -> schuss.SGD:
     params: Any = [
         {"params": np.zeros(1)} | ({} if rate is None else {"lr": rate}) for rate in rates
@@ -1007,8 +1028,9 @@ def check_consistent(history: schuss.History, optimizer: Any, params: Any) -> No
     assert len({len(history.to_dict()[name]) for name in ("cost", "lr", "step_seconds")}) == 1
 
 
-# Python looks for signals at calls and loops. `fit` itself only assigns once training has begun.
-FIT = schuss.fit.__code__
+# Python looks for signals at calls and loops. `fit` only assigns once training has begun, and the
+# function that checks the names of its arguments only returns.
+FIT = schuss.fit.__code__, unwrap(schuss.fit).__code__
 
 
 @pytest.mark.parametrize(
@@ -1024,7 +1046,7 @@ def test_ctrl_c_at_any_line_leaves_history_optimizer_and_parameters_consistent(
 
     reached = set()
     for n in count(1):
-        interruption = Interruption(n, skip=(FIT,), armed=False)
+        interruption = Interruption(n, skip=FIT, armed=False)
         params = line_start()
         optimizer = schuss.Momentum(params, lr=0.2)
         options: dict[str, Any] = {"schedule": 0.1, "callbacks": lambda h: None}
@@ -1068,7 +1090,7 @@ def restored(interruption: Interruption) -> tuple[Any, ...]:
 
 def test_copies_of_the_best_parameters_are_restored_with_them_even_under_ctrl_c() -> None:
     for n in count(1):
-        interruption = Interruption(n, skip=(FIT,), armed=False)
+        interruption = Interruption(n, skip=FIT, armed=False)
         w, copies, optimizer, other = restored(interruption)
         assert [w.tolist(), copies.tolist(), optimizer.copies.tolist()] == [[2, 2]] * 3
         assert other.copies[0] == 2

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
+from schuss._hints import comes_from
 from schuss._hyperparameters import axis_of, count
 from schuss.batches import MiniBatches, minibatches, position_of, slicing_of
 from schuss.checkpoints import Checkpoint
@@ -35,7 +36,7 @@ class ArrayBatches:
                 "mini-batches at its beginning"
             )
 
-    def begin(self, position: int, *, saves: bool) -> Iterator[Any]:
+    def begin(self, position: int, least: int, *, saves: bool) -> Iterator[Any]:
         """Return the batches of a new epoch, or the rest of one that was loaded.
 
         saves: whether `state` is called during this epoch.
@@ -102,8 +103,11 @@ class IterableBatches:
     def check_start(self) -> None:
         """Accept any: each epoch is iterated over from its beginning."""
 
-    def begin(self, position: int, *, saves: bool) -> Iterator[Any]:
-        """Return the batches of an epoch without the first `position`."""
+    def begin(self, position: int, least: int, *, saves: bool) -> Iterator[Any]:
+        """Return the batches of an epoch without the first `position`.
+
+        least: the number of batches that were used at least; an epoch of fewer is refused.
+        """
         is_function = callable(self.x) and not isinstance(self.x, Iterable)
         batches = self.x() if is_function else self.x
         if not isinstance(batches, Iterable):
@@ -111,8 +115,11 @@ class IterableBatches:
                 f"fit: x() returned a {type(batches).__name__}, expected an iterable of batches"
             )
         iterator = iter(batches)
-        for _ in islice(iterator, position):
-            pass
+        if (skipped := sum(1 for _ in islice(iterator, position))) < least:
+            raise ValueError(
+                f"fit: x yields {skipped} batch{'es' * (skipped != 1)} in the epoch to resume, "
+                f"expected at least {least}, those before the checkpoint"
+            )
         return iterator
 
     def examples_in(self, batch: Any, position: int) -> int | None:
@@ -156,6 +163,9 @@ def batch_source(x: Any, y: Any, options: dict[str, Any], *, epochs: int) -> Bat
     """Return the source of mini-batches for arguments of `fit`: the options are those given."""
     ready = isinstance(x, MiniBatches)
     if not ready and not is_iterable_of_batches(x):
+        if comes_from("torch.utils.data", x):
+            kind = type(x).__name__
+            raise TypeError(f"fit: x is a {kind}, expected mini-batches (a DataLoader of it)")
         return ArrayBatches(minibatches(x, y, **options))
     axis = 0 if ready else options.pop("axis", 0)
     if y is not None:

@@ -1,6 +1,6 @@
 """The arguments of `fit`, checked."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, TypeAlias
@@ -9,6 +9,7 @@ from schuss import _files
 from schuss._arrays import ArrayTree, arrays_of, check_holds
 from schuss._batch_sources import is_iterable_of_batches
 from schuss._errors import wrong_type
+from schuss._hints import comes_from
 from schuss._hyperparameters import NON_NEGATIVE, Rate, choice, count, flag, optional, rate
 from schuss._internals import internals_of
 from schuss._interrupts import Deferred
@@ -17,6 +18,7 @@ from schuss._user_state import UserState
 from schuss.history import History
 from schuss.loss_scale import DynamicLossScale, checked_scale
 from schuss.optimizers import Optimizer
+from schuss.schedules import ReduceOnPlateau, updatable
 
 Function: TypeAlias = Callable[[History], object]
 """A function of the history that `fit` calls; it may return True to stop the training."""
@@ -91,12 +93,19 @@ def check_optimizer(optimizer: Any, settings: Settings) -> None:
     if is_class or not callable(getattr(optimizer, "step", None)):
         was = f"the class {optimizer.__name__}" if is_class else f"a {name}"
         raise TypeError(f"fit: optimizer is {was}, expected an object with step(grads)")
+    if comes_from("torch.optim", optimizer):
+        raise TypeError(
+            f"fit: optimizer is a {name} of PyTorch's optimizers, whose step takes no gradients, "
+            "expected one for NumPy arrays, such as schuss.Adam(params) (tensors are trained by a "
+            "loop of PyTorch, with schuss.torch as well)"
+        )
     is_ours = isinstance(optimizer, Optimizer)
     for option, default in (("accumulate", 1), ("loss_scale", None)):
         if getattr(settings, option) != default and not is_ours:
             raise TypeError(
                 f"fit: optimizer is a {name} and {option} is given, expected an optimizer of schuss"
             )
+    _check_modes(optimizer, settings)
     if settings.schedule is None:
         return
     if not hasattr(optimizer, "lr"):
@@ -107,6 +116,28 @@ def check_optimizer(optimizer: Any, settings: Settings) -> None:
             "optimizer has an lr of its own, expected None (give the schedule to groups: "
             "optimizer.param_groups[0]['lr'] = schedule)"
         )
+
+
+def rates_in_use(optimizer: Any) -> list[Any]:
+    """Return the rate or schedule of each group, or of an optimizer without groups."""
+    groups = getattr(optimizer, "param_groups", ())
+    rates = [group.get("lr") for group in groups if isinstance(group, Mapping)]
+    return rates or [getattr(optimizer, "lr", None)]
+
+
+def _check_modes(optimizer: Any, settings: Settings) -> None:
+    """Raise ValueError if a `ReduceOnPlateau` would take improvements for their opposite."""
+    schedule, rates = settings.schedule, rates_in_use(optimizer)
+    if schedule is not None:  # it replaces the rate of the optimizer
+        before = getattr(optimizer, "lr", None)
+        rates = [schedule, *(rate for rate in rates if rate is not before)]
+    for each in updatable(rates):
+        if isinstance(each, ReduceOnPlateau) and each.mode != settings.mode:
+            raise ValueError(
+                f"fit: mode is {settings.mode!r} and a ReduceOnPlateau in use has mode "
+                f"{each.mode!r}, expected the same mode (write ReduceOnPlateau(..., "
+                f"mode={settings.mode!r}), or mode={each.mode!r} in fit)"
+            )
 
 
 def optimizer_params(optimizer: Any, params: ArrayTree) -> ArrayTree:

@@ -46,6 +46,11 @@ class Stepping:
         """
         return self._recorder.steps_of_epoch * self._group + self._recorder.waiting
 
+    @property
+    def least_position(self) -> int:
+        """The number of mini-batches that were used at least: the last step may have had one."""
+        return self.position - (0 if self._recorder.waiting else self._group - 1)
+
     def check_start(self) -> None:
         """Raise ValueError if gradients were accumulated before."""
         if waiting := self._waiting:

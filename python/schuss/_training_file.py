@@ -65,6 +65,7 @@ class TrainingFile:
         self._recorder, self._early_stopping, self._stepping = recorder, early_stopping, stepping
         # The user's state after the last mini-batch, and the counts there.
         self._noted: tuple[Any, Any] = None, None
+        self._replaced: list[Any] = []  # the rate before the schedule, until mini-batches begin
         # Mini-batches may depend on it. So the state at the beginning of an epoch is kept too, and
         # loaded first, before the mini-batches that were used are skipped.
         self._of_epoch: dict[str, Any] = {}
@@ -85,26 +86,33 @@ class TrainingFile:
             return
         self._source.check_start()
         self._stepping.check_start()
-        before = None
         if schedule is not None:
-            before, optimizer.lr = optimizer.lr, schedule
-        try:
+            self._replaced, optimizer.lr = [optimizer.lr], schedule
+        with self._rate_put_back():
             self.save()  # what cannot be saved is refused now, not after an epoch
-        except BaseException:
-            if before is not None:
-                optimizer.lr = before
-            raise
 
     def begin_epoch(self) -> Iterator[Any]:
         """Return the mini-batches of a new epoch, or the rest of one that was loaded."""
         if self._state is not None:
             self._of_epoch = {"state_of_epoch": self._state.get()}
-        position = self._stepping.position
-        epoch = self._source.begin(position, saves=self._path is not None)
+        position, least = self._stepping.position, self._stepping.least_position
+        with self._rate_put_back():
+            epoch = self._source.begin(position, least, saves=self._path is not None)
+        self._replaced.clear()
         if self._to_load:
             self._state.set(self._to_load.pop("state"))
         self.note()
         return epoch
+
+    @contextmanager
+    def _rate_put_back(self) -> Iterator[None]:
+        """Give the optimizer the rate that the schedule replaced, if the block raises."""
+        try:
+            yield
+        except BaseException:
+            if self._replaced:
+                self._optimizer.lr = self._replaced.pop()
+            raise
 
     def note(self) -> None:
         """Remember the user's state, for a save after the next mini-batch was interrupted."""

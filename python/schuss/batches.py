@@ -4,6 +4,7 @@ from collections.abc import Collection, Generator, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from weakref import ReferenceType, ref
 
@@ -14,7 +15,7 @@ from schuss import _core
 from schuss._arrays import Array, as_any_array
 from schuss._epochs import Epoch, EpochIterator
 from schuss._generators import checked_state, state_of
-from schuss._hints import OF_BATCHES, with_hints
+from schuss._hints import OF_BATCHES, plain, with_hints
 from schuss._hyperparameters import count, flag, optional, record, same, shown
 from schuss._listing import public_names
 from schuss._prefetch import prefetched
@@ -261,8 +262,9 @@ def _sources(x: Any, y: Any, axis: int) -> list[Source]:
         raise ValueError(f"{call}: x is an empty tuple, expected at least one array")
     else:
         given = {f"x[{i}]": array for i, array in enumerate(x)}
-    if type(y) is int:
-        raise TypeError(f"{call}: y is a int, expected an array (or write batch_size={y!r})")
+    if isinstance(y, Integral) and not isinstance(y, bool):
+        was = type(y).__name__
+        raise TypeError(f"{call}: y is a {was}, expected an array (or write batch_size={plain(y)})")
     arrays = {name: as_any_array(call, name, array) for name, array in given.items()}
     # Labels have one axis, whether the examples lie in rows or in columns.
     several_axes = any(array.ndim > 1 for array in arrays.values())

@@ -782,11 +782,11 @@ class _Composite(_Checked):
 
 def feed(schedules: Iterable[object], cost: float) -> None:
     """Pass the cost to each schedule with a method ``update(cost)``, also to nested ones, once."""
-    for schedule in _updatable(schedules):
+    for schedule in updatable(schedules):
         schedule.update(cost)
 
 
-def _updatable(schedules: Iterable[object]) -> list[Any]:
+def updatable(schedules: Iterable[object]) -> list[Any]:
     """Return the schedules that take a cost: each object once, even if several share it."""
     found: list[Any] = []
     seen: set[int] = set()

@@ -1,7 +1,7 @@
 """The training loop: epochs of mini-batches, validation, early stopping, and checkpoints."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import fields
 from typing import Any
@@ -12,7 +12,14 @@ import numpy.typing as npt
 from schuss._arrays import ArrayTree
 from schuss._batch_sources import BatchSource, batch_source, examples_in
 from schuss._early_stopping import EarlyStopping
-from schuss._fit_settings import Function, Settings, check_optimizer, optimizer_params
+from schuss._fit_settings import (
+    Function,
+    Settings,
+    check_optimizer,
+    optimizer_params,
+    rates_in_use,
+)
+from schuss._hints import OF_BATCHES, with_hints
 from schuss._hyperparameters import Rate, real
 from schuss._listing import public_names
 from schuss._loss import Loss, check_function, evaluate
@@ -41,6 +48,7 @@ class _Unset:
 _UNSET: Any = _Unset()
 
 
+@with_hints(OF_BATCHES, "batch_size")
 def fit(
     loss_and_grad: Loss,
     params: ArrayTree,
@@ -152,7 +160,7 @@ def fit(
         An epoch is an improvement if it is better than the best by more than this; at least 0.
     mode : {"min", "max"}
         Whether lower values of the validation (or of the cost) are better, or higher ones, such as
-        those of an accuracy.
+        those of an accuracy. A `ReduceOnPlateau` in use must have the same mode.
     start_from_epoch : int
         The number of epochs at the beginning that are not compared, as in Keras: none of them is
         the best, and patience counts from the next one.
@@ -220,8 +228,9 @@ def fit(
         If an argument is out of range, the optimizer was made for other parameters or has
         accumulated gradients, an argument about mini-batches is given with mini-batches, `x` can be
         iterated over once and `epochs` is larger, `schedule` is given and each group has its own
-        ``lr``, the checkpoint is damaged or of another training, or it began more epochs than
-        `epochs`; nothing is changed then. If an epoch has no mini-batches.
+        ``lr``, a `schedules.ReduceOnPlateau` has another mode, the checkpoint is damaged or of
+        another training, or it began more epochs than `epochs`; nothing is changed then. If an
+        epoch has no mini-batches, or the epoch to resume fewer than were used.
     ImportError
         If `progress` is True and tqdm is not installed.
     OSError
@@ -261,7 +270,7 @@ def fit(
     training = _Training(loss_and_grad, params, optimizer, source, settings)
     training.file.resume()
     if reason := training.nothing_left:
-        warnings.warn(reason, stacklevel=2)
+        warnings.warn(reason, stacklevel=3)  # of the caller of the decorated function
     # Python runs signal handlers at calls and loops, so Ctrl-C cannot interrupt the assignments.
     try:
         training.run()
@@ -410,7 +419,7 @@ class _Training:
         if self.settings.validation is not None:
             recorder.add_validation(self._validate(self.settings.validation))
         value = recorder.scores[-1]
-        feed(_rates_in_use(self.optimizer), value)
+        feed(rates_in_use(self.optimizer), value)
         self.early_stopping.update(value, history.epochs)
         history.best_epoch = self.early_stopping.best_epoch
         should_stop = _should_stop(self.settings.callbacks, history)
@@ -442,13 +451,6 @@ def _schedule(settings: Settings, steps_per_epoch: int | None) -> Rate | None:
             "steps in an epoch is not known"
         )
     return PerEpoch(settings.schedule, steps_per_epoch)
-
-
-def _rates_in_use(optimizer: Any) -> list[Any]:
-    """Return the rate or schedule of each group, or of an optimizer without groups."""
-    groups = getattr(optimizer, "param_groups", ())
-    rates = [group.get("lr") for group in groups if isinstance(group, Mapping)]
-    return rates or [getattr(optimizer, "lr", None)]
 
 
 def _should_stop(functions: Sequence[Function], history: History) -> bool:

@@ -13,6 +13,9 @@ except ImportError:
         "schuss.sklearn: scikit-learn is not installed (pip install scikit-learn)"
     ) from None
 
+from schuss._listing import public_names
 from schuss.sklearn._patch import SklearnPatch, patch_sklearn, unpatch_sklearn
 
 __all__ = ["SklearnPatch", "patch_sklearn", "unpatch_sklearn"]
+
+__dir__ = public_names(__name__)

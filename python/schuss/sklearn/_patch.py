@@ -32,20 +32,25 @@ class SklearnPatch:
     """
 
     def __enter__(self) -> Self:
-        """Return itself; scikit-learn is patched already."""
+        """Patch scikit-learn, again if this patch has ended; return itself."""
+        with _changing() as blocks:
+            blocks[self] = blocks.get(self, 0) + 1
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End this patch. scikit-learn stays patched if another patch is active."""
-        with _changing() as patches:
-            patches.discard(self)
+        """End this patch with its outermost block; other patches stay active."""
+        with _changing() as blocks:
+            blocks[self] = blocks.get(self, 0) - 1
+            if blocks[self] <= 0:
+                del blocks[self]
 
     def __repr__(self) -> str:
         """Return whether the patch is active."""
         return f"<SklearnPatch: {'active' if self in _active else 'ended'}>"
 
 
-_active: set[SklearnPatch] = set()
+# The active patches, and in how many blocks each is.
+_active: dict[SklearnPatch, int] = {}
 _lock = RLock()
 # By the optimizer of scikit-learn, whose attributes stay as scikit-learn and pickles know them.
 _steps: WeakKeyDictionary[Any, FusedStep] = WeakKeyDictionary()
@@ -60,7 +65,8 @@ def patch_sklearn() -> SklearnPatch:
 
     In a ``with`` statement the patch ends with the block. Blocks can be nested, and can overlap on
     several threads: scikit-learn is patched as long as one of them, or a call outside of ``with``,
-    is active. Worker processes that are not forked need their own call.
+    is active. A patch that has ended patches again when it is entered again. Worker processes that
+    are not forked need their own call.
 
     Returns
     -------
@@ -89,8 +95,8 @@ def patch_sklearn() -> SklearnPatch:
     """
     _check_version()
     patch = SklearnPatch()
-    with _changing() as patches:
-        patches.add(patch)
+    with _changing() as blocks:
+        blocks[patch] = 0
     return patch
 
 
@@ -105,8 +111,8 @@ def unpatch_sklearn() -> None:
     >>> patch
     <SklearnPatch: ended>
     """
-    with _changing() as patches:
-        patches.clear()
+    with _changing() as blocks:
+        blocks.clear()
 
 
 def _check_version() -> None:
@@ -122,7 +128,7 @@ def _check_version() -> None:
 
 
 @contextmanager
-def _changing() -> Iterator[set[SklearnPatch]]:
+def _changing() -> Iterator[dict[SklearnPatch, int]]:
     """Return the active patches to be changed; at the end, patch the classes if there are any."""
     with _lock:
         yield _active
