@@ -138,7 +138,10 @@ class Internals:
     # Learning rates.
 
     def uses(self, name: str) -> bool:
-        """Return whether a group uses the optimizer's value of this hyperparameter; one does."""
+        """Return whether a group uses the optimizer's value of this hyperparameter.
+
+        The only group does, since its own value is the optimizer's too.
+        """
         # The sum exhausts its generator: a KeyboardInterrupt is lost in one that is closed early.
         return len(self.groups) == 1 or sum(name not in own for own in self.groups) > 0
 
