@@ -403,6 +403,18 @@ def test_the_bits_are_those_of_schuss(
         assert found is None or equal(arrays_of(found), wanted)
 
 
+def test_nadam_forms_the_product_of_its_momenta_with_the_current_beta() -> None:
+    params = parameters()
+    arrays = arrays_of(params)
+    optimizer, expected = schuss_torch.NAdam(params, lr=0.1), schuss.NAdam(arrays, lr=0.1)
+    for t, beta in enumerate((0.95, 0.85, 0.9), start=1):  # as OneCycleLR changes it
+        optimizer.param_groups[0]["betas"] = (beta, 0.999)
+        expected.beta1 = beta
+        step_both([(optimizer, params)], t)
+        expected.step([array_of(param.grad) for param in params])
+        assert equal(arrays_of(params), arrays)
+
+
 def test_grad_scaler_unscales_before_the_step() -> None:
     pair = both("Adam", {"lr": 0.1})
     # (PyTorch's own fused step goes wrong where a gradient lies otherwise than its parameter.)
