@@ -403,6 +403,18 @@ def test_the_bits_are_those_of_schuss(
         assert found is None or equal(arrays_of(found), wanted)
 
 
+def test_nadam_forms_the_product_of_its_momenta_with_the_current_beta() -> None:
+    params = parameters()
+    arrays = arrays_of(params)
+    optimizer, expected = schuss_torch.NAdam(params, lr=0.1), schuss.NAdam(arrays, lr=0.1)
+    for t, beta in enumerate((0.95, 0.85, 0.9), start=1):  # as OneCycleLR changes it
+        optimizer.param_groups[0]["betas"] = (beta, 0.999)
+        expected.beta1 = beta
+        step_both([(optimizer, params)], t)
+        expected.step([array_of(param.grad) for param in params])
+        assert equal(arrays_of(params), arrays)
+
+
 def test_grad_scaler_unscales_before_the_step() -> None:
     pair = both("Adam", {"lr": 0.1})
     # (PyTorch's own fused step goes wrong where a gradient lies otherwise than its parameter.)
@@ -1078,15 +1090,18 @@ def test_a_step_that_ctrl_c_meets_was_made_or_was_not(interrupt: Any) -> None:
         assert same_bits(optimizer.state[param]["exp_avg"].numpy(), expected.state["m"])
 
 
-@pytest.mark.parametrize("lr", [np.nan, 1e300], ids=["not finite", "out of float32"])
-def test_a_rate_is_refused_before_any_parameter_is_stepped(lr: float) -> None:
-    params = [of_ones(dtype=torch.float32) for _ in range(2)]
-    groups = [{"params": params[:1]}, {"params": params[1:], "maximize": True}]
+@pytest.mark.parametrize("key", ["lr", "weight_decay"])
+@pytest.mark.parametrize("value", [np.nan, 1e300], ids=["not finite", "out of float32"])
+def test_a_number_is_refused_before_any_parameter_is_stepped(key: str, value: float) -> None:
+    params = [of_ones(dtype=torch.float32) for _ in range(4)]
+    groups = [{"params": param, "maximize": i == 1} for i, param in enumerate(params)]
     optimizer = schuss_torch.Adam(groups, lr=0.1)
-    optimizer.param_groups[1]["lr"] = lr
-    with pytest.raises(ValueError, match=r"^Adam.*: (lr|.*\['lr'\]) is "):
-        optimizer.step()
-    assert [param.tolist() for param in params] == [[1] * 3] * 2
+    optimizer.param_groups[3][key] = value
+    words = re.escape(f"Adam.step: param_groups[3]['{key}'] is {value!r}, ")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"^{words}"):
+            optimizer.step()
+    assert [param.tolist() for param in params] == [[1] * 3] * 4
     assert not optimizer.state
 
 

@@ -12,8 +12,9 @@ clip_norm : float, optional
     gradients themselves are unchanged.
 average : float, optional
     Keep an exponential average of the parameters, ``a = a + (1-average)*(p - a)`` after each step,
-    in the same pass; in [0, 1). It is in the state of a parameter as ``"average"``, in float32 or
-    float64. The attribute `average` is a list of the averages, in the order of the parameters.
+    in the same pass; in [0, 1). It begins with the parameters after the first step that keeps it.
+    It is in the state of a parameter as ``"average"``, in float32 or float64. The attribute
+    `average` is a list of the averages, in the order of the parameters.
 copies : list of tensors, or torch.dtype; optional
     Tensors in float16 or bfloat16, one for each parameter, such as ``model.parameters()``, or one
     of these dtypes for new tensors. Each step also writes the float32 parameters to them, rounded
@@ -21,7 +22,7 @@ copies : list of tensors, or torch.dtype; optional
     from the start; call `write_copies` after you changed parameters yourself.
 state_dtype : torch.dtype, optional
     `torch.bfloat16` halves the memory of the state. It is rounded stochastically, so that small
-    changes are not lost. The default is the dtype of the computation.
+    changes are not lost. Not for float64 parameters. The default is the dtype of the computation.
 
 The attributes `clip_norm` and `average` can be assigned between steps. State dicts have the
 averages, and no other value of these options.

@@ -293,6 +293,14 @@ class NAdam(Fused, torch.optim.NAdam):  # type: ignore[misc]
     TypeError, ValueError
         As `torch.optim.NAdam`.
 
+    Notes
+    -----
+    Each step forms the product of the momenta of all steps with the current ``betas[0]`` and
+    `momentum_decay`. `torch.optim.NAdam` keeps a running product. The two differ where these values
+    change between steps, as `torch.optim.lr_scheduler.OneCycleLR` changes ``betas[0]`` by default;
+    with ``cycle_momentum=False`` they are the same. The state ``"mu_product"`` has the running
+    product, for `torch.optim`.
+
     References
     ----------
     Dozat, "Incorporating Nesterov momentum into Adam", 2016, as `torch.optim.NAdam` has it.

@@ -1,5 +1,6 @@
 """The step of the optimizers: parameters in buckets, and what is cached between steps."""
 
+import re
 from collections.abc import Mapping
 from operator import is_
 from typing import Any, NamedTuple
@@ -152,7 +153,10 @@ class _Bucket:
         if any((each.keys, each.scale) != (self.keys, self.scale) for each in formulas):
             return False
         core_formulas = [each.formula for each in formulas]
-        self.core.configure(core_formulas, self.members, self.options, self.aux_arrays)
+        try:
+            self.core.configure(core_formulas, self.members, self.options, self.aux_arrays)
+        except ValueError as error:
+            raise self._among_all_groups(error) from None
         if self.aux_arrays is not None and self.averaged:
             self.core.average_weights = 1.0, 1.0  # the averages have begun
         self.values = [each.values for each in formulas]
@@ -167,8 +171,10 @@ class _Bucket:
             argument, value = f"param_groups[{index}]['lr']", groups[index]["lr"]
             rates.append(FINITE(name, argument, number(name, argument, value)))
         checked = rates[0] if len(rates) == 1 else tuple(rates)
-        if not self.is_only_one:  # whose step checks them
+        try:
             self.core.check_lrs(checked)
+        except ValueError as error:
+            raise self._among_all_groups(error) from None
         return checked
 
     def step(
@@ -186,6 +192,13 @@ class _Bucket:
                 self._multiply_momenta()
                 if not self.committed:
                     self._commit(state)
+
+    def _among_all_groups(self, error: ValueError) -> ValueError:
+        """Return an error of the core with the indices of groups among all groups."""
+        message = re.sub(
+            r"(?<=param_groups\[)\d+", lambda index: str(self.groups[int(index[0])]), str(error)
+        )
+        return ValueError(message.replace(f"{self.call}: ", f"{self.call}.step: ", 1))
 
     def _shared(self, key: str) -> Array:
         """Make a scalar of all states views of one array, so that one operation updates them."""
