@@ -106,7 +106,8 @@ def fit(
         The examples, of any shape and dtype, as `minibatches` takes them. Or else mini-batches: a
         `MiniBatches`, a DataLoader of PyTorch, a list of tuples of arrays, a function that returns
         an iterator, such as a generator function, or anything else that is iterated over in each
-        epoch. Then leave `y`, `batch_size`, `shuffle`, `rng`, `drop_last` and `prefetch` unset.
+        epoch. Then leave `y`, `batch_size`, `shuffle`, `rng`, `drop_last` and `prefetch` unset. A
+        list of arrays is one array of examples; a list of mini-batches has tuples: ``[(x,), ...]``.
 
         Mini-batches of your own are passed on as they are: a tuple or a list as several arguments,
         anything else as one. A DataLoader yields tensors, ``x.numpy()`` is an array. An epoch ends
