@@ -1159,3 +1159,10 @@ def test_betas_and_state_can_be_changed_where_they_are() -> None:
         return params
 
     assert_both_train_alike(train)
+
+
+def test_parameters_that_require_grad_are_refused_with_the_remedy() -> None:
+    params = list(torch.nn.Linear(2, 1).parameters())
+    with pytest.raises(TypeError, match=r"\(tensor\.detach\(\) is one, or use schuss\.torch\)$"):
+        schuss.Adam(params)
+    schuss.Adam([param.detach() for param in params])

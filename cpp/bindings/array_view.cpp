@@ -15,9 +15,14 @@ std::string type_name(py::handle object) {
 }
 
 [[noreturn]] void refuse_object(py::handle object, const Name& name, const std::string& why) {
+    // The parameters of a PyTorch module.
+    const bool requires_grad = py::getattr(object, "requires_grad", py::none()).is(py::bool_(true));
+    const std::string remedy =
+        requires_grad ? " (tensor.detach() is one, or use schuss.torch)" : "";
     throw py::type_error(name.text() + " is a " + type_name(object) + why +
                          ", expected a NumPy array, or an object that exports its memory by "
-                         "__dlpack__ or the buffer protocol");
+                         "__dlpack__ or the buffer protocol" +
+                         remedy);
 }
 
 /// Whether the error says that an object does not export its memory. Other errors, such as the
