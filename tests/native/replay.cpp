@@ -252,7 +252,8 @@ class Steps : public Case {
         for (const auto key : rules::registry()[rules::find_rule(rule)].hyperparameters) {
             values.push_back(by_name.at(std::string(key)));
         }
-        const engine::FormulaOptions options{.decay = decay, .weight_decay = weight_decay};
+        const engine::FormulaOptions options{
+            .decay = decay, .weight_decay = weight_decay, .bounds = {}};
         return {rule, values[0], {values.begin() + 1, values.end()}, options};
     }
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from schuss import _core, reference
 from schuss._arrays import computed_dtype
-from schuss.reference._numbers import scale_and_clip, widen_grad
+from schuss.reference._numbers import round_into, scale_and_clip, widen, widen_grad
 from support.arrays import LAYOUTS, Array, empty_like_layout, laid_out, numbers
 from support.optimizers import OPTIMIZERS, OTHER_VALUES, Kind
 from support.shuffling import SplitMix64, shuffled
@@ -54,8 +54,9 @@ def _memory_floor(param: Array, grad: Array, **states: Any) -> None:
 def _hyperparameters(kind: Kind) -> dict[str, float]:
     """Return the numbers that a rule of that kind takes; float32 has to round them."""
     values = {name: 0.97 * OTHER_VALUES[name] for name in kind.defaults if name in OTHER_VALUES}
-    if "bias_correction" in kind.defaults:
-        values["bias_correction"] = 1.0
+    for flag in ("bias_correction", "lr_in_velocity"):
+        if flag in kind.defaults:
+            values[flag] = 1.0
     of_form = {"weight_decay", "nesterov", *kind.optional_states.values()} - {"momentum"}
     return {name: value for name, value in values.items() if name not in of_form} | RATE
 
@@ -91,12 +92,14 @@ def rule_of(name: str, decay: str, t: int) -> Callable[..., None]:
         options["decoupled"] = True
 
     def step(param: Array, grad: Array, *states: Array, **treatment: Any) -> None:
+        wide = widen(param)
         if decay == "decoupled" and not can_shrink:  # no optimizer has this, but the sweep does
-            keep = param.dtype.type(1 - values["lr"] * WEIGHT_DECAY)
+            keep = wide.dtype.type(1 - values["lr"] * WEIGHT_DECAY)
             with _core.subnormals_are_zero(), np.errstate(all="ignore"):
-                param[...] = param * keep
+                wide[...] = wide * keep
         named = dict(zip(_core.states(name), states, strict=True))
-        rule(param, grad, **named, **options, **treatment)
+        rule(wide, grad, **named, **options, **treatment)
+        round_into(param, wide)
 
     return step
 
