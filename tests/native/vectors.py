@@ -219,6 +219,15 @@ def steps(
     return case
 
 
+def tiny_scale(group: tuple[str, str], special: bool) -> float:
+    """Return a scale that float32 does not hold.
+
+    Lion takes the sign of the products. Where subnormals do not count as zero, as under valgrind,
+    it has another sign, so that ordinary values need another scale.
+    """
+    return 1e-44 if special or group[0] != "lion" else 0.3
+
+
 def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
     """Every rule with every decay in every combination of number formats."""
 
@@ -237,7 +246,9 @@ def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
             clip_norm=3.0 if takes_gradients and i % 4 == 0 else None,
             clip_value=0.5 if i % 5 == 0 else None,
             clear_grads=i % 7 < 3,
-            scale=[1.0, 0.3, 1.0, 0.3, 1e-44][i % 5] if takes_gradients else 1.0,
+            scale=[1.0, 0.3, 1.0, 0.3, tiny_scale(group, special)][i % 5]
+            if takes_gradients
+            else 1.0,
         )
 
     halves = [FLOAT32, FLOAT16, BFLOAT16]
@@ -268,7 +279,7 @@ def of_complex(special: bool) -> Iterator[Callable[[], Case]]:
             average=i % 2 == 0,
             clip_norm=3.0 if i % 4 == 0 else None,
             clear_grads=i % 7 < 3,
-            scale=[1.0, 0.3, 1e-44][i % 3],
+            scale=[1.0, 0.3, tiny_scale(group, special)][i % 3],
         )
 
     dtypes = np.complex64, np.complex128
