@@ -136,7 +136,7 @@ class Options(Configurable):
     Notes
     -----
     Parameters may be float16 or bfloat16: the step computes in float32, and rounds them to nearest,
-    ties to even. Gradients may be float32, float16 or bfloat16, whatever the dtype of their
+    ties to even. Gradients may be float32, float16 or bfloat16, for any real dtype of their
     parameter.
 
     The gradient of a complex parameter is complex, in PyTorch's convention: the direction of

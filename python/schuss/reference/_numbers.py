@@ -23,7 +23,7 @@ def widen(array: Array) -> Array:
 def parts(arrays: Sequence[Array]) -> list[Array]:
     """Return the arrays of a step as real ones, for a rule that knows no complex numbers.
 
-    Complex arrays become their real and imaginary parts along a last axis of 2. Beside a complex
+    Complex arrays become their real and imaginary parts along a last axis of 2. With a complex
     parameter, the first array, a real state gets a last axis of 1, and is broadcast.
     """
     is_complex = arrays[0].dtype.kind == "c"
