@@ -660,7 +660,7 @@ def test_gradients_of_jax_go_with_a_registered_dataclass() -> None:
 
 
 class Fresh(Fields):
-    """Fields that are made anew at each access."""
+    """Fields that return new arrays at each access."""
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)

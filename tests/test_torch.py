@@ -547,7 +547,7 @@ def test_averages_are_those_of_torch() -> None:
     assert all(map(torch.equal, optimizer.average, params))
     for t in range(1, 8):
         step_both([(optimizer, params)], t)
-        optimizer.clip_norm = 1e9  # the next step checks everything anew
+        optimizer.clip_norm = 1e9  # the next step checks everything again
         averaged.update_parameters(model)
         torch.testing.assert_close(optimizer.average, [*averaged.module.parameters()])
     optimizer.average = None

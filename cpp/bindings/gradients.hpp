@@ -37,7 +37,7 @@ class Gradients {
     /// Checks every gradient of the next step in full.
     void invalidate() noexcept;
 
-    /// Sets the parameters that rest whatever their gradients are, in ascending order.
+    /// Sets the parameters that rest even if they have gradients, in ascending order.
     void set_frozen(std::vector<std::size_t> frozen) noexcept { frozen_ = std::move(frozen); }
     const std::vector<std::size_t>& frozen() const { return frozen_; }
 
