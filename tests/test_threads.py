@@ -139,6 +139,7 @@ def test_workers_leave_signals_to_the_users_threads() -> None:
     import os, signal
     import numpy as np, schuss
     from schuss import _core
+    _core.set_parallel_threshold(0)
     schuss.set_num_threads(3)
     optimizer = schuss.SGD(np.zeros(1_000_000, np.float32))
     for _ in range(3): optimizer.step(np.ones(1_000_000, np.float32))

@@ -54,7 +54,7 @@ void register_runtime(py::module_& module) {
     module.attr("max_threads") = runtime::max_threads;
     module.def("num_threads", &runtime::threads);
     module.def("set_num_threads", &runtime::set_threads, py::arg("threads"));
-    module.def("set_parallel_threshold", &engine::set_parallel_threshold, py::arg("elements"));
+    module.def("set_parallel_threshold", &engine::set_parallel_threshold, py::arg("nanoseconds"));
     module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));
     module.def("find_openblas", [] {
         py::list found;

@@ -14,18 +14,22 @@ namespace {
 
 #include "numbers/random.hpp"
 
-/// Threads share a step from `parallel_threshold` elements on if the workers are awake, and from
-/// `waking_factor` times that number on if they must be woken. Measured with Adam in float32 on two
-/// cores: in a tight loop, two threads take 0.8 to 1.1 of one thread's time for 2^16 elements and
-/// 0.6 to 0.8 for 2^18. Between matrix products, where workers sleep and must be woken, they take
-/// 1.05 for 2^18 and 0.95 for 2^20.
-constexpr std::size_t waking_factor = 8;
-std::atomic<std::size_t> parallel_threshold = std::size_t{1} << 16;
+/// Threads share a step that takes one thread this many nanoseconds for each of them if the workers
+/// are awake, and `waking_factor` times as long in all if they must be woken.
+constexpr double waking_factor = 250;
+std::atomic<double> parallel_threshold = 1000;
+
+/// Reading the clock would cost shorter steps too much. One thread makes them.
+constexpr std::size_t timed_bytes = std::size_t{1} << 16;
+
+/// A step has this many shares, so that threads can divide it evenly, unless a share would have
+/// less than one tile or more than `max_tiles`.
+constexpr std::size_t shares_per_step = 16, max_tiles = 4;
 
 }  // namespace
 
-std::size_t set_parallel_threshold(std::size_t elements) {
-    return parallel_threshold.exchange(elements, std::memory_order_relaxed);
+double set_parallel_threshold(double nanoseconds) {
+    return parallel_threshold.exchange(nanoseconds, std::memory_order_relaxed);
 }
 
 Item::Item(std::size_t group_index, const std::vector<std::size_t>& shape,
@@ -61,27 +65,32 @@ Item Item::resting(std::size_t group_index, const std::vector<std::size_t>& shap
 void Plan::build() {
     shares_.clear();
     first_.clear();
-    scratch_bytes_ = elements_ = 0;
+    scratch_bytes_ = elements_ = bytes_ = 0;
     stochastic_ = some_rest_ = false;
     std::size_t first = 0;
-    const std::size_t enough = tile_elements();
+    for (const Item& item : items) {
+        const Layout& layout = item.layout;
+        scratch_bytes_ = std::max(scratch_bytes_, layout.scratch_bytes());
+        first_.push_back(first);
+        first += item.elements;
+        some_rest_ = some_rest_ || item.rests;
+        const numbers::DType state = item.formats.state;
+        stochastic_ = stochastic_ || state != numbers::compute_dtype(state);
+        elements_ += layout.elements() * layout.components();
+        bytes_ += layout.bytes();
+    }
+    const std::size_t tile_size = tile_elements();
+    const std::size_t tiles = elements_ / tile_size / shares_per_step;
+    const std::size_t enough = std::clamp(tiles, std::size_t{1}, max_tiles) * tile_size;
     std::size_t size = enough;  // of the last share
     for (std::size_t i = 0; i < items.size(); ++i) {
         const Layout& layout = items[i].layout;
-        scratch_bytes_ = std::max(scratch_bytes_, layout.scratch_bytes());
-        first_.push_back(first);
-        first += items[i].elements;
-        some_rest_ = some_rest_ || items[i].rests;
-        const numbers::DType state = items[i].formats.state;
-        stochastic_ = stochastic_ || state != numbers::compute_dtype(state);
-        const std::size_t elements = layout.elements() * layout.components();
-        elements_ += elements;
         for (std::size_t tile = 0; tile < layout.tiles(); ++tile) {
             if (size >= enough) {
                 shares_.push_back({i, tile});
                 size = 0;
             }
-            size += elements / layout.tiles();
+            size += layout.elements() * layout.components() / layout.tiles();
         }
     }
     shares_.push_back({items.size(), 0});
@@ -90,9 +99,11 @@ void Plan::build() {
 
 void Plan::prepare() {
     if (!built_) build();
-    const std::size_t enough = parallel_threshold.load(std::memory_order_relaxed);
-    threads_ = elements_ < enough ? 1 : std::min(runtime::threads(), shares_.size());
-    wake_workers_ = elements_ >= waking_factor * enough;
+    const double threshold = parallel_threshold.load(std::memory_order_relaxed);
+    const double time = pace_.estimate(bytes_).count();
+    wake_workers_ = time >= waking_factor * threshold;
+    threads_ = std::min(runtime::threads(), shares_.size());
+    while (threads_ > 1 && time < static_cast<double>(threads_) * threshold) --threads_;
     if (scratch_.size() < threads_) scratch_.resize(threads_);
     for (Scratch& scratch : scratch_) scratch.reserve(scratch_bytes_);
 }
@@ -156,12 +167,16 @@ void Plan::run(const Run& run) noexcept {
                 .norms = norms,
                 .rests = item.rests};
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
-            for (std::size_t tile = at.tile; tile < tiles; ++tile) {
-                run_pass(item.layout, tile, item.data, pass, plan.scratch_[slot]);
-            }
+            run_pass(item.layout, at.tile, tiles, item.data, pass, plan.scratch_[slot]);
         }
     };
-    runtime::parallel_for({run_share, &step, shares_.size() - 1, wake_workers_}, threads_);
+    // Each run begins where the last one ended: there the caches still have the arrays.
+    backwards_ = !backwards_;
+    const runtime::Work work{run_share, &step, shares_.size() - 1, wake_workers_, backwards_};
+    const bool is_timed = bytes_ >= timed_bytes;
+    const Pace::Clock::time_point start = is_timed ? Pace::Clock::now() : Pace::Clock::time_point();
+    const std::size_t threads = runtime::parallel_for(work, threads_);
+    if (is_timed) pace_.record((Pace::Clock::now() - start) * threads, bytes_);
     for (std::size_t slot = 1; run.measure_norms && slot < norms_.size(); ++slot) {
         norms_[0]->parameter.add(norms_[slot]->parameter);
         norms_[0]->update.add(norms_[slot]->update);

@@ -9,6 +9,7 @@
 #include "engine/formula.hpp"
 #include "engine/gradient_stats.hpp"
 #include "engine/memory_order.hpp"
+#include "engine/pace.hpp"
 #include "engine/scratch.hpp"
 #include "engine/tile_pass.hpp"
 #include "engine/tiles.hpp"
@@ -58,9 +59,9 @@ struct Run {
     std::uint64_t seed = 0, step = 0;  // determine the bits of stochastic rounding
 };
 
-/// Sets the number of elements from which on threads share a step, and returns the previous number.
-/// Results do not depend on it.
-std::size_t set_parallel_threshold(std::size_t elements);
+/// Sets how long a step must take one thread for each thread that shares it, and returns the
+/// previous time. Results do not depend on it.
+double set_parallel_threshold(double nanoseconds);
 
 class Plan {
   public:
@@ -108,8 +109,11 @@ class Plan {
     GradientStats statistics_;
     std::size_t scratch_bytes_ = 0;
     std::size_t elements_ = 0;
+    std::size_t bytes_ = 0;  // of all arrays
+    Pace pace_;
     std::size_t threads_ = 1;  // of the next run
     bool wake_workers_ = false;
+    bool backwards_ = false;            // whether the last run was
     std::vector<std::uint64_t> first_;  // the number of elements before each item
     bool stochastic_ = false;           // whether a state is rounded stochastically
     bool some_rest_ = false;

@@ -17,7 +17,7 @@ class TilePass {
   public:
     TilePass(const Layout& layout, const Pass& pass) : layout_(layout), pass_(pass) {}
 
-    void run_flat(std::size_t tile, std::byte* const* data) const;
+    void run_flat(std::size_t first, std::size_t last, std::byte* const* data) const;
     void run_box(std::size_t tile, std::byte* const* data, Scratch& scratch) const;
 
   private:
@@ -42,15 +42,14 @@ class TilePass {
     const Pass& pass_;
 };
 
-void TilePass::run_flat(std::size_t tile, std::byte* const* data) const {
+void TilePass::run_flat(std::size_t first, std::size_t last, std::byte* const* data) const {
     const TileAxis& axis = layout_.axes()[0];
-    const std::size_t begin = tile * axis.box;
+    const std::size_t begin = first * axis.box;
     std::byte* at[max_arrays];
     for (std::size_t k = 0; k < operands(); ++k) {
-        // Not the item size: a tile of one element is contiguous with any stride.
         at[k] = data[k] + static_cast<std::ptrdiff_t>(begin) * axis.strides[k];
     }
-    run_contiguous(at, std::min(axis.box, axis.size - begin));
+    run_contiguous(at, std::min(last * axis.box, axis.size) - begin);
 }
 
 void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratch) const {
@@ -227,10 +226,12 @@ std::uint64_t TilePass::index_of(std::byte* const* at) const {
 
 }  // namespace
 
-void run_pass(const Layout& layout, std::size_t tile, std::byte* const* data, const Pass& pass,
-              Scratch& scratch) noexcept {
+void run_pass(const Layout& layout, std::size_t first, std::size_t last, std::byte* const* data,
+              const Pass& pass, Scratch& scratch) noexcept {
+    if (first == last) return;
     const TilePass all(layout, pass);
-    layout.is_flat() ? all.run_flat(tile, data) : all.run_box(tile, data, scratch);
+    if (layout.is_flat()) return all.run_flat(first, last, data);
+    for (std::size_t tile = first; tile < last; ++tile) all.run_box(tile, data, scratch);
 }
 
 }  // namespace schuss::engine

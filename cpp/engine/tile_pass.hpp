@@ -41,8 +41,9 @@ struct Pass {
     }
 };
 
-/// Does a pass over one tile. data: for each operand, the address where its traversal begins.
-void run_pass(const Layout& layout, std::size_t tile, std::byte* const* data, const Pass& pass,
-              Scratch& scratch) noexcept;
+/// Does a pass over the tiles from `first` to before `last`. data: for each operand, the address
+/// where its traversal begins.
+void run_pass(const Layout& layout, std::size_t first, std::size_t last, std::byte* const* data,
+              const Pass& pass, Scratch& scratch) noexcept;
 
 }  // namespace schuss::engine

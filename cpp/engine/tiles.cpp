@@ -8,7 +8,7 @@
 namespace schuss::engine {
 namespace {
 
-std::atomic<std::size_t> elements_per_tile = 16384;
+std::atomic<std::size_t> elements_per_tile = 4096;
 
 // For rows shorter than this, a copy is faster than a kernel call for each row.
 constexpr std::size_t shortest_row = 64;
@@ -17,9 +17,9 @@ constexpr std::size_t shortest_row = 64;
 // few consecutive cache lines, so that memory is read in order.
 constexpr std::size_t crossing_run = 64;
 
-// Such a box is this many times larger than other tiles, so that the other operands still have rows
-// of some length in it.
-constexpr std::size_t crossing_tiles = 2;
+// A box has this many times the elements of a flat tile, so that its rows are long. If the fastest
+// axes of operands differ, it has more, so that the other operands still have rows of some length.
+constexpr std::size_t box_tiles = 4, crossing_tiles = 8;
 
 /// The lowest address among the elements of an array.
 const std::byte* lowest_address(const Operand& array, const std::vector<std::size_t>& shape) {
@@ -90,10 +90,18 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         for (const TileAxis& axis : axes_) bits |= magnitude(axis.strides[k]);
         operand.access = choose_access(k, bits % numbers::size_of(operand.dtype) == 0);
         has_rows_ = has_rows_ || operand.access == Access::rowwise;
-        is_flat_ = is_flat_ && operand.access == Access::contiguous && axes_.size() == 1;
+        // A tile of one element is contiguous with any stride; several of them need not be.
+        const bool has_run = axes_[0].box > 1 || axes_[0].size == 1;
+        is_flat_ = is_flat_ && operand.access == Access::contiguous && axes_.size() == 1 && has_run;
         if (operand.access != Access::buffered) continue;
         scratch_bytes_ += whole_cache_lines(box_elements * operand.item_size);
     }
+}
+
+std::size_t Layout::bytes() const {
+    std::size_t item = 0;
+    for (std::size_t k = 0; k < operand_count_; ++k) item += operands_[k].item_size;
+    return item * elements_;
 }
 
 std::size_t Layout::fastest_axis(std::size_t operand) const {
@@ -110,7 +118,8 @@ void Layout::choose_boxes(std::size_t tile_elements) {
     for (std::size_t k = 0; k < operand_count_; ++k) {
         crossing = crossing || fastest_axis(k) != axes_.size() - 1;
     }
-    std::size_t room = crossing ? crossing_tiles * tile_elements : tile_elements;
+    const std::size_t tiles = crossing ? crossing_tiles : axes_.size() > 1 ? box_tiles : 1;
+    std::size_t room = tiles * tile_elements;
     const auto extend = [&room](TileAxis& axis, std::size_t limit) {
         const std::size_t box = std::min({axis.size, limit, axis.box * room});
         room = room * axis.box / box;

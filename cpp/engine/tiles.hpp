@@ -26,9 +26,9 @@ enum class Role : std::uint8_t { parameter, gradient, state, average, copy };
 /// The arrays of an update: those of the kernel, an average, and a copy.
 inline constexpr std::size_t max_arrays = rules::max_operands + 2;
 
-/// The number of elements in a tile. A tile is large enough that the cost of claiming it is
-/// negligible, and small enough that a step is shared evenly and that the copies of a strided tile
-/// stay in the second-level cache.
+/// The number of elements in a tile of a flat layout; other tiles have a few times as many. A tile
+/// is large enough that the cost of claiming it is negligible, and small enough that a step is
+/// shared evenly and that the copies of a strided tile stay in the second-level cache.
 std::size_t tile_elements();
 
 /// Sets the size for layouts that are made from now on, and returns the previous one. The results
@@ -82,6 +82,9 @@ class Layout {
 
     std::size_t tiles() const { return tiles_; }
     std::size_t elements() const { return elements_; }
+
+    /// The bytes of an element of each array, summed, times the elements.
+    std::size_t bytes() const;
 
     /// The components of an element of the parameter: 2 if the elements are complex numbers.
     std::size_t components() const { return operands_[0].components; }

@@ -7,19 +7,21 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
-#include <vector>
 
 #include "runtime/fork.hpp"
 #include "runtime/subnormals.hpp"
+#include "runtime/task_ranges.hpp"
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
@@ -73,17 +75,19 @@ class BlockedSignals {
 
 class ThreadPool {
   public:
-    void parallel_for(const Work& work, std::size_t threads) noexcept {
+    std::size_t parallel_for(const Work& work, std::size_t threads) noexcept {
         const bool soon = follows_soon();
+        std::size_t took_part = 1;
         std::unique_lock lock(busy_, std::defer_lock);
         if ((soon || work.wake_workers) && lock.try_lock()) {
             threads = std::min(threads, work.tasks);
             spawn(threads - 1);
-            run_parallel(work, threads, soon);
+            took_part = run_parallel(work, std::min(threads, workers() + 1), soon);
         } else {
             run_serial(work);
         }
         ended_.store(Clock::now(), std::memory_order_relaxed);
+        return took_part;
     }
 
     bool run_concurrently(const Work& work) noexcept {
@@ -96,7 +100,11 @@ class ThreadPool {
     }
 
     static void run_serial(const Work& work) noexcept {
-        for (std::size_t task = 0; task < work.tasks; ++task) work.run(work.context, task, 0);
+        if (work.backwards) {
+            for (std::size_t task = work.tasks; task-- > 0;) work.run(work.context, task, 0);
+        } else {
+            for (std::size_t task = 0; task < work.tasks; ++task) work.run(work.context, task, 0);
+        }
     }
 
     std::size_t workers() const { return workers_.load(std::memory_order_relaxed); }
@@ -110,28 +118,56 @@ class ThreadPool {
     static constexpr std::uint64_t joined = (std::uint64_t{1} << slots_shift) - 1;
     static_assert(max_threads < std::size_t{1} << (31 - slots_shift));
 
+    /// How many workers each thread wakes.
+    static constexpr std::size_t children = 4;
+
+    static std::size_t slots(std::uint64_t word) { return (word & (open - 1)) >> slots_shift; }
+
+    /// A worker, in cache lines of its own.
+    struct alignas(128) Worker {
+        std::thread::native_handle_type handle = {};
+        std::mutex mutex;
+        std::condition_variable called;
+        std::atomic<bool> asleep = false;
+    };
+
     bool follows_soon() const {
         return Clock::now() - ended_.load(std::memory_order_relaxed) <
                spin_time.load(std::memory_order_relaxed);
     }
 
-    void run_parallel(const Work& work, std::size_t threads, bool spin) noexcept {
+    /// Returns the number of threads that took part.
+    std::size_t run_parallel(const Work& work, std::size_t threads, bool spin) noexcept {
         spin_.store(spin, std::memory_order_relaxed);
         work_ = work;
-        next_.store(0, std::memory_order_relaxed);
-        {
-            const std::lock_guard lock(mutex_);
-            const std::uint64_t before = epoch_word_.load(std::memory_order_relaxed);
-            epoch_word_.store(
-                ((before >> epoch_shift) + 1) << epoch_shift | open | threads << slots_shift,
-                std::memory_order_seq_cst);
-        }
+        ranges_.divide(work.tasks, threads, work.backwards);
+        took_part_.store(1, std::memory_order_relaxed);
+        const std::uint64_t before = epoch_word_.load(std::memory_order_relaxed);
+        const std::uint64_t word =
+            ((before >> epoch_shift) + 1) << epoch_shift | open | threads << slots_shift;
+        epoch_word_.store(word, std::memory_order_seq_cst);
         if (asleep_.load(std::memory_order_seq_cst) > 0) {
-            if (work.wake_workers) set_affinity(threads - 1);
-            called_.notify_all();
+            set_affinity(threads - 1);
+            wake_children(0, word);
         }
         run_tasks(0);
         wait_for_joined();
+        return took_part_.load(std::memory_order_relaxed);
+    }
+
+    /// Wakes those of its children in the tree of threads that sleep: the caller need not wake
+    /// each worker itself.
+    void wake_children(std::size_t slot, std::uint64_t word) noexcept {
+        const std::size_t first = slot * children + 1;
+        for (std::size_t child = first; child < std::min(first + children, slots(word)); ++child) {
+            Worker& worker = *all_[child - 1];
+            // A worker that is awake looks at the epoch word before it sleeps.
+            if (!worker.asleep.load(std::memory_order_seq_cst)) continue;
+            {
+                const std::lock_guard lock(worker.mutex);
+            }  // until it waits
+            worker.called.notify_one();
+        }
     }
 
     /// Lets workers wake on other processors than the caller's, if there are enough. If the threads
@@ -146,22 +182,17 @@ class ThreadPool {
             CPU_CLR(static_cast<std::size_t>(here), &allowed);
         }
         if (bound_ == workers() && CPU_EQUAL(&allowed, &processors_)) return;
-        for (const auto worker : handles_) {
-            ::pthread_setaffinity_np(worker, sizeof allowed, &allowed);
+        for (std::size_t i = 0; i < workers(); ++i) {
+            ::pthread_setaffinity_np(all_[i]->handle, sizeof allowed, &allowed);
         }
         processors_ = allowed;
         bound_ = workers();
 #endif
     }
 
-    /// Claims and runs tasks until none is left.
     void run_tasks(std::size_t slot) noexcept {
         is_in_task = true;
-        for (;;) {
-            const std::size_t task = next_.fetch_add(1, std::memory_order_relaxed);
-            if (task >= work_.tasks) break;
-            work_.run(work_.context, task, slot);
-        }
+        ranges_.run(slot, [&](std::size_t task) { work_.run(work_.context, task, slot); });
         is_in_task = false;
     }
 
@@ -181,15 +212,15 @@ class ThreadPool {
     /// Whether the worker with this slot may join, and has not joined this work before. `epoch` is
     /// the work that it joined last.
     static bool may_join(std::uint64_t word, std::size_t slot, std::uint64_t epoch) {
-        return (word & open) != 0 && word >> epoch_shift != epoch &&
-               slot < (word & (open - 1)) >> slots_shift;
+        return (word & open) != 0 && word >> epoch_shift != epoch && slot < slots(word);
     }
 
     void work(std::size_t slot) noexcept {
         use_default_mode();  // instead of the mode of the thread that started the worker
+        Worker& self = *all_[slot - 1];
         std::uint64_t epoch = 0;
         for (;;) {
-            wait(slot, epoch);
+            wait(self, slot, epoch);
             std::uint64_t word = epoch_word_.load(std::memory_order_acquire);
             while (may_join(word, slot, epoch)) {
                 if (!epoch_word_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel,
@@ -197,6 +228,8 @@ class ThreadPool {
                     continue;
                 }
                 epoch = word >> epoch_shift;
+                took_part_.fetch_add(1, std::memory_order_relaxed);
+                if (asleep_.load(std::memory_order_seq_cst) > 0) wake_children(slot, word);
                 run_tasks(slot);
                 epoch_word_.fetch_sub(1, std::memory_order_release);
                 break;
@@ -205,7 +238,7 @@ class ThreadPool {
     }
 
     /// Returns when there may be work. Spins first if calls follow each other closely.
-    void wait(std::size_t slot, std::uint64_t epoch) {
+    void wait(Worker& self, std::size_t slot, std::uint64_t epoch) {
         const auto is_called = [&] {
             return may_join(epoch_word_.load(std::memory_order_seq_cst), slot, epoch);
         };
@@ -219,9 +252,11 @@ class ThreadPool {
                 std::this_thread::yield();
             } while (Clock::now() < until);
         }
-        std::unique_lock lock(mutex_);
+        std::unique_lock lock(self.mutex);
         asleep_.fetch_add(1, std::memory_order_seq_cst);
-        called_.wait(lock, is_called);
+        self.asleep.store(true, std::memory_order_seq_cst);
+        self.called.wait(lock, is_called);
+        self.asleep.store(false, std::memory_order_relaxed);
         asleep_.fetch_sub(1, std::memory_order_relaxed);
     }
 
@@ -231,11 +266,13 @@ class ThreadPool {
         if (workers() >= wanted || spawn_failed_) return;
         const BlockedSignals mask;
         try {
+            ranges_.reserve(wanted + 1);
             while (workers() < wanted) {
-                handles_.reserve(workers() + 1);
-                std::thread worker(&ThreadPool::work, this, workers() + 1);
-                handles_.push_back(worker.native_handle());
-                worker.detach();
+                const std::size_t slot = workers() + 1;
+                all_[slot - 1] = std::make_unique<Worker>();
+                std::thread thread(&ThreadPool::work, this, slot);
+                all_[slot - 1]->handle = thread.native_handle();
+                thread.detach();
                 workers_.fetch_add(1, std::memory_order_relaxed);
             }
         } catch (...) {
@@ -243,23 +280,23 @@ class ThreadPool {
         }
     }
 
-    alignas(64) std::atomic<std::size_t> next_ = 0;
-    alignas(64) std::atomic<std::uint64_t> epoch_word_ = 0;
-    alignas(64) std::atomic<bool> spin_ = false;
+    alignas(128) std::atomic<std::uint64_t> epoch_word_ = 0;
+    std::atomic<std::size_t> took_part_ = 0;  // threads, in the current work
+    // What does not change while threads work.
+    alignas(128) std::atomic<bool> spin_ = false;
     std::atomic<int> asleep_ = 0;
     std::atomic<std::size_t> workers_ = 0;
-    std::atomic<Clock::time_point> ended_ = Clock::time_point();
     std::mutex busy_;
-    // The thread that holds busy_ owns these.
+    // The thread that holds busy_ owns these; workers that have joined read them.
     Work work_ = {};
-    std::vector<std::thread::native_handle_type> handles_;
+    TaskRanges ranges_;
+    std::array<std::unique_ptr<Worker>, max_threads> all_;
 #if defined(__linux__)
     cpu_set_t processors_ = {};  // of the workers
     std::size_t bound_ = 0;      // workers whose affinity was set
 #endif
     bool spawn_failed_ = false;
-    std::mutex mutex_;
-    std::condition_variable called_;
+    std::atomic<Clock::time_point> ended_ = Clock::time_point();
 };
 
 /// The pool of the process. Never destroyed: its threads may sleep in it until the process ends.
@@ -285,11 +322,12 @@ void prepare_for_fork() {
     at_fork([] {}, [] { pool.store(nullptr); });
 }
 
-void parallel_for(const Work& work, std::size_t threads) noexcept {
+std::size_t parallel_for(const Work& work, std::size_t threads) noexcept {
     const bool is_parallel = threads > 1 && work.tasks > 1 && is_prepared_for_fork;
     ThreadPool* const all = is_parallel ? get_pool() : nullptr;
-    if (all == nullptr) return ThreadPool::run_serial(work);
-    all->parallel_for(work, threads);
+    if (all != nullptr) return all->parallel_for(work, threads);
+    ThreadPool::run_serial(work);
+    return 1;
 }
 
 bool run_concurrently(const Work& work) noexcept {

@@ -1,9 +1,9 @@
 // The thread pool.
 //
-// Workers sleep when there is nothing to do, and are woken for work that takes long enough. Threads
-// claim tasks one by one from a counter. The caller claims tasks too, and at the end waits only for
-// workers that have begun: a worker that wakes too late, because another thread has its core, costs
-// nothing.
+// Workers sleep when there is nothing to do, and are woken for work that takes long enough. Each
+// thread begins with the tasks of its own range (task_ranges.hpp). The caller runs tasks too, and
+// at the end waits only for workers that have begun: a worker that wakes too late, because another
+// thread has its core, costs nothing.
 #pragma once
 
 #include <chrono>
@@ -17,7 +17,8 @@ struct Work {
     void (*run)(void* context, std::size_t task, std::size_t slot) noexcept;
     void* context;
     std::size_t tasks;
-    bool wake_workers;  // whether the work takes much longer than a worker needs to wake
+    bool wake_workers;       // whether the work takes much longer than a worker needs to wake
+    bool backwards = false;  // whether threads begin with the last tasks of their ranges
 };
 
 /// The maximum number of threads, more than a machine has cores.
@@ -25,8 +26,8 @@ inline constexpr std::size_t max_threads = 1024;
 
 /// Runs all tasks on at most this many threads, including the caller's. The caller runs them alone
 /// if the pool is busy for another thread, or if wake_workers is false and the previous call ended
-/// longer ago than the spin time.
-void parallel_for(const Work& work, std::size_t threads) noexcept;
+/// longer ago than the spin time. Returns the number of threads that took part.
+std::size_t parallel_for(const Work& work, std::size_t threads) noexcept;
 
 /// Runs every task on its own thread, all at the same time, so that tasks may wait for each other.
 /// Blocks until the pool is free, and delays fork(). Returns false, having done nothing, if there

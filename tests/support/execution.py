@@ -13,11 +13,12 @@ def execution(
     level: str | None = None,
     threads: int | None = None,
     tile: int | None = None,
-    threshold: int | None = None,
+    threshold: float | None = None,
 ) -> Iterator[None]:
     """Run the block at that SIMD level and number of threads, and restore both afterwards.
 
-    Work is cut into tiles of `tile` elements, and shared by the threads from `threshold` elements.
+    Work is cut into tiles of `tile` elements, and shared by threads if it takes one thread
+    `threshold` nanoseconds for each of them.
     """
     level_before, threads_before = schuss.simd(), schuss.num_threads()
     tile_before = None if tile is None else _core.set_tile_elements(tile)
