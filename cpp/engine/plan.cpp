@@ -6,7 +6,6 @@
 #include <utility>
 
 #include "runtime/subnormals.hpp"
-#include "runtime/thread_pool.hpp"
 #include "sweep/dispatch.hpp"
 
 namespace schuss::engine {

@@ -15,6 +15,7 @@
 #include "engine/tiles.hpp"
 #include "numbers/dtype.hpp"
 #include "rules/registry.hpp"
+#include "runtime/thread_pool.hpp"
 
 namespace schuss::engine {
 
@@ -69,6 +70,11 @@ class Plan {
 
     /// Call this before the layout of an item changes.
     void invalidate() { built_ = false; }
+
+    /// Wakes the threads that the last run had to wake: they wake while the next one is prepared.
+    void wake_threads() const noexcept {
+        if (wake_workers_ && threads_ > 1) runtime::wake_workers(threads_);
+    }
 
     /// Call this before each run. It may throw; the run cannot.
     void prepare();

@@ -90,6 +90,16 @@ class ThreadPool {
         return took_part;
     }
 
+    void wake(std::size_t threads) noexcept {
+        if (asleep_.load(std::memory_order_relaxed) == 0) return;
+        const std::unique_lock lock(busy_, std::try_to_lock);
+        if (!lock) return;
+        spin_.store(true, std::memory_order_relaxed);
+        threads = std::min(threads, workers() + 1);
+        const std::uint64_t before = early_word_.load(std::memory_order_relaxed);
+        wake_workers(early_word_, (before >> epoch_shift) + 1, threads);
+    }
+
     bool run_concurrently(const Work& work) noexcept {
         const std::lock_guard lock(busy_);
         spawn(work.tasks - 1);
@@ -143,16 +153,20 @@ class ThreadPool {
         ranges_.divide(work.tasks, threads, work.backwards);
         took_part_.store(1, std::memory_order_relaxed);
         const std::uint64_t before = epoch_word_.load(std::memory_order_relaxed);
-        const std::uint64_t word =
-            ((before >> epoch_shift) + 1) << epoch_shift | open | threads << slots_shift;
-        epoch_word_.store(word, std::memory_order_seq_cst);
-        if (asleep_.load(std::memory_order_seq_cst) > 0) {
-            set_affinity(threads - 1);
-            wake_children(0, word);
-        }
+        wake_workers(epoch_word_, (before >> epoch_shift) + 1, threads);
         run_tasks(0);
         wait_for_joined();
         return took_part_.load(std::memory_order_relaxed);
+    }
+
+    /// Publishes a new epoch in one of the two words, and wakes the workers that sleep.
+    void wake_workers(std::atomic<std::uint64_t>& published, std::uint64_t epoch,
+                      std::size_t threads) noexcept {
+        const std::uint64_t word = epoch << epoch_shift | open | threads << slots_shift;
+        published.store(word, std::memory_order_seq_cst);
+        if (asleep_.load(std::memory_order_seq_cst) == 0) return;
+        set_affinity(threads - 1);
+        wake_children(0, word);
     }
 
     /// Wakes those of its children in the tree of threads that sleep: the caller need not wake
@@ -162,7 +176,9 @@ class ThreadPool {
         for (std::size_t child = first; child < std::min(first + children, slots(word)); ++child) {
             Worker& worker = *all_[child - 1];
             // A worker that is awake looks at the epoch word before it sleeps.
-            if (!worker.asleep.load(std::memory_order_seq_cst)) continue;
+            const bool sleeps = worker.asleep.load(std::memory_order_seq_cst) &&
+                                worker.asleep.exchange(false, std::memory_order_seq_cst);
+            if (!sleeps) continue;
             {
                 const std::lock_guard lock(worker.mutex);
             }  // until it waits
@@ -242,22 +258,44 @@ class ThreadPool {
         const auto is_called = [&] {
             return may_join(epoch_word_.load(std::memory_order_seq_cst), slot, epoch);
         };
-        if (spin_.load(std::memory_order_relaxed)) {
-            const auto until = Clock::now() + spin_time.load(std::memory_order_relaxed);
-            do {
-                for (int i = 0; i < 50; ++i) {
-                    if (is_called()) return;
-                    cpu_relax();
-                }
-                std::this_thread::yield();
-            } while (Clock::now() < until);
+        while (!spin(is_called) && !sleep(self, slot, is_called)) {
         }
+    }
+
+    /// Waits awake, if calls follow each other closely. Returns whether the worker is called.
+    template <typename IsCalled>
+    bool spin(const IsCalled& is_called) const {
+        if (!spin_.load(std::memory_order_relaxed)) return false;
+        const auto until = Clock::now() + spin_time.load(std::memory_order_relaxed);
+        do {
+            for (int i = 0; i < 50; ++i) {
+                if (is_called()) return true;
+                cpu_relax();
+            }
+            std::this_thread::yield();
+        } while (Clock::now() < until);
+        return false;
+    }
+
+    /// Sleeps. Returns true if the worker is called, and false if a call will follow soon.
+    template <typename IsCalled>
+    bool sleep(Worker& self, std::size_t slot, const IsCalled& is_called) {
         std::unique_lock lock(self.mutex);
         asleep_.fetch_add(1, std::memory_order_seq_cst);
-        self.asleep.store(true, std::memory_order_seq_cst);
-        self.called.wait(lock, is_called);
+        const std::uint64_t early = early_word_.load(std::memory_order_seq_cst);
+        std::uint64_t now = early;
+        for (;;) {
+            self.asleep.store(true, std::memory_order_seq_cst);
+            now = early_word_.load(std::memory_order_seq_cst);
+            if (now != early || is_called()) break;
+            self.called.wait(lock);
+        }
         self.asleep.store(false, std::memory_order_relaxed);
         asleep_.fetch_sub(1, std::memory_order_relaxed);
+        lock.unlock();
+        if (is_called()) return true;
+        wake_children(slot, now);
+        return false;
     }
 
     /// Starts workers until this many exist. If the system refuses one, the pool works
@@ -282,6 +320,8 @@ class ThreadPool {
 
     alignas(128) std::atomic<std::uint64_t> epoch_word_ = 0;
     std::atomic<std::size_t> took_part_ = 0;  // threads, in the current work
+    // The early word: as the epoch word, for calls of `wake`.
+    std::atomic<std::uint64_t> early_word_ = 0;
     // What does not change while threads work.
     alignas(128) std::atomic<bool> spin_ = false;
     std::atomic<int> asleep_ = 0;
@@ -328,6 +368,11 @@ std::size_t parallel_for(const Work& work, std::size_t threads) noexcept {
     if (all != nullptr) return all->parallel_for(work, threads);
     ThreadPool::run_serial(work);
     return 1;
+}
+
+void wake_workers(std::size_t threads) noexcept {
+    ThreadPool* const existing = pool.load(std::memory_order_acquire);
+    if (existing != nullptr) existing->wake(threads);
 }
 
 bool run_concurrently(const Work& work) noexcept {

@@ -29,6 +29,9 @@ inline constexpr std::size_t max_threads = 1024;
 /// longer ago than the spin time. Returns the number of threads that took part.
 std::size_t parallel_for(const Work& work, std::size_t threads) noexcept;
 
+/// Wakes workers that sleep, for a call that will follow soon.
+void wake_workers(std::size_t threads) noexcept;
+
 /// Runs every task on its own thread, all at the same time, so that tasks may wait for each other.
 /// Blocks until the pool is free, and delays fork(). Returns false, having done nothing, if there
 /// cannot be that many threads or if this thread is already running a task.
