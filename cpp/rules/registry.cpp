@@ -12,6 +12,7 @@ namespace {
 #include "rules/arithmetic.hpp"
 #include "rules/complex.hpp"
 
+#include "rules/bias.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"
