@@ -31,7 +31,7 @@ Coefficients::Coefficients(const rules::RuleInfo& rule, const double* hyperparam
 }
 
 void Coefficients::set_scale(const numbers::Wide& scale) {
-    if (scale.value() == 1) return;
+    if (scale.is_one()) return;
     const auto set = [&scale](auto& typed) {
         using T = std::remove_reference_t<decltype(typed[0])>;
         const numbers::Factors<T> factors = numbers::factors_of<T>(scale);
