@@ -21,7 +21,10 @@ auto with_lrs(py::handle lrs, std::size_t groups, const Function& function) {
         const double lr = PyFloat_AS_DOUBLE(lrs.ptr());
         return function(&lr, 1);
     }
-    const auto each = lrs.cast<std::vector<double>>();
+    std::vector<double> each;
+    for (const py::handle lr : py::tuple(py::reinterpret_borrow<py::object>(lrs))) {
+        each.push_back(lr.cast<double>());
+    }
     if (each.size() != groups) throw py::value_error("expected a learning rate for each group");
     return function(each.data(), each.size());
 }

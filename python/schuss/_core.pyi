@@ -241,6 +241,7 @@ class Optimizer:
         expected_step: int = 0,
         skip_nonfinite: bool = False,
         lr_version: int | None = None,
+        /,
     ) -> None:
         """Make a step with these gradients, or (None) with the accumulated ones.
 
