@@ -8,13 +8,11 @@ namespace schuss::bindings {
 
 namespace py = pybind11;
 
-/// Calls a function, and raises in Python what it throws: nullptr then, otherwise a new reference
-/// to None.
+/// Returns what a function returns to Python; raises there what it throws.
 template <class Function>
 PyObject* call_from_python(const Function& function) noexcept {
     try {
-        function();
-        Py_RETURN_NONE;
+        return py::object(function()).release().ptr();
     } catch (py::error_already_set& error) {
         error.restore();
     } catch (...) {
@@ -63,12 +61,30 @@ class Arguments {
     Py_ssize_t count_;
 };
 
-/// Adds a method. definition: it must stay valid, with the flag METH_FASTCALL.
+using FastFunction = PyObject* (*)(PyObject* self, PyObject* const* values, Py_ssize_t count);
+
+/// signature: how the documentation begins, as `PyMethodDef` describes it.
+inline PyMethodDef fast_definition(const char* name, FastFunction function, const char* signature) {
+    // A cast by way of another function pointer, as Python documents it.
+    const auto any = reinterpret_cast<void (*)()>(function);
+    return {name, reinterpret_cast<PyCFunction>(any), METH_FASTCALL, signature};
+}
+
+/// Adds a method to a class. The definition must stay valid.
 inline void add_method(py::handle cls, PyMethodDef& definition) {
     auto* const type = reinterpret_cast<PyTypeObject*>(cls.ptr());
     const auto method = py::reinterpret_steal<py::object>(PyDescr_NewMethod(type, &definition));
     if (!method) throw py::error_already_set();
     cls.attr(definition.ml_name) = method;
+}
+
+/// Adds a function to a module. The definition must stay valid.
+inline void add_function(py::module_& module, PyMethodDef& definition) {
+    const py::object name = module.attr("__name__");
+    const auto function =
+        py::reinterpret_steal<py::object>(PyCFunction_NewEx(&definition, nullptr, name.ptr()));
+    if (!function) throw py::error_already_set();
+    module.attr(definition.ml_name) = function;
 }
 
 }  // namespace schuss::bindings

@@ -375,18 +375,19 @@ WriteSet Optimizer::write_set(const Parameters& parameters, const Parameters& ot
 namespace {
 
 PyObject* step(PyObject* self, PyObject* const* values, Py_ssize_t count) noexcept {
-    return call_from_python([&] {
+    return call_from_python([&]() -> py::object {
         const Arguments arguments("step", values, count, 2, 6);
         self_of<Optimizer>(self).step(
             arguments[0], arguments[1], arguments.number(2, 1), arguments.value<std::int64_t>(3, 0),
             arguments.value(4, false), arguments.value(5, std::optional<std::uint64_t>()));
+        return py::none();
     });
 }
 
-PyMethodDef step_method = {
-    "step", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(&step)), METH_FASTCALL,
+PyMethodDef step_method = fast_definition(
+    "step", &step,
     "step($self, grads, lrs, scale=1.0, expected_step=0, skip_nonfinite=False, lr_version=None, "
-    "/)\n--\n\n"};
+    "/)\n--\n\n");
 
 }  // namespace
 
