@@ -157,12 +157,15 @@ class Internals:
 
         None stands for the first group without its own `lr`, or else for the first group.
         """
-        if group is None:
+        if group is None and not self.has_group_lrs:
+            group = 0
+        elif group is None:
             shared = [index for index, own in enumerate(self.groups) if "lr" not in own]
             group = shared[0] if shared else 0
-        lr, lrs = self._lr(group), self.core.last_lrs
+        lr = self._lr(group)
         if not callable(lr):
             return lr
+        lrs = self.core.last_lrs
         if lrs is None:
             return self._scheduled("lr_now", group, max(self.core.steps, 1))
         return lrs[group]
