@@ -65,7 +65,8 @@ std::string name_of(const ElementType& type) {
 }
 
 bool is_native(const py::dtype& dtype) {
-    return dtype.attr("isnative").cast<bool>();
+    const char order = dtype.byteorder();
+    return order == '=' || order == '|' || dtype.attr("isnative").cast<bool>();
 }
 
 /// The types that the rule allows for an array that goes with a parameter, the first preferred.

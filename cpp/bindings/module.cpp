@@ -29,6 +29,7 @@ PYBIND11_MODULE(core, module) {
     schuss::bindings::register_memory_floor(module);
     schuss::bindings::register_options(module);
     schuss::bindings::register_runtime(module);
+    schuss::bindings::register_small_update(module);
     schuss::bindings::register_tree(module);
     schuss::bindings::register_optimizer(module);
 }

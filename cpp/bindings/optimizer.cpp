@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "bindings/collectable.hpp"
+#include "bindings/fast_call.hpp"
 #include "bindings/formula.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/register.hpp"
@@ -20,7 +21,10 @@ auto with_lrs(py::handle lrs, std::size_t groups, const Function& function) {
         const double lr = PyFloat_AS_DOUBLE(lrs.ptr());
         return function(&lr, 1);
     }
-    const auto each = lrs.cast<std::vector<double>>();
+    std::vector<double> each;
+    for (const py::handle lr : py::tuple(py::reinterpret_borrow<py::object>(lrs))) {
+        each.push_back(lr.cast<double>());
+    }
     if (each.size() != groups) throw py::value_error("expected a learning rate for each group");
     return function(each.data(), each.size());
 }
@@ -368,6 +372,25 @@ WriteSet Optimizer::write_set(const Parameters& parameters, const Parameters& ot
     return {call_, std::move(arrays)};
 }
 
+namespace {
+
+PyObject* step(PyObject* self, PyObject* const* values, Py_ssize_t count) noexcept {
+    return call_from_python([&]() -> py::object {
+        const Arguments arguments("step", values, count, 2, 6);
+        self_of<Optimizer>(self).step(
+            arguments[0], arguments[1], arguments.number(2, 1), arguments.value<std::int64_t>(3, 0),
+            arguments.value(4, false), arguments.value(5, std::optional<std::uint64_t>()));
+        return py::none();
+    });
+}
+
+PyMethodDef step_method = fast_definition(
+    "step", &step,
+    "step($self, grads, lrs, scale=1.0, expected_step=0, skip_nonfinite=False, lr_version=None, "
+    "/)\n--\n\n");
+
+}  // namespace
+
 void register_optimizer(py::module_& module) {
     using States = std::vector<std::pair<std::string, AuxArrays::List>>;
     py::class_<AuxArrays>(module, "AuxArrays", py::custom_type_setup(make_collectable<AuxArrays>))
@@ -409,9 +432,6 @@ void register_optimizer(py::module_& module) {
         .def("forget_lrs", &Optimizer::forget_lrs)
         .def("check_lrs", &Optimizer::check_lrs, py::arg("lrs"))
         .def("check_source", &Optimizer::check_source, py::arg("grads"))
-        .def("step", &Optimizer::step, py::arg("grads"), py::arg("lrs"), py::arg("scale") = 1.0,
-             py::arg("expected_step") = 0, py::arg("skip_nonfinite") = false,
-             py::arg("lr_version") = py::none())
         .def("hold_sums", &Optimizer::hold_sums, py::arg("sums"))
         .def("accumulate", &Optimizer::accumulate, py::arg("grads"), py::arg("scale") = 1.0)
         .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)
@@ -423,6 +443,7 @@ void register_optimizer(py::module_& module) {
         .def_property("average_weights", &Optimizer::average_weights,
                       &Optimizer::set_average_weights)
         .def("check_copies", &Optimizer::check_copies, py::arg("call"));
+    add_method(optimizer, step_method);
 }
 
 }  // namespace schuss::bindings

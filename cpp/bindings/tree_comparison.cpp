@@ -13,6 +13,13 @@ bool same_elements(py::handle then, py::handle now, const Name& name) {
     return is_leaf(now) && same_memory(ArrayView(then, name), ArrayView(now, name));
 }
 
+/// A list with the items of another.
+py::list copied(py::handle list) {
+    auto copy = py::reinterpret_steal<py::list>(PySequence_List(list.ptr()));
+    if (!copy) throw py::error_already_set();
+    return copy;
+}
+
 /// Whether a structure could be that of an optimizer's parameters.
 bool could_be_parameters(py::handle structure, const Name& name) {
     if (!is_leaf(structure) && !is_container(structure)) return false;
@@ -70,9 +77,12 @@ class Tree::Comparison {
     /// Compares the params of each group.
     void compare_groups() {
         const std::vector<Node>& nodes = tree_.root_.children;
-        const py::list groups = iterated(held_.groups, name(""));
-        const py::str key("params");
-        const auto params_of = [&key](py::handle group) {
+        static PyObject* const key = PyUnicode_InternFromString("params");
+        // A copy, since user code may change the list meanwhile.
+        const py::list groups = PyList_CheckExact(held_.groups.ptr()) != 0
+                                    ? copied(held_.groups)
+                                    : iterated(held_.groups, name(""));
+        const auto params_of = [](py::handle group) {
             return is_mapping(group) ? value_at(group, key, is_plain_dict(group)) : py::object();
         };
         for (std::size_t i = 0; i < nodes.size(); ++i) {

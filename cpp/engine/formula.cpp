@@ -31,7 +31,7 @@ Coefficients::Coefficients(const rules::RuleInfo& rule, const double* hyperparam
 }
 
 void Coefficients::set_scale(const numbers::Wide& scale) {
-    if (scale.value() == 1) return;
+    if (scale.is_one()) return;
     const auto set = [&scale](auto& typed) {
         using T = std::remove_reference_t<decltype(typed[0])>;
         const numbers::Factors<T> factors = numbers::factors_of<T>(scale);
@@ -117,6 +117,8 @@ sweep::Call Update::call(const numbers::Formats& formats) const {
 Formula::Formula(std::string_view rule, double per_step, const std::vector<double>& others,
                  const FormulaOptions& options)
     : index_(rules::find_rule(rule)), options_(options), values_{per_step} {
+    // Otherwise 0 * parameter would be added, which is NaN for an infinite parameter.
+    if (options_.weight_decay == 0) options_.decay = rules::Decay::decoupled;
     values_.insert(values_.end(), others.begin(), others.end());
 }
 

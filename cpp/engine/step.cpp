@@ -101,10 +101,9 @@ Outcome Step::run(double scale) noexcept {
     Run run{.groups = updates_.data(),
             .seed = options_.seed,
             .step = static_cast<std::uint64_t>(steps_ + 1)};
-    std::optional<Update> average;
     if (has_average_) {
-        average = average_.next(options_.average, options_.average_from_zero);
-        run.average = &*average;
+        average_update_ = average_.next(options_.average, options_.average_from_zero);
+        run.average = &average_update_;
     }
     run_plan(run, outcome);
     ++steps_;

@@ -137,6 +137,7 @@ class Step {
     StepOptions options_;
     Nonfinite nonfinite_ = Nonfinite::propagate;  // of the next step
     ParameterAverage average_;
+    Update average_update_;  // of the step under way, if there are averages
     bool has_average_ = false;
     std::atomic<std::int64_t> steps_ = 0;
     std::int64_t skipped_ = 0;

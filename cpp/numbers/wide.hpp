@@ -21,6 +21,8 @@ struct Wide {
 
     /// The nearest double: zero if the value is too small, an infinity if it is too large.
     double value() const { return std::ldexp(digits, exponent); }
+
+    bool is_one() const { return digits == 0.5 && exponent == 1; }
 };
 
 inline Wide operator*(const Wide& a, const Wide& b) {

@@ -25,8 +25,8 @@ struct Adam {
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const bool corrected = h.bias_correction != 0;
-        const double bias1 = corrected ? 1 - ::pow(h.beta1, t) : 1;
-        const double bias2 = corrected ? 1 - ::pow(h.beta2, t) : 1;
+        const double bias1 = corrected ? Bias::correction(h.beta1, t) : 1;
+        const double bias2 = corrected ? Bias::correction(h.beta2, t) : 1;
         return {h.beta1,      1 - h.beta1, h.beta2,    1 - h.beta2,
                 h.lr / bias1, 1 / bias2,   h.eps_root, h.eps + h.eps_hat / ::sqrt(bias2)};
     }

@@ -18,7 +18,7 @@ struct Adamax {
     static constexpr Names origins{"lr", "beta1", "beta1", "beta2", "eps"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
-        return {h.lr / (1 - ::pow(h.beta1, t)), h.beta1, 1 - h.beta1, h.beta2, h.eps};
+        return {h.lr / Bias::correction(h.beta1, t), h.beta1, 1 - h.beta1, h.beta2, h.eps};
     }
 
     template <typename T, typename V>

@@ -21,7 +21,7 @@ struct Momentum {
     static constexpr Names origins{"lr", "beta", "lr", "fine"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
-        const double inv_bias = h.bias_correction != 0 ? 1 / (1 - ::pow(h.beta, t)) : 1;
+        const double inv_bias = h.bias_correction != 0 ? 1 / Bias::correction(h.beta, t) : 1;
         const double one_minus_dampening = 1 - h.dampening;
         // -1 as lr_in_velocity gives the velocity the sign of scikit-learn's: p = p + v.
         const double sign = h.lr_in_velocity;

@@ -21,7 +21,7 @@ struct NAdam {
                                    "beta1", "beta1", "beta2", "eps+eps_hat"};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
-        const double bias2 = 1 - ::pow(h.beta2, t);
+        const double bias2 = Bias::correction(h.beta2, t);
         const double mu = momentum(h, t), next = momentum(h, t + 1);
         const double product = ::pow(h.beta1, t) < negligible ? 0 : momentum_product(h, t);
         return {h.lr,

@@ -28,7 +28,7 @@ struct RAdam {
                 ? ::sqrt((length - 4) * (length - 2) * most / ((most - 4) * (most - 2) * length)) *
                       ::sqrt(bias2)
                 : 1;
-        return {h.lr / (1 - ::pow(h.beta1, t)) * rectification,
+        return {h.lr / Bias::correction(h.beta1, t) * rectification,
                 h.beta1,
                 1 - h.beta1,
                 h.beta2,

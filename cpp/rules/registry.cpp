@@ -12,6 +12,7 @@ namespace {
 #include "rules/arithmetic.hpp"
 #include "rules/complex.hpp"
 
+#include "rules/bias.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
 #include "rules/rate_only.hpp"
@@ -87,8 +88,9 @@ std::vector<std::string_view> state_names(const RuleInfo& rule) {
 }
 
 std::size_t find_rule(std::string_view name) {
-    for (std::size_t i = 0; i < registry().size(); ++i) {
-        if (name == registry()[i].name) return i;
+    const std::vector<RuleInfo>& rules = registry();
+    for (std::size_t i = 0; i < rules.size(); ++i) {
+        if (name == rules[i].name) return i;
     }
     throw std::invalid_argument("unknown rule " + std::string(name));
 }

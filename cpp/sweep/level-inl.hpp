@@ -34,6 +34,7 @@ using rules::States;
 
 #include "numbers/conversions.hpp"
 #include "numbers/random.hpp"
+#include "rules/bias.hpp"
 #include "rules/bounds.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"

@@ -135,6 +135,7 @@ def parse_dtype(call: str, name: str, value: Any, among: tuple[str, ...]) -> np.
 # lines apart: loads and stores at equal offsets in a page delay each other (measured: 7 % of a
 # step).
 _PAGE, _LINE, _STAGGER, _LARGE = 4096, 64, 17 * 64, 1 << 16
+_SMALL = _LARGE // np.dtype(np.complex128).itemsize  # elements, of any dtype
 
 
 def zeros_like_strided(param: Array, slot: int = 1, dtype: npt.DTypeLike | None = None) -> Array:
@@ -142,6 +143,8 @@ def zeros_like_strided(param: Array, slot: int = 1, dtype: npt.DTypeLike | None 
 
     Arrays of different slots begin at different offsets in a page.
     """
+    if param.flags.c_contiguous and param.size < _SMALL:
+        return np.zeros(param.shape, param.dtype if dtype is None else dtype)
     like = np.empty_like(param, dtype, subok=False)  # its pages are never touched
     if like.nbytes < _LARGE:
         zeros: Array = np.zeros_like(like)

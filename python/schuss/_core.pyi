@@ -83,7 +83,7 @@ class Formula:
 
     `per_step` is the rule's first hyperparameter, which each step sets: lr, or the beta of an
     average. `values` has the others by name; other keys are ignored. `decay` is "coupled"
-    or "decoupled"; no weight decay is the decoupled one of 0.
+    or "decoupled"; a weight decay of 0 is always decoupled.
     """
 
     def __init__(
@@ -241,6 +241,7 @@ class Optimizer:
         expected_step: int = 0,
         skip_nonfinite: bool = False,
         lr_version: int | None = None,
+        /,
     ) -> None:
         """Make a step with these gradients, or (None) with the accumulated ones.
 
@@ -301,6 +302,22 @@ def update(
     grad: ArrayLike,
     *states: ArrayLike,
 ) -> None: ...
+def update_small(
+    rule: str,
+    values: dict[str, Any],
+    decoupled: bool,
+    step: int | None,
+    scale: float,
+    clip_value: float | None,
+    arrays: tuple[ArrayLike, ...],
+    /,
+) -> bool:
+    """Make a step of a small array if no argument needs a conversion, and return whether it did.
+
+    Otherwise nothing is changed or raised. Hyperparameters are floats in [0, 1); `arrays` (the
+    parameter, its gradient, the states) are contiguous, and all are float32 or all float64.
+    """
+
 def bfloat16_dtype(call: str, argument: str) -> np.dtype[Any]: ...
 def held(array: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
 def states(rule: str) -> list[str]: ...

@@ -15,7 +15,10 @@ class Extended(Sequence[Any]):
 
     def items(self) -> list[Any]:
         """Return the items as they are now; those that the user appended too come once."""
-        given, known = list(self.given), set(map(id, self.added))
+        given = list(self.given)
+        if len(given) <= self.length:
+            return given + self.added
+        known = set(map(id, self.added))
         later = [item for item in given[self.length :] if id(item) not in known]
         return [*given[: self.length], *self.added, *later]
 

@@ -62,6 +62,8 @@ class Internals:
         self.states: States = {}
         self.averages: list[Array] | None = None
         self.has_group_lrs = False
+        # The learning rates of every step with these settings, if no schedule is among them.
+        self.constant_lrs: tuple[Mapping[str, Any], float | tuple[float, ...]] = {}, 0.0
         groups, self.group_of = grouping(self.core.tree.names)
         self.members = members_of(self.group_of, len(groups))
         self.settings, groups = self.promoted(self.settings, groups)
@@ -99,9 +101,14 @@ class Internals:
         core = self.core
         if grads is None or core.accumulated:
             core.check_source(grads)
+        # The settings come first: if another thread replaces them, the rates match no settings.
+        settings = self.settings
         # The core refuses the step if another thread makes it while a schedule runs.
         t, version = core.steps + 1, core.lr_version
-        core.step(grads, self._lrs_of_step(t), scale, t, skip_nonfinite, version)
+        lrs, are_constant = self._lrs_of_step(t)
+        if are_constant:
+            self.constant_lrs = settings, lrs
+        core.step(grads, lrs, scale, t, skip_nonfinite, version)
 
     def accumulate(self, grads: GradTree, scale: float) -> None:
         """Add gradients to those of the next step."""
@@ -150,12 +157,15 @@ class Internals:
 
         None stands for the first group without its own `lr`, or else for the first group.
         """
-        if group is None:
+        if group is None and not self.has_group_lrs:
+            group = 0
+        elif group is None:
             shared = [index for index, own in enumerate(self.groups) if "lr" not in own]
             group = shared[0] if shared else 0
-        lr, lrs = self._lr(group), self.core.last_lrs
+        lr = self._lr(group)
         if not callable(lr):
             return lr
+        lrs = self.core.last_lrs
         if lrs is None:
             return self._scheduled("lr_now", group, max(self.core.steps, 1))
         return lrs[group]
@@ -171,8 +181,11 @@ class Internals:
         schedule: Any = self._lr(group)
         return NON_NEGATIVE(f"{self.call}.{call}", name, schedule(t))
 
-    def _lrs_of_step(self, t: int) -> float | tuple[float, ...]:
-        """Return the rate of step t, or one for each group if some have their own."""
+    def _lrs_of_step(self, t: int) -> tuple[float | tuple[float, ...], bool]:
+        """Return the rate of step t, or one for each group if some have their own.
+
+        Also return whether every step has these rates, as long as no setting changes.
+        """
         rates: dict[int, float] = {}  # by the id of the schedule: groups can share one
 
         def lr_of(group: int) -> float:
@@ -183,9 +196,9 @@ class Internals:
                 rates[id(lr)] = self._scheduled("step", group, t)
             return rates[id(lr)]
 
-        if not self.has_group_lrs:
-            return lr_of(0)
-        return tuple(map(lr_of, range(len(self.groups))))
+        own = self.has_group_lrs
+        lrs = tuple(map(lr_of, range(len(self.groups)))) if own else lr_of(0)
+        return lrs, not rates
 
     # Groups.
 

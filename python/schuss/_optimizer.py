@@ -252,14 +252,14 @@ class Optimizer(Grouped):
         group of its own gives the parameter its own bias correction.
         """
         internals = self._internals
-        lr = internals.settings["lr"]
-        if type(lr) is not float or internals.has_group_lrs or grads is None:
+        settings, lrs = internals.constant_lrs
+        if settings is not internals.settings or grads is None:
             internals.step(grads, scale)
             return
         # The fast path: steps of few elements take little more than this call.
         if scale is not _UNSCALED:
             scale = FINITE(f"{type(self).__name__}.step", "scale", scale)
-        internals.core.step(grads, lr, scale)
+        internals.core.step(grads, lrs, scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of what the optimizer knows, except for the parameters.

@@ -63,17 +63,14 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
     for name, other in spec.fallbacks.items():
         if values[name] is None:
             values[name] = values[other]
-    lr, weight_decay = values["lr"], values["weight_decay"]
-    by = spec.decoupled
+    lr, by = values["lr"], spec.decoupled
     decoupled = values[by] if isinstance(by, str) else by
-    # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
-    decay = "coupled" if weight_decay and not decoupled else "decoupled"
     return _core.Formula(
         spec.form(values),
         values,
         per_step=0.0 if callable(lr) else lr,
-        decay=decay,
-        weight_decay=weight_decay,
+        decay="decoupled" if decoupled else "coupled",
+        weight_decay=values["weight_decay"],
         maximize=values["maximize"],
         bounds=values["bounds"],
     )

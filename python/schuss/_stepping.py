@@ -92,7 +92,7 @@ class Stepping:
         """Record a step that was made but not recorded, and forget mini-batches without one."""
         recorded, made, _, start = self._under_way
         is_recorded = recorded != self._recorder.history.steps
-        if not is_recorded and made is not None and self._made() == made + 1:
+        if not is_recorded and made is not None and self._made(self._skipped()) == made + 1:
             self._end_step(perf_counter() - start)
         self._recorder.keep_batches(self._waiting)
 
@@ -104,16 +104,17 @@ class Stepping:
 
     def _step(self, grads: Any, start: float) -> tuple[float, float]:
         """Make and record a step, of accumulated gradients if there are none."""
-        self._under_way = self._recorder.history.steps, self._made(), self._skipped(), start
-        scale = 1.0 if self._group == 1 else 1 / self._waiting
+        skipped = self._skipped()
+        self._under_way = self._recorder.history.steps, self._made(skipped), skipped, start
         optimizer, scaler = self._optimizer, self._loss_scale
-        if isinstance(scaler, DynamicLossScale):
+        scale = 1.0 if self._group == 1 else 1 / self._waiting
+        if self._group == 1 and scaler is None:
+            optimizer.step(grads)
+        elif isinstance(scaler, DynamicLossScale):
             # Not one without the other: the next step would have the wrong scale.
             defer_signals(lambda: _scaled_step(scaler, optimizer, grads, scale))
-        elif self._group > 1 or scaler is not None:
-            optimizer.step(grads, scale=scale / (scaler or 1.0))
         else:
-            optimizer.step(grads)
+            optimizer.step(grads, scale=scale / (scaler or 1.0))
         if self._l2 is not None:
             self._l2.clear()
         end = perf_counter()
@@ -122,13 +123,13 @@ class Stepping:
     def _end_step(self, seconds: float) -> float:
         lr = getattr(self._optimizer, "lr_now", None)
         lr = nan if lr is None else real("fit", "optimizer.lr_now", lr)
-        self._recorder.add_seconds(seconds)
-        return self._recorder.end_step(lr, skipped=self._skipped() > self._under_way[2])
+        skipped = self._skipped() > self._under_way[2]
+        return self._recorder.end_step(seconds, lr, skipped=skipped)
 
-    def _made(self) -> int | None:
+    def _made(self, skipped: int) -> int | None:
         """Return the steps that the optimizer has made or skipped, or None if it has no count."""
         steps = getattr(self._optimizer, "steps", None)
-        return steps + self._skipped() if isinstance(steps, int) else None
+        return steps + skipped if isinstance(steps, int) else None
 
     def _skipped(self) -> int:
         skipped = getattr(self._optimizer, "skipped", 0)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from math import isinf, nan
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -28,6 +29,7 @@ Stop: TypeAlias = Literal["finished", "early", "callback", "interrupted"]
 # The rows of the record of steps, and those of the mini-batches whose step is still to be made.
 _COST, _LOSS_SECONDS, _STEP_SECONDS, _EXAMPLES, _LR, _SKIPPED = range(6)
 _ROWS, _ROWS_OF_BATCHES = 6, 4
+_STEP = Struct(f"{_ROWS}d")  # the rows of one step, which follow each other in memory
 _INITIAL_CAPACITY = 1024
 
 
@@ -210,8 +212,13 @@ class Recorder:
 
     def __init__(self, history: History) -> None:
         self.history = history
+        self._use(history._record)
         # The mini-batches of the step that is still to be made, as rows of the record.
         self._batches: list[list[float]] = []
+
+    def _use(self, record: Array) -> None:
+        self.history._record = record = np.asfortranarray(record)
+        self._memory = record.T.data.cast("B")  # `struct` writes it faster than NumPy does
 
     @property
     def steps_of_epoch(self) -> int:
@@ -244,17 +251,21 @@ class Recorder:
         """Forget all mini-batches of the next step but the first ones."""
         del self._batches[number:]
 
-    def end_step(self, lr: float, *, skipped: bool) -> float:
-        """Record a step of the mini-batches added since the last one; return its cost."""
+    def end_step(self, seconds: float, lr: float, *, skipped: bool) -> float:
+        """Record a step of the mini-batches added since the last one; return its cost.
+
+        seconds: the time that the optimizer took for it, besides those of `add_seconds`.
+        """
         history, batches = self.history, self._batches
         if history.steps == history._record.shape[1]:
             more = np.empty_like(history._record)
-            history._record = np.concatenate((history._record, more), axis=1)
-        row = batches[0]
+            self._use(np.concatenate((history._record, more), axis=1))
+        row = batches[-1]
+        row[_STEP_SECONDS] += seconds
         if len(batches) > 1:
             costs, *others = np.array(batches).T
             row = [mean_cost(costs), *(float(each.sum()) for each in others)]
-        history._record[:, history.steps] = (*row, lr, skipped)
+        _STEP.pack_into(self._memory, history.steps * _STEP.size, *row, lr, skipped)
         history.steps += 1
         batches.clear()
         return row[_COST]
@@ -324,7 +335,7 @@ class Recorder:
                 + (f"one every {most} steps" if steps_per_epoch else "counts that increase")
             )
         history.steps = history.resumed_steps = total
-        history._record = np.concatenate((steps, np.empty((_ROWS, _INITIAL_CAPACITY))), axis=1)
+        self._use(np.concatenate((steps, np.empty((_ROWS, _INITIAL_CAPACITY))), axis=1))
         history._epochs = [*zip(map(int, ends), epoch_cost.tolist(), strict=True)]
         history._validation = validation.tolist()
         history.best_epoch = best_epoch

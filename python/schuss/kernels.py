@@ -31,7 +31,7 @@ from math import inf
 
 from schuss import _core
 from schuss._arrays import ArrayLike
-from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, Bounds, Check, count, flag, interval
+from schuss._hyperparameters import FINITE, NON_NEGATIVE, UNIT, Bounds, count, flag, interval
 from schuss._listing import public_names
 
 __all__ = [
@@ -170,7 +170,7 @@ def momentum(
     rule = "momentum_nesterov" if flag(call, "nesterov", nesterov) else "momentum"
     values = {"lr": lr, "beta": beta, "weight_decay": weight_decay}
     values["dampening"] = beta if dampening is None else dampening
-    values["lr_in_velocity"] = lr_in_velocity
+    values["lr_in_velocity"] = float(flag(call, "lr_in_velocity", lr_in_velocity))
     _update(call, rule, values, arrays, scale, clip_value, bounds, step=step)
 
 
@@ -333,11 +333,18 @@ def adam(
     array([0.9, 2.1])
     """
     call, rule = "kernels.adam", "adam" if v_max is None else "adam_amsgrad"
-    decay = "decoupled" if flag(call, "decoupled", decoupled) else "coupled"
-    values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_root": eps_root}
-    values |= {"eps_hat": eps_hat, "weight_decay": weight_decay}
+    decoupled = flag(call, "decoupled", decoupled)
+    values = {
+        "lr": lr,
+        "beta1": beta1,
+        "beta2": beta2,
+        "eps": eps,
+        "eps_root": eps_root,
+        "eps_hat": eps_hat,
+        "weight_decay": weight_decay,
+    }
     arrays = (param, grad, m, v) if v_max is None else (param, grad, m, v, v_max)
-    _update(call, rule, values, arrays, scale, clip_value, bounds, step=step, decay=decay)
+    _update(call, rule, values, arrays, scale, clip_value, bounds, step=step, decoupled=decoupled)
 
 
 def adagrad(
@@ -606,11 +613,11 @@ def nadam(
     array([0.8944, 2.1056])
     """
     call, arrays = "kernels.nadam", (param, grad, m, v)
-    decay = "decoupled" if flag(call, "decoupled", decoupled) else "coupled"
+    decoupled = flag(call, "decoupled", decoupled)
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "eps_hat": eps_hat}
     values |= {"momentum_decay": momentum_decay, "weight_decay": weight_decay}
     t = count(call, "step", step, least=1)
-    _update(call, "nadam", values, arrays, scale, clip_value, bounds, step=t, decay=decay)
+    _update(call, "nadam", values, arrays, scale, clip_value, bounds, step=t, decoupled=decoupled)
 
 
 def radam(
@@ -681,10 +688,10 @@ def radam(
     array([0.95, 2.05])
     """
     call, arrays = "kernels.radam", (param, grad, m, v)
-    decay = "decoupled" if flag(call, "decoupled", decoupled) else "coupled"
+    decoupled = flag(call, "decoupled", decoupled)
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "eps": eps, "weight_decay": weight_decay}
     t = count(call, "step", step, least=1)
-    _update(call, "radam", values, arrays, scale, clip_value, bounds, step=t, decay=decay)
+    _update(call, "radam", values, arrays, scale, clip_value, bounds, step=t, decoupled=decoupled)
 
 
 def lion(
@@ -742,13 +749,10 @@ def lion(
     """
     values = {"lr": lr, "beta1": beta1, "beta2": beta2, "weight_decay": weight_decay}
     arrays = (param, grad, m)
-    _update("kernels.lion", "lion", values, arrays, scale, clip_value, bounds, decay="decoupled")
+    _update("kernels.lion", "lion", values, arrays, scale, clip_value, bounds, decoupled=True)
 
 
-_CHECKS: dict[str, Check[float]] = {
-    **dict.fromkeys(("beta", "beta1", "beta2", "rho", "dampening", "momentum"), UNIT),
-    "lr_in_velocity": flag,
-}
+_FRACTIONS = {"beta", "beta1", "beta2", "rho", "dampening", "momentum"}
 
 
 def _update(
@@ -761,20 +765,24 @@ def _update(
     bounds: Bounds | None,
     *,
     step: int | None = None,
-    decay: str = "coupled",
+    decoupled: bool = False,
 ) -> None:
     """Check the arguments of a step, and take it. Without a number of the step, correct no bias."""
+    if bounds is None and _core.update_small(
+        rule, hyperparameters, decoupled, step, scale, clip_value, arrays
+    ):
+        return
     limit = inf if clip_value is None else NON_NEGATIVE(call, "clip_value", clip_value)
     scale = FINITE(call, "scale", scale)
     bounds = interval(call, "bounds", bounds)
     values = {
-        name: _CHECKS.get(name, NON_NEGATIVE)(call, name, value)
+        name: (UNIT if name in _FRACTIONS else NON_NEGATIVE)(call, name, value)
         for name, value in hyperparameters.items()
     }
     values["bias_correction"] = step is not None
     t = 1 if step is None else count(call, "step", step, least=1)
-    lr, weight_decay = values["lr"], values["weight_decay"]
-    # Without weight decay, 0 * param must not be added: it is NaN for an infinite parameter.
-    decay = decay if weight_decay else "decoupled"
-    formula = _core.Formula(rule, values, lr, decay, weight_decay, bounds=bounds)
+    decay = "decoupled" if decoupled else "coupled"
+    formula = _core.Formula(
+        rule, values, values["lr"], decay, values["weight_decay"], bounds=bounds
+    )
     _core.update(call, formula, t, scale, limit, *arrays)
