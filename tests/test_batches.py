@@ -152,6 +152,15 @@ def test_the_order_is_that_of_plain_python_where_a_random_number_is_rejected(see
     assert _core.shuffled(m, seed).tolist() == shuffled(list(range(m)), SplitMix64(seed))
 
 
+@pytest.mark.parametrize("seed", [3, 181, 367])  # the last two meet a rejected number early
+def test_the_order_is_that_of_plain_python_on_any_number_of_threads(seed: int) -> None:
+    m = 150_000
+    expected = shuffled(list(range(m)), SplitMix64(seed))
+    for threads in (1, 2, 3, 8):
+        with execution(threads=threads, threshold=0):
+            assert _core.shuffled(m, seed).tolist() == expected
+
+
 @pytest.mark.parametrize("m", [2, 3, 4, 5])
 def test_every_order_is_as_probable_as_every_other(m: int) -> None:
     draws = 300 * factorial(m)
