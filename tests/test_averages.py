@@ -545,9 +545,10 @@ def test_arrays_one_by_one_are_averaged_like_series(
     series[30, 2] = np.nan
     average = schuss.ExponentialAverage(beta, bias_correction=corrected)
     expected = schuss.ewma(series, beta, bias_correction=corrected, axis=0)
-    for i, x in enumerate(series):
-        average.update(laid_out(x, layout if i else LAYOUTS[-1]))
-        assert same_bits(average.value, expected[i]), i
+    with execution(threads=3, tile=16, threshold=0):
+        for i, x in enumerate(series):
+            average.update(laid_out(x, layout if i else LAYOUTS[-1]))
+            assert same_bits(average.value, expected[i]), i
     assert average.updates == 40
 
 
