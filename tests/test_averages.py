@@ -5,6 +5,7 @@ import math
 import pickle
 from collections import OrderedDict
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.lib.stride_tricks import as_strided, sliding_window_view
 import schuss
 from schuss import _core, reference
 from support.arrays import LAYOUTS, Array, laid_out, numbers, same_bits
+from support.execution import execution
 
 every_dtype = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 every_form = pytest.mark.parametrize("corrected", [True, False], ids=["corrected", "bare"])
@@ -36,6 +38,13 @@ def plain_loop(series: Array, beta: float, *, corrected: bool) -> Array:
             v = keep * v + (gain * x - loss * v)
             averages.append(v / weight if corrected else v)
     return np.array(averages, series.dtype)
+
+
+def fast_loop(series: Array, beta: float) -> Array:
+    """The recurrence without correction in float64, in plain Python, where no number is tiny."""
+    gain = 1 - beta
+    averages = accumulate(series.tolist(), lambda v, x: v + (gain * x - gain * v), initial=0.0)
+    return np.array([*averages][1:])
 
 
 # Worked numbers.
@@ -206,10 +215,44 @@ def test_a_long_series_gives_the_bits_of_the_plain_loop(
 ) -> None:
     series = LONG[kind](numbers(np.random.default_rng(8), length, dtype, special=False))
     options: dict[str, Any] = {"bias_correction": bool(corrected)}
-    expected = plain_loop(series, beta, corrected=bool(corrected))
-    assert same_bits(schuss.ewma(series, beta, **options), expected)
-    assert same_bits(schuss.ewma(laid_out(series, "reversed"), beta, **options), expected)
-    assert same_bits(schuss.ewma(series, beta, out=series, **options), expected)
+    expected, of_reversed = (
+        plain_loop(each, beta, corrected=bool(corrected)) for each in (series, series[::-1])
+    )
+    expected_pair = np.column_stack([expected, of_reversed])
+    for threads in (1, 2, 3, 8):
+        with execution(threads=threads, threshold=0):
+            assert same_bits(schuss.ewma(series, beta, **options), expected)
+            assert same_bits(schuss.ewma(laid_out(series, "reversed"), beta, **options), expected)
+            values = series.copy()
+            assert same_bits(schuss.ewma(values, beta, out=values, **options), expected)
+            pair = np.column_stack([series, series[::-1]])
+            assert same_bits(schuss.ewma(pair, beta, axis=0, **options), expected_pair)
+            schuss.ewma(pair, beta, axis=0, out=pair, **options)
+            assert same_bits(pair, expected_pair)
+
+
+# In place, a series is averaged a part at a time, and what a part replaces is saved.
+MANY: dict[str, Any] = {
+    "noise": lambda x: x,
+    "ends in a constant": lambda x: with_tail(x, 3),
+    "a constant": lambda x: np.full_like(x, 1 / 3),
+    "a NaN": lambda x: with_one(x, np.nan),
+    "great numbers, then small ones": lambda x: with_tail(x * 1e300, 1e-3),
+}
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("kind", MANY)
+@pytest.mark.parametrize("beta", [0.75, 0.9, 0.999])
+def test_many_values_are_averaged_in_place_as_in_plain_python(
+    beta: float, kind: str, threads: int
+) -> None:
+    series = MANY[kind](np.random.default_rng(13).standard_normal(700_001))
+    expected = fast_loop(series, beta)
+    with execution(threads=threads, threshold=0):
+        for view in (laid_out(series, "c"), laid_out(series, "reversed")):
+            assert schuss.ewma(view, beta, out=view, bias_correction=False) is view
+            assert same_bits(view, expected)
 
 
 @every_dtype
@@ -220,6 +263,9 @@ def test_each_series_of_several_has_the_bits_of_the_plain_loop(count: int, dtype
     averages = schuss.ewma(series, 0.5)
     for line, expected in zip(averages, series, strict=True):
         assert same_bits(line, plain_loop(expected, 0.5, corrected=True))
+    for threads in (2, 5):
+        with execution(threads=threads, threshold=0):
+            assert same_bits(schuss.ewma(series, 0.5), averages)
 
 
 @every_dtype
@@ -233,7 +279,9 @@ def test_any_number_of_series_side_by_side_gives_the_bits_of_the_reference(
         series = numbers(rng, shape, dtype)
         for beta in (0.5, 0.9, 1 - 1e-9):
             expected = reference.ewma(series, beta, axis=axis)
-            assert same_bits(schuss.ewma(series, beta, axis=axis), expected)
+            for threads in (1, 3):
+                with execution(threads=threads, threshold=0):
+                    assert same_bits(schuss.ewma(series, beta, axis=axis), expected)
 
 
 @every_form
@@ -497,9 +545,10 @@ def test_arrays_one_by_one_are_averaged_like_series(
     series[30, 2] = np.nan
     average = schuss.ExponentialAverage(beta, bias_correction=corrected)
     expected = schuss.ewma(series, beta, bias_correction=corrected, axis=0)
-    for i, x in enumerate(series):
-        average.update(laid_out(x, layout if i else LAYOUTS[-1]))
-        assert same_bits(average.value, expected[i]), i
+    with execution(threads=3, tile=16, threshold=0):
+        for i, x in enumerate(series):
+            average.update(laid_out(x, layout if i else LAYOUTS[-1]))
+            assert same_bits(average.value, expected[i]), i
     assert average.updates == 40
 
 

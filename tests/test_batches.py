@@ -22,6 +22,7 @@ import pytest
 import schuss
 from schuss import _core
 from support.arrays import LAYOUTS, laid_out
+from support.execution import execution
 from support.processes import NO_THREADS, ends_well, needs_no_threads
 from support.shuffling import SplitMix64, shuffled
 
@@ -151,6 +152,15 @@ def test_the_order_is_that_of_plain_python_where_a_random_number_is_rejected(see
     assert _core.shuffled(m, seed).tolist() == shuffled(list(range(m)), SplitMix64(seed))
 
 
+@pytest.mark.parametrize("seed", [3, 181, 367])  # the last two meet a rejected number early
+def test_the_order_is_that_of_plain_python_on_any_number_of_threads(seed: int) -> None:
+    m = 150_000
+    expected = shuffled(list(range(m)), SplitMix64(seed))
+    for threads in (1, 2, 3, 8):
+        with execution(threads=threads, threshold=0):
+            assert _core.shuffled(m, seed).tolist() == expected
+
+
 @pytest.mark.parametrize("m", [2, 3, 4, 5])
 def test_every_order_is_as_probable_as_every_other(m: int) -> None:
     draws = 300 * factorial(m)
@@ -254,6 +264,17 @@ def test_views_of_all_kinds_give_the_batches_of_numpys_indexing() -> None:
         assert_batches_of(view, axis=0)
         if view.shape[1] > 0:
             assert_batches_of(view, axis=1, size=1024 if view.shape[1] > 1024 else 7)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 8])
+@pytest.mark.parametrize("shape", [(5001, 33), (40_001, 3), (9, 30_001), (60, 50, 90)], ids=str)
+def test_any_number_of_threads_gather_the_batches_of_numpys_indexing(
+    shape: tuple[int, ...], threads: int
+) -> None:
+    array = np.arange(np.prod(shape)).reshape(shape)
+    with execution(threads=threads, threshold=0):
+        for axis, examples in enumerate(shape):
+            assert_batches_of(array, axis=axis, size=examples // 3)
 
 
 def strings(size: int) -> Array:

@@ -9,6 +9,7 @@
 #include <string>
 
 #include "bindings/register.hpp"
+#include "data/sharing.hpp"
 #include "engine/plan.hpp"
 #include "runtime/openblas.hpp"
 #include "runtime/subnormals.hpp"
@@ -55,6 +56,7 @@ void register_runtime(py::module_& module) {
     module.def("num_threads", &runtime::threads);
     module.def("set_num_threads", &runtime::set_threads, py::arg("threads"));
     module.def("set_parallel_threshold", &engine::set_parallel_threshold, py::arg("nanoseconds"));
+    module.def("set_sharing_threshold", &data::set_sharing_threshold, py::arg("bytes"));
     module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));
     module.def("find_openblas", [] {
         py::list found;

@@ -1,297 +1,166 @@
 #include "data/ewma.hpp"
 
-#include <math.h>
-
 #include <algorithm>
-#include <cstring>
-#include <limits>
 #include <utility>
 
+#include "data/ewma_split.hpp"
+#include "data/ewma_steps.hpp"
+#include "data/ewma_weights.hpp"
+#include "data/sharing.hpp"
 #include "runtime/subnormals.hpp"
 
 namespace schuss::data {
 namespace {
 
+/// Averages series that are apart along all axes but the last, time.
 template <typename T>
-T load(const std::byte* at) {
-    T value;
-    std::memcpy(&value, at, sizeof value);
-    return value;
-}
-
-template <typename T>
-void store(std::byte* at, T value) {
-    std::memcpy(at, &value, sizeof value);
-}
-
-template <typename T>
-bool same_bits(T a, T b) {
-    return std::memcmp(&a, &b, sizeof a) == 0;
-}
-
-/// One step of the average, with the formula of rules/average.hpp.
-template <typename T>
-struct Recurrence {
-    T decay_factor, one_minus_beta, pull;
-    explicit Recurrence(double beta)
-        : decay_factor(static_cast<T>(1 - beta < 0.5 ? 1 : beta)),
-          one_minus_beta(static_cast<T>(1 - beta)),
-          pull(1 - beta < 0.5 ? one_minus_beta : 0) {}
-    T operator()(T v, T x) const { return decay_factor * v + (one_minus_beta * x - pull * v); }
-};
-
-/// Weights are computed in blocks of this size, with one exponential for each block.
-constexpr std::size_t weight_block = 1024;
-
-/// The weight of t values: 1 - beta^t, accurate for a small 1-beta too.
-double one_minus_power(double one_minus_beta, double t) {
-    return one_minus_beta < 1 ? -::expm1(t * ::log1p(-one_minus_beta)) : t > 0 ? 1 : 0;
-}
-
-/// The weight of s + t values, from the weights of the t later and the s earlier ones.
-double combined(double later, double earlier) {
-    return later + (1 - later) * earlier;
-}
-
-/// The divisors of the bias correction, a block of t at a time. They are computed from 1-beta as T
-/// rounds it, so that they are the sums of the weights that the average uses.
-template <typename T>
-class Weights {
+class Averages {
   public:
-    static constexpr std::size_t block = weight_block;
-
-    Weights(T one_minus_beta, bool bias_correction)
-        : one_minus_beta_(one_minus_beta), corrected_(bias_correction) {}
-
-    /// Whether the divisors of t = first + 1 and of all later t are 1.
-    bool are_one(std::size_t first) const {
-        return !corrected_ || static_cast<T>(weight_of(
-                                  one_minus_beta_, static_cast<std::int64_t>(first + 1))) == T{1};
+    Averages(std::vector<engine::CopyAxis> axes, const std::byte* from, std::byte* to,
+             Recurrence<T> next, double beta, bool bias_correction)
+        : axes_(std::move(axes)), from_(from), to_(to), next_(next), beta_(beta) {
+        std::size_t bytes = 2 * sizeof(T);
+        for (const engine::CopyAxis& axis : axes_) bytes *= axis.size;
+        sharing_ = sharing_of(bytes);
+        time_ = axes_.back();
+        axes_.pop_back();
+        axes_ = engine::coalesced(axes_);
+        // In the order of memory: series are closest to each other along the last axis.
+        engine::sort_by_stride(axes_, &engine::CopyAxis::from);
+        if (bias_correction) corrected_ = corrected_steps(next_.one_minus_beta, time_.size);
+        if (corrected_ > 0) weights_.resize(sharing_.threads, Weights<T>(next_.one_minus_beta));
     }
 
-    /// The divisors of t = first + 1 ... first + count, at most a block.
-    const T* from(std::size_t first, std::size_t count) {
-        if (first != first_) {
-            for (; computed_ < count; ++computed_) {
-                later_[computed_] =
-                    one_minus_power(one_minus_beta_, static_cast<double>(computed_ + 1));
-            }
-            const double earlier = one_minus_power(one_minus_beta_, static_cast<double>(first));
-            for (std::size_t i = 0; i < count; ++i) {
-                divisors_[i] = static_cast<T>(combined(later_[i], earlier));
-            }
-            first_ = first;
-        }
-        return divisors_;
+    void run() {
+        const bool adjacent =
+            !axes_.empty() && engine::magnitude(axes_.back().from) < engine::magnitude(time_.from);
+        adjacent ? run_bands() : run_lines();
     }
 
   private:
-    double one_minus_beta_;
-    bool corrected_;
-    std::size_t first_ = std::numeric_limits<std::size_t>::max();
-    std::size_t computed_ = 0;
-    double later_[block];
-    T divisors_[block];
-};
+    /// Averages lines whose elements are closer to each other along the time axis than across
+    /// lines.
+    void run_lines() {
+        const std::size_t count = series();
+        Split<T> split(time_, time_.size - corrected_, 1, beta_, sharing_);
+        const bool in_groups = !split.pays() || count / lanes >= sharing_.threads;
+        const std::size_t grouped = !in_groups ? 0 : split.pays() ? count / lanes * lanes : count;
+        if (grouped < count) split.prepare(from_ == to_);
 
-/// One series: the next value, where its average goes, and the average so far.
-template <typename T>
-struct Line {
-    const std::byte* from;
-    std::byte* to;
-    T v = 0;
-
-    void advance(std::size_t steps, const engine::CopyAxis& time) {
-        from += static_cast<std::ptrdiff_t>(steps) * time.from;
-        to += static_cast<std::ptrdiff_t>(steps) * time.to;
-    }
-};
-
-/// Each average is a chain of dependent products and sums, so several series advance together.
-/// Measured: fewer lanes take longer.
-constexpr std::size_t lanes = 8;
-
-/// Averages `steps` values of each of `count` lines, and calls output(address, step, average).
-template <std::size_t count, typename T, class Output>
-void run(Line<T>* lines, std::size_t steps, const engine::CopyAxis& time, Recurrence<T> next,
-         Output output) {
-    Line<T> line[count];
-    std::copy_n(lines, count, line);
-    std::ptrdiff_t from = 0, to = 0;
-    for (std::size_t i = 0; i < steps; ++i, from += time.from, to += time.to) {
-        for (std::size_t k = 0; k < count; ++k) {
-            line[k].v = next(line[k].v, load<T>(line[k].from + from));
-            output(line[k].to + to, i, line[k].v);
-        }
-    }
-    for (Line<T>& each : line) each.advance(steps, time);
-    std::copy_n(line, count, lines);
-}
-
-/// The same for any number of lines up to `lanes`.
-template <typename T, class Output>
-void run(Line<T>* lines, std::size_t count, std::size_t steps, const engine::CopyAxis& time,
-         Recurrence<T> next, Output output) {
-    if (count == lanes) return run<lanes>(lines, steps, time, next, output);
-    for (std::size_t k = 0; k < count; ++k) run<1>(lines + k, steps, time, next, output);
-}
-
-template <typename T>
-void write(std::byte* to, std::size_t, T v) {
-    store(to, v);
-}
-
-/// Roughly how many steps back a value still affects the last bit.
-template <typename T>
-double memory_length(double beta) {
-    constexpr double digits = std::numeric_limits<T>::digits + 12;
-    return beta > 0 ? digits * ::log(2) / -::log(beta) : 1;
-}
-
-/// Splits a long series into several lines that advance together. Each line begins a little early
-/// from zero: the average forgets the past, so it soon has the same bits as the whole series. Where
-/// the end of a line differs from the start of the next, the next is recomputed until the bits
-/// agree, so the result is exact for all values. `from` must not be written, since recomputing
-/// reads it again.
-template <typename T>
-void run_split(Line<T>& whole, std::size_t steps, std::size_t early, const engine::CopyAxis& time,
-               Recurrence<T> next) {
-    // An odd number of cache lines, so that the lanes do not all map to the same cache sets.
-    constexpr std::size_t elements = engine::cache_line / sizeof(T);
-    const std::size_t part = (steps / lanes / elements - 1) / 2 * 2 * elements + elements;
-    Line<T> line[lanes];
-    for (std::size_t k = 0; k < lanes; ++k) {
-        line[k] = whole;
-        line[k].advance(k * part - (k > 0 ? early : 0), time);
-        if (k > 0) line[k].v = 0;
-    }
-    run<lanes - 1>(line + 1, early, time, next, [](std::byte*, std::size_t, T) {});
-    T start[lanes];
-    for (std::size_t k = 1; k < lanes; ++k) start[k] = line[k].v;
-    run<lanes>(line, part, time, next, write<T>);
-
-    for (std::size_t k = 1; k < lanes; ++k) {
-        if (same_bits(line[k - 1].v, start[k])) continue;
-        Line<T> redone = whole;
-        redone.advance(k * part, time);
-        redone.v = line[k - 1].v;
-        std::size_t i = 0;
-        for (; i < part; ++i) {
-            redone.v = next(redone.v, load<T>(redone.from));
-            if (same_bits(redone.v, load<T>(redone.to))) break;
-            store(redone.to, redone.v);
-            redone.advance(1, time);
-        }
-        if (i == part) line[k].v = redone.v;
-    }
-    whole.v = line[lanes - 1].v;
-    whole.advance(lanes * part, time);
-    run<1>(&whole, steps - lanes * part, time, next, write<T>);
-}
-
-/// Averages lines whose elements are closer to each other along the time axis than across lines.
-template <typename T>
-void run_lines(Line<T>* lines, std::size_t count, const engine::CopyAxis& time, double beta,
-               Weights<T>& weights, Recurrence<T> next) {
-    std::size_t done = 0;
-    for (; done < time.size && !weights.are_one(done); done += weights.block) {
-        const std::size_t steps = std::min(weights.block, time.size - done);
-        const T* const divisors = weights.from(done, steps);
-        run(lines, count, steps, time, next,
-            [divisors](std::byte* to, std::size_t i, T v) { store(to, v / divisors[i]); });
-    }
-    if (done >= time.size) return;
-    const std::size_t rest = time.size - done;
-    const double early = memory_length<T>(beta);
-    const bool in_place = lines[0].from == lines[0].to;
-    const bool is_long = static_cast<double>(rest) >= 2 * lanes * (early + engine::cache_line);
-    if (count < lanes && is_long && !in_place) {
-        for (std::size_t k = 0; k < count; ++k) {
-            run_split(lines[k], rest, static_cast<std::size_t>(early), time, next);
-        }
-    } else {
-        run(lines, count, rest, time, next, write<T>);
-    }
-}
-
-/// Averages adjacent series, whose elements of one time are closest to each other. Those that fit
-/// into the cache advance together.
-template <typename T>
-struct Columns {
-    static constexpr std::size_t max_count = 1024;
-    T v[max_count];
-
-    template <class Divide>
-    void row(std::size_t count, const engine::CopyAxis& across, const std::byte* from,
-             std::byte* to, Recurrence<T> next, Divide divide) {
-        if (across.from == sizeof(T) && across.to == sizeof(T)) {
-            for (std::size_t k = 0; k < count; ++k) {
-                v[k] = next(v[k], load<T>(from + k * sizeof(T)));
-                store(to + k * sizeof(T), divide(v[k]));
-            }
-            return;
-        }
-        for (std::size_t k = 0; k < count; ++k, from += across.from, to += across.to) {
-            v[k] = next(v[k], load<T>(from));
-            store(to, divide(v[k]));
+        const std::size_t per_task = lanes * (1 + grouped / (16 * lanes * sharing_.threads));
+        run_tasks((grouped + per_task - 1) / per_task, sharing_,
+                  [&](std::size_t task, std::size_t slot) {
+                      const runtime::SubnormalsAreZero mode;
+                      const std::size_t end = std::min((task + 1) * per_task, grouped);
+                      for (std::size_t i = task * per_task; i < end; i += lanes) {
+                          run_group(i, std::min(lanes, end - i), slot);
+                      }
+                  });
+        const runtime::SubnormalsAreZero mode;
+        for (std::size_t i = grouped; i < count; ++i) {
+            Line<T> line = line_at(i);
+            run_corrected(&line, 1, 0);
+            split.run({line.from, line.to, {1, sizeof(T), sizeof(T)}}, &line.v);
         }
     }
 
-    void run(std::size_t count, const engine::CopyAxis& across, const engine::CopyAxis& time,
-             const std::byte* from, std::byte* to, Weights<T>& weights, Recurrence<T> next) {
-        std::fill_n(v, count, T{0});
-        bool corrected = true;
-        for (std::size_t t = 0; t < time.size; ++t, from += time.from, to += time.to) {
-            const std::size_t index = t % weights.block;
-            if (index == 0 && corrected) corrected = !weights.are_one(t);
-            if (corrected) {
-                const std::size_t first = t - index;
-                const T divisor =
-                    weights.from(first, std::min(weights.block, time.size - first))[index];
-                row(count, across, from, to, next, [divisor](T x) { return x / divisor; });
-            } else {
-                row(count, across, from, to, next, [](T x) { return x; });
-            }
+    void run_group(std::size_t first, std::size_t count, std::size_t slot) noexcept {
+        Line<T> group[lanes];
+        for (std::size_t k = 0; k < count; ++k) group[k] = line_at(first + k);
+        run_corrected(group, count, slot);
+        run_steps(group, count, time_.size - corrected_, Write());
+    }
+
+    void run_corrected(Line<T>* group, std::size_t count, std::size_t slot) noexcept {
+        for (std::size_t done = 0; done < corrected_; done += weight_block) {
+            const std::size_t steps = std::min(weight_block, corrected_ - done);
+            const T* const divisors = weights_[slot].from(done, steps);
+            run_steps(group, count, steps, [divisors](std::byte* to, std::size_t i, T v) {
+                store(to, v / divisors[i]);
+            });
         }
     }
+
+    template <class Output>
+    void run_steps(Line<T>* group, std::size_t count, std::size_t steps, Output output) noexcept {
+        if (count == lanes) return data::run_lines(group, steps, time_, next_, output);
+        for (std::size_t k = 0; k < count; ++k) run_line(group[k], steps, time_, next_, output);
+    }
+
+    /// Averages adjacent series, whose elements of one time are closest to each other.
+    void run_bands() {
+        const engine::CopyAxis across = axes_.back();
+        axes_.pop_back();
+        const std::size_t groups = series();
+        Split<T> split(time_, time_.size - corrected_, across.size, beta_, sharing_);
+        // A row that two threads write takes them longer than one, so bands are wide, and a single
+        // one is split in time. In place, saving the values pays only if they are few.
+        const std::size_t widest = from_ == to_ ? engine::cache_line / sizeof(T) / 2 : max_width;
+        const bool in_turn = across.size <= widest && groups < sharing_.threads && split.pays();
+        if (in_turn) split.prepare(from_ == to_);
+        const std::size_t width = std::min(across.size, max_width);
+        const std::size_t bands = (across.size + width - 1) / width;
+        const auto band_at = [&](std::size_t i) {
+            const Line<T> line = line_at(i / bands);
+            Band band{line.from, line.to, across};
+            const std::size_t first = i % bands * width;
+            band.from += static_cast<std::ptrdiff_t>(first) * across.from;
+            band.to += static_cast<std::ptrdiff_t>(first) * across.to;
+            band.across.size = std::min(width, across.size - first);
+            return band;
+        };
+        const auto run_band = [&](std::size_t i, std::size_t slot) {
+            const runtime::SubnormalsAreZero mode;
+            Band band = band_at(i);
+            T v[max_width];
+            std::fill_n(v, band.across.size, T{0});
+            run_corrected_rows(band, v, slot);
+            if (in_turn) return split.run(band, v);
+            run_rows(band, time_.size - corrected_, time_, v, next_);
+        };
+        run_tasks(groups * bands, in_turn ? Sharing() : sharing_, run_band);
+    }
+
+    void run_corrected_rows(Band& band, T* v, std::size_t slot) noexcept {
+        for (std::size_t done = 0; done < corrected_; done += weight_block) {
+            const std::size_t steps = std::min(weight_block, corrected_ - done);
+            const T* const divisors = weights_[slot].from(done, steps);
+            data::run_rows(band, steps, time_, v, next_, [divisors](std::size_t i) {
+                return [divisor = divisors[i]](std::byte* to, std::size_t, T average) {
+                    store(to, average / divisor);
+                };
+            });
+        }
+    }
+
+    std::size_t series() const {
+        std::size_t count = 1;
+        for (const engine::CopyAxis& axis : axes_) count *= axis.size;
+        return count;
+    }
+
+    Line<T> line_at(std::size_t index) const {
+        Line<T> line{from_, to_};
+        engine::move_to(axes_, index, line.from, line.to);
+        return line;
+    }
+
+    std::vector<engine::CopyAxis> axes_;
+    engine::CopyAxis time_;
+    const std::byte* from_;
+    std::byte* to_;
+    Recurrence<T> next_;
+    double beta_;
+    Sharing sharing_;
+    std::size_t corrected_ = 0;  // so many first averages are divided by the sum of their weights
+    std::vector<Weights<T>> weights_;  // for each thread
 };
 
 template <typename T>
 void average(std::vector<engine::CopyAxis> axes, const std::byte* from, std::byte* to, double beta,
              bool bias_correction) {
-    const engine::CopyAxis time = axes.back();
-    axes.pop_back();
-    axes = engine::coalesced(axes);
-    // In the order of memory: series are closest to each other along the last axis.
-    engine::sort_by_stride(axes, &engine::CopyAxis::from);
-    // Computed before the mode is set, which would flush some coefficients to zero.
-    const Recurrence<T> next(beta);
-    Weights<T> weights(next.one_minus_beta, bias_correction);
-    const runtime::SubnormalsAreZero mode;
-
-    if (!axes.empty() && engine::magnitude(axes.back().from) < engine::magnitude(time.from)) {
-        const engine::CopyAxis across = axes.back();
-        axes.pop_back();
-        Columns<T> columns;
-        engine::for_each(axes, from, to, [&](const std::byte* source, std::byte* target) {
-            for (std::size_t k = 0; k < across.size; k += columns.max_count) {
-                const auto first = static_cast<std::ptrdiff_t>(k);
-                columns.run(std::min(columns.max_count, across.size - k), across, time,
-                            source + first * across.from, target + first * across.to, weights,
-                            next);
-            }
-        });
-        return;
-    }
-    Line<T> lines[lanes];
-    std::size_t count = 0;
-    engine::for_each(axes, from, to, [&](const std::byte* source, std::byte* target) {
-        lines[count++] = {source, target};
-        if (count < lanes) return;
-        run_lines(lines, count, time, beta, weights, next);
-        count = 0;
-    });
-    if (count > 0) run_lines(lines, count, time, beta, weights, next);
+    // Outside the mode of a step, which would flush some coefficients to zero.
+    Averages<T>(std::move(axes), from, to, Recurrence<T>(beta), beta, bias_correction).run();
 }
 
 }  // namespace
@@ -299,8 +168,8 @@ void average(std::vector<engine::CopyAxis> axes, const std::byte* from, std::byt
 double weight_of(double one_minus_beta, std::int64_t t) {
     const std::int64_t first =
         (t - 1) / static_cast<std::int64_t>(weight_block) * static_cast<std::int64_t>(weight_block);
-    return combined(one_minus_power(one_minus_beta, static_cast<double>(t - first)),
-                    one_minus_power(one_minus_beta, static_cast<double>(first)));
+    return combined_weight(one_minus_power(one_minus_beta, static_cast<double>(t - first)),
+                           one_minus_power(one_minus_beta, static_cast<double>(first)));
 }
 
 void ewma(numbers::DType dtype, std::vector<engine::CopyAxis> axes, const std::byte* from,

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "data/sharing.hpp"
+
 namespace schuss::data {
 namespace {
 
@@ -50,24 +52,48 @@ std::size_t set_dense_strides(std::vector<engine::CopyAxis>& axes, std::size_t i
     return size;
 }
 
-/// Copies examples that consist of contiguous runs one after the other, and prefetches the next
-/// ones.
-void gather_runs(const Examples& examples, std::size_t example_size, std::size_t run,
-                 const std::int64_t* indices, std::size_t count, std::byte* to) {
-    constexpr std::size_t ahead = 8;
-    const std::size_t prefetched = std::min<std::size_t>(run, 1024);
-    for (std::size_t i = 0; i < count; ++i, to += example_size) {
-        if (i + ahead < count) {
-            const std::byte* const next = examples.first + indices[i + ahead] * examples.stride;
-            for (std::size_t b = 0; b < prefetched; b += engine::cache_line) {
-                __builtin_prefetch(next + b);
+/// The examples that are copied, and where to.
+struct Copies {
+    const Examples& examples;
+    std::size_t size;  // of the copy of an example, in bytes
+    const std::int64_t* indices;
+    std::size_t count;
+    std::byte* to;
+
+    Sharing sharing() const { return sharing_of(2 * count * size); }
+};
+
+/// Fetches the cache lines of a number of bytes into the cache.
+void prefetch(const std::byte* from, std::size_t bytes) {
+    for (std::size_t b = 0; b < bytes; b += engine::cache_line) __builtin_prefetch(from + b);
+    __builtin_prefetch(from + bytes - 1);
+}
+
+/// Copies examples that consist of contiguous runs one after the other, and fetches the next ones
+/// ahead. Measured with rows of 256 bytes in a random order: 8 KiB ahead takes 0.6 of the time of
+/// 2 KiB ahead, and 0.25 of that of none.
+void gather_runs(const Copies& copies, std::size_t run) {
+    constexpr std::size_t bytes_ahead = 8192, max_prefetched = 1024, max_ahead = 64;
+    const std::size_t prefetched = std::min(run, max_prefetched);
+    const std::size_t ahead = std::min(bytes_ahead / prefetched, max_ahead);
+    constexpr std::size_t bytes_per_task = std::size_t{1} << 16;
+    const auto& [examples, size, indices, count, to] = copies;
+    const std::size_t per_task = std::max(bytes_per_task / size, std::size_t{1});
+    run_tasks(
+        (count + per_task - 1) / per_task, copies.sharing(), [&](std::size_t task, std::size_t) {
+            const std::size_t first = task * per_task, last = std::min(first + per_task, count);
+            std::byte* target = to + first * size;
+            for (std::size_t i = first; i < last; ++i, target += size) {
+                // Beyond the task too: the same thread is likely to have the next one.
+                if (i + ahead < count) {
+                    prefetch(examples.first + indices[i + ahead] * examples.stride, prefetched);
+                }
+                engine::for_each(examples.axes, examples.first + indices[i] * examples.stride,
+                                 target, [run](const std::byte* source, std::byte* copy) {
+                                     std::memcpy(copy, source, run);
+                                 });
             }
-        }
-        engine::for_each(examples.axes, examples.first + indices[i] * examples.stride, to,
-                         [run](const std::byte* source, std::byte* target) {
-                             std::memcpy(target, source, run);
-                         });
-    }
+        });
 }
 
 template <std::size_t size>
@@ -83,37 +109,44 @@ void copy_line(const std::byte* from, std::ptrdiff_t stride, std::size_t items, 
 /// one cache line of each example at a time, so that elements of neighbouring examples, which share
 /// a cache line, are read together.
 template <std::size_t size>
-void gather_scattered(Examples examples, std::size_t example_size, const std::int64_t* indices,
-                      std::size_t count, std::byte* to) {
-    const engine::CopyAxis last = examples.axes.back();
-    examples.axes.pop_back();
-    const std::vector<Entry> entries = sorted(indices, count);
+void gather_scattered(const Copies& copies) {
     constexpr std::size_t items = engine::cache_line / size, ahead = 16;
-    engine::for_each(
-        examples.axes, examples.first, to, [&](const std::byte* from, std::byte* target) {
-            for (std::size_t first = 0; first < last.size; first += items) {
-                const std::size_t left = std::min(items, last.size - first);
-                const auto copy_lines = [&](std::size_t width) {
-                    for (std::size_t i = 0; i < count; ++i) {
-                        if (i + ahead < count) {
-                            const Entry& next = entries[i + ahead];
-                            const std::byte* source = from + next.index * examples.stride;
-                            for (std::size_t k = 0; k < width; ++k, source += last.from) {
-                                __builtin_prefetch(source);
-                            }
-                            __builtin_prefetch(target + next.position * example_size, 1);
-                        }
-                        const Entry& entry = entries[i];
-                        copy_line<size>(from + entry.index * examples.stride, last.from, width,
-                                        target + entry.position * example_size);
+    constexpr std::size_t entries_per_task = 16384;
+    const Examples& examples = copies.examples;
+    const std::vector<Entry> entries = sorted(copies.indices, copies.count);
+    const engine::CopyAxis last = examples.axes.back();
+    std::vector<engine::CopyAxis> axes = examples.axes;
+    axes.back() = {(last.size + items - 1) / items, last.from * std::ptrdiff_t{items},
+                   engine::cache_line};
+    std::size_t lines = 1;
+    for (const engine::CopyAxis& axis : axes) lines *= axis.size;
+    const std::size_t ranges = (copies.count + entries_per_task - 1) / entries_per_task;
+
+    run_tasks(lines * ranges, copies.sharing(), [&](std::size_t task, std::size_t) {
+        const std::size_t line = task / ranges, first = task % ranges * entries_per_task;
+        const std::size_t end = std::min(first + entries_per_task, copies.count);
+        const std::byte* from = examples.first;
+        std::byte* to = copies.to;
+        engine::move_to(axes, line, from, to);
+        const std::size_t left = std::min(items, last.size - line % axes.back().size * items);
+        const auto copy_lines = [&](std::size_t width) {
+            for (std::size_t i = first; i < end; ++i) {
+                if (i + ahead < copies.count) {
+                    const Entry& next = entries[i + ahead];
+                    const std::byte* source = from + next.index * examples.stride;
+                    for (std::size_t k = 0; k < width; ++k, source += last.from) {
+                        __builtin_prefetch(source);
                     }
-                };
-                // A constant width lets the compiler unroll the loops.
-                left == items ? copy_lines(items) : copy_lines(left);
-                from += static_cast<std::ptrdiff_t>(items) * last.from;
-                target += engine::cache_line;
+                    __builtin_prefetch(to + next.position * copies.size, 1);
+                }
+                const Entry& entry = entries[i];
+                copy_line<size>(from + entry.index * examples.stride, last.from, width,
+                                to + entry.position * copies.size);
             }
-        });
+        };
+        // A constant width lets the compiler unroll the loops.
+        left == items ? copy_lines(items) : copy_lines(left);
+    });
 }
 
 }  // namespace
@@ -125,20 +158,22 @@ void gather(Examples examples, const std::int64_t* indices, std::size_t count, s
         item *= examples.axes.back().size;  // a contiguous run is copied as one item
         examples.axes.pop_back();
     }
-    if (examples.axes.empty()) return gather_runs(examples, size, item, indices, count, to);
+    if (size == 0) return;
+    const Copies copies{examples, size, indices, count, to};
+    if (examples.axes.empty()) return gather_runs(copies, item);
     switch (item) {
         case 1:
-            return gather_scattered<1>(std::move(examples), size, indices, count, to);
+            return gather_scattered<1>(copies);
         case 2:
-            return gather_scattered<2>(std::move(examples), size, indices, count, to);
+            return gather_scattered<2>(copies);
         case 4:
-            return gather_scattered<4>(std::move(examples), size, indices, count, to);
+            return gather_scattered<4>(copies);
         case 8:
-            return gather_scattered<8>(std::move(examples), size, indices, count, to);
+            return gather_scattered<8>(copies);
         case 16:
-            return gather_scattered<16>(std::move(examples), size, indices, count, to);
+            return gather_scattered<16>(copies);
         default:
-            return gather_runs(examples, size, item, indices, count, to);
+            return gather_runs(copies, item);
     }
 }
 

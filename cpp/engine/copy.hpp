@@ -37,6 +37,17 @@ void for_each(const std::vector<CopyAxis>& axes, const std::byte* from, std::byt
     }
 }
 
+/// Moves both addresses from the first element to the one with this index in C order.
+inline void move_to(const std::vector<CopyAxis>& axes, std::size_t index, const std::byte*& from,
+                    std::byte*& to) {
+    for (auto axis = axes.rbegin(); axis != axes.rend(); ++axis) {
+        const auto i = static_cast<std::ptrdiff_t>(index % axis->size);
+        from += i * axis->from;
+        to += i * axis->to;
+        index /= axis->size;
+    }
+}
+
 /// The axes of a copy, in a fixed array: a step that has begun must not allocate memory.
 struct CopyAxes {
     CopyAxis at[max_axes];

@@ -68,7 +68,11 @@ class Source:
             chosen = order[start : min(start + step, end)]
             buffer = self._buffer(len(chosen))
             _core.gather(self.array, chosen, buffer)
-            yield from (buffer[i : i + size] for i in range(0, len(chosen), size))
+            full, rest = divmod(len(chosen), size)
+            # An iteration takes half the time of slices.
+            yield from buffer[: full * size].reshape(full, size, *buffer.shape[1:])
+            if rest:
+                yield buffer[full * size :]
 
     def _buffer(self, examples: int) -> Array:
         """Return memory for examples, pooled: touching new memory takes as long as filling it."""

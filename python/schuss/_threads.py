@@ -13,6 +13,8 @@ MAX_THREADS = _core.max_threads
 def num_threads() -> int:
     """Return the maximum number of threads of a step, including the calling thread.
 
+    It is also that of `ewma` and of mini-batches.
+
     The default is the value of ``SCHUSS_NUM_THREADS``, or else of ``OMP_NUM_THREADS``, or else the
     number of processors available to this process according to its CPU affinity and the quota of
     its container. threadpoolctl, if it is installed, controls it as the user API "schuss".

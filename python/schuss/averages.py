@@ -252,9 +252,9 @@ class ExponentialAverage:
             return core.tree.unflatten(values)
 
     def _corrected(self, average: Array) -> Array:
-        corrected = average.copy(order="K")
-        values = components(corrected)
-        values /= self._weight(values.dtype.type)
+        corrected = np.empty_like(average)
+        values = components(average)
+        np.divide(values, self._weight(values.dtype.type), out=components(corrected))
         return corrected
 
     def _weight(self, dtype: Any) -> float:

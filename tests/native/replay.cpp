@@ -31,6 +31,7 @@
 
 #include "data/ewma.hpp"
 #include "data/gather.hpp"
+#include "data/sharing.hpp"
 #include "data/shuffle.hpp"
 #include "engine/copy.hpp"
 #include "engine/step.hpp"
@@ -434,6 +435,7 @@ int replay_at_the_same_time(const Cases& cases) {
         runtime::set_threads(1 + turn % 5);
         sweep::use_level(levels[turn % levels.size()]->name);
         engine::set_parallel_threshold(turn % 2 * 500);
+        data::set_sharing_threshold(turn % 2 * 500);
         runtime::set_spin_time(turn % 3 == 0 ? std::chrono::microseconds(0)
                                              : runtime::default_spin_time);
         std::atomic<int> arrived = 0;  // each waits for the other, as the jobs of OpenBLAS do
@@ -499,6 +501,7 @@ int main(int argc, char** argv) {
         const std::string mode = argc > 2 ? argv[2] : "";
         runtime::prepare_for_fork();
         engine::set_parallel_threshold(0);
+        data::set_sharing_threshold(0);
         const int wrong = mode == "--threads" ? replay_at_the_same_time(cases)
                           : mode == "--fork"  ? replay_in_children(cases)
                                               : replay_in_all_ways(cases, mode);

@@ -17,12 +17,13 @@ def execution(
 ) -> Iterator[None]:
     """Run the block at that SIMD level and number of threads, and restore both afterwards.
 
-    Work is cut into tiles of `tile` elements, and shared by threads if it takes one thread
-    `threshold` nanoseconds for each of them.
+    Work is cut into tiles of `tile` elements. Threads share a step that takes one thread
+    `threshold` nanoseconds for each of them, and data from `threshold` bytes.
     """
     level_before, threads_before = schuss.simd(), schuss.num_threads()
     tile_before = None if tile is None else _core.set_tile_elements(tile)
     threshold_before = None if threshold is None else _core.set_parallel_threshold(threshold)
+    sharing_before = None if threshold is None else _core.set_sharing_threshold(threshold)
     try:
         if level is not None:
             schuss.set_simd(level)
@@ -37,3 +38,5 @@ def execution(
             _core.set_tile_elements(tile_before)
         if threshold_before is not None:
             _core.set_parallel_threshold(threshold_before)
+        if sharing_before is not None:
+            _core.set_sharing_threshold(sharing_before)
