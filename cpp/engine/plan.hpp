@@ -106,6 +106,7 @@ class Plan {
     std::vector<Scratch> scratch_;
     std::vector<std::unique_ptr<Norms>> norms_;  // of each thread; after a run, the first has all
     GradientStats statistics_;
+    bool statistics_laid_out_ = false;
     std::size_t scratch_bytes_ = 0;
     std::size_t elements_ = 0;
     std::size_t threads_ = 1;  // of the next run
