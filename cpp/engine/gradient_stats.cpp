@@ -35,17 +35,9 @@ double sum_in_pairs(std::vector<double>& sums) noexcept {
     return sums.empty() ? 0 : sums[0];
 }
 
-/// Sums the lanes of a block in a fixed order. Overwrites them.
-double sum_of_lanes(double* lanes) noexcept {
-    for (std::size_t half = sweep::stats_lanes / 2; half > 0; half /= 2) {
-        for (std::size_t k = 0; k < half; ++k) lanes[k] = lanes[k] + lanes[k + half];
-    }
-    return lanes[0];
-}
-
 }  // namespace
 
-void GradientStats::prepare(std::vector<Gradient> gradients, std::size_t threads) {
+void GradientStats::lay_out(std::vector<Gradient> gradients) {
     gradients_ = std::move(gradients);
     segments_.clear();
     blocks_.clear();
@@ -65,8 +57,6 @@ void GradientStats::prepare(std::vector<Gradient> gradients, std::size_t threads
     }
     sums_.resize(blocks_.size());
     blocks_.push_back(segments_.size());
-    threads_ = threads;
-    if (scratch_.size() < threads_) scratch_.resize(threads_);
     blocks_per_chunk_ = min_blocks_per_chunk;
     std::size_t largest_item = 0;  // of the gradients that are copied
     for (const Gradient& gradient : gradients_) {
@@ -76,8 +66,30 @@ void GradientStats::prepare(std::vector<Gradient> gradients, std::size_t threads
         blocks_per_chunk_ = std::clamp(blocks, blocks_per_chunk_, max_blocks_per_chunk);
     }
     // The other component of the first number and of the last one may be outside the chunk.
-    const std::size_t bytes = largest_item * (blocks_per_chunk_ * sweep::stats_block + 2);
-    for (Scratch& scratch : scratch_) scratch.reserve(bytes);
+    scratch_bytes_ = largest_item * (blocks_per_chunk_ * sweep::stats_block + 2);
+}
+
+void GradientStats::prepare(std::size_t threads) {
+    threads_ = threads;
+    if (scratch_.size() < threads_) scratch_.resize(threads_);
+    for (Scratch& scratch : scratch_) scratch.reserve(scratch_bytes_);
+}
+
+/// Sums blocks from `first` on that lie in one contiguous gradient, and returns their number.
+std::size_t GradientStats::run_whole_blocks(const sweep::Level& level, std::size_t first,
+                                            std::size_t last) noexcept {
+    const Segment& segment = segments_[blocks_[first]];
+    const auto& [dtype, order, data] = gradients_[segment.gradient];
+    const std::size_t left = order->elements() - segment.begin;
+    if (power_ != 0 || !order->contiguous() || left < sweep::stats_block) return 0;
+    const std::size_t blocks = std::min(last - first, left / sweep::stats_block);
+    level.format(dtype).sum_blocks(order->at(data, segment.begin), blocks, &sums_[first]);
+    for (std::size_t block = first; block < first + blocks; ++block) {
+        // Of float64, squares can overflow where the elements are finite.
+        if (!std::isfinite(sums_[block])) return block - first;
+        segments_[blocks_[block]].is_finite = true;
+    }
+    return blocks;
 }
 
 void GradientStats::run_chunk(const sweep::Level& level, std::size_t chunk,
@@ -88,6 +100,8 @@ void GradientStats::run_chunk(const sweep::Level& level, std::size_t chunk,
     std::size_t buffered = gradients_.size();  // the gradient in the scratch, and its first element
     std::size_t buffered_from = 0;
     for (std::size_t block = first; block < last; ++block) {
+        block += run_whole_blocks(level, block, last);
+        if (block == last) return;
         double lanes[sweep::stats_lanes] = {};
         std::size_t done = 0;
         for (std::size_t i = blocks_[block]; i < blocks_[block + 1]; ++i) {
@@ -111,7 +125,7 @@ void GradientStats::run_chunk(const sweep::Level& level, std::size_t chunk,
             is_finite = sum_squares(values, count, done % sweep::stats_lanes, lanes, scale);
             done += count;
         }
-        sums_[block] = sum_of_lanes(lanes);
+        sums_[block] = sweep::sum_of_lanes(lanes);
     }
 }
 

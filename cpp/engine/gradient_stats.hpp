@@ -26,8 +26,14 @@ class GradientStats {
         const std::byte* data;  // the element at index zero
     };
 
-    /// Allocates everything that run needs. Throws before anything is read.
-    void prepare(std::vector<Gradient> gradients, std::size_t threads);
+    /// Sets what is to be read, and allocates what runs need.
+    void lay_out(std::vector<Gradient> gradients);
+
+    /// Sets where a gradient is in the next run.
+    void set_data(std::size_t gradient, const std::byte* data) { gradients_[gradient].data = data; }
+
+    /// Call this before each run. It may throw; the run cannot.
+    void prepare(std::size_t threads);
 
     /// Reads all gradients.
     void run(const sweep::Level& level, bool wake_workers) noexcept;
@@ -46,6 +52,8 @@ class GradientStats {
     };
 
     void sum(const sweep::Level& level, bool wake_workers, int power) noexcept;
+    std::size_t run_whole_blocks(const sweep::Level& level, std::size_t first,
+                                 std::size_t last) noexcept;
     void run_chunk(const sweep::Level& level, std::size_t chunk, std::byte* scratch) noexcept;
 
     std::vector<Gradient> gradients_;
@@ -53,6 +61,7 @@ class GradientStats {
     std::vector<std::size_t> blocks_;  // the first segment of each block, and the end
     std::vector<double> sums_;         // of each block
     std::vector<Scratch> scratch_;
+    std::size_t scratch_bytes_ = 0;
     std::size_t threads_ = 1;
     std::size_t blocks_per_chunk_ = 1;
     double sum_ = 0;

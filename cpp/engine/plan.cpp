@@ -62,6 +62,7 @@ Item Item::resting(std::size_t group_index, const std::vector<std::size_t>& shap
 }
 
 void Plan::build() {
+    statistics_laid_out_ = false;
     shares_.clear();
     first_.clear();
     scratch_bytes_ = elements_ = bytes_ = 0;
@@ -108,12 +109,17 @@ void Plan::prepare() {
 }
 
 void Plan::prepare_statistics() {
-    std::vector<GradientStats::Gradient> gradients;
-    for (const Item& item : items) {
-        // The order of a parameter that rests has no elements.
-        gradients.push_back({item.formats.gradient, &item.gradient_order, item.gradient()});
+    if (!statistics_laid_out_) {
+        std::vector<GradientStats::Gradient> gradients;
+        for (const Item& item : items) {
+            // The order of a parameter that rests has no elements.
+            gradients.push_back({item.formats.gradient, &item.gradient_order, nullptr});
+        }
+        statistics_.lay_out(std::move(gradients));
+        statistics_laid_out_ = true;
     }
-    statistics_.prepare(std::move(gradients), threads_);
+    for (std::size_t i = 0; i < items.size(); ++i) statistics_.set_data(i, items[i].gradient());
+    statistics_.prepare(threads_);
 }
 
 void Plan::prepare_norms() {

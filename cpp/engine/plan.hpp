@@ -113,6 +113,7 @@ class Plan {
     std::vector<Scratch> scratch_;
     std::vector<std::unique_ptr<Norms>> norms_;  // of each thread; after a run, the first has all
     GradientStats statistics_;
+    bool statistics_laid_out_ = false;
     std::size_t scratch_bytes_ = 0;
     std::size_t elements_ = 0;
     std::size_t bytes_ = 0;  // of all arrays

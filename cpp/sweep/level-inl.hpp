@@ -252,6 +252,43 @@ bool sum_squares(const void* elements, std::size_t count, std::size_t lane, doub
     return finite;
 }
 
+/// Adds a square. That of a format of up to 32 bits is exact in double, so that it makes no
+/// difference whether it is rounded before it is added.
+template <typename T>
+double plus_square(double sum, T value) {
+    const auto wide = static_cast<double>(value);
+#if defined(__FMA__) || defined(__AVX512F__)
+    if constexpr (sizeof(T) <= sizeof(float)) return __builtin_fma(wide, wide, sum);
+#endif
+    return sum + wide * wide;
+}
+
+/// Sums adjacent blocks side by side: each addition waits for the one before it in its lane.
+template <std::size_t blocks, typename Stored>
+void sum_adjacent(const Stored* x, double* out) {
+    double sums[blocks][stats_lanes] = {};
+    for (std::size_t i = 0; i < stats_block; i += stats_lanes) {
+#pragma GCC unroll 2
+        for (std::size_t b = 0; b < blocks; ++b) {
+            const Stored* const from = x + b * stats_block + i;
+            __builtin_prefetch(from + blocks * stats_block);
+#pragma GCC unroll 16
+            for (std::size_t k = 0; k < stats_lanes; ++k) {
+                sums[b][k] = plus_square(sums[b][k], loaded(from[k]));
+            }
+        }
+    }
+    for (std::size_t b = 0; b < blocks; ++b) out[b] = sum_of_lanes(sums[b]);
+}
+
+template <typename Stored>
+void sum_blocks(const void* elements, std::size_t blocks, double* sums) {
+    const Stored* const x = static_cast<const Stored*>(elements);
+    std::size_t i = 0;
+    for (; i + 2 <= blocks; i += 2) sum_adjacent<2>(x + i * stats_block, sums + i);
+    if (i < blocks) sum_adjacent<1>(x + i * stats_block, sums + i);
+}
+
 template <typename T, typename Stored>
 void load_all(const void* from, void* to, std::size_t count) {
     const Stored* const x = static_cast<const Stored*>(from);
@@ -278,9 +315,13 @@ void put_between(void* elements, std::size_t count, double low, double high) {
 template <DType dtype, typename Stored = typename numbers::StoredAs<dtype>::Type>
 constexpr Format format() {
     using T = decltype(loaded(Stored{}));
-    Format result = {
-        sizeof(Stored),        &sum_squares<Stored, false>, &sum_squares<Stored, true>, {},
-        &store_all<T, Stored>, &put_between<T, Stored>};
+    Format result = {sizeof(Stored),
+                     &sum_squares<Stored, false>,
+                     &sum_squares<Stored, true>,
+                     &sum_blocks<Stored>,
+                     {},
+                     &store_all<T, Stored>,
+                     &put_between<T, Stored>};
     if constexpr (sizeof(T) <= sizeof(float)) {
         result.load[static_cast<int>(DType::float32)] = &load_all<float, Stored>;
     }

@@ -73,6 +73,18 @@ inline constexpr std::size_t stats_lanes = 16;
 using SumSquares = bool (*)(const void* elements, std::size_t count, std::size_t lane,
                             double* lanes, double scale);
 
+/// Writes the sum of the squares of each block. It is not finite if an element is not. The bits are
+/// those of `SumSquares` and `sum_of_lanes`.
+using SumBlocks = void (*)(const void* elements, std::size_t blocks, double* sums);
+
+/// Sums the lanes of a block in a fixed order. Overwrites them.
+static inline double sum_of_lanes(double* lanes) {
+    for (std::size_t half = stats_lanes / 2; half > 0; half /= 2) {
+        for (std::size_t k = 0; k < half; ++k) lanes[k] = lanes[k] + lanes[k + half];
+    }
+    return lanes[0];
+}
+
 /// Converts count elements.
 using Convert = void (*)(const void* from, void* to, std::size_t count);
 
@@ -83,6 +95,7 @@ using PutBetween = void (*)(void* elements, std::size_t count, double low, doubl
 struct Format {
     std::size_t size;
     SumSquares sum_squares, sum_squares_scaled;
+    SumBlocks sum_blocks;
     Convert load[numbers::compute_dtype_count];  // to each type that holds all values; else nullptr
     Convert store;                               // from the compute type
     PutBetween put_between;

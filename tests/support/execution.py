@@ -13,7 +13,7 @@ def execution(
     level: str | None = None,
     threads: int | None = None,
     tile: int | None = None,
-    threshold: float | None = None,
+    threshold: int | None = None,
 ) -> Iterator[None]:
     """Run the block at that SIMD level and number of threads, and restore both afterwards.
 
