@@ -84,26 +84,75 @@ struct RoundingBits<Bfloat16> {
 template <typename Stored>
 using Computed = decltype(loaded(Stored{}));
 
-/// The compiler generates both the vector body and the scalar tail from this loop. The caller
-/// guarantees that the arrays do not overlap; the pragma tells the compiler so.
+/// How far ahead of the elements at hand their cache lines are fetched where the arrays do not fit
+/// the cache.
+constexpr std::size_t prefetch_distance = 2560;
+constexpr std::size_t cache_line = 64;
+
+/// The address may be past the end.
+inline void prefetch(const void* address, std::size_t distance) {
+    __builtin_prefetch(
+        reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address) + distance));
+}
+
+template <std::size_t count, typename Element>
+void prefetch_elements(const Element* elements) {
+    const auto* const bytes = reinterpret_cast<const std::byte*>(elements);
+    for (std::size_t i = 0; i < count * sizeof(Element); i += cache_line) {
+        prefetch(bytes + i, prefetch_distance);
+    }
+}
+
 template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
-void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S*... state,
-          RoundingBits<S>... random) {
+[[gnu::always_inline]] inline void update(std::size_t i, const Coefficients<Rule, T>& c, P* p,
+                                          const G* g, S*... state,
+                                          const RoundingBits<S>&... random) {
     using V = Computed<P>;  // T, or a complex number of T
+    ScopedValue<V, P> parameter(p[i]);
+    V gradient = loaded(g[i]);
+    if constexpr (Rule::takes_gradients) {
+        gradient = GradientTransform::transform(gradient, c.gradient);
+    }
+    if constexpr (Rule::updates_parameters) {
+        WeightDecay::apply<decay>(static_cast<V&>(parameter), gradient, c.decay);
+    }
+    Rule::update(static_cast<V&>(parameter), gradient,
+                 static_cast<Computed<S>&>(ScopedState<Computed<S>, S>(state[i], random.bits()))...,
+                 c.rule);
+}
+
+constexpr std::size_t smallest(std::size_t a, std::size_t b) {
+    return a < b ? a : b;
+}
+template <typename... More>
+constexpr std::size_t smallest(std::size_t a, std::size_t b, More... more) {
+    return smallest(smallest(a, b), more...);
+}
+
+/// The compiler generates both the vector body and the scalar tail from the last loop. The caller
+/// guarantees that the arrays do not overlap; the pragma tells the compiler so.
+///
+/// Where memory is fetched ahead, most elements are updated in chunks of one cache line of the
+/// smallest format: a loop of constant length, which becomes vectors without a loop. Measured: in
+/// longer blocks, each with a loop of its own, fetching ahead costs up to a third of the time.
+template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
+void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& c, P* p, const G* g,
+          S*... state, RoundingBits<S>... random) {
+    constexpr std::size_t chunk = cache_line / smallest(sizeof(P), sizeof(G), sizeof(S)...);
+    std::size_t i = 0;
+    for (; prefetches && i + chunk <= count; i += chunk) {
+        prefetch_elements<chunk>(p + i);
+        prefetch_elements<chunk>(g + i);
+        (prefetch_elements<chunk>(state + i), ...);
+        SCHUSS_NO_ALIASING
+        for (std::size_t k = 0; k < chunk; ++k) {
+            update<Rule, decay, T, P, G, S...>(i + k, c, p, g, state..., random...);
+            (random.next(), ...);
+        }
+    }
     SCHUSS_NO_ALIASING
-    for (std::size_t i = 0; i < count; ++i) {
-        ScopedValue<V, P> parameter(p[i]);
-        V gradient = loaded(g[i]);
-        if constexpr (Rule::takes_gradients) {
-            gradient = GradientTransform::transform(gradient, c.gradient);
-        }
-        if constexpr (Rule::updates_parameters) {
-            WeightDecay::apply<decay>(static_cast<V&>(parameter), gradient, c.decay);
-        }
-        Rule::update(
-            static_cast<V&>(parameter), gradient,
-            static_cast<Computed<S>&>(ScopedState<Computed<S>, S>(state[i], random.bits()))...,
-            c.rule);
+    for (; i < count; ++i) {
+        update<Rule, decay, T, P, G, S...>(i, c, p, g, state..., random...);
         (random.next(), ...);
     }
 }
@@ -127,7 +176,7 @@ Element* state_at(std::byte* const* operands, int i) {
 
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
 [[gnu::noinline]] void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
-                              const Stream* streams) {
+                              const Stream* streams, bool prefetches) {
     static_assert(sizeof(Coefficients<Rule, T>) <= rules::max_coefficients * sizeof(T));
     // A copy: the compiler then knows that stores through T* do not change it.
     const auto c = *static_cast<const Coefficients<Rule, T>*>(coefficients);
@@ -139,19 +188,19 @@ template <class Rule, Decay decay, typename T, typename P, typename G, typename 
     using S2 = typename StateOf<P, S, kept[2].nonnegative>::Type;
     constexpr int states = count(Rule::states);
     static_assert(states <= rules::max_states);
-    if constexpr (states == 0) loop<Rule, decay, T, P, G>(n, c, p, g);
+    if constexpr (states == 0) loop<Rule, decay, T, P, G>(n, prefetches, c, p, g);
     if constexpr (states == 1) {
-        loop<Rule, decay, T, P, G, S0>(n, c, p, g, state_at<S0>(operands, 0),
+        loop<Rule, decay, T, P, G, S0>(n, prefetches, c, p, g, state_at<S0>(operands, 0),
                                        RoundingBits<S0>(streams[0]));
     }
     if constexpr (states == 2) {
-        loop<Rule, decay, T, P, G, S0, S1>(n, c, p, g, state_at<S0>(operands, 0),
+        loop<Rule, decay, T, P, G, S0, S1>(n, prefetches, c, p, g, state_at<S0>(operands, 0),
                                            state_at<S1>(operands, 1), RoundingBits<S0>(streams[0]),
                                            RoundingBits<S1>(streams[1]));
     }
     if constexpr (states == 3) {
         loop<Rule, decay, T, P, G, S0, S1, S2>(
-            n, c, p, g, state_at<S0>(operands, 0), state_at<S1>(operands, 1),
+            n, prefetches, c, p, g, state_at<S0>(operands, 0), state_at<S1>(operands, 1),
             state_at<S2>(operands, 2), RoundingBits<S0>(streams[0]), RoundingBits<S1>(streams[1]),
             RoundingBits<S2>(streams[2]));
     }
@@ -214,11 +263,8 @@ constexpr Kernels table[] = {
 };
 
 /// A loop that reads a single array is bound by memory latency. Measured: prefetching 8 KB ahead
-/// makes it 1.4 times as fast as the hardware prefetcher alone. The address may be past the end.
-inline void prefetch(const void* address) {
-    __builtin_prefetch(
-        reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address) + 8192));
-}
+/// makes it 1.4 times as fast as the hardware prefetcher alone.
+constexpr std::size_t single_array_distance = 8192;
 
 template <typename Stored, bool scaled>
 bool sum_squares(const void* elements, std::size_t count, std::size_t lane, double* lanes,
@@ -239,7 +285,7 @@ bool sum_squares(const void* elements, std::size_t count, std::size_t lane, doub
     std::size_t i = 0;
     for (; lane % all != 0 && i < count; ++i, ++lane) take(x[i], lane);
     for (; i + all <= count; i += all) {
-        prefetch(x + i);
+        prefetch(x + i, single_array_distance);
         for (std::size_t k = 0; k < all; ++k) take(x[i + k], k);
     }
     for (std::size_t k = 0; i + k < count; ++k) take(x[i + k], k);

@@ -45,7 +45,7 @@ template <typename T>
     __builtin_memcpy(rest, &neutral, sizeof neutral);
     std::byte* from_zero[rules::max_operands] = {reinterpret_cast<std::byte*>(update), operands[1]};
     for (int k = 0; k < count(*call.states); ++k) from_zero[2 + k] = operands[2 + k];
-    call.decoupled(from_zero, n, rest, streams);
+    call.decoupled(from_zero, n, rest, streams, call.prefetches);
     for (std::size_t i = 0; i < values; ++i) parameter[i] = parameter[i] + update[i] * c.fine;
     loops_of(call.formats.parameter).store(parameter, operands[0], values);
 }
@@ -80,7 +80,7 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
             if (is_rounded) stream[k] = {streams[k].key, streams[k].first + done};
         }
         if (c.fine == 1) {
-            call.kernel(piece, left, call.coefficients, stream);
+            call.kernel(piece, left, call.coefficients, stream, call.prefetches);
         } else {
             update_finely(call, c, piece, left, stream);
         }
