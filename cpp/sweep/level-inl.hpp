@@ -89,17 +89,12 @@ using Computed = decltype(loaded(Stored{}));
 constexpr std::size_t prefetch_distance = 2560;
 constexpr std::size_t cache_line = 64;
 
-/// The address may be past the end.
-inline void prefetch(const void* address, std::size_t distance) {
-    __builtin_prefetch(
-        reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address) + distance));
-}
-
-template <std::size_t count, typename Element>
-void prefetch_elements(const Element* elements) {
-    const auto* const bytes = reinterpret_cast<const std::byte*>(elements);
-    for (std::size_t i = 0; i < count * sizeof(Element); i += cache_line) {
-        prefetch(bytes + i, prefetch_distance);
+/// Fetches the cache lines of some bytes at a distance from an address. They may be past the end of
+/// the array.
+inline void prefetch(const void* address, std::size_t distance, std::size_t bytes) {
+    const auto first = reinterpret_cast<std::uintptr_t>(address) + distance;
+    for (std::size_t i = 0; i < bytes; i += cache_line) {
+        __builtin_prefetch(reinterpret_cast<const void*>(first + i));
     }
 }
 
@@ -141,9 +136,9 @@ void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& c, P*
     constexpr std::size_t chunk = cache_line / smallest(sizeof(P), sizeof(G), sizeof(S)...);
     std::size_t i = 0;
     for (; prefetches && i + chunk <= count; i += chunk) {
-        prefetch_elements<chunk>(p + i);
-        prefetch_elements<chunk>(g + i);
-        (prefetch_elements<chunk>(state + i), ...);
+        prefetch(p + i, prefetch_distance, chunk * sizeof(P));
+        prefetch(g + i, prefetch_distance, chunk * sizeof(G));
+        (prefetch(state + i, prefetch_distance, chunk * sizeof(S)), ...);
         SCHUSS_NO_ALIASING
         for (std::size_t k = 0; k < chunk; ++k) {
             update<Rule, decay, T, P, G, S...>(i + k, c, p, g, state..., random...);
@@ -285,7 +280,7 @@ bool sum_squares(const void* elements, std::size_t count, std::size_t lane, doub
     std::size_t i = 0;
     for (; lane % all != 0 && i < count; ++i, ++lane) take(x[i], lane);
     for (; i + all <= count; i += all) {
-        prefetch(x + i, single_array_distance);
+        prefetch(x + i, single_array_distance, cache_line);
         for (std::size_t k = 0; k < all; ++k) take(x[i + k], k);
     }
     for (std::size_t k = 0; i + k < count; ++k) take(x[i + k], k);
@@ -313,6 +308,49 @@ void store_all(const void* from, void* to, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) store(y[i], x[i]);
 }
 
+/// Writes a cache line, which is not read first where the processor can do so.
+inline void stream_line(const void* from, void* to) {
+#if defined(__x86_64__)
+    using Vector [[gnu::vector_size(16)]] = long long;
+    for (std::size_t i = 0; i < cache_line / sizeof(Vector); ++i) {
+        const Vector value = static_cast<const Vector*>(from)[i];
+        Vector* const place = static_cast<Vector*>(to) + i;
+#if defined(__clang__)
+        __builtin_nontemporal_store(value, place);
+#else
+        __builtin_ia32_movntdq(place, value);
+#endif
+    }
+#else
+    __builtin_memcpy(to, from, cache_line);
+#endif
+}
+
+/// Lets no later write, such as that which ends the step, become visible before streamed lines.
+inline void end_streaming() {
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
+
+template <typename T, typename Stored>
+void stream_all(const void* from, void* to, std::size_t count) {
+    constexpr std::size_t in_line = cache_line / sizeof(Stored);
+    const T* const x = static_cast<const T*>(from);
+    Stored* const y = static_cast<Stored*>(to);
+    const std::size_t past_line = reinterpret_cast<std::uintptr_t>(to) % cache_line;
+    std::size_t i = past_line == 0 ? 0 : (cache_line - past_line) / sizeof(Stored);
+    if (i > count) i = count;
+    store_all<T, Stored>(x, y, i);
+    for (; i + in_line <= count; i += in_line) {
+        alignas(cache_line) Stored line[in_line];
+        store_all<T, Stored>(x + i, line, in_line);
+        stream_line(line, y + i);
+    }
+    store_all<T, Stored>(x + i, y + i, count - i);
+    end_streaming();
+}
+
 template <typename T, typename Stored>
 void put_between(void* elements, std::size_t count, double low, double high) {
     Stored* const x = static_cast<Stored*>(elements);
@@ -325,7 +363,7 @@ constexpr Format format() {
     using T = decltype(loaded(Stored{}));
     Format result = {
         sizeof(Stored),        &sum_squares<Stored, false>, &sum_squares<Stored, true>, {},
-        &store_all<T, Stored>, &put_between<T, Stored>};
+        &store_all<T, Stored>, &stream_all<T, Stored>,      &put_between<T, Stored>};
     if constexpr (sizeof(T) <= sizeof(float)) {
         result.load[static_cast<int>(DType::float32)] = &load_all<float, Stored>;
     }

@@ -89,6 +89,7 @@ struct Format {
     SumSquares sum_squares, sum_squares_scaled;
     Convert load[numbers::compute_dtype_count];  // to each type that holds all values; else nullptr
     Convert store;                               // from the compute type
+    Convert stream;  // the same, but memory that is not in the cache is not read first
     PutBetween put_between;
 };
 

@@ -67,7 +67,10 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
     for (std::size_t done = 0; done < n; done += longest) {
         const std::size_t left = n - done < longest ? n - done : longest;
         const std::size_t values = left * components;
-        widen(operands[1] + done * gradient_size, gradient, values);
+        const std::byte* const narrow = operands[1] + done * gradient_size;
+        const std::size_t bytes = left * gradient_size;
+        if (call.prefetches) prefetch(narrow, bytes, bytes);  // the next piece
+        widen(narrow, gradient, values);
         for (std::size_t i = 0; c.gradient.power != 1 && i < values; ++i) {
             gradient[i] = GradientTransform::apply_power(gradient[i], c.gradient);
         }
