@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "runtime/cpu.hpp"
 #include "runtime/subnormals.hpp"
 #include "sweep/dispatch.hpp"
 
@@ -104,6 +105,7 @@ void Plan::prepare() {
     wake_workers_ = time >= waking_factor * threshold;
     threads_ = std::min(runtime::threads(), shares_.size());
     while (threads_ > 1 && time < static_cast<double>(threads_) * threshold) --threads_;
+    prefetches_ = bytes_ > runtime::cache_size();
     if (scratch_.size() < threads_) scratch_.resize(threads_);
     for (Scratch& scratch : scratch_) scratch.reserve(scratch_bytes_);
 }
@@ -160,17 +162,19 @@ void Plan::run(const Run& run) noexcept {
                                                                  : &all.groups[item.group];
             std::optional<sweep::Call> average;
             if (all.average != nullptr) {
-                average = all.average->call({computed, item.formats.parameter, computed});
+                average = all.average->call({computed, item.formats.parameter, computed},
+                                            plan.prefetches_);
             }
-            const Pass pass{
-                .level = table,
-                .update = update == nullptr ? sweep::Call{} : update->call(item.formats),
-                .average = average ? &*average : nullptr,
-                .clear_gradients = all.clear_gradients && !item.rests,
-                .first = plan.first_[at.item],
-                .streams = streams,
-                .norms = norms,
-                .rests = item.rests};
+            const Pass pass{.level = table,
+                            .update = update == nullptr
+                                          ? sweep::Call{}
+                                          : update->call(item.formats, plan.prefetches_),
+                            .average = average ? &*average : nullptr,
+                            .clear_gradients = all.clear_gradients && !item.rests,
+                            .first = plan.first_[at.item],
+                            .streams = streams,
+                            .norms = norms,
+                            .rests = item.rests};
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
             run_pass(item.layout, at.tile, tiles, item.data, pass, plan.scratch_[slot]);
         }

@@ -116,7 +116,8 @@ class Plan {
     bool statistics_laid_out_ = false;
     std::size_t scratch_bytes_ = 0;
     std::size_t elements_ = 0;
-    std::size_t bytes_ = 0;  // of all arrays
+    std::size_t bytes_ = 0;    // of all arrays
+    bool prefetches_ = false;  // whether the next run fetches ahead
     Pace pace_;
     std::size_t threads_ = 1;  // of the next run
     bool wake_workers_ = false;

@@ -83,7 +83,7 @@ class Layout {
     std::size_t tiles() const { return tiles_; }
     std::size_t elements() const { return elements_; }
 
-    /// The bytes of an element of each array, summed, times the elements.
+    /// The size of all operands together.
     std::size_t bytes() const;
 
     /// The components of an element of the parameter: 2 if the elements are complex numbers.

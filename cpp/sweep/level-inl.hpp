@@ -85,26 +85,70 @@ struct RoundingBits<Bfloat16> {
 template <typename Stored>
 using Computed = decltype(loaded(Stored{}));
 
-/// The compiler generates both the vector body and the scalar tail from this loop. The caller
-/// guarantees that the arrays do not overlap; the pragma tells the compiler so.
+/// How far ahead of the elements at hand their cache lines are fetched where the arrays do not fit
+/// the cache.
+constexpr std::size_t prefetch_distance = 2560;
+constexpr std::size_t cache_line = 64;
+
+/// Fetches the cache lines of some bytes at a distance from an address. They may be past the end of
+/// the array.
+inline void prefetch(const void* address, std::size_t distance, std::size_t bytes) {
+    const auto first = reinterpret_cast<std::uintptr_t>(address) + distance;
+    for (std::size_t i = 0; i < bytes; i += cache_line) {
+        __builtin_prefetch(reinterpret_cast<const void*>(first + i));
+    }
+}
+
 template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
-void loop(std::size_t count, const Coefficients<Rule, T>& c, P* p, const G* g, S*... state,
-          RoundingBits<S>... random) {
+[[gnu::always_inline]] inline void update(std::size_t i, const Coefficients<Rule, T>& c, P* p,
+                                          const G* g, S*... state,
+                                          const RoundingBits<S>&... random) {
     using V = Computed<P>;  // T, or a complex number of T
+    ScopedValue<V, P> parameter(p[i]);
+    V gradient = loaded(g[i]);
+    if constexpr (Rule::takes_gradients) {
+        gradient = GradientTransform::transform(gradient, c.gradient);
+    }
+    if constexpr (Rule::updates_parameters) {
+        WeightDecay::apply<decay>(static_cast<V&>(parameter), gradient, c.decay);
+    }
+    Rule::update(static_cast<V&>(parameter), gradient,
+                 static_cast<Computed<S>&>(ScopedState<Computed<S>, S>(state[i], random.bits()))...,
+                 c.rule);
+}
+
+constexpr std::size_t smallest(std::size_t a, std::size_t b) {
+    return a < b ? a : b;
+}
+template <typename... More>
+constexpr std::size_t smallest(std::size_t a, std::size_t b, More... more) {
+    return smallest(smallest(a, b), more...);
+}
+
+/// The compiler generates both the vector body and the scalar tail from the last loop. The caller
+/// guarantees that the arrays do not overlap; the pragma tells the compiler so.
+///
+/// Where memory is fetched ahead, most elements are updated in chunks of one cache line of the
+/// smallest format: a loop of constant length, which becomes vectors without a loop. Measured: in
+/// longer blocks, each with a loop of its own, fetching ahead costs up to a third of the time.
+template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
+void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& c, P* p, const G* g,
+          S*... state, RoundingBits<S>... random) {
+    constexpr std::size_t chunk = cache_line / smallest(sizeof(P), sizeof(G), sizeof(S)...);
+    std::size_t i = 0;
+    for (; prefetches && i + chunk <= count; i += chunk) {
+        prefetch(p + i, prefetch_distance, chunk * sizeof(P));
+        prefetch(g + i, prefetch_distance, chunk * sizeof(G));
+        (prefetch(state + i, prefetch_distance, chunk * sizeof(S)), ...);
+        SCHUSS_NO_ALIASING
+        for (std::size_t k = 0; k < chunk; ++k) {
+            update<Rule, decay, T, P, G, S...>(i + k, c, p, g, state..., random...);
+            (random.next(), ...);
+        }
+    }
     SCHUSS_NO_ALIASING
-    for (std::size_t i = 0; i < count; ++i) {
-        ScopedValue<V, P> parameter(p[i]);
-        V gradient = loaded(g[i]);
-        if constexpr (Rule::takes_gradients) {
-            gradient = GradientTransform::transform(gradient, c.gradient);
-        }
-        if constexpr (Rule::updates_parameters) {
-            WeightDecay::apply<decay>(static_cast<V&>(parameter), gradient, c.decay);
-        }
-        Rule::update(
-            static_cast<V&>(parameter), gradient,
-            static_cast<Computed<S>&>(ScopedState<Computed<S>, S>(state[i], random.bits()))...,
-            c.rule);
+    for (; i < count; ++i) {
+        update<Rule, decay, T, P, G, S...>(i, c, p, g, state..., random...);
         (random.next(), ...);
     }
 }
@@ -128,7 +172,7 @@ Element* state_at(std::byte* const* operands, int i) {
 
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
 [[gnu::noinline]] void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
-                              const Stream* streams) {
+                              const Stream* streams, bool prefetches) {
     static_assert(sizeof(Coefficients<Rule, T>) <= rules::max_coefficients * sizeof(T));
     // A copy: the compiler then knows that stores through T* do not change it.
     const auto c = *static_cast<const Coefficients<Rule, T>*>(coefficients);
@@ -140,19 +184,19 @@ template <class Rule, Decay decay, typename T, typename P, typename G, typename 
     using S2 = typename StateOf<P, S, kept[2].nonnegative>::Type;
     constexpr int states = count(Rule::states);
     static_assert(states <= rules::max_states);
-    if constexpr (states == 0) loop<Rule, decay, T, P, G>(n, c, p, g);
+    if constexpr (states == 0) loop<Rule, decay, T, P, G>(n, prefetches, c, p, g);
     if constexpr (states == 1) {
-        loop<Rule, decay, T, P, G, S0>(n, c, p, g, state_at<S0>(operands, 0),
+        loop<Rule, decay, T, P, G, S0>(n, prefetches, c, p, g, state_at<S0>(operands, 0),
                                        RoundingBits<S0>(streams[0]));
     }
     if constexpr (states == 2) {
-        loop<Rule, decay, T, P, G, S0, S1>(n, c, p, g, state_at<S0>(operands, 0),
+        loop<Rule, decay, T, P, G, S0, S1>(n, prefetches, c, p, g, state_at<S0>(operands, 0),
                                            state_at<S1>(operands, 1), RoundingBits<S0>(streams[0]),
                                            RoundingBits<S1>(streams[1]));
     }
     if constexpr (states == 3) {
         loop<Rule, decay, T, P, G, S0, S1, S2>(
-            n, c, p, g, state_at<S0>(operands, 0), state_at<S1>(operands, 1),
+            n, prefetches, c, p, g, state_at<S0>(operands, 0), state_at<S1>(operands, 1),
             state_at<S2>(operands, 2), RoundingBits<S0>(streams[0]), RoundingBits<S1>(streams[1]),
             RoundingBits<S2>(streams[2]));
     }
@@ -215,11 +259,8 @@ constexpr Kernels table[] = {
 };
 
 /// A loop that reads a single array is bound by memory latency. Measured: prefetching 8 KB ahead
-/// makes it 1.4 times as fast as the hardware prefetcher alone. The address may be past the end.
-inline void prefetch(const void* address) {
-    __builtin_prefetch(
-        reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address) + 8192));
-}
+/// makes it 1.4 times as fast as the hardware prefetcher alone.
+constexpr std::size_t single_array_distance = 8192;
 
 template <typename Stored, bool scaled>
 bool sum_squares(const void* elements, std::size_t count, std::size_t lane, double* lanes,
@@ -240,7 +281,7 @@ bool sum_squares(const void* elements, std::size_t count, std::size_t lane, doub
     std::size_t i = 0;
     for (; lane % all != 0 && i < count; ++i, ++lane) take(x[i], lane);
     for (; i + all <= count; i += all) {
-        prefetch(x + i);
+        prefetch(x + i, single_array_distance, cache_line);
         for (std::size_t k = 0; k < all; ++k) take(x[i + k], k);
     }
     for (std::size_t k = 0; i + k < count; ++k) take(x[i + k], k);
@@ -305,6 +346,49 @@ void store_all(const void* from, void* to, std::size_t count) {
     for (std::size_t i = 0; i < count; ++i) store(y[i], x[i]);
 }
 
+/// Writes a cache line, which is not read first where the processor can do so.
+inline void stream_line(const void* from, void* to) {
+#if defined(__x86_64__)
+    using Vector [[gnu::vector_size(16)]] = long long;
+    for (std::size_t i = 0; i < cache_line / sizeof(Vector); ++i) {
+        const Vector value = static_cast<const Vector*>(from)[i];
+        Vector* const place = static_cast<Vector*>(to) + i;
+#if defined(__clang__)
+        __builtin_nontemporal_store(value, place);
+#else
+        __builtin_ia32_movntdq(place, value);
+#endif
+    }
+#else
+    __builtin_memcpy(to, from, cache_line);
+#endif
+}
+
+/// Lets no later write, such as that which ends the step, become visible before streamed lines.
+inline void end_streaming() {
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
+
+template <typename T, typename Stored>
+void stream_all(const void* from, void* to, std::size_t count) {
+    constexpr std::size_t in_line = cache_line / sizeof(Stored);
+    const T* const x = static_cast<const T*>(from);
+    Stored* const y = static_cast<Stored*>(to);
+    const std::size_t past_line = reinterpret_cast<std::uintptr_t>(to) % cache_line;
+    std::size_t i = past_line == 0 ? 0 : (cache_line - past_line) / sizeof(Stored);
+    if (i > count) i = count;
+    store_all<T, Stored>(x, y, i);
+    for (; i + in_line <= count; i += in_line) {
+        alignas(cache_line) Stored line[in_line];
+        store_all<T, Stored>(x + i, line, in_line);
+        stream_line(line, y + i);
+    }
+    store_all<T, Stored>(x + i, y + i, count - i);
+    end_streaming();
+}
+
 template <typename T, typename Stored>
 void put_between(void* elements, std::size_t count, double low, double high) {
     Stored* const x = static_cast<Stored*>(elements);
@@ -321,6 +405,7 @@ constexpr Format format() {
                      &sum_blocks<Stored>,
                      {},
                      &store_all<T, Stored>,
+                     &stream_all<T, Stored>,
                      &put_between<T, Stored>};
     if constexpr (sizeof(T) <= sizeof(float)) {
         result.load[static_cast<int>(DType::float32)] = &load_all<float, Stored>;

@@ -1,4 +1,4 @@
-"""On what a step runs: instruction set, threads, tiles."""
+"""On what a step runs: instruction set, threads, tiles, cache."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,16 +14,19 @@ def execution(
     threads: int | None = None,
     tile: int | None = None,
     threshold: int | None = None,
+    cache: int | None = None,
 ) -> Iterator[None]:
     """Run the block at that SIMD level and number of threads, and restore both afterwards.
 
     Work is cut into tiles of `tile` elements. Threads share a step that takes one thread
     `threshold` nanoseconds for each of them, and data from `threshold` bytes.
+    Arrays of more than `cache` bytes are fetched ahead.
     """
     level_before, threads_before = schuss.simd(), schuss.num_threads()
     tile_before = None if tile is None else _core.set_tile_elements(tile)
     threshold_before = None if threshold is None else _core.set_parallel_threshold(threshold)
     sharing_before = None if threshold is None else _core.set_sharing_threshold(threshold)
+    cache_before = None if cache is None else _core.set_cache_size(cache)
     try:
         if level is not None:
             schuss.set_simd(level)
@@ -40,3 +43,5 @@ def execution(
             _core.set_parallel_threshold(threshold_before)
         if sharing_before is not None:
             _core.set_sharing_threshold(sharing_before)
+        if cache_before is not None:
+            _core.set_cache_size(cache_before)
