@@ -1,4 +1,4 @@
-"""schuss, NumPy and the memory limit; peers.py has the others.
+"""schuss, NumPy and the memory limit; peers has the others.
 
 A new contender is a step function per rule, and its name in the lists of the benchmarks.
 """

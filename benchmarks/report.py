@@ -32,6 +32,7 @@ PEERS = (
     "jax",
     "ml_dtypes",
     "numba",
+    "numexpr",
     "optax",
     "pandas",
     "safetensors",
