@@ -114,6 +114,7 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "microseconds": ("µs", three_digits),
     "milliseconds": ("ms", three_digits),
     "microseconds_a_batch": ("µs a batch", three_digits),
+    "own_microseconds": ("own µs", three_digits),
     "quartiles": ("quartiles", lambda pair: " - ".join(map(three_digits, pair))),
     "gigabytes_per_second": ("GB/s", three_digits),
     "share_of_limit": ("of limit", "{:.1%}".format),

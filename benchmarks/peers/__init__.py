@@ -19,6 +19,7 @@ from benchmarks.peers.torch_compiled import TORCH_COMPILED
 __all__ = [
     "PEERS",
     "TORCH_CAST",
+    "TORCH_COMPILED",
     "TORCH_FUSED",
     "TORCH_HALF",
     "TORCH_RAW",

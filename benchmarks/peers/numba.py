@@ -1,6 +1,6 @@
 """numba: the loop that a user would write, over one array at a time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 
 import numpy as np
@@ -76,7 +76,11 @@ def numba_rmsprop(problem: Problem, *, lr: float, beta: float, eps: float, fastm
 
 
 def _numba(name: str, *, fastmath: bool) -> Contender:
-    steps = {"Adam": numba_adam, "momentum": numba_momentum, "RMSprop": numba_rmsprop}
+    steps: Mapping[str, Callable[..., Step]] = {
+        "Adam": numba_adam,
+        "momentum": numba_momentum,
+        "RMSprop": numba_rmsprop,
+    }
     return Contender(
         name,
         {rule: partial(step, fastmath=fastmath) for rule, step in steps.items()},
