@@ -44,7 +44,7 @@ SIZE = 64
 ARRAYS, MANY_ARRAYS = 20, 10_000
 STEPS = 1_000
 """An epoch of `fit`: its beginning and end do not matter."""
-ONE, DICT = "one array", f"{ARRAYS} arrays"
+ONE, MANY = "one array", f"{ARRAYS} arrays"
 FIT, CONSTRUCTION = "a step of fit", f"construction, {MANY_ARRAYS:,} arrays"
 
 
@@ -85,7 +85,7 @@ def small_steps(size: int, rounds: Rounds) -> list[Record]:
     """Steps of one array by each rule, and of a dict of arrays."""
     kinds: list[tuple[str, Rule, int, Sequence[Contender]]] = [
         *((ONE, rule, 1, (SCHUSS, KERNELS, IN_PLACE)) for rule in (*RULES, *FURTHER_RULES)),
-        (DICT, ADAM, ARRAYS, (SCHUSS, DICTS, ONE_THREAD, IN_PLACE, *PEERS)),
+        (MANY, ADAM, ARRAYS, (SCHUSS, DICTS, ONE_THREAD, IN_PLACE, *PEERS)),
     ]
 
     def pose(rule: Rule, count: int) -> Problem:

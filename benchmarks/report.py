@@ -4,6 +4,7 @@ import datetime
 import math
 import os
 import platform
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -51,6 +52,7 @@ def environment() -> dict[str, str]:
     config = schuss.show_config("dicts")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
         "processor": _processor(),
         "cores": str(_cores()),
         "threads": ", ".join(f"{name} {count}" for name, count in _threads().items()),
@@ -62,6 +64,18 @@ def environment() -> dict[str, str]:
             if find_spec(name)
         },
     }
+
+
+def _commit() -> str:
+    """Return the commit that is checked out, marked if files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, check=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+        return "unknown"
+    return done.stdout.strip()
 
 
 def _threads() -> dict[str, int]:
@@ -125,11 +139,14 @@ TEXTS = frozenset({"rule", "work", "dtype", "param", "grad", "state", "copies"})
 TEXTS |= {"average", "layout", "list", "solver", "hidden", "contender"}
 
 
+def case_value(value: Any) -> str:
+    """Return a label's value as it is shown."""
+    return value if isinstance(value, str) else f"{value:,}"
+
+
 def _cells(record: Record) -> dict[str, str]:
     return {
-        **{
-            name: value if name in TEXTS else f"{value:,}" for name, value in record["case"].items()
-        },
+        **{name: case_value(value) for name, value in record["case"].items()},
         "contender": record["contender"],
         **{title: show(record[key]) for key, (title, show) in COLUMNS.items() if key in record},
         **{f"vs {rival}": f"{ratio:.2f}" for rival, ratio in record.get("times", {}).items()},
@@ -170,5 +187,9 @@ def markdown_lines(records: Sequence[Record]) -> str:
     """Return a table as GitHub's Markdown writes it."""
     lines = _without_repetition(records)
     rules = ["---" if name in TEXTS else "---:" for name in lines[0]]
-    rows = ([*lines[0]], rules, *(line.values() for line in lines))
+    return markdown_rows([[*lines[0]], rules, *([*line.values()] for line in lines)])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows as Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
