@@ -1,5 +1,6 @@
 """Each benchmark times every contender in every case."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
