@@ -1,6 +1,7 @@
 """PyTorch's optimizers, compiled by `torch.compile`, which needs a C++ compiler."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import cache, partial
 from typing import Any
@@ -17,7 +18,9 @@ def torch_compiles() -> bool:
     import torch
 
     try:
-        torch.compile(torch.sin)(torch.ones(9))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch about itself
+            torch.compile(torch.sin)(torch.ones(9))
     except Exception as error:  # of many kinds: a missing compiler, header or package
         print(f"torch.compile stays out: {error}", file=sys.stderr)
         return False
