@@ -40,6 +40,7 @@ IN_ROWS = (
     "startup",
 )
 """Benchmarks whose cases have rows of their own, without the yardsticks."""
+MARKED = re.compile(r"(<!-- table: (.*?) -->)\n.*?\n(<!-- end -->)", re.DOTALL)
 UNITS = {"microseconds": "µs", "milliseconds": "ms"}
 
 
@@ -107,7 +108,7 @@ def put_into(text: str, tables: Mapping[str, str]) -> str:
         begin, title, end = found.groups()
         return f"{begin}\n{tables[title]}\n{end}" if title in tables else found.group()
 
-    return re.sub(r"(<!-- table: (.*?) -->)\n.*?\n(<!-- end -->)", replaced, text, flags=re.S)
+    return MARKED.sub(replaced, text)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ import pytest
 from benchmarks import compact, history
 from benchmarks.compact import compact_tables
 from benchmarks.report import markdown_table
+from benchmarks.suite import BENCHMARKS
 
 
 def test_the_picture_has_a_line_for_each_contender(tmp_path: Path) -> None:
@@ -82,6 +83,13 @@ def test_compact_tables_replace_those_of_a_text(tmp_path: Path) -> None:
     compact.main([str(figures), "--into", str(text)])
     new = "| step (µs) | 7 |\n| --- | ---: |\n| schuss | 1.00 |"
     assert text.read_text() == old.replace("old", new, 1)
+
+
+def test_the_marked_tables_of_the_readme_are_of_benchmarks() -> None:
+    text = (Path(compact.__file__).parent / "README.md").read_text()
+    titles = [title for _, title, _ in compact.MARKED.findall(text)]
+    assert len(titles) == text.count("<!-- table: ")
+    assert {title.split(",")[0] for title in titles} <= BENCHMARKS.keys()
 
 
 def runs_of(path: Path, *times: tuple[str, str, float]) -> None:
