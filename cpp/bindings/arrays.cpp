@@ -89,7 +89,8 @@ std::vector<ElementType> expected_types(DtypeRule rule, const ElementType& param
     if (is_convertible) expect(DType::float32);
     if (computed == DType::float32 || is_convertible) {
         if (is_convertible || rule == DtypeRule::half) expect(DType::float16);
-        if (rule != DtypeRule::compute) expect(DType::bfloat16);
+        const bool is_computed = rule == DtypeRule::compute || rule == DtypeRule::sum;
+        if (!is_computed) expect(DType::bfloat16);
     }
     return expected;
 }
@@ -180,9 +181,9 @@ ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule
             names += name_of(expected[i]);
             if (expected[i] == of_parameter) names += " (the dtype of " + parameter_name + ")";
         }
-        const bool is_gradient = rule == DtypeRule::convertible;
-        refuse_dtype(array, name,
-                     names + (is_gradient ? remedy_for(array, name, of_parameter) : ""));
+        if (rule == DtypeRule::convertible) names += remedy_for(array, name, of_parameter);
+        if (rule == DtypeRule::sum) names += " (overwrite_grads=False copies it into such a sum)";
+        refuse_dtype(array, name, names);
     }
     check_shape(array, name, parameter, parameter_name);
     return *found;

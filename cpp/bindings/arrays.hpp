@@ -34,6 +34,7 @@ void check_like(const ArrayView& array, const Name& name, const ArrayView& other
 /// The dtypes allowed for an array that goes with a parameter.
 enum class DtypeRule {
     compute,      // the compute dtype of the parameter
+    sum,          // the same, for its first gradient, which becomes the sum of others
     convertible,  // any dtype whose values the compute dtype holds
     stochastic,   // the compute dtype, or bfloat16 for float32
     half,         // float16 or bfloat16, for a float32 parameter

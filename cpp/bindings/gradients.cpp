@@ -36,16 +36,32 @@ void Gradients::set_written(WriteSet&& written) noexcept {
     invalidate();
 }
 
+void Gradients::check_parameters(const std::string& call) const {
+    for (std::size_t i = 0; i < parameters_.size(); ++i) check_parameter(i, call);
+}
+
 void Gradients::invalidate() noexcept {
     for (std::size_t i = 0; i < parameters_.size(); ++i) cache_.invalidate(i);
 }
 
-void Gradients::read(py::handle structure, const std::string& call, const std::string* reference) {
-    tree_.flatten(structure, call, argument_, arrays_, reference, Tree::Gaps::allowed);
+void Gradients::read(py::handle structure, const std::string& call) {
+    tree_.flatten(structure, call, argument_, arrays_, nullptr, Tree::Gaps::allowed);
+    convert(call);
+}
+
+void Gradients::read(std::vector<py::object> leaves, const std::string& call,
+                     const std::vector<std::size_t>& resting) {
+    arrays_ = std::move(leaves);
+    for (const std::size_t i : resting) rest(i);
+    convert(call);
+}
+
+/// Converts what was read. A single gradient that is None is none at all.
+void Gradients::convert(const std::string& call) {
     rest_frozen();
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
         if (is_plain_array(arrays_[i])) continue;
-        if (arrays_[i].is_none() && !structure.is_none()) {
+        if (arrays_[i].is_none() && has_path(i)) {
             rest(i);
         } else {
             arrays_[i] = as_gradient(arrays_[i], {call, name(i)}, parameters_[i].array());

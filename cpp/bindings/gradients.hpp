@@ -34,6 +34,9 @@ class Gradients {
     /// `written`: the caller decides when they are dropped, which may run user code.
     void set_written(WriteSet&& written) noexcept;
 
+    /// ValueError if a parameter or its copy changed. Runs no Python code unless it raises.
+    void check_parameters(const std::string& call) const;
+
     /// Checks every gradient of the next step in full.
     void invalidate() noexcept;
 
@@ -57,10 +60,13 @@ class Gradients {
         Gradients& gradients_;
     };
 
-    /// Reads the gradients from a structure; a parameter whose gradient is None rests. reference:
-    /// the name, in messages, of the structure that it must match, if that is not the tree's own.
+    /// Reads the gradients from a structure; a parameter whose gradient is None rests.
     /// May run user code.
-    void read(py::handle structure, const std::string& call, const std::string* reference);
+    void read(py::handle structure, const std::string& call);
+
+    /// The same for the leaves of a structure. resting: parameters that rest too.
+    void read(std::vector<py::object> leaves, const std::string& call,
+              const std::vector<std::size_t>& resting);
 
     /// Uses the sums of accumulated gradients.
     void read(const Parameters& sums, const engine::Accumulator& accumulator);
@@ -88,7 +94,10 @@ class Gradients {
         return static_cast<const py::array&>(arrays_[i]);
     }
 
+    /// Whether gradient i is in a container.
+    bool has_path(std::size_t i) const { return name(i) != argument_; }
     bool rests(std::size_t i) const { return some_rest_ && rests_[i]; }
+    void convert(const std::string& call);
     void rest(std::size_t i);
     void rest_frozen();
     void check_parameter(std::size_t i, const std::string& call) const;

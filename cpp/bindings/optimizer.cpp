@@ -34,8 +34,9 @@ Optimizer::Optimizer(const std::string& call, py::handle parameters, const std::
       params_(params),
       tree_(Tree::kept(parameters, call, params)),
       parameters_(tree_.leaves(), tree_, call, params),
-      gradients_(tree_, parameters_, step_.plan, std::move(grads)) {
-    gradients_.set_written(write_set(parameters_, {}));
+      gradients_(tree_, parameters_, step_.plan, std::move(grads)),
+      sums_(call, tree_, parameters_, gradients_) {
+    gradients_.set_written(write_set(parameters_));
 }
 
 py::object Optimizer::tree() {
@@ -102,7 +103,6 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
             resting.push_back(i);
         }
     }
-    std::vector<std::size_t> resting_sums = resting;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         const auto dtype = static_cast<std::size_t>(parameters_[i].compute_dtype());
         groups.at(members.at(i)).dtypes[dtype] = true;
@@ -112,27 +112,26 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
     refuse_misfit(engine::compute_updates(groups, steps() + 1, options.clip_value, updates), call_,
                   groups.size() > 1);
     Parameters parameters;
-    WriteSet written, written_with_sums;
+    WriteSet written;
     if (arrays != nullptr) {
         parameters =
             parameters_.with_aux_arrays(*arrays, formulas.at(0).rule().states, tree_, call_);
-        written = write_set(parameters, {});
-        if (sums_) written_with_sums = write_set(sums_->parameters, parameters);
+        written = write_set(parameters);
     }
+    Sums::Change of_sums = sums_.prepare(arrays != nullptr ? &parameters : nullptr, resting);
     // Nothing below fails. The old arrays are dropped at the end, since that may run user code.
     if (arrays != nullptr) {
         if (!parameters_.have_these_averages(arrays->averages)) step_.average().reset();
-        if (sums_) sums_->gradients.set_written(std::move(written_with_sums));
         std::swap(parameters_, parameters);
         gradients_.set_written(std::move(written));
         step_.set_has_average(parameters_.have_averages());
     }
     for (std::size_t i = 0; i < parameters_.size(); ++i) step_.plan.items[i].group = members[i];
     gradients_.set_frozen(std::move(resting));
-    if (sums_) sums_->gradients.set_frozen(std::move(resting_sums));
+    sums_.configure(of_sums);
     if (options.clear_grads && !step_.options().clear_grads) {
         gradients_.invalidate();
-        if (sums_) sums_->gradients.invalidate();
+        sums_.invalidate();
     }
     if (options.track_norms != step_.options().track_norms) gradients_.invalidate();
     step_.configure(std::move(groups), std::move(updates), options);
@@ -192,9 +191,9 @@ void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_
     // hold if user code ran again.
     const Gradients::Session session(gradients_);
     if (grads.is_none()) {
-        gradients_.read(sums_->parameters, sums_->accumulator);
+        sums_.read_into(gradients_, step_call_);
     } else {
-        gradients_.read(grads, step_call_, nullptr);
+        gradients_.read(grads, step_call_);
     }
     tree_.check_unchanged(step_call_);
     if (copies_) tree_.check_unchanged(*copies_, step_call_);
@@ -204,6 +203,7 @@ void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_
     const Gradients::Views views =
         gradients_.bind(step_call_, options.clear_grads, options.track_norms);
     make_step(scale, skip_nonfinite ? engine::Nonfinite::skip : options.nonfinite, grads.is_none());
+    if (grads.is_none()) sums_.drop_given();
 }
 
 void Optimizer::make_step(double scale, engine::Nonfinite nonfinite, bool uses_sums) {
@@ -212,7 +212,7 @@ void Optimizer::make_step(double scale, engine::Nonfinite nonfinite, bool uses_s
     run_without_gil(step_.plan.elements(), [&]() noexcept {
         outcome = step_.run(scale);
         // A fork may follow the run at once: the child must not use the sums again.
-        if (uses_sums && !outcome.raises) sums_->accumulator.set_count(0);
+        if (uses_sums && !outcome.raises) sums_.forget();
     });
     if (outcome.raises) {
         const std::string message = step_call_ + ": " + gradients_.name(*outcome.first_nonfinite) +
@@ -223,58 +223,43 @@ void Optimizer::make_step(double scale, engine::Nonfinite nonfinite, bool uses_s
     step_.record(outcome);
 }
 
-void Optimizer::hold_sums(const std::vector<py::object>& sums) {
-    if (sums_) return;
-    auto held = std::make_unique<Sums>(Parameters(sums, tree_, call_, "accumulated"), tree_,
-                                       gradients_.argument());
-    held->gradients.set_written(write_set(held->parameters, parameters_));
-    held->gradients.set_frozen(gradients_.frozen());
-    sums_ = std::move(held);
+void Optimizer::take_sums(const std::vector<py::object>& arrays, std::int64_t count) {
+    sums_.take(arrays, in_range(count, "accumulated"));
 }
 
-void Optimizer::accumulate(py::handle grads, double scale) {
-    const std::string call = call_ + ".accumulate", reference = "accumulated";
+void Optimizer::accumulate(py::handle grads, double scale, bool overwrite_grads,
+                           py::handle new_sums) {
+    const std::string call = call_ + ".accumulate";
     const BusyGuard guard(busy_, call, call_);
-    if (!sums_) throw std::logic_error(call + ": there are no sums");
-    engine::Accumulator& accumulator = sums_->accumulator;
-    check_count(accumulator.count(), call);
-    Gradients& gradients = sums_->gradients;
-    const Gradients::Session session(gradients);
-    gradients.read(grads, call, &reference);
-    const std::vector<py::object> held = gradients.hold();
-    const bool clear_grads = step_.options().clear_grads;
-    const Gradients::Views views = gradients.bind(call, clear_grads);
-    accumulator.plan.prepare();
-    run_without_gil(accumulator.plan.elements(),
-                    [&]() noexcept { accumulator.run(scale, clear_grads); });
-}
-
-std::int64_t Optimizer::accumulated() const {
-    return sums_ ? sums_->accumulator.count() : 0;
+    check_count(accumulated(), call);
+    sums_.add(grads, scale, overwrite_grads, step_.options().clear_grads, new_sums);
 }
 
 void Optimizer::set_accumulated(std::int64_t count) {
-    if (sums_) sums_->accumulator.set_count(in_range(count, "accumulated"));
+    sums_.set_count(in_range(count, "accumulated"));
+}
+
+void Optimizer::clear_accumulated() {
+    sums_.forget();
+    sums_.drop_given();
 }
 
 std::vector<std::size_t> Optimizer::without_sum() const {
     std::vector<std::size_t> result;
     for (std::size_t i = 0; accumulated() > 0 && i < parameters_.size(); ++i) {
-        if (!sums_->accumulator.has(i)) result.push_back(i);
+        if (!sums_.has(i)) result.push_back(i);
     }
     return result;
 }
 
 void Optimizer::set_without_sum(const std::vector<std::size_t>& parameters) {
-    for (const std::size_t i : parameters) sums_->accumulator.set_has(i, false);
+    for (const std::size_t i : parameters) sums_.set_has(i, false);
 }
 
 py::list Optimizer::sums() const {
     py::list result;
-    for (std::size_t i = 0; sums_ && i < parameters_.size(); ++i) {
-        const ArrayView& sum = sums_->parameters[i].array();
-        result.append(sum.plain());
-        if (accumulated() > 0 && !sums_->accumulator.has(i)) sum.plain().attr("fill")(0);
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+        result.append(sums_.has(i) ? py::object(sums_.array(i).plain()) : py::none());
     }
     return result;
 }
@@ -337,9 +322,7 @@ int Optimizer::traverse(visitproc visit, void* arg) const {
     }
     if (const int result = parameters_.traverse(visit, arg); result != 0) return result;
     if (const int result = gradients_.traverse(visit, arg); result != 0) return result;
-    if (!sums_) return 0;
-    if (const int result = sums_->parameters.traverse(visit, arg); result != 0) return result;
-    return sums_->gradients.traverse(visit, arg);
+    return sums_.traverse(visit, arg);
 }
 
 void Optimizer::release() {
@@ -347,7 +330,7 @@ void Optimizer::release() {
     const auto released =
         std::make_tuple(gradients_.release(), tree_.release(), std::exchange(tree_object_, {}),
                         std::exchange(copies_, std::nullopt),
-                        std::exchange(parameters_, Parameters()), std::exchange(sums_, nullptr));
+                        std::exchange(parameters_, Parameters()), sums_.release());
 }
 
 std::int64_t Optimizer::in_range(std::int64_t count, const std::string& name) const {
@@ -361,10 +344,9 @@ void Optimizer::check_count(std::int64_t count, const std::string& call) const {
                           " were counted, which is the largest count");
 }
 
-WriteSet Optimizer::write_set(const Parameters& parameters, const Parameters& others) const {
+WriteSet Optimizer::write_set(const Parameters& parameters) const {
     std::vector<NamedArray> arrays;
     parameters.append_written(arrays);
-    others.append_written(arrays);
     return {call_, std::move(arrays)};
 }
 
@@ -413,9 +395,11 @@ void register_optimizer(py::module_& module) {
              py::arg("expected_step") = 0, py::arg("skip_nonfinite") = false,
              py::arg("lr_version") = py::none())
         .def("hold_sums", &Optimizer::hold_sums, py::arg("sums"))
-        .def("accumulate", &Optimizer::accumulate, py::arg("grads"), py::arg("scale") = 1.0)
+        .def("take_sums", &Optimizer::take_sums, py::arg("sums"), py::arg("count"))
+        .def("accumulate", &Optimizer::accumulate, py::arg("grads"), py::arg("scale"),
+             py::arg("overwrite_grads"), py::arg("new_sums"))
         .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)
-        .def("clear_accumulated", [](Optimizer& self) { self.set_accumulated(0); })
+        .def("clear_accumulated", &Optimizer::clear_accumulated)
         .def_property_readonly("has_sums", &Optimizer::has_sums)
         .def_property("without_sum", &Optimizer::without_sum, &Optimizer::set_without_sum)
         .def_property_readonly("sums", &Optimizer::sums)

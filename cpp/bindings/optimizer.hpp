@@ -13,6 +13,7 @@
 #include "bindings/busy_guard.hpp"
 #include "bindings/gradients.hpp"
 #include "bindings/parameter.hpp"
+#include "bindings/sums.hpp"
 #include "bindings/tree.hpp"
 #include "engine/step.hpp"
 
@@ -94,20 +95,22 @@ class Optimizer {
     void step(py::handle grads, py::handle lrs, double scale, std::int64_t expected_step,
               bool skip_nonfinite, std::optional<std::uint64_t> lr_version);
 
-    /// Sets the arrays in which gradients are accumulated, unless there are some already.
-    void hold_sums(const std::vector<py::object>& sums);
+    /// The gradients that are accumulated for the next step.
+    bool has_sums() const { return sums_.have_own(); }
+    void hold_sums(const std::vector<py::object>& arrays) { sums_.set_own(arrays); }
+    void take_sums(const std::vector<py::object>& arrays, std::int64_t count);
 
-    /// Adds gradients, multiplied by a scale, to those that the next step will take.
-    void accumulate(py::handle grads, double scale);
-    std::int64_t accumulated() const;
+    /// Adds gradients; see `Sums::add`.
+    void accumulate(py::handle grads, double scale, bool overwrite_grads, py::handle new_sums);
+    std::int64_t accumulated() const { return sums_.count(); }
     void set_accumulated(std::int64_t count);
+    void clear_accumulated();
 
     /// The parameters of which no gradient was accumulated, if some of others were.
     std::vector<std::size_t> without_sum() const;
     void set_without_sum(const std::vector<std::size_t>& parameters);
 
-    /// New arrays of the sums' memory; none before `hold_sums`. Those without a gradient are zero.
-    bool has_sums() const { return sums_ != nullptr; }
+    /// New arrays of the sums' memory; None for parameters without a sum.
     py::list sums() const;
 
     /// The averages in the structure of the parameters: views of the arrays, or new arrays with the
@@ -126,21 +129,11 @@ class Optimizer {
     void release();
 
   private:
-    /// Gradients that are accumulated.
-    struct Sums {
-        Parameters parameters;  // the sums themselves
-        engine::Accumulator accumulator;
-        Gradients gradients;
-
-        Sums(Parameters sums, const Tree& tree, const std::string& grads)
-            : parameters(std::move(sums)), gradients(tree, parameters, accumulator.plan, grads) {}
-    };
-
     std::int64_t in_range(std::int64_t count, const std::string& name) const;
     void check_count(std::int64_t count, const std::string& call) const;
     void make_step(double scale, engine::Nonfinite nonfinite, bool uses_sums);
     py::object corrected_average() const;
-    WriteSet write_set(const Parameters& parameters, const Parameters& others) const;
+    WriteSet write_set(const Parameters& parameters) const;
 
     std::string call_, step_call_, params_;
     mutable Busy busy_;
@@ -150,7 +143,7 @@ class Optimizer {
     Parameters parameters_;
     engine::Step step_;
     Gradients gradients_;
-    std::unique_ptr<Sums> sums_;
+    Sums sums_;
 };
 
 }  // namespace schuss::bindings

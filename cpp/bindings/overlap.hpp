@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bindings/array_view.hpp"
@@ -46,6 +47,11 @@ class WriteSet {
 
     /// ValueError if two of the arrays share memory.
     WriteSet(const std::string& call, std::vector<NamedArray> arrays);
+
+    /// Changes the name of an array in messages.
+    void rename(std::size_t array, std::string argument) {
+        arrays_[array].argument = std::move(argument);
+    }
 
     /// A range around the bounds that contains no written memory; empty if there is none.
     AddressRange free_range_around(const AddressRange& bounds) const;

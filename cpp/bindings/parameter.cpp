@@ -34,8 +34,11 @@ Parameter::AuxArray aux_array(const Parameter& parameter, engine::Role role, py:
 
 }  // namespace
 
-Parameter::Parameter(ArrayView array, const Name& name)
-    : name_(name.argument), array_(std::move(array)), type_(element_type_of(array_, name)) {
+Parameter::Parameter(ArrayView array, const Name& name, const Bound& bound)
+    : name_(name.argument),
+      bound_(bound),
+      array_(std::move(array)),
+      type_(element_type_of(array_, name)) {
     check_writable(array_, name);
 }
 
@@ -98,12 +101,12 @@ void Parameter::check_copy(const std::string& call) const {
 }
 
 void Parameter::check_shows_its_memory(const std::string& call) const {
-    const auto check = [&call](const ArrayView& array, const std::string& name) {
+    const auto check = [&](const ArrayView& array, const std::string& name) {
         if (array.shows_its_memory({call, name})) return;
-        throw py::value_error(call + ": " + name +
-                              " was given other memory since the optimizer was made, expected the "
-                              "same memory, shape, strides and dtype (write new values into it, or "
-                              "make a new optimizer)");
+        throw py::value_error(call + ": " + name + " was given other memory since " + bound_.since +
+                              ", expected the same memory, shape, strides and dtype (write new "
+                              "values into it, or " +
+                              bound_.remedy + ")");
     };
     check(array_, name_);
     if (const ArrayView* const copy = this->copy()) check(*copy, "the copy of " + name_);
@@ -114,8 +117,8 @@ void Parameter::refuse_change(const std::string& call) const {
         throw py::value_error(call + ": " + name_ + " is read-only, expected a writeable array");
     }
     throw py::value_error(call + ": " + name_ +
-                          " was resized, reshaped or seen as another dtype since the optimizer "
-                          "was made, expected the same memory, shape, strides and dtype");
+                          " was resized, reshaped or seen as another dtype since " + bound_.since +
+                          ", expected the same memory, shape, strides and dtype");
 }
 
 engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::size_t group) const {
@@ -185,9 +188,32 @@ Parameters::Parameters(const std::vector<py::object>& leaves, const Tree& tree,
     }
     for (const Parameter& parameter : parameters_) {
         bindings::check_shows_its_memory(parameter.array(), {call, parameter.name()});
-        all_are_arrays_ = all_are_arrays_ && parameter.array().is_own_array();
+    }
+    count_kinds();
+}
+
+void Parameters::count_kinds() {
+    all_are_arrays_ = true;
+    some_are_views_ = false;
+    for (const Parameter& parameter : parameters_) {
+        const ArrayView* const copy = parameter.copy();
+        all_are_arrays_ = all_are_arrays_ && parameter.array().is_own_array() &&
+                          (copy == nullptr || copy->is_own_array());
         some_are_views_ = some_are_views_ || parameter.array().is_view();
     }
+}
+
+Parameters Parameters::alone(const std::string& call) const {
+    Parameters result;
+    result.parameters_ = parameters_;
+    for (Parameter& parameter : result.parameters_) parameter.set_aux_arrays({}, call);
+    result.count_kinds();
+    return result;
+}
+
+void Parameters::replace(std::size_t i, Parameter parameter) {
+    parameters_[i] = std::move(parameter);
+    count_kinds();
 }
 
 bool Parameters::have_these_averages(const std::optional<AuxArrays::List>& averages) const {
@@ -204,7 +230,6 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
     Parameters result = *this;
     result.have_averages_ = arrays.averages.has_value();
     result.have_copies_ = arrays.copies.has_value();
-    result.all_are_arrays_ = true;
     for (std::size_t i = 0; i < size(); ++i) {
         Parameter& parameter = result.parameters_[i];
         std::vector<Parameter::AuxArray> own;
@@ -220,10 +245,8 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
         if (arrays.averages) add(engine::Role::average, *arrays.averages, "average");
         if (arrays.copies) add(engine::Role::copy, *arrays.copies, "copies");
         parameter.set_aux_arrays(std::move(own), call);
-        const ArrayView* const copy = parameter.copy();
-        result.all_are_arrays_ = result.all_are_arrays_ && parameter.array().is_own_array() &&
-                                 (copy == nullptr || copy->is_own_array());
     }
+    result.count_kinds();
     return result;
 }
 

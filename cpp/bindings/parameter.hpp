@@ -15,6 +15,12 @@
 
 namespace schuss::bindings {
 
+/// Since when an array may not change, and what is to be done if it did, in messages.
+struct Bound {
+    const char* since = "the optimizer was made";
+    const char* remedy = "make a new optimizer";
+};
+
 class Parameter {
   public:
     /// An array that belongs to a parameter: a state, the average or the copy.
@@ -26,10 +32,11 @@ class Parameter {
     };
 
     /// TypeError or ValueError unless the array can be a parameter.
-    Parameter(ArrayView array, const Name& name);
+    Parameter(ArrayView array, const Name& name, const Bound& bound = {});
 
     const std::string& name() const { return name_; }
     const ArrayView& array() const { return array_; }
+    const Bound& bound() const { return bound_; }
     const std::vector<AuxArray>& aux_arrays() const { return aux_arrays_; }
     bool is_complex() const { return type_.is_complex(); }
     numbers::DType compute_dtype() const { return numbers::compute_dtype(type_.dtype); }
@@ -77,6 +84,7 @@ class Parameter {
     const ArrayView* find(engine::Role role) const;
 
     std::string name_;  // in messages
+    Bound bound_;
     ArrayView array_;
     ElementType type_;
     std::vector<AuxArray> aux_arrays_;
@@ -125,6 +133,11 @@ class Parameters {
     Parameters with_aux_arrays(const AuxArrays& arrays, const std::vector<rules::State>& states,
                                const Tree& tree, const std::string& call) const;
 
+    /// The same parameters without the arrays that belong to them.
+    Parameters alone(const std::string& call) const;
+
+    void replace(std::size_t i, Parameter parameter);
+
     /// The arrays that a step writes, appended.
     void append_written(std::vector<NamedArray>& out) const;
 
@@ -135,6 +148,8 @@ class Parameters {
     int traverse(visitproc visit, void* arg) const;
 
   private:
+    void count_kinds();
+
     std::vector<Parameter> parameters_;
     bool have_averages_ = false, have_copies_ = false;
     bool all_are_arrays_ = true;  // NumPy's, parameters and copies

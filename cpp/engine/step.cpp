@@ -138,6 +138,13 @@ void Step::record(const Outcome& outcome) noexcept {
     last_ = outcome;
 }
 
+void Accumulator::scale(Plan& arrays, double scale) noexcept {
+    if (scale == 1) return;
+    Update update = first_.update(1, no_limit);
+    update.set_scale(numbers::Wide(scale));
+    arrays.run({.groups = &update});
+}
+
 void Accumulator::run(double scale, bool clear_grads) noexcept {
     Update updates[2];
     bool used[2] = {};

@@ -162,6 +162,10 @@ class Accumulator {
         plan.items[sum].group = has ? filled : empty;
     }
 
+    /// Multiplies arrays that become sums by a scale: both the parameters and the gradients of the
+    /// plan, which must be prepared. A scale of 1 changes nothing.
+    void scale(Plan& arrays, double scale) noexcept;
+
     /// Adds gradients, multiplied by a scale, to the sums. The plan must be prepared.
     void run(double scale, bool clear_grads) noexcept;
 

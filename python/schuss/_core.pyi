@@ -1,4 +1,4 @@
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -251,14 +251,17 @@ class Optimizer:
 
     @property
     def has_sums(self) -> bool:
-        """Whether there are arrays in which gradients are accumulated."""
+        """Whether the optimizer has arrays of its own for accumulated gradients."""
 
     def hold_sums(self, sums: list[npt.NDArray[Any]]) -> None:
         """Accumulate gradients in these arrays, one for each parameter, unless there are some."""
 
+    def take_sums(self, sums: list[npt.NDArray[Any]], count: int) -> None:
+        """Use sums of `count` gradients that another optimizer has accumulated."""
+
     @property
-    def sums(self) -> list[npt.NDArray[Any]]:
-        """New arrays of the sums' memory; those without a gradient are zero."""
+    def sums(self) -> list[npt.NDArray[Any] | None]:
+        """New arrays of the sums' memory; None for parameters without a sum."""
 
     @property
     def without_sum(self) -> list[int]:
@@ -266,8 +269,18 @@ class Optimizer:
 
     @without_sum.setter
     def without_sum(self, arg1: Sequence[int], /) -> None: ...
-    def accumulate(self, grads: GradTree, scale: float = 1.0) -> None:
-        """Add gradients to the sums, which `hold_sums` must have given."""
+    def accumulate(
+        self,
+        grads: GradTree,
+        scale: float,
+        overwrite_grads: bool,
+        new_sums: Callable[[], list[npt.NDArray[Any]]],
+    ) -> None:
+        """Add gradients to the sums.
+
+        `overwrite_grads`: whether first gradients become the sums; otherwise they are copied.
+        `new_sums` is called for arrays of the optimizer's own, where there are none yet.
+        """
 
     @property
     def accumulated(self) -> int:

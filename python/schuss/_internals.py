@@ -12,7 +12,7 @@ import numpy as np
 from schuss import _core
 from schuss._arrays import Array, ArrayTree, GradTree
 from schuss._groups import Groups, Overrides, members_of
-from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate
+from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate, flag
 from schuss._interrupts import defer_signals
 from schuss._rules import formula, initial_values, second_moments, spec_of, states
 from schuss._settings import (
@@ -103,18 +103,24 @@ class Internals:
         t, version = core.steps + 1, core.lr_version
         core.step(grads, self._lrs_of_step(t), scale, t, skip_nonfinite, version)
 
-    def accumulate(self, grads: GradTree, scale: float) -> None:
+    def accumulate(self, grads: GradTree, scale: float, *, overwrite_grads: bool) -> None:
         """Add gradients to those of the next step."""
-        scale = FINITE(f"{self.call}.accumulate", "scale", scale)
-        if not self.core.has_sums:
-            with self.busy("accumulate"):
-                self.hold_sums()
-        self.core.accumulate(grads, scale)
+        call = f"{self.call}.accumulate"
+        scale = FINITE(call, "scale", scale)
+        overwrite_grads = flag(call, "overwrite_grads", overwrite_grads)
+        self.core.accumulate(grads, scale, overwrite_grads, lambda: new_sums(self.arrays))
 
     def hold_sums(self) -> None:
-        """Allocate the sums of accumulated gradients, if there are none."""
+        """Allocate arrays for the sums of accumulated gradients, if there are none."""
         if not self.core.has_sums:
             self.core.hold_sums(new_sums(self.arrays))
+
+    def sums(self) -> list[Array]:
+        """Return the sums of accumulated gradients; zeros for parameters without a sum."""
+        return [
+            new_sums([array])[0] if known is None else known
+            for array, known in zip(self.arrays, self.core.sums, strict=True)
+        ]
 
     # Copies.
 

@@ -165,7 +165,9 @@ class Optimizer(Grouped):
             self._internals.check_copies(f"{type(self).__name__}.write_copies")
             self._internals.write_copies()
 
-    def accumulate(self, grads: GradTree, *, scale: float = 1.0) -> None:
+    def accumulate(
+        self, grads: GradTree, *, scale: float = 1.0, overwrite_grads: bool = False
+    ) -> None:
         """Add gradients to those that the next step without gradients takes.
 
         Parameters
@@ -176,11 +178,20 @@ class Optimizer(Grouped):
             step.
         scale : float
             The factor that they are multiplied by as they are read.
+        overwrite_grads : bool
+            Whether the first gradient of each parameter becomes the sum: it is not copied, and the
+            later ones are added to it in place, as PyTorch does in ``param.grad``. So it must be a
+            writeable array in the dtype of the sum (that of the parameter; float32 for float16 and
+            bfloat16), in any memory layout. Until the step, its memory, shape and dtype must stay,
+            and later gradients must be in other memory. It holds the sum then, or zeros if
+            `clear_grads` is set. Gradients of parameters that have a sum already are only read.
 
         Raises
         ------
         TypeError, ValueError
-            As `step`; nothing is changed then.
+            As `step`; if `overwrite_grads` is set and a first gradient cannot become the sum; if a
+            gradient shares memory with a sum; if an array that became a sum was resized, reshaped
+            or made read-only since (`zero_grad` drops the sums). Nothing is changed then.
         RuntimeError
             If a step from the sum, or another accumulation, is under way.
 
@@ -194,8 +205,19 @@ class Optimizer(Grouped):
         >>> opt.step(scale=1 / opt.accumulated)
         >>> w
         array([-2., -3.])
+
+        Without a copy, in the memory of the first gradient:
+
+        >>> total = np.array([1.0, 2.0])
+        >>> opt.accumulate(total, overwrite_grads=True)
+        >>> opt.accumulate(np.array([3.0, 4.0]))
+        >>> total
+        array([4., 6.])
+        >>> opt.step()
+        >>> w
+        array([-6., -9.])
         """
-        self._internals.accumulate(grads, scale)
+        self._internals.accumulate(grads, scale, overwrite_grads=overwrite_grads)
 
     def zero_grad(self) -> None:
         """Drop the gradients that were accumulated."""

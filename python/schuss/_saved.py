@@ -204,7 +204,7 @@ def _arrays(internals: Internals) -> States:
     if internals.averages is not None:
         arrays["average"] = internals.averages
     if internals.core.accumulated:
-        arrays["accumulated"] = internals.core.sums
+        arrays["accumulated"] = internals.sums()
     return arrays
 
 
@@ -350,6 +350,7 @@ def restore(
             internals.hold_sums()
 
         def on_commit() -> None:
+            internals.core.clear_accumulated()
             internals.core.accumulated = known.accumulated
             fill(_arrays(internals))
             internals.core.without_sum = known.without_sum

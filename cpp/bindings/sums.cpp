@@ -1,0 +1,196 @@
+#include "bindings/sums.hpp"
+
+#include <pybind11/stl.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "bindings/arrays.hpp"
+#include "bindings/gil.hpp"
+
+namespace schuss::bindings {
+namespace {
+
+const std::string accumulated = "accumulated";  // what messages call the sums
+
+/// When an array of the user's became a sum, and what is to be done if it changed since.
+constexpr Bound since_first_gradient = {"it became the sum (overwrite_grads=True)",
+                                        "drop the sums by zero_grad"};
+
+}  // namespace
+
+void Sums::set_own(const std::vector<py::object>& arrays) {
+    if (own_) return;
+    own_ = set_of(Parameters(arrays, tree_, call_, accumulated), call_, {});
+}
+
+void Sums::take(const std::vector<py::object>& arrays, std::int64_t count) {
+    given_ = set_of(Parameters(arrays, tree_, call_, accumulated), call_, {});
+    given_->accumulator.set_count(count);
+}
+
+void Sums::add(py::handle grads, double scale, bool overwrite, bool clear_grads,
+               py::handle new_arrays) {
+    const std::string call = call_ + ".accumulate";
+    std::vector<py::object> leaves;
+    tree_.flatten(grads, call, of_steps_.argument(), leaves, &accumulated, Tree::Gaps::allowed);
+    std::vector<std::size_t> given;  // the parameters whose gradients become sums
+    std::unique_ptr<Set> other = set_for(leaves, overwrite, call, new_arrays, given);
+    Set& set = other ? *other : *used();
+    engine::Accumulator& accumulator = set.accumulator;
+
+    const Gradients::Session session(set.gradients);
+    set.gradients.read(std::move(leaves), call, given);
+    set.arrays.check_shown_memory(call);
+    const std::vector<py::object> held = set.gradients.hold();
+    const Gradients::Views views = set.gradients.bind(call, clear_grads);
+    accumulator.plan.prepare();
+    engine::Plan scaled;
+    for (std::size_t k = 0; scale != 1 && k < given.size(); ++k) {
+        const Parameter& sum = set.arrays[given[k]];
+        scaled.items.push_back(sum.item(sum.array(), {call, sum.name()}, 0));
+    }
+    scaled.prepare();
+
+    if (other) {  // dropped at the end, since that may run user code
+        if (own_) own_->accumulator.set_count(0);
+        std::swap(given_, other);
+    }
+    run_without_gil(accumulator.plan.elements() + scaled.elements(), [&]() noexcept {
+        accumulator.scale(scaled, scale);
+        accumulator.run(scale, clear_grads);
+        for (const std::size_t i : given) accumulator.set_has(i, true);
+    });
+}
+
+/// Other arrays than those in use, if the gradients need them; otherwise nullptr. Appends to
+/// `given` the indices of the gradients that become sums.
+std::unique_ptr<Sums::Set> Sums::set_for(const std::vector<py::object>& leaves, bool overwrite,
+                                         const std::string& call, py::handle new_arrays,
+                                         std::vector<std::size_t>& given) {
+    const std::vector<std::size_t>& frozen = of_steps_.frozen();
+    std::vector<std::size_t> copied;  // to own arrays that are not in use yet
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+        if (has(i) || leaves[i].is_none()) continue;
+        if (std::binary_search(frozen.begin(), frozen.end(), i)) continue;
+        if (overwrite) {
+            given.push_back(i);
+        } else if (!own_ || used() != own_.get()) {
+            copied.push_back(i);
+        }
+    }
+    if (!copied.empty() && !own_) set_own(new_arrays().cast<std::vector<py::object>>());
+    const Set* const now = used();
+    if (now == own_.get()) copied.clear();
+    if (now != nullptr && given.empty() && copied.empty()) return nullptr;
+    Parameters arrays = now != nullptr ? now->arrays : parameters_.alone(call);
+    for (const std::size_t i : copied) arrays.replace(i, own_->arrays[i]);
+    for (const std::size_t i : given) arrays.replace(i, first_gradient(i, leaves[i], call));
+    std::unique_ptr<Set> set = set_of(std::move(arrays), call, given);
+    set->accumulator.set_count(count());
+    for (std::size_t i = 0; i < leaves.size(); ++i) set->accumulator.set_has(i, has(i));
+    return set;
+}
+
+/// A gradient as a sum. TypeError or ValueError if it cannot be one.
+Parameter Sums::first_gradient(std::size_t i, py::handle leaf, const std::string& call) const {
+    const Parameter& parameter = parameters_[i];
+    const Name name{call, of_steps_.name(i)};
+    py::array array = as_gradient(leaf, name, parameter.array());
+    // A number was converted to a new array.
+    const bool is_new = !array.is(leaf) && array.owndata();
+    if (is_new) array.attr("setflags")(py::arg("write") = true);
+    ArrayView view(is_new ? array : leaf, name);
+    for (const DtypeRule rule : {DtypeRule::convertible, DtypeRule::sum}) {
+        check_compatible(view, name, rule, parameter.array(), parameter.name());
+    }
+    check_writable(view, name);
+    check_shows_its_memory(view, name);
+    return {std::move(view), {call, tree_.name(accumulated, i)}, since_first_gradient};
+}
+
+std::unique_ptr<Sums::Set> Sums::set_of(Parameters arrays, const std::string& call,
+                                        const std::vector<std::size_t>& given) const {
+    WriteSet written = written_by(arrays, parameters_, call, given);
+    auto set = std::make_unique<Set>(std::move(arrays), tree_, of_steps_.argument());
+    set->gradients.set_written(std::move(written));
+    set->gradients.set_frozen(of_steps_.frozen());
+    return set;
+}
+
+/// The arrays that steps and further gradients write. given: the gradients that become sums.
+WriteSet Sums::written_by(const Parameters& arrays, const Parameters& parameters,
+                          const std::string& call, const std::vector<std::size_t>& given) const {
+    std::vector<NamedArray> written;
+    std::vector<std::pair<std::size_t, std::string>> names;  // after the first gradients' call
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+        const Parameter& sum = arrays[i];
+        const bool is_given = sum.bound().since == since_first_gradient.since;
+        if (!is_given && sum.array().object().is(parameters_[i].array().object())) continue;
+        std::string name = sum.name();
+        if (is_given) {
+            name += " (the first gradient itself; overwrite_grads=False copies it)";
+        }
+        if (std::binary_search(given.begin(), given.end(), i)) {
+            names.emplace_back(written.size(), std::exchange(name, of_steps_.name(i)));
+        }
+        written.push_back({sum.array(), std::move(name)});
+    }
+    parameters.append_written(written);
+    WriteSet result(call, std::move(written));
+    for (auto& [index, name] : names) result.rename(index, std::move(name));
+    return result;
+}
+
+void Sums::set_count(std::int64_t count) noexcept {
+    if (Set* const set = used()) set->accumulator.set_count(count);
+}
+
+void Sums::read_into(Gradients& gradients, const std::string& call) const {
+    const Set& set = *used();
+    if (&set == given_.get()) {
+        set.arrays.check_shown_memory(call);
+        set.gradients.check_parameters(call);
+    }
+    gradients.read(set.arrays, set.accumulator);
+}
+
+Sums::Change Sums::prepare(const Parameters* parameters,
+                           const std::vector<std::size_t>& frozen) const {
+    Change change;
+    for (const Set* const set : sets()) {
+        if (set == nullptr) continue;
+        change.frozen.push_back(frozen);
+        if (parameters == nullptr) continue;
+        change.written.push_back(written_by(set->arrays, *parameters, call_, {}));
+    }
+    return change;
+}
+
+void Sums::configure(Change& change) noexcept {
+    std::size_t i = 0;
+    for (Set* const set : sets()) {
+        if (set == nullptr) continue;
+        // The previous arrays are in the change then: they are dropped with it.
+        if (!change.written.empty()) set->gradients.set_written(std::move(change.written[i]));
+        set->gradients.set_frozen(std::move(change.frozen[i]));
+        ++i;
+    }
+}
+
+void Sums::invalidate() noexcept {
+    for (Set* const set : sets()) {
+        if (set != nullptr) set->gradients.invalidate();
+    }
+}
+
+int Sums::traverse(visitproc visit, void* arg) const {
+    for (const Set* const set : sets()) {
+        if (set == nullptr) continue;
+        if (const int result = set->arrays.traverse(visit, arg); result != 0) return result;
+        if (const int result = set->gradients.traverse(visit, arg); result != 0) return result;
+    }
+    return 0;
+}
+
+}  // namespace schuss::bindings
