@@ -67,15 +67,21 @@ def environment() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """Return the commit that is checked out, marked if files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, check=True, text=True
+    """Return the last commit that changed the library, marked if its files differ from it."""
+    folder = Path(__file__).parents[1]
+    sources = ["--", "cpp", "python"]
+
+    def git(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["git", *arguments, *sources], cwd=folder, capture_output=True, check=False, text=True
         )
-    except (OSError, subprocess.CalledProcessError):  # no git, or no checkout
+
+    try:
+        commit = git("log", "-1", "--format=%h").stdout.strip()
+        changed = git("diff", "--quiet", "HEAD").returncode
+    except OSError:  # no git
         return "unknown"
-    return done.stdout.strip()
+    return f"{commit}-dirty" if commit and changed else commit or "unknown"
 
 
 def _threads() -> dict[str, int]:
