@@ -62,6 +62,11 @@ def _title(name: str, case: Mapping[str, object]) -> str:
     return ", ".join([name, *(case_value(case[key]) for key in keys if key in case)])
 
 
+def _name(record: Record) -> str:
+    contender: str = record["contender"]
+    return f"memory {contender}" if contender in LIMITS else contender
+
+
 def _in_rows(records: Sequence[Record]) -> str:
     return markdown_lines([r for r in records if r["contender"] not in (*LIMITS, PLAIN)])
 
@@ -82,7 +87,7 @@ def _table(title: str, column: str, records: Sequence[Record]) -> str:
     return _pivot(
         f"{title} ({UNITS[unit]})",
         (
-            (record["contender"], case_value(record["case"][column]), three_digits(record[unit]))
+            (_name(record), case_value(record["case"][column]), three_digits(record[unit]))
             for record in records
         ),
     )

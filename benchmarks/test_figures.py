@@ -61,7 +61,7 @@ def test_compact_tables_have_a_line_a_contender_and_a_column_a_case() -> None:
     ]
     assert compact_tables("step", records) == {
         "step, Adam": "| step, Adam (µs) | 10 | 2,000 |\n| --- | ---: | ---: |\n"
-        "| schuss | 5.00 | 1,000 |\n| limit |  | 1,000 |"
+        "| schuss | 5.00 | 1,000 |\n| memory limit |  | 1,000 |"
     }
 
 
