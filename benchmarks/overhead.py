@@ -184,7 +184,8 @@ def construction(size: int, rounds: Rounds) -> list[Record]:
         return Parameters([ordinary(size) for _ in range(count)])
 
     labels = {"work": CONSTRUCTION, "rule": ADAM.name, "size": size}
-    return contend(labels, pose, (ARRAYS, MANY_ARRAYS), MAKERS, [MOMENTS], rounds)
+    sizes = (ARRAYS, MANY_ARRAYS)
+    return contend(labels, pose, sizes, MAKERS, [MOMENTS], rounds, unit="microseconds")
 
 
 def overhead(settings: Settings) -> list[Record]:

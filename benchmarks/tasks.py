@@ -58,6 +58,7 @@ def contend(
     peers: Sequence[Peer[_Task]],
     yardsticks: Sequence[Peer[_Task]],
     rounds: Rounds,
+    unit: str = "milliseconds",
 ) -> list[Record]:
     """Check the installed peers on the first size, time all on the second, return the figures.
 
@@ -70,4 +71,4 @@ def contend(
     stopwatches = {peer.name: peer.stopwatch(task) for peer in (*yardsticks, *entrants)}
     times = interleave(stopwatches, rounds)
     rivals = [entrants[0].name, *(yardstick.name for yardstick in yardsticks)]
-    return [line(labels, name, times, "milliseconds", rivals) for name in times]
+    return [line(labels, name, times, unit, rivals) for name in times]
