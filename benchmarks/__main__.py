@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks.harness import Rounds, Settings
+from benchmarks.history import record_run
 from benchmarks.report import FOOTNOTE, environment, markdown_table, rich_table
 from benchmarks.suite import BENCHMARKS
 
@@ -32,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     names = [*BENCHMARKS, "all"]
     add("names", nargs="*", choices=names, default="all", metavar="name", help=", ".join(names))
     add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
+    add("--record", type=Path, metavar="FILE.jsonl", help="append to a history; see history.py")
     add("--markdown", action="store_true", help="print Markdown tables")
     add("--plot", type=Path, metavar="FILE.png", help="draw step and loop; needs matplotlib")
     add("--rounds", type=_positive, metavar="N", help="default: what fits in some seconds")
@@ -79,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         figures = {"environment": machine, "benchmarks": results}
         options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    if options.record:
+        record_run(options.record, machine, results)
     if options.plot:
         from benchmarks.plot import plot
 

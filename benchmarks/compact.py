@@ -1,79 +1,138 @@
-"""The figures that --json wrote as compact tables: a row per contender, a column per case.
+"""The tables of benchmarks/README.md, from the figures that --json wrote.
 
-`python -m benchmarks.compact FILE.json...` prints Markdown tables of medians. A case with many
-labels, such as a combination of dtypes, has rows of its own, without the yardsticks.
+    python -m benchmarks.compact FIGURES.json ...
+    python -m benchmarks.compact FIGURES.json ... --into README.md
+
+prints all tables, or replaces those of a file that stand between `<!-- table: TITLE -->` and
+`<!-- end -->`. Most have a row per contender and a column per case.
 """
 
+import argparse
 import json
-import sys
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.harness import LIMITS, PLAIN, Record
-from benchmarks.report import markdown_lines, three_digits
+from benchmarks.report import case_value, markdown_lines, markdown_rows, three_digits
+from benchmarks.sklearn import UNPATCHED
 
-COLUMNS = ("work", "size", "list")
-"""The label that distinguishes the cases of a table: the first of these that they have."""
-TITLE = ("rule", "dtype", "size")
-"""The other labels are in the table's title."""
-MANY_WORDS = "bytes"
-"""Cases with this label have rows of their own."""
+COLUMN = {
+    "whole": "work",
+    "many": "list",
+    "rules": "rule",
+    "train": "epochs",
+    "torch_loop": "width",
+}
+"""The label that distinguishes the columns; by default, the size."""
+TITLE = ("rule", "dtype")
+"""The labels that are in the title."""
+OF_ONE_SIZE = ("whole", "rules")
+"""Benchmarks whose title has the size, too."""
+IN_ROWS = (
+    "dtypes",
+    "layout",
+    "average",
+    "batches",
+    "checkpoints",
+    "mapped",
+    "overhead",
+    "startup",
+)
+"""Benchmarks whose cases have rows of their own, without the yardsticks."""
+MARKED = re.compile(r"(<!-- table: (.*?) -->)\n.*?\n(<!-- end -->)", re.DOTALL)
 UNITS = {"microseconds": "µs", "milliseconds": "ms"}
 
 
-def compact_tables(name: str, records: Sequence[Record]) -> str:
-    """Return a Markdown table for each group of cases that differ in their column only."""
+def compact_tables(name: str, records: Sequence[Record]) -> dict[str, str]:
+    """Return the benchmark's Markdown tables by their titles."""
+    if name in IN_ROWS:
+        return {name: _in_rows(records)}
+    if name == "sklearn":
+        return _times_as_fast(records)
     groups: dict[str, list[Record]] = {}
     for record in records:
-        if MANY_WORDS in record["case"]:
-            groups.setdefault("", []).append(record)
-        elif _column(record):
-            groups.setdefault(_title(name, record), []).append(record)
-    return "\n\n".join(
-        _table(title, group) if title else _without_yardsticks(group)
-        for title, group in groups.items()
-    )
+        groups.setdefault(_title(name, record["case"]), []).append(record)
+    column = COLUMN.get(name, "size")
+    return {title: _table(title, column, group) for title, group in groups.items()}
 
 
-def _column(record: Record) -> str | None:
-    return next((key for key in COLUMNS if key in record["case"]), None)
+def _title(name: str, case: Mapping[str, object]) -> str:
+    keys = [key for key in TITLE if key != COLUMN.get(name)] + ["size"] * (name in OF_ONE_SIZE)
+    return ", ".join([name, *(case_value(case[key]) for key in keys if key in case)])
 
 
-def _shown(value: str | int) -> str:
-    return value if isinstance(value, str) else f"{value:,}"
+def _name(record: Record) -> str:
+    contender: str = record["contender"]
+    return f"memory {contender}" if contender in LIMITS else contender
 
 
-def _title(name: str, record: Record) -> str:
-    case = record["case"]
-    words = [name, *(_shown(case[key]) for key in TITLE if key in case and key != _column(record))]
-    (unit,) = (short for long, short in UNITS.items() if long in record)
-    return f"{', '.join(words)} ({unit})"
-
-
-def _without_yardsticks(records: Sequence[Record]) -> str:
+def _in_rows(records: Sequence[Record]) -> str:
     return markdown_lines([r for r in records if r["contender"] not in (*LIMITS, PLAIN)])
 
 
-def _table(title: str, records: Sequence[Record]) -> str:
-    times: dict[str, dict[str, str]] = {}
+def _pivot(corner: str, cells: Iterable[tuple[str, str, str]]) -> str:
+    """Return a table of (row, column, value)."""
+    rows: dict[str, dict[str, str]] = {}
     columns: dict[str, None] = {}  # in their order
-    for record in records:
-        column = _shown(record["case"][_column(record)])
-        (median,) = (record[unit] for unit in UNITS if unit in record)
-        times.setdefault(record["contender"], {})[column] = three_digits(median)
+    for row, column, value in cells:
+        rows.setdefault(row, {})[column] = value
         columns[column] = None
-    lines = [[title, *columns], ["---", *["---:"] * len(columns)]]
-    lines += [[name, *(row.get(c, "") for c in columns)] for name, row in times.items()]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[name, *(row.get(column, "") for column in columns)] for name, row in rows.items()]
+    return markdown_rows([[corner, *columns], ["---", *["---:"] * len(columns)], *lines])
 
 
-def main(files: Sequence[str]) -> None:
-    """Print the tables of each file."""
-    for file in files:
-        for name, records in json.loads(Path(file).read_text())["benchmarks"].items():
-            if tables := compact_tables(name, records):
-                print(f"{tables}\n")
+def _table(title: str, column: str, records: Sequence[Record]) -> str:
+    (unit,) = {unit for record in records for unit in UNITS if unit in record}
+    return _pivot(
+        f"{title} ({UNITS[unit]})",
+        (
+            (_name(record), case_value(record["case"][column]), three_digits(record[unit]))
+            for record in records
+        ),
+    )
+
+
+def _times_as_fast(records: Sequence[Record]) -> dict[str, str]:
+    """Return how many times as fast trainings are with schuss, for each solver."""
+    cells: dict[str, list[tuple[str, str, str]]] = {}
+    for record in records:
+        if record["contender"] == UNPATCHED:
+            case, ratio = record["case"], record["times"]["schuss"]
+            row = f"{case['hidden']}, {case['batch']}"
+            cells.setdefault(f"sklearn, {case['solver']}", []).append(
+                (row, case["dtype"], f"{ratio:.2f}")
+            )
+    return {title: _pivot("hidden layers, batch", each) for title, each in cells.items()}
+
+
+def put_into(text: str, tables: Mapping[str, str]) -> str:
+    """Return the text with its marked tables replaced by those of the same titles."""
+
+    def replaced(found: re.Match[str]) -> str:
+        begin, title, end = found.groups()
+        return f"{begin}\n{tables[title]}\n{end}" if title in tables else found.group()
+
+    return MARKED.sub(replaced, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables of figures in files, or put them into another file."""
+    parser = argparse.ArgumentParser("python -m benchmarks.compact", description=__doc__)
+    parser.add_argument("figures", nargs="+", type=Path, metavar="FIGURES.json")
+    parser.add_argument("--into", type=Path, metavar="FILE.md", help="replace its marked tables")
+    options = parser.parse_args(arguments)
+    tables: dict[str, str] = {}
+    for path in options.figures:
+        for name, records in json.loads(path.read_text())["benchmarks"].items():
+            if records:
+                tables |= compact_tables(name, records)
+    if options.into:
+        options.into.write_text(put_into(options.into.read_text(), tables))
+    else:
+        for title, table in tables.items():
+            print(f"<!-- table: {title} -->\n{table}\n<!-- end -->\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

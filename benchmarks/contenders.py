@@ -1,11 +1,12 @@
-"""schuss, NumPy and the memory limit; peers.py has the others.
+"""schuss, NumPy and the memory limit; peers has the others.
 
 A new contender is a step function per rule, and its name in the lists of the benchmarks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -78,7 +79,10 @@ FURTHER_RULES = (
 )
 
 
-def fused(problem: Problem, **hyperparameters: float) -> Step:
+def fused(
+    problem: Problem, accumulate: Callable[[Any], None] | None = None, **hyperparameters: float
+) -> Step:
+    """Return schuss's step; `accumulate` is how it takes the gradients of further mini-batches."""
     optimizer = problem.optimizer
     for name, value in hyperparameters.items():
         setattr(optimizer, name, value)
@@ -91,10 +95,11 @@ def fused(problem: Problem, **hyperparameters: float) -> Step:
     if not problem.more_grads:
         return partial(optimizer.step, one_or_list(problem.grads))
     parts = [one_or_list(grads) for grads in (problem.grads, *problem.more_grads)]
+    accumulate = accumulate or optimizer.accumulate
 
     def step() -> None:
         for grads in parts:
-            optimizer.accumulate(grads)
+            accumulate(grads)
         optimizer.step()
 
     return step

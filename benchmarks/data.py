@@ -3,13 +3,12 @@
 To add a peer, write a function that prepares its work, and add it to the cases that it runs in.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from importlib.util import find_spec
 from itertools import product
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,16 +17,13 @@ import schuss
 from benchmarks.harness import (
     Array,
     Record,
-    Rounds,
     Settings,
     WrongResultError,
     check_values,
-    line,
     ordinary,
-    repeated,
-    time_in_turn,
     tracked,
 )
+from benchmarks.tasks import Peer, Work, contend, one_thread
 
 BETA = 0.98
 
@@ -35,51 +31,7 @@ CHECK_SIZE = 70_003
 """Long enough that a series is averaged in parts and examples are shuffled and gathered in stages;
 the last batch is short, for batches of 64 and of 1,000."""
 
-Work: TypeAlias = Callable[[], Any]
 Order: TypeAlias = npt.NDArray[np.int64]
-
-
-class Task(Protocol):
-    """A repeatable piece of work."""
-
-    def check(self, name: str, work: Work) -> None:
-        """Raise WrongResultError if the work is not what the task asks for."""
-
-    def timed(self, work: Work) -> Work:
-        """Return the function to time: the whole work and nothing else."""
-
-
-_Task = TypeVar("_Task", bound=Task)
-
-
-@dataclass(frozen=True)
-class Peer(Generic[_Task]):
-    """An implementation of a task, available if its package is installed."""
-
-    name: str
-    prepare: Callable[[_Task], Work]
-    package: str = "schuss"
-
-
-def contend(
-    labels: Mapping[str, object],
-    pose: Callable[[int], _Task],
-    size: int,
-    peers: Sequence[Peer[_Task]],
-    yardsticks: Sequence[Peer[_Task]],
-    rounds: Rounds,
-) -> list[Record]:
-    """Check the installed peers, time them with the yardsticks, return the figures."""
-    entrants = [peer for peer in peers if find_spec(peer.package)]
-    for peer in entrants:
-        small = pose(CHECK_SIZE)
-        small.check(peer.name, peer.prepare(small))
-    task = pose(size)
-    runs = {
-        peer.name: repeated(task.timed(peer.prepare(task))) for peer in (*yardsticks, *entrants)
-    }
-    times = time_in_turn(runs, rounds)
-    return [line(labels, name, times, "milliseconds", [entrants[0].name]) for name in times]
 
 
 # Averages of a series.
@@ -110,6 +62,11 @@ def schuss_ewma_into(series: Series) -> Work:
     return partial(schuss.ewma, series.values, BETA, bias_correction=series.corrected, out=out)
 
 
+def schuss_ewma_in_place(series: Series) -> Work:
+    values = series.values.copy()
+    return partial(schuss.ewma, values, BETA, bias_correction=series.corrected, out=values)
+
+
 def scipy_lfilter(series: Series) -> Work:
     lfilter = import_module("scipy.signal").lfilter
     return partial(lfilter, [1 - BETA], [1, -BETA], series.values)
@@ -120,7 +77,12 @@ def pandas_ewm(series: Series) -> Work:
     return lambda: values.ewm(alpha=1 - BETA, adjust=True).mean().to_numpy()
 
 
-EWMA = (Peer("schuss", schuss_ewma), Peer("schuss, out=", schuss_ewma_into))
+_FORMS: dict[str, Callable[[Series], Work]] = {
+    "schuss": schuss_ewma,
+    "schuss, out=": schuss_ewma_into,
+    "schuss, in place": schuss_ewma_in_place,
+}
+EWMA = (*(Peer(*form) for form in _FORMS.items()), *(one_thread(*form) for form in _FORMS.items()))
 AVERAGES: dict[str, tuple[Peer[Series], ...]] = {
     "bare recurrence": (*EWMA, Peer("scipy lfilter", scipy_lfilter, "scipy")),
     "bias-corrected": (*EWMA, Peer("pandas ewm", pandas_ewm, "pandas")),
@@ -128,9 +90,8 @@ AVERAGES: dict[str, tuple[Peer[Series], ...]] = {
 COPY = Peer[Series]("x.copy()", lambda series: series.values.copy)
 
 
-@schuss.threads(1)
 def average(settings: Settings) -> list[Record]:
-    """The averages of one series: float64, beta 0.98, one thread."""
+    """The averages of one series: float64, beta 0.98."""
 
     def pose(form: str, size: int) -> Series:
         return Series(ordinary(size, dtype="float64"), form == "bias-corrected")
@@ -139,7 +100,9 @@ def average(settings: Settings) -> list[Record]:
     records = []
     for size, (form, peers) in tracked("average", cases):
         labels = {"average": form, "size": size}
-        records += contend(labels, partial(pose, form), size, peers, [COPY], settings.rounds)
+        records += contend(
+            labels, partial(pose, form), (CHECK_SIZE, size), peers, [COPY], settings.rounds
+        )
     return records
 
 
@@ -242,32 +205,32 @@ def torch_data_loader(examples: Examples) -> Epoch:
     return lambda: (x for (x,) in loader)
 
 
-MINIBATCHES = Peer("schuss", schuss_minibatches)
+MINIBATCHES = (Peer("schuss", schuss_minibatches), one_thread("schuss", schuss_minibatches))
 NUMPY = (Peer("NumPy indexing", _shuffled(_index)), Peer("np.take", _shuffled(np.take)))
 DATA_LOADER = Peer("torch DataLoader", torch_data_loader, "torch")
 READY_ORDER = Peer("np.take, order ready", take_in_ready_order)
 
-BY_ROWS = (MINIBATCHES, *NUMPY, Peer("np.take, out=", take_into_a_buffer), DATA_LOADER)
-BY_COLUMNS = (MINIBATCHES, *NUMPY)
+BY_ROWS = (*MINIBATCHES, *NUMPY, Peer("np.take, out=", take_into_a_buffer), DATA_LOADER)
+BY_COLUMNS = (*MINIBATCHES, *NUMPY)
 
 
-@schuss.threads(1)
 def batches(settings: Settings) -> list[Record]:
-    """A shuffled epoch: float32, one thread."""
+    """A shuffled epoch: float32."""
     cases = [
         ("rows", 1_000_000, 64, 64, BY_ROWS, ()),
         ("rows", 1_000_000, 64, 1_000, BY_ROWS, ()),
         ("columns", 1_000_000, 64, 64, BY_COLUMNS, ()),
         ("columns", 1_000_000, 64, 1_000, BY_COLUMNS, ()),
         # The difference per batch is the cost of the shuffle and the loop.
-        ("rows", 5_000_000, 16, 1_000, (MINIBATCHES,), (READY_ORDER,)),
+        ("rows", 5_000_000, 16, 1_000, MINIBATCHES, (READY_ORDER,)),
     ]
     records = []
     for layout, usual, features, batch, peers, yardsticks in tracked("batches", cases):
         pose = partial(examples_in, layout, features, batch)
         for size in settings.sizes or (usual,):
             labels = {"layout": layout, "examples": size, "features": features, "batch": batch}
-            for record in contend(labels, pose, size, peers, yardsticks, settings.rounds):
+            sizes = (CHECK_SIZE, size)
+            for record in contend(labels, pose, sizes, peers, yardsticks, settings.rounds):
                 a_batch = record["milliseconds"] * 1e3 / -(-size // batch)
                 records.append({**record, "microseconds_a_batch": a_batch})
     return records

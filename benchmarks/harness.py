@@ -200,7 +200,7 @@ class Rounds:
 
     least: int = 7
     most: int = 41
-    seconds: float = 8.0
+    seconds: float = 5.0
 
     def __iter__(self) -> Iterator[int]:
         start = perf_counter()

@@ -4,6 +4,7 @@ import datetime
 import math
 import os
 import platform
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module, metadata
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ PEERS = (
     "jax",
     "ml_dtypes",
     "numba",
+    "numexpr",
     "optax",
     "pandas",
     "safetensors",
@@ -50,6 +52,7 @@ def environment() -> dict[str, str]:
     config = schuss.show_config("dicts")
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": _commit(),
         "processor": _processor(),
         "cores": str(_cores()),
         "threads": ", ".join(f"{name} {count}" for name, count in _threads().items()),
@@ -61,6 +64,24 @@ def environment() -> dict[str, str]:
             if find_spec(name)
         },
     }
+
+
+def _commit() -> str:
+    """Return the last commit that changed the library, marked if its files differ from it."""
+    folder = Path(__file__).parents[1]
+    sources = ["--", "cpp", "python"]
+
+    def git(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["git", *arguments, *sources], cwd=folder, capture_output=True, check=False, text=True
+        )
+
+    try:
+        commit = git("log", "-1", "--format=%h").stdout.strip()
+        changed = git("diff", "--quiet", "HEAD").returncode
+    except OSError:  # no git
+        return "unknown"
+    return f"{commit}-dirty" if commit and changed else commit or "unknown"
 
 
 def _threads() -> dict[str, int]:
@@ -113,6 +134,7 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "microseconds": ("µs", three_digits),
     "milliseconds": ("ms", three_digits),
     "microseconds_a_batch": ("µs a batch", three_digits),
+    "own_microseconds": ("own µs", three_digits),
     "quartiles": ("quartiles", lambda pair: " - ".join(map(three_digits, pair))),
     "gigabytes_per_second": ("GB/s", three_digits),
     "share_of_limit": ("of limit", "{:.1%}".format),
@@ -123,11 +145,14 @@ TEXTS = frozenset({"rule", "work", "dtype", "param", "grad", "state", "copies"})
 TEXTS |= {"average", "layout", "list", "solver", "hidden", "contender"}
 
 
+def case_value(value: Any) -> str:
+    """Return a label's value as it is shown."""
+    return value if isinstance(value, str) else f"{value:,}"
+
+
 def _cells(record: Record) -> dict[str, str]:
     return {
-        **{
-            name: value if name in TEXTS else f"{value:,}" for name, value in record["case"].items()
-        },
+        **{name: case_value(value) for name, value in record["case"].items()},
         "contender": record["contender"],
         **{title: show(record[key]) for key, (title, show) in COLUMNS.items() if key in record},
         **{f"vs {rival}": f"{ratio:.2f}" for rival, ratio in record.get("times", {}).items()},
@@ -168,5 +193,9 @@ def markdown_lines(records: Sequence[Record]) -> str:
     """Return a table as GitHub's Markdown writes it."""
     lines = _without_repetition(records)
     rules = ["---" if name in TEXTS else "---:" for name in lines[0]]
-    rows = ([*lines[0]], rules, *(line.values() for line in lines))
+    return markdown_rows([[*lines[0]], rules, *([*line.values()] for line in lines)])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows as Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

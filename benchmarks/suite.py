@@ -34,29 +34,42 @@ from benchmarks.harness import (
     Rule,
     Run,
     Settings,
+    compare,
     compare_all,
     interleave,
     line,
     ordinary,
     repeated,
+    tracked,
 )
 from benchmarks.loop import loop
 from benchmarks.mapped import mapped
-from benchmarks.peers import PEERS
+from benchmarks.overhead import overhead
+from benchmarks.peers import PEERS, TORCH_COMPILED
 from benchmarks.shapes import Shape, gpt2_small, resnet50
 from benchmarks.sklearn import sklearn
 from benchmarks.torch_loop import torch_loop
 from benchmarks.train import train
 from benchmarks.whole import whole
 
-STEP_SIZES = (1_024, 65_536, 262_144, 1_048_576, 16_777_216, 67_108_864)
+STEP_SIZES = (1_024, 16_384, 65_536, 262_144, 1_048_576, 2_097_152, 16_777_216, 67_108_864)
+SIZES_OF_OTHERS = (65_536, 1_048_576, 16_777_216)
+"""Of the rules other than Adam: in the caches of a core, in the last one, in memory."""
 RULES_SIZES = (16_777_216,)
+
+
+def equal(count: int, size: int) -> Sequence[Shape]:
+    return [(size,)] * count
+
+
 MANY: Mapping[str, Callable[[], Sequence[Shape]]] = {
-    "1,000 x 1,000": lambda: [(1_000,)] * 1_000,
-    "160 x 65,536": lambda: [(65_536,)] * 160,
+    "1,000 x 1,000": partial(equal, 1_000, 1_000),
+    "160 x 65,536": partial(equal, 160, 65_536),
     "ResNet-50": resnet50,
     "GPT-2 small": gpt2_small,
 }
+MOST_COMPILED = 160
+"""torch.compile takes up to a minute for as many arrays, and several for 1,000."""
 
 
 def posed(rule: Rule, dtype: DType, shapes: Sequence[Shape]) -> Problem:
@@ -73,7 +86,8 @@ def step(settings: Settings) -> list[Record]:
             partial(posed, rule, dtype, [(min(size, 100_003),)]),
             dtype,
         )
-        for rule, dtype, size in product(RULES, get_args(DType), settings.sizes or STEP_SIZES)
+        for rule, dtype in product(RULES, get_args(DType))
+        for size in settings.sizes or (STEP_SIZES if rule is ADAM else SIZES_OF_OTHERS)
     ]
     contenders = (SCHUSS, ONE_THREAD, *LEVELS, IN_PLACE, TEXTBOOK, *PEERS)
     return compare_all("step", cases, settings, contenders, BOTH_LIMITS)
@@ -103,10 +117,14 @@ def many_case(name: str, shapes: Sequence[Shape]) -> Case:
 
 def many(settings: Settings) -> list[Record]:
     """One step of many arrays: Adam, float32; with --sizes, of 1,000 arrays each."""
-    cases = [many_case(f"1,000 x {size:,}", [(size,)] * 1_000) for size in settings.sizes]
-    cases = cases or [many_case(name, shapes()) for name, shapes in MANY.items()]
-    contenders = (SCHUSS, ONE_THREAD, IN_PLACE, TEXTBOOK, *PEERS)
-    return compare_all("many", cases, settings, contenders, BOTH_LIMITS)
+    lists = {f"1,000 x {size:,}": partial(equal, 1_000, size) for size in settings.sizes} or MANY
+    records = []
+    for name, shapes_of in tracked("many", [*lists.items()]):
+        shapes = shapes_of()
+        peers = [c for c in PEERS if c is not TORCH_COMPILED or len(shapes) <= MOST_COMPILED]
+        contenders = (SCHUSS, ONE_THREAD, IN_PLACE, TEXTBOOK, *peers)
+        records += compare(many_case(name, shapes), contenders, BOTH_LIMITS, settings.rounds)
+    return records
 
 
 LAYOUTS: dict[str, Callable[[int], Array]] = {
@@ -182,5 +200,6 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "batches": batches,
     "checkpoints": checkpoints,
     "mapped": mapped,
+    "overhead": overhead,
     "startup": startup,
 }

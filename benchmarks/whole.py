@@ -6,13 +6,33 @@ from itertools import product
 from math import sqrt
 from typing import Any
 
-from benchmarks.contenders import ADAM, IN_PLACE_WHOLE, ONE_THREAD, SCHUSS, WITH_PLAIN
-from benchmarks.harness import Case, Problem, Record, Settings, compare_all, ordinary
+from benchmarks.contenders import (
+    ADAM,
+    IN_PLACE_WHOLE,
+    ONE_THREAD,
+    SCHUSS,
+    WITH_PLAIN,
+    fused,
+)
+from benchmarks.harness import (
+    Case,
+    Contender,
+    Problem,
+    Record,
+    Settings,
+    Step,
+    compare,
+    ordinary,
+    tracked,
+)
 from benchmarks.peers import TORCH_WHOLE, installed
 
 SIZES = (16_777_216,)
 """Larger than the caches. Restoring the values of smaller arrays would load them into a cache, and
 the arrays of the yardsticks are not restored."""
+SIZES_IN_CACHE, WORKS_IN_CACHE = (1_048_576,), ("step", "clip, step")
+"""A model of 4 MiB, whose arrays stay in the cache from step to step. These works are the same for
+any values, so nothing is restored."""
 CHECK_SIZE = 100_003
 CLIPPED_TO = 0.25
 """The clip norm, divided by the root of the number of elements; ordinary values exceed 1."""
@@ -34,6 +54,15 @@ WORKS: Mapping[str, Mapping[str, Any]] = {
     SUBNORMAL_MOMENT: {},
 }
 CONTENDERS = (SCHUSS, ONE_THREAD, IN_PLACE_WHOLE, TORCH_WHOLE)
+
+
+def fused_in_the_gradients(problem: Problem, **hyperparameters: float) -> Step:
+    """Sum the gradients in the memory of the first ones, as the other contenders do."""
+    accumulate = partial(problem.optimizer.accumulate, overwrite_grads=True)
+    return fused(problem, accumulate, **hyperparameters)
+
+
+OVERWRITING = Contender("schuss, overwrite_grads", {ADAM.name: fused_in_the_gradients}, exact=True)
 
 
 def posed_to_check(work: str, size: int, average: float = AVERAGE_TO_CHECK) -> Problem:
@@ -60,15 +89,20 @@ def posed(work: str, size: int) -> Problem:
 
 def whole(settings: Settings) -> list[Record]:
     """A whole step of one array: Adam, float32."""
-    cases = [
-        Case(
+    works = [work for work in WORKS if "copies" not in WORKS[work] or installed("ml_dtypes")]
+    sizes = settings.sizes or SIZES
+    chosen = [*product(sizes, works, [True])]
+    if not settings.sizes:
+        chosen += product(SIZES_IN_CACHE, WORKS_IN_CACHE, [False])
+    records = []
+    for size, work, restores in tracked("whole", chosen):
+        case = Case(
             {"work": work, "size": size},
             ADAM,
             partial(posed, work, size),
             partial(posed_to_check, work, min(size, CHECK_SIZE)),
-            restores=True,
+            restores=restores,
         )
-        for size, work in product(settings.sizes or SIZES, WORKS)
-        if "copies" not in WORKS[work] or installed("ml_dtypes")
-    ]
-    return compare_all("whole", cases, settings, CONTENDERS, WITH_PLAIN)
+        contenders = (*CONTENDERS, OVERWRITING) if work == ACCUMULATE else CONTENDERS
+        records += compare(case, contenders, WITH_PLAIN, settings.rounds)
+    return records
