@@ -169,7 +169,7 @@ bool update_small(const Arguments& arguments) {
     if (formula->first_misfit(update, *clip_value, operands->dtype)) return false;
     update.set_scale(numbers::Wide(*scale));
     const numbers::DType dtype = operands->dtype;
-    const sweep::Call call = update.call({dtype, dtype, dtype});
+    const sweep::Call call = update.call({dtype, dtype, dtype}, false);
     const runtime::SubnormalsAreZero mode;
     sweep::level().run(call, operands->data.data(), operands->elements, nullptr);
     return true;
