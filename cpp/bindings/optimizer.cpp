@@ -191,6 +191,7 @@ void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_
                                return step_.set_lrs(values, count, version);
                            }),
                   step_call_, groups > 1);
+    step_.plan.wake_threads();
     // The conversions come first, since they may run user code. The checks after them would not
     // hold if user code ran again.
     const Gradients::Session session(gradients_);
