@@ -150,6 +150,22 @@ def test_numpy_scalars_as_hyperparameters_give_the_references_bits(scalar: Any) 
     assert same_bits(*states)
 
 
+@pytest.mark.parametrize(
+    ("rule", "states"), [("momentum", 1), ("adam", 2), ("adamax", 2), ("nadam", 2), ("radam", 2)]
+)
+@every_dtype
+def test_the_bias_correction_gives_the_references_bits_where_it_ends(
+    rule: str, states: int, dtype: Any
+) -> None:
+    # 1 - 0.9**t is 1 from t = 356 on, and 1 - 0.999**t from t = 37,412 on.
+    for step in (340, 355, 356, 380, 381, 8000, 37_000, 37_411, 37_412, 38_001, 10**9):
+        arrays = [np.full(3, 0.1, dtype) for _ in range(2 + states)]
+        expected = [array.copy() for array in arrays]
+        getattr(kernels, rule)(*arrays, lr=0.1, step=step)
+        getattr(reference, rule)(*expected, lr=0.1, step=step)
+        assert all(map(same_bits, arrays, expected)), step
+
+
 def test_a_rate_next_to_the_subnormals_gives_the_references_bits() -> None:
     rate = float(np.finfo(np.float32).tiny) * (1 - 2.0**-25)
     param, expected = np.zeros((2, 1), np.float32)

@@ -171,11 +171,16 @@ void check_like(const ArrayView& array, const Name& name, const ArrayView& other
 ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
                              const ArrayView& parameter, const std::string& parameter_name) {
     const ElementType of_parameter = find_type(parameter.dtype()).value();
-    const std::vector<ElementType> expected = expected_types(rule, of_parameter);
     const std::optional<ElementType> found = find_type(array.dtype());
-    const bool is_expected =
-        found && std::find(expected.begin(), expected.end(), *found) != expected.end();
+    // The usual case needs no list of what is expected.
+    const bool is_computed = of_parameter.dtype == numbers::compute_dtype(of_parameter.dtype);
+    const bool is_same = found == of_parameter && is_computed && rule != DtypeRule::half;
+    const auto is_among = [&found](const std::vector<ElementType>& types) {
+        return found && std::find(types.begin(), types.end(), *found) != types.end();
+    };
+    const bool is_expected = is_same || is_among(expected_types(rule, of_parameter));
     if (!is_expected || !is_native(array.dtype())) {
+        const std::vector<ElementType> expected = expected_types(rule, of_parameter);
         std::string names;
         for (std::size_t i = 0; i < expected.size(); ++i) {
             if (i > 0) names += i + 1 < expected.size() ? ", " : " or ";

@@ -185,7 +185,7 @@ void Gradients::check_can_be_cleared(const Views& views, const std::string& call
         check_writable(view, gradient_name);
         named.push_back({view, gradient_name.argument});
     }
-    check_disjoint(call, std::move(named));
+    check_disjoint(call, named);
 }
 
 /// ValueError if a parameter or gradient changed after its check: checks may run Python code.

@@ -38,7 +38,7 @@ struct NamedArray {
 /// Arrays are disjoint if their bounds are. The bounds of interleaved arrays overlap: columns of
 /// one matrix, every other row, fields of records. Sorting their addresses modulo one of their
 /// strides separates them. Only arrays that this does not separate are compared in pairs.
-void check_disjoint(const std::string& call, std::vector<NamedArray> arrays);
+void check_disjoint(const std::string& call, const std::vector<NamedArray>& arrays);
 
 /// The arrays that a call writes. No two of them share memory.
 class WriteSet {

@@ -52,6 +52,7 @@ const ArrayView* Parameter::find(engine::Role role) const {
 void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
                                DtypeRule of_states) {
     std::vector<ElementType> types;
+    types.reserve(arrays.size());
     const AuxArray* first_nonnegative = nullptr;
     for (const AuxArray& aux : arrays) {
         const Name name{call, aux.name};
@@ -182,6 +183,7 @@ int AuxArrays::traverse(visitproc visit, void* arg) const {
 
 Parameters::Parameters(const std::vector<py::object>& leaves, const Tree& tree,
                        const std::string& call, const std::string& argument) {
+    parameters_.reserve(leaves.size());
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         const Name name{call, tree.name(argument, i)};
         parameters_.emplace_back(ArrayView(leaves[i], name), name);
@@ -233,6 +235,7 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
     for (std::size_t i = 0; i < size(); ++i) {
         Parameter& parameter = result.parameters_[i];
         std::vector<Parameter::AuxArray> own;
+        own.reserve(states.size() + result.have_averages_ + result.have_copies_);
         const auto add = [&](engine::Role role, const AuxArrays::List& list,
                              const std::string& name, bool nonnegative = false) {
             const Name own_name{call, tree.name(name, i)};
@@ -251,6 +254,9 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
 }
 
 void Parameters::append_written(std::vector<NamedArray>& out) const {
+    std::size_t arrays = 0;
+    for (const Parameter& parameter : parameters_) arrays += 1 + parameter.aux_arrays().size();
+    out.reserve(out.size() + arrays);
     for (const Parameter& parameter : parameters_) parameter.append_written(out);
 }
 
