@@ -14,8 +14,10 @@
 
 #if defined(__clang__)
 #define SCHUSS_NO_ALIASING _Pragma("clang loop vectorize(assume_safety)")
+#define SCHUSS_NO_UNROLLING _Pragma("clang loop unroll(disable)")
 #else
 #define SCHUSS_NO_ALIASING _Pragma("GCC ivdep")
+#define SCHUSS_NO_UNROLLING _Pragma("GCC unroll 1")
 #endif
 
 namespace schuss::sweep {
@@ -143,8 +145,8 @@ void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& c, P*
         prefetch(p + i, prefetch_distance, chunk * sizeof(P));
         prefetch(g + i, prefetch_distance, chunk * sizeof(G));
         (prefetch(state + i, prefetch_distance, chunk * sizeof(S)), ...);
-        SCHUSS_NO_ALIASING
-        for (std::size_t k = 0; k < chunk; ++k) {
+        // Short formulas would be unrolled before they are vectorised.
+        SCHUSS_NO_ALIASING SCHUSS_NO_UNROLLING for (std::size_t k = 0; k < chunk; ++k) {
             update<Rule, decay, T, P, G, S...>(i + k, c, p, g, state..., random...);
             (random.next(), ...);
         }
