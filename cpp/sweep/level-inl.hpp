@@ -14,8 +14,10 @@
 
 #if defined(__clang__)
 #define SCHUSS_NO_ALIASING _Pragma("clang loop vectorize(assume_safety)")
+#define SCHUSS_NO_UNROLLING _Pragma("clang loop unroll(disable)")
 #else
 #define SCHUSS_NO_ALIASING _Pragma("GCC ivdep")
+#define SCHUSS_NO_UNROLLING _Pragma("GCC unroll 1")
 #endif
 
 namespace schuss::sweep {
@@ -85,8 +87,12 @@ struct RoundingBits<Bfloat16> {
 template <typename Stored>
 using Computed = decltype(loaded(Stored{}));
 
-/// How far ahead of the elements at hand their cache lines are fetched where the arrays do not fit
-/// the cache.
+/// How far ahead of the elements at hand memory is fetched where the arrays do not fit the cache.
+/// Measured on an AMD EPYC (Zen 5) with two threads and 16.7 M elements, a step of Adam takes of
+/// its time without: float32 0.93, a bfloat16 state 0.71, bfloat16 parameters and gradients 0.84,
+/// all in bfloat16 0.81; RMSprop in float64 0.91, SGD 0.93. From 2 to 3 KB the sum is about the
+/// same: 2 is best for float32, 3 for a bfloat16 state, and less than 1 is slower than none. In the
+/// second-level cache, fetching ahead makes a step up to 1.15 times slower.
 constexpr std::size_t prefetch_distance = 2560;
 constexpr std::size_t cache_line = 64;
 
@@ -130,7 +136,7 @@ constexpr std::size_t smallest(std::size_t a, std::size_t b, More... more) {
 ///
 /// Where memory is fetched ahead, most elements are updated in chunks of one cache line of the
 /// smallest format: a loop of constant length, which becomes vectors without a loop. Measured: in
-/// longer blocks, each with a loop of its own, fetching ahead costs up to a third of the time.
+/// longer blocks, each with a loop of its own, it gains half as much, and all in bfloat16 loses.
 template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
 void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& c, P* p, const G* g,
           S*... state, RoundingBits<S>... random) {
@@ -140,8 +146,8 @@ void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& c, P*
         prefetch(p + i, prefetch_distance, chunk * sizeof(P));
         prefetch(g + i, prefetch_distance, chunk * sizeof(G));
         (prefetch(state + i, prefetch_distance, chunk * sizeof(S)), ...);
-        SCHUSS_NO_ALIASING
-        for (std::size_t k = 0; k < chunk; ++k) {
+        // Short formulas would be unrolled before they are vectorised.
+        SCHUSS_NO_ALIASING SCHUSS_NO_UNROLLING for (std::size_t k = 0; k < chunk; ++k) {
             update<Rule, decay, T, P, G, S...>(i + k, c, p, g, state..., random...);
             (random.next(), ...);
         }
@@ -371,6 +377,8 @@ inline void end_streaming() {
 #endif
 }
 
+/// Measured on an AMD EPYC (Zen 5) with two threads and 16.7 M elements: a step of Adam in float32
+/// that writes bfloat16 copies takes 1.11 to 1.14 of the time without copies, 1.17 with store_all.
 template <typename T, typename Stored>
 void stream_all(const void* from, void* to, std::size_t count) {
     constexpr std::size_t in_line = cache_line / sizeof(Stored);
