@@ -158,6 +158,7 @@ def test_gradients_are_accumulated_with_a_scale_that_float32_cannot_represent() 
 NORMS: list[list[float]] = [
     [1e155, 0.0],
     [1e160] * 8,
+    [2.0**531] * 13_000,
     [float(FLOAT64.max), 1.0],
     [1.7e308, -1.7e308],
     [1e-170, -2e-170],
@@ -187,6 +188,22 @@ def test_every_finite_float64_has_a_norm(values: list[float], scale: float) -> N
         largest = max(abs(made))
         length = float(largest) * np.linalg.norm(made / largest) if largest else 0.0
         assert length == pytest.approx(float(expected), rel=2e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+@pytest.mark.parametrize("others", [1.0, "largest"])
+@pytest.mark.parametrize("at", [0, 4095, 4096, 9000, 12_999])
+def test_the_first_gradient_that_is_not_finite_is_named_wherever_it_is(
+    dtype: Any, others: Any, at: int
+) -> None:
+    value = float(np.finfo(dtype).max) if others == "largest" else others
+    grads = {name: np.full(13_000, value, dtype) for name in "abc"}
+    optimizer = schuss.SGD({name: np.zeros(13_000, dtype) for name in "abc"}, nonfinite="raise")
+    optimizer.step(grads, scale=0.0)
+    for name in "cb":
+        grads[name][at] = np.nan if name == "b" else -np.inf
+        with pytest.raises(FloatingPointError, match=rf"grads\['{name}'\] has a NaN or an inf"):
+            optimizer.step(grads)
 
 
 UNHELD: list[tuple[str, dict[str, Any], str, float]] = [

@@ -64,6 +64,7 @@ class GradientStats {
     std::size_t scratch_bytes_ = 0;
     std::size_t threads_ = 1;
     std::size_t blocks_per_chunk_ = 1;
+    bool in_pairs_ = true;
     double sum_ = 0;
     int power_ = 0;  // elements are multiplied by 2^power_ before they are squared
     std::size_t first_nonfinite_ = 0;

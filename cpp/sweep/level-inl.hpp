@@ -299,17 +299,6 @@ bool sum_squares(const void* elements, std::size_t count, std::size_t lane, doub
     return finite;
 }
 
-/// Adds a square. That of a format of up to 32 bits is exact in double, so that it makes no
-/// difference whether it is rounded before it is added.
-template <typename T>
-double plus_square(double sum, T value) {
-    const auto wide = static_cast<double>(value);
-#if defined(__FMA__) || defined(__AVX512F__)
-    if constexpr (sizeof(T) <= sizeof(float)) return __builtin_fma(wide, wide, sum);
-#endif
-    return sum + wide * wide;
-}
-
 /// Sums adjacent blocks side by side: each addition waits for the one before it in its lane.
 template <std::size_t blocks, typename Stored>
 void sum_adjacent(const Stored* x, double* out) {
@@ -318,10 +307,20 @@ void sum_adjacent(const Stored* x, double* out) {
 #pragma GCC unroll 2
         for (std::size_t b = 0; b < blocks; ++b) {
             const Stored* const from = x + b * stats_block + i;
-            __builtin_prefetch(from + blocks * stats_block);
+            __builtin_prefetch(from + 2 * stats_block);
 #pragma GCC unroll 16
             for (std::size_t k = 0; k < stats_lanes; ++k) {
-                sums[b][k] = plus_square(sums[b][k], loaded(from[k]));
+                const auto value = loaded(from[k]);
+                const auto wide = static_cast<double>(value);
+#if defined(__FMA__) || defined(__AVX512F__)
+                // Such squares are exact in double, so that they need not be rounded. A single
+                // block is faster without, as a sum comes earlier than a fused one.
+                if constexpr (blocks > 1 && sizeof(value) <= sizeof(float)) {
+                    sums[b][k] = __builtin_fma(wide, wide, sums[b][k]);
+                    continue;
+                }
+#endif
+                sums[b][k] = sums[b][k] + wide * wide;
             }
         }
     }
@@ -329,11 +328,11 @@ void sum_adjacent(const Stored* x, double* out) {
 }
 
 template <typename Stored>
-void sum_blocks(const void* elements, std::size_t blocks, double* sums) {
+void sum_blocks(const void* elements, std::size_t blocks, bool in_pairs, double* sums) {
     const Stored* const x = static_cast<const Stored*>(elements);
     std::size_t i = 0;
-    for (; i + 2 <= blocks; i += 2) sum_adjacent<2>(x + i * stats_block, sums + i);
-    if (i < blocks) sum_adjacent<1>(x + i * stats_block, sums + i);
+    for (; in_pairs && i + 2 <= blocks; i += 2) sum_adjacent<2>(x + i * stats_block, sums + i);
+    for (; i < blocks; ++i) sum_adjacent<1>(x + i * stats_block, sums + i);
 }
 
 template <typename T, typename Stored>

@@ -77,9 +77,9 @@ inline constexpr std::size_t stats_lanes = 16;
 using SumSquares = bool (*)(const void* elements, std::size_t count, std::size_t lane,
                             double* lanes, double scale);
 
-/// Writes the sum of the squares of each block. It is not finite if an element is not. The bits are
-/// those of `SumSquares` and `sum_of_lanes`.
-using SumBlocks = void (*)(const void* elements, std::size_t blocks, double* sums);
+/// Writes the sum of the squares of each block, which is not finite if an element is not. The bits
+/// are those of `SumSquares` and `sum_of_lanes`. in_pairs: whether the blocks are in the cache.
+using SumBlocks = void (*)(const void* elements, std::size_t blocks, bool in_pairs, double* sums);
 
 /// Sums the lanes of a block in a fixed order. Overwrites them.
 static inline double sum_of_lanes(double* lanes) {
