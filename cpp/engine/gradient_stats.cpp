@@ -11,11 +11,13 @@
 namespace schuss::engine {
 namespace {
 
-/// The blocks that a thread takes at a time. The elements of a gradient whose order differs from
-/// its parameter's are copied for a whole chunk at once: enough rows that cache lines are read
-/// whole.
-constexpr std::size_t min_blocks_per_chunk = 16, max_blocks_per_chunk = 256;
-constexpr std::size_t rows_per_chunk = 16;
+/// A pass has this many chunks, so that threads can divide it evenly, unless a chunk would have
+/// fewer or more blocks than this.
+constexpr std::size_t chunks_per_pass = 32, min_blocks = 4, max_blocks = 64;
+
+/// The elements of a gradient whose order differs from its parameter's are copied for a whole chunk
+/// at once: enough rows that cache lines are read whole.
+constexpr std::size_t rows_per_chunk = 16, max_copied_blocks = 256;
 
 /// Gradients of more bytes are read block by block. Measured: pairs of blocks take 0.7 to 0.9 of
 /// the time where the gradients are in the cache after a step, and 1.1 to 1.2 where they are not.
@@ -64,13 +66,13 @@ void GradientStats::lay_out(std::vector<Gradient> gradients) {
     sums_.resize(blocks_.size());
     blocks_.push_back(segments_.size());
     in_pairs_ = bytes <= largest_in_pairs;
-    blocks_per_chunk_ = min_blocks_per_chunk;
+    blocks_per_chunk_ = std::clamp(sums_.size() / chunks_per_pass, min_blocks, max_blocks);
     std::size_t largest_item = 0;  // of the gradients that are copied
     for (const Gradient& gradient : gradients_) {
         if (gradient.order->contiguous() || gradient.order->elements() == 0) continue;
         largest_item = std::max(largest_item, numbers::size_of(gradient.dtype));
         const std::size_t blocks = rows_per_chunk * gradient.order->row() / sweep::stats_block;
-        blocks_per_chunk_ = std::clamp(blocks, blocks_per_chunk_, max_blocks_per_chunk);
+        blocks_per_chunk_ = std::clamp(blocks, blocks_per_chunk_, max_copied_blocks);
     }
     // The other component of the first number and of the last one may be outside the chunk.
     scratch_bytes_ = largest_item * (blocks_per_chunk_ * sweep::stats_block + 2);
@@ -142,37 +144,36 @@ void GradientStats::run_chunk(const sweep::Level& level, std::size_t chunk,
     }
 }
 
-void GradientStats::run(const sweep::Level& level, bool wake_workers) noexcept {
-    sum(level, wake_workers, 0);
+void GradientStats::run(const sweep::Level& level, bool wake_workers, bool backwards) noexcept {
+    wake_workers_ = wake_workers;
+    backwards_ = backwards;
+    sum(level, 0);
     const bool is_safe = sum_ >= safe_sum && sum_ <= std::numeric_limits<double>::max();
     if (is_safe || first_nonfinite_ < gradients_.size()) return;
     // The squares of other formats are within the range of double.
     const bool has_float64 = std::any_of(
         gradients_.begin(), gradients_.end(),
         [](const Gradient& gradient) { return gradient.dtype == numbers::DType::float64; });
-    if (has_float64) sum(level, wake_workers, sum_ < 1 ? safe_power : -safe_power);
+    if (has_float64) sum(level, sum_ < 1 ? safe_power : -safe_power);
 }
 
 numbers::Wide GradientStats::norm() const {
     return numbers::Wide(std::sqrt(sum_), -power_);
 }
 
-void GradientStats::sum(const sweep::Level& level, bool wake_workers, int power) noexcept {
+void GradientStats::sum(const sweep::Level& level, int power) noexcept {
     power_ = power;
     const std::size_t chunks = (sums_.size() + blocks_per_chunk_ - 1) / blocks_per_chunk_;
     struct Job {
         GradientStats& stats;
         const sweep::Level& level;
-        std::size_t chunks;
-    } job{*this, level, chunks};
-    // From the last chunk to the first: the step begins with the first tiles, whose gradients are
-    // in the cache then.
+    } job{*this, level};
     const auto run_task = [](void* context, std::size_t task, std::size_t slot) noexcept {
-        auto& [stats, table, all] = *static_cast<Job*>(context);
+        auto& [stats, table] = *static_cast<Job*>(context);
         const runtime::SubnormalsAreZero mode;
-        stats.run_chunk(table, all - 1 - task, stats.scratch_[slot].data());
+        stats.run_chunk(table, task, stats.scratch_[slot].data());
     };
-    runtime::parallel_for({run_task, &job, chunks, wake_workers}, threads_);
+    runtime::parallel_for({run_task, &job, chunks, wake_workers_, backwards_}, threads_);
 
     first_nonfinite_ = gradients_.size();
     for (std::size_t i = segments_.size(); i-- > 0;) {

@@ -35,8 +35,8 @@ class GradientStats {
     /// Call this before each run. It may throw; the run cannot.
     void prepare(std::size_t threads);
 
-    /// Reads all gradients.
-    void run(const sweep::Level& level, bool wake_workers) noexcept;
+    /// Reads all gradients, from the first or from the last.
+    void run(const sweep::Level& level, bool wake_workers, bool backwards) noexcept;
 
     /// The norm of all gradients together. It is not finite if an element is not.
     numbers::Wide norm() const;
@@ -51,7 +51,7 @@ class GradientStats {
         bool is_finite;
     };
 
-    void sum(const sweep::Level& level, bool wake_workers, int power) noexcept;
+    void sum(const sweep::Level& level, int power) noexcept;
     std::size_t run_whole_blocks(const sweep::Level& level, std::size_t first,
                                  std::size_t last) noexcept;
     void run_chunk(const sweep::Level& level, std::size_t chunk, std::byte* scratch) noexcept;
@@ -63,6 +63,7 @@ class GradientStats {
     std::vector<Scratch> scratch_;
     std::size_t scratch_bytes_ = 0;
     std::size_t threads_ = 1;
+    bool wake_workers_ = false, backwards_ = false;
     std::size_t blocks_per_chunk_ = 1;
     bool in_pairs_ = true;
     double sum_ = 0;

@@ -24,7 +24,7 @@ constexpr std::size_t timed_bytes = std::size_t{1} << 16;
 
 /// A step has this many shares, so that threads can divide it evenly, unless a share would have
 /// less than one tile or more than `max_tiles`.
-constexpr std::size_t shares_per_step = 16, max_tiles = 4;
+constexpr std::size_t shares_per_step = 64, max_tiles = 16;
 
 }  // namespace
 
@@ -133,7 +133,8 @@ void Plan::prepare_norms() {
 }
 
 const GradientStats& Plan::statistics() noexcept {
-    statistics_.run(sweep::level(), wake_workers_);
+    backwards_ = !backwards_;
+    statistics_.run(sweep::level(), wake_workers_, backwards_);
     return statistics_;
 }
 
@@ -179,7 +180,7 @@ void Plan::run(const Run& run) noexcept {
             run_pass(item.layout, at.tile, tiles, item.data, pass, plan.scratch_[slot]);
         }
     };
-    // Each run begins where the last one ended: there the caches still have the arrays.
+    // Each pass begins where the last one ended: there the caches still have the arrays.
     backwards_ = !backwards_;
     const runtime::Work work{run_share, &step, shares_.size() - 1, wake_workers_, backwards_};
     const bool is_timed = bytes_ >= timed_bytes;
