@@ -41,11 +41,20 @@ std::uint64_t cpu_features() {
     return features;
 }
 
+bool has_slow_divider() {
+    const Registers maker = cpuid(0);  // "Genu" "ineI" "ntel"
+    return maker.ebx == 0x756e6547 && maker.edx == 0x49656e69 && maker.ecx == 0x6c65746e;
+}
+
 #else
 
 /// Other processors have the baseline only, which the compiler's target guarantees.
 std::uint64_t cpu_features() {
     return ~std::uint64_t{0};
+}
+
+bool has_slow_divider() {
+    return false;
 }
 
 #endif
