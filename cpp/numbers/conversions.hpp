@@ -52,7 +52,7 @@ inline Floats loaded(Float16s x) {
     return widened(x);
 }
 inline Floats loaded(Bfloat16s x) {
-    return float_of(__builtin_convertvector(x.bits, Words) << 16);
+    return float_of(words(x.bits) << 16);
 }
 #endif
 
@@ -126,10 +126,10 @@ inline void store(Float16s& memory, Floats x) {
     memory = narrowed(float_of(x != x ? nan : bits_of(x)));
 }
 inline void store(Bfloat16s& memory, Floats x) {
-    memory = {__builtin_convertvector(rounded_half(x, to_nearest(bits_of(x))), HalfWords)};
+    memory = {lower_halves(rounded_half(x, to_nearest(bits_of(x))))};
 }
 inline void store_at_random(Bfloat16s& memory, Floats x, Words random) {
-    memory = {__builtin_convertvector(rounded_half(x, random), HalfWords)};
+    memory = {lower_halves(rounded_half(x, random))};
 }
 #endif
 
