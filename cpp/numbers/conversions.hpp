@@ -23,7 +23,8 @@ inline float loaded(Float16 x) {
     const std::uint32_t magnitude = x.bits & 0x7fffu;
     const std::uint32_t sign = std::uint32_t{x.bits & 0x8000u} << 16;
     const std::uint32_t normal = (magnitude << 13) + rebias;
-    const std::uint32_t special = (magnitude << 13) | 0x7f800000u;
+    const std::uint32_t quiet = magnitude > infinity ? 0x400000u : 0;
+    const std::uint32_t special = (magnitude << 13) | 0x7f800000u | quiet;
     const auto count = static_cast<float>(static_cast<std::int32_t>(magnitude));
     const std::uint32_t small = bits_of(count * 0x1p-24f);  // subnormal in float16, not in float32
     const std::uint32_t finite = magnitude < one ? small : normal;
@@ -33,16 +34,45 @@ inline float loaded(Bfloat16 x) {
     return float_of(std::uint32_t{x.bits} << 16);
 }
 
+#if defined(SCHUSS_HAS_VECTORS)
+inline Words bits_of(Floats x) {
+    return __builtin_bit_cast(Words, x);
+}
+inline Floats float_of(Words bits) {
+    return __builtin_bit_cast(Floats, bits);
+}
+
+inline Floats loaded(Floats x) {
+    return x;
+}
+inline Doubles loaded(Doubles x) {
+    return x;
+}
+inline Floats loaded(Float16s x) {
+    return widened(x);
+}
+inline Floats loaded(Bfloat16s x) {
+    return float_of(words(x.bits) << 16);
+}
+#endif
+
 template <typename T>
 Complex<T> loaded(Complex<T> x) {
     return x;
 }
 
-/// Adds to the bits that are cut off, so that those which stay are rounded. NaN stays NaN.
-inline Bfloat16 add_and_truncate(float x, std::uint32_t more) {
-    const std::uint32_t nan = bits_of(x) | 0x400000u;
-    const std::uint32_t rounded = x != x ? nan : bits_of(x) + more;
-    return {static_cast<std::uint16_t>(rounded >> 16)};
+/// The upper half of the bits, rounded: `more` is added to the bits that are cut off. NaN stays
+/// NaN.
+template <typename Float, typename Bits>
+Bits rounded_half(Float x, Bits more) {
+    const Bits nan = bits_of(x) | 0x400000u;
+    return (x != x ? nan : bits_of(x) + more) >> 16;
+}
+
+/// What rounds to nearest, ties to even.
+template <typename Bits>
+Bits to_nearest(Bits bits) {
+    return ((bits >> 16) & 1u) + 0x7fffu;
 }
 
 inline void store(float& memory, float x) {
@@ -75,50 +105,63 @@ inline void store(Float16& memory, float x) {
 }
 /// Rounds to nearest, ties to even.
 inline void store(Bfloat16& memory, float x) {
-    const std::uint32_t even = (bits_of(x) >> 16) & 1u;
-    memory = add_and_truncate(x, 0x7fffu + even);
+    memory = {static_cast<std::uint16_t>(rounded_half(x, to_nearest(bits_of(x))))};
 }
 
 /// Rounds up or down with a probability given by the distance, so that the mean is exact (Gupta et
 /// al., "Deep learning with limited numerical precision", 2015, section 3). Takes 16 random bits.
 inline void store_at_random(Bfloat16& memory, float x, std::uint32_t random) {
-    memory = add_and_truncate(x, random);
+    memory = {static_cast<std::uint16_t>(rounded_half(x, random))};
 }
 
-/// An element of an array in its compute type: loaded when constructed, stored when destroyed.
-template <typename Compute, typename Stored>
-class ScopedValue {
-  public:
-    explicit ScopedValue(Stored& memory) : memory_(memory), value_(loaded(memory)) {}
-    ~ScopedValue() { store(memory_, value_); }
-    ScopedValue(const ScopedValue&) = delete;
-    ScopedValue& operator=(const ScopedValue&) = delete;
-    operator Compute&() { return value_; }
+#if defined(SCHUSS_HAS_VECTORS)
+inline void store(Floats& memory, Floats x) {
+    memory = x;
+}
+inline void store(Doubles& memory, Doubles x) {
+    memory = x;
+}
+inline void store(Float16s& memory, Floats x) {
+    const Words nan = (bits_of(x) & 0x80000000u) | 0x7fc00000u;
+    memory = narrowed(float_of(x != x ? nan : bits_of(x)));
+}
+inline void store(Bfloat16s& memory, Floats x) {
+    memory = {lower_halves(rounded_half(x, to_nearest(bits_of(x))))};
+}
+inline void store_at_random(Bfloat16s& memory, Floats x, Words random) {
+    memory = {lower_halves(rounded_half(x, random))};
+}
+#endif
 
-  private:
-    Stored& memory_;
-    Compute value_;
+/// Stores values rounded to nearest.
+struct ToNearest {
+    template <typename Stored, typename Compute>
+    void operator()(Stored& memory, Compute value) const {
+        store(memory, value);
+    }
 };
 
-/// The same for an element of a state. A state in bfloat16 is rounded stochastically.
-template <typename Compute, typename Stored>
-class ScopedState : public ScopedValue<Compute, Stored> {
+/// Elements of an array in their compute type: loaded when constructed, stored when destroyed.
+template <int width, typename Stored, typename Part, typename Store>
+class Scoped {
   public:
-    ScopedState(Stored& memory, std::uint32_t) : ScopedValue<Compute, Stored>(memory) {}
-};
+    using Raw = typename Vector<Stored, width>::Type;
+    using Value = decltype(loaded(Raw{}));
 
-template <>
-class ScopedState<float, Bfloat16> {
-  public:
-    ScopedState(Bfloat16& memory, std::uint32_t random)
-        : memory_(memory), value_(loaded(memory)), random_(random) {}
-    ~ScopedState() { store_at_random(memory_, value_, random_); }
-    ScopedState(const ScopedState&) = delete;
-    ScopedState& operator=(const ScopedState&) = delete;
-    operator float&() { return value_; }
+    Scoped(Stored* memory, Part part, const Store& store)
+        : memory_(memory), part_(part), store_(store), value_(loaded(read<width>(memory, part))) {}
+    ~Scoped() {
+        Raw raw;
+        store_(raw, value_);
+        write<width>(memory_, raw, part_);
+    }
+    Scoped(const Scoped&) = delete;
+    Scoped& operator=(const Scoped&) = delete;
+    Value& operator*() { return value_; }
 
   private:
-    Bfloat16& memory_;
-    float value_;
-    std::uint32_t random_;
+    Stored* memory_;
+    Part part_;
+    const Store& store_;
+    Value value_;
 };

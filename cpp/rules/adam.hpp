@@ -45,7 +45,7 @@ struct Adam {
 
     template <typename T, typename V>
     static void update(V& p, V g, V& m, T& v, const Coefficients<T>& c) {
-        T unused = 0;
+        T unused = {};
         update(p, g, m, v, unused, c);
     }
 };

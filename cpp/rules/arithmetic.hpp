@@ -1,5 +1,7 @@
-// Functions that rules need besides operators. They call the C library directly: std::sqrt has
-// inline overloads, which an unoptimised build would export from a file compiled for AVX.
+// Functions that rules need besides operators, for numbers and for the compiler's vectors, which
+// have overloads of square_root and magnitude of their own. They call the C library directly:
+// std::sqrt has inline overloads, which an unoptimised build would export from a file compiled for
+// AVX.
 #pragma once
 
 struct Arithmetic {
@@ -8,6 +10,12 @@ struct Arithmetic {
     static float absolute(float x) { return ::fabsf(x); }
     static double absolute(double x) { return ::fabs(x); }
 };
+
+/// A number as T: in every element of a vector. The subtraction changes no number, not even -0.
+template <typename T, typename Number>
+T filled(Number x) {
+    return x - T{};
+}
 
 template <typename T>
 T square_root(T x) {
@@ -28,11 +36,12 @@ T magnitude(T x) {
 /// 1, -1 or 0. NaN stays NaN.
 template <typename T>
 T sign(T x) {
-    return x > 0 ? T{1} : x < 0 ? T{-1} : x;
+    const T one = filled<T>(1.0f);
+    return x > 0 ? one : x < 0 ? -one : x;
 }
 
 /// The larger number; NaN if one is NaN.
 template <typename T>
 T maximum(T x, T y) {
-    return x >= y || x != x ? x : y;
+    return x >= y ? x : x != x ? x : y;
 }

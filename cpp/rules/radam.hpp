@@ -42,6 +42,6 @@ struct RAdam {
         m = c.beta1 * m + c.one_minus_beta1 * g;
         v = c.beta2 * v + c.one_minus_beta2 * square(g);
         const T root = square_root(v) + c.eps;
-        p = p - c.step_size * m / (c.adapts != 0 ? root : T{1});
+        p = p - c.step_size * m / (c.adapts != 0 ? root : filled<T>(1.0f));
     }
 };

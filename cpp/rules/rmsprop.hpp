@@ -36,7 +36,7 @@ struct RMSprop {
             mean = c.beta * mean + c.one_minus_beta * g;
             variance = s - square(mean);
             // Rounding can make it negative. This comparison keeps NaN.
-            variance = variance < 0 ? 0 : variance;
+            variance = variance < 0 ? T{} : variance;
         }
         const T root = square_root(variance + c.eps_root) + c.eps;
         if constexpr (buffered) {

@@ -40,10 +40,10 @@ std::uint64_t saved_states() {
 /// its caches in leaf 4, AMD in leaf 0x8000001d, in the same form. (glibc's sysconf counts the
 /// caches of a whole socket on some virtual machines.)
 std::size_t last_level_cache() {
-    constexpr std::uint32_t none = 0, instructions = 2;
+    constexpr std::uint32_t none = 0, instructions = 2, most = 16;
     std::size_t largest = 0;
     for (const std::uint32_t leaf : {4u, 0x8000001du}) {
-        for (std::uint32_t i = 0;; ++i) {
+        for (std::uint32_t i = 0; i < most; ++i) {
             const Registers r = cpuid(leaf, i);
             const std::uint32_t type = r.eax & 31;
             if (type == none) break;
@@ -72,11 +72,20 @@ std::uint64_t cpu_features() {
     return features;
 }
 
+bool has_slow_divider() {
+    const Registers maker = cpuid(0);  // "Genu" "ineI" "ntel"
+    return maker.ebx == 0x756e6547 && maker.edx == 0x49656e69 && maker.ecx == 0x6c65746e;
+}
+
 #else
 
 /// Other processors have the baseline only, which the compiler's target guarantees.
 std::uint64_t cpu_features() {
     return ~std::uint64_t{0};
+}
+
+bool has_slow_divider() {
+    return false;
 }
 
 namespace {

@@ -15,6 +15,10 @@ enum class Feature : unsigned {
 /// The features that the processor has and whose registers the operating system saves.
 std::uint64_t cpu_features();
 
+/// Whether multiplications compute an AVX-512 square root faster than the divider. Measured: twice
+/// as fast in an Adam step of float64 on Intel's Sapphire Rapids, 0.6 times as fast on AMD's Zen 5.
+bool has_slow_divider();
+
 /// The size of arrays, in bytes, of which little stays in the cache from one step to the next: half
 /// of the last-level cache, at most 16 MB, since many cores share the largest caches.
 std::size_t cache_size();

@@ -12,6 +12,8 @@ namespace schuss::sweep {
 #define SCHUSS_LEVEL(name) extern const Level level_##name;
 #include "levels.def"
 
+bool multiplies_for_roots = runtime::has_slow_divider();
+
 namespace {
 
 const Level* const built_levels[] = {

@@ -4,6 +4,10 @@
 
 #include <math.h>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "runtime/cpu.hpp"
 #include "sweep/level.hpp"
 
@@ -34,6 +38,9 @@ using rules::States;
 #include "rules/arithmetic.hpp"
 #include "rules/complex.hpp"
 
+#include "numbers/vectors.hpp"
+#include "sweep/root-inl.hpp"
+
 #include "numbers/conversions.hpp"
 #include "numbers/random.hpp"
 #include "rules/bias.hpp"
@@ -63,29 +70,73 @@ struct Coefficients : Common<T> {
     typename Rule::template Coefficients<T> rule;
 };
 
-/// The random bits that round one state, element by element; 0 for formats that need none.
-template <typename Stored>
-struct RoundingBits {
-    explicit RoundingBits(const Stream&) {}
-    std::uint32_t bits() const { return 0; }
+/// The coefficients with each in all elements of a vector V.
+template <typename V, class Rule, typename T>
+Coefficients<Rule, V> filled(const Coefficients<Rule, T>& c) {
+    constexpr std::size_t all = sizeof c / sizeof(T);
+    Coefficients<Rule, V> result;
+    static_assert(sizeof result == all * sizeof(V));
+    T from[all];
+    V to[all];
+    __builtin_memcpy(from, &c, sizeof c);
+    for (std::size_t k = 0; k < all; ++k) to[k] = filled<V>(from[k]);
+    __builtin_memcpy(&result, to, sizeof result);
+    return result;
+}
+
+/// How the elements of a state are stored, `width` at a time.
+template <int width, typename Stored>
+struct StoreState : ToNearest {
+    explicit StoreState(const Stream*) {}
     void next() {}
 };
 
-template <>
-struct RoundingBits<Bfloat16> {
-    explicit RoundingBits(const Stream& stream)
-        : random(key_of(stream.key, stream.first)),
-          counter(random.begin(static_cast<std::uint32_t>(stream.first))) {}
-    std::uint32_t bits() const { return random.at(counter); }
-    void next() { counter += RandomBits::stride; }
+/// Elements in bfloat16 are rounded stochastically, with random bits for each.
+template <int width>
+struct StoreState<width, Bfloat16> {
+    explicit StoreState(const Stream* stream)
+        : random(key_of(stream->key, stream->first)),
+          counter(random.begin(counted<width>(static_cast<std::uint32_t>(stream->first)))) {}
+    template <typename Raw, typename Compute>
+    void operator()(Raw& memory, Compute value) const {
+        store_at_random(memory, value, random.at(counter));
+    }
+    void next() { counter += RandomBits::stride * width; }
 
     RandomBits random;
-    std::uint32_t counter;
+    typename Vector<std::uint32_t, width>::Type counter;
 };
 
-/// The type in which an element is computed.
-template <typename Stored>
-using Computed = decltype(loaded(Stored{}));
+/// A state of the rule, of which `width` elements are updated at a time.
+template <int width, typename Stored>
+struct StateArray {
+    StateArray(std::byte* operand, const Stream* stream)
+        : memory(reinterpret_cast<Stored*>(operand)), store(stream) {}
+
+    template <typename Part>
+    Scoped<width, Stored, Part, StoreState<width, Stored>> at(std::size_t i, Part part) const {
+        return {memory + i, part, store};
+    }
+
+    Stored* memory;
+    StoreState<width, Stored> store;
+};
+
+/// Updates `width` elements, or the first of them: the body and the tail of every loop.
+template <class Rule, Decay decay, int width, class C, typename Part, typename P, typename G,
+          typename... States>
+[[gnu::always_inline]] inline void update(std::size_t i, Part part, const C& c, P* p, const G* g,
+                                          const States&... states) {
+    constexpr ToNearest nearest;
+    Scoped<width, P, Part, ToNearest> parameter(p + i, part, nearest);
+    auto gradient = loaded(read<width>(g + i, part));
+    if constexpr (Rule::takes_gradients) {
+        gradient = GradientTransform::transform(gradient, c.gradient);
+    }
+    if constexpr (Rule::updates_parameters)
+        WeightDecay::apply<decay>(*parameter, gradient, c.decay);
+    Rule::update(*parameter, gradient, *states.at(i, part)..., c.rule);
+}
 
 /// How far ahead of the elements at hand memory is fetched where the arrays do not fit the cache.
 /// Measured on an AMD EPYC (Zen 5) with two threads and 16.7 M elements, a step of Adam takes of
@@ -105,57 +156,41 @@ inline void prefetch(const void* address, std::size_t distance, std::size_t byte
     }
 }
 
-template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
-[[gnu::always_inline]] inline void update(std::size_t i, const Coefficients<Rule, T>& c, P* p,
-                                          const G* g, S*... state,
-                                          const RoundingBits<S>&... random) {
-    using V = Computed<P>;  // T, or a complex number of T
-    ScopedValue<V, P> parameter(p[i]);
-    V gradient = loaded(g[i]);
-    if constexpr (Rule::takes_gradients) {
-        gradient = GradientTransform::transform(gradient, c.gradient);
-    }
-    if constexpr (Rule::updates_parameters) {
-        WeightDecay::apply<decay>(static_cast<V&>(parameter), gradient, c.decay);
-    }
-    Rule::update(static_cast<V&>(parameter), gradient,
-                 static_cast<Computed<S>&>(ScopedState<Computed<S>, S>(state[i], random.bits()))...,
-                 c.rule);
-}
-
-constexpr std::size_t smallest(std::size_t a, std::size_t b) {
-    return a < b ? a : b;
-}
-template <typename... More>
-constexpr std::size_t smallest(std::size_t a, std::size_t b, More... more) {
-    return smallest(smallest(a, b), more...);
-}
-
-/// The compiler generates both the vector body and the scalar tail from the last loop. The caller
-/// guarantees that the arrays do not overlap; the pragma tells the compiler so.
-///
-/// Where memory is fetched ahead, most elements are updated in chunks of one cache line of the
-/// smallest format: a loop of constant length, which becomes vectors without a loop. Measured: in
-/// longer blocks, each with a loop of its own, it gains half as much, and all in bfloat16 loses.
-template <class Rule, Decay decay, typename T, typename P, typename G, typename... S>
-void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& c, P* p, const G* g,
-          S*... state, RoundingBits<S>... random) {
-    constexpr std::size_t chunk = cache_line / smallest(sizeof(P), sizeof(G), sizeof(S)...);
+/// Updates the elements, a vector of them at a time if width is not 1. No two arrays overlap.
+template <class Rule, Decay decay, int width, typename T, typename P, typename G,
+          typename... States>
+void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& scalars, P* p,
+          const G* g, States... states) {
+    const auto prefetch_all = [&](std::size_t first, std::size_t elements) {
+        prefetch(p + first, prefetch_distance, elements * sizeof(P));
+        prefetch(g + first, prefetch_distance, elements * sizeof(G));
+        (prefetch(states.memory + first, prefetch_distance, elements * sizeof *states.memory), ...);
+    };
     std::size_t i = 0;
-    for (; prefetches && i + chunk <= count; i += chunk) {
-        prefetch(p + i, prefetch_distance, chunk * sizeof(P));
-        prefetch(g + i, prefetch_distance, chunk * sizeof(G));
-        (prefetch(state + i, prefetch_distance, chunk * sizeof(S)), ...);
-        // Short formulas would be unrolled before they are vectorised.
-        SCHUSS_NO_ALIASING SCHUSS_NO_UNROLLING for (std::size_t k = 0; k < chunk; ++k) {
-            update<Rule, decay, T, P, G, S...>(i + k, c, p, g, state..., random...);
-            (random.next(), ...);
+    if constexpr (width == 1) {
+        // The compiler vectorises these loops. The first has a constant length, so that nothing of
+        // a loop is left but its vectors. The compiler must not unroll it before.
+        constexpr std::size_t chunk = cache_line / sizeof(P);
+        for (; prefetches && i + chunk <= count; i += chunk) {
+            prefetch_all(i, chunk);
+            SCHUSS_NO_ALIASING SCHUSS_NO_UNROLLING for (std::size_t k = 0; k < chunk; ++k) {
+                update<Rule, decay, width>(i + k, All{}, scalars, p, g, states...);
+                (states.store.next(), ...);
+            }
         }
-    }
-    SCHUSS_NO_ALIASING
-    for (; i < count; ++i) {
-        update<Rule, decay, T, P, G, S...>(i, c, p, g, state..., random...);
-        (random.next(), ...);
+        SCHUSS_NO_ALIASING
+        for (; i < count; ++i) {
+            update<Rule, decay, width>(i, All{}, scalars, p, g, states...);
+            (states.store.next(), ...);
+        }
+    } else {
+        const auto c = filled<typename Vector<T, width>::Type>(scalars);
+        for (; i + width <= count; i += width) {
+            if (prefetches) prefetch_all(i, width);
+            update<Rule, decay, width>(i, All{}, c, p, g, states...);
+            (states.store.next(), ...);
+        }
+        if (i < count) update<Rule, decay, width>(i, First{count - i}, c, p, g, states...);
     }
 }
 
@@ -171,10 +206,10 @@ struct StateOf<Complex<T>, T, false> {
     using Type = Complex<T>;
 };
 
-template <typename Element>
-Element* state_at(std::byte* const* operands, int i) {
-    return reinterpret_cast<Element*>(operands[rules::first_state_operand + i]);
-}
+template <typename P>
+constexpr bool is_complex = false;
+template <typename T>
+constexpr bool is_complex<Complex<T>> = true;
 
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
 [[gnu::noinline]] void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
@@ -190,21 +225,20 @@ template <class Rule, Decay decay, typename T, typename P, typename G, typename 
     using S2 = typename StateOf<P, S, kept[2].nonnegative>::Type;
     constexpr int states = count(Rule::states);
     static_assert(states <= rules::max_states);
-    if constexpr (states == 0) loop<Rule, decay, T, P, G>(n, prefetches, c, p, g);
-    if constexpr (states == 1) {
-        loop<Rule, decay, T, P, G, S0>(n, prefetches, c, p, g, state_at<S0>(operands, 0),
-                                       RoundingBits<S0>(streams[0]));
-    }
+    // Complex numbers are computed one by one, or in the vectors that the compiler makes of them.
+    constexpr int width = is_complex<P> ? 1 : width_of<T>;
+    const auto run = [&](auto... state) {
+        loop<Rule, decay, width>(n, prefetches, c, p, g, state...);
+    };
+    std::byte* const* const at = operands + rules::first_state_operand;
+    if constexpr (states == 0) run();
+    if constexpr (states == 1) run(StateArray<width, S0>(at[0], streams));
     if constexpr (states == 2) {
-        loop<Rule, decay, T, P, G, S0, S1>(n, prefetches, c, p, g, state_at<S0>(operands, 0),
-                                           state_at<S1>(operands, 1), RoundingBits<S0>(streams[0]),
-                                           RoundingBits<S1>(streams[1]));
+        run(StateArray<width, S0>(at[0], streams), StateArray<width, S1>(at[1], streams + 1));
     }
     if constexpr (states == 3) {
-        loop<Rule, decay, T, P, G, S0, S1, S2>(
-            n, prefetches, c, p, g, state_at<S0>(operands, 0), state_at<S1>(operands, 1),
-            state_at<S2>(operands, 2), RoundingBits<S0>(streams[0]), RoundingBits<S1>(streams[1]),
-            RoundingBits<S2>(streams[2]));
+        run(StateArray<width, S0>(at[0], streams), StateArray<width, S1>(at[1], streams + 1),
+            StateArray<width, S2>(at[2], streams + 2));
     }
 }
 

@@ -106,6 +106,10 @@ struct Format {
     PutBetween put_between;
 };
 
+/// Whether the AVX-512 level computes square roots by multiplications, where those are faster than
+/// the divider. The bits are the same.
+extern bool multiplies_for_roots;
+
 /// One instruction set: the processor features that its code may use, its kernels in the order of
 /// the rule registry, and its loops for each number format.
 struct Level {
