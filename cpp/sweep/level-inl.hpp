@@ -147,12 +147,19 @@ constexpr std::size_t prefetch_distance = 2560;
 constexpr std::size_t cache_line = 64;
 
 /// Fetches the cache lines of some bytes at a distance from an address. They may be past the end of
-/// the array.
-inline void prefetch(const void* address, std::size_t distance, std::size_t bytes) {
+/// the array. Always inline: GCC takes a function that only prefetches for one without an effect,
+/// and removes calls of it.
+[[gnu::always_inline]] inline void prefetch(const void* address, std::size_t distance,
+                                            std::size_t bytes) {
     const auto first = reinterpret_cast<std::uintptr_t>(address) + distance;
     for (std::size_t i = 0; i < bytes; i += cache_line) {
         __builtin_prefetch(reinterpret_cast<const void*>(first + i));
     }
+}
+
+template <std::size_t count, typename... Elements>
+[[gnu::always_inline]] inline void prefetch_all(const Elements*... arrays) {
+    (prefetch(arrays, prefetch_distance, count * sizeof(Elements)), ...);
 }
 
 /// Updates the elements, a vector of them at a time if width is not 1. No two arrays overlap.
@@ -160,18 +167,13 @@ template <class Rule, Decay decay, int width, typename T, typename P, typename G
           typename... States>
 void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& scalars, P* p,
           const G* g, States... states) {
-    const auto prefetch_all = [&](std::size_t first, std::size_t elements) {
-        prefetch(p + first, prefetch_distance, elements * sizeof(P));
-        prefetch(g + first, prefetch_distance, elements * sizeof(G));
-        (prefetch(states.memory + first, prefetch_distance, elements * sizeof *states.memory), ...);
-    };
     std::size_t i = 0;
     if constexpr (width == 1) {
         // The compiler vectorises these loops. The first has a constant length, so that nothing of
         // a loop is left but its vectors. The compiler must not unroll it before.
         constexpr std::size_t chunk = cache_line / sizeof(P);
         for (; prefetches && i + chunk <= count; i += chunk) {
-            prefetch_all(i, chunk);
+            prefetch_all<chunk>(p + i, g + i, states.memory + i...);
             SCHUSS_NO_ALIASING SCHUSS_NO_UNROLLING for (std::size_t k = 0; k < chunk; ++k) {
                 update<Rule, decay, width>(i + k, All{}, scalars, p, g, states...);
                 (states.store.next(), ...);
@@ -185,7 +187,7 @@ void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& scala
     } else {
         const auto c = filled<typename Vector<T, width>::Type>(scalars);
         for (; i + width <= count; i += width) {
-            if (prefetches) prefetch_all(i, width);
+            if (prefetches) prefetch_all<width>(p + i, g + i, states.memory + i...);
             update<Rule, decay, width>(i, All{}, c, p, g, states...);
             (states.store.next(), ...);
         }
