@@ -51,9 +51,6 @@ inline Doubles loaded(Doubles x) {
 inline Floats loaded(Float16s x) {
     return widened(x);
 }
-inline Floats loaded(Bfloat16s x) {
-    return float_of(words(x.bits) << 16);
-}
 #endif
 
 template <typename T>
@@ -61,18 +58,11 @@ Complex<T> loaded(Complex<T> x) {
     return x;
 }
 
-/// The upper half of the bits, rounded: `more` is added to the bits that are cut off. NaN stays
-/// NaN.
-template <typename Float, typename Bits>
-Bits rounded_half(Float x, Bits more) {
-    const Bits nan = bits_of(x) | 0x400000u;
-    return (x != x ? nan : bits_of(x) + more) >> 16;
-}
-
-/// What rounds to nearest, ties to even.
-template <typename Bits>
-Bits to_nearest(Bits bits) {
-    return ((bits >> 16) & 1u) + 0x7fffu;
+/// Adds to the bits that are cut off, so that those which stay are rounded. NaN stays NaN.
+inline Bfloat16 add_and_truncate(float x, std::uint32_t more) {
+    const std::uint32_t nan = bits_of(x) | 0x400000u;
+    const std::uint32_t rounded = x != x ? nan : bits_of(x) + more;
+    return {static_cast<std::uint16_t>(rounded >> 16)};
 }
 
 inline void store(float& memory, float x) {
@@ -105,13 +95,14 @@ inline void store(Float16& memory, float x) {
 }
 /// Rounds to nearest, ties to even.
 inline void store(Bfloat16& memory, float x) {
-    memory = {static_cast<std::uint16_t>(rounded_half(x, to_nearest(bits_of(x))))};
+    const std::uint32_t even = (bits_of(x) >> 16) & 1u;
+    memory = add_and_truncate(x, 0x7fffu + even);
 }
 
 /// Rounds up or down with a probability given by the distance, so that the mean is exact (Gupta et
 /// al., "Deep learning with limited numerical precision", 2015, section 3). Takes 16 random bits.
 inline void store_at_random(Bfloat16& memory, float x, std::uint32_t random) {
-    memory = {static_cast<std::uint16_t>(rounded_half(x, random))};
+    memory = add_and_truncate(x, random);
 }
 
 #if defined(SCHUSS_HAS_VECTORS)
@@ -124,12 +115,6 @@ inline void store(Doubles& memory, Doubles x) {
 inline void store(Float16s& memory, Floats x) {
     const Words nan = (bits_of(x) & 0x80000000u) | 0x7fc00000u;
     memory = narrowed(float_of(x != x ? nan : bits_of(x)));
-}
-inline void store(Bfloat16s& memory, Floats x) {
-    memory = {lower_halves(rounded_half(x, to_nearest(bits_of(x))))};
-}
-inline void store_at_random(Bfloat16s& memory, Floats x, Words random) {
-    memory = {lower_halves(rounded_half(x, random))};
 }
 #endif
 

@@ -30,13 +30,7 @@ struct RandomBits {
 
     /// The counter of the first index, and its increment from one index to the next.
     static constexpr std::uint32_t stride = 0x7feb352du;
-    template <typename Index>
-    Index begin(Index index) const {
-        return index * stride + add;
-    }
+    std::uint32_t begin(std::uint32_t index) const { return index * stride + add; }
 
-    template <typename Counter>
-    Counter at(Counter x) const {
-        return (x ^ (x >> 13) ^ flip) * 0xd35a2d97u >> 16;
-    }
+    std::uint32_t at(std::uint32_t x) const { return (x ^ (x >> 13) ^ flip) * 0xd35a2d97u >> 16; }
 };

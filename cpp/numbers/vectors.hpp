@@ -36,26 +36,14 @@ constexpr int width_of<float> = vector_bytes / sizeof(float);
 template <>
 constexpr int width_of<double> = vector_bytes / sizeof(double);
 
-/// The 16-bit formats as they are in memory.
+/// float16 as it is in memory.
 struct Float16s {
     HalfWords bits;
 };
-struct Bfloat16s {
-    HalfWords bits;
-};
-
-/// The 16-bit halves of words, and words with zeros above 16 bits. GCC 12 compiles
-/// __builtin_convertvector to several instructions.
-///
-/// The float16 instructions depend neither on how subnormals are treated nor, with this argument, on
-/// the rounding mode. The masks select all elements: without them GCC 12 warns about its own header.
+/// The float16 instructions depend neither on how subnormals are treated nor, with this argument,
+/// on the rounding mode. The masks select all elements: without them GCC 12 warns about its own
+/// header.
 #if defined(__AVX512F__)
-inline Words words(HalfWords x) {
-    return __builtin_bit_cast(Words, _mm512_maskz_cvtepu16_epi32(0xffff, __builtin_bit_cast(__m256i, x)));
-}
-inline HalfWords lower_halves(Words x) {
-    return __builtin_bit_cast(HalfWords, _mm512_maskz_cvtepi32_epi16(0xffff, __builtin_bit_cast(__m512i, x)));
-}
 inline Floats widened(Float16s x) {
     return _mm512_maskz_cvtph_ps(0xffff, __builtin_bit_cast(__m256i, x));
 }
@@ -64,13 +52,6 @@ inline Float16s narrowed(Floats x) {
                               _mm512_maskz_cvtps_ph(0xffff, x, _MM_FROUND_TO_NEAREST_INT));
 }
 #else
-inline Words words(HalfWords x) {
-    return __builtin_bit_cast(Words, _mm256_cvtepu16_epi32(__builtin_bit_cast(__m128i, x)));
-}
-inline HalfWords lower_halves(Words x) {
-    const __m256i all = __builtin_bit_cast(__m256i, x);
-    return __builtin_bit_cast(HalfWords, _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
-}
 inline Floats widened(Float16s x) {
     return _mm256_cvtph_ps(__builtin_bit_cast(__m128i, x));
 }
@@ -88,16 +69,8 @@ struct Vector<double, width_of<double>> {
     using Type = Doubles;
 };
 template <>
-struct Vector<std::uint32_t, width_of<float>> {
-    using Type = Words;
-};
-template <>
 struct Vector<Float16, width_of<float>> {
     using Type = Float16s;
-};
-template <>
-struct Vector<Bfloat16, width_of<float>> {
-    using Type = Bfloat16s;
 };
 #endif
 
@@ -142,15 +115,3 @@ inline Doubles magnitude(Doubles x) {
     return __builtin_bit_cast(Doubles, __builtin_bit_cast(LongWords, x) & 0x7fffffffffffffffu);
 }
 #endif
-
-/// first, first + 1, ...
-template <int width>
-typename Vector<std::uint32_t, width>::Type counted(std::uint32_t first) {
-    typename Vector<std::uint32_t, width>::Type result = {};
-    if constexpr (width == 1) {
-        result = first;
-    } else {
-        for (int k = 0; k < width; ++k) result[k] = first + static_cast<std::uint32_t>(k);
-    }
-    return result;
-}

@@ -92,19 +92,18 @@ struct StoreState : ToNearest {
 };
 
 /// Elements in bfloat16 are rounded stochastically, with random bits for each.
-template <int width>
-struct StoreState<width, Bfloat16> {
+template <>
+struct StoreState<1, Bfloat16> {
     explicit StoreState(const Stream* stream)
         : random(key_of(stream->key, stream->first)),
-          counter(random.begin(counted<width>(static_cast<std::uint32_t>(stream->first)))) {}
-    template <typename Raw, typename Compute>
-    void operator()(Raw& memory, Compute value) const {
+          counter(random.begin(static_cast<std::uint32_t>(stream->first))) {}
+    void operator()(Bfloat16& memory, float value) const {
         store_at_random(memory, value, random.at(counter));
     }
-    void next() { counter += RandomBits::stride * width; }
+    void next() { counter += RandomBits::stride; }
 
     RandomBits random;
-    typename Vector<std::uint32_t, width>::Type counter;
+    std::uint32_t counter;
 };
 
 /// A state of the rule, of which `width` elements are updated at a time.
@@ -117,6 +116,8 @@ struct StateArray {
     Scoped<width, Stored, Part, StoreState<width, Stored>> at(std::size_t i, Part part) const {
         return {memory + i, part, store};
     }
+
+    static constexpr std::size_t size = sizeof(Stored);
 
     Stored* memory;
     StoreState<width, Stored> store;
@@ -164,6 +165,13 @@ template <std::size_t count, typename... Elements>
     (prefetch(arrays, prefetch_distance, count * sizeof(Elements)), ...);
 }
 
+template <std::size_t count>
+constexpr std::size_t least(const std::size_t (&numbers)[count]) {
+    std::size_t result = numbers[0];
+    for (const std::size_t number : numbers) result = number < result ? number : result;
+    return result;
+}
+
 /// Updates the elements, a vector of them at a time if width is not 1. No two arrays overlap.
 template <class Rule, Decay decay, int width, typename T, typename P, typename G,
           typename... States>
@@ -173,7 +181,7 @@ void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& scala
     if constexpr (width == 1) {
         // The compiler vectorises these loops. The first has a constant length, so that nothing of
         // a loop is left but its vectors. The compiler must not unroll it before.
-        constexpr std::size_t chunk = cache_line / sizeof(P);
+        constexpr std::size_t chunk = cache_line / least({sizeof(P), sizeof(G), States::size...});
         for (; prefetches && i + chunk <= count; i += chunk) {
             prefetch_all<chunk>(p + i, g + i, states.memory + i...);
             SCHUSS_NO_ALIASING SCHUSS_NO_UNROLLING for (std::size_t k = 0; k < chunk; ++k) {
@@ -209,10 +217,14 @@ struct StateOf<Complex<T>, T, false> {
     using Type = Complex<T>;
 };
 
-template <typename P>
-constexpr bool is_complex = false;
+/// Whether the vectors that the compiler makes of a loop are the best: of complex numbers, and of
+/// bfloat16. Measured on an AMD EPYC (Zen 5): with our own, Adam takes 1.13 to 1.20 of its time.
+template <typename Stored>
+constexpr bool is_left_to_compiler = false;
 template <typename T>
-constexpr bool is_complex<Complex<T>> = true;
+constexpr bool is_left_to_compiler<Complex<T>> = true;
+template <>
+constexpr bool is_left_to_compiler<Bfloat16> = true;
 
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
 [[gnu::noinline]] void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
@@ -228,8 +240,9 @@ template <class Rule, Decay decay, typename T, typename P, typename G, typename 
     using S2 = typename StateOf<P, S, kept[2].nonnegative>::Type;
     constexpr int states = count(Rule::states);
     static_assert(states <= rules::max_states);
-    // Complex numbers are computed one by one, or in the vectors that the compiler makes of them.
-    constexpr int width = is_complex<P> ? 1 : width_of<T>;
+    constexpr bool by_compiler =
+        is_left_to_compiler<P> || is_left_to_compiler<G> || is_left_to_compiler<S>;
+    constexpr int width = by_compiler ? 1 : width_of<T>;
     const auto run = [&](auto... state) {
         loop<Rule, decay, width>(n, prefetches, c, p, g, state...);
     };
