@@ -26,6 +26,13 @@ def level(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(params=[None, 0], ids=["in the cache", "from memory"])
+def memory(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Run the test as if its arrays fitted the cache, and as if they did not."""
+    with execution(cache=request.param):
+        yield
+
+
 @pytest.fixture
 def share_all() -> Iterator[None]:
     """Share the work of any step among threads, in small tiles."""

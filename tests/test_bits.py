@@ -49,7 +49,7 @@ def assert_same_steps(case: Case, param: Array, gradients: list[Array], expected
 
 @every_case
 @every_dtype
-@pytest.mark.usefixtures("level")
+@pytest.mark.usefixtures("level", "memory")
 def test_every_size_and_offset_gives_the_references_bits(case: Case, dtype: Any) -> None:
     rng = np.random.default_rng(1)
     with execution(tile=TILE):

@@ -42,7 +42,7 @@ def parts(array: Array) -> Array:
 
 @every_case
 @every_dtype
-@pytest.mark.usefixtures("level")
+@pytest.mark.usefixtures("level", "memory")
 def test_every_size_and_offset_gives_the_references_bits(
     case: Case, moduli: bool, dtype: Any
 ) -> None:

@@ -76,7 +76,7 @@ def test_a_parameter_that_is_not_changed_stays_as_it_is(dtype: np.dtype[Any]) ->
     assert same_bits(params, before)
 
 
-@pytest.mark.usefixtures("level")
+@pytest.mark.usefixtures("level", "memory")
 @every_half
 def test_rounding_is_to_nearest_even_as_numpy_and_ml_dtypes_have_it(dtype: np.dtype[Any]) -> None:
     params = every_kind_of_float32()
@@ -85,6 +85,18 @@ def test_rounding_is_to_nearest_even_as_numpy_and_ml_dtypes_have_it(dtype: np.dt
     with np.errstate(all="ignore"):
         expected = params.astype(dtype)
     assert same_bits(optimizer.copies, expected)
+
+
+@pytest.mark.usefixtures("level", "memory")
+@every_half
+def test_copies_at_any_address_are_written_and_nothing_else(dtype: np.dtype[Any]) -> None:
+    for offset in range(34):
+        params = np.arange(1.0, 168 - offset, dtype=np.float32)
+        space = np.zeros(200, dtype)
+        schuss.SGD(params, copies=space[offset : offset + params.size]).step(np.ones_like(params))
+        expected = np.zeros_like(space)
+        expected[offset : offset + params.size] = params
+        assert same_bits(space, expected)
 
 
 # Whole steps.
@@ -96,6 +108,7 @@ def test_rounding_is_to_nearest_even_as_numpy_and_ml_dtypes_have_it(dtype: np.dt
     ids=str,
 )
 @every_variant
+@pytest.mark.usefixtures("memory")
 def test_every_combination_of_formats_has_the_references_bits(
     name: str,
     options: Mapping[str, Any],
@@ -143,7 +156,7 @@ def test_kernels_have_the_references_bits_in_low_precision(
     assert equal(fused, list(run(case, reference, copy, gradients, make_state)))
 
 
-@pytest.mark.usefixtures("share_all")
+@pytest.mark.usefixtures("share_all", "memory")
 @pytest.mark.parametrize("of_copy", ["c", "fortran", "sliced", "unaligned"])
 @pytest.mark.parametrize("of_grad", LAYOUTS)
 @pytest.mark.parametrize("of_param", LAYOUTS)

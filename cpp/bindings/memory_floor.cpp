@@ -13,6 +13,7 @@
 #include "bindings/register.hpp"
 #include "engine/plan.hpp"
 #include "rules/registry.hpp"
+#include "runtime/cpu.hpp"
 #include "runtime/subnormals.hpp"
 #include "runtime/thread_pool.hpp"
 #include "sweep/dispatch.hpp"
@@ -49,6 +50,7 @@ void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle
     const auto item_size = arrays[0].itemsize();
     // Parts end at cache lines: two threads must not write to the same line.
     const std::size_t line = engine::cache_line / item_size;
+    const bool prefetches = size * item_size * arrays.size() > runtime::cache_size();
     const std::size_t part = (size / threads + line) / line * line;
     auto add = [&](std::size_t task) {
         const runtime::SubnormalsAreZero mode;
@@ -58,7 +60,8 @@ void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle
             operand += begin * item_size;
         }
         for (int i = 0; i < repeats; ++i) {
-            kernel(operands_of_part.data(), std::min(size - begin, part), values, nullptr);
+            kernel(operands_of_part.data(), std::min(size - begin, part), values, nullptr,
+                   prefetches);
         }
     };
     using Add = decltype(add);

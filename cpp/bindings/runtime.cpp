@@ -10,6 +10,7 @@
 
 #include "bindings/register.hpp"
 #include "engine/plan.hpp"
+#include "runtime/cpu.hpp"
 #include "runtime/openblas.hpp"
 #include "runtime/subnormals.hpp"
 #include "runtime/thread_pool.hpp"
@@ -55,6 +56,7 @@ void register_runtime(py::module_& module) {
     module.def("num_threads", &runtime::threads);
     module.def("set_num_threads", &runtime::set_threads, py::arg("threads"));
     module.def("set_parallel_threshold", &engine::set_parallel_threshold, py::arg("elements"));
+    module.def("set_cache_size", &runtime::set_cache_size, py::arg("bytes"));
     module.def("set_tile_elements", &engine::set_tile_elements, py::arg("elements"));
     module.def("find_openblas", [] {
         py::list found;

@@ -93,12 +93,13 @@ bool Coefficients::are_ordinary(numbers::DType dtype) const {
     return dtype == numbers::DType::float32 ? are(float32_) : are(float64_);
 }
 
-sweep::Call Update::call(const numbers::Formats& formats) const {
+sweep::Call Update::call(const numbers::Formats& formats, bool prefetches) const {
     const numbers::DType computed = numbers::compute_dtype(formats.parameter);
     sweep::Call call{.states = &kernels->states,
                      .decay = decay,
                      .formats = formats,
                      .coefficients = coefficients.as(computed),
+                     .prefetches = prefetches,
                      .is_bounded = bounds.exist(),
                      .low = bounds.low,
                      .high = bounds.high};

@@ -81,7 +81,7 @@ struct Update {
     }
 
     /// The update of arrays in these formats. It refers to the coefficients.
-    sweep::Call call(const numbers::Formats& formats) const;
+    sweep::Call call(const numbers::Formats& formats, bool prefetches) const;
 };
 
 /// What the parameters of one group have besides their rule.

@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "runtime/cpu.hpp"
 #include "runtime/subnormals.hpp"
 #include "runtime/thread_pool.hpp"
 #include "sweep/dispatch.hpp"
@@ -61,7 +62,7 @@ Item Item::resting(std::size_t group_index, const std::vector<std::size_t>& shap
 void Plan::build() {
     shares_.clear();
     first_.clear();
-    scratch_bytes_ = elements_ = 0;
+    scratch_bytes_ = elements_ = bytes_ = 0;
     stochastic_ = some_rest_ = false;
     std::size_t first = 0;
     const std::size_t enough = tile_elements();
@@ -76,6 +77,7 @@ void Plan::build() {
         stochastic_ = stochastic_ || state != numbers::compute_dtype(state);
         const std::size_t elements = layout.elements() * layout.components();
         elements_ += elements;
+        bytes_ += layout.bytes();
         for (std::size_t tile = 0; tile < layout.tiles(); ++tile) {
             if (size >= enough) {
                 shares_.push_back({i, tile});
@@ -93,6 +95,7 @@ void Plan::prepare() {
     const std::size_t enough = parallel_threshold.load(std::memory_order_relaxed);
     threads_ = elements_ < enough ? 1 : std::min(runtime::threads(), shares_.size());
     wake_workers_ = elements_ >= waking_factor * enough;
+    prefetches_ = bytes_ > runtime::cache_size();
     if (scratch_.size() < threads_) scratch_.resize(threads_);
     for (Scratch& scratch : scratch_) scratch.reserve(scratch_bytes_);
 }
@@ -144,17 +147,19 @@ void Plan::run(const Run& run) noexcept {
                                                                  : &all.groups[item.group];
             std::optional<sweep::Call> average;
             if (all.average != nullptr) {
-                average = all.average->call({computed, item.formats.parameter, computed});
+                average = all.average->call({computed, item.formats.parameter, computed},
+                                            plan.prefetches_);
             }
-            const Pass pass{
-                .level = table,
-                .update = update == nullptr ? sweep::Call{} : update->call(item.formats),
-                .average = average ? &*average : nullptr,
-                .clear_gradients = all.clear_gradients && !item.rests,
-                .first = plan.first_[at.item],
-                .streams = streams,
-                .norms = norms,
-                .rests = item.rests};
+            const Pass pass{.level = table,
+                            .update = update == nullptr
+                                          ? sweep::Call{}
+                                          : update->call(item.formats, plan.prefetches_),
+                            .average = average ? &*average : nullptr,
+                            .clear_gradients = all.clear_gradients && !item.rests,
+                            .first = plan.first_[at.item],
+                            .streams = streams,
+                            .norms = norms,
+                            .rests = item.rests};
             const std::size_t tiles = at.item == end.item ? end.tile : item.layout.tiles();
             for (std::size_t tile = at.tile; tile < tiles; ++tile) {
                 run_pass(item.layout, tile, item.data, pass, plan.scratch_[slot]);

@@ -108,6 +108,8 @@ class Plan {
     GradientStats statistics_;
     std::size_t scratch_bytes_ = 0;
     std::size_t elements_ = 0;
+    std::size_t bytes_ = 0;    // of all arrays
+    bool prefetches_ = false;  // whether the next run fetches ahead
     std::size_t threads_ = 1;  // of the next run
     bool wake_workers_ = false;
     std::vector<std::uint64_t> first_;  // the number of elements before each item

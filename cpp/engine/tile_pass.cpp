@@ -208,7 +208,9 @@ void TilePass::update(std::byte* const* at, std::size_t count) const {
             pass_.level.run(*pass_.average, averaged, count * components, nullptr);
         }
         if (operand.role == Role::copy) {
-            pass_.level.format(operand.dtype).store(parameter, at[k], count);
+            const sweep::Format& loops = pass_.level.format(operand.dtype);
+            const bool is_streamed = pass_.update.prefetches && operand.access != Access::buffered;
+            (is_streamed ? loops.stream : loops.store)(parameter, at[k], count);
         }
     }
 }

@@ -96,6 +96,12 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
     }
 }
 
+std::size_t Layout::bytes() const {
+    std::size_t item_sizes = 0;
+    for (std::size_t k = 0; k < operand_count_; ++k) item_sizes += operands_[k].item_size;
+    return elements_ * item_sizes;
+}
+
 std::size_t Layout::fastest_axis(std::size_t operand) const {
     std::size_t fastest = axes_.size() - 1;
     for (std::size_t i = axes_.size(); i-- > 0;) {

@@ -83,6 +83,9 @@ class Layout {
     std::size_t tiles() const { return tiles_; }
     std::size_t elements() const { return elements_; }
 
+    /// The size of all operands together.
+    std::size_t bytes() const;
+
     /// The components of an element of the parameter: 2 if the elements are complex numbers.
     std::size_t components() const { return operands_[0].components; }
 

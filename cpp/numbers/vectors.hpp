@@ -47,14 +47,17 @@ struct Bfloat16s {
 /// The 16-bit halves of words, and words with zeros above 16 bits. GCC 12 compiles
 /// __builtin_convertvector to several instructions.
 ///
-/// The float16 instructions depend neither on how subnormals are treated nor, with this argument, on
-/// the rounding mode. The masks select all elements: without them GCC 12 warns about its own header.
+/// The float16 instructions depend neither on how subnormals are treated nor, with this argument,
+/// on the rounding mode. The masks select all elements: without them GCC 12 warns about its own
+/// header.
 #if defined(__AVX512F__)
 inline Words words(HalfWords x) {
-    return __builtin_bit_cast(Words, _mm512_maskz_cvtepu16_epi32(0xffff, __builtin_bit_cast(__m256i, x)));
+    return __builtin_bit_cast(Words,
+                              _mm512_maskz_cvtepu16_epi32(0xffff, __builtin_bit_cast(__m256i, x)));
 }
 inline HalfWords lower_halves(Words x) {
-    return __builtin_bit_cast(HalfWords, _mm512_maskz_cvtepi32_epi16(0xffff, __builtin_bit_cast(__m512i, x)));
+    return __builtin_bit_cast(HalfWords,
+                              _mm512_maskz_cvtepi32_epi16(0xffff, __builtin_bit_cast(__m512i, x)));
 }
 inline Floats widened(Float16s x) {
     return _mm512_maskz_cvtph_ps(0xffff, __builtin_bit_cast(__m256i, x));
@@ -69,7 +72,8 @@ inline Words words(HalfWords x) {
 }
 inline HalfWords lower_halves(Words x) {
     const __m256i all = __builtin_bit_cast(__m256i, x);
-    return __builtin_bit_cast(HalfWords, _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+    return __builtin_bit_cast(
+        HalfWords, _mm_packus_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
 }
 inline Floats widened(Float16s x) {
     return _mm256_cvtph_ps(__builtin_bit_cast(__m128i, x));

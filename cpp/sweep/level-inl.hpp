@@ -18,8 +18,10 @@
 
 #if defined(__clang__)
 #define SCHUSS_NO_ALIASING _Pragma("clang loop vectorize(assume_safety)")
+#define SCHUSS_NO_UNROLLING _Pragma("clang loop unroll(disable)")
 #else
 #define SCHUSS_NO_ALIASING _Pragma("GCC ivdep")
+#define SCHUSS_NO_UNROLLING _Pragma("GCC unroll 1")
 #endif
 
 namespace schuss::sweep {
@@ -135,27 +137,70 @@ template <class Rule, Decay decay, int width, class C, typename Part, typename P
     Rule::update(*parameter, gradient, *states.at(i, part)..., c.rule);
 }
 
-/// Updates the elements, a vector of them at a time if width is not 1. No two arrays overlap.
+/// How far ahead of the elements at hand memory is fetched where the arrays do not fit the cache.
+/// Measured on an AMD EPYC (Zen 5) with two threads and 16.7 M elements, a step of Adam takes of
+/// its time without: float32 0.93, a bfloat16 state 0.71, bfloat16 parameters and gradients 0.84,
+/// all in bfloat16 0.81; RMSprop in float64 0.91, SGD 0.93. From 2 to 3 KB the sum is about the
+/// same: 2 is best for float32, 3 for a bfloat16 state, and less than 1 is slower than none. In the
+/// second-level cache, fetching ahead makes a step up to 1.15 times slower.
+constexpr std::size_t prefetch_distance = 2560;
+constexpr std::size_t cache_line = 64;
+
+/// Fetches the cache lines of some bytes at a distance from an address. They may be past the end of
+/// the array.
+inline void prefetch(const void* address, std::size_t distance, std::size_t bytes) {
+    const auto first = reinterpret_cast<std::uintptr_t>(address) + distance;
+    for (std::size_t i = 0; i < bytes; i += cache_line) {
+        __builtin_prefetch(reinterpret_cast<const void*>(first + i));
+    }
+}
+
+constexpr std::size_t smallest(std::size_t a, std::size_t b) {
+    return a < b ? a : b;
+}
+template <typename... More>
+constexpr std::size_t smallest(std::size_t a, std::size_t b, More... more) {
+    return smallest(smallest(a, b), more...);
+}
+
+/// Calls step(i, part) for each vector of elements from i on, and for the rest of them.
+template <int width, typename Step>
+[[gnu::always_inline]] inline void in_vectors(std::size_t i, std::size_t count, const Step& step) {
+    if constexpr (width == 1) {
+        // The compiler vectorises this loop. Short ones would be unrolled before.
+        SCHUSS_NO_ALIASING SCHUSS_NO_UNROLLING for (; i < count; ++i) step(i, All{});
+    } else {
+        for (; i + width <= count; i += width) step(i, All{});
+        if (i < count) step(i, First{count - i});
+    }
+}
+
+/// Updates the elements, `width` at a time. No two arrays overlap.
+///
+/// Where memory is fetched ahead, most elements are updated in chunks of one cache line of the
+/// smallest format. Measured: in longer blocks, each with a loop of its own, it gains half as much,
+/// and all in bfloat16 loses.
 template <class Rule, Decay decay, int width, typename T, typename P, typename G,
           typename... States>
-void loop(std::size_t count, const Coefficients<Rule, T>& scalars, P* p, const G* g,
-          States... states) {
-    if constexpr (width == 1) {
-        // The compiler vectorises this loop.
-        SCHUSS_NO_ALIASING
-        for (std::size_t i = 0; i < count; ++i) {
-            update<Rule, decay, width>(i, All{}, scalars, p, g, states...);
-            (states.store.next(), ...);
-        }
-    } else {
-        const auto c = filled<typename Vector<T, width>::Type>(scalars);
-        std::size_t i = 0;
-        for (; i + width <= count; i += width) {
-            update<Rule, decay, width>(i, All{}, c, p, g, states...);
-            (states.store.next(), ...);
-        }
-        if (i < count) update<Rule, decay, width>(i, First{count - i}, c, p, g, states...);
+void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& scalars, P* p,
+          const G* g, States... states) {
+    const auto c = filled<typename Vector<T, width>::Type>(scalars);
+    const auto step = [&](std::size_t i, auto part) __attribute__((always_inline)) {
+        update<Rule, decay, width>(i, part, c, p, g, states...);
+        (states.store.next(), ...);
+    };
+    constexpr std::size_t chunk =
+        cache_line / smallest(sizeof(P), sizeof(G), sizeof(*states.memory)...);
+    std::size_t i = 0;
+    for (; prefetches && i + chunk <= count; i += chunk) {
+        prefetch(p + i, prefetch_distance, chunk * sizeof(P));
+        prefetch(g + i, prefetch_distance, chunk * sizeof(G));
+        (prefetch(states.memory + i, prefetch_distance, chunk * sizeof(*states.memory)), ...);
+        in_vectors<width>(0, chunk, [&](std::size_t k, auto part) __attribute__((always_inline)) {
+            step(i + k, part);
+        });
     }
+    in_vectors<width>(i, count, step);
 }
 
 /// The type of a state's elements: S for real parameters. For complex ones, the elements are
@@ -177,7 +222,7 @@ constexpr bool is_complex<Complex<T>> = true;
 
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
 [[gnu::noinline]] void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
-                              const Stream* streams) {
+                              const Stream* streams, bool prefetches) {
     static_assert(sizeof(Coefficients<Rule, T>) <= rules::max_coefficients * sizeof(T));
     // A copy: the compiler then knows that stores through T* do not change it.
     const auto c = *static_cast<const Coefficients<Rule, T>*>(coefficients);
@@ -191,7 +236,9 @@ template <class Rule, Decay decay, typename T, typename P, typename G, typename 
     static_assert(states <= rules::max_states);
     // Complex numbers are computed one by one, or in the vectors that the compiler makes of them.
     constexpr int width = is_complex<P> ? 1 : width_of<T>;
-    const auto run = [&](auto... state) { loop<Rule, decay, width>(n, c, p, g, state...); };
+    const auto run = [&](auto... state) {
+        loop<Rule, decay, width>(n, prefetches, c, p, g, state...);
+    };
     std::byte* const* const at = operands + rules::first_state_operand;
     if constexpr (states == 0) run();
     if constexpr (states == 1) run(StateArray<width, S0>(at[0], streams));
@@ -261,11 +308,8 @@ constexpr Kernels table[] = {
 };
 
 /// A loop that reads a single array is bound by memory latency. Measured: prefetching 8 KB ahead
-/// makes it 1.4 times as fast as the hardware prefetcher alone. The address may be past the end.
-inline void prefetch(const void* address) {
-    __builtin_prefetch(
-        reinterpret_cast<const void*>(reinterpret_cast<std::uintptr_t>(address) + 8192));
-}
+/// makes it 1.4 times as fast as the hardware prefetcher alone.
+constexpr std::size_t single_array_distance = 8192;
 
 template <typename Stored, bool scaled>
 bool sum_squares(const void* elements, std::size_t count, std::size_t lane, double* lanes,
@@ -286,7 +330,7 @@ bool sum_squares(const void* elements, std::size_t count, std::size_t lane, doub
     std::size_t i = 0;
     for (; lane % all != 0 && i < count; ++i, ++lane) take(x[i], lane);
     for (; i + all <= count; i += all) {
-        prefetch(x + i);
+        prefetch(x + i, single_array_distance, cache_line);
         for (std::size_t k = 0; k < all; ++k) take(x[i + k], k);
     }
     for (std::size_t k = 0; i + k < count; ++k) take(x[i + k], k);
@@ -298,20 +342,77 @@ bool sum_squares(const void* elements, std::size_t count, std::size_t lane, doub
     return finite;
 }
 
+/// The elements that are converted at a time: vectors of T and of a narrower T differ in length.
+template <typename T, typename Stored>
+constexpr int conversion_width = sizeof(decltype(loaded(Stored{}))) == sizeof(T) ? width_of<T> : 1;
+
 template <typename T, typename Stored>
 void load_all(const void* from, void* to, std::size_t count) {
     const Stored* const x = static_cast<const Stored*>(from);
     T* const y = static_cast<T*>(to);
-    SCHUSS_NO_ALIASING
-    for (std::size_t i = 0; i < count; ++i) y[i] = static_cast<T>(loaded(x[i]));
+    constexpr int width = conversion_width<T, Stored>;
+    in_vectors<width>(0, count, [=](std::size_t i, auto part) {
+        write<width>(y + i,
+                     static_cast<typename Vector<T, width>::Type>(loaded(read<width>(x + i, part))),
+                     part);
+    });
 }
 
 template <typename T, typename Stored>
 void store_all(const void* from, void* to, std::size_t count) {
     const T* const x = static_cast<const T*>(from);
     Stored* const y = static_cast<Stored*>(to);
-    SCHUSS_NO_ALIASING
-    for (std::size_t i = 0; i < count; ++i) store(y[i], x[i]);
+    constexpr int width = conversion_width<T, Stored>;
+    in_vectors<width>(0, count, [=](std::size_t i, auto part) {
+        typename Vector<Stored, width>::Type narrow;
+        store(narrow, read<width>(x + i, part));
+        write<width>(y + i, narrow, part);
+    });
+}
+
+/// Writes a cache line, which is not read first where the processor can do so.
+inline void stream_line(const void* from, void* to) {
+#if defined(__x86_64__)
+    using Chunk [[gnu::vector_size(16), gnu::may_alias]] = long long;
+    for (std::size_t i = 0; i < cache_line / sizeof(Chunk); ++i) {
+        const Chunk value = static_cast<const Chunk*>(from)[i];
+        Chunk* const place = static_cast<Chunk*>(to) + i;
+#if defined(__clang__)
+        __builtin_nontemporal_store(value, place);
+#else
+        __builtin_ia32_movntdq(place, value);
+#endif
+    }
+#else
+    __builtin_memcpy(to, from, cache_line);
+#endif
+}
+
+/// Lets no later write, such as that which ends the step, become visible before streamed lines.
+inline void end_streaming() {
+#if defined(__x86_64__)
+    __builtin_ia32_sfence();
+#endif
+}
+
+/// Measured on an AMD EPYC (Zen 5) with two threads and 16.7 M elements: a step of Adam in float32
+/// that writes bfloat16 copies takes 1.11 to 1.14 of the time without copies, 1.17 with store_all.
+template <typename T, typename Stored>
+void stream_all(const void* from, void* to, std::size_t count) {
+    constexpr std::size_t in_line = cache_line / sizeof(Stored);
+    const T* const x = static_cast<const T*>(from);
+    Stored* const y = static_cast<Stored*>(to);
+    const std::size_t past_line = reinterpret_cast<std::uintptr_t>(to) % cache_line;
+    std::size_t i = past_line == 0 ? 0 : (cache_line - past_line) / sizeof(Stored);
+    if (i > count) i = count;
+    store_all<T, Stored>(x, y, i);
+    for (; i + in_line <= count; i += in_line) {
+        alignas(cache_line) Stored line[in_line];
+        store_all<T, Stored>(x + i, line, in_line);
+        stream_line(line, y + i);
+    }
+    store_all<T, Stored>(x + i, y + i, count - i);
+    end_streaming();
 }
 
 template <typename T, typename Stored>
@@ -326,7 +427,7 @@ constexpr Format format() {
     using T = decltype(loaded(Stored{}));
     Format result = {
         sizeof(Stored),        &sum_squares<Stored, false>, &sum_squares<Stored, true>, {},
-        &store_all<T, Stored>, &put_between<T, Stored>};
+        &store_all<T, Stored>, &stream_all<T, Stored>,      &put_between<T, Stored>};
     if constexpr (sizeof(T) <= sizeof(float)) {
         result.load[static_cast<int>(DType::float32)] = &load_all<float, Stored>;
     }

@@ -19,9 +19,10 @@ struct Stream {
 /// each is aligned and contiguous, and none overlaps another. `coefficients` are values of the
 /// compute type in the order of rules::coefficients; the power of the scale and `fine` are not
 /// used. `streams` has one entry for each state if states are rounded stochastically; none crosses
-/// a multiple of 2^32.
+/// a multiple of 2^32. `prefetches`: whether the operands' memory is fetched ahead, which may reach
+/// past their ends.
 using Kernel = void (*)(std::byte* const* operands, std::size_t count, const void* coefficients,
-                        const Stream* streams);
+                        const Stream* streams, bool prefetches);
 
 /// The kernels of one rule.
 struct Kernels {
@@ -54,6 +55,9 @@ struct Call {
     bool in_pieces = false;
     Kernel decoupled = nullptr;
 
+    /// Whether the arrays are fetched ahead, since they do not fit the cache.
+    bool prefetches = false;
+
     /// Whether the parameters are put between bounds, and the bounds.
     bool is_bounded = false;
     double low = 0, high = 0;
@@ -85,6 +89,7 @@ struct Format {
     SumSquares sum_squares, sum_squares_scaled;
     Convert load[numbers::compute_dtype_count];  // to each type that holds all values; else nullptr
     Convert store;                               // from the compute type
+    Convert stream;  // the same, but memory that is not in the cache is not read first
     PutBetween put_between;
 };
 
@@ -110,7 +115,7 @@ struct Level {
             const numbers::DType compute = numbers::compute_dtype(call.formats.parameter);
             run_in_pieces[static_cast<int>(compute)](call, operands, count, streams);
         } else {
-            call.kernel(operands, count, call.coefficients, streams);
+            call.kernel(operands, count, call.coefficients, streams, call.prefetches);
         }
         if (!call.is_bounded) return;
         format(call.formats.parameter).put_between(operands[0], count, call.low, call.high);

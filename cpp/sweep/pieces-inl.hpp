@@ -45,7 +45,7 @@ template <typename T>
     __builtin_memcpy(rest, &neutral, sizeof neutral);
     std::byte* from_zero[rules::max_operands] = {reinterpret_cast<std::byte*>(update), operands[1]};
     for (int k = 0; k < count(*call.states); ++k) from_zero[2 + k] = operands[2 + k];
-    call.decoupled(from_zero, n, rest, streams);
+    call.decoupled(from_zero, n, rest, streams, call.prefetches);
     for (std::size_t i = 0; i < values; ++i) parameter[i] = parameter[i] + update[i] * c.fine;
     loops_of(call.formats.parameter).store(parameter, operands[0], values);
 }
@@ -67,7 +67,10 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
     for (std::size_t done = 0; done < n; done += longest) {
         const std::size_t left = n - done < longest ? n - done : longest;
         const std::size_t values = left * components;
-        widen(operands[1] + done * gradient_size, gradient, values);
+        const std::byte* const narrow = operands[1] + done * gradient_size;
+        const std::size_t bytes = left * gradient_size;
+        if (call.prefetches) prefetch(narrow, bytes, bytes);  // the next piece
+        widen(narrow, gradient, values);
         for (std::size_t i = 0; c.gradient.power != 1 && i < values; ++i) {
             gradient[i] = GradientTransform::apply_power(gradient[i], c.gradient);
         }
@@ -80,7 +83,7 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
             if (is_rounded) stream[k] = {streams[k].key, streams[k].first + done};
         }
         if (c.fine == 1) {
-            call.kernel(piece, left, call.coefficients, stream);
+            call.kernel(piece, left, call.coefficients, stream, call.prefetches);
         } else {
             update_finely(call, c, piece, left, stream);
         }

@@ -35,6 +35,7 @@
 #include "engine/copy.hpp"
 #include "engine/step.hpp"
 #include "rules/registry.hpp"
+#include "runtime/cpu.hpp"
 #include "runtime/fork.hpp"
 #include "runtime/thread_pool.hpp"
 #include "sweep/dispatch.hpp"
@@ -434,6 +435,7 @@ int replay_at_the_same_time(const Cases& cases) {
         runtime::set_threads(1 + turn % 5);
         sweep::use_level(levels[turn % levels.size()]->name);
         engine::set_parallel_threshold(turn % 2 * 500);
+        runtime::set_cache_size(turn / 2 % 2 * 10'000);
         runtime::set_spin_time(turn % 3 == 0 ? std::chrono::microseconds(0)
                                              : runtime::default_spin_time);
         std::atomic<int> arrived = 0;  // each waits for the other, as the jobs of OpenBLAS do

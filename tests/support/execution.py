@@ -1,4 +1,4 @@
-"""On what a step runs: instruction set, threads, tiles."""
+"""On what a step runs: instruction set, threads, tiles, cache."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +14,17 @@ def execution(
     threads: int | None = None,
     tile: int | None = None,
     threshold: int | None = None,
+    cache: int | None = None,
 ) -> Iterator[None]:
     """Run the block at that SIMD level and number of threads, and restore both afterwards.
 
     Work is cut into tiles of `tile` elements, and shared by the threads from `threshold` elements.
+    Arrays of more than `cache` bytes are fetched ahead.
     """
     level_before, threads_before = schuss.simd(), schuss.num_threads()
     tile_before = None if tile is None else _core.set_tile_elements(tile)
     threshold_before = None if threshold is None else _core.set_parallel_threshold(threshold)
+    cache_before = None if cache is None else _core.set_cache_size(cache)
     try:
         if level is not None:
             schuss.set_simd(level)
@@ -36,3 +39,5 @@ def execution(
             _core.set_tile_elements(tile_before)
         if threshold_before is not None:
             _core.set_parallel_threshold(threshold_before)
+        if cache_before is not None:
+            _core.set_cache_size(cache_before)
