@@ -24,7 +24,7 @@ def test_what_the_processor_tells_of_itself_is_what_is_available() -> None:
     except FileNotFoundError:
         pytest.skip("no /proc/cpuinfo")
     expected = ["baseline"]
-    if "avx2" in flags:
+    if {"avx2", "f16c"} <= flags:
         expected.append("avx2")
     if {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"} <= flags:
         expected.append("avx512")

@@ -51,6 +51,7 @@ void register_runtime(py::module_& module) {
         for (const sweep::Level* level : sweep::available_levels()) names.push_back(level->name);
         return names;
     });
+    module.def("multiply_for_roots", &sweep::multiply_for_roots, py::arg("multiply"));
     runtime::prepare_for_fork();
     module.def("workers", &runtime::workers);
     module.attr("max_threads") = runtime::max_threads;

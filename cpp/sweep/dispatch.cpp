@@ -64,4 +64,10 @@ void use_level(std::string_view name) {
         std::string(name) + "'; available: " + names);
 }
 
+bool multiply_for_roots(bool multiply) {
+    const bool before = multiplies_for_roots;
+    multiplies_for_roots = multiply;
+    return before;
+}
+
 }  // namespace schuss::sweep

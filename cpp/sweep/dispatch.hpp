@@ -21,4 +21,7 @@ const Level& level();
 /// here.
 void use_level(std::string_view name);
 
+/// Sets multiplies_for_roots for a test, while no step runs; returns the previous value.
+bool multiply_for_roots(bool multiply);
+
 }  // namespace schuss::sweep
