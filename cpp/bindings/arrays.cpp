@@ -188,7 +188,11 @@ ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule
             if (expected[i] == of_parameter) names += " (the dtype of " + parameter_name + ")";
         }
         if (rule == DtypeRule::convertible) names += remedy_for(array, name, of_parameter);
-        if (rule == DtypeRule::sum) names += " (overwrite_grads=False copies it into such a sum)";
+        if (rule == DtypeRule::sum) {
+            names += is_among(expected_types(DtypeRule::convertible, of_parameter))
+                         ? " (overwrite_grads=False copies it into such a sum)"
+                         : remedy_for(array, name, of_parameter);
+        }
         refuse_dtype(array, name, names);
     }
     check_shape(array, name, parameter, parameter_name);

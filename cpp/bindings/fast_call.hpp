@@ -4,17 +4,25 @@
 
 #include <pybind11/pybind11.h>
 
+#if defined(__GLIBCXX__)
+#include <cxxabi.h>
+#endif
+
 namespace schuss::bindings {
 
 namespace py = pybind11;
 
 /// Returns what a function returns to Python; raises there what it throws.
 template <class Function>
-PyObject* call_from_python(const Function& function) noexcept {
+PyObject* call_from_python(const Function& function) {
     try {
         return py::object(function()).release().ptr();
     } catch (py::error_already_set& error) {
         error.restore();
+#if defined(__GLIBCXX__)
+    } catch (abi::__forced_unwind&) {  // ends a daemon thread after the interpreter
+        throw;
+#endif
     } catch (...) {
         py::detail::try_translate_exceptions();
     }
@@ -37,7 +45,7 @@ class Arguments {
               Py_ssize_t most)
         : values_(values), count_(count) {
         if (count >= least && count <= most) return;
-        PyErr_Format(PyExc_TypeError, "%s() takes %zd to %zd arguments, but %zd were given",
+        PyErr_Format(PyExc_TypeError, "%s() takes from %zd to %zd arguments but %zd were given",
                      function, least, most, count);
         throw py::error_already_set();
     }

@@ -36,10 +36,6 @@ void Gradients::set_written(WriteSet&& written) noexcept {
     invalidate();
 }
 
-void Gradients::check_parameters(const std::string& call) const {
-    for (std::size_t i = 0; i < parameters_.size(); ++i) check_parameter(i, call);
-}
-
 void Gradients::invalidate() noexcept {
     for (std::size_t i = 0; i < parameters_.size(); ++i) cache_.invalidate(i);
 }
@@ -101,7 +97,7 @@ Gradients::Views Gradients::bind(const std::string& call, bool must_clear, bool 
     std::optional<InvalidateOnError> invalidate_on_error;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         cache_.prefetch(i, arrays_);
-        check_parameter(i, call);
+        if (checks_resting_ || !rests(i)) check_parameter(i, call);
         engine::Item& item = plan_.items[i];
         if (rests(i)) {
             if (cache_.rests(i)) continue;
@@ -145,7 +141,6 @@ WriteSet Gradients::release() noexcept {
     return std::exchange(written_, {});
 }
 
-/// ValueError if a parameter or its copy changed. Runs no Python code unless it raises.
 void Gradients::check_parameter(std::size_t i, const std::string& call) const {
     const Parameter& parameter = parameters_[i];
     if (!cache_.parameter_is_unchanged(i)) parameter.refuse_change(call);
@@ -191,7 +186,7 @@ void Gradients::check_can_be_cleared(const Views& views, const std::string& call
 /// ValueError if a parameter or gradient changed after its check: checks may run Python code.
 void Gradients::check_nothing_changed(const std::string& call) const {
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-        check_parameter(i, call);
+        if (checks_resting_ || !rests(i)) check_parameter(i, call);
         if (rests(i) || cache_.at_address(i, array(i), plan_.items[i].gradient())) continue;
         throw py::value_error(call + ": " + name(i) +
                               " was changed while it was read, expected it to stay as it is");

@@ -35,7 +35,7 @@ class Gradients {
     void set_written(WriteSet&& written) noexcept;
 
     /// ValueError if a parameter or its copy changed. Runs no Python code unless it raises.
-    void check_parameters(const std::string& call) const;
+    void check_parameter(std::size_t i, const std::string& call) const;
 
     /// Checks every gradient of the next step in full.
     void invalidate() noexcept;
@@ -43,6 +43,9 @@ class Gradients {
     /// Sets the parameters that rest even if they have gradients, in ascending order.
     void set_frozen(std::vector<std::size_t> frozen) noexcept { frozen_ = std::move(frozen); }
     const std::vector<std::size_t>& frozen() const { return frozen_; }
+
+    /// Sets whether parameters that rest are checked for changes.
+    void set_checks_resting(bool checks) noexcept { checks_resting_ = checks; }
 
     /// Drops the gradients of a step at its end, and those that a forked thread left.
     class Session {
@@ -100,7 +103,6 @@ class Gradients {
     void convert(const std::string& call);
     void rest(std::size_t i);
     void rest_frozen();
-    void check_parameter(std::size_t i, const std::string& call) const;
     void learn(const Views& views, const std::string& call);
     void check_can_be_cleared(const Views& views, const std::string& call) const;
     void check_nothing_changed(const std::string& call) const;
@@ -113,6 +115,7 @@ class Gradients {
                                       // its gradient
     std::vector<bool> rests_;         // in the step under way, if some_rest_
     bool some_rest_ = false;
+    bool checks_resting_ = true;
     std::vector<std::size_t> frozen_;
     WriteSet written_;
     ArrayCache cache_;

@@ -228,8 +228,8 @@ void Optimizer::make_step(double scale, engine::Nonfinite nonfinite, bool uses_s
     step_.record(outcome);
 }
 
-void Optimizer::take_sums(const std::vector<py::object>& arrays, std::int64_t count) {
-    sums_.take(arrays, in_range(count, "accumulated"));
+void Optimizer::take_sums(const std::vector<py::object>& arrays, const Optimizer& other) {
+    sums_.take(arrays, other.sums_);
 }
 
 void Optimizer::accumulate(py::handle grads, double scale, bool overwrite_grads,
@@ -262,6 +262,7 @@ void Optimizer::set_without_sum(const std::vector<std::size_t>& parameters) {
 }
 
 py::list Optimizer::sums() const {
+    sums_.check_unchanged(call_);
     py::list result;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
         result.append(sums_.has(i) ? py::object(sums_.array(i).plain()) : py::none());
@@ -357,7 +358,7 @@ WriteSet Optimizer::write_set(const Parameters& parameters) const {
 
 namespace {
 
-PyObject* step(PyObject* self, PyObject* const* values, Py_ssize_t count) noexcept {
+PyObject* step(PyObject* self, PyObject* const* values, Py_ssize_t count) {
     return call_from_python([&]() -> py::object {
         const Arguments arguments("step", values, count, 2, 6);
         self_of<Optimizer>(self).step(
@@ -416,7 +417,7 @@ void register_optimizer(py::module_& module) {
         .def("check_lrs", &Optimizer::check_lrs, py::arg("lrs"))
         .def("check_source", &Optimizer::check_source, py::arg("grads"))
         .def("hold_sums", &Optimizer::hold_sums, py::arg("sums"))
-        .def("take_sums", &Optimizer::take_sums, py::arg("sums"), py::arg("count"))
+        .def("take_sums", &Optimizer::take_sums, py::arg("sums"), py::arg("other"))
         .def("accumulate", &Optimizer::accumulate, py::arg("grads"), py::arg("scale"),
              py::arg("overwrite_grads"), py::arg("new_sums"))
         .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)

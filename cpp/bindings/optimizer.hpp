@@ -98,7 +98,7 @@ class Optimizer {
     /// The gradients that are accumulated for the next step.
     bool has_sums() const { return sums_.have_own(); }
     void hold_sums(const std::vector<py::object>& arrays) { sums_.set_own(arrays); }
-    void take_sums(const std::vector<py::object>& arrays, std::int64_t count);
+    void take_sums(const std::vector<py::object>& arrays, const Optimizer& other);
 
     /// Adds gradients; see `Sums::add`.
     void accumulate(py::handle grads, double scale, bool overwrite_grads, py::handle new_sums);

@@ -114,12 +114,15 @@ void Parameter::check_shows_its_memory(const std::string& call) const {
 }
 
 void Parameter::refuse_change(const std::string& call) const {
+    const bool is_default = bound_.since == Bound{}.since;
+    const std::string remedy = is_default ? "" : std::string(" (or ") + bound_.remedy + ")";
     if (!array_.array().writeable()) {
-        throw py::value_error(call + ": " + name_ + " is read-only, expected a writeable array");
+        throw py::value_error(call + ": " + name_ + " is read-only, expected a writeable array" +
+                              remedy);
     }
     throw py::value_error(call + ": " + name_ +
                           " was resized, reshaped or seen as another dtype since " + bound_.since +
-                          ", expected the same memory, shape, strides and dtype");
+                          ", expected the same memory, shape, strides and dtype" + remedy);
 }
 
 engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::size_t group) const {

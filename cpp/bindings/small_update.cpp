@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <limits>
 #include <optional>
 #include <string_view>
 #include <vector>
@@ -100,12 +101,12 @@ PyObject* name_of(std::size_t rule, std::size_t hyperparameter) {
     return (*names)[rule][hyperparameter];
 }
 
-/// The value of a hyperparameter if it is a float from 0 to below 1, which every check accepts.
-std::optional<double> fraction(const py::dict& values, PyObject* name) {
+/// The value of a hyperparameter if it is a float from 0 to below a limit.
+std::optional<double> number_below(double limit, const py::dict& values, PyObject* name) {
     PyObject* const value = PyDict_GetItemWithError(values.ptr(), name);
     if (value == nullptr || PyFloat_CheckExact(value) == 0) return std::nullopt;
     const double number = PyFloat_AS_DOUBLE(value);
-    return number >= 0 && number < 1 ? std::optional(number) : std::nullopt;
+    return number >= 0 && number < limit ? std::optional(number) : std::nullopt;
 }
 
 /// The number of the step if it is a valid integer. None stands for 1.
@@ -133,13 +134,15 @@ std::optional<engine::Formula> formula_of(std::string_view name, const py::dict&
     const auto& hyperparameters = rules::registry()[rule].hyperparameters;
     std::array<double, std::size(rules::Names{}.at)> numbers;
     for (std::size_t i = 0; i < hyperparameters.size(); ++i) {
+        // Every check accepts such a learning rate, and such other hyperparameters.
+        const double limit = i == 0 ? std::numeric_limits<double>::max() : 1;
         const std::optional<double> number = hyperparameters[i] == "bias_correction"
                                                  ? corrects_bias
-                                                 : fraction(values, name_of(rule, i));
+                                                 : number_below(limit, values, name_of(rule, i));
         if (!number) return std::nullopt;
         numbers[i] = *number;
     }
-    const std::optional<double> weight_decay = fraction(values, weight_decay_name);
+    const std::optional<double> weight_decay = number_below(1, values, weight_decay_name);
     if (!weight_decay) return std::nullopt;
     const auto decay = is_decoupled ? rules::Decay::decoupled : rules::Decay::coupled;
     const auto end = numbers.begin() + static_cast<std::ptrdiff_t>(hyperparameters.size());
@@ -175,7 +178,7 @@ bool update_small(const Arguments& arguments) {
     return true;
 }
 
-PyObject* update_small_from_python(PyObject*, PyObject* const* values, Py_ssize_t count) noexcept {
+PyObject* update_small_from_python(PyObject*, PyObject* const* values, Py_ssize_t count) {
     return call_from_python([&]() -> py::object {
         return py::bool_(update_small(Arguments("update_small", values, count, 7, 7)));
     });

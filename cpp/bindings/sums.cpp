@@ -17,6 +17,11 @@ const std::string accumulated = "accumulated";  // what messages call the sums
 constexpr Bound since_first_gradient = {"it became the sum (overwrite_grads=True)",
                                         "drop the sums by zero_grad"};
 
+/// Whether a sum is an array of the user's.
+bool is_given(const Parameter& sum) {
+    return sum.bound().since == since_first_gradient.since;
+}
+
 }  // namespace
 
 void Sums::set_own(const std::vector<py::object>& arrays) {
@@ -24,9 +29,15 @@ void Sums::set_own(const std::vector<py::object>& arrays) {
     own_ = set_of(Parameters(arrays, tree_, call_, accumulated), call_, {});
 }
 
-void Sums::take(const std::vector<py::object>& arrays, std::int64_t count) {
-    given_ = set_of(Parameters(arrays, tree_, call_, accumulated), call_, {});
-    given_->accumulator.set_count(count);
+void Sums::take(const std::vector<py::object>& arrays, const Sums& others) {
+    Parameters sums(arrays, tree_, call_, accumulated);
+    for (std::size_t i = 0; i < others.parameters_.size(); ++i) {
+        if (!others.has(i) || !is_given(others.used()->arrays[i])) continue;
+        const Name name{call_, tree_.name(accumulated, i)};
+        sums.replace(i, {ArrayView(others.array(i).object(), name), name, since_first_gradient});
+    }
+    given_ = set_of(std::move(sums), call_, {});
+    given_->accumulator.set_count(others.count());
 }
 
 void Sums::add(py::handle grads, double scale, bool overwrite, bool clear_grads,
@@ -101,9 +112,7 @@ Parameter Sums::first_gradient(std::size_t i, py::handle leaf, const std::string
     const bool is_new = !array.is(leaf) && array.owndata();
     if (is_new) array.attr("setflags")(py::arg("write") = true);
     ArrayView view(is_new ? array : leaf, name);
-    for (const DtypeRule rule : {DtypeRule::convertible, DtypeRule::sum}) {
-        check_compatible(view, name, rule, parameter.array(), parameter.name());
-    }
+    check_compatible(view, name, DtypeRule::sum, parameter.array(), parameter.name());
     check_writable(view, name);
     check_shows_its_memory(view, name);
     return {std::move(view), {call, tree_.name(accumulated, i)}, since_first_gradient};
@@ -115,6 +124,7 @@ std::unique_ptr<Sums::Set> Sums::set_of(Parameters arrays, const std::string& ca
     auto set = std::make_unique<Set>(std::move(arrays), tree_, of_steps_.argument());
     set->gradients.set_written(std::move(written));
     set->gradients.set_frozen(of_steps_.frozen());
+    set->gradients.set_checks_resting(false);  // parameters that stand for sums
     return set;
 }
 
@@ -125,11 +135,10 @@ WriteSet Sums::written_by(const Parameters& arrays, const Parameters& parameters
     std::vector<std::pair<std::size_t, std::string>> names;  // after the first gradients' call
     for (std::size_t i = 0; i < arrays.size(); ++i) {
         const Parameter& sum = arrays[i];
-        const bool is_given = sum.bound().since == since_first_gradient.since;
-        if (!is_given && sum.array().object().is(parameters_[i].array().object())) continue;
+        if (!is_given(sum) && sum.array().object().is(parameters_[i].array().object())) continue;
         std::string name = sum.name();
-        if (is_given) {
-            name += " (the first gradient itself; overwrite_grads=False copies it)";
+        if (is_given(sum)) {
+            name += " (the first gradient itself, given with overwrite_grads=True)";
         }
         if (std::binary_search(given.begin(), given.end(), i)) {
             names.emplace_back(written.size(), std::exchange(name, of_steps_.name(i)));
@@ -147,12 +156,17 @@ void Sums::set_count(std::int64_t count) noexcept {
 }
 
 void Sums::read_into(Gradients& gradients, const std::string& call) const {
-    const Set& set = *used();
-    if (&set == given_.get()) {
-        set.arrays.check_shown_memory(call);
-        set.gradients.check_parameters(call);
+    check_unchanged(call);
+    gradients.read(used()->arrays, used()->accumulator);
+}
+
+void Sums::check_unchanged(const std::string& call) const {
+    const Set* const set = used();
+    if (set == nullptr || set != given_.get()) return;
+    set->arrays.check_shown_memory(call);
+    for (std::size_t i = 0; i < parameters_.size(); ++i) {
+        if (has(i)) set->gradients.check_parameter(i, call);
     }
-    gradients.read(set.arrays, set.accumulator);
 }
 
 Sums::Change Sums::prepare(const Parameters* parameters,

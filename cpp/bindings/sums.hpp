@@ -35,8 +35,9 @@ class Sums {
     /// Sets these arrays, unless there are some already.
     void set_own(const std::vector<py::object>& arrays);
 
-    /// Uses the sums of another optimizer, of this many gradients, until the next step.
-    void take(const std::vector<py::object>& arrays, std::int64_t count);
+    /// Uses the sums of another optimizer until the next step. arrays: a sum for each parameter,
+    /// the other optimizer's first.
+    void take(const std::vector<py::object>& arrays, const Sums& others);
 
     /// Adds gradients, multiplied by a scale. overwrite: whether the first gradient of a parameter
     /// becomes its sum; otherwise it is copied to the optimizer's own array. new_arrays: returns
@@ -54,6 +55,9 @@ class Sums {
 
     /// The array of parameter i, which has a sum.
     const ArrayView& array(std::size_t i) const { return used()->arrays[i].array(); }
+
+    /// ValueError if the user changed an array that is a sum. May run user code.
+    void check_unchanged(const std::string& call) const;
 
     /// Reads the sums as the gradients of a step. ValueError if the user changed an array that is a
     /// sum. May run user code.

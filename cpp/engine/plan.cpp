@@ -103,7 +103,7 @@ void Plan::prepare() {
     const double threshold = parallel_threshold.load(std::memory_order_relaxed);
     const double time = pace_.estimate(bytes_).count();
     wake_workers_ = time >= waking_factor * threshold;
-    threads_ = std::min(runtime::threads(), shares_.size());
+    threads_ = std::min(runtime::threads(), std::max(shares_.size() - 1, std::size_t{1}));
     while (threads_ > 1 && time < static_cast<double>(threads_) * threshold) --threads_;
     prefetches_ = bytes_ > runtime::cache_size();
     if (scratch_.size() < threads_) scratch_.resize(threads_);
@@ -125,7 +125,7 @@ void Plan::prepare_statistics() {
 }
 
 void Plan::prepare_norms() {
-    norms_.resize(threads_);
+    if (norms_.size() < threads_) norms_.resize(threads_);
     for (std::unique_ptr<Norms>& norms : norms_) {
         if (!norms) norms = std::make_unique<Norms>();
         norms->parameter = norms->update = ExactNorm();
@@ -186,7 +186,10 @@ void Plan::run(const Run& run) noexcept {
     const bool is_timed = bytes_ >= timed_bytes;
     const Pace::Clock::time_point start = is_timed ? Pace::Clock::now() : Pace::Clock::time_point();
     const std::size_t threads = runtime::parallel_for(work, threads_);
-    if (is_timed) pace_.record((Pace::Clock::now() - start) * threads, bytes_);
+    // A run without updates is shorter than those that follow.
+    if (is_timed && run.groups != nullptr) {
+        pace_.record((Pace::Clock::now() - start) * threads, bytes_);
+    }
     for (std::size_t slot = 1; run.measure_norms && slot < norms_.size(); ++slot) {
         norms_[0]->parameter.add(norms_[slot]->parameter);
         norms_[0]->update.add(norms_[slot]->update);

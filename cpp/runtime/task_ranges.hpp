@@ -38,13 +38,14 @@ class TaskRanges {
         }
     }
 
-    /// Calls run(task) for tasks that no other thread has taken, until none is left.
+    /// Calls run(task) for tasks that no other thread has taken, until none is left. Returns
+    /// whether there was one.
     template <typename Run>
-    void run(std::size_t thread, const Run& run) noexcept {
-        for (;;) {
+    bool run(std::size_t thread, const Run& run) noexcept {
+        for (bool any = false;; any = true) {
             Range taken = take(homes_[thread], backwards_, false);
             if (taken.empty()) taken = take_from_others(thread);
-            if (taken.empty()) return;
+            if (taken.empty()) return any;
             const std::size_t last = taken.end * unit_ < tasks_ ? taken.end * unit_ : tasks_;
             for (std::size_t task = taken.begin * unit_; task < last; ++task) run(task);
         }
@@ -88,7 +89,8 @@ class TaskRanges {
     }
 
     /// Takes units from another thread. Returns one of them; the others become the thread's home,
-    /// where further threads may take them.
+    /// where further threads may take them. A thread that looks in between finds neither: it may
+    /// leave early, and this thread does the work.
     Range take_from_others(std::size_t thread) noexcept {
         for (std::size_t i = 1; i < threads_; ++i) {
             Range taken = take(homes_[(thread + i) % threads_], !backwards_, true);

@@ -79,7 +79,7 @@ class ThreadPool {
         const bool soon = follows_soon();
         std::size_t took_part = 1;
         std::unique_lock lock(busy_, std::defer_lock);
-        if ((soon || work.wake_workers) && lock.try_lock()) {
+        if ((soon || work.wake_workers) && try_lock(lock)) {
             threads = std::min(threads, work.tasks);
             spawn(threads - 1);
             took_part = run_parallel(work, std::min(threads, workers() + 1), soon);
@@ -94,10 +94,12 @@ class ThreadPool {
         if (asleep_.load(std::memory_order_relaxed) == 0) return;
         const std::unique_lock lock(busy_, std::try_to_lock);
         if (!lock) return;
+        waking_.store(true, std::memory_order_relaxed);
         spin_.store(true, std::memory_order_relaxed);
         threads = std::min(threads, workers() + 1);
         const std::uint64_t before = early_word_.load(std::memory_order_relaxed);
         wake_workers(early_word_, (before >> epoch_shift) + 1, threads);
+        waking_.store(false, std::memory_order_relaxed);
     }
 
     bool run_concurrently(const Work& work) noexcept {
@@ -141,6 +143,16 @@ class ThreadPool {
         std::atomic<bool> asleep = false;
     };
 
+    /// Takes the pool unless it works for another thread. Another thread that wakes workers has it
+    /// for a moment only.
+    bool try_lock(std::unique_lock<std::mutex>& lock) const {
+        while (!lock.try_lock()) {
+            if (!waking_.load(std::memory_order_relaxed)) return false;
+            cpu_relax();
+        }
+        return true;
+    }
+
     bool follows_soon() const {
         return Clock::now() - ended_.load(std::memory_order_relaxed) <
                spin_time.load(std::memory_order_relaxed);
@@ -151,7 +163,7 @@ class ThreadPool {
         spin_.store(spin, std::memory_order_relaxed);
         work_ = work;
         ranges_.divide(work.tasks, threads, work.backwards);
-        took_part_.store(1, std::memory_order_relaxed);
+        took_part_.store(0, std::memory_order_relaxed);
         const std::uint64_t before = epoch_word_.load(std::memory_order_relaxed);
         wake_workers(epoch_word_, (before >> epoch_shift) + 1, threads);
         run_tasks(0);
@@ -208,8 +220,10 @@ class ThreadPool {
 
     void run_tasks(std::size_t slot) noexcept {
         is_in_task = true;
-        ranges_.run(slot, [&](std::size_t task) { work_.run(work_.context, task, slot); });
+        const bool took_part =
+            ranges_.run(slot, [&](std::size_t task) { work_.run(work_.context, task, slot); });
         is_in_task = false;
+        if (took_part) took_part_.fetch_add(1, std::memory_order_relaxed);
     }
 
     /// Lets no more workers join, and waits for those that have: each ends its last task, if any.
@@ -244,7 +258,6 @@ class ThreadPool {
                     continue;
                 }
                 epoch = word >> epoch_shift;
-                took_part_.fetch_add(1, std::memory_order_relaxed);
                 if (asleep_.load(std::memory_order_seq_cst) > 0) wake_children(slot, word);
                 run_tasks(slot);
                 epoch_word_.fetch_sub(1, std::memory_order_release);
@@ -326,6 +339,7 @@ class ThreadPool {
     alignas(128) std::atomic<bool> spin_ = false;
     std::atomic<int> asleep_ = 0;
     std::atomic<std::size_t> workers_ = 0;
+    std::atomic<bool> waking_ = false;  // whether a thread holds busy_ to wake workers
     std::mutex busy_;
     // The thread that holds busy_ owns these; workers that have joined read them.
     Work work_ = {};

@@ -358,7 +358,7 @@ void sum_adjacent(const Stored* x, double* out) {
 #pragma GCC unroll 2
         for (std::size_t b = 0; b < blocks; ++b) {
             const Stored* const from = x + b * stats_block + i;
-            __builtin_prefetch(from + 2 * stats_block);
+            prefetch(from, 2 * stats_block * sizeof(Stored), cache_line);
 #pragma GCC unroll 16
             for (std::size_t k = 0; k < stats_lanes; ++k) {
                 const auto value = loaded(from[k]);

@@ -61,7 +61,7 @@ def with_group(
     grown.core.rested = [*core.rested, core.steps]
     grown.core.average_weights = core.average_weights
     if core.accumulated:
-        grown.core.take_sums(joined(internals.sums(), new_sums(arrays)), core.accumulated)
+        grown.core.take_sums(joined(internals.sums(), new_sums(arrays)), core)
         grown.core.without_sum = [*core.without_sum, *range(old, len(arrays))]
     return grown
 

@@ -257,8 +257,8 @@ class Optimizer:
     def hold_sums(self, sums: list[npt.NDArray[Any]]) -> None:
         """Accumulate gradients in these arrays, one for each parameter, unless there are some."""
 
-    def take_sums(self, sums: list[npt.NDArray[Any]], count: int) -> None:
-        """Use sums of `count` gradients that another optimizer has accumulated."""
+    def take_sums(self, sums: list[npt.NDArray[Any]], other: Optimizer) -> None:
+        """Use the sums that another optimizer has accumulated, and further ones."""
 
     @property
     def sums(self) -> list[npt.NDArray[Any] | None]:
