@@ -195,6 +195,31 @@ def test_new_threads_of_a_child_step_what_another_thread_stepped_in_the_parent()
     ends_well(code, OPENBLAS_NUM_THREADS="1")
 
 
+@pytest.mark.parametrize(
+    "shares", ["", pytest.param("schuss.share_threads_with_blas()", marks=needs_openblas)]
+)
+def test_the_child_of_a_fork_within_a_step_is_in_that_step(shares: str) -> None:
+    code = f"""
+    import collections.abc, os
+    import numpy as np, schuss
+    {shares}
+    optimizer = schuss.SGD({{"w": np.zeros(2)}}, lr=1.0)
+    class Grads(collections.abc.Mapping):
+        def __len__(self): return 1
+        def __iter__(self): return iter("w")
+        def __getitem__(self, key):
+            child = os.fork()
+            if child == 0:
+                try: optimizer.step({{"w": np.ones(2)}})
+                except RuntimeError as error: os._exit("under way" not in str(error))
+                os._exit(1)
+            assert os.waitpid(child, 0)[1] == 0
+            return np.ones(2)
+    optimizer.step(Grads())
+    """
+    ends_well(code)
+
+
 STEP = """
 schuss.set_num_threads(3)
 def work(seed):

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "bindings/dlpack.hpp"
+#include "bindings/free_threads.hpp"
 
 namespace schuss::bindings {
 namespace {
@@ -110,16 +111,16 @@ bool is_tensor(py::handle object) {
 /// The memory and layout of a PyTorch tensor. Reading them takes less time than exporting the
 /// memory.
 py::object tensor_layout(py::handle tensor) {
-    const auto read = [tensor](PyObject* name, bool is_method) {
-        auto* const result = is_method ? PyObject_CallMethodNoArgs(tensor.ptr(), name)
-                                       : PyObject_GetAttr(tensor.ptr(), name);
+    const auto read = [tensor](Interned& name, bool is_method) {
+        auto* const result = is_method ? PyObject_CallMethodNoArgs(tensor.ptr(), name.get())
+                                       : PyObject_GetAttr(tensor.ptr(), name.get());
         if (result == nullptr) throw py::error_already_set();
         return py::reinterpret_steal<py::object>(result);
     };
-    static PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
-    static PyObject* const shape = PyUnicode_InternFromString("shape");
-    static PyObject* const stride = PyUnicode_InternFromString("stride");
-    static PyObject* const dtype = PyUnicode_InternFromString("dtype");
+    static constinit Interned data_ptr("data_ptr");
+    static constinit Interned shape("shape");
+    static constinit Interned stride("stride");
+    static constinit Interned dtype("dtype");
     return py::make_tuple(read(data_ptr, true), read(shape, false), read(stride, true),
                           read(dtype, false));
 }

@@ -16,16 +16,25 @@ void throw_busy(const std::string& call, const std::string& name) {
 BusyGuard::BusyGuard(Busy& busy, const std::string& call, const std::string& name, bool changes)
     : busy_(busy) {
     const std::uint64_t now = runtime::fork_generation() + 1;
-    // A thread that forks during its call continues it in the child. Thread ids alone prove
-    // nothing, since they are reused.
-    const bool continues =
-        busy.process == now - 1 && busy.process != 0 && busy.owner == runtime::forking_thread();
-    if (busy.process == now || continues || busy.retired) throw_busy(call, name);
-    if (busy.process != 0 && busy.changes) {
-        throw std::runtime_error(call + ": the process forked while another thread changed this " +
-                                 name + ", expected a fork before or after");
+    std::uint64_t before = busy.mark.load(std::memory_order_acquire);
+    do {
+        const std::uint64_t process = before >> 1;
+        // A thread that forks during its call continues it in the child. Thread ids alone prove
+        // nothing, since they are reused.
+        const bool continues =
+            process == now - 1 && process != 0 && busy.owner.load() == runtime::forking_thread();
+        if (process == now || continues) throw_busy(call, name);
+        if ((before & 1) != 0) {
+            throw std::runtime_error(call + ": the process forked while another thread changed " +
+                                     "this " + name + ", expected a fork before or after");
+        }
+    } while (!busy.mark.compare_exchange_weak(before, now << 1 | (changes ? 1 : 0),
+                                              std::memory_order_acquire));
+    busy.owner.store(std::this_thread::get_id(), std::memory_order_relaxed);
+    if (busy.retired.load(std::memory_order_relaxed)) {
+        busy.clear();
+        throw_busy(call, name);
     }
-    busy = {now, std::this_thread::get_id(), changes, false};
 }
 
 PyBusyGuard::PyBusyGuard(py::object owner, Busy& busy, std::string call, std::string name,

@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -14,10 +15,16 @@ namespace py = pybind11;
 
 /// Who uses an object at the moment.
 struct Busy {
-    std::uint64_t process = 0;  // 1 + the fork generation of the process; 0 if nobody uses it
-    std::thread::id owner;
-    bool changes = false;  // whether the call makes changes other than a step
-    bool retired = false;  // whether another object has replaced it: every call is refused
+    // 1 + the fork generation of the process, and whether the call makes changes other than a step
+    // (the lowest bit); 0 if nobody uses it.
+    std::atomic<std::uint64_t> mark = 0;
+    std::atomic<std::thread::id> owner = {};
+    std::atomic<bool> retired = false;  // another object has replaced it: every call is refused
+
+    void clear() noexcept {
+        owner.store({}, std::memory_order_relaxed);
+        mark.store(0, std::memory_order_release);
+    }
 };
 
 /// RuntimeError: another call is under way. name: what messages call the object.
@@ -31,7 +38,7 @@ struct Busy {
 class BusyGuard {
   public:
     BusyGuard(Busy& busy, const std::string& call, const std::string& name, bool changes = false);
-    ~BusyGuard() { busy_.process = 0; }
+    ~BusyGuard() { busy_.clear(); }
     BusyGuard(const BusyGuard&) = delete;
     BusyGuard& operator=(const BusyGuard&) = delete;
 

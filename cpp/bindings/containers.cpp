@@ -114,9 +114,7 @@ py::list iterated(py::handle container, const Name& name) {
 
 py::object value_at(py::handle mapping, py::handle key, bool plain_dict) {
     if (!plain_dict) return mapping.contains(key) ? py::object(mapping[key]) : py::object();
-    PyObject* const value = PyDict_GetItemWithError(mapping.ptr(), key.ptr());
-    if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-    return py::reinterpret_borrow<py::object>(value);
+    return item_of(mapping, key);
 }
 
 bool add(const py::set& keys, py::handle key) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bindings/array_view.hpp"
+#include "bindings/free_threads.hpp"
 
 namespace schuss::bindings {
 
@@ -70,9 +71,11 @@ std::string remedy(const std::string& name, const std::string& maker);
                               std::initializer_list<const char*> makers);
 
 /// The values of a dict in its own order, as long as its keys are the expected ones in their order.
+/// Locks the dict: no call into Python may run meanwhile.
 class OrderedValues {
   public:
-    OrderedValues(PyObject* dict, const std::vector<py::object>& keys) : dict_(dict), keys_(keys) {}
+    OrderedValues(PyObject* dict, const std::vector<py::object>& keys)
+        : lock_(dict), dict_(dict), keys_(keys) {}
 
     /// Moves to the next value; false at the end, or if the key is another.
     bool next() {
@@ -88,6 +91,7 @@ class OrderedValues {
                (PyUnicode_CheckExact(a) && PyUnicode_CheckExact(b) && PyUnicode_Compare(a, b) == 0);
     }
 
+    ObjectLock lock_;
     PyObject* dict_;
     const std::vector<py::object>& keys_;
     std::size_t expected_ = 0;

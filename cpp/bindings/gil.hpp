@@ -34,8 +34,13 @@ class ReleaseGil {
     PyThreadState* state_;
 };
 
-/// A step of fewer elements ends before another thread could use the interpreter.
+/// A step of fewer elements ends before another thread could use the interpreter. Without a GIL,
+/// other threads always run.
+#ifdef Py_GIL_DISABLED
+inline constexpr std::size_t gil_release_threshold = 0;
+#else
 inline constexpr std::size_t gil_release_threshold = std::size_t{1} << 14;
+#endif
 
 /// Does the work of a step of this many elements, which cannot fail.
 template <class Work>
@@ -48,7 +53,11 @@ void run_without_gil(std::size_t elements, const Work& work) {
 
 /// Whether Python has more threads than this one.
 inline bool has_other_threads() {
+#ifdef Py_GIL_DISABLED
+    return true;  // they may come and go meanwhile
+#else
     return PyThreadState_Next(PyInterpreterState_ThreadHead(PyInterpreterState_Get())) != nullptr;
+#endif
 }
 
 }  // namespace schuss::bindings

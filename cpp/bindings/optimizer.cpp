@@ -8,6 +8,7 @@
 #include "bindings/collectable.hpp"
 #include "bindings/fast_call.hpp"
 #include "bindings/formula.hpp"
+#include "bindings/free_threads.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/register.hpp"
 
@@ -180,8 +181,8 @@ void Optimizer::check_source(py::handle grads) const {
 
 void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_t expected_step,
                      bool skip_nonfinite, std::optional<std::uint64_t> lr_version) {
-    check_source(grads);
     const BusyGuard guard(busy_, step_call_, call_);
+    check_source(grads);
     if (expected_step != 0 && expected_step != steps() + 1) throw_busy(step_call_, call_);
     check_count(std::max(steps(), skipped()), step_call_);
     const std::uint64_t version = lr_version.value_or(step_.lr_version());
@@ -361,6 +362,7 @@ namespace {
 PyObject* step(PyObject* self, PyObject* const* values, Py_ssize_t count) {
     return call_from_python([&]() -> py::object {
         const Arguments arguments("step", values, count, 2, 6);
+        const ObjectLock lock(self);
         self_of<Optimizer>(self).step(
             arguments[0], arguments[1], arguments.number(2, 1), arguments.value<std::int64_t>(3, 0),
             arguments.value(4, false), arguments.value(5, std::optional<std::uint64_t>()));
@@ -394,41 +396,43 @@ void register_optimizer(py::module_& module) {
                       std::string>(),
              py::arg("call"), py::arg("parameters"), py::arg("step") = "step",
              py::arg("params") = "params", py::arg("grads") = "grads")
-        .def_property_readonly("tree", &Optimizer::tree)
-        .def_property_readonly("users_arrays", &Optimizer::users_arrays)
-        .def_property_readonly("users_copies", &Optimizer::users_copies)
-        .def_property_readonly("arrays", &Optimizer::arrays)
-        .def_property_readonly("copies", &Optimizer::copies)
-        .def("hold_groups", &Optimizer::hold_groups, py::arg("groups"))
-        .def("hold_copies", &Optimizer::hold_copies, py::arg("copies"), py::arg("call"))
-        .def("configure", &Optimizer::configure, py::arg("formulas"), py::arg("members"),
+        .def_property_readonly("tree", locked(&Optimizer::tree))
+        .def_property_readonly("users_arrays", locked(&Optimizer::users_arrays))
+        .def_property_readonly("users_copies", locked(&Optimizer::users_copies))
+        .def_property_readonly("arrays", locked(&Optimizer::arrays))
+        .def_property_readonly("copies", locked(&Optimizer::copies))
+        .def("hold_groups", locked(&Optimizer::hold_groups), py::arg("groups"))
+        .def("hold_copies", locked(&Optimizer::hold_copies), py::arg("copies"), py::arg("call"))
+        .def("configure", locked(&Optimizer::configure), py::arg("formulas"), py::arg("members"),
              py::arg("options"), py::arg("arrays") = py::none(),
              py::arg("frozen") = std::vector<std::size_t>())
         .def("busy", &Optimizer::busy, py::arg("call"), py::arg("changes") = false)
-        .def("retire", &Optimizer::retire)
-        .def_property("steps", &Optimizer::steps, &Optimizer::set_steps)
-        .def_property("rested", &Optimizer::rested, &Optimizer::set_rested)
-        .def_property("skipped", &Optimizer::skipped, &Optimizer::set_skipped)
-        .def_property_readonly("last", &Optimizer::last)
-        .def("keep_last_of", &Optimizer::keep_last_of, py::arg("other"))
-        .def_property_readonly("last_lrs", &Optimizer::last_lrs)
-        .def_property_readonly("lr_version", &Optimizer::lr_version)
-        .def("forget_lrs", &Optimizer::forget_lrs)
-        .def("check_lrs", &Optimizer::check_lrs, py::arg("lrs"))
-        .def("check_source", &Optimizer::check_source, py::arg("grads"))
-        .def("hold_sums", &Optimizer::hold_sums, py::arg("sums"))
-        .def("take_sums", &Optimizer::take_sums, py::arg("sums"), py::arg("other"))
-        .def("accumulate", &Optimizer::accumulate, py::arg("grads"), py::arg("scale"),
+        .def("retire", locked(&Optimizer::retire))
+        .def_property("steps", locked(&Optimizer::steps), locked(&Optimizer::set_steps))
+        .def_property("rested", locked(&Optimizer::rested), locked(&Optimizer::set_rested))
+        .def_property("skipped", locked(&Optimizer::skipped), locked(&Optimizer::set_skipped))
+        .def_property_readonly("last", locked(&Optimizer::last))
+        .def("keep_last_of", locked(&Optimizer::keep_last_of), py::arg("other"))
+        .def_property_readonly("last_lrs", locked(&Optimizer::last_lrs))
+        .def_property_readonly("lr_version", locked(&Optimizer::lr_version))
+        .def("forget_lrs", locked(&Optimizer::forget_lrs))
+        .def("check_lrs", locked(&Optimizer::check_lrs), py::arg("lrs"))
+        .def("check_source", locked(&Optimizer::check_source), py::arg("grads"))
+        .def("hold_sums", locked(&Optimizer::hold_sums), py::arg("sums"))
+        .def("take_sums", locked(&Optimizer::take_sums), py::arg("sums"), py::arg("other"))
+        .def("accumulate", locked(&Optimizer::accumulate), py::arg("grads"), py::arg("scale"),
              py::arg("overwrite_grads"), py::arg("new_sums"))
-        .def_property("accumulated", &Optimizer::accumulated, &Optimizer::set_accumulated)
-        .def("clear_accumulated", &Optimizer::clear_accumulated)
-        .def_property_readonly("has_sums", &Optimizer::has_sums)
-        .def_property("without_sum", &Optimizer::without_sum, &Optimizer::set_without_sum)
-        .def_property_readonly("sums", &Optimizer::sums)
-        .def("average", &Optimizer::average)
-        .def_property("average_weights", &Optimizer::average_weights,
-                      &Optimizer::set_average_weights)
-        .def("check_copies", &Optimizer::check_copies, py::arg("call"));
+        .def_property("accumulated", locked(&Optimizer::accumulated),
+                      locked(&Optimizer::set_accumulated))
+        .def("clear_accumulated", locked(&Optimizer::clear_accumulated))
+        .def_property_readonly("has_sums", locked(&Optimizer::has_sums))
+        .def_property("without_sum", locked(&Optimizer::without_sum),
+                      locked(&Optimizer::set_without_sum))
+        .def_property_readonly("sums", locked(&Optimizer::sums))
+        .def("average", locked(&Optimizer::average))
+        .def_property("average_weights", locked(&Optimizer::average_weights),
+                      locked(&Optimizer::set_average_weights))
+        .def("check_copies", locked(&Optimizer::check_copies), py::arg("call"));
     add_method(optimizer, step_method);
 }
 

@@ -60,7 +60,7 @@ class Optimizer {
     static PyBusyGuard busy(py::object optimizer, std::string call, bool changes);
 
     /// Refuses all further calls: another optimizer has taken over the arrays.
-    void retire() noexcept { busy_.retired = true; }
+    void retire() noexcept { busy_.retired.store(true, std::memory_order_relaxed); }
 
     std::int64_t steps() const { return step_.steps(); }
     void set_steps(std::int64_t steps) { step_.set_steps(in_range(steps, "steps")); }

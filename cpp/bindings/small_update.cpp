@@ -17,6 +17,7 @@
 
 #include "bindings/array_view.hpp"
 #include "bindings/fast_call.hpp"
+#include "bindings/free_threads.hpp"
 #include "bindings/gil.hpp"
 #include "bindings/register.hpp"
 #include "engine/formula.hpp"
@@ -86,26 +87,14 @@ std::optional<Operands> operands_in(const py::tuple& arrays) {
     return operands;
 }
 
-/// Python's names of the hyperparameters of each rule.
-PyObject* name_of(std::size_t rule, std::size_t hyperparameter) {
-    static const auto* const names = [] {
-        auto* const all = new std::vector<std::vector<PyObject*>>;
-        for (const rules::RuleInfo& info : rules::registry()) {
-            auto& own = all->emplace_back();
-            for (const std::string_view name : info.hyperparameters) {
-                own.push_back(PyUnicode_InternFromString(name.data()));
-            }
-        }
-        return all;
-    }();
-    return (*names)[rule][hyperparameter];
-}
+/// Python's names of the hyperparameters of each rule. Never destroyed; complete before any call.
+auto& names = *new std::vector<std::vector<PyObject*>>;
 
 /// The value of a hyperparameter if it is a float from 0 to below a limit.
 std::optional<double> number_below(double limit, const py::dict& values, PyObject* name) {
-    PyObject* const value = PyDict_GetItemWithError(values.ptr(), name);
-    if (value == nullptr || PyFloat_CheckExact(value) == 0) return std::nullopt;
-    const double number = PyFloat_AS_DOUBLE(value);
+    const py::object value = item_of(values, name);
+    if (!value || PyFloat_CheckExact(value.ptr()) == 0) return std::nullopt;
+    const double number = PyFloat_AS_DOUBLE(value.ptr());
     return number >= 0 && number < limit ? std::optional(number) : std::nullopt;
 }
 
@@ -129,7 +118,7 @@ std::optional<double> finite(py::handle number, double least) {
 /// The rule with its hyperparameters, if all of them are ordinary.
 std::optional<engine::Formula> formula_of(std::string_view name, const py::dict& values,
                                           bool corrects_bias, bool is_decoupled) {
-    static PyObject* const weight_decay_name = PyUnicode_InternFromString("weight_decay");
+    static constinit Interned weight_decay_name("weight_decay");
     const std::size_t rule = rules::find_rule(name);
     const auto& hyperparameters = rules::registry()[rule].hyperparameters;
     std::array<double, std::size(rules::Names{}.at)> numbers;
@@ -138,11 +127,11 @@ std::optional<engine::Formula> formula_of(std::string_view name, const py::dict&
         const double limit = i == 0 ? std::numeric_limits<double>::max() : 1;
         const std::optional<double> number = hyperparameters[i] == "bias_correction"
                                                  ? corrects_bias
-                                                 : number_below(limit, values, name_of(rule, i));
+                                                 : number_below(limit, values, names[rule][i]);
         if (!number) return std::nullopt;
         numbers[i] = *number;
     }
-    const std::optional<double> weight_decay = number_below(1, values, weight_decay_name);
+    const std::optional<double> weight_decay = number_below(1, values, weight_decay_name.get());
     if (!weight_decay) return std::nullopt;
     const auto decay = is_decoupled ? rules::Decay::decoupled : rules::Decay::coupled;
     const auto end = numbers.begin() + static_cast<std::ptrdiff_t>(hyperparameters.size());
@@ -191,6 +180,12 @@ PyMethodDef definition = fast_definition(
 }  // namespace
 
 void register_small_update(py::module_& module) {
+    for (const rules::RuleInfo& info : rules::registry()) {
+        std::vector<PyObject*>& own = names.emplace_back();
+        for (const std::string_view name : info.hyperparameters) {
+            own.push_back(PyUnicode_InternFromString(name.data()));
+        }
+    }
     add_function(module, definition);
 }
 

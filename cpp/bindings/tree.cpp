@@ -8,6 +8,7 @@
 #include "bindings/arrays.hpp"
 #include "bindings/collectable.hpp"
 #include "bindings/containers.hpp"
+#include "bindings/free_threads.hpp"
 #include "bindings/register.hpp"
 
 namespace schuss::bindings {
@@ -18,6 +19,13 @@ constexpr std::size_t prefetch_distance = 16;
 
 /// A message about a missing key shows this many of the keys that are there.
 constexpr std::size_t most_keys_shown = 4;
+
+/// Prefetches an item of a list or tuple, if there is one.
+void prefetch_item(py::handle items, std::size_t i) {
+    const ObjectLock lock(items);
+    if (i >= static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()))) return;
+    __builtin_prefetch(PySequence_Fast_ITEMS(items.ptr())[i]);
+}
 
 /// The keys that a message shows: " (it has 'dW1', 'db1')".
 std::string shown(const std::vector<py::object>& keys) {
@@ -93,22 +101,16 @@ class Tree::Flattener {
         const py::object items = is_plain_sequence(other)
                                      ? py::reinterpret_borrow<py::object>(other)
                                      : iterated(other, name(node));
-        // An item that is not an array may run user code that changes the list.
-        const auto length = [&] {
-            return static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()));
-        };
-        const std::size_t size = length();
+        const auto size = static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()));
         if (size != node.children.size()) {
             refuse(node, "has length " + std::to_string(size),
                    std::to_string(node.children.size()));
         }
+        // An item that is not an array may run user code that changes the list.
         for (std::size_t i = 0; i < size; ++i) {
-            if (i >= length()) refuse(node, "changed its length", "it to stay as it is");
-            PyObject* const* const objects = PySequence_Fast_ITEMS(items.ptr());
-            if (i + prefetch_distance < length()) {
-                __builtin_prefetch(objects[i + prefetch_distance]);
-            }
-            auto item = py::reinterpret_borrow<py::object>(objects[i]);
+            prefetch_item(items, i + prefetch_distance);
+            py::object item = item_at(items, i);
+            if (!item) refuse(node, "changed its length", "it to stay as it is");
             if (node.leaves_only && py::isinstance<py::array>(item)) {
                 out_.push_back(std::move(item));
             } else {

@@ -3,6 +3,7 @@
 
 #include "bindings/arrays.hpp"
 #include "bindings/containers.hpp"
+#include "bindings/free_threads.hpp"
 #include "bindings/tree.hpp"
 
 namespace schuss::bindings {
@@ -77,13 +78,14 @@ class Tree::Comparison {
     /// Compares the params of each group.
     void compare_groups() {
         const std::vector<Node>& nodes = tree_.root_.children;
-        static PyObject* const key = PyUnicode_InternFromString("params");
+        static constinit Interned key("params");
         // A copy, since user code may change the list meanwhile.
         const py::list groups = PyList_CheckExact(held_.groups.ptr()) != 0
                                     ? copied(held_.groups)
                                     : iterated(held_.groups, name(""));
         const auto params_of = [](py::handle group) {
-            return is_mapping(group) ? value_at(group, key, is_plain_dict(group)) : py::object();
+            return is_mapping(group) ? value_at(group, key.get(), is_plain_dict(group))
+                                     : py::object();
         };
         for (std::size_t i = 0; i < nodes.size(); ++i) {
             const py::object params = i < groups.size() ? params_of(groups[i]) : py::object();
@@ -109,24 +111,30 @@ class Tree::Comparison {
         const py::object items =
             plain ? py::reinterpret_borrow<py::object>(now) : iterated(now, name(node.path));
         // To compare with another object may run user code that changes the list.
-        const auto length = [&] {
-            return static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()));
-        };
         const std::size_t expected = node.children.size();
-        for (std::size_t i = 0; i < expected; ++i) {
-            if (i >= length()) refuse(node.children[i].path);
-            PyObject* const item = PySequence_Fast_ITEMS(items.ptr())[i];
-            if (node.leaves_only && item == held_.leaves[node.first + i].ptr()) continue;
-            compare(node.children[i], py::reinterpret_borrow<py::object>(item));
+        for (std::size_t i = node.leaves_only ? same_leaves(node, items) : 0; i < expected; ++i) {
+            const py::object item = item_at(items, i);
+            if (!item) refuse(node.children[i].path);
+            compare(node.children[i], item);
         }
-        for (std::size_t i = expected; i < length(); ++i) {
-            check_more(node.path_of(py::int_(i)),
-                       py::reinterpret_borrow<py::object>(PySequence_Fast_ITEMS(items.ptr())[i]));
+        for (std::size_t i = expected; const py::object item = item_at(items, i); ++i) {
+            check_more(node.path_of(py::int_(i)), item);
         }
         if (plain || when_ == When::before_step) return;
         for (std::size_t i = 0; i < expected; ++i) {  // by index, too
             compare(node.children[i], now[py::int_(i)]);
         }
+    }
+
+    /// The number of items, of a list or tuple, up to the first one that is not the same object.
+    std::size_t same_leaves(const Node& node, py::handle items) const {
+        const ObjectLock lock(items);
+        PyObject* const* const objects = PySequence_Fast_ITEMS(items.ptr());
+        const std::size_t size = std::min(
+            node.children.size(), static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr())));
+        std::size_t i = 0;
+        while (i < size && objects[i] == held_.leaves[node.first + i].ptr()) ++i;
+        return i;
     }
 
     void compare_mapping(const Node& node, py::handle now) {

@@ -40,7 +40,8 @@ void after_in_parent() {
 void after_in_child() {
     // Another thread of the parent may have been creating a guard, or forking too.
     guards.store(0);
-    generation.fetch_add(1);
+    // These handlers run once for each registration, in the same fork.
+    if (waiting_forks.load() != 0) generation.fetch_add(1);
     forked_by = std::this_thread::get_id();
     for (const Handlers& each : handlers()) each.in_child();
     waiting_forks.store(0);

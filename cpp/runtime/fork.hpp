@@ -17,7 +17,7 @@ class ForkGuard {
 };
 
 /// Registers handlers that run after a fork, while no guard exists: one in the parent, one in the
-/// child.
+/// child. Call this where no thread can fork: as the only thread, or under a guard.
 using ForkHandler = void (*)();
 void at_fork(ForkHandler in_parent, ForkHandler in_child);
 

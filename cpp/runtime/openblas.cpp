@@ -200,6 +200,10 @@ constexpr std::size_t max_libraries = 8;
 /// Never destroyed: a thread may be in BLAS when the process ends.
 auto& libraries = *new std::array<std::unique_ptr<Library>, max_libraries>;
 
+/// Locked while libraries are looked for, or begin or cease to be served: always under a guard
+/// against forks, so that no child finds it locked.
+std::mutex changes;
+
 /// OpenBLAS does not tell which library calls, so each library has its own function.
 template <std::size_t library>
 void serve_library(int, DoJob do_job, int jobs, std::size_t size, void* data, int job_data) {
@@ -254,6 +258,8 @@ void look_for_new_libraries() {
 }  // namespace
 
 std::vector<OpenBlas> find_openblas() {
+    const ForkGuard no_fork;
+    const std::lock_guard lock(changes);
     look_for_new_libraries();
     std::vector<OpenBlas> found;
     for (const auto& library : libraries) {
@@ -265,6 +271,8 @@ std::vector<OpenBlas> find_openblas() {
 }
 
 bool serve_openblas(const std::string& path, bool serve) {
+    const ForkGuard no_fork;
+    const std::lock_guard lock(changes);
     static std::once_flag registered;
     std::call_once(registered, [] {
         at_fork([] { for_all(&Library::restart); }, [] { for_all(&Library::reset_in_child); });

@@ -80,9 +80,8 @@ class ThreadPool {
         std::size_t took_part = 1;
         std::unique_lock lock(busy_, std::defer_lock);
         if ((soon || work.wake_workers) && try_lock(lock)) {
-            threads = std::min(threads, work.tasks);
-            spawn(threads - 1);
-            took_part = run_parallel(work, std::min(threads, workers() + 1), soon);
+            spawn(std::min(threads, work.tasks) - 1);
+            took_part = run_parallel(work, std::min({threads, work.tasks, workers() + 1}), soon);
         } else {
             run_serial(work);
         }
@@ -160,6 +159,12 @@ class ThreadPool {
 
     /// Returns the number of threads that took part.
     std::size_t run_parallel(const Work& work, std::size_t threads, bool spin) noexcept {
+        if (threads == 1) {  // there may be no room for ranges
+            is_in_task = true;
+            run_serial(work);
+            is_in_task = false;
+            return 1;
+        }
         spin_.store(spin, std::memory_order_relaxed);
         work_ = work;
         ranges_.divide(work.tasks, threads, work.backwards);
@@ -253,7 +258,7 @@ class ThreadPool {
             wait(self, slot, epoch);
             std::uint64_t word = epoch_word_.load(std::memory_order_acquire);
             while (may_join(word, slot, epoch)) {
-                if (!epoch_word_.compare_exchange_weak(word, word + 1, std::memory_order_acq_rel,
+                if (!epoch_word_.compare_exchange_weak(word, word + 1, std::memory_order_seq_cst,
                                                        std::memory_order_acquire)) {
                     continue;
                 }

@@ -3,8 +3,8 @@
 //
 //     replay FILE [level]         replays every case at each level or at one, in small and large
 //                                 tiles, on one thread and on several
-//     replay FILE --threads       replays on several threads at the same time, while the number of
-//                                 threads and the level change
+//     replay FILE --threads       replays on several threads at the same time, while the settings
+//                                 change and workers are woken early
 //     replay FILE --fork          forks while another thread steps, and replays in the children
 
 #include <sys/wait.h>
@@ -435,9 +435,11 @@ int replay_at_the_same_time(const Cases& cases) {
     for (std::size_t turn = 0; left > 0; ++turn) {
         runtime::set_threads(1 + turn % 5);
         sweep::use_level(levels[turn % levels.size()]->name);
-        engine::set_parallel_threshold(turn % 2 * 500);
+        engine::set_parallel_threshold(turn % 2 == 0 ? 0 : 500);
         data::set_sharing_threshold(turn % 2 * 500);
         runtime::set_cache_size(turn / 2 % 2 * 10'000);
+        engine::set_tile_elements(turn % 7 < 3 ? 64 : 48);
+        runtime::wake_workers(1 + turn % 5);
         runtime::set_spin_time(turn % 3 == 0 ? std::chrono::microseconds(0)
                                              : runtime::default_spin_time);
         std::atomic<int> arrived = 0;  // each waits for the other, as the jobs of OpenBLAS do
