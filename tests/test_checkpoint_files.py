@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 
 import schuss
-from schuss import _files, _safetensors
+from schuss import _digest, _files
 from support.arrays import leaves
 from support.checkpoints import check_load_is_refused, refused, small_training, snapshot
 from support.interruption import Interruption
@@ -847,9 +847,9 @@ def test_where_threads_cannot_be_started_or_have_no_memory_the_caller_hashes(
         return crc32(piece)
 
     if started == "without memory":
-        monkeypatch.setattr(_safetensors, "crc32", crc32_of_the_caller)
+        monkeypatch.setattr(_digest, "crc32", crc32_of_the_caller)
     else:
-        monkeypatch.setattr(_safetensors, "start_new_thread", start)
+        monkeypatch.setattr(_digest, "start_new_thread", start)
         left = started
     schuss.save(tmp_path / "without", values)
     assert (tmp_path / "without").read_bytes() == (tmp_path / "with").read_bytes()
