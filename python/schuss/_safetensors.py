@@ -44,6 +44,7 @@ _LONGEST_NAME = 1 << 16
 _MAX_AXES = 64  # that of NumPy
 _MAX_BYTES = (1 << 63) - 1
 
+_ENTRY = {"dtype", "shape", "data_offsets"}
 _DIGEST = "sha256"
 _NO_DIGEST = "0" * 64
 
@@ -306,10 +307,11 @@ def _read_at(file: FileIO, start: int, memory: memoryview) -> int:
 def _parse(text: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the metadata and the tensors of a header in file order, or raise ValueError."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Tensor:
         values = dict(pairs)
         _require(len(values) == len(pairs))
-        return values
+        # Converted at once: many live containers make the garbage collector slow.
+        return _tensor(values) if isinstance(values.get("shape"), list) else values
 
     def size(digits: str) -> int:
         _require(len(digits) <= len(str(_MAX_BYTES)))  # the conversion of long ones is slow
@@ -330,10 +332,8 @@ def _parse(text: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     _require(isinstance(metadata, dict))
     _require(all(isinstance(value, str) for value in metadata.values()))
     _require(max(map(len, entries), default=0) <= _LONGEST_NAME)
-    tensors = sorted(
-        ((name, _tensor(entry)) for name, entry in entries.items()),
-        key=lambda item: (item[1].start, item[1].nbytes),
-    )
+    _require({*map(type, entries.values())} <= {Tensor})
+    tensors = sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes))
     end = 0
     for _, tensor in tensors:
         _require(tensor.start == end)
@@ -363,11 +363,11 @@ def _require(condition: bool) -> None:
         raise ValueError
 
 
-def _tensor(entry: Any) -> Tensor:
-    _require(isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"})
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    _require(entry.keys() == _ENTRY)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     _require(isinstance(dtype, str) and dtype in _SIZES)
-    _require(isinstance(shape, list) and len(shape) <= _MAX_AXES)
+    _require(len(shape) <= _MAX_AXES)
     _require(isinstance(offsets, list) and len(offsets) == 2)
     numbers = [*shape, *offsets]
     _require({*map(type, numbers)} == {int} and min(numbers) >= 0 and max(numbers) <= _MAX_BYTES)
