@@ -20,7 +20,7 @@ from contextlib import chdir
 from copy import deepcopy
 from functools import partial
 from hashlib import sha256
-from itertools import count
+from itertools import count, cycle
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 
 import schuss
-from schuss import _files, _safetensors
+from schuss import _digest, _files
 from support.arrays import leaves
 from support.checkpoints import check_load_is_refused, refused, small_training, snapshot
 from support.interruption import Interruption
@@ -847,15 +847,43 @@ def test_where_threads_cannot_be_started_or_have_no_memory_the_caller_hashes(
         return crc32(piece)
 
     if started == "without memory":
-        monkeypatch.setattr(_safetensors, "crc32", crc32_of_the_caller)
+        monkeypatch.setattr(_digest, "crc32", crc32_of_the_caller)
     else:
-        monkeypatch.setattr(_safetensors, "start_new_thread", start)
+        monkeypatch.setattr(_digest, "start_new_thread", start)
         left = started
     schuss.save(tmp_path / "without", values)
     assert (tmp_path / "without").read_bytes() == (tmp_path / "with").read_bytes()
     left = 0 if started == "without memory" else started
     schuss.load(tmp_path / "without", w := np.zeros(3_000_000))
     np.testing.assert_array_equal(w, values)
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="reads are not seen here")
+def test_small_arrays_between_large_ones_share_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, reads, preadv = np.random.default_rng(0), 0, os.preadv
+    shapes = [(), (0, 3), (7,), (3, 5)]
+    layouts: list[Callable[[Any], Any]] = [np.array, np.asfortranarray, np.flip]
+    params = {}
+    for i, dtype in zip(range(3000), cycle(["f4", "f8", "i2", "?", "c8"]), strict=False):
+        values = rng.integers(0, 100, shapes[i % 4] if i % 600 else (40, 1000)).astype(dtype)
+        params[str(i)] = layouts[i % 3](values)
+    schuss.save(tmp_path / "c", params, extra={"small": np.arange(5)})
+
+    def read(*arguments: Any) -> int:
+        nonlocal reads
+        reads += 1
+        return preadv(*arguments)
+
+    monkeypatch.setattr(os, "preadv", read)
+    into = {name: np.zeros_like(array) for name, array in params.items()}
+    extra = schuss.load(tmp_path / "c", into)
+    assert reads < 40
+    for name, array in params.items():
+        np.testing.assert_array_equal(into[name], array)
+    np.testing.assert_array_equal(extra["small"], np.arange(5))
+    assert extra["small"].base is None or extra["small"].base.nbytes == 40
 
 
 PEAK = """

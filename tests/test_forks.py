@@ -313,10 +313,10 @@ FORKS_WHILE_HASHING = """
         if child:  # the child finishes before the parent continues
             status = os.waitpid(child, 0)[1]
             assert status == 0, status
-    def pieces(array, real=_safetensors._pieces):
-        for i, piece in enumerate(real(array)):
+    def blocks(arrays, real=_safetensors._blocks):
+        for i, block in enumerate(real(arrays)):
             if i == 9: fork()
-            yield piece
+            yield block
     def read_at(*arguments, reads=iter(range(99)), real=_safetensors._read_at):
         if next(reads) == 9: fork()
         return real(*arguments)
@@ -346,7 +346,7 @@ FORKED = "save: the process was forked while it saved, expected only the parent 
     ("name", "own", "call", "printed"),
     [
         ("_read_at", "read_at", "schuss.load(path, into)", ""),
-        ("_pieces", "pieces", "schuss.save(path, w)", FORKED),
+        ("_blocks", "blocks", "schuss.save(path, w)", FORKED),
         ("os.fsync", "fsync", "schuss.save(path, w)", FORKED),
     ],
 )

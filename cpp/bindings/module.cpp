@@ -23,6 +23,7 @@ PYBIND11_MODULE(core, module) {
     schuss::bindings::register_arrays(module);
     schuss::bindings::register_batches(module);
     schuss::bindings::register_busy_guard(module);
+    schuss::bindings::register_copy_bytes(module);
     schuss::bindings::register_ewma(module);
     schuss::bindings::register_formula(module);
     schuss::bindings::register_kernels(module);

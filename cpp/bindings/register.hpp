@@ -10,6 +10,7 @@ class Optimizer;
 void register_arrays(pybind11::module_& module);
 void register_batches(pybind11::module_& module);
 void register_busy_guard(pybind11::module_& module);
+void register_copy_bytes(pybind11::module_& module);
 void register_ewma(pybind11::module_& module);
 void register_formula(pybind11::module_& module);
 void register_kernels(pybind11::module_& module);

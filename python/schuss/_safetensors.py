@@ -7,22 +7,19 @@ arrays in memory; this module writes them from where they are.
 import json
 import os
 import re
-from _queue import SimpleQueue  # not queue, whose import is slow
-from _thread import start_new_thread
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from hashlib import sha256
+from contextlib import contextmanager
+from functools import lru_cache
 from io import FileIO
-from itertools import cycle
 from math import prod
 from typing import Any, NamedTuple, NoReturn
-from zlib import crc32
 
 import numpy as np
 
-from schuss import _files
+from schuss import _core, _files
 from schuss._arrays import Array, components
+from schuss._digest import HASHERS, Block, digest_of
 from schuss._interrupts import Deferred
 
 _BITS = {"int": (8, 16, 32, 64), "uint": (8, 16, 32, 64), "float": (16, 32, 64)}
@@ -36,11 +33,9 @@ _COMPLEX = "complex"
 _NAMES |= {"C64": "complex64", "C128": "complex128"}
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()} | {"bfloat16": "BF16"}
 
-# The number of bytes that are copied, hashed, written or read at once. The digest of a file covers
-# the header and the CRC-32 of each piece, so that several threads can hash. With SHA-256 of the
-# pieces, saving took 1.3 to 1.5 times as long as the disk alone.
+# The most bytes that are copied, hashed, written or read at once. The digest of a file covers the
+# CRC-32 of each piece of a tensor.
 _PIECE = 1 << 22
-_HASHERS = 2
 
 _LENGTH = 8  # bytes of the length of the header
 _ALIGNMENT = 64  # of the first tensor
@@ -49,6 +44,7 @@ _LONGEST_NAME = 1 << 16
 _MAX_AXES = 64  # that of NumPy
 _MAX_BYTES = (1 << 63) - 1
 
+_ENTRY = {"dtype", "shape", "data_offsets"}
 _DIGEST = "sha256"
 _NO_DIGEST = "0" * 64
 
@@ -64,7 +60,11 @@ class Tensor(NamedTuple):
 
 def dtype_in_file(array: Array) -> str | None:
     """Return the format's name of the array's dtype, or None if the format does not have it."""
-    dtype = array.dtype
+    return _name_in_file(array.dtype)
+
+
+@lru_cache(64)  # NumPy makes the name of a dtype anew each time
+def _name_in_file(dtype: np.dtype[Any]) -> str | None:
     return _DTYPES.get(dtype.name) if dtype.isnative and not dtype.hasobject else None
 
 
@@ -84,7 +84,7 @@ def write(
     if complex_names:
         metadata = {**metadata, _COMPLEX: json.dumps(complex_names)}
     tensors = {name: components(array) for name, array in tensors.items()}
-    header = _header(tensors, metadata, _NO_DIGEST)
+    header = _header(tensors, metadata)
     if len(header) - _LENGTH > _LONGEST_HEADER:  # no reader would accept it
         raise ValueError(
             f"{call}: the settings, with extra, take {len(header) - _LENGTH} bytes, expected at "
@@ -98,20 +98,21 @@ def write(
         )
     with Deferred() as signals, _files.replacing(call, path) as file:
         file.write(header)
-        digest = _digest(header, _write_pieces(file, tensors.values(), signals))
+        digest = digest_of(header, _written(file, _blocks(tensors.values()), signals))
         file.rewind()
-        file.write(_header(tensors, metadata, digest))
+        file.write(header.replace(_NO_DIGEST.encode(), digest.encode(), 1))
 
 
-def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str], digest: str) -> bytes:
-    entries: dict[str, Any] = {"__metadata__": {**metadata, _DIGEST: digest}}
+def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str]) -> bytes:
+    """Return the header of a file; its first value is a blank digest."""
+    entries: dict[str, Any] = {"__metadata__": {_DIGEST: _NO_DIGEST, **metadata}}
     start = 0
     for name, array in tensors.items():
         end = start + array.nbytes
         entries[name] = {
             "dtype": dtype_in_file(array),
             "shape": array.shape,
-            "data_offsets": [start, end],
+            "data_offsets": (start, end),
         }
         start = end
     text = json.dumps(entries, separators=(",", ":")).encode()
@@ -119,81 +120,51 @@ def _header(tensors: Mapping[str, Array], metadata: Mapping[str, str], digest: s
     return len(text).to_bytes(_LENGTH, "little") + text
 
 
-def _write_pieces(
-    file: _files.NewFile, arrays: Iterable[Array], signals: Deferred
-) -> Iterator[memoryview]:
-    """Write the arrays, and yield each piece that was written."""
+def _written(file: _files.NewFile, blocks: Iterable[Block], signals: Deferred) -> Iterator[Block]:
+    """Write blocks, and yield each one that was written."""
+    for block in blocks:
+        signals.run_handlers()
+        file.write(block.memory)
+        yield block
+
+
+def _is_small(nbytes: int) -> bool:
+    """Return whether a tensor shares a block with its neighbours, as a call for each is slow."""
+    return nbytes < _PIECE // 64
+
+
+def _blocks(arrays: Iterable[Array]) -> Iterator[Block]:
+    """Yield the bytes of arrays in C order; copy those that are small or in another order."""
+    small: list[Array] = []
+    total = 0
     for array in arrays:
-        for piece in _pieces(array):
-            signals.run_handlers()
-            file.write(piece)
-            yield piece
+        if small and (not _is_small(array.nbytes) or total + array.nbytes > _PIECE):
+            yield _joined(small)
+            small, total = [], 0
+        if _is_small(array.nbytes):
+            small.append(array if array.flags.c_contiguous else np.ascontiguousarray(array))
+            total += array.nbytes
+        else:
+            yield from _blocks_of_large(array)
+    if small:
+        yield _joined(small)
 
 
-def _pieces(array: Array) -> Iterator[memoryview]:
-    """Yield the bytes of an array in C order; only an array in another order is copied."""
+def _joined(arrays: list[Any]) -> Block:
+    return Block(memoryview(b"".join(arrays)), [array.nbytes for array in arrays if array.nbytes])
+
+
+def _blocks_of_large(array: Array) -> Iterator[Block]:
     if array.flags.c_contiguous:
         data = array.reshape(-1).view(np.uint8).data
-        yield from (data[start : start + _PIECE] for start in range(0, array.nbytes, _PIECE))
-        return
-    step = _PIECE // array.itemsize
-    for start in range(0, array.size, step):
-        yield array.flat[start : start + step].view(np.uint8).data
-
-
-# Hashing. As for mini-batches, queues and threads are those of C: Ctrl-C breaks the locks that
-# Python implements itself.
-_Lane = tuple[SimpleQueue[memoryview | None], SimpleQueue[int | None]]
-
-
-def _digest(header: bytes, pieces: Iterable[memoryview]) -> str:
-    """Return the digest of a file with this header (without a digest) and these pieces.
-
-    When the next piece is requested, only the last _HASHERS pieces are still in use.
-    """
-    total, process = sha256(header), os.getpid()
-    busy: deque[tuple[memoryview, _Lane | None]] = deque()  # in the order of the pieces
-
-    def finish_first() -> None:
-        piece, lane = busy.popleft()
-        # The threads do not exist in a child that was forked meanwhile.
-        crc = None if lane is None or os.getpid() != process else lane[1].get()
-        total.update((crc32(piece) if crc is None else crc).to_bytes(4, "little"))
-
-    with _hashers() as lanes:
-        for piece, lane in zip(pieces, cycle(lanes or [None])):
-            if len(busy) == _HASHERS:
-                finish_first()
-            if lane is not None:
-                lane[0].put(piece)
-            busy.append((piece, lane))
-        while busy:
-            finish_first()
-    return total.hexdigest()
-
-
-@contextmanager
-def _hashers() -> Iterator[list[_Lane]]:
-    """Start the threads that hash; fewer or none if the system cannot start them."""
-    lanes: list[_Lane] = []
-    try:
-        with suppress(RuntimeError):
-            for _ in range(_HASHERS):
-                lane: _Lane = SimpleQueue(), SimpleQueue()
-                start_new_thread(_hash_pieces, lane)
-                lanes.append(lane)
-        yield lanes
-    finally:
-        for to_hash, _ in lanes:
-            to_hash.put(None)
-
-
-def _hash_pieces(to_hash: SimpleQueue[memoryview | None], hashed: SimpleQueue[int | None]) -> None:
-    while (piece := to_hash.get()) is not None:
-        crc = None  # out of memory: the caller hashes this piece
-        with suppress(MemoryError):
-            crc = crc32(piece)
-        hashed.put(crc)
+        pieces = (data[start : start + _PIECE] for start in range(0, array.nbytes, _PIECE))
+    else:
+        step = _PIECE // array.itemsize
+        pieces = (
+            array.flat[start : start + step].view(np.uint8).data
+            for start in range(0, array.size, step)
+        )
+    yield from (Block(piece, [piece.nbytes]) for piece in pieces)
 
 
 # Reading.
@@ -241,19 +212,24 @@ class File:
         # The bytes of the header are compared: different bytes can be equal as JSON.
         i = self._header.rfind(digest.encode())
         blank = self._header[:i] + _NO_DIGEST.encode() + self._header[i + len(digest) :]
-        if i < 0 or _digest(blank, self._all_pieces(wanted)) != digest:
+        if i < 0 or digest_of(blank, self._all_blocks(wanted)) != digest:
             self.refuse("was altered, expected bytes that match its digest")
 
     def read(self, name: str) -> Array:
         """Return a tensor of a dtype of NumPy as an array of its own."""
-        tensor = self.tensors[name]
-        array: Array = self._bytes[name].view(_NAMES[tensor.dtype]).reshape(tensor.shape)
+        tensor, memory = self.tensors[name], self._bytes[name]
+        if memory.base is not None:  # that of a block
+            memory = memory.copy()
+        array: Array = memory.view(_NAMES[tensor.dtype]).reshape(tensor.shape)
         return array
 
-    def read_into(self, name: str, array: Array) -> None:
-        """Fill an array with a tensor of the same shape and dtype."""
-        target, values = self._as_bits(name, array)
-        target[...] = values
+    def read_into(self, arrays: Mapping[str, Array]) -> None:
+        """Fill arrays with the tensors of these names, which have the same shapes and dtypes."""
+        dense = {name: array for name, array in arrays.items() if array.flags.c_contiguous}
+        _core.copy_bytes(list(dense.values()), [self._bytes[name] for name in dense])
+        for name in arrays.keys() - dense.keys():
+            target, values = self._as_bits(name, arrays[name])
+            target[...] = values
 
     def differs(self, name: str, array: Array) -> bool:
         """Return whether a tensor and an array of the same shape and dtype differ in any bit."""
@@ -268,22 +244,45 @@ class File:
         bits = np.dtype(f"u{array.itemsize}")
         return array.view(bits), self._bytes[name].view(bits).reshape(array.shape)
 
-    def _all_pieces(self, wanted: Callable[[str], bool]) -> Iterator[memoryview]:
+    def _all_blocks(self, wanted: Callable[[str], bool]) -> Iterator[Block]:
+        """Read all tensors, and yield each block that was read."""
         unwanted = (tensor.nbytes for name, tensor in self.tensors.items() if not wanted(name))
-        longest = min(max(unwanted, default=0), _PIECE)
+        longest = _PIECE if any(unwanted) else 0
         # One buffer for each hasher, and one to read into.
-        buffers = deque(memoryview(bytearray(longest)) for _ in range(_HASHERS + 1))
-        for name, tensor in self.tensors.items():
-            keep = wanted(name)
-            if keep:
-                memory = self._bytes[name] = np.empty(tensor.nbytes, np.uint8)
-            for start in range(0, tensor.nbytes, _PIECE):
+        buffers = deque(np.empty(longest, np.uint8) for _ in range(HASHERS + 1))
+        start = len(self._header)
+        for names, keep in self._neighbours(wanted):
+            sizes = [self.tensors[name].nbytes for name in names]
+            total, end = sum(sizes), 0
+            memory = np.empty(total, np.uint8) if keep else None
+            if memory is not None:
+                for name, size in zip(names, sizes, strict=True):
+                    self._bytes[name] = memory if len(names) == 1 else memory[end : end + size]
+                    end += size
+            for first in range(0, total, _PIECE):
                 self._signals.run_handlers()
-                end = min(start + _PIECE, tensor.nbytes)
-                piece = memory[start:end].data if keep else buffers[0][: end - start]
+                count = min(_PIECE, total - first)
+                piece = buffers[0][:count] if memory is None else memory[first : first + count]
                 buffers.rotate()
-                self._fill(len(self._header) + tensor.start + start, piece)
-                yield piece
+                self._fill(start + first, piece.data)
+                yield Block(piece.data, [count] if len(names) == 1 else [*filter(None, sizes)])
+            start += total
+
+    def _neighbours(self, wanted: Callable[[str], bool]) -> Iterator[tuple[list[str], bool]]:
+        """Yield the names of the tensors: small ones that follow each other together."""
+        names: list[str] = []
+        total, kept = 0, False
+        for name, tensor in self.tensors.items():
+            keep, is_small = wanted(name), _is_small(tensor.nbytes)
+            if names and not (is_small and keep == kept and total + tensor.nbytes <= _PIECE):
+                yield names, kept
+                names, total = [], 0
+            names.append(name)
+            total, kept = total + tensor.nbytes, keep
+            if not is_small:
+                total = _PIECE  # nothing joins it
+        if names:
+            yield names, kept
 
     def _bytes_at(self, start: int, count: int) -> bytes:
         data = bytearray(count)
@@ -308,10 +307,11 @@ def _read_at(file: FileIO, start: int, memory: memoryview) -> int:
 def _parse(text: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return the metadata and the tensors of a header in file order, or raise ValueError."""
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any] | Tensor:
         values = dict(pairs)
         _require(len(values) == len(pairs))
-        return values
+        # Converted at once: many live containers make the garbage collector slow.
+        return _tensor(values) if isinstance(values.get("shape"), list) else values
 
     def size(digits: str) -> int:
         _require(len(digits) <= len(str(_MAX_BYTES)))  # the conversion of long ones is slow
@@ -332,10 +332,8 @@ def _parse(text: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
     _require(isinstance(metadata, dict))
     _require(all(isinstance(value, str) for value in metadata.values()))
     _require(max(map(len, entries), default=0) <= _LONGEST_NAME)
-    tensors = sorted(
-        ((name, _tensor(entry)) for name, entry in entries.items()),
-        key=lambda item: (item[1].start, item[1].nbytes),
-    )
+    _require({*map(type, entries.values())} <= {Tensor})
+    tensors = sorted(entries.items(), key=lambda item: (item[1].start, item[1].nbytes))
     end = 0
     for _, tensor in tensors:
         _require(tensor.start == end)
@@ -365,11 +363,11 @@ def _require(condition: bool) -> None:
         raise ValueError
 
 
-def _tensor(entry: Any) -> Tensor:
-    _require(isinstance(entry, dict) and entry.keys() == {"dtype", "shape", "data_offsets"})
+def _tensor(entry: dict[str, Any]) -> Tensor:
+    _require(entry.keys() == _ENTRY)
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     _require(isinstance(dtype, str) and dtype in _SIZES)
-    _require(isinstance(shape, list) and len(shape) <= _MAX_AXES)
+    _require(len(shape) <= _MAX_AXES)
     _require(isinstance(offsets, list) and len(offsets) == 2)
     numbers = [*shape, *offsets]
     _require({*map(type, numbers)} == {int} and min(numbers) >= 0 and max(numbers) <= _MAX_BYTES)

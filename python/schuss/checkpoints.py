@@ -469,8 +469,7 @@ class Checkpoint:
         return arrays
 
     def _fill(self, arrays: dict[str, Array]) -> None:
-        for name, array in arrays.items():
-            self._file.read_into(name, array)
+        self._file.read_into(arrays)
 
 
 def _section(name: str) -> str:
