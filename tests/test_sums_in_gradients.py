@@ -249,6 +249,31 @@ def test_an_added_group_leaves_the_sums_where_they_are() -> None:
     assert [array[0] for array in arrays] == [-3, 0, -1]
 
 
+@pytest.mark.parametrize("after", ["accumulate", "step", "add_group", "state_dict", "copy"])
+@pytest.mark.parametrize("grown", [False, True])
+@pytest.mark.parametrize("change", ["memory", "shape", "read-only"])
+def test_a_sum_that_was_changed_is_refused_everywhere(change: str, grown: bool, after: str) -> None:
+    optimizer, total = schuss.SGD([{"params": np.zeros(N)}], lr=1.0), np.ones(N)
+    optimizer.accumulate([total], overwrite_grads=True)
+    if grown:
+        optimizer.add_group({"params": np.zeros(2)})
+    if change == "memory":
+        total.__setstate__(np.zeros(N).__reduce__()[2])
+    elif change == "shape":
+        total.shape = (N, 1)
+    else:
+        total.setflags(write=False)
+    calls: dict[str, Callable[[], object]] = {
+        "accumulate": lambda: optimizer.accumulate([np.ones(N), *[None] * grown]),
+        "step": optimizer.step,
+        "add_group": lambda: optimizer.add_group({"params": np.zeros(1)}),
+        "state_dict": optimizer.state_dict,
+        "copy": lambda: copy.copy(optimizer),
+    }
+    with pytest.raises(ValueError, match=r"accumulated\[0\].*drop the sums by zero_grad"):
+        calls[after]()
+
+
 # Refusals.
 
 
@@ -290,7 +315,7 @@ def test_what_cannot_become_a_sum_is_refused(case: Case) -> None:
     assert (optimizer.accumulated, first.tolist()) == (0, [1] * 3)
 
 
-def test_a_flag_that_is_none_is_refused() -> None:
+def test_a_number_is_not_a_flag() -> None:
     with pytest.raises(TypeError, match=r"^SGD\.accumulate: overwrite_grads is 1, expected True"):
         sgd().accumulate(ones(a=1, b=1), overwrite_grads=1)
 
@@ -301,7 +326,7 @@ def test_gradients_in_the_memory_of_a_sum_are_refused(overwrite_grads: bool) -> 
     optimizer.accumulate(first, overwrite_grads=True)
     message = (
         r"^SGD\.accumulate: grads\['a'\] shares memory with accumulated\['a'\] \(the first "
-        r"gradient itself; overwrite_grads=False copies it\), expected separate memory$"
+        r"gradient itself; overwrite_grads=False would have copied it\), expected separate memory$"
     )
     for grad in (first["a"], first["a"][::-1]):
         with pytest.raises(ValueError, match=message):

@@ -138,7 +138,7 @@ WriteSet Sums::written_by(const Parameters& arrays, const Parameters& parameters
         if (!is_given(sum) && sum.array().object().is(parameters_[i].array().object())) continue;
         std::string name = sum.name();
         if (is_given(sum)) {
-            name += " (the first gradient itself, given with overwrite_grads=True)";
+            name += " (the first gradient itself; overwrite_grads=False would have copied it)";
         }
         if (std::binary_search(given.begin(), given.end(), i)) {
             names.emplace_back(written.size(), std::exchange(name, of_steps_.name(i)));
