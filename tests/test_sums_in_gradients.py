@@ -253,7 +253,8 @@ def test_an_added_group_leaves_the_sums_where_they_are() -> None:
 @pytest.mark.parametrize("grown", [False, True])
 @pytest.mark.parametrize("change", ["memory", "shape", "read-only"])
 def test_a_sum_that_was_changed_is_refused_everywhere(change: str, grown: bool, after: str) -> None:
-    optimizer, total = schuss.SGD([{"params": np.zeros(N)}], lr=1.0), np.ones(N)
+    optimizer = schuss.SGD([{"params": np.zeros(N)}], lr=1.0)
+    total: Any = np.ones(N)
     optimizer.accumulate([total], overwrite_grads=True)
     if grown:
         optimizer.add_group({"params": np.zeros(2)})
