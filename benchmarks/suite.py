@@ -69,7 +69,7 @@ MANY: Mapping[str, Callable[[], Sequence[Shape]]] = {
     "GPT-2 small": gpt2_small,
 }
 MOST_COMPILED = 160
-"""torch.compile takes up to a minute for as many arrays, and several for 1,000."""
+"""torch.compile takes up to a minute for 160 arrays, and several minutes for 1,000."""
 
 
 def posed(rule: Rule, dtype: DType, shapes: Sequence[Shape]) -> Problem:

@@ -17,7 +17,7 @@ namespace py = pybind11;
 /// threads use the object meanwhile.
 using ObjectLock = py::scoped_critical_section;
 
-/// Item i of a list or tuple; null if there are not so many.
+/// Item i of a list or tuple; null if it has fewer items.
 inline py::object item_at(py::handle sequence, std::size_t i) {
     const ObjectLock lock(sequence);
     if (i >= static_cast<std::size_t>(PySequence_Fast_GET_SIZE(sequence.ptr()))) return {};

@@ -152,7 +152,7 @@ class Averages {
     Recurrence<T> next_;
     double beta_;
     Sharing sharing_;
-    std::size_t corrected_ = 0;  // so many first averages are divided by the sum of their weights
+    std::size_t corrected_ = 0;        // first averages, divided by the sum of their weights
     std::vector<Weights<T>> weights_;  // for each thread
 };
 

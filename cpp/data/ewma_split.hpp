@@ -72,7 +72,8 @@ class Split {
   private:
     std::size_t max_tasks() const { return sharing_.threads > 1 ? 4 * sharing_.threads : 1; }
 
-    /// The number of tasks for so many steps, each of `lanes_` pieces; 0 if they are too few.
+    /// The number of tasks for this number of steps, each of `lanes_` pieces; 0 if they are too
+    /// few.
     std::size_t tasks(std::size_t steps) const {
         const std::size_t threads = sharing_.threads, count = steps / (lanes_ * 2 * shortest_);
         if (count < threads) return std::min(steps / (lanes_ * shortest_), threads);

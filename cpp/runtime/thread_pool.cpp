@@ -196,9 +196,9 @@ class ThreadPool {
             const bool sleeps = worker.asleep.load(std::memory_order_seq_cst) &&
                                 worker.asleep.exchange(false, std::memory_order_seq_cst);
             if (!sleeps) continue;
-            {
-                const std::lock_guard lock(worker.mutex);
-            }  // until it waits
+            // Its lock is free once it waits.
+            worker.mutex.lock();
+            worker.mutex.unlock();
             worker.called.notify_one();
         }
     }

@@ -63,7 +63,7 @@ def dtype_in_file(array: Array) -> str | None:
     return _name_in_file(array.dtype)
 
 
-@lru_cache(64)  # NumPy makes the name of a dtype anew each time
+@lru_cache(64)  # NumPy computes the name of a dtype at each access
 def _name_in_file(dtype: np.dtype[Any]) -> str | None:
     return _DTYPES.get(dtype.name) if dtype.isnative and not dtype.hasobject else None
 
