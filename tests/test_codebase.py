@@ -190,7 +190,11 @@ def test_the_documentations_code_for_other_libraries_runs(
 ) -> None:
     for library in re.findall(r"^(?:import|from) (\w+)", block, re.MULTILINE):
         pytest.importorskip(library)
-    exec(compile(block, "documentation", "exec"), {})
+    try:
+        exec(compile(block, "documentation", "exec"), {})
+    finally:
+        if "patch_sklearn" in block:
+            schuss.sklearn.unpatch_sklearn()  # the tests that follow need its own steps
     assert capsys.readouterr().out.strip() in ("", promised(block))
 
 
