@@ -499,8 +499,9 @@ constexpr Format formats[] = {
 };
 
 #include "sweep/master-inl.hpp"
-#include "sweep/pieces-inl.hpp"
 #include "sweep/square-inl.hpp"
+
+#include "sweep/pieces-inl.hpp"
 
 // The macro of a feature expands to 1 if the compiler may use it, and to itself if not.
 constexpr std::uint64_t compiled_features = 0
