@@ -16,7 +16,7 @@ from schuss.reference._step import step
 from schuss.reference._storage import (
     encoded_like,
     is_blocks,
-    new_missing_bits,
+    new_master,
     new_state,
     param_values,
     shown_state,
@@ -67,7 +67,7 @@ class Optimizer:
         "bfloat16": keep the state in this dtype, with random rounding. "8bit": in the 8-bit code of
         `encode`, for parameters of at least 4,096 elements.
     master : {"float32", "float24"}, optional
-        Keep the bits that parameters in bfloat16 miss.
+        Keep the bits that parameters in bfloat16 lack of a value in float32 or 24 bits.
     round_params : {"nearest", "random"}
         How parameters in bfloat16 without a master are rounded.
     complex : {"components", "modulus"}
@@ -110,7 +110,7 @@ class Optimizer:
         "_has_sum",
         "_kind",
         "_leaves",
-        "_missing",
+        "_masters",
         "_rested",
         "_states",
         "_sums",
@@ -157,7 +157,7 @@ class Optimizer:
         self.complex, self.round_params = complex, round_params
         self._states: dict[str, list[Array]] = {}
         self._averages: ParameterAverages | None = None
-        self._missing = self._missing_bits(master)
+        self._masters = self._new_masters(master)
         self._copies: list[Array] | None = None
         if copies is not None:
             self._copies = [np.zeros(param.shape, _dtype(copies)) for param in self._leaves]
@@ -185,7 +185,7 @@ class Optimizer:
     @property
     def master(self) -> Any:
         """The values of the parameters in float32, in their structure; None without a master."""
-        if self._missing is None:
+        if self._masters is None:
             return None
         return unflatten(self.params, [values.copy() for values in self._values()])
 
@@ -311,7 +311,7 @@ class Optimizer:
             averages=None if averages is None else averages.arrays,
             beta=beta,
             copies=self._copies,
-            missing=self._missing,
+            masters=self._masters,
             round_params=self.round_params,
             **{name: settings[name] for name in _STEP_OPTIONS},
         )
@@ -376,14 +376,13 @@ class Optimizer:
 
     def _values(self) -> list[Array]:
         """Return the values of the parameters, in the dtype of the computation."""
-        missing = self._missing or [None] * len(self._leaves)
-        return list(map(param_values, self._leaves, missing))
+        masters = self._masters or [None] * len(self._leaves)
+        return list(map(param_values, self._leaves, masters))
 
-    def _missing_bits(self, master: str | None) -> list[Array | None] | None:
-        """Return the bits that the parameters miss; None for those that miss none."""
+    def _new_masters(self, master: str | None) -> list[Array | None] | None:
         if master is None:
             return None
-        return [new_missing_bits(param, master) for param in self._leaves]
+        return [new_master(param, master) for param in self._leaves]
 
     def _new_state(
         self, name: str, settings: dict[str, Any], groups: list[dict[str, Any]]

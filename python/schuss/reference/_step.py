@@ -27,7 +27,7 @@ def step(
     averages: Sequence[Array] | None = None,
     beta: float = 0.0,
     copies: Sequence[Array] | None = None,
-    missing: Sequence[Array | None] | None = None,
+    masters: Sequence[Array | None] | None = None,
     round_params: str = "nearest",
     seed: int = 0,
 ) -> tuple[float, bool, bool]:
@@ -52,11 +52,11 @@ def step(
         The options of the same names of `schuss.optimizers.Options`.
     averages, copies : sequence of arrays, optional
         Averages and low-precision copies of the parameters, in the parameters' shapes.
-    missing : sequence of arrays or None, optional
-        For each parameter in bfloat16 the bits that it misses, in its shape: int16 for those of
-        float32, or int8 for the first 8 of them. They make it the rounding of a float32 value.
+    masters : sequence of arrays or None, optional
+        For each parameter in bfloat16 the bits that it lacks of a float32 value, in its shape: all
+        in int16, or the first 8 in int8.
     round_params : {"nearest", "random"}
-        How parameters in bfloat16 without these bits are rounded.
+        How parameters in bfloat16 without a master are rounded.
     beta : float
         The weight of the past in the averages: 0 in the first step, unless they begin with zeros.
 
@@ -99,7 +99,7 @@ def step(
     factor = wide(1.0) if clip_norm is None else wide_clip_factor(norm, clip_norm)
     first = 0  # the index of the parameter's first element among those of all parameters
     for i, (rule, p, grad) in enumerate(zip(rules, params, grads, strict=True)):
-        low = None if missing is None else missing[i]
+        low = None if masters is None else masters[i]
         if not skipped and grad is not None:
             rounding = Rounding(p, seed, step, first)
             param = param_values(p, low)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from schuss._arrays import Array, components, computed_dtype
-from schuss.reference._masters import MISSING, join, split
+from schuss.reference._masters import MASTERS, join, split
 from schuss.reference._norm import in_memory_order
 from schuss.reference._numbers import widen
 from schuss.reference._random import random_stream, rounded_at_random
@@ -41,7 +41,7 @@ class Rounding:
         in_memory_order(param, param)[...] = rounded_at_random(ordered, self._stream, self._first)
 
     def store_master(self, low: Array, values: Array) -> None:
-        """Write the values to the parameter and to the bits that it misses."""
+        """Write the values to the parameter and to its master."""
         arrays = [in_memory_order(array, self._param) for array in (self._param, low, values)]
         arrays[0][...], arrays[1][...] = split(arrays[2], low.dtype, self._stream, self._first)
 
@@ -68,9 +68,9 @@ def new_state(
     return encoded_like(np.empty(0, block_dtype(nonnegative)), state, param)
 
 
-def new_missing_bits(param: Array, master: str) -> Array | None:
-    """Return zeros for the bits that a parameter misses; None if it misses none."""
-    return np.zeros(param.shape, MISSING[master]) if param.dtype.name == "bfloat16" else None
+def new_master(param: Array, master: str) -> Array | None:
+    """Return the master of a parameter at first; None if the parameter lacks no bits."""
+    return np.zeros(param.shape, MASTERS[master]) if param.dtype.name == "bfloat16" else None
 
 
 def shown_state(state: Array, param: Array) -> Array:
@@ -105,6 +105,6 @@ def state_values(state: Array, param: Array) -> Array:
 def param_values(param: Array, low: Array | None) -> Array:
     """Return the values of a parameter in the dtype of the computation; itself if that is its own.
 
-    low: the bits that the parameter misses, if there is a master.
+    low: its master, if there is one.
     """
     return widen(param) if low is None else join(param, low)
