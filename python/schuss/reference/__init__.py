@@ -24,12 +24,15 @@ from schuss.reference._norm import clip_factor, grad_norm, update_norms
 from schuss.reference._optimizer import Optimizer
 from schuss.reference._random import random_stream, rounded_at_random
 from schuss.reference._rules import *  # noqa: F403  # every rule
+from schuss.reference._square_code import decode, encode
 from schuss.reference._step import step
 
 __all__ = [
     "Optimizer",
     "average",
     "clip_factor",
+    "decode",
+    "encode",
     "ewma",
     "grad_norm",
     "random_stream",

@@ -79,18 +79,24 @@ def rounded_at_random(values: npt.NDArray[np.float32], stream: int, first: int =
     """
     import ml_dtypes
 
-    indices = np.arange(first, first + values.size, dtype=np.uint64).reshape(values.shape)
+    random = random_bits(values.size, stream, first).reshape(values.shape) >> 16
+    bits = np.ascontiguousarray(values).view(np.uint32).reshape(values.shape)
+    rounded = np.where(np.isnan(values), bits | 0x400000, bits + random) >> 16
+    return rounded.astype(np.uint16).view(ml_dtypes.bfloat16)
+
+
+def random_bits(count: int, stream: int, first: int = 0) -> npt.NDArray[np.uint32]:
+    """Return 32 random bits for each index from `first` on."""
+    indices = np.arange(first, first + count, dtype=np.uint64)
     low = indices.astype(np.uint32)
-    random: Array = np.zeros(values.shape, np.uint32)
+    random: npt.NDArray[np.uint32] = np.zeros(count, np.uint32)
     with np.errstate(over="ignore"):  # arithmetic modulo 2**32
         for high in np.unique(indices >> 32):
             key = _mix(stream ^ int(high))
             x: Array = low * np.uint32(0x7FEB352D) + np.uint32(key & 0xFFFFFFFF)
             x = (x ^ (x >> 13) ^ np.uint32(key >> 32)) * np.uint32(0xD35A2D97)
-            random = np.where(indices >> 32 == high, x >> 16, random)
-    bits = np.ascontiguousarray(values).view(np.uint32).reshape(values.shape)
-    rounded = np.where(np.isnan(values), bits | 0x400000, bits + random) >> 16
-    return rounded.astype(np.uint16).view(ml_dtypes.bfloat16)
+            random = np.where(indices >> 32 == high, x, random)
+    return random
 
 
 def _mix(x: int) -> int:
