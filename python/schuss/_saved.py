@@ -123,6 +123,17 @@ def own_hyperparameters(optimizer: Configurable) -> tuple[dict[str, Any], list[O
     return internals.settings, internals.groups
 
 
+def low_precision_of(optimizer: Configurable) -> dict[str, str]:
+    """Return the options of 8-bit state, masters and random rounding that an optimizer uses."""
+    internals = internals_of(optimizer)
+    formats = {"state_dtype": internals.format.dtype, **vars(internals.rounding)}
+    return {
+        name: value
+        for name, value in formats.items()
+        if isinstance(value, str) and value != "nearest"
+    }
+
+
 def busy(optimizer: Configurable, call: str) -> AbstractContextManager[None]:
     """Return a context in which calls that change the optimizer are refused."""
     return internals_of(optimizer).busy(call)
