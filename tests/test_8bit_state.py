@@ -41,7 +41,7 @@ some_optimizers = pytest.mark.parametrize(("name", "options"), SOME)
 
 
 @every_variant
-@pytest.mark.parametrize(("of_param", "of_grad"), product(FORMATS, FORMATS))
+@pytest.mark.parametrize(("of_param", "of_grad"), [*product(FORMATS, FORMATS)])
 @pytest.mark.usefixtures("memory")
 def test_every_combination_of_formats_has_the_references_bits(
     name: str, options: Mapping[str, Any], of_param: str, of_grad: str
