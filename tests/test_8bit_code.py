@@ -228,27 +228,35 @@ def test_codes_do_not_depend_on_how_the_elements_are_cut(nonnegative: bool) -> N
         assert np.array_equal(np.concatenate(parts), whole)
 
 
-def rounded_up(count: int, stream: int, *, nonnegative: bool = False) -> Array:
+def rounded_up(stream: int, *, nonnegative: bool = False, is_second: bool = False) -> Array:
     """Return 1 for elements that were rounded up, and -1 for the others, each with chance 1/2."""
-    code = 40
+    code, count = 40, 1 << 17
     half = (code**2 + code + 0.5) / LARGEST[nonnegative] ** 2
-    blocks = encode(blocks_of_one_value(half, count // BLOCK), nonnegative, stream)
-    ups = np.where(blocks["codes"] > code, 1.0, -1.0)
-    ups[:, 0] = np.random.default_rng(stream % 99).choice([-1.0, 1.0], len(ups))  # the largest
+    values = blocks_of_one_value(half, count // BLOCK)
+    codes = encode(values, nonnegative, stream, is_second=is_second)["codes"]
+    ups = np.where(codes > code, 1.0, -1.0)
+    ups[:, 0] = np.random.default_rng(stream).choice([-1.0, 1.0], len(ups))  # the largest ones
     return ups.ravel()
 
 
-def test_random_bits_near_each_other_are_not_correlated() -> None:
-    count = 1 << 17
-    draws = np.stack([rounded_up(count, random_stream(0, t, 0)) for t in range(1, 9)])
+@pytest.mark.parametrize("is_second", [False, True])
+def test_random_bits_near_each_other_are_not_correlated(is_second: bool) -> None:
+    first = [rounded_up(random_stream(0, t, 0), is_second=is_second) for t in range(1, 9)]
+    draws = np.stack(first)
+    count = draws.shape[1]
     for lag in (*range(1, 70), BLOCK, 2 * BLOCK, 1024, 4096):
         correlation = (draws[:, :-lag] * draws[:, lag:]).mean(axis=1)
         assert abs(correlation).max() < 6 / np.sqrt(count - lag), lag
-    others = [
-        rounded_up(count, random_stream(0, 1, 1)),
-        rounded_up(count, random_stream(0, 1, 2), nonnegative=True),
-        rounded_up(count, random_stream(1, 1, 0)),
-    ]
-    both = np.stack([*draws, *others])
-    between = both @ both.T / count - np.eye(len(both))
-    assert abs(between).max() < 6 / np.sqrt(count)
+
+
+def test_random_bits_of_other_steps_states_and_seeds_are_not_correlated() -> None:
+    draws = np.stack(
+        [
+            *(rounded_up(random_stream(0, t, 0)) for t in range(1, 9)),
+            *(rounded_up(random_stream(0, t, 0), is_second=True) for t in (1, 2)),
+            rounded_up(random_stream(0, 1, 2), nonnegative=True),
+            rounded_up(random_stream(1, 1, 0)),
+        ]
+    )
+    between = draws @ draws.T / draws.shape[1] - np.eye(len(draws))
+    assert abs(between).max() < 6 / np.sqrt(draws.shape[1])
