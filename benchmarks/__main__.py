@@ -44,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
         help="elements an array; for layout, rows and columns; for batches, examples; "
         "for train, epochs; for sklearn, the width of two layers",
     )
+    add(
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="only cases whose labels, with commas between them, contain this, such as 8bit; "
+        "for step, rules, layout, whole and dtypes",
+    )
     add("--quick", action="store_true", help="--sizes 64 --rounds 3, unless given")
     return parser
 
@@ -59,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = Settings(
         sizes=options.sizes or ([64] if options.quick else []),
         rounds=Rounds(least=count, most=count) if count else Rounds(),
+        only=options.only,
     )
     machine = environment()
     console = Console()
@@ -70,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         results[name] = BENCHMARKS[name](settings)
         if not results[name]:
-            print(f"\n{name}: no contender is installed")
+            print(f"\n{name}: no contender is installed, or no case has {options.only!r}")
             continue
         title = f"{name}: {BENCHMARKS[name].__doc__}"
         if options.markdown:

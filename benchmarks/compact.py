@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness import LIMITS, PLAIN, Record
+from benchmarks.harness import LIMITS, PLAINS, Record
 from benchmarks.report import case_value, markdown_lines, markdown_rows, three_digits
 from benchmarks.sklearn import UNPATCHED
 
@@ -68,7 +68,7 @@ def _name(record: Record) -> str:
 
 
 def _in_rows(records: Sequence[Record]) -> str:
-    return markdown_lines([r for r in records if r["contender"] not in (*LIMITS, PLAIN)])
+    return markdown_lines([r for r in records if r["contender"] not in (*LIMITS, *PLAINS)])
 
 
 def _pivot(corner: str, cells: Iterable[tuple[str, str, str]]) -> str:
