@@ -102,16 +102,15 @@ class _Bucket:
         self.members.append(self.groups.index(group))
         self.states.append(state)
 
-    def prepare(
-        self, options: _core.StepOptions, *, keeps_average: bool, is_only_one: bool
-    ) -> None:
+    def prepare(self, options: _core.StepOptions, extras: Extras, *, is_only_one: bool) -> None:
         """Prepare for steps, after all parameters were added."""
         self.is_only_one = is_only_one
         arrays = self._arrays("parameter", self.params)
         # The keys are the indices that messages name.
         parameters = arrays if is_only_one else dict(zip(self.indices, arrays, strict=True))
-        self.core = _core.Optimizer(self.call, parameters)
-        self.options = options
+        at_random = extras.formats.round_params == "random"
+        self.core = _core.Optimizer(self.call, parameters, round_at_random=at_random)
+        self.options, keeps_average = options, extras.average is not None
         has_bits = any(BITS in state for state in self.states)
         keys = [*self.keys.values(), *[AVERAGE] * keeps_average, *[BITS] * has_bits]
         self.tensors = {key: [state.get(key) for state in self.states] for key in keys}
@@ -290,7 +289,7 @@ class StepPlan:
             clip_norm=None if self.clips else extras.clip_norm, average=extras.average
         )
         for bucket in self.buckets:
-            bucket.prepare(options, keeps_average=keeps_average, is_only_one=is_only_one)
+            bucket.prepare(options, extras, is_only_one=is_only_one)
 
     def _add_states(self, own: dict[str, Any], param: Any, group_formula: _GroupFormula) -> None:
         """Add the states that a parameter lacks, and convert those of another format."""
