@@ -641,7 +641,8 @@ def test_the_declared_arguments_are_those_of_type_checkers_and_of_inspect() -> N
     assert list(inspect.signature(Tagged).parameters) == ["params", "tag"]
     parameters = inspect.signature(schuss.AdamW).parameters
     assert list(parameters)[:3] == ["params", "lr", "beta1"]
-    assert list(parameters)[-4:] == ["state_dtype", "complex", "copies", "groups"]
+    fixed = ["state_dtype", "master", "round_params", "complex", "copies", "groups"]
+    assert list(parameters)[-6:] == fixed
     defaults = [parameters[name].default for name in ("lr", "beta2", "weight_decay", "nonfinite")]
     assert defaults == [0.001, 0.999, 0.01, "propagate"]
 

@@ -1,7 +1,7 @@
 """An optimizer with one more group of parameters."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -11,6 +11,8 @@ from schuss._extended import extended
 from schuss._groups import Overrides
 from schuss._internals import Internals
 from schuss._state import new_sums
+
+_A = TypeVar("_A", Array, Array | None)
 
 
 def with_group(
@@ -40,17 +42,18 @@ def with_group(
             [*internals.groups, own],
             [*internals.group_of, *[count] * (len(names) - old)],
         ),
-        state_dtype=internals.format.dtype,
-        complex=internals.format.complex,
         copies=copies,
         groups_given=extended(internals.groups_given, count, group),
+        **internals.formats,
     )
 
-    def joined(kept: list[Array], new: list[Array]) -> list[Array]:
-        return [*kept, *new[old:]]
+    def joined(kept: list[_A], new: list[_A]) -> list[_A]:
+        return kept + new[old:]
 
     arrays = grown.arrays
     grown.states = {name: joined(internals.states[name], new) for name, new in grown.states.items()}
+    if internals.masters is not None and grown.masters is not None:
+        grown.masters = joined(internals.masters, grown.masters)
     if internals.averages is not None and grown.averages is not None:
         grown.averages = joined(internals.averages, grown.averages)
         if internals.settings["average_bias_correction"]:

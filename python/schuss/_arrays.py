@@ -151,9 +151,39 @@ def zeros_like_strided(param: Array, slot: int = 1, dtype: npt.DTypeLike | None 
     else:
         shape, dtype, strides, size = like.shape, like.dtype, like.strides, like.nbytes
         del like  # before the next allocation
-        space = np.zeros(size + _PAGE, np.uint8)
-        start = byte_bounds(param)[0] // _LINE * _LINE + _STAGGER * slot
-        zeros = np.ndarray(shape, dtype, space[(start - space.ctypes.data) % _PAGE :], 0, strides)
+        zeros = np.ndarray(shape, dtype, zero_bytes(param, slot, size), 0, strides)
     backwards: Any = (*(slice(None, None, -1 if s < 0 else 1) for s in param.strides), ...)
     along: Array = zeros[backwards]
     return along
+
+
+def zero_bytes(param: Array, slot: int, size: int) -> npt.NDArray[np.uint8]:
+    """Return memory for a large array of a parameter, at the offset in a page of its slot."""
+    space = np.zeros(size + _PAGE, np.uint8)
+    start = byte_bounds(param)[0] // _LINE * _LINE + _STAGGER * slot
+    first = (start - space.ctypes.data) % _PAGE
+    return space[first : first + size]
+
+
+Order: TypeAlias = list[int]
+"""The axes of an array from the slowest to the fastest; ``~axis`` for one that runs backwards."""
+
+
+def memory_order(array: Array) -> Order:
+    """Return the order in which the elements of an array lie in memory."""
+    strides = [
+        stride if size > 1 else 0 for size, stride in zip(array.shape, array.strides, strict=True)
+    ]
+    axes = sorted(range(array.ndim), key=lambda axis: -abs(strides[axis]))
+    return [~axis if strides[axis] < 0 else axis for axis in axes]
+
+
+def in_order(array: Array, order: Order) -> Array:
+    """Return a view of an array whose C order is that order."""
+    backwards = {~axis for axis in order if axis < 0}
+    directions: Any = (
+        *(slice(None, None, -1 if axis in backwards else 1) for axis in range(array.ndim)),
+        ...,
+    )
+    along: Array = array[directions]
+    return along.transpose([~axis if axis < 0 else axis for axis in order])

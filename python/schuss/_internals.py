@@ -14,7 +14,8 @@ from schuss._arrays import Array, ArrayTree, GradTree
 from schuss._groups import Groups, Overrides, members_of
 from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate, flag
 from schuss._interrupts import defer_signals
-from schuss._rules import formula, initial_values, second_moments, spec_of, states
+from schuss._masters import rounding
+from schuss._rules import formula, initial_values, second_moments, spec_of, states_of_groups
 from schuss._settings import (
     FROZEN,
     Configurable,
@@ -25,9 +26,9 @@ from schuss._settings import (
 )
 from schuss._state import (
     States,
+    averages_for,
     copies_for,
     is_dtype,
-    new_averages,
     new_sums,
     state_format,
     with_names,
@@ -46,6 +47,8 @@ class Internals:
         grouping: Callable[[list[str]], Groups],
         state_dtype: Any,
         complex: str,
+        master: Any,
+        round_params: Any,
         copies: Any,
         groups_given: Any = None,
     ) -> None:
@@ -72,7 +75,10 @@ class Internals:
             raise ValueError(
                 f"{call}: complex is 'modulus', expected 'components': {call} has no second moment"
             )
+        dtypes = [array.dtype.name for array in self.arrays]
+        self.rounding = rounding(call, master, round_params, dtypes, copies)
         self.copies = copies_for(call, copies, self.core)
+        self.masters = self.rounding.new_masters(self.arrays)
         self.reconfigure(self.settings, groups, {}, first=True)
         self.write_copies()
 
@@ -80,6 +86,16 @@ class Internals:
     def call(self) -> str:
         """The name of the class, with which messages begin."""
         return self.kind.__name__
+
+    @property
+    def formats(self) -> dict[str, Any]:
+        """The arguments for the number formats with which the optimizer was made."""
+        return {
+            "state_dtype": self.format.dtype,
+            "complex": self.format.complex,
+            "master": self.rounding.master,
+            "round_params": self.rounding.round_params,
+        }
 
     @property
     def arrays(self) -> list[Array]:
@@ -319,27 +335,13 @@ class Internals:
         self, call: str, settings: Mapping[str, Any], groups: list[Overrides]
     ) -> tuple[States, list[Array] | None]:
         """Return the states and averages for settings: existing arrays, or new ones."""
-        first, *rest = (states(self.kind, {**settings, **own}) for own in groups)
-        for group, names in enumerate(rest, start=1):
-            if names != first:
-                raise ValueError(
-                    f"{call}: param_groups[{group}] keeps {', '.join(names)} as state, expected "
-                    f"{', '.join(first)} as in param_groups[0]"
-                )
+        names = states_of_groups(self.kind, call, settings, groups)
         initial = [initial_values(self.kind, {**settings, **own}) for own in groups]
         of_params = [initial[group] for group in self.group_of]
         moments = second_moments(self.kind, {**settings, **groups[0]})
-        new_states = with_names(self.states, first, moments, self.format, self.arrays, of_params)
-        return new_states, self._averages_for(settings)
-
-    def _averages_for(self, settings: Mapping[str, Any]) -> list[Array] | None:
-        if settings["average"] is None:
-            return None
-        from_zero = settings["average_bias_correction"]
-        unchanged = from_zero == self.settings["average_bias_correction"]
-        if self.averages is not None and unchanged:
-            return self.averages
-        return new_averages(self.arrays, from_zero=from_zero)
+        new_states = with_names(self.states, names, moments, self.format, self.arrays, of_params)
+        averages = averages_for(self.averages, self.arrays, settings, before=self.settings)
+        return new_states, averages
 
 
 def internals_of(optimizer: Configurable) -> Internals:

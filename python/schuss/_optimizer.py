@@ -3,18 +3,22 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import partial
+from itertools import chain
 from typing import Any, Self
 
 import numpy as np
 
-from schuss import _saved
+from schuss import _saved, _state_dict
 from schuss._arrays import GradTree
+from schuss._blocks import values_of
 from schuss._copies import register
 from schuss._groups import Params, assign_groups, split_groups
 from schuss._hyperparameters import FINITE
 from schuss._internals import Internals
+from schuss._masters import float32_values
 from schuss._param_groups import Grouped
 from schuss._settings import checked_overrides, declaration_of
+from schuss._state import StateDtype
 
 _UNSCALED = 1.0
 
@@ -65,9 +69,7 @@ class Optimizer(Grouped):
                 groups=fixed["groups"],
                 check=partial(checked_overrides, kind),
             ),
-            state_dtype=fixed["state_dtype"],
-            complex=fixed["complex"],
-            copies=fixed["copies"],
+            **{name: value for name, value in fixed.items() if name != "groups"},
             groups_given=None if items is None else params,
         )
         register(self._internals)
@@ -79,13 +81,45 @@ class Optimizer(Grouped):
 
     @property
     def state(self) -> dict[str, Any]:
-        """The state by name, each in the structure of `params`: views of the arrays in use."""
-        # Views: a user who resizes, freezes or reshapes them does not change the originals.
+        """The state by name, each in the structure of `params`: views of the arrays in use.
+
+        State in 8 bits is decoded into new arrays in float32, which are read-only.
+        `load_state_dict` changes it.
+        """
         internals = self._internals
-        return {
-            name: internals.core.tree.unflatten([array[...] for array in arrays])
-            for name, arrays in internals.states.items()
-        }
+        if self.state_dtype == "8bit":
+            with internals.busy("state"):
+                params = internals.arrays
+                states = {
+                    name: list(map(values_of, arrays, params))
+                    for name, arrays in internals.states.items()
+                }
+        else:
+            # Views: a user who resizes, freezes or reshapes them does not change the originals.
+            states = {
+                name: [array[...] for array in arrays] for name, arrays in internals.states.items()
+            }
+        return {name: internals.core.tree.unflatten(arrays) for name, arrays in states.items()}
+
+    @property
+    def state_bytes(self) -> int:
+        """The memory of `state` and of what `master` keeps, in bytes."""
+        internals = self._internals
+        masters = [array for array in internals.masters or [] if array is not None]
+        return sum(array.nbytes for array in chain(masters, *internals.states.values()))
+
+    @property
+    def master(self) -> Any:
+        """The values of the parameters with their masters, in new arrays in float32.
+
+        They are in the structure of `params`. None if there are no masters.
+        """
+        internals = self._internals
+        if internals.masters is None:
+            return None
+        with internals.busy("master"):
+            values = float32_values(internals.arrays, internals.masters)
+        return internals.core.tree.unflatten(values)
 
     @property
     def steps(self) -> int:
@@ -102,9 +136,14 @@ class Optimizer(Grouped):
         return self._internals.users_copies()
 
     @property
-    def state_dtype(self) -> np.dtype[Any] | None:
-        """The dtype of the state; None if it is the dtype that is computed in."""
+    def state_dtype(self) -> StateDtype:
+        """The dtype of the state, or "8bit"; None if it is the dtype that is computed in."""
         return self._internals.format.dtype
+
+    @property
+    def round_params(self) -> str:
+        """How parameters in bfloat16 are rounded; see `schuss.optimizers.Options`."""
+        return self._internals.rounding.round_params
 
     @property
     def complex(self) -> str:
@@ -293,14 +332,20 @@ class Optimizer(Grouped):
             schedule), ``groups`` (the own hyperparameters of each, and the indices of its
             parameters), ``state`` (a copy of each array), ``average`` (the weights of the averages
             and a copy of each; or None), ``accumulated`` (the number of summed gradients and a copy
-            of the sums; or None) and ``skipped``. The `copies` are not in it.
+            of the sums; or None), ``skipped``, ``master`` (a copy of the missing bits of each
+            parameter; or None) and ``blocks``. The `copies` are not in it.
+
+            State in 8 bits is in structured arrays of ``scale`` and ``codes``, an item for each
+            block. ``blocks`` has their code, the number of elements of one, and the order in which
+            the elements of each parameter lie in memory: its axes from the slowest to the fastest,
+            as ``~axis`` where it runs backwards.
 
         Raises
         ------
         RuntimeError
             If a step of this optimizer is under way, on another thread.
         """
-        return _saved.state_dict(self)
+        return _state_dict.state_dict(self)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Load what `state_dict` returned: counts, hyperparameters, and the values of arrays.
@@ -311,7 +356,9 @@ class Optimizer(Grouped):
         ----------
         state_dict : mapping
             With all keys that `state_dict` has: arrays in the shapes of the parameters, and in the
-            dtypes of the state.
+            dtypes of the state. State in 8 bits can be loaded into state in float32. The other way
+            round, it is rounded to nearest: values that were state in 8 bits stay the same.
+            Without ``master``, the parameters are taken for the exact values.
 
         Raises
         ------
@@ -321,7 +368,7 @@ class Optimizer(Grouped):
         RuntimeError
             If a step of this optimizer is under way.
         """
-        _saved.load_state_dict(self, state_dict)
+        _state_dict.load_state_dict(self, state_dict)
 
     def __repr__(self) -> str:
         """Return the settings in use, and a summary of the parameters."""
@@ -333,10 +380,11 @@ class Optimizer(Grouped):
             if internals.uses(name)
             and not (setting.is_option and internals.setting(name) == setting.default)
         ]
-        if self.state_dtype is not None:
-            settings.append(f"state_dtype={self.state_dtype.name}")
-        if self.complex != "components":
-            settings.append(f"complex={self.complex!r}")
+        for argument in declaration_of(type(self)).fixed:
+            value = internals.formats.get(argument.name, argument.default)
+            if value != argument.default:
+                text = value.name if isinstance(value, np.dtype) else repr(value)
+                settings.append(f"{argument.name}={text}")
         if len(internals.groups) > 1:
             settings.append(f"{len(internals.groups)} groups")
         dtypes = ", ".join(sorted({str(array.dtype) for array in arrays}))

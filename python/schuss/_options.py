@@ -25,6 +25,8 @@ from schuss._internals import internals_of
 from schuss._settings import Configurable, Setting, argument, declared, hyperparameter, option
 
 _Complex = Literal["components", "modulus"]
+_Master = Literal["float32", "float24"]
+_RoundParams = Literal["nearest", "random"]
 _Nonfinite = Literal["propagate", "raise", "skip"]
 _nonfinite = cast(Check[_Nonfinite], partial(choice, among=("propagate", "raise", "skip")))
 
@@ -44,7 +46,7 @@ class _Average(Setting[float | None]):
 class Options(Configurable):
     """The arguments that all optimizers share.
 
-    `lr` and the options are attributes too, which can be assigned between steps; the last four
+    `lr` and the options are attributes too, which can be assigned between steps; the last six
     arguments cannot be changed. Groups of parameters may have `lr`, `maximize` and `bounds` of
     their own.
 
@@ -89,7 +91,7 @@ class Options(Configurable):
         Start the averages at zero, and divide them by the sum of the weights when they are read.
         Changing it restarts the averages.
     seed : int
-        The seed of the stochastic rounding of state in bfloat16; at least 0.
+        The seed of all random rounding; at least 0. See `state_dtype`, `master` and `round_params`.
     track_norms : bool
         Measure two norms in the same pass: ``last.update_norm`` is the Euclidean norm of the change
         that the step makes in all parameters together, with decay, bounds and rounding; it is 0 if
@@ -98,10 +100,23 @@ class Options(Configurable):
         ``abs(z)``. The norms are computed in double precision, and their bits do not depend on the
         memory layout or the threads. A step takes several times as long.
     state_dtype : dtype or str, optional
-        "bfloat16" halves the memory of the state of parameters in float32, float16 or bfloat16.
-        State is then rounded stochastically, so that small changes are not lost: up or down with
-        probabilities by the distance. The random bits depend only on `seed`, the step and the index
-        of the element. By default the state has the dtype of the computation.
+        "8bit" keeps the state of parameters in float32, float16 or bfloat16 in a quarter of the
+        memory, about 1.03 bytes an element, and "bfloat16" in half of it. State is then rounded
+        at random, so that small changes are not lost: up or down with probabilities by the
+        distance. The random bits depend only on `seed`, the step, the state and the index of the
+        element. By default the state has the dtype of the computation. See the notes for the
+        format of 8 bits.
+    master : {"float32", "float24"}, optional
+        Train parameters in bfloat16 with the values of float32 ones: their missing 16 bits are
+        kept as state. Bit for bit, a step does to these values what it does to parameters in
+        float32, and the parameters are the values, rounded to nearest. This takes 2 bytes an
+        element, where a copy in float32 takes 4. "float24" keeps 8 of the bits in 1 byte, rounded
+        at random. The attribute `master` has the values. Parameters in float32 may be among the
+        others, and are updated as usual.
+    round_params : {"nearest", "random"}
+        How parameters in bfloat16 without a master are rounded. To nearest, a change of less than
+        half a unit in the last place is lost. At random, it is kept on average, at no cost in
+        memory. Parameters in float32 may be among the others.
     complex : {"components", "modulus"}
         What a step does with complex parameters. "components", as in PyTorch: the real and
         imaginary parts are updated as if they were two real numbers. "modulus", as in optax: one
@@ -136,8 +151,24 @@ class Options(Configurable):
     Notes
     -----
     Parameters may be float16 or bfloat16: the step computes in float32, and rounds them to nearest,
-    ties to even. Gradients may be float32, float16 or bfloat16, for any real dtype of their
-    parameter.
+    ties to even, unless `master` or `round_params` say otherwise. Gradients may be float32, float16
+    or bfloat16, for any real dtype of their parameter.
+
+    State in 8 bits is stored in blocks of 128 elements, which are neighbours in memory: a scale
+    ``a`` in float32, the largest magnitude in the block, and a code of one byte for each element.
+    ``x = a * (q/255)**2`` for states that are never negative, as second moments are, and
+    ``x = sign * a * (q/127)**2`` for others. ``q`` is ``floor(sqrt(X - u*(1 - u)) + u)``, where
+    ``X = 255**2 * x/a`` or ``127**2 * abs(x)/a`` and u is a random number in [0, 1): the mean of
+    ``q**2`` is ``X``. A second moment above 0 never becomes 0. A block with a NaN or an infinity
+    becomes NaN as a whole. Parameters of fewer than 4,096 elements keep state in float32. The
+    attribute `state` returns the values, and `state_bytes` the number of bytes. With `beta2` of
+    0.999, ``v`` falls by a thousandth in a step at most: state that is rounded to nearest would
+    never follow.
+
+    A parameter in bfloat16 with a master is ``(b + 0x8000) >> 16``, where b are the bits of the
+    float32 value; the master is ``b - (parameter << 16)`` as an integer of 16 bits. "float24" first
+    rounds b to a multiple of 256, and stores the upper 8 bits of these 16. A value that you write
+    to such a parameter yourself is changed by its master, by half a unit in its last place at most.
 
     The gradient of a complex parameter is complex, in PyTorch's convention: the direction of
     steepest ascent, ``dL/d(real) + 1j * dL/d(imag)``. `jax.grad` returns its conjugate: give the
@@ -157,9 +188,12 @@ class Options(Configurable):
     You, Gitman & Ginsburg, "Large batch training of convolutional networks", 2017, section 4, for
     the ratio of the norms; Neal, "Fast exact summation using small and large superaccumulators",
     2015, for sums that do not depend on the order.
-    Gupta et al., "Deep learning with limited numerical precision", 2015, section 3, for stochastic
+    Gupta et al., "Deep learning with limited numerical precision", 2015, section 3, for random
     rounding; Micikevicius et al., "Mixed precision training", 2018, section 3, for low-precision
     copies of float32 parameters and the scale of the loss.
+    Dettmers et al., "8-bit optimizers via block-wise quantization", 2022, for scales of blocks; Li,
+    Chen & Zhu, "Memory efficient optimizers with 4-bit states", 2023, for second moments that are
+    never 0; the code by square roots, and its random rounding, are those of schuss.
 
     Examples
     --------
@@ -176,6 +210,23 @@ class Options(Configurable):
     >>> opt.step(np.array([0.0, 2.0]))
     >>> opt.last.update_norm / opt.last.param_norm
     0.2
+
+    State in 8 bits, of 2.06 bytes an element for the two moments of Adam:
+
+    >>> w = np.zeros(100_000, np.float32)
+    >>> opt = schuss.Adam(w, state_dtype="8bit")
+    >>> opt.step(np.ones_like(w))
+    >>> opt.state["m"][:2], opt.state_bytes
+    (array([0.1, 0.1], dtype=float32), 206448)
+
+    Parameters in bfloat16 that keep what their format drops:
+
+    >>> import ml_dtypes
+    >>> w = np.ones(2, ml_dtypes.bfloat16)
+    >>> opt = schuss.SGD(w, lr=0.001, master="float32")
+    >>> opt.step(np.ones_like(w))
+    >>> w, opt.master
+    (array([1, 1], dtype=bfloat16), array([0.999, 0.999], dtype=float32))
     """
 
     __slots__ = ()
@@ -194,6 +245,8 @@ class Options(Configurable):
     seed: Setting[int] = option(partial(count, least=0), default=0)
     track_norms: Setting[bool] = option(flag, default=False)
     _state_dtype: InitVar[npt.DTypeLike | None] = argument(alias="state_dtype", default=None)
+    _master: InitVar[_Master | None] = argument(alias="master", default=None)
+    _round_params: InitVar[_RoundParams] = argument(alias="round_params", default="nearest")
     _complex: InitVar[_Complex] = argument(alias="complex", default="components")
     _copies: InitVar[ArrayTree | npt.DTypeLike | None] = argument(alias="copies", default=None)
     _groups: InitVar[GroupOf | None] = argument(alias="groups", default=None)

@@ -1,6 +1,6 @@
 """How a class of optimizers maps its hyperparameters to a rule of the core."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,6 +86,26 @@ def initial_values(
 def states(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:
     """Return the names of the states that a class keeps with these hyperparameters."""
     return _core.states(spec_of(kind).form(hyperparameters))
+
+
+def states_of_groups(
+    kind: type[Configurable],
+    call: str,
+    settings: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+) -> list[str]:
+    """Return the names of the states that each group keeps, or raise ValueError if they differ.
+
+    groups: the own hyperparameters of each.
+    """
+    first, *rest = (states(kind, {**settings, **own}) for own in groups)
+    for group, names in enumerate(rest, start=1):
+        if names != first:
+            raise ValueError(
+                f"{call}: param_groups[{group}] keeps {', '.join(names)} as state, expected "
+                f"{', '.join(first)} as in param_groups[0]"
+            )
+    return first
 
 
 def second_moments(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:

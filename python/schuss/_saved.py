@@ -1,12 +1,14 @@
-"""Saving and restoring an optimizer: for checkpoints, state dicts, pickles and copies."""
+"""Saving and restoring an optimizer, for checkpoints, state dicts, pickles and copies."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+from schuss._arrays import Array
+from schuss._conversion import Conversion, conversions, description
 from schuss._groups import Overrides
 from schuss._hyperparameters import (
     NON_NEGATIVE,
@@ -21,18 +23,16 @@ from schuss._hyperparameters import (
     shown,
 )
 from schuss._internals import Internals, internals_of
+from schuss._rules import second_moments
 from schuss._settings import Configurable, checked_overrides, checked_settings, declaration_of
-from schuss._state import States, copied, fill, new_sums
-
-# Entries of a state dict that have arrays besides the states of the rule.
-_ARRAY_ENTRIES = ("average", "accumulated")
+from schuss._state import Arrays, States, clear, copied, fill, new_sums
 
 # Settings that saved optimizers of earlier versions do not have.
 _LATER = ("maximize", "bounds", "track_norms", "eps_hat", "lr_in_velocity")
 
 _from_zero: Check[int] = partial(count, least=0)
 
-_Memo: TypeAlias = dict[int, Any]
+Memo: TypeAlias = dict[int, Any]
 """The copies made so far, by id: a schedule that is shared stays shared."""
 
 
@@ -43,13 +43,13 @@ class Saved:
     settings
         What the optimizer knows except for arrays, as `state_dict` has it.
     arrays
-        Arrays in use by name: the states, ``average`` and ``accumulated``.
+        Arrays in use by name: the states, ``average``, ``accumulated`` and ``master``.
     names
         The names of the parameters, in the order of the arrays.
     """
 
     settings: dict[str, Any]
-    arrays: States
+    arrays: Arrays
     names: list[str]
 
 
@@ -59,6 +59,10 @@ class Checked:
 
     call
         What messages begin with.
+    states, others
+        The states of the rule; ``average``, ``accumulated`` and ``master``, if they were saved.
+    nonnegative
+        The names of the states that are never less than 0.
     """
 
     call: str
@@ -70,7 +74,32 @@ class Checked:
     average_weights: tuple[float, float]
     accumulated: int
     without_sum: list[int]
-    arrays: States
+    states: States
+    others: Arrays
+    conversions: list[Conversion]
+    nonnegative: list[str]
+
+    def sources(self, name: str, in_blocks: Sequence[bool]) -> list[Array]:
+        """Return arrays like the saved ones that can become the states of a name.
+
+        in_blocks: whether the saved state of each parameter is in blocks.
+        """
+        nonnegative = name in self.nonnegative
+        return [
+            convert.source(state, from_blocks=each, nonnegative=nonnegative)
+            for convert, state, each in zip(
+                self.conversions, self.states[name], in_blocks, strict=True
+            )
+        ]
+
+    def converted(self, name: str, saved: Sequence[Array]) -> list[Array]:
+        """Return saved states of a name in the formats of those of the optimizer."""
+        return [
+            convert(values, state)
+            for convert, values, state in zip(
+                self.conversions, saved, self.states[name], strict=True
+            )
+        ]
 
 
 def saved(optimizer: Configurable) -> Saved:
@@ -90,48 +119,6 @@ def busy(optimizer: Configurable, call: str) -> AbstractContextManager[None]:
     return internals_of(optimizer).busy(call)
 
 
-def state_dict(optimizer: Configurable) -> dict[str, Any]:
-    """Return a copy of what an optimizer knows; see `Optimizer.state_dict`."""
-    internals = internals_of(optimizer)
-    with internals.busy("state_dict"):
-        trees = {
-            name: internals.core.tree.unflatten(copied(arrays))
-            for name, arrays in _arrays(internals).items()
-        }
-        settings = _settings(internals)
-        for name in _ARRAY_ENTRIES:
-            if name in trees:
-                settings[name] |= {"values": trees.pop(name)}
-        memo: _Memo = {}
-        return settings | {
-            "hyperparameters": _copied_schedules(settings["hyperparameters"], memo),
-            "groups": [
-                group | {"hyperparameters": _copied_schedules(group["hyperparameters"], memo)}
-                for group in settings["groups"]
-            ],
-            "state": trees,
-        }
-
-
-def load_state_dict(optimizer: Configurable, given: Mapping[str, Any]) -> None:
-    """Load what `state_dict` returned; see `Optimizer.load_state_dict`."""
-    tree = internals_of(optimizer).core.tree
-    call, name = f"{type(optimizer).__name__}.load_state_dict", "state_dict"
-    settings = checked(optimizer, call, name, given, with_values=True)
-    states = tuple(key for key in settings.arrays if key not in _ARRAY_ENTRIES)
-    check_keys(call, f"{name}['state']", given["state"], states)
-    # Copied first: the values given may be the state itself, in another order.
-    values = {}
-    for key, like in settings.arrays.items():
-        if key in _ARRAY_ENTRIES:
-            structure, argument, known = given[key]["values"], f"{name}[{key!r}]['values']", key
-        else:
-            structure, argument = given["state"][key], f"{name}['state'][{key!r}]"
-            known = f"state[{key!r}]"
-        values[key] = copied(tree.flatten_arrays(structure, call, argument, like, known))
-    restore(optimizer, "load_state_dict", settings, partial(fill, values=values), prefix=call)
-
-
 def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
     """Return what a pickle or a copy of a busy optimizer needs, attributes of a subclass included.
 
@@ -139,7 +126,7 @@ def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
     is bound to the same copies.
     """
     internals = internals_of(optimizer)
-    arrays = _arrays(internals)
+    arrays: Arrays = _arrays(internals)
     if copy_arrays:
         arrays = {name: copied(each) for name, each in arrays.items()}
     given = internals.copies_given
@@ -148,8 +135,7 @@ def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
         "settings": _settings(internals),
         "groups": (internals.groups, internals.group_of),
         "groups_given": internals.groups_given,
-        "state_dtype": internals.format.dtype,
-        "complex": internals.format.complex,
+        **internals.formats,
         "copies": internals.users_copies() if given is None else given,
         "arrays": arrays,
         "attributes": getattr(optimizer, "__dict__", {}),
@@ -166,6 +152,8 @@ def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
         grouping=lambda _: ([dict(own) for own in groups], group_of),
         state_dtype=state["state_dtype"],
         complex=state.get("complex", "components"),
+        master=state.get("master"),
+        round_params=state.get("round_params", "nearest"),
         copies=state["copies"],
         groups_given=state["groups_given"],
     )
@@ -175,7 +163,10 @@ def restore_pickled(optimizer: Configurable, state: Mapping[str, Any]) -> None:
     """Restore the settings and the state of a pickle or a copy."""
     call = type(optimizer).__name__
     known = checked(optimizer, call, "state", state["settings"])
-    restore(optimizer, "__setstate__", known, partial(fill, values=state["arrays"]), prefix=call)
+    values = dict(state["arrays"])
+    # The copies of parameters need not have the memory layouts of these.
+    values |= {name: known.converted(name, values[name]) for name in known.states}
+    restore(optimizer, "__setstate__", known, partial(fill, values=values), prefix=call)
 
 
 def _settings(internals: Internals) -> dict[str, Any]:
@@ -195,16 +186,20 @@ def _settings(internals: Internals) -> dict[str, Any]:
         ],
         "average": None if internals.averages is None else {"weights": weights},
         "accumulated": {"count": accumulated, "without": without} if accumulated else None,
+        "master": internals.rounding.master,
+        "blocks": description(internals.arrays) if internals.format.dtype == "8bit" else None,
     }
 
 
-def _arrays(internals: Internals) -> States:
+def _arrays(internals: Internals) -> dict[str, Sequence[Array | None]]:
     """Return the arrays in use that belong to the settings."""
-    arrays = dict(internals.states)
+    arrays: dict[str, Sequence[Array | None]] = {**internals.states}
     if internals.averages is not None:
         arrays["average"] = internals.averages
     if internals.core.accumulated:
         arrays["accumulated"] = internals.sums()
+    if internals.masters is not None:
+        arrays["master"] = internals.masters
     return arrays
 
 
@@ -221,7 +216,7 @@ def checked(
     with_values: whether the settings have arrays too, as a state dict does. They are not checked.
     """
     internals = internals_of(optimizer)
-    memo: _Memo = {}
+    memo: Memo = {}
     values = {"values": anything} if with_values else {}
     sums = record(count=partial(count, least=1), without=partial(_indices, internals), **values)
 
@@ -236,8 +231,10 @@ def checked(
         groups=partial(_checked_groups, internals, memo),
         average=optional(record(weights=_weights, **values)),
         accumulated=optional(check_sums),
+        master=optional(partial(_checked_master, internals, with_values)),
+        blocks=partial(conversions, internals.arrays),
         **({"state": anything} if with_values else {}),
-    )(call, name, given)
+    )(call, name, _with_defaults(given, master=None, blocks=None))
     rested = [
         count(call, f"{name}['groups'][{index}]['rested']", steps, least=0, most=known["steps"])
         for index, (_, steps) in enumerate(known["groups"])
@@ -253,11 +250,13 @@ def checked(
             "have it"
         )
     states, averages = internals.arrays_for(call, settings, groups)
-    arrays = dict(states)
+    others: dict[str, Sequence[Array | None]] = {}
     if averages is not None:
-        arrays["average"] = averages
+        others["average"] = averages
     if accumulated is not None:
-        arrays["accumulated"] = new_sums(internals.arrays)
+        others["accumulated"] = new_sums(internals.arrays)
+    if internals.masters is not None and known["master"] is not None:
+        others["master"] = internals.masters
     return Checked(
         call=call,
         steps=known["steps"],
@@ -268,7 +267,10 @@ def checked(
         average_weights=(0.0, 0.0) if average is None else average["weights"],
         accumulated=0 if accumulated is None else accumulated["count"],
         without_sum=[] if accumulated is None else accumulated["without"],
-        arrays=arrays,
+        states=states,
+        others=others,
+        conversions=known["blocks"],
+        nonnegative=second_moments(internals.kind, {**settings, **groups[0]}),
     )
 
 
@@ -286,15 +288,15 @@ def _with_later(kind: type[Configurable], given: Any) -> Any:
 
 
 def _checked_hyperparameters(
-    internals: Internals, memo: _Memo, call: str, name: str, given: Any
+    internals: Internals, memo: Memo, call: str, name: str, given: Any
 ) -> dict[str, Any]:
     given = _with_later(internals.kind, given)
     check_keys(call, name, given, tuple(internals.settings))
-    return checked_settings(internals.kind, call, _copied_schedules(given, memo))
+    return checked_settings(internals.kind, call, copied_schedules(given, memo))
 
 
 def _checked_groups(
-    internals: Internals, memo: _Memo, call: str, name: str, given: Any
+    internals: Internals, memo: Memo, call: str, name: str, given: Any
 ) -> list[tuple[Overrides, Any]]:
     if not isinstance(given, list) or len(given) != len(internals.groups):
         raise ValueError(
@@ -305,10 +307,21 @@ def _checked_groups(
         members = same(internals.members[index])
         check = record(hyperparameters=mapping, members=members, rested=anything)
         fields = check(call, f"{name}[{index}]", _with_defaults(group, rested=0))
-        own = _copied_schedules(fields["hyperparameters"], memo)
+        own = copied_schedules(fields["hyperparameters"], memo)
         own = checked_overrides(internals.kind, call, f"{name}[{index}]", own)
         result.append((own, fields["rested"]))
     return result
+
+
+def _checked_master(
+    internals: Internals, has_values: bool, call: str, name: str, given: Any
+) -> Any:
+    """Return a saved master, or its format, or raise ValueError if there is none here."""
+    here = internals.rounding.master
+    if here is None:
+        was = "given" if has_values else repr(given)
+        raise ValueError(f"{call}: {name} is {was}, expected None: the optimizer has no master")
+    return given if has_values else same(here)(call, name, given)
 
 
 def _indices(internals: Internals, call: str, name: str, given: Any) -> list[int]:
@@ -335,7 +348,7 @@ def restore(
     optimizer: Configurable,
     call: str,
     known: Checked,
-    fill: Callable[[States], None],
+    fill: Callable[[Arrays], None],
     *,
     prefix: str,
 ) -> None:
@@ -352,7 +365,10 @@ def restore(
         def on_commit() -> None:
             internals.core.clear_accumulated()
             internals.core.accumulated = known.accumulated
-            fill(_arrays(internals))
+            arrays = _arrays(internals)
+            if "master" not in known.others:
+                clear(arrays.pop("master", ()))
+            fill(arrays)
             internals.core.without_sum = known.without_sum
             internals.core.rested = known.rested
             internals.core.average_weights = known.average_weights
@@ -369,11 +385,12 @@ def restore(
             raise ValueError(f"{prefix}: {str(error).removeprefix(own)}") from None
 
 
-def _copied_schedules(settings: Mapping[str, Any], memo: _Memo) -> dict[str, Any]:
+def copied_schedules(settings: Mapping[str, Any], memo: Memo) -> dict[str, Any]:
+    """Return settings with copies of their schedules."""
     return {name: _copied_schedule(value, memo) for name, value in settings.items()}
 
 
-def _copied_schedule(value: Any, memo: _Memo) -> Any:
+def _copied_schedule(value: Any, memo: Memo) -> Any:
     # A schedule that depends on the cost changes, or contains one that does: a copy that training
     # resumes from must not change with it. Any other function belongs to the user.
     if not callable(value):

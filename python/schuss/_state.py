@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -15,12 +15,18 @@ from schuss._arrays import (
     parse_dtype,
     zeros_like_strided,
 )
+from schuss._blocks import new_blocks
 from schuss._hyperparameters import choice
 
 States: TypeAlias = dict[str, list[Array]]
 """Arrays by name, each list in the order of the parameters."""
+Arrays: TypeAlias = Mapping[str, Sequence[Array | None]]
+"""The same with masters, which some parameters do not have."""
 
-# A rule keeps up to three states. The averages follow them in memory.
+StateDtype: TypeAlias = np.dtype[Any] | Literal["8bit"] | None
+"""The dtype of states, or "8bit"; None: the dtype in which each parameter is computed."""
+
+# A rule keeps up to three states. The averages, then the masters, follow them in memory.
 _MAX_STATES = 3
 
 
@@ -28,14 +34,19 @@ _MAX_STATES = 3
 class StateFormat:
     """The number format of the state of one optimizer."""
 
-    dtype: np.dtype[Any] | None
-    """None: the dtype in which each parameter is computed."""
+    dtype: StateDtype
     complex: str
     """Whether second moments of complex parameters are of the "components" or the "modulus"."""
 
     def new(self, param: Array, index: int, initial: float, *, is_second_moment: bool) -> Array:
         """Return a new state of a parameter; `index` counts its states from 1."""
-        dtype = self.dtype or computed_dtype(param)
+        dtype = computed_dtype(param)
+        if isinstance(self.dtype, str):
+            blocks = new_blocks(param, index, initial, nonnegative=is_second_moment)
+            if blocks is not None:
+                return blocks
+        elif self.dtype is not None:
+            dtype = self.dtype
         if is_second_moment and self.complex == "modulus":
             dtype = dtype.type(0).real.dtype
         state = zeros_like_strided(param, index, dtype)
@@ -50,11 +61,14 @@ def state_format(call: str, dtype: Any, complex: str, params: Sequence[Array]) -
     complex = choice(call, "complex", complex, among=("components", "modulus"))
     if dtype is None:
         return StateFormat(None, complex)
-    dtype = parse_dtype(call, "state_dtype", dtype, ("float32", "bfloat16"))
+    is_8bit = isinstance(dtype, str) and dtype == "8bit"
+    if not is_8bit:
+        dtype = parse_dtype(call, "state_dtype", dtype, ("float32", "bfloat16", "8bit"))
     for param in params:
         if computed_dtype(param) != np.float32:
+            name = dtype if is_8bit else dtype.name
             raise ValueError(
-                f"{call}: state_dtype is {dtype.name!r} where a parameter is {param.dtype}, "
+                f"{call}: state_dtype is {name!r} where a parameter is {param.dtype}, "
                 "expected parameters in float32, float16 or bfloat16"
             )
     return StateFormat(None if dtype == np.float32 else dtype, complex)
@@ -84,8 +98,19 @@ def with_names(
     }
 
 
-def new_averages(params: Sequence[Array], *, from_zero: bool) -> list[Array]:
-    """Return averages of the parameters before the first step."""
+def averages_for(
+    averages: list[Array] | None,
+    params: Sequence[Array],
+    settings: Mapping[str, Any],
+    *,
+    before: Mapping[str, Any],
+) -> list[Array] | None:
+    """Return the averages for new settings: the existing ones, if they begin alike, or new ones."""
+    if settings["average"] is None:
+        return None
+    from_zero = settings["average_bias_correction"]
+    if averages is not None and from_zero == before["average_bias_correction"]:
+        return averages
     averages = []
     for param in params:
         averages.append(zeros_like_strided(param, _MAX_STATES + 1, computed_dtype(param)))
@@ -99,16 +124,24 @@ def new_sums(params: Sequence[Array]) -> list[Array]:
     return [zeros_like_strided(param, 0, computed_dtype(param)) for param in params]
 
 
-def copied(arrays: Sequence[Array]) -> list[Array]:
+def copied(arrays: Sequence[Array | None]) -> list[Array | None]:
     """Return copies of arrays, in the same memory layouts."""
-    return [array.copy(order="K") for array in arrays]
+    return [None if array is None else array.copy(order="K") for array in arrays]
 
 
-def fill(targets: States, values: States) -> None:
+def fill(targets: Arrays, values: Arrays) -> None:
     """Copy values into the arrays of the same names."""
     for name, arrays in targets.items():
         for target, value in zip(arrays, values[name], strict=True):
-            np.copyto(target, value)
+            if target is not None and value is not None:
+                np.copyto(target, value)
+
+
+def clear(arrays: Sequence[Array | None]) -> None:
+    """Set all elements of arrays to zero."""
+    for array in arrays:
+        if array is not None:
+            array[...] = 0
 
 
 def is_dtype(copies: Any) -> bool:

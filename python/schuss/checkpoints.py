@@ -6,19 +6,24 @@ read it: the parameters are the tensors ``params/...``, the state of the optimiz
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
+from itertools import cycle
 from typing import Any, NoReturn, TypeAlias, TypeVar
+
+import numpy as np
 
 from schuss import _core, _files, _json, _safetensors
 from schuss._arrays import Array, ArrayTree, arrays_of, check_holds
+from schuss._blocks import as_bytes, of_bytes, shape_in_bytes
 from schuss._copies import writer_of_copies
 from schuss._errors import wrong_type
 from schuss._hyperparameters import Check, Rate, mapping, optional, record, shown
 from schuss._interrupts import defer_signals
 from schuss._listing import public_names
 from schuss._saved import busy, checked, own_hyperparameters, restore, saved
+from schuss._state import Arrays
 from schuss.batches import MiniBatches, State, parse_state, set_state
 from schuss.optimizers import Optimizer
 
@@ -239,7 +244,7 @@ def write(
             for name, arrays in state.arrays.items():
                 tensors |= _named(call, f"optimizer/{name}", state.names, arrays)
         tensors |= {f"training/{name}": array for name, array in (series or {}).items()}
-        tensors = {name: _core.held(array) for name, array in tensors.items()}
+        tensors = {name: _core.held(as_bytes(array)) for name, array in tensors.items()}
         for name, array in tensors.items():
             if _safetensors.dtype_in_file(array) is None:
                 raise TypeError(
@@ -405,12 +410,14 @@ class Checkpoint:
         """Refuse tensors that a checkpoint of these parameters does not have."""
         self._matched(params, "params")
         shapes = {array.shape for array in params.values()}
+        of_blocks = {*map(shape_in_bytes, shapes)}
         for name, tensor in self._file.tensors.items():
             section = _section(name)
             if section not in _SECTIONS:
                 self.refuse(f"holds {name}, expected nothing of that name")
             like_param = section == "optimizer" or name.startswith("training/best/")
-            if like_param and tensor.shape not in shapes:
+            is_blocks = tensor.dtype == "U8" and tensor.shape in of_blocks
+            if like_param and not is_blocks and tensor.shape not in shapes:
                 self.refuse(f"holds {name} of shape {tensor.shape}, expected that of a parameter")
             if section == "training" and not like_param and name not in _SERIES:
                 self.refuse(f"holds {name}, expected nothing of that name")
@@ -435,17 +442,32 @@ class Checkpoint:
             state = checked(optimizer, self._name, "optimizer", given)
         names = saved(optimizer).names
 
-        def named(arrays: dict[str, list[Array]]) -> dict[str, Array]:
+        def named(arrays: Arrays) -> dict[str, Array]:
             result: dict[str, Array] = {}
             for name, each in arrays.items():
                 result |= _named(call, f"optimizer/{name}", names, each)
             return result
 
-        self._matched(named(state.arrays), "optimizer")
+        def in_blocks(name: str) -> list[bool]:
+            tensors = map(self._file.tensors.get, named({name: state.states[name]}))
+            return [tensor is not None and tensor.dtype == "U8" for tensor in tensors]
 
-        def fill(arrays: dict[str, list[Array]]) -> None:
+        in_file = named({name: state.sources(name, in_blocks(name)) for name in state.states})
+        self._matched(in_file | named(state.others), "optimizer")
+        targets = named(state.states)
+        conversions = dict(zip(targets, cycle(state.conversions)))
+        converted = {
+            name: conversions[name](of_bytes(self._file.read(name), array.dtype), targets[name])
+            for name, array in in_file.items()
+            if conversions[name].is_needed(array, targets[name])
+        }
+
+        def fill(arrays: Arrays) -> None:
             fill_params()
-            self._fill(named(arrays))
+            targets = named(arrays)
+            for name, values in converted.items():
+                np.copyto(targets.pop(name), values)
+            self._fill(targets)
 
         return lambda: restore(optimizer, call, state, fill, prefix=self._name)
 
@@ -457,6 +479,7 @@ class Checkpoint:
                 self.refuse(f"holds {name}, expected nothing of that name")
             self.refuse(f"holds no {name}, expected to find it")
         for name, array in arrays.items():
+            array = as_bytes(array)
             tensor, dtype = self._file.tensors[name], _safetensors.dtype_in_file(array)
             if tensor.shape != array.shape:
                 self.refuse(
@@ -469,7 +492,7 @@ class Checkpoint:
         return arrays
 
     def _fill(self, arrays: dict[str, Array]) -> None:
-        self._file.read_into(arrays)
+        self._file.read_into({name: as_bytes(array) for name, array in arrays.items()})
 
 
 def _section(name: str) -> str:
@@ -481,10 +504,14 @@ def _named_params(call: str, params: ArrayTree, *, writes: bool = False) -> dict
     return _named(call, "params", tree.names, tree.arrays)
 
 
-def _named(call: str, prefix: str, names: list[str], arrays: list[Array]) -> dict[str, Array]:
+def _named(
+    call: str, prefix: str, names: list[str], arrays: Sequence[Array | None]
+) -> dict[str, Array]:
     """Return the arrays by the names of their tensors, or raise ValueError if two are equal."""
     named: dict[str, Array] = {}
     for name, array in zip(names, arrays, strict=True):
+        if array is None:
+            continue
         tensor = f"{prefix}/{name}" if name else prefix
         if tensor in named:
             raise ValueError(

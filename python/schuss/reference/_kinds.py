@@ -3,8 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any
 
+from schuss._arrays import Array
 from schuss.reference._rules import (
     adadelta,
     adagrad,
@@ -38,6 +40,45 @@ class Kind:
         """Return the names of the states that these hyperparameters need."""
         optional = (name for name, by in self.optional_states.items() if hyperparameters[by])
         return [*self.states, *optional]
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return the hyperparameters besides the rate, with their defaults: the rule's own."""
+        parameters = signature(self.rule).parameters
+        arrays = {"param", "grad", *self.states, *self.optional_states}
+        others = {"lr", "step", "scale", "clip_value", "decoupled"} | arrays
+        defaults = dict.fromkeys(self.optional_states.values(), False)
+        defaults |= {p.name: p.default for p in parameters.values() if p.name not in others}
+        return {**defaults, **self.defaults}
+
+    def rule_of(
+        self, hyperparameters: Mapping[str, Any], t: int, corrected_t: int
+    ) -> Callable[..., None]:
+        """Return the rule of step t, which takes its states by position.
+
+        corrected_t: the number of the step for the bias correction.
+        """
+        names = self.states_with(hyperparameters)
+        parameters = signature(self.rule).parameters
+        arguments = {
+            name: value
+            for name, value in hyperparameters.items()
+            if name in parameters and name != "clip_value"  # which the step gives to all rules
+        }
+        if callable(arguments["lr"]):
+            arguments["lr"] = float(arguments["lr"](t))
+        if "step" in parameters:
+            is_corrected = hyperparameters.get("bias_correction", True)
+            arguments["step"] = corrected_t if is_corrected else None
+        if "decoupled_weight_decay" in hyperparameters:
+            arguments["decoupled"] = hyperparameters["decoupled_weight_decay"]
+        if hyperparameters["maximize"]:
+            arguments["scale"] = -1.0
+
+        def rule(param: Array, grad: Array, *states: Array, **options: Any) -> None:
+            named = dict(zip(names, states, strict=True))
+            self.rule(param, grad, **named, **arguments, **options)
+
+        return rule
 
 
 KINDS = {

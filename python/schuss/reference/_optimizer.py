@@ -1,7 +1,6 @@
 """The reference optimizer: a rule, and what it keeps between steps."""
 
-from collections.abc import Callable, Iterator, Mapping
-from inspect import signature
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,10 +8,20 @@ import numpy.typing as npt
 
 from schuss._arrays import Array, ArrayTree, GradTree, components, computed_dtype
 from schuss._core import subnormals_are_zero
-from schuss.reference._kinds import KINDS, SECOND_MOMENTS, Kind
+from schuss.reference._kinds import KINDS, SECOND_MOMENTS
 from schuss.reference._norm import update_norms
 from schuss.reference._numbers import apply_scale, round_into, wide, widen, widen_grad
+from schuss.reference._parameter_averages import ParameterAverages
 from schuss.reference._step import step
+from schuss.reference._storage import (
+    encoded_like,
+    is_blocks,
+    new_master,
+    new_state,
+    param_values,
+    shown_state,
+)
+from schuss.reference._trees import leaves_like, named_leaves, unflatten
 
 _OPTIONS: dict[str, Any] = {
     "clip_norm": None,
@@ -55,7 +64,12 @@ class Optimizer:
     copies : dtype or str, optional
         "float16" or "bfloat16": keep copies of the parameters in this dtype.
     state_dtype : dtype or str, optional
-        "bfloat16": keep the state in this dtype, with random rounding.
+        "bfloat16": keep the state in this dtype, with random rounding. "8bit": in the 8-bit code of
+        `encode`, for parameters of at least 4,096 elements.
+    master : {"float32", "float24"}, optional
+        Keep the bits that parameters in bfloat16 lack of a value in float32 or 24 bits.
+    round_params : {"nearest", "random"}
+        How parameters in bfloat16 without a master are rounded.
     complex : {"components", "modulus"}
         "modulus": average the squared moduli of complex gradients, in real states.
     **settings
@@ -96,15 +110,16 @@ class Optimizer:
         "_has_sum",
         "_kind",
         "_leaves",
+        "_masters",
         "_rested",
         "_states",
         "_sums",
-        "_weights",
         "accumulated",
         "complex",
         "groups",
         "last",
         "params",
+        "round_params",
         "settings",
         "skipped",
         "state_dtype",
@@ -120,6 +135,8 @@ class Optimizer:
         groups: Callable[[str], Mapping[str, Any] | None] | None = None,
         copies: npt.DTypeLike | None = None,
         state_dtype: npt.DTypeLike | None = None,
+        master: str | None = None,
+        round_params: str = "nearest",
         complex: str = "components",
         **settings: Any,
     ) -> None:
@@ -127,7 +144,7 @@ class Optimizer:
         if kind not in KINDS:
             raise ValueError(f"{call}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
         self._kind = KINDS[kind]
-        self.settings = {"lr": lr, **_defaults(self._kind), "maximize": False, **_OPTIONS}
+        self.settings = {"lr": lr, **self._kind.hyperparameters(), "maximize": False, **_OPTIONS}
         for name in settings:
             if name not in self.settings:
                 known = ", ".join(self.settings)
@@ -135,22 +152,21 @@ class Optimizer:
                     f"{call}: got an unexpected keyword argument {name!r}, expected one of {known}"
                 )
         self.params: Any = params
-        self._leaves = [leaf for _, leaf in _named_leaves(params)]
-        self.state_dtype = None if state_dtype is None else _dtype(state_dtype)
-        self.complex = complex
+        self._leaves = [leaf for _, leaf in named_leaves(params)]
+        self.state_dtype = _state_dtype(state_dtype)
+        self.complex, self.round_params = complex, round_params
         self._states: dict[str, list[Array]] = {}
-        self._averages: list[Array] | None = None
-        self._weights = [0.0, 0.0]  # of the averages in float32 and in float64
+        self._averages: ParameterAverages | None = None
+        self._masters = self._new_masters(master)
         self._copies: list[Array] | None = None
         if copies is not None:
             self._copies = [np.zeros(param.shape, _dtype(copies)) for param in self._leaves]
             self.write_copies()
-        self._sums, self._has_sum = self._zeros(), [False] * len(self._leaves)
+        self._sums = [np.zeros(each.shape, computed_dtype(each)) for each in self._leaves]
+        self._has_sum = [False] * len(self._leaves)
         self.steps = self.skipped = self.accumulated = 0
         self.last: Outcome | None = None
-        overrides = [
-            dict(groups(name) or {}) if groups else {} for name, _ in _named_leaves(params)
-        ]
+        overrides = [dict(groups(name) or {}) if groups else {} for name, _ in named_leaves(params)]
         self.groups = [own for i, own in enumerate(overrides) if own not in overrides[:i]] or [{}]
         self._group_of = [self.groups.index(own) for own in overrides]
         self._rested = [0] * len(self.groups)  # steps in which all parameters of a group rested
@@ -161,25 +177,29 @@ class Optimizer:
     @property
     def state(self) -> dict[str, Any]:
         """The state by name, each in the structure of `params`."""
-        return {name: _unflatten(self.params, arrays) for name, arrays in self._states.items()}
+        return {
+            name: unflatten(self.params, list(map(shown_state, states, self._leaves)))
+            for name, states in self._states.items()
+        }
+
+    @property
+    def master(self) -> Any:
+        """The values of the parameters in float32, in their structure; None without a master."""
+        if self._masters is None:
+            return None
+        return unflatten(self.params, [values.copy() for values in self._values()])
 
     @property
     def copies(self) -> Any:
         """The low-precision copies, in the structure of `params`; None if there are none."""
-        return None if self._copies is None else _unflatten(self.params, self._copies)
+        return None if self._copies is None else unflatten(self.params, self._copies)
 
     @property
     def average(self) -> Any:
         """The averages of the parameters, in the structure of `params`; None if there are none."""
         if self._averages is None:
             return None
-        averages = self._averages
-        if self.settings["average_bias_correction"]:
-            averages = [
-                self._corrected(average, param)
-                for average, param in zip(averages, self._leaves, strict=True)
-            ]
-        return _unflatten(self.params, averages)
+        return unflatten(self.params, self._averages.corrected(self._values()))
 
     def set(self, *, group: int | None = None, **changes: Any) -> None:
         """Change hyperparameters and options from the next step on.
@@ -216,10 +236,9 @@ class Optimizer:
         }
         from_zero = settings["average_bias_correction"]
         if settings["average"] is None:
-            self._averages, self._weights = None, [0.0, 0.0]
-        elif self._averages is None or from_zero != self.settings["average_bias_correction"]:
-            values = self._zeros() if from_zero else [widen(param).copy() for param in self._leaves]
-            self._averages, self._weights = values, [0.0, 0.0]
+            self._averages = None
+        elif self._averages is None or from_zero != self._averages.from_zero:
+            self._averages = ParameterAverages(self._values(), from_zero=from_zero)
         self.settings, self.groups = settings, groups
 
     def accumulate(self, grads: GradTree, *, scale: float = 1.0) -> None:
@@ -276,12 +295,12 @@ class Optimizer:
         leaves = self._sum() if grads is None else self._grads_of(grads)
         settings, t = self.settings, self.steps + 1
         rules = [
-            self._rule(settings | own, t, t - rested)
+            self._kind.rule_of(settings | own, t, t - rested)
             for own, rested in zip(self.groups, self._rested, strict=True)
         ]
-        is_first = self._weights[1] == 0 and not settings["average_bias_correction"]
-        beta = 0.0 if is_first else settings["average"] or 0.0
-        before = [param.copy() for param in self._leaves] if settings["track_norms"] else None
+        averages = self._averages
+        beta = 0.0 if averages is None else averages.beta(settings["average"])
+        before = [each.copy() for each in self._values()] if settings["track_norms"] else None
         norm, clipped, skipped = step(
             [rules[group] for group in self._group_of],
             self._leaves,
@@ -289,16 +308,18 @@ class Optimizer:
             list(zip(*self._states.values(), strict=True)) or [()] * len(leaves),
             step=t,
             scale=scale,
-            averages=self._averages,
+            averages=None if averages is None else averages.arrays,
             beta=beta,
             copies=self._copies,
+            masters=self._masters,
+            round_params=self.round_params,
             **{name: settings[name] for name in _STEP_OPTIONS},
         )
         self.zero_grad()
         needs_norm = settings["clip_norm"] is not None or settings["nonfinite"] != "propagate"
         moved = [
-            None if skipped or grad is None else param
-            for param, grad in zip(self._leaves, leaves, strict=True)
+            None if skipped or grad is None else values
+            for values, grad in zip(self._values(), leaves, strict=True)
         ]
         norms = () if before is None else update_norms(before, moved)
         outcome = norm if needs_norm else None, clipped and not skipped, skipped
@@ -309,11 +330,29 @@ class Optimizer:
         self.steps = t
         moving = {g for g, param in zip(self._group_of, moved, strict=True) if param is not None}
         self._rested = [n + (group not in moving) for group, n in enumerate(self._rested)]
-        if self._averages is not None:
-            gains = float(np.float32(1 - beta)), 1 - beta
-            self._weights = [
-                w + gain * (1 - w) for w, gain in zip(self._weights, gains, strict=True)
-            ]
+        if averages is not None:
+            averages.count_step(beta)
+
+    def load_state(self, state: Mapping[str, ArrayTree]) -> None:
+        """Replace the state by these values.
+
+        Parameters
+        ----------
+        state : dict of structures of arrays
+            Values of each state, in the shapes and structure of `params`. State of 8 bits takes
+            the nearest that it has, and exactly those that it had.
+
+        Raises
+        ------
+        KeyError
+            If a state is missing.
+        """
+        for name, states in self._states.items():
+            for i, (_, values) in enumerate(named_leaves(state[name])):
+                if is_blocks(states[i]):
+                    states[i] = encoded_like(states[i], values, self._leaves[i])
+                else:
+                    states[i][...] = values
 
     def write_copies(self) -> None:
         """Write the parameters to the copies, after they were changed without a step."""
@@ -322,7 +361,7 @@ class Optimizer:
 
     def _grads_of(self, grads: GradTree) -> list[Array | None]:
         """Return the gradient of each parameter; None for one that rests."""
-        leaves = list(_leaves_like(self.params, grads))
+        leaves = list(leaves_like(self.params, grads))
         return [None if self._is_frozen(i) else grad for i, grad in enumerate(leaves)]
 
     def _sum(self) -> list[Array | None]:
@@ -335,67 +374,38 @@ class Optimizer:
     def _is_frozen(self, parameter: int) -> bool:
         return bool(self.groups[self._group_of[parameter]].get("frozen"))
 
-    def _rule(
-        self, hyperparameters: dict[str, Any], t: int, corrected_t: int
-    ) -> Callable[..., None]:
-        """Return the rule of step t, which takes its states by position.
+    def _values(self) -> list[Array]:
+        """Return the values of the parameters, in the dtype of the computation."""
+        masters = self._masters or [None] * len(self._leaves)
+        return list(map(param_values, self._leaves, masters))
 
-        corrected_t: the number of the step for the bias correction.
-        """
-        names = self._kind.states_with(hyperparameters)
-        arguments = {
-            name: hyperparameters[name]
-            for name in signature(self._kind.rule).parameters
-            if name in hyperparameters and name not in _OPTIONS
-        }
-        if callable(arguments["lr"]):
-            arguments["lr"] = float(arguments["lr"](t))
-        if "step" in signature(self._kind.rule).parameters:
-            is_corrected = hyperparameters.get("bias_correction", True)
-            arguments["step"] = corrected_t if is_corrected else None
-        if "decoupled_weight_decay" in hyperparameters:
-            arguments["decoupled"] = hyperparameters["decoupled_weight_decay"]
-        if hyperparameters["maximize"]:
-            arguments["scale"] = -1.0
-
-        def rule(param: Array, grad: Array, *states: Array, **options: Any) -> None:
-            named = dict(zip(names, states, strict=True))
-            self._kind.rule(param, grad, **named, **arguments, **options)
-
-        return rule
-
-    def _corrected(self, average: Array, param: Array) -> Array:
-        corrected = (widen(param) if self._weights[1] == 0 else average).copy()
-        values = components(corrected)
-        weight = self._weights[values.dtype == np.float64]
-        if weight != 0:
-            with np.errstate(all="ignore"):
-                values[...] = values / weight
-        return corrected
+    def _new_masters(self, master: str | None) -> list[Array | None] | None:
+        if master is None:
+            return None
+        return [new_master(param, master) for param in self._leaves]
 
     def _new_state(
         self, name: str, settings: dict[str, Any], groups: list[dict[str, Any]]
     ) -> list[Array]:
-        arrays = self._zeros(self.state_dtype)
-        if self.complex == "modulus" and name in SECOND_MOMENTS:
-            arrays = [np.zeros_like(array.real) for array in arrays]
-        if name in self._kind.initial:
-            for array, group in zip(arrays, self._group_of, strict=True):
-                components(array)[...] = (settings | groups[group])[self._kind.initial[name]]
-        return arrays
+        def initial(parameter: int) -> float:
+            values = settings | groups[self._group_of[parameter]]
+            return float(values[self._kind.initial[name]] if name in self._kind.initial else 0)
 
-    def _zeros(self, dtype: npt.DTypeLike | None = None) -> list[Array]:
-        return [np.zeros(param.shape, dtype or computed_dtype(param)) for param in self._leaves]
+        nonnegative = name in SECOND_MOMENTS
+        return [
+            new_state(
+                param,
+                self.state_dtype,
+                initial(i),
+                nonnegative=nonnegative,
+                modulus=nonnegative and self.complex == "modulus",
+            )
+            for i, param in enumerate(self._leaves)
+        ]
 
 
-def _defaults(kind: Kind) -> dict[str, Any]:
-    """Return the hyperparameters besides the rate, with their defaults: the rule's own."""
-    parameters = signature(kind.rule).parameters
-    arrays = {"param", "grad", *kind.states, *kind.optional_states}
-    no_hyperparameters = {"lr", "step", "scale", "clip_value", "decoupled"} | arrays
-    defaults = dict.fromkeys(kind.optional_states.values(), False)
-    defaults |= {p.name: p.default for p in parameters.values() if p.name not in no_hyperparameters}
-    return {**defaults, **kind.defaults}
+def _state_dtype(name: npt.DTypeLike | None) -> Any:
+    return name if name in (None, "8bit") else _dtype(name)
 
 
 def _dtype(name: npt.DTypeLike) -> np.dtype[Any]:
@@ -405,37 +415,3 @@ def _dtype(name: npt.DTypeLike) -> np.dtype[Any]:
 
         name = ml_dtypes.bfloat16
     return np.dtype(name)
-
-
-def _named_leaves(tree: ArrayTree, name: str = "") -> Iterator[tuple[str, Array]]:
-    """Yield the arrays of a structure with their names: "layers/0/W"."""
-    if tree is None:
-        return
-    if not isinstance(tree, dict | list | tuple):
-        yield name, tree  # type: ignore[misc]
-        return
-    for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
-        yield from _named_leaves(child, f"{name}/{key}" if name else str(key))
-
-
-def _leaves_like(tree: Any, grads: Any) -> Iterator[Array | None]:
-    """Yield the gradient of each array of a structure; None for those that do not exist."""
-    if isinstance(tree, dict | list | tuple):
-        for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
-            yield from _leaves_like(child, None if grads is None else grads[key])
-    elif tree is not None:
-        yield None if grads is None else np.asarray(grads)
-
-
-def _unflatten(tree: ArrayTree, leaves: list[Array]) -> Any:
-    """Return the structure with other leaves."""
-    remaining = iter(leaves)
-
-    def build(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: build(child) for key, child in node.items()}
-        if isinstance(node, list | tuple):
-            return type(node)([build(child) for child in node])
-        return None if node is None else next(remaining)
-
-    return build(tree)

@@ -1,14 +1,11 @@
 """The update rules: a function each."""
 
 import math
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array
 from schuss._core import subnormals_are_zero
 from schuss._hyperparameters import Bounds
 from schuss.reference._numbers import (
@@ -16,15 +13,11 @@ from schuss.reference._numbers import (
     cast,
     floats,
     magnitude,
-    parts,
-    put_between,
     rate_of,
-    round_into,
     scale_and_clip,
     square,
-    widen,
-    widen_grad,
 )
+from schuss.reference._widened import widened
 
 __all__ = [
     "adadelta",
@@ -38,32 +31,6 @@ __all__ = [
     "rmsprop",
     "sgd",
 ]
-
-Rule = TypeVar("Rule", bound=Callable[..., None])
-
-
-def widened(rule: Rule) -> Rule:
-    """Let the rule compute in float32 where the parameter is float16 or bfloat16.
-
-    It computes with real numbers where the parameter is complex. The gradient may have another
-    dtype than the parameter. The parameter is put between its bounds last, after it was rounded.
-    """
-
-    @wraps(rule)
-    def step(param: Array, grad: Array, *states: Array, **options: Any) -> None:
-        named = {name: state for name, state in options.items() if isinstance(state, np.ndarray)}
-        param, grad, *all_states = parts([param, grad, *states, *named.values()])
-        named = dict(zip(named, all_states[len(states) :], strict=True))
-        values = widen(param)
-        rule(values, widen_grad(grad, values), *all_states[: len(states)], **options | named)
-        round_into(param, values)
-        bounds = options.get("bounds")
-        if bounds is not None:
-            values = widen(param)
-            put_between(values, bounds)
-            round_into(param, values)
-
-    return step  # type: ignore[return-value]  # it has the same signature
 
 
 @widened

@@ -1,6 +1,6 @@
 """The 8-bit code of state: blocks of elements, each with a scale and the roots of its elements."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ BLOCK = 128
 FEWEST = 4096
 """Parameters with fewer elements keep state in float32, as in bitsandbytes and torchao."""
 
-_Scales = npt.NDArray[np.float32]  # one for each block
-_Rows = npt.NDArray[np.float32]  # a row for each block
+_Scales: TypeAlias = Array  # float32, one for each block
+_Rows: TypeAlias = Array  # float32, a row for each block
 _AT_ONCE = 1 << 13  # blocks, which bounds the memory of temporary arrays
 _SAMPLE = 8  # elements of a block that tell most scales apart
 
@@ -53,6 +53,11 @@ def decode(blocks: Array, n: int) -> npt.NDArray[np.float32]:
         The elements, in the order in which those of the parameter lie in memory. All of a block are
         NaN if its scale is.
 
+    Raises
+    ------
+    ValueError
+        If there are fewer or more blocks than n elements need.
+
     References
     ----------
     Dettmers et al., "8-bit optimizers via block-wise quantization", 2022, for blocks with a scale.
@@ -67,6 +72,8 @@ def decode(blocks: Array, n: int) -> npt.NDArray[np.float32]:
     >>> decode(blocks, 3).round(3)
     array([ 4.   , -2.009,  0.   ], dtype=float32)
     """
+    if len(blocks) != blocks_of(n):
+        raise ValueError(f"decode: got {len(blocks)} blocks, expected {blocks_of(n)} for {n=}")
     values = np.empty((len(blocks), BLOCK), np.float32)
     for part in _parts(len(blocks)):
         codes = blocks["codes"][part]
@@ -101,6 +108,11 @@ def encode(
         Structures of a ``scale`` in float32 and of 128 ``codes`` in uint8 if `nonnegative`,
         otherwise in int8. The codes of the last one that are past n are 0.
 
+    Raises
+    ------
+    ValueError
+        If the values are not float32, or have more than one axis.
+
     References
     ----------
     Li, Chen & Zhu, "Memory efficient optimizers with 4-bit states", 2023, for second moments
@@ -118,6 +130,11 @@ def encode(
     >>> blocks["codes"][0, 1] in (89, 90)
     True
     """
+    if values.dtype != np.float32 or values.ndim != 1:
+        raise ValueError(
+            f"encode: values are {values.dtype} in shape {values.shape}, expected float32 in one "
+            "axis, as in values.ravel().astype(np.float32)"
+        )
     blocks = np.zeros(blocks_of(values.size), block_dtype(nonnegative))
     for part in _parts(len(blocks)):
         start, count = part.start * BLOCK, (part.stop - part.start) * BLOCK
@@ -179,14 +196,13 @@ def _codes(rows: _Rows, scale: _Scales, most: int, random: _Rows | None = None) 
     lift = _lift(scale)
     inverse = np.float32(most * most) / np.where(scale > 0, scale * lift, np.float32(1))
     x = np.abs(rows) * lift[:, None] * inverse[:, None]
-    if random is None:
-        root = np.sqrt(x)
-    else:
-        root = np.sqrt(np.maximum(x + (random * random - np.float32(0.25)), np.float32(0))) + random
-    root = np.minimum(root, np.float32(most))
-    if most == np.iinfo(np.uint8).max:
-        root = np.where(rows > 0, np.maximum(root, np.float32(1)), root)
-    return np.rint(np.copysign(root, rows)).astype(np.float32)
+    if random is not None:
+        x = np.maximum(x + (random * random - np.float32(0.25)), np.float32(0))
+    root: _Rows = np.sqrt(x) if random is None else np.sqrt(x) + random
+    root = np.rint(np.minimum(root, np.float32(most)))
+    if most == np.iinfo(np.int8).max:
+        return np.copysign(root, rows)
+    return np.where(rows > 0, np.maximum(root, np.float32(1)), root)
 
 
 def _exact(rows: _Rows, scale: _Scales, most: int) -> tuple[_Scales, _Rows]:

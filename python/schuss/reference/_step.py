@@ -7,9 +7,9 @@ import numpy as np
 from schuss._arrays import Array, components
 from schuss._core import subnormals_are_zero
 from schuss.reference._averages import average
-from schuss.reference._norm import in_memory_order, wide_clip_factor, wide_norm
+from schuss.reference._norm import wide_clip_factor, wide_norm
 from schuss.reference._numbers import Wide, apply_scale, parts, round_into, wide, widen, widen_grad
-from schuss.reference._random import random_stream, rounded_at_random
+from schuss.reference._storage import Rounding, param_values, state_values
 
 
 def step(
@@ -27,6 +27,8 @@ def step(
     averages: Sequence[Array] | None = None,
     beta: float = 0.0,
     copies: Sequence[Array] | None = None,
+    masters: Sequence[Array | None] | None = None,
+    round_params: str = "nearest",
     seed: int = 0,
 ) -> tuple[float, bool, bool]:
     """Make a whole step, as an optimizer of `schuss.optimizers` does with these options.
@@ -41,14 +43,20 @@ def step(
         complex64 or complex128. A parameter whose gradient is None rests: only its average follows
         it.
     states : sequence of sequences of arrays
-        For each parameter the states of its rule, in the parameter's shape. Those of a complex
-        parameter that average squares may be real: then the squares are those of the modulus.
+        For each parameter the states of its rule, in the parameter's shape, or blocks of the 8-bit
+        code of `encode`. Those of a complex parameter that average squares may be real: then the
+        squares are those of the modulus.
     step : int
         The number of the step, t, counted from 1.
     scale, clip_norm, clip_value, nonfinite, clear_grads, seed
         The options of the same names of `schuss.optimizers.Options`.
     averages, copies : sequence of arrays, optional
         Averages and low-precision copies of the parameters, in the parameters' shapes.
+    masters : sequence of arrays or None, optional
+        For each parameter in bfloat16 the bits that it lacks of a float32 value, in its shape: all
+        in int16, or the first 8 in int8.
+    round_params : {"nearest", "random"}
+        How parameters in bfloat16 without a master are rounded.
     beta : float
         The weight of the past in the averages: 0 in the first step, unless they begin with zeros.
 
@@ -91,27 +99,29 @@ def step(
     factor = wide(1.0) if clip_norm is None else wide_clip_factor(norm, clip_norm)
     first = 0  # the index of the parameter's first element among those of all parameters
     for i, (rule, p, grad) in enumerate(zip(rules, params, grads, strict=True)):
+        low = None if masters is None else masters[i]
         if not skipped and grad is not None:
-            param = widen(p)
-            own = [widen(state) for state in states[i]]
+            rounding = Rounding(p, seed, step, first)
+            param = param_values(p, low)
+            own = [state_values(state, p) for state in states[i]]
             scaled = apply_scale(param, widen_grad(grad, param), wide(scale) * factor)
-            rule(p, scaled, *own, clip_value=clip_value)
+            if low is not None:
+                rule(param, scaled, *own, clip_value=clip_value)
+                rounding.store_master(low, param)
+            elif round_params == "random" and p.dtype.name == "bfloat16":
+                rule(p, scaled, *own, clip_value=clip_value, store=rounding.store_param)
+            else:
+                rule(p, scaled, *own, clip_value=clip_value)
             for number, (state, values) in enumerate(zip(states[i], own, strict=True)):
-                if state.dtype == values.dtype:
-                    round_into(state, values)
-                    continue
-                stream = random_stream(seed, step, number)
-                in_memory_order(state, p)[...] = rounded_at_random(
-                    in_memory_order(values, p), stream, first
-                )
+                rounding.store_state(state, values, number)
             if copies is not None:
                 round_into(copies[i], widen(p))
         if averages is not None and not skipped:
             if beta == 0:
                 with subnormals_are_zero():
-                    averages[i][...] = widen(p) * np.ones((), averages[i].dtype)
+                    averages[i][...] = param_values(p, low) * np.ones((), averages[i].dtype)
             else:
-                average(averages[i], widen(p), beta=beta)
+                average(averages[i], param_values(p, low), beta=beta)
         if clear_grads and grad is not None:
             grad[...] = 0
         first += p.size
