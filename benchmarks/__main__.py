@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from benchmarks.report import FOOTNOTE, environment, markdown_table, rich_table
 from benchmarks.suite import BENCHMARKS
 
 FILE_WIDTH = 160
+STATE = "state"
 
 
 def _positive(text: str) -> int:
@@ -28,6 +30,7 @@ def _sizes(text: str) -> list[int]:
 
 def _parser() -> argparse.ArgumentParser:
     summary = "; ".join(f"{name}: {run.__doc__}" for name, run in BENCHMARKS.items())
+    summary += f"; {STATE}, alone: trainings by the number format of state, with options of its own"
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, epilog=summary)
     add = parser.add_argument
     names = [*BENCHMARKS, "all"]
@@ -50,6 +53,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmarks that the command line names."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == [STATE]:  # not times: it has options of its own
+        from benchmarks.state.command import main as state
+
+        state(arguments[1:])
+        return
     parser = _parser()
     options = parser.parse_args(arguments)
     names = list(BENCHMARKS) if "all" in options.names else options.names

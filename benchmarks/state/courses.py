@@ -1,18 +1,17 @@
-"""What a training reports."""
+"""What an experiment reports."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Course:
-    """The losses of a training on examples that it does not learn from."""
+    """What was seen after some of the steps of one run."""
 
     steps: list[int] = field(default_factory=list)
-    losses: list[float] = field(default_factory=list)
-    """In nats an example, after each of the steps."""
-    accuracy: float = float("nan")
-    """The share of these examples that the trained model tells right."""
+    values: dict[str, list[float]] = field(default_factory=dict)
+    """By what was seen: a value for each of the steps."""
 
-    def add(self, step: int, loss: float) -> None:
+    def add(self, step: int, **values: float) -> None:
         self.steps.append(step)
-        self.losses.append(loss)
+        for name, value in values.items():
+            self.values.setdefault(name, []).append(value)

@@ -1,6 +1,6 @@
 """The demo's network, in NumPy, learns scikit-learn's handwritten digits."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import schuss
 from benchmarks.harness import Array
@@ -24,26 +24,18 @@ class Named:
         self._stepper.step([grads[name] for name in self._names])
 
 
-def train(way: Way, seed: int, epochs: int) -> Course:
+def run(way: Way, seed: int, epochs: int) -> Course:
     """Train, and look at the test digits after each epoch."""
-    course = Course()
-    learn_digits(lambda params: way.stepper(params, RATE, seed), seed, epochs, course)
-    return course
-
-
-def learn_digits(
-    make: Callable[[Sequence[Array]], Stepper], seed: int, epochs: int, course: Course
-) -> None:
-    """Train with the stepper that `make` returns for the parameters."""
-    data = digits.Digits.load(seed)
+    data, course = digits.Digits.load(seed), Course()
 
     def make_optimizer(params: Parameters) -> Named:
-        return Named(list(params), make(list(params.values())))
+        return Named(list(params), way.stepper(list(params.values()), RATE, seed))
 
     def watch(params: Parameters, history: schuss.History) -> None:
-        if history.steps % steps_an_epoch == 0:
-            course.add(history.steps, cost_and_gradients(params, data.x_test, data.labels_test)[0])
+        if history.steps % (len(data.x) // digits.BATCH_SIZE) == 0:
+            test = data.x_test, data.labels_test
+            loss, _ = cost_and_gradients(params, *test)
+            course.add(history.steps, loss=loss, accuracy=accuracy(params, *test))
 
-    steps_an_epoch = len(data.x) // digits.BATCH_SIZE
-    params, _ = digits.train(make_optimizer, data, epochs=epochs, seed=seed, watch=watch)
-    course.accuracy = accuracy(params, data.x_test, data.labels_test)
+    digits.train(make_optimizer, data, epochs=epochs, seed=seed, watch=watch)
+    return course

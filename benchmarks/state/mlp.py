@@ -39,7 +39,7 @@ def drawn() -> tuple[Array, Array]:
     return (x / x.std(axis=0)).astype(np.float32), y
 
 
-def train(way: Way, seed: int, epochs: int) -> Course:
+def run(way: Way, seed: int, epochs: int) -> Course:
     """Train, and look at the test examples after each epoch."""
     x, y = drawn()
     tested, truth = x[EXAMPLES:], y[EXAMPLES:]
@@ -57,8 +57,11 @@ def train(way: Way, seed: int, epochs: int) -> Course:
         warnings.simplefilter("ignore")  # of few epochs
         for epoch in range(1, epochs + 1):
             model.partial_fit(x[:EXAMPLES], y[:EXAMPLES], classes=range(CLASSES))
-            told = model.predict_proba(tested)
-            loss = -np.log(told[range(TESTED), truth]).mean(dtype=np.float64)
-            course.add(epoch * EXAMPLES // BATCH_SIZE, float(loss))
-    course.accuracy = float(np.mean(told.argmax(axis=1) == truth))
+            probabilities = model.predict_proba(tested)
+            losses = -np.log(probabilities[range(TESTED), truth])
+            course.add(
+                epoch * EXAMPLES // BATCH_SIZE,
+                loss=float(losses.mean(dtype=np.float64)),
+                accuracy=float(np.mean(probabilities.argmax(axis=1) == truth)),
+            )
     return course

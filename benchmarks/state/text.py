@@ -22,7 +22,7 @@ TESTED = 256
 """Rows of the test text."""
 
 
-class Layer(nn.Module):
+class Layer(nn.Module):  # type: ignore[misc]  # Any, as mypy has no torch
     def __init__(self) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(2))
@@ -43,7 +43,7 @@ class Layer(nn.Module):
         return seen.transpose(1, 2).flatten(-2)
 
 
-class Model(nn.Module):
+class Model(nn.Module):  # type: ignore[misc]
     """From rows of characters to the logits of the character after each of them."""
 
     def __init__(self, characters: int) -> None:
@@ -64,7 +64,7 @@ def told(model: Model, rows: Tensor) -> tuple[Tensor, Tensor]:
     return model(rows[:, :-1]).flatten(0, 1).float(), rows[:, 1:].flatten()
 
 
-def train(way: Way, seed: int, steps: int) -> Course:
+def run(way: Way, seed: int, steps: int) -> Course:
     """Train, and look at the test text now and then. The rate rises at first, then falls to 0."""
     learned, tested = texts()
     alphabet = {character: i for i, character in enumerate(sorted(set(learned + tested)))}
@@ -89,6 +89,7 @@ def train(way: Way, seed: int, steps: int) -> Course:
         if step % EVERY == 0 or step == steps:
             with torch.no_grad():
                 logits, truth = told(model, rows_test)
-            course.add(step, functional.cross_entropy(logits, truth).item())
-    course.accuracy = (logits.argmax(dim=1) == truth).double().mean().item()
+            loss = functional.cross_entropy(logits, truth)
+            is_right = logits.argmax(dim=1) == truth
+            course.add(step, loss=loss.item(), accuracy=is_right.double().mean().item())
     return course

@@ -6,7 +6,7 @@ parameters are rounded.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from importlib import import_module
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -15,8 +15,10 @@ import schuss
 from benchmarks.harness import Array
 from benchmarks.peers import installed
 from benchmarks.peers.torch import tensors_of
+from schuss import reference
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
+ADAM: Mapping[str, Any] = {"beta1": BETA1, "beta2": BETA2, "eps": EPS}
 LEAST = 4_096
 """Smaller parameters keep float32 state, here and in the other libraries."""
 
@@ -57,6 +59,8 @@ class Way:
     """Whether parameters and gradients are in bfloat16. The model computes with the parameters."""
     peer: Peer | None = None
     """The library, if it is another one."""
+    to_nearest: bool = False
+    """Whether the 8-bit code of schuss is rounded to nearest: a model of it in NumPy."""
 
     def present(self) -> bool:
         needed = [self.peer.package, "torch"] if self.peer else []
@@ -64,7 +68,7 @@ class Way:
 
     def optimizer(self, tensors: Iterable[Any], lr: float, seed: int) -> Any:
         """Return an optimizer of tensors, which are parameters of a model in PyTorch."""
-        settings = {"lr": lr, "betas": (BETA1, BETA2), "eps": EPS}
+        settings: dict[str, Any] = {"lr": lr, "betas": (BETA1, BETA2), "eps": EPS}
         if self.peer:
             return self.peer.make(tensors, **settings)
         import schuss.torch
@@ -73,17 +77,18 @@ class Way:
 
     def stepper(self, params: Sequence[Array], lr: float, seed: int) -> Stepper:
         """Return the steps of float32 arrays, which always have the values of the parameters."""
-        dtype = np.dtype("bfloat16" if self.bfloat16 else "float32")
-        stepped = [param.astype(dtype, copy=False) for param in params]
-        kind = _OfPeer if self.peer else _OfSchuss
+        stepped = list(params)
+        if self.bfloat16:
+            dtype = import_module("ml_dtypes").bfloat16
+            stepped = [param.astype(dtype) for param in params]
+        kind = _OfPeer if self.peer else _ToNearest if self.to_nearest else _OfSchuss
         stepper: Stepper = kind(self, stepped, lr, seed)
         return _Rounded(stepper, params, stepped) if self.bfloat16 else stepper
 
 
 class _OfSchuss:
     def __init__(self, way: Way, params: Arrays, lr: float, seed: int) -> None:
-        betas = {"beta1": BETA1, "beta2": BETA2, "eps": EPS}
-        self._optimizer = schuss.Adam(params, lr=lr, seed=seed, **betas, **way.options)
+        self._optimizer = schuss.Adam(params, lr=lr, seed=seed, **ADAM, **way.options)
 
     def step(self, grads: Sequence[Array]) -> None:
         self._optimizer.step(list(grads))
@@ -91,6 +96,24 @@ class _OfSchuss:
     def moments(self) -> Moments:
         m, v = ([np.asarray(a, np.float32) for a in self._optimizer.state[name]] for name in "mv")
         return m, v
+
+
+class _ToNearest:
+    def __init__(self, way: Way, params: Arrays, lr: float, seed: int) -> None:
+        self._params, self._lr, self._t = params, lr, 0
+        self._m, self._v = ([np.zeros_like(param) for param in params] for _ in range(2))
+
+    def step(self, grads: Sequence[Array]) -> None:
+        self._t += 1
+        for param, grad, *states in zip(self._params, grads, self._m, self._v, strict=True):
+            reference.adam(param, grad, *states, step=self._t, lr=self._lr, **ADAM)
+            for state, is_v in zip(states, (False, True), strict=True):
+                if state.size >= LEAST:
+                    blocks = reference.encode(state.ravel(), nonnegative=is_v)
+                    state[...] = reference.decode(blocks, state.size).reshape(state.shape)
+
+    def moments(self) -> Moments:
+        return self._m, self._v
 
 
 class _OfPeer:
@@ -158,29 +181,35 @@ def _of_torch(tensors: Iterable[Any], **settings: Any) -> Any:
 
 
 def _moments_of_torch(state: Mapping[str, Any]) -> tuple[Any, Any]:
-    m, v = (state[name] for name in ("exp_avg", "exp_avg_sq"))
-    return tuple(t.dequantize() if hasattr(t, "codes") else t for t in (m, v))  # type: ignore[return-value]
+    return state["exp_avg"], state["exp_avg_sq"]
+
+
+def _moments_of_torchao(state: Mapping[str, Any]) -> tuple[Any, Any]:
+    m, v = (t.dequantize() if hasattr(t, "codes") else t for t in _moments_of_torch(state))
+    return m, v
 
 
 BITSANDBYTES = Peer(_of_bitsandbytes, _moments_of_bitsandbytes, "bitsandbytes")
-TORCHAO = Peer(_of_torchao, _moments_of_torch, "torchao")
+TORCHAO = Peer(_of_torchao, _moments_of_torchao, "torchao")
 TORCH = Peer(_of_torch, _moments_of_torch, "torch")
 
 FLOAT32 = Way("float32")
 BFLOAT16 = Way("bfloat16 state", {"state_dtype": "bfloat16"})
-EIGHT_BIT = Way("8-bit state", {"state_dtype": "8bit"})
-WITH_MASTER, WITH_MASTER_24 = (
-    Way(
-        f"8-bit state, bfloat16 parameters, {master} master",
-        {"state_dtype": "8bit", "master": master},
-        bfloat16=True,
+EIGHT_BIT = Way("8-bit", {"state_dtype": "8bit"})
+TO_NEAREST = Way("8-bit, to nearest", to_nearest=True)
+WITH_MASTER, WITH_MASTER_24, AT_RANDOM = (
+    Way(f"8-bit, {name}", {"state_dtype": "8bit", option: value}, bfloat16=True)
+    for name, option, value in (
+        ("float32 master", "master", "float32"),
+        ("float24 master", "master", "float24"),
+        ("parameters at random", "round_params", "random"),
     )
-    for master in ("float32", "float24")
 )
-OF_SCHUSS = (FLOAT32, BFLOAT16, EIGHT_BIT, WITH_MASTER, WITH_MASTER_24)
-OF_PEERS = (
-    Way("bitsandbytes, 8-bit state", peer=BITSANDBYTES),
-    Way("torchao, 8-bit state", peer=TORCHAO),
-    Way("torch, bfloat16 parameters and state", peer=TORCH, bfloat16=True),
+OF_PEERS = BITSANDBYTES_8, TORCHAO_8, TORCH_16 = (
+    Way("bitsandbytes, 8-bit", peer=BITSANDBYTES),
+    Way("torchao, 8-bit", peer=TORCHAO),
+    Way("torch, all bfloat16", peer=TORCH, bfloat16=True),
 )
-WAYS = {way.name: way for way in (*OF_SCHUSS, *OF_PEERS)}
+OF_STATE = (FLOAT32, BFLOAT16, EIGHT_BIT, TO_NEAREST, *OF_PEERS)
+TRAINED = (FLOAT32, EIGHT_BIT, WITH_MASTER, WITH_MASTER_24, AT_RANDOM, *OF_PEERS)
+WAYS = {way.name: way for way in (*OF_STATE, *TRAINED)}

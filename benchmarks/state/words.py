@@ -65,7 +65,7 @@ def tested(params: list[Array], x: Indices, y: Indices) -> tuple[float, float]:
     return float(losses.mean(dtype=np.float64)), float(np.mean(logits.argmax(axis=1) == y))
 
 
-def train(way: Way, seed: int, steps: int) -> Course:
+def run(way: Way, seed: int, steps: int) -> Course:
     """Train, and look at the test text now and then."""
     learned, held_out = texts()
     frequent = Counter(split(learned)).most_common(VOCABULARY)
@@ -84,6 +84,6 @@ def train(way: Way, seed: int, steps: int) -> Course:
         batch = rng.integers(0, len(x), BATCH_SIZE)
         stepper.step(gradients(params, x[batch], y[batch]))
         if step % EVERY == 0 or step == steps:
-            loss, course.accuracy = tested(params, *test)
-            course.add(step, loss)
+            loss, accuracy = tested(params, *test)
+            course.add(step, loss=loss, accuracy=accuracy)
     return course
