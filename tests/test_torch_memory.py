@@ -301,7 +301,7 @@ def test_the_numpy_optimizers_give_and_take_the_same_8_bits(
 
 
 @pytest.mark.parametrize("master", ["float32", "float24"])
-def test_the_bits_of_masters_go_to_the_numpy_optimizers_and_back(master: str) -> None:
+def test_the_bits_of_masters_go_to_the_numpy_optimizers_and_back(master: Any) -> None:
     dtype_of("bfloat16")
     params = parameters(torch.bfloat16)
     make = partial(schuss_torch.AdamW, lr=0.1, master=master)
