@@ -109,10 +109,11 @@ void transpose(const CopyAxis& read, const CopyAxis& write, const std::byte* fro
                                       static_cast<std::ptrdiff_t>(i) * read.from;
             std::byte* target = to + static_cast<std::ptrdiff_t>(j) * write.to +
                                 static_cast<std::ptrdiff_t>(i) * read.to;
+            constexpr bool has_square = !std::is_same_v<Word, Pair> && sizeof(Word) > 1;
             if (rows == side && columns == side) {
                 const std::byte* next = source + static_cast<std::ptrdiff_t>(side) * write.from;
                 for (std::size_t k = 0; k < side; ++k, next += write.from) prefetch(next);
-                if constexpr (!std::is_same_v<Word, Pair>) {  // a Pair fills a whole vector
+                if constexpr (has_square) {  // a Pair fills a whole vector; single bytes are rare
                     transpose_square<Word>(source, write.from, target, read.to);
                     continue;
                 }
@@ -188,7 +189,9 @@ void copy_box(CopyAxes& axes, std::size_t item_size, const std::byte* from,
     // Writes run along the last axis, reads along the one before it.
     move_smallest_last(axes, axes.count, &CopyAxis::to);
     if (axes.count > 1) move_smallest_last(axes, axes.count - 1, &CopyAxis::from);
-    if (item_size == 2) {
+    if (item_size == 1) {
+        copy<std::uint8_t>(axes.at, axes.count, from, to);
+    } else if (item_size == 2) {
         copy<std::uint16_t>(axes.at, axes.count, from, to);
     } else if (item_size == 4) {
         copy<std::uint32_t>(axes.at, axes.count, from, to);

@@ -54,7 +54,8 @@ struct CopyAxes {
     std::size_t count = 0;
 };
 
-/// Copies a box of elements of 2, 4, 8 or 16 bytes, which need not be aligned. Reorders the axes.
+/// Copies a box of elements of 1, 2, 4, 8 or 16 bytes, which need not be aligned. Reorders the
+/// axes.
 void copy_box(CopyAxes& axes, std::size_t item_size, const std::byte* from, std::byte* to) noexcept;
 
 }  // namespace schuss::engine

@@ -104,13 +104,16 @@ sweep::Call Update::call(const numbers::Formats& formats, bool prefetches) const
                      .low = bounds.low,
                      .high = bounds.high};
     call.kernel = kernels->of(decay, formats);
-    call.in_pieces = call.kernel == nullptr || !coefficients.are_ordinary(computed);
+    const bool are_ordinary = coefficients.are_ordinary(computed);
+    call.in_pieces = call.kernel == nullptr || !are_ordinary;
     if (call.in_pieces) {
-        numbers::Formats read = formats;
-        read.gradient = computed;
-        call.kernel = kernels->of(decay, read);
-        read.parameter = computed;
-        call.decoupled = kernels->of(rules::Decay::decoupled, read);
+        call.read = numbers::converted(formats);
+        call.copies_gradients = !are_ordinary || kernels->of(decay, call.read) == nullptr;
+        if (call.copies_gradients) call.read.gradient = computed;
+        call.kernel = kernels->of(decay, call.read);
+        numbers::Formats finely = call.read;
+        finely.parameter = computed;
+        call.decoupled = kernels->of(rules::Decay::decoupled, finely);
     }
     return call;
 }

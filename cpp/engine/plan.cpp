@@ -39,12 +39,16 @@ Item::Item(std::size_t group_index, const std::vector<std::size_t>& shape,
     const Operand& gradient = operands[rules::gradient_operand];
     const std::size_t numbers_per_tile = tile_elements() / parameter.components;
     layout = Layout(shape, operands, std::max(numbers_per_tile, std::size_t{1}));
-    formats = {parameter.dtype, gradient.dtype, numbers::compute_dtype(parameter.dtype)};
+    formats = {.parameter = parameter.dtype,
+               .gradient = gradient.dtype,
+               .state = numbers::compute_dtype(parameter.dtype),
+               .rounds_parameter = parameter.at_random};
     for (std::size_t i = 0; i < operands.size(); ++i) {
         if (operands[i].role == Role::state) {
             formats.state = operands[i].dtype;
             formats.moduli = formats.moduli || operands[i].components < parameter.components;
         }
+        if (operands[i].role == Role::master) formats.master = operands[i].master;
         data[i] = const_cast<std::byte*>(operands[i].data) + layout.offset(i);
     }
     gradient_order = MemoryOrder(shape, parameter, gradient);
@@ -75,8 +79,7 @@ void Plan::build() {
         first_.push_back(first);
         first += item.elements;
         some_rest_ = some_rest_ || item.rests;
-        const numbers::DType state = item.formats.state;
-        stochastic_ = stochastic_ || state != numbers::compute_dtype(state);
+        stochastic_ = stochastic_ || layout.rounds_at_random();
         elements_ += layout.elements() * layout.components();
         bytes_ += layout.bytes();
     }
@@ -143,9 +146,9 @@ void Plan::run(const Run& run) noexcept {
         Plan& plan;
         const Run& run;
         const sweep::Level& level;
-        std::uint64_t streams[rules::max_states];
+        std::uint64_t streams[rules::max_states + 1];
     } step{*this, run, sweep::level(), {}};
-    for (std::uint64_t k = 0; stochastic_ && k < rules::max_states; ++k) {
+    for (std::uint64_t k = 0; stochastic_ && k <= rules::max_states; ++k) {
         step.streams[k] = splitmix64(splitmix64(splitmix64(run.seed) ^ run.step) ^ k);
     }
     const auto run_share = [](void* context, std::size_t share, std::size_t slot) noexcept {
@@ -158,18 +161,18 @@ void Plan::run(const Run& run) noexcept {
             const Item& item = plan.items[at.item];
             if (item.rests && all.average == nullptr && norms == nullptr) continue;
             const numbers::DType computed = numbers::compute_dtype(item.formats.parameter);
-            const Update* const update = item.rests              ? all.average
-                                         : all.groups == nullptr ? nullptr
-                                                                 : &all.groups[item.group];
             std::optional<sweep::Call> average;
             if (all.average != nullptr) {
-                average = all.average->call({computed, item.formats.parameter, computed},
-                                            plan.prefetches_);
+                average =
+                    all.average->call({computed, item.averaged(), computed}, plan.prefetches_);
+            }
+            sweep::Call update;
+            if (item.rests && average) update = *average;
+            if (!item.rests && all.groups != nullptr) {
+                update = all.groups[item.group].call(item.formats, plan.prefetches_);
             }
             const Pass pass{.level = table,
-                            .update = update == nullptr
-                                          ? sweep::Call{}
-                                          : update->call(item.formats, plan.prefetches_),
+                            .update = update,
                             .average = average ? &*average : nullptr,
                             .clear_gradients = all.clear_gradients && !item.rests,
                             .first = plan.first_[at.item],

@@ -19,7 +19,8 @@
 
 namespace schuss::engine {
 
-/// The arrays of one parameter: the parameter, its gradient, its states, its average and its copy.
+/// The arrays of one parameter: the parameter, its gradient, its states, its master, its average
+/// and its copy.
 struct Item {
     numbers::Formats formats;
     std::size_t group = 0;  // whose hyperparameters it has
@@ -32,15 +33,21 @@ struct Item {
     Item() = default;
 
     /// A parameter that rests. operands: its average and the parameter itself, of which steps
-    /// update the average; without an average, the parameter twice, which steps only read; none if
-    /// they do not read it.
+    /// update the average; without an average, the parameter twice, which steps only read; its
+    /// master if there is one. None if they do not read it.
     static Item resting(std::size_t group_index, const std::vector<std::size_t>& shape,
                         std::size_t components, const std::vector<Operand>& operands);
 
-    /// Lays out arrays of one shape: the parameter, its gradient, its states, its average, its
-    /// copy.
+    /// Lays out arrays of one shape: the parameter, its gradient, its states, its master, its
+    /// average, its copy.
     Item(std::size_t group_index, const std::vector<std::size_t>& shape,
          const std::vector<Operand>& operands);
+
+    /// The format in which the average reads the parameter: if that has a master, its values.
+    numbers::DType averaged() const {
+        if (formats.master != numbers::Master::none) return numbers::DType::float32;
+        return rests ? formats.gradient : formats.parameter;
+    }
 
     /// The address of the gradient's element at index zero.
     const std::byte* gradient() const {
@@ -123,7 +130,7 @@ class Plan {
     bool wake_workers_ = false;
     bool backwards_ = false;            // whether the last run was
     std::vector<std::uint64_t> first_;  // the number of elements before each item
-    bool stochastic_ = false;           // whether a state is rounded stochastically
+    bool stochastic_ = false;           // whether an array is rounded at random
     bool some_rest_ = false;
     bool built_ = false;
 };

@@ -18,6 +18,7 @@ class TilePass {
     TilePass(const Layout& layout, const Pass& pass) : layout_(layout), pass_(pass) {}
 
     void run_flat(std::size_t first, std::size_t last, std::byte* const* data) const;
+    void run_run(std::size_t tile, std::byte* const* data, Scratch& scratch) const;
     void run_box(std::size_t tile, std::byte* const* data, Scratch& scratch) const;
 
   private:
@@ -28,28 +29,66 @@ class TilePass {
     };
 
     std::size_t operands() const { return layout_.operands(); }
+    bool is_read(std::size_t operand) const;
+    bool is_written(std::size_t operand) const;
     Box box_of(std::size_t tile, std::byte* const* data) const;
     CopyAxes copy_axes(const Box& box, std::size_t operand, bool from_scratch) const;
     void run_rows(const Box& box, std::byte* const* dense) const;
-    void run_contiguous(std::byte** at, std::size_t count) const;
-    void run_piece(std::byte* const* at, std::size_t count) const;
-    void update(std::byte* const* at, std::size_t count) const;
+    void run_contiguous(std::byte** at, std::size_t count, std::uint64_t begin) const;
+    void run_piece(std::byte* const* at, std::size_t count, std::uint64_t begin) const;
+    void update(std::byte* const* at, std::size_t count, std::uint64_t begin) const;
+    void update_average(std::byte* average, std::byte* const* at, std::size_t count) const;
+    void join(std::byte* const* at, std::size_t count, float* to) const;
     void load_parameter(std::byte* const* at, std::size_t count, double* to) const;
     void clear_gradient(std::byte* const* at, std::size_t count) const;
-    std::uint64_t index_of(std::byte* const* at) const;
 
     const Layout& layout_;
     const Pass& pass_;
 };
 
+/// Whether a pass reads an operand, and whether it writes it.
+bool TilePass::is_read(std::size_t operand) const {
+    const Role role = layout_.operand(operand).role;
+    const bool is_measured =
+        pass_.norms != nullptr && (operand == pass_.parameter() || role == Role::master);
+    return is_measured || (role != Role::copy && pass_.updates());
+}
+
+bool TilePass::is_written(std::size_t operand) const {
+    const Role role = layout_.operand(operand).role;
+    if (role == Role::gradient) return pass_.clear_gradients;
+    return pass_.updates() && !(role == Role::master && pass_.rests);
+}
+
 void TilePass::run_flat(std::size_t first, std::size_t last, std::byte* const* data) const {
-    const TileAxis& axis = layout_.axes()[0];
-    const std::size_t begin = first * axis.box;
+    const std::size_t begin = first * layout_.run();
     std::byte* at[max_arrays];
     for (std::size_t k = 0; k < operands(); ++k) {
-        at[k] = data[k] + static_cast<std::ptrdiff_t>(begin) * axis.strides[k];
+        at[k] = data[k] + layout_.operand(k).bytes(begin);
     }
-    run_contiguous(at, std::min(last * axis.box, axis.size) - begin);
+    run_contiguous(at, std::min(last * layout_.run(), layout_.elements()) - begin, begin);
+}
+
+void TilePass::run_run(std::size_t tile, std::byte* const* data, Scratch& scratch) const {
+    const std::size_t begin = tile * layout_.run();
+    const std::size_t count = std::min(layout_.run(), layout_.elements() - begin);
+    std::byte *dense[max_arrays], *at[max_arrays];
+    std::byte* free = scratch.data();
+    for (std::size_t k = 0; k < operands(); ++k) {
+        const OperandInfo& operand = layout_.operand(k);
+        dense[k] = data[k] + operand.bytes(begin);
+        if (operand.access != Access::buffered) continue;
+        dense[k] = free;
+        free += whole_cache_lines(operand.bytes(count));
+        if (!is_read(k)) continue;
+        layout_.order(k).gather(data[k] - layout_.offset(k), begin, count, dense[k]);
+    }
+    std::copy_n(dense, operands(), at);
+    run_contiguous(at, count, begin);
+    for (std::size_t k = 0; k < operands(); ++k) {
+        if (layout_.operand(k).access != Access::buffered || !is_written(k)) continue;
+        layout_.order(k).scatter(dense[k], begin, count, data[k] - layout_.offset(k));
+    }
 }
 
 void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratch) const {
@@ -62,9 +101,7 @@ void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratc
         if (operand.access != Access::buffered) continue;
         dense[k] = free;
         free += whole_cache_lines(box.elements * operand.item_size);
-        const bool is_read = operand.role != Role::copy && pass_.updates();
-        const bool is_measured = pass_.norms != nullptr && k == pass_.parameter();
-        if (!is_read && !is_measured) continue;
+        if (!is_read(k)) continue;
         CopyAxes axes = copy_axes(box, k, false);
         copy_box(axes, operand.item_size, box.begin[k], dense[k]);
     }
@@ -74,14 +111,12 @@ void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratc
     } else {
         std::byte* at[max_arrays];
         std::copy_n(dense, operands(), at);
-        run_contiguous(at, box.elements);
+        run_contiguous(at, box.elements, 0);
     }
 
     for (std::size_t k = 0; k < operands(); ++k) {
         const OperandInfo& operand = layout_.operand(k);
-        const bool is_written =
-            operand.role == Role::gradient ? pass_.clear_gradients : pass_.updates();
-        if (!is_written || operand.access != Access::buffered) continue;
+        if (operand.access != Access::buffered || !is_written(k)) continue;
         CopyAxes axes = copy_axes(box, k, true);
         copy_box(axes, operand.item_size, dense[k], box.begin[k]);
     }
@@ -131,7 +166,7 @@ void TilePass::run_rows(const Box& box, std::byte* const* dense) const {
     for (;;) {
         std::byte* at[max_arrays];
         std::copy_n(row, operands(), at);
-        run_contiguous(at, box.size[inner]);
+        run_contiguous(at, box.size[inner], 0);
 
         std::size_t next = inner;  // the axis along which the next row follows
         while (next > 0 && ++index[next - 1] == box.size[next - 1]) index[--next] = 0;
@@ -150,28 +185,31 @@ void TilePass::run_rows(const Box& box, std::byte* const* dense) const {
     }
 }
 
-/// Runs along contiguous memory, piece by piece. Advances the pointers.
-void TilePass::run_contiguous(std::byte** at, std::size_t count) const {
+/// Runs along contiguous memory, piece by piece. begin: the place of the first element in the order
+/// of the parameter's memory, if elements are rounded at random. Advances the pointers.
+void TilePass::run_contiguous(std::byte** at, std::size_t count, std::uint64_t begin) const {
+    const bool joins = pass_.rests && layout_.has_master();
     for (;;) {
         std::size_t piece = count;
-        if (layout_.has_extras() || pass_.update.is_bounded || pass_.norms != nullptr) {
+        if (layout_.has_extras() || pass_.update.is_bounded || pass_.norms != nullptr || joins) {
             piece = std::min(piece, elements_per_piece / layout_.components());
         }
-        if (layout_.rounded_state() != nullptr) {
-            const std::uint64_t left_in_stream = stream_size - index_of(at) % stream_size;
+        if (layout_.rounds_at_random() && !layout_.has_blocks()) {
+            const std::uint64_t left_in_stream = stream_size - (pass_.first + begin) % stream_size;
             piece = std::min(piece, static_cast<std::size_t>(left_in_stream));
         }
-        run_piece(at, piece);
+        run_piece(at, piece, begin);
         count -= piece;
         if (count == 0) return;
-        for (std::size_t k = 0; k < operands(); ++k) at[k] += piece * layout_.operand(k).item_size;
+        begin += piece;
+        for (std::size_t k = 0; k < operands(); ++k) at[k] += layout_.operand(k).bytes(piece);
     }
 }
 
-void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
+void TilePass::run_piece(std::byte* const* at, std::size_t count, std::uint64_t begin) const {
     Norms* const norms = pass_.norms;
     if (norms != nullptr) load_parameter(at, count, norms->before);
-    if (pass_.updates()) update(at, count);
+    if (pass_.updates()) update(at, count, begin);
     if (pass_.clear_gradients) clear_gradient(at, count);
     if (norms == nullptr) return;
     const std::size_t values = count * layout_.components();
@@ -182,18 +220,32 @@ void TilePass::run_piece(std::byte* const* at, std::size_t count) const {
     norms->update.add(norms->after, values);
 }
 
+/// The values of a parameter that has a master.
+void TilePass::join(std::byte* const* at, std::size_t count, float* to) const {
+    const std::size_t master = layout_.master();
+    const auto kind = static_cast<std::size_t>(layout_.operand(master).master);
+    pass_.level.join[kind](at[pass_.parameter()], at[master], to, count);
+}
+
 void TilePass::load_parameter(std::byte* const* at, std::size_t count, double* to) const {
-    const sweep::Format& loops = pass_.level.format(layout_.operand(pass_.parameter()).dtype);
-    const auto load = loops.load[static_cast<int>(numbers::DType::float64)];
-    load(at[pass_.parameter()], to, count * layout_.components());
+    numbers::DType dtype = layout_.operand(pass_.parameter()).dtype;
+    const void* from = at[pass_.parameter()];
+    float joined[elements_per_piece];
+    if (layout_.has_master()) {
+        join(at, count, joined);
+        from = joined;
+        dtype = numbers::DType::float32;
+    }
+    const auto load = pass_.level.format(dtype).load[static_cast<int>(numbers::DType::float64)];
+    load(from, to, count * layout_.components());
 }
 
 /// Runs the kernel, and writes the average and the copy.
-void TilePass::update(std::byte* const* at, std::size_t count) const {
-    sweep::Stream streams[rules::max_states];
-    if (layout_.rounded_state() != nullptr) {
-        const std::uint64_t first = index_of(at);
-        for (int k = 0; k < rules::max_states; ++k) streams[k] = {pass_.streams[k], first};
+void TilePass::update(std::byte* const* at, std::size_t count, std::uint64_t begin) const {
+    if (pass_.rests) return update_average(at[rules::parameter_operand], at, count);
+    sweep::Stream streams[rules::max_states + 1];
+    for (int k = 0; layout_.rounds_at_random() && k <= rules::max_states; ++k) {
+        streams[k] = {pass_.streams[k], pass_.first + begin};
     }
     const std::size_t components = layout_.components();
     const std::size_t updated = pass_.update.formats.moduli ? count : count * components;
@@ -201,29 +253,30 @@ void TilePass::update(std::byte* const* at, std::size_t count) const {
     if (!layout_.has_extras()) return;
     for (std::size_t k = rules::first_state_operand; k < operands(); ++k) {
         const OperandInfo& operand = layout_.operand(k);
-        std::byte* const parameter = at[rules::parameter_operand];
         if (operand.role == Role::average && pass_.average != nullptr) {
-            std::byte* const averaged[] = {at[k], parameter};
-            pass_.level.run(*pass_.average, averaged, count * components, nullptr);
+            update_average(at[k], at, count);
         }
         if (operand.role == Role::copy) {
             const sweep::Format& loops = pass_.level.format(operand.dtype);
             const bool is_streamed = pass_.update.prefetches && operand.access != Access::buffered;
-            (is_streamed ? loops.stream : loops.store)(parameter, at[k], count);
+            (is_streamed ? loops.stream : loops.store)(at[rules::parameter_operand], at[k], count);
         }
     }
+}
+
+void TilePass::update_average(std::byte* average, std::byte* const* at, std::size_t count) const {
+    std::byte* averaged[] = {average, at[pass_.parameter()]};
+    float joined[elements_per_piece];
+    if (layout_.has_master()) {
+        join(at, count, joined);
+        averaged[1] = reinterpret_cast<std::byte*>(joined);
+    }
+    pass_.level.run(*pass_.average, averaged, count * layout_.components(), nullptr);
 }
 
 void TilePass::clear_gradient(std::byte* const* at, std::size_t count) const {
     constexpr std::size_t gradient = rules::gradient_operand;
     std::memset(at[gradient], 0, count * layout_.operand(gradient).item_size);
-}
-
-/// The index of an element among those of all parameters, in the order of their memory.
-std::uint64_t TilePass::index_of(std::byte* const* at) const {
-    constexpr std::size_t state = rules::first_state_operand;
-    const auto bytes = static_cast<std::size_t>(at[state] - layout_.rounded_state());
-    return pass_.first + bytes / layout_.operand(state).item_size;
 }
 
 }  // namespace
@@ -233,7 +286,13 @@ void run_pass(const Layout& layout, std::size_t first, std::size_t last, std::by
     if (first == last) return;
     const TilePass all(layout, pass);
     if (layout.is_flat()) return all.run_flat(first, last, data);
-    for (std::size_t tile = first; tile < last; ++tile) all.run_box(tile, data, scratch);
+    for (std::size_t tile = first; tile < last; ++tile) {
+        if (layout.rounds_at_random()) {
+            all.run_run(tile, data, scratch);
+        } else {
+            all.run_box(tile, data, scratch);
+        }
+    }
 }
 
 }  // namespace schuss::engine

@@ -29,7 +29,7 @@ struct Pass {
     const sweep::Call* average;    // nullptr: none
     bool clear_gradients;          // after the kernel has read them
     std::uint64_t first;           // the index of the parameter's first element in memory
-    const std::uint64_t* streams;  // for each state, the key of its random bits
+    const std::uint64_t* streams;  // the keys of the random bits of each state and the parameter
     Norms* norms;                  // to which the parameter is added; nullptr: to none
     bool rests;                    // the parameter is where its gradient is otherwise
 

@@ -1,5 +1,6 @@
 #include "engine/tiles.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <stdexcept>
 
@@ -21,15 +22,8 @@ constexpr std::size_t crossing_run = 64;
 // axes of operands differ, it has more, so that the other operands still have rows of some length.
 constexpr std::size_t box_tiles = 4, crossing_tiles = 8;
 
-/// The lowest address among the elements of an array.
-const std::byte* lowest_address(const Operand& array, const std::vector<std::size_t>& shape) {
-    const std::byte* lowest = array.data;
-    for (std::size_t i = 0; i < shape.size(); ++i) {
-        if (shape[i] == 0 || array.strides[i] >= 0) continue;
-        lowest += static_cast<std::ptrdiff_t>(shape[i] - 1) * array.strides[i];
-    }
-    return lowest;
-}
+// A run is at most this many flat tiles long where that lets whole cache lines be read.
+constexpr std::size_t longest_run_tiles = 16;
 
 }  // namespace
 
@@ -46,22 +40,55 @@ std::size_t set_tile_elements(std::size_t elements) {
 
 Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>& operands,
                std::size_t tile_elements)
-    : operand_count_(operands.size()) {
+    : operand_count_(operands.size()), master_(operands.size()) {
     for (std::size_t k = 0; k < operand_count_; ++k) {
-        const auto& [role, dtype, data, strides, components] = operands[k];
-        operands_[k].role = role;
-        operands_[k].dtype = dtype;
-        operands_[k].item_size = static_cast<std::uint8_t>(operands[k].item_size());
-        operands_[k].components = components;
-        has_extras_ = has_extras_ || role == Role::average || role == Role::copy;
-        const bool is_first_state = k == rules::first_state_operand && role == Role::state;
-        if (is_first_state && dtype != numbers::compute_dtype(dtype)) {
-            rounded_state_ = lowest_address(operands[k], shape);
-        }
+        const Operand& operand = operands[k];
+        operands_[k] = {.role = operand.role,
+                        .dtype = operand.dtype,
+                        .item_size = static_cast<std::uint8_t>(operand.item_size()),
+                        .components = operand.components,
+                        .block = static_cast<std::uint8_t>(operand.block()),
+                        .master = operand.master};
+        has_extras_ = has_extras_ || operand.role == Role::average || operand.role == Role::copy;
+        rounds_at_random_ = rounds_at_random_ || operand.is_rounded_at_random();
+        if (operand.role == Role::master) master_ = k;
+        block_ = std::max(block_, operand.block());
     }
+    if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return;
+    if (rounds_at_random_) {
+        cut_into_runs(shape, operands, tile_elements);
+    } else {
+        cut_into_boxes(shape, operands, tile_elements);
+    }
+}
+
+void Layout::cut_into_runs(const std::vector<std::size_t>& shape,
+                           const std::vector<Operand>& operands, std::size_t tile_elements) {
+    elements_ = 1;
+    for (const std::size_t size : shape) elements_ *= size;
+    orders_.resize(operand_count_);
+    std::size_t buffered_item_sizes = 0, run = tile_elements;
+    for (std::size_t k = 0; k < operand_count_; ++k) {
+        if (operands_[k].block > 1) continue;
+        orders_[k] = MemoryOrder(shape, operands[0], operands[k]);
+        offsets_[k] = orders_[k].offset();
+        if (orders_[k].contiguous()) continue;
+        is_flat_ = false;
+        operands_[k].access = Access::buffered;
+        buffered_item_sizes += operands_[k].item_size;
+        const std::size_t most = longest_run_tiles * tile_elements;
+        run = std::max({run, box_tiles * tile_elements, std::min(orders_[k].whole_lines(), most)});
+    }
+    run_ = (run + block_ - 1) / block_ * block_;
+    tiles_ = (elements_ + run_ - 1) / run_;
+    const std::size_t longest = std::min(run_, elements_);
+    scratch_bytes_ = whole_cache_lines(longest * buffered_item_sizes) + operand_count_ * cache_line;
+}
+
+void Layout::cut_into_boxes(const std::vector<std::size_t>& shape,
+                            const std::vector<Operand>& operands, std::size_t tile_elements) {
     axes_.reserve(shape.size());
     for (std::size_t i = 0; i < shape.size(); ++i) {
-        if (shape[i] == 0) return;
         if (shape[i] == 1) continue;
         TileAxis& axis = axes_.emplace_back(TileAxis{shape[i], 1, {}});
         for (std::size_t k = 0; k < operand_count_; ++k) axis.strides[k] = operands[k].strides[i];
@@ -88,7 +115,7 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         OperandInfo& operand = operands_[k];
         auto bits = reinterpret_cast<std::uintptr_t>(operands[k].data);
         for (const TileAxis& axis : axes_) bits |= magnitude(axis.strides[k]);
-        operand.access = choose_access(k, bits % numbers::size_of(operand.dtype) == 0);
+        operand.access = choose_access(k, bits % operands[k].alignment() == 0);
         has_rows_ = has_rows_ || operand.access == Access::rowwise;
         // A tile of one element is contiguous with any stride; several of them need not be.
         const bool has_run = axes_[0].box > 1 || axes_[0].size == 1;
@@ -96,12 +123,13 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
         if (operand.access != Access::buffered) continue;
         scratch_bytes_ += whole_cache_lines(box_elements * operand.item_size);
     }
+    if (is_flat_) run_ = axes_[0].box;
 }
 
 std::size_t Layout::bytes() const {
-    std::size_t item_sizes = 0;
-    for (std::size_t k = 0; k < operand_count_; ++k) item_sizes += operands_[k].item_size;
-    return elements_ * item_sizes;
+    std::size_t bytes = 0;
+    for (std::size_t k = 0; k < operand_count_; ++k) bytes += operands_[k].bytes(elements_);
+    return bytes;
 }
 
 std::size_t Layout::fastest_axis(std::size_t operand) const {
@@ -148,10 +176,7 @@ Access Layout::choose_access(std::size_t operand, bool is_aligned) const {
     if (is_contiguous) return Access::contiguous;
     const TileAxis& row = axes_.back();
     const bool has_contiguous_rows = row.strides[operand] == item_size;
-    // The random bits of an element depend on its address in a state, so that is never copied.
-    const bool is_rounded = operands_[operand].role == Role::state && rounded_state_ != nullptr;
-    return has_contiguous_rows && (row.box >= shortest_row || is_rounded) ? Access::rowwise
-                                                                          : Access::buffered;
+    return has_contiguous_rows && row.box >= shortest_row ? Access::rowwise : Access::buffered;
 }
 
 }  // namespace schuss::engine

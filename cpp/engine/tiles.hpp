@@ -6,6 +6,9 @@
 // piece of that axis. Otherwise a tile is a box, sized so that it extends along the fastest axis of
 // each array. Arrays that the kernel cannot read in place are copied into the dense order of the
 // box. If they are written, they are copied back.
+//
+// Where elements are rounded at random, which depends on their index in the parameter's memory, and
+// where a state has blocks, a tile is a run of elements in that order instead, and of whole blocks.
 #pragma once
 
 #include <array>
@@ -14,17 +17,11 @@
 #include <vector>
 
 #include "engine/axes.hpp"
+#include "engine/memory_order.hpp"
+#include "engine/operand.hpp"
 #include "numbers/dtype.hpp"
-#include "rules/rule.hpp"
 
 namespace schuss::engine {
-
-/// The role of an array in an update. The average has the parameter's compute dtype. The copy is
-/// only written.
-enum class Role : std::uint8_t { parameter, gradient, state, average, copy };
-
-/// The arrays of an update: those of the kernel, an average, and a copy.
-inline constexpr std::size_t max_arrays = rules::max_operands + 2;
 
 /// The number of elements in a tile of a flat layout; other tiles have a few times as many. A tile
 /// is large enough that the cost of claiming it is negligible, and small enough that a step is
@@ -35,20 +32,9 @@ std::size_t tile_elements();
 /// of a step do not depend on it.
 std::size_t set_tile_elements(std::size_t elements);
 
-/// An array of an update. All arrays have the same shape.
-struct Operand {
-    Role role;
-    numbers::DType dtype;           // of a component
-    const std::byte* data;          // the element at index zero
-    const std::ptrdiff_t* strides;  // in bytes, one for each axis of the shape
-    std::uint8_t components = 1;    // of an element: 2 if it is a complex number
-
-    std::size_t item_size() const { return numbers::size_of(dtype) * components; }
-};
-
 /// How a kernel reads and writes the part of an array that is in a tile.
 enum class Access : std::uint8_t {
-    contiguous,  // in place: the tile is contiguous in memory, in the box's dense order
+    contiguous,  // in place: the tile is contiguous in memory, in its dense order
     rowwise,     // in place, row by row: each row of the tile is contiguous
     buffered,    // through a copy
 };
@@ -58,8 +44,15 @@ struct OperandInfo {
     Role role = Role::parameter;
     numbers::DType dtype = numbers::DType::float32;
     Access access = Access::contiguous;
-    std::uint8_t item_size = 0;
+    std::uint8_t item_size = 0;  // of a block if it has blocks
     std::uint8_t components = 1;
+    std::uint8_t block = 1;  // elements
+    numbers::Master master = numbers::Master::none;
+
+    /// The size of this many elements, which begin with a block.
+    std::size_t bytes(std::size_t elements) const {
+        return (block == 1 ? elements : (elements + block - 1) / block) * item_size;
+    }
 };
 
 /// An axis of a layout.
@@ -75,8 +68,8 @@ class Layout {
   public:
     Layout() = default;
 
-    /// Operands are those of the kernel, in its order, and then the average and the copy. The
-    /// first, the parameter, has stride 0 only along axes of length 1.
+    /// Operands are those of the kernel, in its order, and then the master, the average and the
+    /// copy. The first, the parameter, has stride 0 only along axes of length 1.
     Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>& operands,
            std::size_t tile_elements);
 
@@ -107,15 +100,31 @@ class Layout {
     /// Whether there is an average or a copy.
     bool has_extras() const { return has_extras_; }
 
-    /// The lowest address of the first state if states are rounded stochastically; otherwise
-    /// nullptr. All states of a parameter have the same strides, so the address of an element of
-    /// this state determines its index.
-    const std::byte* rounded_state() const { return rounded_state_; }
+    /// Whether elements are rounded at random when they are written.
+    bool rounds_at_random() const { return rounds_at_random_; }
+
+    /// The elements of a tile, but for the last, if tiles are runs in the order of the parameter's
+    /// memory: where the layout is flat, and where elements are rounded at random.
+    std::size_t run() const { return run_; }
+
+    /// Whether a run can be cut only at multiples of a block.
+    bool has_blocks() const { return block_ > 1; }
+
+    /// The order of the elements of an operand that is buffered, if elements are rounded at random.
+    const MemoryOrder& order(std::size_t operand) const { return orders_[operand]; }
+
+    /// The operand that is the master; `operands()` if there is none.
+    std::size_t master() const { return master_; }
+    bool has_master() const { return master_ < operand_count_; }
 
     /// The size of the scratch that a tile needs, in bytes.
     std::size_t scratch_bytes() const { return scratch_bytes_; }
 
   private:
+    void cut_into_runs(const std::vector<std::size_t>& shape, const std::vector<Operand>& operands,
+                       std::size_t tile_elements);
+    void cut_into_boxes(const std::vector<std::size_t>& shape, const std::vector<Operand>& operands,
+                        std::size_t tile_elements);
     void choose_boxes(std::size_t tile_elements);
     std::size_t fastest_axis(std::size_t operand) const;
     Access choose_access(std::size_t operand, bool is_aligned) const;
@@ -124,7 +133,11 @@ class Layout {
     std::size_t tiles_ = 0;
     std::size_t elements_ = 0;
     std::size_t scratch_bytes_ = 0;
-    const std::byte* rounded_state_ = nullptr;
+    std::size_t master_ = 0;
+    std::size_t run_ = 0;
+    std::size_t block_ = 1;  // the largest block of an operand
+    std::vector<MemoryOrder> orders_;
+    bool rounds_at_random_ = false;
     bool is_flat_ = true;
     bool has_rows_ = false;
     bool has_extras_ = false;

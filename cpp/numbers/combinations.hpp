@@ -19,17 +19,35 @@ struct Formats {
     // Whether the elements are complex numbers, whose second moments are real: averages of their
     // squared moduli. Such a parameter is computed in its own format, and so is its state.
     bool moduli = false;
+    // The bits that the parameter lacks, which are kept along it.
+    Master master = Master::none;
+    // Whether the parameter, in bfloat16 and without such bits, is rounded at random.
+    bool rounds_parameter = false;
 };
 
+/// The formats in which a kernel updates such arrays, if it reads gradients in their own format.
+/// What differs is converted before and after it (sweep/pieces-inl.hpp).
+constexpr Formats converted(Formats formats) {
+    if (formats.state == DType::square8) formats.state = DType::float32;
+    if (formats.master != Master::none || formats.rounds_parameter) {
+        formats.parameter = compute_dtype(formats.parameter);
+    }
+    formats.master = Master::none;
+    formats.rounds_parameter = false;
+    return formats;
+}
+
 /// Whether there is a kernel for the formats. States are stored in the compute format of the
-/// parameter, or in bfloat16 in place of float32.
+/// parameter, or in bfloat16 in place of float32. There is none for blocks of codes, for parameters
+/// with a master, or for those that are rounded at random.
 constexpr bool has_kernel(const Formats& formats) {
-    const auto& [parameter, gradient, state, moduli] = formats;
+    const auto& [parameter, gradient, state, moduli, master, rounds_parameter] = formats;
     const DType compute = compute_dtype(parameter);
     const auto is_compute_or_bfloat16 = [compute](DType dtype) {
         return dtype == compute || (dtype == DType::bfloat16 && compute == DType::float32);
     };
     const bool widens = gradient != compute && parameter == DType::float16;
+    if (parameter == DType::square8 || master != Master::none || rounds_parameter) return false;
     if (moduli) return gradient == compute;
     return is_compute_or_bfloat16(gradient) && is_compute_or_bfloat16(state) && !widens;
 }
@@ -60,6 +78,7 @@ inline constexpr Combinations combinations = [] {
 
 /// The index of a combination; -1 if it has no kernel.
 constexpr int kernel_index(const Formats& formats) {
+    if (formats.master != Master::none || formats.rounds_parameter) return -1;
     return combinations.index[static_cast<int>(formats.parameter)]
                              [static_cast<int>(formats.gradient)][static_cast<int>(formats.state)];
 }

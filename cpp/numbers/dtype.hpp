@@ -17,6 +17,13 @@ struct Bfloat16 {
     std::uint16_t bits;
 };
 
+/// The elements of a block in memory, each in one byte: q * |q| * scale / Q^2 for the code q, an
+/// int8 with Q = 127, or a uint8 with Q = 255 if no element is negative. Only states have it.
+struct Square8 {
+    float scale;
+    std::uint8_t codes[128];
+};
+
 enum class DType : std::uint8_t {
 #define SCHUSS_FORMAT(name, ...) name,
 #include "numbers/formats.def"
@@ -66,6 +73,17 @@ constexpr DType compute_dtype(DType dtype) {
 #include "numbers/formats.def"
     };
     return dtypes[static_cast<int>(dtype)];
+}
+
+/// The bits of a float32 number that a bfloat16 parameter lacks: all 16, or the upper 8 of them, by
+/// which it is a number of 24 bits.
+enum class Master : std::uint8_t { none, float32, float24 };
+
+inline constexpr int master_count = 3;
+
+/// The size of those bits of an element in bytes.
+constexpr std::size_t size_of(Master master) {
+    return master == Master::float32 ? 2 : master == Master::float24 ? 1 : 0;
 }
 
 /// StoredAs<dtype>::Type is the type of a block in memory.

@@ -18,10 +18,11 @@ inline std::uint64_t key_of(std::uint64_t stream, std::uint64_t index) {
     return splitmix64(stream ^ (index >> 32));
 }
 
-/// 16 random bits for each index: a hash of the index and one half of the key, hashed with the
-/// other half. Kept to few operations, since stochastic rounding is the bottleneck of a step with
-/// such states. Over 2^20 elements no two positions have a correlation above 0.03, and none less
-/// than 4,096 apart has a measurable one (tests/test_low_precision.py); rounding needs no more.
+/// Random bits for each index, 16 or 32: a hash of the index and one half of the key, hashed with
+/// the other half. Kept to few operations, since stochastic rounding is the bottleneck of a step
+/// with such states. Over 2^20 elements no two positions have a correlation above 0.03, and none
+/// less than 4,096 apart has a measurable one (tests/test_low_precision.py); rounding needs no
+/// more.
 struct RandomBits {
     std::uint32_t add, flip;
 
@@ -32,5 +33,6 @@ struct RandomBits {
     static constexpr std::uint32_t stride = 0x7feb352du;
     std::uint32_t begin(std::uint32_t index) const { return index * stride + add; }
 
-    std::uint32_t at(std::uint32_t x) const { return (x ^ (x >> 13) ^ flip) * 0xd35a2d97u >> 16; }
+    std::uint32_t all(std::uint32_t x) const { return (x ^ (x >> 13) ^ flip) * 0xd35a2d97u; }
+    std::uint32_t at(std::uint32_t x) const { return all(x) >> 16; }
 };

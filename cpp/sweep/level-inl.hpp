@@ -487,10 +487,19 @@ constexpr Format format() {
     return result;
 }
 
+/// Blocks of a state are converted with their random bits, in pieces-inl.hpp.
+template <>
+constexpr Format format<DType::square8, numbers::Square8>() {
+    return {sizeof(numbers::Square8), nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
+}
+
 constexpr Format formats[] = {
 #define SCHUSS_FORMAT(name, ...) format<DType::name>(),
 #include "numbers/formats.def"
 };
+
+#include "sweep/master-inl.hpp"
+#include "sweep/square-inl.hpp"
 
 #include "sweep/pieces-inl.hpp"
 
@@ -507,10 +516,12 @@ constexpr std::uint64_t compiled_features = 0
 
 #define SCHUSS_LEVEL_TABLE SCHUSS_EXPANDED_JOIN(level_, SCHUSS_LEVEL)
 extern const Level SCHUSS_LEVEL_TABLE;
-constinit const Level SCHUSS_LEVEL_TABLE = {SCHUSS_EXPANDED_TEXT(SCHUSS_LEVEL),
-                                            compiled_features,
-                                            table,
-                                            {&run_in_pieces<float>, &run_in_pieces<double>},
-                                            formats};
+constinit const Level SCHUSS_LEVEL_TABLE = {
+    SCHUSS_EXPANDED_TEXT(SCHUSS_LEVEL),
+    compiled_features,
+    table,
+    {&run_in_pieces<float>, &run_in_pieces<double>},
+    formats,
+    {nullptr, &join_all<Master::float32>, &join_all<Master::float24>}};
 
 }  // namespace schuss::sweep

@@ -10,7 +10,8 @@
 
 namespace schuss::sweep {
 
-/// The random bits that round a state: the key of their stream, and the index of the first element.
+/// The random bits that round an array: the key of their stream, and the index of the first
+/// element.
 struct Stream {
     std::uint64_t key, first;
 };
@@ -50,9 +51,12 @@ struct Call {
     Kernel kernel = nullptr;
     const void* coefficients = nullptr;
 
-    /// Whether the kernel cannot do it alone. It then reads gradients in the compute type, and
-    /// `decoupled` is the kernel for parameters in that type too and decoupled weight decay.
+    /// Whether the kernel cannot do it alone. It then reads these formats, into which the arrays
+    /// are converted, and `decoupled` is the kernel for parameters in the compute type and
+    /// decoupled weight decay. copies_gradients: whether the gradients are converted or multiplied.
     bool in_pieces = false;
+    numbers::Formats read = {};
+    bool copies_gradients = false;
     Kernel decoupled = nullptr;
 
     /// Whether the arrays are fetched ahead, since they do not fit the cache.
@@ -63,9 +67,12 @@ struct Call {
     double low = 0, high = 0;
 };
 
-/// Makes a call piece by piece: widens the gradients, and uses the power of the scale and `fine`.
+/// Makes a call piece by piece: converts the arrays, and uses the power of the scale and `fine`.
 using RunInPieces = void (*)(const Call& call, std::byte* const* operands, std::size_t count,
                              const Stream* streams);
+
+/// Writes the values of bfloat16 parameters whose other bits are in `low`.
+using Join = void (*)(const void* high, const void* low, float* out, std::size_t count);
 
 /// The squares of a gradient are summed in blocks of stats_block elements. Element i of a block is
 /// added to lane i % stats_lanes.
@@ -118,10 +125,15 @@ struct Level {
     const Kernels* rules;
     RunInPieces run_in_pieces[numbers::compute_dtype_count];
     const Format* formats;
+    Join join[numbers::master_count];  // nullptr where there is no master
 
     const Format& format(numbers::DType dtype) const { return formats[static_cast<int>(dtype)]; }
 
-    /// Makes a call. operands: as those of a kernel, but the gradient has its own format.
+    /// Makes a call. operands: as those of a kernel, but in the formats of the call, and then the
+    /// master if there is one. Blocks of a state are whole: the first element begins one, and only
+    /// the last one may have fewer elements. streams: one for each of rules::max_states states,
+    /// and one for the parameter, if one of them is rounded at random. Only those of blocks, of
+    /// masters and of the parameter may cross a multiple of 2^32.
     void run(const Call& call, std::byte* const* operands, std::size_t count,
              const Stream* streams) const {
         if (call.in_pieces) {
@@ -130,7 +142,8 @@ struct Level {
         } else {
             call.kernel(operands, count, call.coefficients, streams, call.prefetches);
         }
-        if (!call.is_bounded) return;
+        // With a master, the bounds were applied to the values before they were rounded.
+        if (!call.is_bounded || call.formats.master != numbers::Master::none) return;
         format(call.formats.parameter).put_between(operands[0], count, call.low, call.high);
     }
 };

@@ -1,6 +1,7 @@
-// Updates that a kernel cannot do alone: gradients in another format than the computation, a
-// gradient scale that T cannot hold, and a learning rate that T cannot hold. They are run piece by
-// piece on copies that stay in the first-level cache. Included by level-inl.hpp in its anonymous
+// Updates that a kernel cannot do alone: gradients in another format than the computation, states
+// in blocks of codes, parameters with a master or rounded at random, a gradient scale that T cannot
+// hold, and a learning rate that T cannot hold. They are run piece by piece on copies that stay in
+// the first-level cache. Included by level-inl.hpp in its anonymous
 // namespace.
 #pragma once
 
@@ -33,7 +34,7 @@ template <typename T>
     const std::size_t values = n * components_of(call);
     T parameter[piece_size], update[piece_size];
     T* const gradient = reinterpret_cast<T*>(operands[1]);
-    load_as<T>(call.formats.parameter)(operands[0], parameter, values);
+    load_as<T>(call.read.parameter)(operands[0], parameter, values);
     for (std::size_t i = 0; i < values; ++i) {
         gradient[i] = GradientTransform::transform(gradient[i], c.gradient);
         WeightDecay::apply(call.decay, parameter[i], gradient[i], c.decay);
@@ -47,45 +48,86 @@ template <typename T>
     for (int k = 0; k < count(*call.states); ++k) from_zero[2 + k] = operands[2 + k];
     call.decoupled(from_zero, n, rest, streams, call.prefetches);
     for (std::size_t i = 0; i < values; ++i) parameter[i] = parameter[i] + update[i] * c.fine;
-    loops_of(call.formats.parameter).store(parameter, operands[0], values);
+    loops_of(call.read.parameter).store(parameter, operands[0], values);
 }
+
+/// The copies of one piece that the kernel reads in place of the arrays.
+template <typename T>
+struct Piece {
+    alignas(64) T gradient[piece_size];
+    T parameter[piece_size];
+    T states[rules::max_states][piece_size];
+};
 
 template <typename T>
 void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
                    const Stream* streams) {
-    const auto& [of_parameter, of_gradient, of_state, moduli] = call.formats;
+    const auto& formats_of = call.formats;
     const std::size_t components = components_of(call);
-    const std::size_t parameter_size = components * loops_of(of_parameter).size;
-    const std::size_t gradient_size = components * loops_of(of_gradient).size;
-    const std::size_t state_size = loops_of(of_state).size;
-    const bool is_rounded = of_state != compute_dtype<T>;
-    const Convert widen = load_as<T>(of_gradient);
+    const std::size_t parameter_size = components * loops_of(formats_of.parameter).size;
+    const std::size_t gradient_size = components * loops_of(formats_of.gradient).size;
+    const std::size_t low_size = numbers::size_of(formats_of.master);
+    const bool converts_parameter = call.read.parameter != formats_of.parameter;
+    const bool converts_states = call.read.state != formats_of.state;
+    const bool is_rounded = formats_of.state != compute_dtype<T>;
+    const int states = count(*call.states);
+    const Convert widen = load_as<T>(formats_of.gradient);
     Common<T> c;
     __builtin_memcpy(&c, call.coefficients, sizeof c);
-    alignas(64) T gradient[piece_size];
+    Piece<T> scratch;
     const std::size_t longest = piece_size / components;
     for (std::size_t done = 0; done < n; done += longest) {
         const std::size_t left = n - done < longest ? n - done : longest;
         const std::size_t values = left * components;
-        const std::byte* const narrow = operands[1] + done * gradient_size;
-        const std::size_t bytes = left * gradient_size;
-        if (call.prefetches) prefetch(narrow, bytes, bytes);  // the next piece
-        widen(narrow, gradient, values);
-        for (std::size_t i = 0; c.gradient.power != 1 && i < values; ++i) {
-            gradient[i] = GradientTransform::apply_power(gradient[i], c.gradient);
-        }
-        std::byte* piece[rules::max_operands] = {operands[0] + done * parameter_size,
-                                                 reinterpret_cast<std::byte*>(gradient)};
-        Stream stream[rules::max_states] = {};
-        for (int k = 0; k < count(*call.states); ++k) {
+        std::byte* const parameter = operands[0] + done * parameter_size;
+        std::byte* const low = low_size == 0 ? nullptr : operands[2 + states] + done * low_size;
+        std::byte* const gradient = operands[1] + done * gradient_size;
+        std::byte* kept[rules::max_states];
+        std::byte* piece[rules::max_operands] = {parameter, gradient};
+        Stream stream[rules::max_states + 1] = {};
+        for (int k = 0; k < states; ++k) {
             const std::size_t width = call.states->at[k].nonnegative ? 1 : components;
-            piece[2 + k] = operands[2 + k] + done * width * state_size;
+            const std::size_t at = done * width / numbers::block_of(formats_of.state);
+            piece[2 + k] = kept[k] = operands[2 + k] + at * loops_of(formats_of.state).size;
             if (is_rounded) stream[k] = {streams[k].key, streams[k].first + done};
+        }
+        if (call.copies_gradients) {
+            const std::size_t bytes = left * gradient_size;
+            if (call.prefetches) prefetch(gradient, bytes, bytes);  // the next piece
+            widen(gradient, scratch.gradient, values);
+            for (std::size_t i = 0; c.gradient.power != 1 && i < values; ++i) {
+                scratch.gradient[i] =
+                    GradientTransform::apply_power(scratch.gradient[i], c.gradient);
+            }
+            piece[1] = reinterpret_cast<std::byte*>(scratch.gradient);
+        }
+        if constexpr (sizeof(T) == sizeof(float)) {
+            if (converts_parameter) {
+                load_parameter(call, parameter, low, values, scratch.parameter);
+                piece[0] = reinterpret_cast<std::byte*>(scratch.parameter);
+            }
+            for (int k = 0; converts_states && k < states; ++k) {
+                decode_state(call.states->at[k].nonnegative, kept[k], left, scratch.states[k]);
+                piece[2 + k] = reinterpret_cast<std::byte*>(scratch.states[k]);
+            }
         }
         if (c.fine == 1) {
             call.kernel(piece, left, call.coefficients, stream, call.prefetches);
         } else {
             update_finely(call, c, piece, left, stream);
+        }
+        if constexpr (sizeof(T) == sizeof(float)) {
+            if (converts_parameter) {
+                Stream own = {};
+                if (formats_of.master != Master::float32) {
+                    own = {streams[rules::max_states].key, streams[rules::max_states].first + done};
+                }
+                store_parameter(call, scratch.parameter, values, own, parameter, low);
+            }
+            for (int k = 0; converts_states && k < states; ++k) {
+                encode_state(call.states->at[k].nonnegative, scratch.states[k], left, stream[k],
+                             kept[k]);
+            }
         }
     }
 }
