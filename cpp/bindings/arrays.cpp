@@ -107,6 +107,17 @@ std::string remedy_for(const ArrayView& gradient, const Name& name, const Elemen
     return " (" + name.argument + ".astype(np." + name_of(target) + ") converts it)";
 }
 
+/// The dtype of a block of 8-bit state, numbers::Square8.
+py::dtype block_dtype(bool nonnegative) {
+    const py::tuple scale = py::make_tuple("scale", "=f4");
+    const py::tuple codes = py::make_tuple("codes", nonnegative ? "u1" : "i1",
+                                           py::make_tuple(sizeof numbers::Square8::codes));
+    py::list fields;
+    fields.append(scale);
+    fields.append(codes);
+    return py::dtype::from_args(fields);
+}
+
 /// Whether the object is a scalar of NumPy, such as a float64.
 bool is_numpy_scalar(py::handle object) {
     return py::isinstance(object, py::module_::import("numpy").attr("generic"));
@@ -193,10 +204,57 @@ ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule
                          ? " (overwrite_grads=False copies it into such a sum)"
                          : remedy_for(array, name, of_parameter);
         }
+        if (has_blocks(array)) names += " (optimizers have 8-bit state: state_dtype='8bit')";
         refuse_dtype(array, name, names);
     }
     check_shape(array, name, parameter, parameter_name);
     return *found;
+}
+
+bool has_blocks(const ArrayView& array) {
+    if (array.dtype().kind() != 'V' || array.itemsize() != sizeof(numbers::Square8)) return false;
+    return array.dtype().equal(block_dtype(false)) || array.dtype().equal(block_dtype(true));
+}
+
+ElementType check_blocks(const ArrayView& array, const Name& name, bool nonnegative,
+                         const ArrayView& parameter, const std::string& parameter_name) {
+    const ElementType type = find_type(parameter.dtype()).value();
+    if (type.is_complex() || numbers::compute_dtype(type.dtype) != numbers::DType::float32) {
+        throw py::value_error(name.text() + " is in 8 bits where " + parameter_name + " is " +
+                              name_of(type) +
+                              ", expected parameters in float32, float16 or bfloat16");
+    }
+    const py::dtype expected = block_dtype(nonnegative);
+    if (!array.dtype().equal(expected)) refuse_dtype(array, name, text(expected));
+    constexpr std::size_t block = numbers::block_of(numbers::DType::square8);
+    const std::size_t blocks = (parameter.size() + block - 1) / block;
+    if (array.shape() != std::vector{blocks}) {
+        throw py::value_error(name.text() + " has shape " + text(array.shape()) + ", expected " +
+                              text(std::vector{blocks}) + " (a block for each " +
+                              std::to_string(block) + " elements of " + parameter_name + ")");
+    }
+    const auto size = static_cast<std::ptrdiff_t>(array.itemsize());
+    const bool has_gaps = blocks > 1 && array.strides()[0] != size;
+    const auto address = reinterpret_cast<std::size_t>(array.data());
+    if (has_gaps || address % alignof(numbers::Square8) != 0) {
+        throw py::value_error(name.text() +
+                              " has gaps or is not aligned, expected a contiguous, aligned array "
+                              "(np.array(x) copies it)");
+    }
+    return {numbers::DType::square8};
+}
+
+void check_master(const ArrayView& array, const Name& name, const ArrayView& parameter,
+                  const std::string& parameter_name) {
+    const ElementType type = find_type(parameter.dtype()).value();
+    if (type.dtype != numbers::DType::bfloat16) {
+        throw py::value_error(name.text() + " is given where " + parameter_name + " is " +
+                              name_of(type) +
+                              ", expected None: only bfloat16 lacks bits of float32");
+    }
+    const bool is_integer = array.dtype().kind() == 'i' && is_native(array.dtype());
+    if (!is_integer || array.itemsize() > 2) refuse_dtype(array, name, "int16 or int8");
+    check_shape(array, name, parameter, parameter_name);
 }
 
 py::array as_gradient(py::handle object, const Name& name, const ArrayView& parameter) {

@@ -45,6 +45,23 @@ enum class DtypeRule {
 ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
                              const ArrayView& parameter, const std::string& parameter_name);
 
+/// Whether the elements are blocks of 8-bit state, with a sign or without.
+bool has_blocks(const ArrayView& array);
+
+/// TypeError or ValueError unless the array has such blocks for the elements of the parameter.
+/// nonnegative: whether the codes are uint8; otherwise they are int8.
+ElementType check_blocks(const ArrayView& array, const Name& name, bool nonnegative,
+                         const ArrayView& parameter, const std::string& parameter_name);
+
+/// TypeError or ValueError unless the array can be the master of the parameter.
+void check_master(const ArrayView& array, const Name& name, const ArrayView& parameter,
+                  const std::string& parameter_name);
+
+/// The bits of the parameter that a master has.
+inline numbers::Master master_kind(const ArrayView& array) {
+    return array.itemsize() == 2 ? numbers::Master::float32 : numbers::Master::float24;
+}
+
 /// A gradient of an array as an array, without a copy; a Python or NumPy number, for an array
 /// without axes, as a new array of that dtype. TypeError if the object is neither.
 py::array as_gradient(py::handle object, const Name& name, const ArrayView& parameter);

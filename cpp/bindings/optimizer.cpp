@@ -33,12 +33,12 @@ auto with_lrs(py::handle lrs, std::size_t groups, const Function& function) {
 }  // namespace
 
 Optimizer::Optimizer(const std::string& call, py::handle parameters, const std::string& step,
-                     const std::string& params, std::string grads)
+                     const std::string& params, std::string grads, bool round_at_random)
     : call_(call),
       step_call_(call + "." + step),
       params_(params),
       tree_(Tree::kept(parameters, call, params)),
-      parameters_(tree_.leaves(), tree_, call, params),
+      parameters_(tree_.leaves(), tree_, call, params, round_at_random),
       gradients_(tree_, parameters_, step_.plan, std::move(grads)),
       sums_(call, tree_, parameters_, gradients_) {
     gradients_.set_written(write_set(parameters_));
@@ -77,6 +77,15 @@ py::list Optimizer::copies() const {
     for (const Parameter& parameter : parameters_) {
         parameter.check_copy(call_);
         if (const ArrayView* const copy = parameter.copy()) result.append(copy->plain());
+    }
+    return result;
+}
+
+py::list Optimizer::values() const {
+    py::list result;
+    for (const Parameter& parameter : parameters_) {
+        if (!parameter.array().is_in_place()) parameter.refuse_change(call_);
+        result.append(parameter.values());
     }
     return result;
 }
@@ -294,13 +303,7 @@ py::object Optimizer::average() const {
 py::object Optimizer::corrected_average() const {
     const BusyGuard guard(busy_, call_ + ".average", call_);
     py::list result;
-    if (step_.average().is_empty()) {
-        const py::list arrays = this->arrays();
-        for (std::size_t i = 0; i < arrays.size(); ++i) {
-            result.append(arrays[i].attr("astype")(parameters_[i].average()->dtype()));
-        }
-        return tree_.unflatten(result);
-    }
+    if (step_.average().is_empty()) return tree_.unflatten(values());
     for (const Parameter& parameter : parameters_) {
         // A copy in the order of memory has no gaps.
         const py::array copy = parameter.average()->plain().attr("copy")("K");
@@ -381,26 +384,31 @@ void register_optimizer(py::module_& module) {
     using States = std::vector<std::pair<std::string, AuxArrays::List>>;
     py::class_<AuxArrays>(module, "AuxArrays", py::custom_type_setup(make_collectable<AuxArrays>))
         .def(py::init([](const py::dict& states, std::optional<AuxArrays::List> averages,
-                         std::optional<AuxArrays::List> copies) {
+                         std::optional<AuxArrays::List> copies,
+                         std::optional<AuxArrays::List> masters) {
                  States by_name;
                  for (const auto& [name, arrays] : states) {
                      by_name.emplace_back(name.cast<std::string>(), arrays.cast<AuxArrays::List>());
                  }
-                 return AuxArrays{std::move(by_name), std::move(averages), std::move(copies)};
+                 return AuxArrays{std::move(by_name), std::move(averages), std::move(copies),
+                                  std::move(masters)};
              }),
-             py::arg("states"), py::arg("averages") = py::none(), py::arg("copies") = py::none());
+             py::arg("states"), py::arg("averages") = py::none(), py::arg("copies") = py::none(),
+             py::arg("masters") = py::none());
     py::class_<Optimizer> optimizer(module, "Optimizer",
                                     py::custom_type_setup(make_collectable<Optimizer>));
     optimizer
         .def(py::init<const std::string&, py::handle, const std::string&, const std::string&,
-                      std::string>(),
+                      std::string, bool>(),
              py::arg("call"), py::arg("parameters"), py::arg("step") = "step",
-             py::arg("params") = "params", py::arg("grads") = "grads")
+             py::arg("params") = "params", py::arg("grads") = "grads",
+             py::arg("round_at_random") = false)
         .def_property_readonly("tree", locked(&Optimizer::tree))
         .def_property_readonly("users_arrays", locked(&Optimizer::users_arrays))
         .def_property_readonly("users_copies", locked(&Optimizer::users_copies))
         .def_property_readonly("arrays", locked(&Optimizer::arrays))
         .def_property_readonly("copies", locked(&Optimizer::copies))
+        .def_property_readonly("values", locked(&Optimizer::values))
         .def("hold_groups", locked(&Optimizer::hold_groups), py::arg("groups"))
         .def("hold_copies", locked(&Optimizer::hold_copies), py::arg("copies"), py::arg("call"))
         .def("configure", locked(&Optimizer::configure), py::arg("formulas"), py::arg("members"),

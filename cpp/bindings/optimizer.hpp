@@ -21,9 +21,10 @@ namespace schuss::bindings {
 
 class Optimizer {
   public:
-    /// step, params, grads: what messages call the method and its arguments.
+    /// step, params, grads: what messages call the method and its arguments. round_at_random:
+    /// whether parameters in bfloat16 without a master are rounded at random.
     Optimizer(const std::string& call, py::handle parameters, const std::string& step,
-              const std::string& params, std::string grads);
+              const std::string& params, std::string grads, bool round_at_random);
 
     /// A copy of the tree of the parameters.
     py::object tree();
@@ -39,6 +40,9 @@ class Optimizer {
 
     /// The same for the copies.
     py::list copies() const;
+
+    /// New arrays of the parameters' values in their compute dtypes: with a master, all their bits.
+    py::list values() const;
 
     /// Each step then compares these groups, whose params are the parameters, instead of the
     /// structure.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "sweep/dispatch.hpp"
+
 namespace schuss::bindings {
 namespace {
 
@@ -42,6 +44,21 @@ Parameter::Parameter(ArrayView array, const Name& name, const Bound& bound)
     check_writable(array_, name);
 }
 
+py::array Parameter::values() const {
+    const py::array values = array_.plain().attr("copy")();
+    const ArrayView* const master = this->master();
+    if (master == nullptr) {
+        const char* const dtype = numbers::dtype_name(compute_dtype());
+        return is_complex() ? values : py::array(values.attr("astype")(dtype));
+    }
+    const py::array low = master->plain().attr("copy")();
+    py::array result(py::dtype("f4"), array_.shape());
+    const auto kind = static_cast<std::size_t>(master_kind(*master));
+    sweep::level().join[kind](values.data(), low.data(), static_cast<float*>(result.mutable_data()),
+                              array_.size());
+    return result;
+}
+
 const ArrayView* Parameter::find(engine::Role role) const {
     for (const AuxArray& aux : aux_arrays_) {
         if (aux.role == role) return &aux.array;
@@ -49,18 +66,38 @@ const ArrayView* Parameter::find(engine::Role role) const {
     return nullptr;
 }
 
+ElementType Parameter::check_aux_array(const AuxArray& aux, const Name& name,
+                                       DtypeRule of_states) const {
+    if (aux.role == engine::Role::master) {
+        check_master(aux.array, name, array_, name_);
+        return type_;
+    }
+    const DtypeRule rule =
+        aux.nonnegative && is_complex() ? DtypeRule::nonnegative : dtype_rule(aux.role, of_states);
+    const bool may_have_blocks =
+        aux.role == engine::Role::state && of_states == DtypeRule::stochastic;
+    if (may_have_blocks && has_blocks(aux.array)) {
+        return check_blocks(aux.array, name, aux.nonnegative, array_, name_);
+    }
+    return check_compatible(aux.array, name, rule, array_, name_);
+}
+
 void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
                                DtypeRule of_states) {
     std::vector<ElementType> types;
     types.reserve(arrays.size());
-    const AuxArray* first_nonnegative = nullptr;
+    const AuxArray *first_nonnegative = nullptr, *first_state = nullptr;
     for (const AuxArray& aux : arrays) {
         const Name name{call, aux.name};
-        const bool may_be_real = aux.nonnegative && is_complex();
-        const DtypeRule rule =
-            may_be_real ? DtypeRule::nonnegative : dtype_rule(aux.role, of_states);
-        types.push_back(check_compatible(aux.array, name, rule, array_, name_));
-        if (!may_be_real) continue;
+        types.push_back(check_aux_array(aux, name, of_states));
+        if (aux.role != engine::Role::state) continue;
+        if (first_state == nullptr) first_state = &aux;
+        if (types.back().dtype != types.front().dtype) {
+            throw py::type_error(name.text() + " has another number format than " +
+                                 first_state->name + ", expected the same for all states of " +
+                                 name_);
+        }
+        if (!aux.nonnegative || !is_complex()) continue;
         if (first_nonnegative == nullptr) first_nonnegative = &aux;
         check_like(aux.array, name, first_nonnegative->array, first_nonnegative->name);
     }
@@ -134,9 +171,14 @@ engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::s
             {role, type.dtype, array.data(), array.strides().data(), type.components});
     };
     add(engine::Role::parameter, type_, array_);
+    operands[0].at_random =
+        rounds_at_random_ && type_.dtype == numbers::DType::bfloat16 && master() == nullptr;
     add(engine::Role::gradient, gradient_type, gradient);
     for (std::size_t i = 0; i < aux_arrays_.size(); ++i) {
         add(aux_arrays_[i].role, aux_types_[i], aux_arrays_[i].array);
+        if (aux_arrays_[i].role == engine::Role::master) {
+            operands.back().master = master_kind(aux_arrays_[i].array);
+        }
     }
     return {group, array_.shape(), operands};
 }
@@ -150,6 +192,10 @@ engine::Item Parameter::resting_item(std::size_t group, bool is_read) const {
                      updated.data(), updated.strides().data(), type_.components},
                     {engine::Role::gradient, type_.dtype, array_.data(), array_.strides().data(),
                      type_.components}};
+        if (const ArrayView* const master = this->master()) {
+            operands.push_back({engine::Role::master, type_.dtype, master->data(),
+                                master->strides().data(), 1, master_kind(*master)});
+        }
     }
     return engine::Item::resting(group, array_.shape(), type_.components, operands);
 }
@@ -177,7 +223,7 @@ int AuxArrays::traverse(visitproc visit, void* arg) const {
     for (const auto& [name, arrays] : states) {
         if (const int result = traverse_list(arrays); result != 0) return result;
     }
-    for (const std::optional<List>* arrays : {&averages, &copies}) {
+    for (const std::optional<List>* arrays : {&averages, &copies, &masters}) {
         if (!*arrays) continue;
         if (const int result = traverse_list(**arrays); result != 0) return result;
     }
@@ -185,11 +231,12 @@ int AuxArrays::traverse(visitproc visit, void* arg) const {
 }
 
 Parameters::Parameters(const std::vector<py::object>& leaves, const Tree& tree,
-                       const std::string& call, const std::string& argument) {
+                       const std::string& call, const std::string& argument, bool round_at_random) {
     parameters_.reserve(leaves.size());
     for (std::size_t i = 0; i < leaves.size(); ++i) {
         const Name name{call, tree.name(argument, i)};
         parameters_.emplace_back(ArrayView(leaves[i], name), name);
+        if (round_at_random) parameters_.back().round_at_random();
     }
     for (const Parameter& parameter : parameters_) {
         bindings::check_shows_its_memory(parameter.array(), {call, parameter.name()});
@@ -238,7 +285,7 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
     for (std::size_t i = 0; i < size(); ++i) {
         Parameter& parameter = result.parameters_[i];
         std::vector<Parameter::AuxArray> own;
-        own.reserve(states.size() + result.have_averages_ + result.have_copies_);
+        own.reserve(states.size() + 1 + result.have_averages_ + result.have_copies_);
         const auto add = [&](engine::Role role, const AuxArrays::List& list,
                              const std::string& name, bool nonnegative = false) {
             const Name own_name{call, tree.name(name, i)};
@@ -247,6 +294,9 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
         for (const rules::State& state : states) {
             add(engine::Role::state, arrays.state(state.name),
                 "state['" + std::string(state.name) + "']", state.nonnegative);
+        }
+        if (arrays.masters && !arrays.masters->at(i).is_none()) {
+            add(engine::Role::master, *arrays.masters, "master");
         }
         if (arrays.averages) add(engine::Role::average, *arrays.averages, "average");
         if (arrays.copies) add(engine::Role::copy, *arrays.copies, "copies");

@@ -23,7 +23,7 @@ struct Bound {
 
 class Parameter {
   public:
-    /// An array that belongs to a parameter: a state, the average or the copy.
+    /// An array that belongs to a parameter: a state, the master, the average or the copy.
     struct AuxArray {
         engine::Role role;
         ArrayView array;
@@ -45,8 +45,15 @@ class Parameter {
     const ArrayView* average() const { return find(engine::Role::average); }
     const ArrayView* copy() const { return find(engine::Role::copy); }
 
-    /// Gives the parameter its arrays in the order of the kernel: states, average, copy. TypeError
-    /// or ValueError unless they go with the parameter.
+    /// Rounds the parameter at random, if it is in bfloat16 and has no master.
+    void round_at_random() { rounds_at_random_ = true; }
+
+    /// A new array of the values in the compute dtype: of a parameter with a master, all their
+    /// bits.
+    py::array values() const;
+
+    /// Gives the parameter its arrays in the order of the kernel: states, master, average, copy.
+    /// TypeError or ValueError unless they go with the parameter.
     void set_aux_arrays(std::vector<AuxArray> arrays, const std::string& call,
                         DtypeRule of_states = DtypeRule::stochastic);
 
@@ -82,21 +89,25 @@ class Parameter {
 
   private:
     const ArrayView* find(engine::Role role) const;
+    const ArrayView* master() const { return find(engine::Role::master); }
+    ElementType check_aux_array(const AuxArray& aux, const Name& name, DtypeRule of_states) const;
 
     std::string name_;  // in messages
     Bound bound_;
     ArrayView array_;
     ElementType type_;
+    bool rounds_at_random_ = false;
     std::vector<AuxArray> aux_arrays_;
     std::vector<ElementType> aux_types_;
 };
 
-/// Arrays that belong to parameters, by role: each a list with one array for each parameter.
+/// Arrays that belong to parameters, by role: each a list with one array for each parameter. The
+/// masters are None for parameters that have none.
 struct AuxArrays {
     using List = std::vector<py::object>;
 
     std::vector<std::pair<std::string, List>> states;  // by name
-    std::optional<List> averages, copies;
+    std::optional<List> averages, copies, masters;
 
     /// The arrays of a state. KeyError if there is none of that name.
     const List& state(std::string_view name) const;
@@ -111,9 +122,10 @@ class Parameters {
   public:
     Parameters() = default;
 
-    /// leaves: in the form of the tree. TypeError or ValueError unless they can be parameters.
+    /// leaves: in the form of the tree. round_at_random: whether those in bfloat16 are rounded so.
+    /// TypeError or ValueError unless they can be parameters.
     Parameters(const std::vector<py::object>& leaves, const Tree& tree, const std::string& call,
-               const std::string& argument);
+               const std::string& argument, bool round_at_random = false);
 
     std::size_t size() const { return parameters_.size(); }
     const Parameter& operator[](std::size_t i) const { return parameters_[i]; }

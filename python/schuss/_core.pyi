@@ -115,19 +115,27 @@ class StepOptions:
     ) -> None: ...
 
 class AuxArrays:
-    """The arrays that belong to parameters: each list has one array for each parameter."""
+    """The arrays that belong to parameters: each list has one array for each parameter.
+
+    8-bit states are arrays of blocks: ``[("scale", "f4"), ("codes", "i1", (128,))]``, or "u1" for
+    states that are never negative, one for each 128 elements in the order of the parameter's
+    memory. All states of a parameter have the same number format. `masters` are the bits that
+    bfloat16 parameters lack, int16 or int8 arrays; None for parameters that have none.
+    """
 
     def __init__(
         self,
         states: Mapping[str, Sequence[Any]],
         averages: Sequence[Any] | None = None,
         copies: Sequence[Any] | None = None,
+        masters: Sequence[Any] | None = None,
     ) -> None: ...
 
 class Optimizer:
     """Parameters in the user's structure, the arrays that belong to them, and the steps made.
 
     `step`, `params` and `grads` are what messages call the method and its arguments.
+    `round_at_random`: whether bfloat16 parameters without a master are rounded at random.
     """
 
     def __init__(
@@ -137,6 +145,7 @@ class Optimizer:
         step: str = "step",
         params: str = "params",
         grads: str = "grads",
+        round_at_random: bool = False,
     ) -> None: ...
     @property
     def tree(self) -> Tree:
@@ -157,6 +166,13 @@ class Optimizer:
     @property
     def copies(self) -> list[npt.NDArray[Any]]:
         """The same for the copies."""
+
+    @property
+    def values(self) -> list[npt.NDArray[Any]]:
+        """New arrays of the parameters in their compute dtypes.
+
+        Those of parameters with a master have all bits of float32.
+        """
 
     def hold_groups(self, groups: Sequence[Any]) -> None:
         """Compare these groups before each step, in place of the structure of the parameters."""
