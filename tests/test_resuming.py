@@ -612,7 +612,7 @@ REALS = {
 COUNTS = {"steps", "skipped", "seed", "number", "state", "inc", "uinteger"}
 ALSO_RIGHT: dict[str, set[Any]] = {
     "True": {"clear_grads", "average_bias_correction", "maximize", "track_norms"},
-    "'left out'": {"maximize", "bounds", "eps_hat", "rested", "track_norms"},
+    "'left out'": {"maximize", "bounds", "eps_hat", "rested", "track_norms", "master", "blocks"},
     "7": REALS | COUNTS,
     "0.5": REALS | {"beta1", "beta2"},
     "{'a': 1}": {"extra"},

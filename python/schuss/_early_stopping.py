@@ -21,10 +21,12 @@ class EarlyStopping:
         mode: str,
         start_from_epoch: int,
         params: ArrayTree | None,
+        masters: list[Array],
     ) -> None:
         self._patience, self._min_delta, self._ignored = patience, min_delta, start_from_epoch
         self._worst = -inf if mode == "max" else inf
-        self._params = params  # None if the best parameters are not to be restored
+        # None if the best parameters are not to be restored. Masters have the rest of their bits.
+        self._params, self._masters = params, masters
         # Arrays that are read-only at the start are not trained.
         self._trained = [array.flags.writeable for array in self._all_arrays()]
         self._value, self._waited = self._worst, 0
@@ -93,14 +95,20 @@ class EarlyStopping:
         write_copies()
 
     def _arrays(self) -> list[Array]:
-        """Return the trained arrays as they are now: the user may have replaced one."""
+        """Return the trained arrays as they are now: the user may have replaced one.
+
+        Then the masters.
+        """
         arrays = self._all_arrays()
         if len(arrays) != len(self._trained):
             raise ValueError(
                 f"fit: params have {len(arrays)} arrays, expected {len(self._trained)} as "
                 "at the start"
             )
-        return [array for array, trained in zip(arrays, self._trained, strict=True) if trained]
+        trained = [
+            array for array, is_trained in zip(arrays, self._trained, strict=True) if is_trained
+        ]
+        return trained + self._masters
 
     def _all_arrays(self) -> list[Array]:
         if self._params is None:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 from schuss import _files
-from schuss._arrays import ArrayTree, arrays_of, check_holds
+from schuss._arrays import Array, ArrayTree, arrays_of, check_holds
 from schuss._batch_sources import is_iterable_of_batches
 from schuss._errors import wrong_type
 from schuss._hints import comes_from
@@ -152,3 +152,10 @@ def optimizer_params(optimizer: Any, params: ArrayTree) -> ArrayTree:
             return params
     check_holds("fit", params, arrays)  # `params` may hold more arrays than the optimizer
     return own
+
+
+def masters_of(optimizer: Any) -> list[Array]:
+    """Return the masters of the parameters of an optimizer, if there are any."""
+    if not isinstance(optimizer, Optimizer):
+        return []
+    return [array for array in internals_of(optimizer).masters or [] if array is not None]

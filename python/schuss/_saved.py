@@ -276,7 +276,7 @@ def checked(
 
 def _with_defaults(given: Any, **defaults: Any) -> Any:
     """Return saved values with defaults for those that earlier versions did not have."""
-    if not isinstance(given, Mapping):
+    if not isinstance(given, Mapping) or not given:
         return given
     return dict(given) | {name: value for name, value in defaults.items() if name not in given}
 

@@ -16,6 +16,7 @@ from schuss._fit_settings import (
     Function,
     Settings,
     check_optimizer,
+    masters_of,
     optimizer_params,
     rates_in_use,
 )
@@ -310,6 +311,7 @@ class _Training:
             settings.mode,
             settings.start_from_epoch,
             params if settings.restore_best else None,
+            masters_of(optimizer) if settings.restore_best else [],
         )
         self.stepping = Stepping(
             loss_and_grad, params, optimizer, self.recorder, settings, stepped=stepped

@@ -171,7 +171,8 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
             If it is the state of other groups, or a state in 8 bits does not go with a parameter.
             Nothing is changed then.
         """
-        with converting(self, self._converted):
+        hidden = {*RULES[self._rule].states.values(), AVERAGE, BITS}
+        with converting(self, self._converted, hidden):
             super().load_state_dict(state_dict)
 
     def write_copies(self) -> None:
@@ -243,25 +244,22 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         self._extras = replace(self._extras, **checked(type(self).__name__, {name: value}))
         self._plan = None
 
-    def _converted(self, param: Any, name: str, given: dict[str, Any]) -> dict[str, Any]:
-        """Return a state to load, in the formats of this optimizer."""
-        state, formats = dict(given), self._extras.formats
+    def _converted(self, param: Any, name: str, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the tensors of a state to load, in the formats of this optimizer."""
+        formats, tensors = self._extras.formats, {}
         nonnegative = nonnegative_states(self._rule)
-        if self._extras.average is None:
-            state.pop(AVERAGE, None)
-        for key in (AVERAGE, PRODUCT):
-            if key in state:
-                state[key] = state[key].to(param.device, computed_dtype(param), copy=True)
-        for key in RULES[self._rule].states.values():
-            if state.get(key) is not None:
-                call = f"{type(self).__name__}.load_state_dict: {name}[{key!r}]"
-                state[key] = formats.converted(
-                    call, state[key], param, nonnegative=key in nonnegative, copy=True
-                )
-        if BITS in state:
-            bits = formats.missing_bits(state.pop(BITS), param, copy=True)
-            state |= {} if bits is None else {BITS: bits}
-        return state
+        given = {key: value for key, value in state.items() if value is not None}
+        for key in given.keys() & {*RULES[self._rule].states.values()}:
+            call = f"{type(self).__name__}.load_state_dict: {name}[{key!r}]"
+            is_nonnegative = key in nonnegative
+            tensors[key] = formats.converted(
+                call, given[key], param, nonnegative=is_nonnegative, copy=True
+            )
+        others = {PRODUCT} if self._extras.average is None else {AVERAGE, PRODUCT}
+        for key in given.keys() & others:
+            tensors[key] = given[key].to(param.device, computed_dtype(param), copy=True)
+        bits = formats.missing_bits(given.get(BITS), param, copy=True)
+        return tensors if bits is None else tensors | {BITS: bits}
 
     def _drop_averages(self) -> None:
         for state in self.state.values():

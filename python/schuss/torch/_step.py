@@ -125,6 +125,8 @@ class _Bucket:
             self.core.steps = int(self.counts[0])
         if RULES[self.rule].momentum is not None:
             self.products = self._shared(PRODUCT)
+        tensors = (each for tensors in self.tensors.values() for each in tensors)
+        self.memory = [memory_of(each) for each in tensors if each is not None]
         self.pointers = self._pointers()
 
     def is_current(self, state: Any) -> bool:
@@ -235,8 +237,7 @@ class _Bucket:
         return [None if each is None else array_of_state(call, each) for each in self.tensors[key]]
 
     def _pointers(self) -> list[int]:
-        tensors = (each for tensors in self.tensors.values() for each in tensors)
-        return [memory_of(each).data_ptr() for each in tensors if each is not None]
+        return [tensor.data_ptr() for tensor in self.memory]
 
 
 def _settings(rule: str, group: dict[str, Any]) -> list[Any]:
