@@ -119,7 +119,7 @@ def final_losses(trainings: Mapping[str, Ways]) -> Figure:
             color = STYLES[way]["color"]
             axes.plot(values, [row] * len(values), "o", color=color, alpha=0.5, markersize=4)
             axes.plot(np.mean(values), row, "|", color=color, markersize=16, markeredgewidth=2)
-        deviation = np.std(last(ways[FLOAT32.name], "loss"), ddof=1)
+        deviation = float(np.std(last(ways[FLOAT32.name], "loss")))
         axes.axvspan(-deviation, deviation, color="0.5", alpha=0.15, linewidth=0)
         axes.axvline(0, color="0.15", linewidth=1)
         axes.set_yticks(range(len(names)), names)

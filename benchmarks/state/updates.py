@@ -29,14 +29,15 @@ def updates(stepper: Stepper, t: int) -> Array:
 class Both:
     """Steps in float32, which train, and the same steps of another way on copies."""
 
-    def __init__(self, exact: Stepper, other: Stepper, course: Course) -> None:
-        self._exact, self._other, self._course, self._t = exact, other, course, 0
+    def __init__(self, exact: Stepper, other: Stepper, course: Course, steps: int) -> None:
+        self._exact, self._other, self._course = exact, other, course
+        self._t, self._steps = 0, steps
 
     def step(self, grads: Sequence[Array]) -> None:
         self._t += 1
         self._exact.step(grads)
         self._other.step(grads)
-        if self._t % EVERY == 0:
+        if self._t % EVERY == 0 or self._t == self._steps:
             exact, other = (updates(each, self._t) for each in (self._exact, self._other))
             norm = np.linalg.norm(exact)
             self._course.add(
@@ -55,15 +56,16 @@ class Watched(Way):
 
     way: Way = FLOAT32
     course: Course = field(default_factory=Course)
+    steps: int = LENGTH
 
     def stepper(self, params: Sequence[Array], lr: float, seed: int) -> Stepper:
         copies = [param.copy() for param in params]
         ways = (FLOAT32.stepper(params, lr, seed), self.way.stepper(copies, lr, seed))
-        return Both(*ways, self.course)
+        return Both(*ways, self.course, self.steps)
 
 
 def run(way: Way, seed: int, steps: int) -> Course:
     """Report the error of the updates, and their size, in units of the norm of the exact ones."""
     course = Course()
-    words.run(Watched("watched", way=way, course=course), seed, steps)
+    words.run(Watched("watched", way=way, course=course, steps=steps), seed, steps)
     return course
