@@ -13,6 +13,7 @@ import numpy as np
 
 from schuss._arrays import Array, zeros_like_strided
 from schuss._hyperparameters import choice, optional
+from schuss.reference._masters import join
 
 Masters: TypeAlias = list[Array | None]
 """In the order of the parameters; None for those in float32."""
@@ -89,12 +90,6 @@ def rounding(
 def float32_values(params: Sequence[Array], masters: Masters) -> list[Array]:
     """Return new arrays with the values of parameters and their masters."""
     return [
-        param.copy(order="K") if low is None else _joined(param, low)
+        param.copy(order="K") if low is None else join(param, low)
         for param, low in zip(params, masters, strict=True)
     ]
-
-
-def _joined(param: Array, low: Array) -> Array:
-    high = param.view(np.int16).astype(np.int32) << 16
-    bits: Array = np.asarray(high + (low.astype(np.int32) << (16 - 8 * low.itemsize)))
-    return bits.view(np.float32)
