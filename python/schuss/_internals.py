@@ -55,7 +55,7 @@ class Internals:
         self.kind, call = kind, kind.__name__
         self.settings = checked_settings(kind, call, settings)
         spec_of(kind)
-        self.core = _core.Optimizer(call, params)
+        self.core = _core.Optimizer(call, params, round_at_random=round_params == "random")
         if groups_given is not None:
             self.core.hold_groups(groups_given)
         # The user's own objects: a copy of the optimizer sees what the user replaces in them.
@@ -312,7 +312,7 @@ class Internals:
         step_options = _core.StepOptions(**options)
         arrays = None
         if first or new_states is not self.states or averages is not self.averages:
-            arrays = _core.AuxArrays(new_states, averages, self.copies)
+            arrays = _core.AuxArrays(new_states, averages, self.copies, self.masters)
         group_lrs = [own["lr"] for own in groups if "lr" in own]
         frozen = [index for index, own in enumerate(groups) if own.get(FROZEN)]
         new_settings = {**self.settings, **changes}
@@ -340,7 +340,7 @@ class Internals:
         of_params = [initial[group] for group in self.group_of]
         moments = second_moments(self.kind, {**settings, **groups[0]})
         new_states = with_names(self.states, names, moments, self.format, self.arrays, of_params)
-        averages = averages_for(self.averages, self.arrays, settings, before=self.settings)
+        averages = averages_for(self.averages, self.core, settings, before=self.settings)
         return new_states, averages
 
 

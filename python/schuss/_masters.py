@@ -13,14 +13,13 @@ import numpy as np
 
 from schuss._arrays import Array, zeros_like_strided
 from schuss._hyperparameters import choice, optional
-from schuss.reference._masters import join
+from schuss.reference._masters import MASTERS
 
 Masters: TypeAlias = list[Array | None]
 """In the order of the parameters; None for those in float32."""
 
-_DTYPES = {"float32": np.int16, "float24": np.int8}
 _SLOT = 5  # in memory, after three states and the average
-_checked_master = optional(partial(choice, among=(*_DTYPES,)))
+_checked_master = optional(partial(choice, among=(*MASTERS,)))
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Rounding:
         """Return masters for parameters that are exact, if there are to be any."""
         if self.master is None:
             return None
-        dtype = _DTYPES[self.master]
+        dtype = MASTERS[self.master]
         return [
             None if param.dtype == np.float32 else zeros_like_strided(param, _SLOT, dtype)
             for param in params
@@ -85,11 +84,3 @@ def rounding(
             "no bits"
         )
     return result
-
-
-def float32_values(params: Sequence[Array], masters: Masters) -> list[Array]:
-    """Return new arrays with the values of parameters and their masters."""
-    return [
-        param.copy(order="K") if low is None else join(param, low)
-        for param, low in zip(params, masters, strict=True)
-    ]

@@ -15,7 +15,6 @@ from schuss._copies import register
 from schuss._groups import Params, assign_groups, split_groups
 from schuss._hyperparameters import FINITE
 from schuss._internals import Internals
-from schuss._masters import float32_values
 from schuss._param_groups import Grouped
 from schuss._settings import checked_overrides, declaration_of
 from schuss._state import StateDtype
@@ -118,8 +117,7 @@ class Optimizer(Grouped):
         if internals.masters is None:
             return None
         with internals.busy("master"):
-            values = float32_values(internals.arrays, internals.masters)
-        return internals.core.tree.unflatten(values)
+            return internals.core.tree.unflatten(internals.core.values)
 
     @property
     def steps(self) -> int:

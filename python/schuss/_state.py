@@ -100,7 +100,7 @@ def with_names(
 
 def averages_for(
     averages: list[Array] | None,
-    params: Sequence[Array],
+    core: _core.Optimizer,
     settings: Mapping[str, Any],
     *,
     before: Mapping[str, Any],
@@ -111,12 +111,14 @@ def averages_for(
     from_zero = settings["average_bias_correction"]
     if averages is not None and from_zero == before["average_bias_correction"]:
         return averages
-    averages = []
-    for param in params:
-        averages.append(zeros_like_strided(param, _MAX_STATES + 1, computed_dtype(param)))
-        if not from_zero:
-            np.copyto(averages[-1], param)
-    return averages
+    new = [
+        zeros_like_strided(param, _MAX_STATES + 1, computed_dtype(param)) for param in core.arrays
+    ]
+    if not from_zero:
+        has_low = any(param.dtype.itemsize == 2 for param in core.arrays)
+        for average, values in zip(new, core.values if has_low else core.arrays, strict=True):
+            np.copyto(average, values)
+    return new
 
 
 def new_sums(params: Sequence[Array]) -> list[Array]:
