@@ -34,9 +34,12 @@ safetensors_numpy = pytest.importorskip("safetensors.numpy")
 TREE: dict[str, Any] = {"layers": [{"W": (4, 3), "b": (3,)}, {"W": (3, 2), "b": (2,)}], "scale": ()}
 
 
-def grads(t: int, tree: Any = TREE) -> Any:
+LARGE = TREE | {"large": (70, 61)}  # has state in blocks if that is in 8 bits
+
+
+def grads(t: int, tree: Any = TREE, dtype: Any = np.float32) -> Any:
     rng = np.random.default_rng(t)
-    return made(lambda shape: np.asarray(rng.standard_normal(shape)).astype(np.float32), tree)
+    return made(lambda shape: np.asarray(rng.standard_normal(shape)).astype(dtype), tree)
 
 
 def made(make: Callable[[Any], Any], tree: Any = TREE) -> Any:
@@ -76,6 +79,11 @@ OPTIMIZERS = [
     "SGD(p, maximize=True, bounds=(None, 0.5), track_norms=True)",
     "Adam(p, lr=schedules.Linear(0.1, 0.01, steps=5), groups=groups)",
     "Adam(p, state_dtype='bfloat16', seed=7)",
+    "Adam(p, state_dtype='8bit', seed=7, amsgrad=True, copies='float16')",
+    "Adagrad(p, state_dtype='8bit', initial_accumulator_value=0.5)",
+    "Adam(p, state_dtype='8bit', master='float32', average=0.9)",
+    "AdamW(p, lr=0.1, master='float24', seed=7)",
+    "Momentum(p, lr=0.1, round_params='random')",
 ]
 
 
@@ -95,20 +103,22 @@ def test_training_that_is_resumed_has_the_bits_of_one_that_was_not_stopped(
 ) -> None:
     def train(optimizer: Any, steps: range) -> None:
         for t in steps:
-            optimizer.accumulate(grads(10 * t))
+            optimizer.accumulate(grads(10 * t, tree))
             optimizer.step(scale=1 / optimizer.accumulated)
             if t == 2 and "skip" in kind:
                 optimizer.step(filled(np.nan))
 
-    optimizer = make_optimizer(kind, params())
+    tree = LARGE if "8bit" in kind else TREE
+    dtype = dtype_of("bfloat16" if "master" in kind or "round" in kind else "float32")
+    optimizer = make_optimizer(kind, grads(0, tree, dtype))
     train(optimizer, range(1, stop + 1))
     for t in range(accumulated):
-        optimizer.accumulate(grads(t))
+        optimizer.accumulate(grads(t, tree))
     schuss.save(tmp_path / "c", optimizer.params, optimizer)
     train(optimizer, range(stop + 1, 7))
-    other = make_optimizer(kind, filled(7))
-    other.step(grads(9))  # nothing of this may remain
-    other.accumulate(grads(9))
+    other = make_optimizer(kind, filled(7, tree, dtype))
+    other.step(grads(9, tree))  # nothing of this may remain
+    other.accumulate(grads(9, tree))
     assert schuss.load(tmp_path / "c", other.params, other) == {}
     assert (other.steps, other.accumulated) == (stop, accumulated)
     train(other, range(stop + 1, 7))
@@ -131,6 +141,135 @@ def test_values_of_every_dtype_are_kept_in_every_memory_layout(
     if dtype.name != "bfloat16":
         read = safetensors_numpy.load_file(tmp_path / "c")
         np.testing.assert_array_equal(read["params"], optimizer.params)
+
+
+# State in 8 bits, and masters.
+
+every_way = pytest.mark.parametrize("how", ["load", "state_dict"])
+
+
+def bring(optimizer: Any, other: Any, how: str, path: Path) -> None:
+    """Load what an optimizer saves into another one."""
+    if how == "load":
+        save_and_load(path, optimizer, other)
+    else:
+        other.load_state_dict(optimizer.state_dict())
+        for array, value in zip(leaves(other.params), leaves(optimizer.params), strict=True):
+            array[...] = value
+
+
+def moments(rng: np.random.Generator, shape: Any, layout: str, **options: Any) -> Any:
+    """Return an optimizer with state of numbers of very different sizes."""
+    optimizer = schuss.Adam(laid_out(np.zeros(shape, np.float32), layout), **options)
+    for _ in range(2):
+        optimizer.step((rng.standard_normal(shape) ** 5).astype(np.float32))
+    return optimizer
+
+
+@every_way
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("into", ["c", "fortran", "half reversed"])
+def test_state_in_8_bits_goes_from_any_memory_layout_to_any_other(
+    layout: str, into: str, how: str, tmp_path: Path
+) -> None:
+    rng, shape = np.random.default_rng(0), (23, 19, 11)
+    optimizer = moments(rng, shape, layout, state_dtype="8bit")
+    other = schuss.Adam(laid_out(np.zeros(shape, np.float32), into), state_dtype="8bit")
+    bring(optimizer, other, how, tmp_path / "c")
+    for name, most in (("m", 127), ("v", 255)):
+        # The code is that of the root. Elsewhere, an element has other neighbours in its block.
+        was, now = (
+            np.sign(x) * np.sqrt(abs(x)) for x in (optimizer.state[name], other.state[name])
+        )
+        assert (abs(was - now) <= abs(was).max() / most).all()
+    back = schuss.Adam(laid_out(np.zeros(shape, np.float32), layout), state_dtype="8bit")
+    bring(optimizer, back, how, tmp_path / "c")
+    grad = rng.standard_normal(shape).astype(np.float32)
+    for each in (optimizer, back):
+        each.step(grad)
+    assert snapshot(back) == snapshot(optimizer)
+
+
+@every_way
+def test_state_in_8_bits_becomes_float32_and_the_same_state_again(how: str, tmp_path: Path) -> None:
+    rng, shape = np.random.default_rng(0), (70, 61)
+    optimizer = moments(rng, shape, "fortran", state_dtype="8bit")
+    wide = schuss.Adam(np.zeros(shape, np.float32))
+    again = schuss.Adam(laid_out(np.zeros(shape, np.float32), "fortran"), state_dtype="8bit")
+    bring(optimizer, wide, how, tmp_path / "c")
+    bring(wide, again, how, tmp_path / "c")
+    for each in (wide, again):
+        assert contents(each.state) == contents(optimizer.state)
+    optimizer.step(grad := rng.standard_normal(shape).astype(np.float32))
+    again.step(grad)
+    assert contents(again.state) == contents(optimizer.state)
+
+
+def test_state_in_8_bits_is_not_loaded_into_bfloat16(tmp_path: Path) -> None:
+    dtype_of("bfloat16")
+    optimizer, w = schuss.Adam(np.zeros(5000, np.float32), state_dtype="8bit"), np.zeros(5000, "f4")
+    other = schuss.Adam(w, state_dtype="bfloat16")
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    words = "state 'm' is in 8 bits, expected bfloat16 as it is here"
+    check_load_is_refused(words, tmp_path / "c", other)
+    with pytest.raises(ValueError, match=rf"^Adam\.load_state_dict: {words}"):
+        other.load_state_dict(optimizer.state_dict())
+
+
+def test_other_programs_can_read_8_bit_state_and_it_takes_a_quarter_of_the_file(
+    tmp_path: Path,
+) -> None:
+    """By what the documentation says of the format."""
+    optimizer = moments(np.random.default_rng(0), (70, 610), "fortran", state_dtype="8bit")
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    assert os.path.getsize(tmp_path / "c") < 42_700 * (4 + 2.1) + 2000
+    read = safetensors_numpy.load_file(tmp_path / "c")
+    saved = read_settings(tmp_path / "c")["optimizer"]["blocks"]
+    assert saved == {"code": "square8", "elements": 128, "orders": [[1, 0]]}
+    for name, dtype, most in (("m", np.int8, 127), ("v", np.uint8, 255)):
+        rows = read[f"optimizer/{name}"]
+        scales = rows[:, :4].copy().view("<f4").astype(np.float64)
+        codes = rows[:, 4:].view(dtype).astype(np.float64)
+        values = (codes * abs(codes) * scales / most**2).ravel()[: 70 * 610]
+        np.testing.assert_allclose(optimizer.state[name], values.reshape(610, 70).T, rtol=1e-6)
+
+
+def half(value: float = 1.0) -> Any:
+    return np.full(5, value, dtype_of("bfloat16"))
+
+
+@every_way
+def test_a_master_begins_with_the_parameter_where_none_was_saved(how: str, tmp_path: Path) -> None:
+    before, optimizer = schuss.SGD(half(2), lr=1.0), schuss.SGD(half(), lr=0.001, master="float32")
+    optimizer.step(half())
+    assert (optimizer.params == 1).all()
+    assert (optimizer.master == np.float32(0.999)).all()
+    bring(before, optimizer, how, tmp_path / "c")
+    assert (optimizer.master == 2).all()
+
+
+# Optimizers, and why the state of SGD(half(), master="float32") is not theirs.
+OTHER_MASTERS = [
+    ("SGD(half())", "optimizer['master'] is 'float32', expected None", "['master'] is given, exp"),
+    (
+        "SGD(half(), master='float24')",
+        "optimizer['master'] is 'float32', expected 'float24' as it is here",
+        "['master'] has dtype int16, expected int8 (the dtype of master)",
+    ),
+]
+
+
+@pytest.mark.parametrize(("other", "of_file", "of_dict"), OTHER_MASTERS)
+def test_a_master_goes_only_where_it_was(
+    other: str, of_file: str, of_dict: str, tmp_path: Path
+) -> None:
+    optimizer = schuss.SGD(half(), master="float32")
+    schuss.save(tmp_path / "c", optimizer.params, optimizer)
+    loading = eval(other, {**vars(schuss), "half": half})
+    check_load_is_refused(of_file, tmp_path / "c", loading)
+    with pytest.raises((TypeError, ValueError)) as caught:
+        loading.load_state_dict(optimizer.state_dict())
+    assert f"SGD.load_state_dict: state_dict{of_dict}" in str(caught.value)
 
 
 @pytest.mark.parametrize(

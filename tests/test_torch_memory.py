@@ -276,7 +276,7 @@ def test_the_numpy_optimizers_give_and_take_the_same_8_bits(
     name: str, options: dict[str, Any], make: Any
 ) -> None:
     def bits_of(optimizer: Any) -> list[bytes]:
-        return bits(leaves(optimizer.state_dict()["state"]))
+        return bits(leaves(optimizer.state))
 
     params = parameters()
     arrays = [array_of(param.detach().clone()) for param in params]

@@ -28,8 +28,8 @@ struct Formats {
 /// The formats in which a kernel updates such arrays, if it reads gradients in their own format.
 /// What differs is converted before and after it (sweep/pieces-inl.hpp).
 constexpr Formats converted(Formats formats) {
-    if (formats.state == DType::square8) formats.state = DType::float32;
-    if (formats.master != Master::none || formats.rounds_parameter) {
+    const bool has_blocks = formats.state == DType::square8;
+    if (has_blocks || formats.master != Master::none || formats.rounds_parameter) {
         formats.parameter = compute_dtype(formats.parameter);
     }
     formats.master = Master::none;
@@ -38,14 +38,16 @@ constexpr Formats converted(Formats formats) {
 }
 
 /// Whether there is a kernel for the formats. States are stored in the compute format of the
-/// parameter, or in bfloat16 in place of float32. There is none for blocks of codes, for parameters
-/// with a master, or for those that are rounded at random.
+/// parameter, or in bfloat16 or blocks of codes in place of float32. There is none for parameters
+/// with a master, or for those that are rounded at random. With blocks, the other arrays are in the
+/// compute format.
 constexpr bool has_kernel(const Formats& formats) {
     const auto& [parameter, gradient, state, moduli, master, rounds_parameter] = formats;
     const DType compute = compute_dtype(parameter);
     const auto is_compute_or_bfloat16 = [compute](DType dtype) {
         return dtype == compute || (dtype == DType::bfloat16 && compute == DType::float32);
     };
+    if (state == DType::square8) return parameter == DType::float32 && gradient == DType::float32;
     const bool widens = gradient != compute && parameter == DType::float16;
     if (parameter == DType::square8 || master != Master::none || rounds_parameter) return false;
     if (moduli) return gradient == compute;

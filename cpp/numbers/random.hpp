@@ -33,6 +33,9 @@ struct RandomBits {
     static constexpr std::uint32_t stride = 0x7feb352du;
     std::uint32_t begin(std::uint32_t index) const { return index * stride + add; }
 
-    std::uint32_t all(std::uint32_t x) const { return (x ^ (x >> 13) ^ flip) * 0xd35a2d97u; }
+    template <typename Bits>
+    Bits all(Bits x) const {
+        return (x ^ (x >> 13) ^ flip) * 0xd35a2d97u;
+    }
     std::uint32_t at(std::uint32_t x) const { return all(x) >> 16; }
 };

@@ -43,6 +43,7 @@ using rules::States;
 
 #include "numbers/conversions.hpp"
 #include "numbers/random.hpp"
+#include "numbers/square.hpp"
 #include "rules/bias.hpp"
 #include "rules/bounds.hpp"
 #include "rules/decay.hpp"
@@ -259,6 +260,8 @@ template <class Rule, Decay decay, typename T, typename P, typename G, typename 
     }
 }
 
+#include "sweep/blocks-inl.hpp"
+
 /// The kernel for a combination of formats, nullptr if the rule is never run with it. A rule that
 /// updates no parameters has a first array in a compute type and no weight decay, and its states
 /// are not rounded stochastically.
@@ -267,7 +270,11 @@ constexpr Kernel kernel_for() {
     using numbers::StoredAs;
     constexpr numbers::Formats formats = numbers::combinations.at[combination];
     constexpr DType compute = numbers::compute_dtype(formats.parameter);
-    if constexpr (Rule::updates_parameters ||
+    if constexpr (formats.state == DType::square8) {
+        constexpr bool has_blocks = Rule::updates_parameters && count(Rule::states) > 0;
+        if constexpr (has_blocks) return &block_kernel<Rule, decay>;
+        return nullptr;
+    } else if constexpr (Rule::updates_parameters ||
                   (decay == Decay::decoupled && formats.parameter == compute)) {
         constexpr bool may_round = Rule::updates_parameters && count(Rule::states) > 0;
         return &kernel<Rule, decay, typename StoredAs<compute>::Type,
@@ -487,7 +494,7 @@ constexpr Format format() {
     return result;
 }
 
-/// Blocks of a state are converted with their random bits, in pieces-inl.hpp.
+/// Blocks of a state are converted with their random bits, in blocks-inl.hpp.
 template <>
 constexpr Format format<DType::square8, numbers::Square8>() {
     return {sizeof(numbers::Square8), nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
@@ -498,8 +505,19 @@ constexpr Format formats[] = {
 #include "numbers/formats.def"
 };
 
+template <typename T>
+constexpr DType compute_dtype = sizeof(T) == sizeof(float) ? DType::float32 : DType::float64;
+
+inline const Format& loops_of(DType dtype) {
+    return formats[static_cast<int>(dtype)];
+}
+
+template <typename T>
+Convert load_as(DType dtype) {
+    return loops_of(dtype).load[static_cast<int>(compute_dtype<T>)];
+}
+
 #include "sweep/master-inl.hpp"
-#include "sweep/square-inl.hpp"
 
 #include "sweep/pieces-inl.hpp"
 

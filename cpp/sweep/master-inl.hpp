@@ -22,7 +22,10 @@ struct Low<Master::float24> {
 template <Master master>
 float joined(Bfloat16 high, typename Low<master>::Type low) {
     const std::int32_t rest = std::int32_t{low} * (1 << Low<master>::shift);
-    return float_of((std::uint32_t{high.bits} << 16) + static_cast<std::uint32_t>(rest));
+    // A 0 never has a rest below 0, unless the user wrote it; their sum would be a NaN.
+    const bool is_written_zero = (high.bits & 0x7fff) == 0 && low < 0;
+    const auto kept = static_cast<std::uint32_t>(is_written_zero ? 0 : rest);
+    return float_of((std::uint32_t{high.bits} << 16) + kept);
 }
 
 /// Rounds to the nearest bfloat16, ties away from zero. The rest may be negative, and is 0 for
@@ -88,7 +91,7 @@ inline void load_parameter(const Call& call, const std::byte* parameter, const s
                            std::size_t count, float* to) {
     switch (call.formats.master) {
         case Master::none:
-            return load_all<float, Bfloat16>(parameter, to, count);
+            return load_as<float>(call.formats.parameter)(parameter, to, count);
         case Master::float32:
             return join_all<Master::float32>(parameter, low, to, count);
         case Master::float24:
@@ -100,7 +103,10 @@ inline void load_parameter(const Call& call, const std::byte* parameter, const s
 inline void store_parameter(const Call& call, float* values, std::size_t count,
                             const Stream& stream, std::byte* parameter, std::byte* low) {
     const Master master = call.formats.master;
-    if (master == Master::none) return round_at_random(values, count, stream, parameter);
+    if (call.formats.rounds_parameter) return round_at_random(values, count, stream, parameter);
+    if (master == Master::none) {
+        return loops_of(call.formats.parameter).store(values, parameter, count);
+    }
     if (call.is_bounded) put_between<float, float>(values, count, call.low, call.high);
     (master == Master::float32 ? split_all<Master::float32>
                                : split_all<Master::float24>)(values, count, stream, parameter, low);

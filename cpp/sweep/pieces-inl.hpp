@@ -1,23 +1,10 @@
-// Updates that a kernel cannot do alone: gradients in another format than the computation, states
-// in blocks of codes, parameters with a master or rounded at random, a gradient scale that T cannot
-// hold, and a learning rate that T cannot hold. They are run piece by piece on copies that stay in
-// the first-level cache. Included by level-inl.hpp in its anonymous
-// namespace.
+// Updates that a kernel cannot do alone: gradients in another format than the computation, and with
+// blocks of codes parameters too, parameters with a master or rounded at random, a gradient scale
+// that T cannot hold, and a learning rate that T cannot hold. They are run piece by piece on copies
+// that stay in the first-level cache. Included by level-inl.hpp in its anonymous namespace.
 #pragma once
 
 constexpr std::size_t piece_size = 1024;
-
-template <typename T>
-constexpr DType compute_dtype = sizeof(T) == sizeof(float) ? DType::float32 : DType::float64;
-
-inline const Format& loops_of(DType dtype) {
-    return formats[static_cast<int>(dtype)];
-}
-
-template <typename T>
-Convert load_as(DType dtype) {
-    return loops_of(dtype).load[static_cast<int>(compute_dtype<T>)];
-}
 
 /// The values of T in an element of the parameter.
 inline std::size_t components_of(const Call& call) {
@@ -56,7 +43,6 @@ template <typename T>
 struct Piece {
     alignas(64) T gradient[piece_size];
     T parameter[piece_size];
-    T states[rules::max_states][piece_size];
 };
 
 template <typename T>
@@ -68,7 +54,6 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
     const std::size_t gradient_size = components * loops_of(formats_of.gradient).size;
     const std::size_t low_size = numbers::size_of(formats_of.master);
     const bool converts_parameter = call.read.parameter != formats_of.parameter;
-    const bool converts_states = call.read.state != formats_of.state;
     const bool is_rounded = formats_of.state != compute_dtype<T>;
     const int states = count(*call.states);
     const Convert widen = load_as<T>(formats_of.gradient);
@@ -82,13 +67,12 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
         std::byte* const parameter = operands[0] + done * parameter_size;
         std::byte* const low = low_size == 0 ? nullptr : operands[2 + states] + done * low_size;
         std::byte* const gradient = operands[1] + done * gradient_size;
-        std::byte* kept[rules::max_states];
         std::byte* piece[rules::max_operands] = {parameter, gradient};
         Stream stream[rules::max_states + 1] = {};
         for (int k = 0; k < states; ++k) {
             const std::size_t width = call.states->at[k].nonnegative ? 1 : components;
             const std::size_t at = done * width / numbers::block_of(formats_of.state);
-            piece[2 + k] = kept[k] = operands[2 + k] + at * loops_of(formats_of.state).size;
+            piece[2 + k] = operands[2 + k] + at * loops_of(formats_of.state).size;
             if (is_rounded) stream[k] = {streams[k].key, streams[k].first + done};
         }
         if (call.copies_gradients) {
@@ -106,10 +90,6 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
                 load_parameter(call, parameter, low, values, scratch.parameter);
                 piece[0] = reinterpret_cast<std::byte*>(scratch.parameter);
             }
-            for (int k = 0; converts_states && k < states; ++k) {
-                decode_state(call.states->at[k].nonnegative, kept[k], left, scratch.states[k]);
-                piece[2 + k] = reinterpret_cast<std::byte*>(scratch.states[k]);
-            }
         }
         if (c.fine == 1) {
             call.kernel(piece, left, call.coefficients, stream, call.prefetches);
@@ -123,10 +103,6 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
                     own = {streams[rules::max_states].key, streams[rules::max_states].first + done};
                 }
                 store_parameter(call, scratch.parameter, values, own, parameter, low);
-            }
-            for (int k = 0; converts_states && k < states; ++k) {
-                encode_state(call.states->at[k].nonnegative, scratch.states[k], left, stream[k],
-                             kept[k]);
             }
         }
     }

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from schuss._arrays import Array
+from schuss._blocks import has_blocks
 from schuss._conversion import Conversion, conversions, description
 from schuss._groups import Overrides
 from schuss._hyperparameters import (
@@ -80,11 +83,17 @@ class Checked:
     nonnegative: list[str]
 
     def sources(self, name: str, in_blocks: Sequence[bool]) -> list[Array]:
-        """Return arrays like the saved ones that can become the states of a name.
+        """Return arrays like the saved ones that can become the states of a name, or ValueError.
 
         in_blocks: whether the saved state of each parameter is in blocks.
         """
         nonnegative = name in self.nonnegative
+        for state, each in zip(self.states[name], in_blocks, strict=True):
+            if each and not (has_blocks(state) or state.dtype == np.float32):
+                raise ValueError(
+                    f"{self.call}: state {name!r} is in 8 bits, expected {state.dtype} as it is "
+                    "here"
+                )
         return [
             convert.source(state, from_blocks=each, nonnegative=nonnegative)
             for convert, state, each in zip(

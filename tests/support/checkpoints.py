@@ -18,6 +18,7 @@ def snapshot(optimizer: Any) -> list[bytes]:
     state = optimizer.state_dict()
     average, accumulated = (state[name] or {"values": []} for name in ("average", "accumulated"))
     trees = [optimizer.params, state["state"], average["values"], accumulated["values"]]
+    trees.append(state["master"])
     arrays = [array for array in leaves([*trees, optimizer.copies]) if array is not None]
     counts = (optimizer.steps, optimizer.skipped, optimizer.accumulated, optimizer.lr_now)
     return [*bits(arrays), repr(counts).encode()]

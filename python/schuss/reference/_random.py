@@ -85,17 +85,22 @@ def rounded_at_random(values: npt.NDArray[np.float32], stream: int, first: int =
     return rounded.astype(np.uint16).view(ml_dtypes.bfloat16)
 
 
-def random_bits(count: int, stream: int, first: int = 0) -> npt.NDArray[np.uint32]:
-    """Return 32 random bits for each index from `first` on."""
-    indices = np.arange(first, first + count, dtype=np.uint64)
+def random_bits(count: int, stream: int, first: int = 0, *, run: int = 1) -> npt.NDArray[np.uint32]:
+    """Return 32 random bits for each index from `first` on.
+
+    Each run of indices has the key to which its first index belongs.
+    """
+    offsets = np.arange(count, dtype=np.uint64)
+    indices = first + offsets
+    upper = indices - offsets % run >> 32
     low = indices.astype(np.uint32)
     random: npt.NDArray[np.uint32] = np.zeros(count, np.uint32)
     with np.errstate(over="ignore"):  # arithmetic modulo 2**32
-        for high in np.unique(indices >> 32):
+        for high in np.unique(upper):
             key = _mix(stream ^ int(high))
             x: Array = low * np.uint32(0x7FEB352D) + np.uint32(key & 0xFFFFFFFF)
             x = (x ^ (x >> 13) ^ np.uint32(key >> 32)) * np.uint32(0xD35A2D97)
-            random = np.where(indices >> 32 == high, x, random)
+            random = np.where(upper == high, x, random)
     return random
 
 

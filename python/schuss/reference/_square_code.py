@@ -82,7 +82,12 @@ def decode(blocks: Array, n: int) -> npt.NDArray[np.float32]:
 
 
 def encode(
-    values: npt.NDArray[np.float32], nonnegative: bool, stream: int | None = None, first: int = 0
+    values: npt.NDArray[np.float32],
+    nonnegative: bool,
+    stream: int | None = None,
+    first: int = 0,
+    *,
+    is_second: bool = False,
 ) -> Array:
     """Return blocks of the 8-bit code for values.
 
@@ -101,6 +106,9 @@ def encode(
         The key of the random bits, from `random_stream`. By default the codes are to nearest.
     first : int
         The index of the first element among the elements of all parameters.
+    is_second : bool
+        Whether the random bits are the other half: the states 0 and 1 of a rule share the stream
+        of state 0.
 
     Returns
     -------
@@ -142,7 +150,8 @@ def encode(
         rows: Array = np.zeros((part.stop - part.start, BLOCK), np.float32)
         with subnormals_are_zero(), np.errstate(all="ignore"):
             rows.reshape(-1)[: given.size] = given * np.float32(1)  # subnormals become zero
-            blocks[part] = _encoded(rows, blocks.dtype, stream, first + start)
+            random = None if stream is None else _random(rows, stream, first + start, is_second)
+            blocks[part] = _encoded(rows, blocks.dtype, random)
     return blocks
 
 
@@ -155,7 +164,23 @@ def _most(codes: np.dtype[Any]) -> int:
     return int(np.iinfo(codes).max)
 
 
-def _encoded(rows: _Rows, dtype: np.dtype[Any], stream: int | None, first: int) -> Array:
+def _square(most: int) -> np.float32:
+    """Return the square of the largest code, less what the roundings of an element can add."""
+    return np.float32(65024.9375 if most == 255 else 16128.984375)
+
+
+def _random(rows: _Rows, stream: int, first: int, is_second: bool) -> _Rows:
+    """Return numbers from -0.5 to 0.5.
+
+    All of a block belong to the 2**32 indices to which its first index belongs.
+    """
+    bits = random_bits(rows.size, stream, first, run=BLOCK).reshape(rows.shape)
+    if is_second:
+        bits = bits << 16 | bits >> 16
+    return bits.view(np.int32).astype(np.float32) * np.float32(2.0**-32)
+
+
+def _encoded(rows: _Rows, dtype: np.dtype[Any], random: _Rows | None) -> Array:
     blocks = np.zeros(len(rows), dtype)
     codes_dtype = blocks["codes"].dtype
     most = _most(codes_dtype)
@@ -163,12 +188,10 @@ def _encoded(rows: _Rows, dtype: np.dtype[Any], stream: int | None, first: int) 
     is_finite = np.isfinite(scale)
     rows = np.where(is_finite[:, None], rows, np.float32(0))
     scale = np.where(is_finite, scale, np.float32(0))
-    if stream is None:
+    if random is None:
         scale, codes = _exact(rows, scale, most)
     else:
-        bits = random_bits(rows.size, stream, first).view(np.int32)
-        random = bits.astype(np.float32) * np.float32(2.0**-32)  # in [-0.5, 0.5]
-        codes = _codes(rows, scale, most, random.reshape(rows.shape))
+        codes = _codes(rows, scale, most, random)
     blocks["scale"] = np.where(is_finite, scale, np.float32(np.nan))
     blocks["codes"] = codes.astype(codes_dtype)
     return blocks
@@ -182,7 +205,7 @@ def _lift(scale: _Scales) -> _Scales:
 def _decoded(codes: _Rows, scale: _Scales, most: int) -> _Rows:
     with subnormals_are_zero(), np.errstate(all="ignore"):
         lift = _lift(scale)
-        unit = scale * lift / np.float32(most * most)
+        unit = scale * lift / _square(most)
         values: _Rows = codes * np.abs(codes) * unit[:, None] * (1 / lift)[:, None]
         return values
 
@@ -194,12 +217,12 @@ def _codes(rows: _Rows, scale: _Scales, most: int, random: _Rows | None = None) 
     where k is that of x, and k+1 where ``x > k**2 + u*(2*k + 1)``. So the mean of its square is x.
     """
     lift = _lift(scale)
-    inverse = np.float32(most * most) / np.where(scale > 0, scale * lift, np.float32(1))
+    inverse = _square(most) / np.where(scale > 0, scale * lift, np.float32(1))
     x = np.abs(rows) * lift[:, None] * inverse[:, None]
     if random is not None:
         x = np.maximum(x + (random * random - np.float32(0.25)), np.float32(0))
     root: _Rows = np.sqrt(x) if random is None else np.sqrt(x) + random
-    root = np.rint(np.minimum(root, np.float32(most)))
+    root = np.rint(root)
     if most == np.iinfo(np.int8).max:
         return np.copysign(root, rows)
     return np.where(rows > 0, np.maximum(root, np.float32(1)), root)
@@ -211,10 +234,12 @@ def _exact(rows: _Rows, scale: _Scales, most: int) -> tuple[_Scales, _Rows]:
     In a decoded block, the largest element has the largest code or the next one, and is that code's
     value of the scale, to rounding.
     """
-    by_next = (scale * (most / (most - 1)) ** 2).astype(np.float32)
+    largest, by_next = (
+        (scale * (float(_square(most)) / code**2)).astype(np.float32) for code in (most, most - 1)
+    )
     guesses = [
         np.nextafter(guess, np.float32(towards)) if towards is not None else guess
-        for guess in (scale, by_next)
+        for guess in (largest, by_next)
         for towards in (None, 0, np.inf)
     ]
     scale, codes = scale.copy(), _codes(rows, scale, most)

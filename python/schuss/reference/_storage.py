@@ -28,10 +28,13 @@ class Rounding:
         """Write the values of the state of this number, unless they are the state itself."""
         if state is values:
             return
-        stream = random_stream(self._seed, self._step, number)
         if is_blocks(state):
-            state[...] = encoded_like(state, values, self._param, stream, self._first)
+            is_second = number % 2 == 1
+            stream = random_stream(self._seed, self._step, number - is_second)
+            random = {"stream": stream, "first": self._first, "is_second": is_second}
+            state[...] = encoded_like(state, values, self._param, **random)
             return
+        stream = random_stream(self._seed, self._step, number)
         ordered = in_memory_order(values, self._param)
         in_memory_order(state, self._param)[...] = rounded_at_random(ordered, stream, self._first)
 
@@ -86,10 +89,10 @@ def is_blocks(state: Array) -> bool:
     return state.dtype.names is not None
 
 
-def encoded_like(blocks: Array, values: Array, param: Array, *random: int) -> Array:
+def encoded_like(blocks: Array, values: Array, param: Array, **random: int) -> Array:
     """Return the values of a parameter's state in blocks like these; see `encode`."""
     nonnegative = bool(blocks["codes"].dtype == np.uint8)
-    return encode(in_memory_order(values, param).ravel(), nonnegative, *random)
+    return encode(in_memory_order(values, param).ravel(), nonnegative, **random)
 
 
 def state_values(state: Array, param: Array) -> Array:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from schuss._arrays import Array
-from schuss._masters import float32_values
+from schuss.reference._masters import join
 from schuss.reference._square_code import FEWEST
 from schuss.torch._state8bit import State8bit, array_of_blocks, dense_stride
 from schuss.torch._tensors import array_of, computed_dtype
@@ -89,8 +89,7 @@ def float32_value(param: Any, bits: Any) -> Any:
     """Return the float32 value of a parameter and the bits that it misses, in a new tensor."""
     if bits is None:
         return param.detach().to(torch.float32, copy=True)
-    (array,) = float32_values([array_of("master", "parameter", param)], [bits.numpy()])
-    return torch.from_numpy(array)
+    return torch.from_numpy(join(array_of("master", "parameter", param), bits.numpy()))
 
 
 def memory_of(state: Any) -> Any:

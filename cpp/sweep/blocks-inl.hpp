@@ -1,0 +1,272 @@
+// The block loop: a rule whose states are blocks of codes (numbers/square.hpp). Each block is
+// decoded, updated and encoded while it is in the first-level cache. Included by level-inl.hpp in
+// its anonymous namespace.
+#pragma once
+
+/// How far ahead of the block at hand memory is fetched.
+constexpr std::size_t block_distance = 4096;
+
+/// The random bits of a block, from its first element on.
+struct BlockBits {
+    BlockBits() = default;
+    BlockBits(const Stream& stream, std::size_t element)
+        : random(key_of(stream.key, stream.first + element)),
+          counter(random.begin(static_cast<std::uint32_t>(stream.first + element))) {}
+
+    RandomBits random{0};
+    std::uint32_t counter = 0;  // of the first element
+};
+
+/// Sets the scale of a block by the bits of its largest magnitude. Returns 2^64 divided by the
+/// unit. Changes the values if they cannot be encoded with it: if they are very small, or if one is
+/// not finite. Then the scale becomes NaN, and with it every element.
+template <bool nonnegative>
+[[gnu::noinline]] float set_special_scale(Square8& block, float* values) {
+    const float largest = block.scale;
+    const bool is_finite = largest < HUGE_VALF, is_small = is_finite && largest > 0;
+    for (std::size_t i = 0; i < square_block; ++i) values[i] = is_small ? values[i] * lift : 0.0f;
+    if (is_small) return largest_square<nonnegative> * 0x1p64f / (largest * lift);
+    block.scale = is_finite ? 0 : float_of(0x7fc00000u);
+    return 0;
+}
+template <bool nonnegative>
+float set_scale(Square8& block, std::uint32_t largest, float* values) {
+    constexpr std::uint32_t infinity = 0x7f800000u;
+    const std::uint32_t least = bits_of(smallest_unlifted);
+    block.scale = float_of(largest);
+    if (largest - least >= infinity - least) return set_special_scale<nonnegative>(block, values);
+    return largest_square<nonnegative> * 0x1p64f / block.scale;
+}
+
+/// State `number` of a rule.
+template <int number, bool nonnegative>
+class BlockState {
+  public:
+    static constexpr int index = number;
+    static constexpr bool is_nonnegative = nonnegative;
+    /// States share random bits by twos. The second has the halves of each number exchanged.
+    static constexpr int pair = number / 2;
+    template <typename Bits>
+    static Bits own_bits(Bits bits) {
+        if constexpr (number % 2 == 1) return bits << 16 | bits >> 16;
+        return bits;
+    }
+
+    explicit BlockState(std::byte* const* operands)
+        : blocks_(reinterpret_cast<Square8*>(operands[rules::first_state_operand + number])) {}
+
+    Square8* at(std::size_t block) const { return blocks_ + block; }
+
+    /// Whether the unit of a block is not subnormal.
+    bool is_plain(std::size_t block) const {
+        const float scale = blocks_[block].scale;
+        return scale == 0 || !(scale < smallest_plain);
+    }
+
+    /// Decodes a block, for the caller to update.
+    std::byte* decode(std::size_t block) {
+        const Square8& from = blocks_[block];
+        const bool plain = is_plain(block);
+        const float unit = (plain ? from.scale : from.scale * lift) / largest_square<nonnegative>;
+        const float drop = plain ? 1 : 1 / lift;
+        for (std::size_t i = 0; i < square_block; ++i) {
+            const std::int32_t code = nonnegative ? std::int32_t{from.codes[i]}
+                                                  : static_cast<std::int8_t>(from.codes[i]);
+            values_[i] = decoded<nonnegative>(static_cast<float>(code), unit) * drop;
+        }
+        return reinterpret_cast<std::byte*>(values_);
+    }
+
+    /// Encodes what was decoded, of which the first `count` elements belong to the array.
+    void encode(std::size_t block, std::size_t count, const Stream* streams) {
+        for (std::size_t i = count; i < square_block; ++i) values_[i] = 0;
+        std::uint32_t largest = 0;
+        for (std::size_t i = 0; i < square_block; ++i) {
+            const std::uint32_t bits = bits_of(values_[i]) & 0x7fffffffu;
+            largest = bits > largest ? bits : largest;
+        }
+        Square8& to = blocks_[block];
+        const float inverse = set_scale<nonnegative>(to, largest, values_);
+        const auto [random, first] = BlockBits(streams[2 * pair], block * square_block);
+        for (std::uint32_t i = 0; i < square_block; ++i) {
+            const std::uint32_t bits = own_bits(random.all(first + i * RandomBits::stride));
+            const float sum = with_code<nonnegative>(values_[i], inverse, signed_integer(bits));
+            to.codes[i] = static_cast<std::uint8_t>(bits_of(sum));
+        }
+    }
+
+  private:
+    Square8* blocks_;
+    alignas(cache_line) float values_[square_block];
+};
+
+/// Updates one block by the kernel for states in float32.
+template <class Rule, Decay decay, class... BlockStates>
+void update_block(std::size_t block, std::size_t n, const Coefficients<Rule, float>& c,
+                  const Stream* streams, float* p, float* g, BlockStates&... states) {
+    const std::size_t first = block * square_block, count = smallest(n - first, square_block);
+    std::byte* const operands[] = {reinterpret_cast<std::byte*>(p + first),
+                                   reinterpret_cast<std::byte*>(g + first),
+                                   states.decode(block)...};
+    kernel<Rule, decay, float, float, float, float>(operands, count, &c, nullptr, false);
+    (states.encode(block, count, streams), ...);
+}
+
+#if defined(SCHUSS_HAS_VECTORS)
+/// The elements of a state in vectors: those of the block at hand, which are decoded and updated,
+/// and those of the block before it, which are encoded at the same time, since the divider and the
+/// other units then work at the same time.
+template <class State>
+class BlockVectors {
+  public:
+    /// values: two blocks. ignored: is written in place of a block before the first.
+    BlockVectors(const State& state, float (&values)[2][square_block], Square8* ignored)
+        : state_(state), values_(values[0]), before_(values[1]), last_(ignored) {}
+
+    void begin(std::size_t block, bool prefetches) {
+        next_ = state_.at(block);
+        if (prefetches) prefetch(next_, block_distance, sizeof(Square8));
+        unit_ = filled<Floats>(next_->scale / largest_square<nonnegative>);
+        largest_ = Words{};
+    }
+
+    class Element {
+      public:
+        Element(const BlockVectors& all, std::size_t i)
+            : all_(all),
+              i_(i),
+              value_(decoded<nonnegative>(load_codes<nonnegative>(all.next_->codes + i),
+                                          all.unit_)) {}
+        ~Element() {
+            write<width_of<float>>(all_.values_ + i_, value_, All{});
+            const Words bits = bits_of(magnitude(value_));
+            all_.largest_ = bits > all_.largest_ ? bits : all_.largest_;
+        }
+        Element(const Element&) = delete;
+        Element& operator=(const Element&) = delete;
+        Floats& operator*() { return value_; }
+
+      private:
+        const BlockVectors& all_;
+        std::size_t i_;
+        Floats value_;
+    };
+    Element at(std::size_t i, All) const { return {*this, i}; }
+
+    /// Encodes elements of the block before.
+    void encode(std::size_t i, const Words* bits) const {
+        const Floats random = signed_integer(State::own_bits(bits[State::pair]));
+        const Floats x = read<width_of<float>>(before_ + i, All{});
+        store_codes(last_->codes + i, with_code<nonnegative>(x, inverse_, random));
+    }
+
+    void end() {
+        inverse_ =
+            filled<Floats>(set_scale<nonnegative>(*next_, largest_of(largest_), values_));
+        last_ = next_;
+        float* const free = before_;
+        before_ = values_;
+        values_ = free;
+    }
+
+  private:
+    static constexpr bool nonnegative = State::is_nonnegative;
+
+    const State& state_;
+    float* values_;
+    float* before_;
+    Square8* last_;
+    Square8* next_ = nullptr;
+    Floats unit_ = {}, inverse_ = {};
+    mutable Words largest_ = {};
+};
+
+/// Updates whole blocks from `block` to before `end`, up to the first that is not plain or has
+/// another key of random bits. Returns that block.
+template <class Rule, Decay decay, class... States>
+std::size_t update_blocks(std::size_t block, std::size_t end, bool prefetches,
+                          const Coefficients<Rule, float>& scalars, const Stream* streams, float* p,
+                          const float* g, const States&... states) {
+    constexpr int width = width_of<float>, pairs = (sizeof...(States) + 1) / 2;
+    constexpr std::size_t in_line = cache_line / sizeof(float);
+    alignas(cache_line) float values[sizeof...(States)][2][square_block] = {};
+    Square8 ignored = {};  // what is before the first block
+    const auto c = filled<Floats>(scalars);
+    Words counters[pairs];
+    BlockBits bits[pairs];
+    for (int k = 0; k < pairs; ++k) {
+        bits[k] = BlockBits(streams[2 * k], block * square_block);
+        for (std::uint32_t i = 0; i < width; ++i) {
+            counters[k][i] = bits[k].counter + (i - std::uint32_t{square_block}) * RandomBits::stride;
+        }
+    }
+    const auto update_all = [&](auto... vectors) __attribute__((always_inline)) {
+        const auto encode = [&](std::size_t i) __attribute__((always_inline)) {
+            Words random[pairs];
+            for (int k = 0; k < pairs; ++k) {
+                random[k] = bits[k].random.all(counters[k]);
+                counters[k] += width * RandomBits::stride;
+            }
+            (vectors.encode(i, random), ...);
+        };
+        const std::uint64_t key = (streams->first + block * square_block) >> 32;
+        const auto is_next = [&](std::size_t b) {
+            const bool has_key = (streams->first + b * square_block) >> 32 == key;
+            return b < end && has_key && (states.is_plain(b) && ...);
+        };
+        std::size_t b = block;
+        for (; is_next(b); ++b) {
+            float* const parameter = p + b * square_block;
+            const float* const gradient = g + b * square_block;
+            (vectors.begin(b, prefetches), ...);
+            for (std::size_t i = 0; i < square_block; i += width) {
+                if (prefetches && i % in_line == 0) {
+                    prefetch(parameter + i, block_distance, cache_line);
+                    prefetch(gradient + i, block_distance, cache_line);
+                }
+                update<Rule, decay, width>(i, All{}, c, parameter, gradient, vectors...);
+                encode(i);
+            }
+            (vectors.end(), ...);
+        }
+        for (std::size_t i = 0; i < square_block; i += width) encode(i);
+        return b;
+    };
+    return update_all(BlockVectors<States>(states, values[States::index], &ignored)...);
+}
+#endif
+
+/// Updates all elements in order, from the first of a block on.
+template <class Rule, Decay decay, class... States>
+void update_all_blocks(std::size_t n, bool prefetches, const Coefficients<Rule, float>& c,
+                       const Stream* streams, float* p, float* g, States&&... states) {
+    for (std::size_t block = 0; block * square_block < n; ++block) {
+#if defined(SCHUSS_HAS_VECTORS)
+        block = update_blocks<Rule, decay>(block, n / square_block, prefetches, c, streams, p, g,
+                                           states...);
+        if (block * square_block >= n) return;
+#endif
+        update_block<Rule, decay>(block, n, c, streams, p, g, states...);
+    }
+}
+
+/// A kernel whose states are blocks of codes, and whose other arrays are in float32.
+template <class Rule, Decay decay>
+[[gnu::noinline]] void block_kernel(std::byte* const* operands, std::size_t n,
+                                    const void* coefficients, const Stream* streams,
+                                    bool prefetches) {
+    const auto c = *static_cast<const Coefficients<Rule, float>*>(coefficients);
+    float* const p = reinterpret_cast<float*>(operands[rules::parameter_operand]);
+    float* const g = reinterpret_cast<float*>(operands[rules::gradient_operand]);
+    constexpr const State* kept = Rule::states.at;
+    using S0 = BlockState<0, kept[0].nonnegative>;
+    using S1 = BlockState<1, kept[1].nonnegative>;
+    using S2 = BlockState<2, kept[2].nonnegative>;
+    constexpr int states = count(Rule::states);
+    const auto run = [&](auto&&... state) {
+        update_all_blocks<Rule, decay>(n, prefetches, c, streams, p, g, state...);
+    };
+    if constexpr (states == 1) run(S0(operands));
+    if constexpr (states == 2) run(S0(operands), S1(operands));
+    if constexpr (states == 3) run(S0(operands), S1(operands), S2(operands));
+}
