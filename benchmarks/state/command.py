@@ -3,7 +3,7 @@
     python -m benchmarks state                       everything, about ten minutes on two cores
     python -m benchmarks state --only fall words --seeds 2
     python -m benchmarks state --json figures.json --plot python/docs/images
-    python -m benchmarks state --from figures.json --plot python/docs/images
+    python -m benchmarks state --from figures.json more.json --plot python/docs/images
 
 A run is one way to keep the state, and one seed. Each runs on one thread, on as many processes as
 there are cores. Those of another library, or that need one, are left out where it is absent.
@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import schuss
 from benchmarks.harness import tracked
@@ -105,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--length", type=_positive, metavar="N", help="steps of a run, or epochs")
     add("--processes", type=_positive, default=os.cpu_count(), metavar="N", help="default: cores")
     add("--json", type=Path, metavar="FILE", help="also write the figures to a file")
-    add("--from", type=Path, metavar="FILE", dest="source", help="read them instead of running")
+    add("--from", type=Path, nargs="+", metavar="FILE", dest="files", help="read them, run nothing")
     add("--plot", type=Path, metavar="FOLDER", help="draw them; needs matplotlib")
     return parser
 
@@ -113,16 +114,16 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Run what the command line asks for."""
     options = _parser().parse_args(arguments)
-    if options.source:
-        figures = json.loads(options.source.read_text())
-    else:
-        results = run_all(options.only, options.seeds, options.length, options.processes)
-        figures = {
-            "environment": environment(),
-            "state": {
-                name: {way: [asdict(course) for course in courses] for way, courses in ways.items()}
-                for name, ways in results.items()
-            },
+    figures: dict[str, Any] = {"environment": {}, "state": {}}
+    for path in options.files or ():
+        for key, value in json.loads(path.read_text()).items():
+            figures[key] |= value
+    if not options.files:
+        figures["environment"] = environment()
+        ran = run_all(options.only, options.seeds, options.length, options.processes)
+        figures["state"] = {
+            name: {way: [asdict(course) for course in courses] for way, courses in ways.items()}
+            for name, ways in ran.items()
         }
     results = {
         name: {way: [Course(**course) for course in courses] for way, courses in ways.items()}
