@@ -78,8 +78,13 @@ def test_the_tables_compare_losses_seed_by_seed() -> None:
     ways = {"float32": [course(1.0), course(2.0)], "8-bit": [course(1.5), course(2.5)]}
     assert tables.markdown(ways) == (
         "| state | loss | accuracy | loss, less float32's |\n| --- | ---: | ---: | ---: |\n"
-        "| float32 | 1.5000 ± 0.7071 | 0.5000 ± 0.0000 | 0.0000 ± 0.0000 |\n"
-        "| 8-bit | 2.0000 ± 0.7071 | 0.5000 ± 0.0000 | 0.5000 ± 0.0000 |"
+        "| float32 | 1.5000 ± 0.7071 | 0.5000 ± 0.0000 | +0.0000 ± 0.0000 |\n"
+        "| 8-bit | 2.0000 ± 0.7071 | 0.5000 ± 0.0000 | +0.5000 ± 0.0000 |"
+    )
+    others = {"float32": [Course([1], {"v": [1.0]})]}
+    assert tables.summary({"fall": others, "words": ways}) == (
+        "| state | words |\n| --- | ---: |\n"
+        "| float32 | 1.5000 ± 0.7071 |\n| 8-bit | +0.5000 ± 0.0000 |"
     )
 
 

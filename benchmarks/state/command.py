@@ -27,7 +27,7 @@ from benchmarks.harness import tracked
 from benchmarks.peers import installed
 from benchmarks.report import environment
 from benchmarks.state.courses import Course
-from benchmarks.state.tables import markdown
+from benchmarks.state.tables import markdown, summary
 from benchmarks.state.ways import OF_STATE, TRAINED, WAYS, Way
 
 SEEDS = 5
@@ -133,6 +133,7 @@ def main(arguments: Sequence[str]) -> None:
         print(f"- {name}: {value}")
     for name, ways in results.items():
         print(f"\n### {name}: {PARTS[name].title}\n\n{markdown(ways)}")
+    print(f"\n### Losses of float32, and the others' less these\n\n{summary(results)}")
     if options.json:
         options.json.write_text(json.dumps(figures) + "\n")
     if options.plot:

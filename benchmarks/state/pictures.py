@@ -26,10 +26,12 @@ from benchmarks.state.ways import (
 from schuss.demo.style import BLUE, GREEN, ORANGE, PURPLE, VERMILION, figure, note, save, styled
 
 LIGHT_BLUE = "#56B4E9"
+WIDTH = 4
+"""Of the panels of final losses, in standard deviations to each side."""
 STYLES: Mapping[str, dict[str, Any]] = {
-    FLOAT32.name: {"color": "0.15", "linewidth": 3},
-    BFLOAT16.name: {"color": GREEN, "linewidth": 2},
-    EIGHT_BIT.name: {"color": BLUE, "linewidth": 2},
+    FLOAT32.name: {"color": "0.15", "linewidth": 4},
+    BFLOAT16.name: {"color": GREEN, "linewidth": 1, "zorder": 3},  # inside of the next one
+    EIGHT_BIT.name: {"color": BLUE, "linewidth": 2.5},
     TO_NEAREST.name: {"color": BLUE, "linestyle": ":", "linewidth": 2},
     WITH_MASTER.name: {"color": LIGHT_BLUE, "linewidth": 2, "linestyle": "--"},
     WITH_MASTER_24.name: {"color": GREEN},
@@ -114,20 +116,40 @@ def final_losses(trainings: Mapping[str, Ways]) -> Figure:
     drawn = figure(5.6, "The final loss, less that of float32 with the same seed")
     for axes, (name, ways) in _panels(drawn, trainings, sharey=True):
         names = [way for way in ways if way != FLOAT32.name]
-        for row, way in enumerate(names):
-            values = differences(ways, way)
-            color = STYLES[way]["color"]
-            axes.plot(values, [row] * len(values), "o", color=color, alpha=0.5, markersize=4)
-            axes.plot(np.mean(values), row, "|", color=color, markersize=16, markeredgewidth=2)
         deviation = float(np.std(last(ways[FLOAT32.name], "loss")))
         axes.axvspan(-deviation, deviation, color="0.5", alpha=0.15, linewidth=0)
+        axes.set_xlim(-WIDTH * deviation, WIDTH * deviation)
+        for row, way in enumerate(names):
+            _draw_differences(axes, row, differences(ways, way), STYLES[way]["color"])
         axes.axvline(0, color="0.15", linewidth=1)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set(title=TRAININGS[name], xlabel="nats")
         axes.tick_params(axis="x", labelsize="small")
-    note(drawn, "dots: seeds; grey: standard deviation of float32's losses over the seeds")
+    note(
+        drawn,
+        "dots: seeds; grey: standard deviation of float32's losses over the seeds; > : further",
+    )
     return drawn
+
+
+def _draw_differences(axes: Axes, row: int, values: Sequence[float], color: Any) -> None:
+    """Draw a dot for each value, or an arrow where it lies outside, and a line at their mean."""
+    low, high = axes.get_xlim()
+    for value in values:
+        marker = "o" if low < value < high else ">" if value > 0 else "<"
+        shown = min(max(value, low), high)
+        axes.plot(
+            shown,
+            row,
+            marker,
+            color=color,
+            alpha=0.5,
+            markersize=5,
+            markeredgewidth=0,
+            clip_on=False,
+        )
+    axes.plot(np.mean(values), row, "|", color=color, markersize=16, markeredgewidth=2)
 
 
 def _panels(
