@@ -118,9 +118,11 @@ def final_losses(trainings: Mapping[str, Ways]) -> Figure:
         names = [way for way in ways if way != FLOAT32.name]
         deviation = float(np.std(last(ways[FLOAT32.name], "loss")))
         axes.axvspan(-deviation, deviation, color="0.5", alpha=0.15, linewidth=0)
-        axes.set_xlim(-WIDTH * deviation, WIDTH * deviation)
+        limit = WIDTH * deviation or np.inf  # 0 for a single seed
+        if np.isfinite(limit):
+            axes.set_xlim(-limit, limit)
         for row, way in enumerate(names):
-            _draw_differences(axes, row, differences(ways, way), STYLES[way]["color"])
+            _draw_differences(axes, row, differences(ways, way), limit, STYLES[way]["color"])
         axes.axvline(0, color="0.15", linewidth=1)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.5, -0.5)
@@ -133,22 +135,14 @@ def final_losses(trainings: Mapping[str, Ways]) -> Figure:
     return drawn
 
 
-def _draw_differences(axes: Axes, row: int, values: Sequence[float], color: Any) -> None:
+def _draw_differences(
+    axes: Axes, row: int, values: Sequence[float], limit: float, color: Any
+) -> None:
     """Draw a dot for each value, or an arrow where it lies outside, and a line at their mean."""
-    low, high = axes.get_xlim()
+    style = {"color": color, "alpha": 0.5, "markeredgewidth": 0, "clip_on": False}
     for value in values:
-        marker = "o" if low < value < high else ">" if value > 0 else "<"
-        shown = min(max(value, low), high)
-        axes.plot(
-            shown,
-            row,
-            marker,
-            color=color,
-            alpha=0.5,
-            markersize=5,
-            markeredgewidth=0,
-            clip_on=False,
-        )
+        marker = "o" if abs(value) <= limit else ">" if value > 0 else "<"
+        axes.plot(max(-limit, min(value, limit)), row, marker, markersize=5, **style)
     axes.plot(np.mean(values), row, "|", color=color, markersize=16, markeredgewidth=2)
 
 
