@@ -234,9 +234,7 @@ def _exact(rows: _Rows, scale: _Scales, most: int) -> tuple[_Scales, _Rows]:
     In a decoded block, the largest element has the largest code or the next one, and is that code's
     value of the scale, to rounding.
     """
-    largest, by_next = (
-        (scale * (float(_square(most)) / code**2)).astype(np.float32) for code in (most, most - 1)
-    )
+    largest, by_next = ((scale * (float(_square(most)) / code**2)).astype(np.float32) for code in (most, most-1))
     guesses = [
         np.nextafter(guess, np.float32(towards)) if towards is not None else guess
         for guess in (largest, by_next)
