@@ -325,6 +325,56 @@ JOBS = {
         options={"bounds": (-0.5, 0.75)}, groups=({}, {"maximize": True, "bounds": (None, 0.5)})
     ),
     "accumulate for groups": Job("SGD", groups=({}, {"lr": 0.5}), accumulates=True),
+    **{
+        f"state of 8 bits of {name} for {of_params}": Job(
+            name,
+            options={
+                "state_dtype": "8bit",
+                "clip_norm": 3.0,
+                "average": 0.9,
+                "track_norms": True,
+                "copies": "float16" if of_params == "float32" else None,
+                **more,
+            },
+            of_params=of_params,
+            of_grads=of_grads,
+            groups=({}, {"lr": 0.5}),
+        )
+        for name, of_params, of_grads, more in [
+            ("Momentum", "float32", ("float32", "float32"), {"bounds": (-0.5, 0.75)}),
+            ("Adam", "float32", ("bfloat16", "float32"), {"maximize": True}),
+            ("Adam", "float16", ("float16", "float16"), {"amsgrad": True}),
+            ("RMSprop", "bfloat16", ("float32",), {"centered": True, "momentum": 0.5}),
+            ("Adagrad", "bfloat16", ("bfloat16",), {"round_params": "random"}),
+        ]
+    },
+    "accumulate for state of 8 bits, with NaN": Job(
+        "AdamW", options={"state_dtype": "8bit"}, accumulates=True, special=True
+    ),
+    **{
+        f"keep a master in {master}, {state_dtype} state": Job(
+            options={
+                "master": master,
+                "state_dtype": state_dtype,
+                "clip_norm": 3.0,
+                "average": 0.9,
+                "track_norms": True,
+                "bounds": (-0.7, 1.1),
+            },
+            of_params="bfloat16",
+            of_grads=("bfloat16", "float32"),
+            special=state_dtype is None,
+        )
+        for master in ("float32", "float24")
+        for state_dtype in (None, "bfloat16", "8bit")
+    },
+    "round parameters at random": Job(
+        "SGD",
+        options={"round_params": "random", "average": 0.9, "bounds": (-0.7, 1.1)},
+        of_params="bfloat16",
+        of_grads=("float32",),
+        special=True,
+    ),
     "round state at random": Job(
         options={
             "weight_decay": 0.1,

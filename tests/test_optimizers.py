@@ -231,6 +231,10 @@ def test_a_state_begins_with_the_initial_value_of_its_group() -> None:
     assert (a.tolist(), b.tolist()) == ([-0.5] * 2, [0.0] * 2)
     half = schuss.Adagrad(a, initial_accumulator_value=1.5, state_dtype="bfloat16")
     assert half.state["square_sum"].tolist() == [1.5, 1.5]
+    n = 5001  # the last block is not full
+    eighth = schuss.Adagrad(np.zeros(n, "f4"), initial_accumulator_value=1.5, state_dtype="8bit")
+    assert (eighth.state["square_sum"] == 1.5).all()
+    assert not eighth.state_dict()["state"]["square_sum"]["codes"][-1, n % 128 :].any()
 
 
 def test_numpy_scalars_and_integers_are_numbers() -> None:

@@ -20,7 +20,7 @@ from numpy.lib.stride_tricks import as_strided
 
 import schuss
 from schuss import kernels, reference
-from support.arrays import Array
+from support.arrays import Array, dtype_of
 from support.optimizers import OPTIMIZERS, OPTIONS, every_optimizer
 from support.processes import ends_well
 from support.refusals import (
@@ -451,6 +451,27 @@ BAD_OPTIONS = [
     ("state_dtype='int8'", ValueError, "state_dtype is 'int8', expected "),
     ("state_dtype=object", ValueError, "state_dtype is 'object', expected "),
     ("state_dtype='half'", ValueError, "state_dtype is 'half', expected "),
+    (
+        "state_dtype='8bits'",
+        ValueError,
+        "state_dtype is '8bits', expected 'float32' or 'bfloat16' ",
+    ),
+    ("state_dtype=8", TypeError, "state_dtype is a int, expected "),
+    ("master='bfloat16'", ValueError, "master is 'bfloat16', expected 'float32' or 'float24'"),
+    ("master=float32", TypeError, "master is <class 'numpy.float32'>, expected 'float32' or 'fl"),
+    ("master=True", TypeError, "master is True, expected 'float32' or 'float24'"),
+    (
+        "master='float32'",
+        ValueError,
+        "master is 'float32' where no parameter is bfloat16, expected",
+    ),
+    ("round_params='up'", ValueError, "round_params is 'up', expected 'nearest' or 'random'"),
+    ("round_params=None", TypeError, "round_params is None, expected 'nearest' or 'random'"),
+    (
+        "round_params='random'",
+        ValueError,
+        "round_params is 'random' where no parameter is bfloat16",
+    ),
     ("state_dtype=3", TypeError, "state_dtype is a int, expected "),
     ("state_dtype=True", TypeError, "state_dtype is a bool, expected "),
     ("state_dtype=['f4']", TypeError, "state_dtype is a list, expected "),
@@ -475,7 +496,7 @@ BAD_OPTIONS = [
 
 @every_optimizer
 @pytest.mark.parametrize(("options", "error", "words"), BAD_OPTIONS)
-def test_an_optimizer_refuses_other_state_dtypes_and_copies_that_do_not_go_with_its_parameters(
+def test_an_optimizer_refuses_formats_and_copies_that_do_not_go_with_its_parameters(
     name: str, options: str, error: type[Exception], words: str
 ) -> None:
     params = {"W": np.ones(3, np.float32), "b": np.ones(4, np.float32)}
@@ -485,7 +506,7 @@ def test_an_optimizer_refuses_other_state_dtypes_and_copies_that_do_not_go_with_
     names = {"foreign": np.dtype(np.float16).newbyteorder("S"), "frozen": frozen, **vars(np)}
     names["overlapping"] = as_strided(np.zeros(6, np.float16), (4,), (0,))
     given = eval(f"dict({options})", names | {"params": params, "halves": halves})
-    if not given.keys() & {"state_dtype", "copies"}:
+    if not given.keys() & {"state_dtype", "copies", "master", "round_params"}:
         given = {"copies": halves | given}
     with refusal(error, f"{name}: {words}", keeps=[params, given]):
         make_optimizer(name, params, **given)
@@ -501,10 +522,59 @@ def test_only_float32_parameters_have_copies_and_float64_none_of_half_its_size(
         params = np.ones(3, dtype)
         with refusal((TypeError, ValueError), f"{name}: copies ", " float32", keeps=params):  # type: ignore[arg-type]
             make_optimizer(name, params, copies=copies)
-    for bad in ["float32", *HALVES[1:]] if dtype is np.float64 else []:
-        words = f"{name}: state_dtype is '{np.dtype(bad).name}' where a parameter is float64"
+    for bad in ["float32", "8bit", *HALVES[1:]] if dtype is np.float64 else []:
+        label = bad if bad == "8bit" else np.dtype(bad).name
+        words = f"{name}: state_dtype is '{label}' where a parameter is float64"
         with refusal(ValueError, words, "expected", keeps=params):
             make_optimizer(name, [np.ones(3, np.float32), params], state_dtype=bad)
+
+
+# Options of bfloat16 parameters, what else is given, and why they do not go together.
+WITH_BFLOAT16 = [
+    (
+        {"master": "float32", "round_params": "random"},
+        np.float32,
+        "round_params is 'random' where master is 'float32', expected 'nearest': a master keeps",
+    ),
+    (
+        {"master": "float24", "copies": "float16"},
+        np.float32,
+        "copies are given where master is 'float24', expected only one of them",
+    ),
+    *(
+        (
+            {name: value},
+            dtype,
+            f"{name} is '{value}' where a parameter is {dtype.__name__}, {words}",
+        )
+        for name, value in [
+            ("master", "float32"),
+            ("master", "float24"),
+            ("round_params", "random"),
+        ]
+        for dtype, words in [
+            (
+                np.float16,
+                "expected parameters in bfloat16, and others in float32 only (float16 is n",
+            ),
+            (
+                np.float64,
+                "expected parameters in bfloat16, and others in float32 only (it drops no",
+            ),
+            (np.complex64, "expected parameters in bfloat16, and others in float32 only (it drops"),
+        ]
+    ),
+]
+
+
+@every_optimizer
+@pytest.mark.parametrize(("options", "dtype", "words"), WITH_BFLOAT16)
+def test_masters_and_random_rounding_are_for_bfloat16_parameters_beside_float32(
+    name: str, options: dict[str, Any], dtype: Any, words: str
+) -> None:
+    params = [np.ones(3, dtype_of("bfloat16")), np.ones(3, dtype)]
+    with refusal(ValueError, f"{name}: {words}", keeps=params):
+        make_optimizer(name, params, **options)
 
 
 def test_bfloat16_without_ml_dtypes_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -539,6 +609,9 @@ def test_all_but_bfloat16_works_without_ml_dtypes() -> None:
         scaler = schuss.DynamicLossScale(4.0)
         assert scaler.step(optimizer, scaler.scale(np.ones(4, np.float16)))
         schuss.reference.sgd(w, w.copy(), lr=0.5)
+        optimizer = schuss.Adam(np.ones(5000, np.float32), state_dtype="8bit")
+        optimizer.step(np.ones(5000, np.float32))
+        assert copy.deepcopy(optimizer).state["v"].any()
         """
     )
 
@@ -681,6 +754,25 @@ BAD_STATES: list[tuple[str, Any, type[Exception], str]] = [
         {"count": 1, "without": None, "values": None},
         TypeError,
         "['without'] is None, expected a list of integers",
+    ),
+    ("master", [None], ValueError, " is given, expected None: the optimizer has no master"),
+    ("blocks", 1, TypeError, " is a int, expected a mapping"),
+    *(
+        ("blocks", {"code": "square8", "elements": 128, "orders": [None] * 3} | wrong, *error)
+        for wrong, *error in [
+            (
+                {"code": "cube8"},
+                ValueError,
+                "['code'] is 'cube8', expected 'square8' as it is here",
+            ),
+            ({"elements": 64}, ValueError, "['elements'] is 64, expected 128 as it is here"),
+            ({"orders": None}, ValueError, "['orders'] is None, expected a list of 3"),
+            ({"orders": [None]}, ValueError, "['orders'] is [None], expected a list of 3"),
+            *(
+                ({"orders": [order, None, None]}, ValueError, f"['orders'][0] is {order!r}, expect")
+                for order in (0, [0], [0, 0], [0, ~0], [0, 2], [0, True], [0, "1"])
+            ),
+        ]
     ),
     ("average", None, ValueError, " "),
     ("average weights", None, ValueError, " is None, expected two numbers"),

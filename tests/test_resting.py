@@ -225,6 +225,9 @@ ADDED: list[dict[str, Any]] = [
     {"average": 0.5, "copies": "float16", "clip_norm": 1.0},
     {"average": 0.5, "average_bias_correction": True, "lr": lambda t: 0.1 / t},
     {"state_dtype": "bfloat16"},
+    {"state_dtype": "8bit", "average": 0.5},
+    {"state_dtype": "8bit", "master": "float24", "average": 0.5},
+    {"round_params": "random"},
 ]
 
 
@@ -233,9 +236,13 @@ ADDED: list[dict[str, Any]] = [
 def test_an_added_group_continues_as_one_that_was_frozen_until_then(
     name: str, options: dict[str, Any]
 ) -> None:
-    dtype_of(options.get("state_dtype", "float32"))
+    is_8bit = options.get("state_dtype") == "8bit"
+    dtype_of(options.get("state_dtype", "float32") if not is_8bit else "float32")
+    is_rounded = options.keys() & {"master", "round_params"}
+    dtype = dtype_of("bfloat16") if is_rounded else np.dtype(np.float32)
     rng, options = np.random.default_rng(3), {"lr": 0.1, **options}
-    params = [np.ones(3, np.float32), np.ones((2, 5), np.float32)]
+    shapes = [(5000,), (70, 61)] if is_8bit else [(3,), (2, 5)]
+    params = [np.ones(shape, dtype) for shape in shapes]
     frozen: Any = {"0": {}, "1": {"frozen": True, "weight_decay": 0.5}}
     expected = make_reference(name, copy.deepcopy(params), groups=frozen.get, **options)
     optimizer = make_optimizer(name, [{"params": params[0]}], **options)

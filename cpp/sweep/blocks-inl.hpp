@@ -139,7 +139,8 @@ class BlockVectors {
                                           all.unit_)) {}
         ~Element() {
             write<width_of<float>>(all_.values_ + i_, value_, All{});
-            const Words bits = bits_of(magnitude(value_));
+            // Of a nonnegative state, only a NaN can have the sign bit set, and is the largest then.
+            const Words bits = bits_of(nonnegative ? value_ : magnitude(value_));
             all_.largest_ = bits > all_.largest_ ? bits : all_.largest_;
         }
         Element(const Element&) = delete;

@@ -25,6 +25,8 @@ def description(params: Sequence[Array]) -> dict[str, Any]:
 class Conversion:
     """What makes a state of a parameter of a saved one: the values stay, to rounding."""
 
+    call: str
+    """What messages begin with."""
     shape: tuple[int, ...]
     order: Order
     """That of the parameter's elements in memory."""
@@ -51,6 +53,11 @@ class Conversion:
             saved = decoded(saved, self.shape, self.saved_order)
         if has_blocks(state):
             nonnegative = state.dtype == block_dtype(True)
+            if nonnegative and (saved < 0).any():
+                raise ValueError(
+                    f"{self.call}: a state that is never negative has {saved.min()}, expected "
+                    "numbers >= 0"
+                )
             saved = encoded(saved, self.order, nonnegative=nonnegative)
         return saved
 
@@ -73,7 +80,7 @@ def conversions(params: Sequence[Array], call: str, name: str, given: Any) -> li
     check = record(code=same(_CODE), elements=same(BLOCK), orders=check_orders)
     saved_orders = orders if given is None else check(call, name, given)["orders"]
     return [
-        Conversion(param.shape, order, saved_order)
+        Conversion(call, param.shape, order, saved_order)
         for param, order, saved_order in zip(params, orders, saved_orders, strict=True)
     ]
 

@@ -110,6 +110,7 @@ struct Array {
     std::byte* data() { return memory.data() + first; }
     bool has_format() const { return number < numbers::dtype_count; }  // or its elements are bytes
     numbers::DType format() const { return static_cast<numbers::DType>(number); }
+    bool has_blocks() const { return has_format() && numbers::block_of(format()) > 1; }
     std::size_t component_size() const {
         return has_format() ? numbers::size_of(format()) : item_size;
     }
@@ -130,7 +131,7 @@ struct Array {
     bool is_nan(const std::byte* component) const {
         static constexpr std::uint64_t infinities[] = {0x7f800000, 0x7ff0000000000000, 0x7c00,
                                                        0x7f80};
-        if (!has_format()) return false;
+        if (!has_format() || has_blocks()) return false;
         std::uint64_t bits = 0;
         std::memcpy(&bits, component, component_size());
         return (bits & ~(std::uint64_t{1} << (8 * component_size() - 1))) > infinities[number];
@@ -176,6 +177,8 @@ class Steps : public Case {
         options.seed = in.integer();
         options.clear_grads = in.integer() != 0;
         step_.set_has_average(in.integer() != 0);
+        rounds_at_random_ = in.integer() != 0;
+        before_ = in.integer();
         steps_.resize(in.integer());
         for (double* value : {&options.clip_norm, &options.clip_value, &options.average}) {
             *value = in.real();
@@ -216,6 +219,7 @@ class Steps : public Case {
     void prepare(std::size_t i) {
         step_.set_lrs(lrs_.data(), lrs_.size(), step_.lr_version());
         step_.plan.items.clear();
+        if (before_ > 0) step_.plan.items.push_back(engine::Item::resting(0, {before_}, 1, {}));
         for (Parameter& parameter : parameters_) step_.plan.items.push_back(item(parameter, i));
         step_.plan.invalidate();
         step_.prepare(engine::Nonfinite::propagate);
@@ -259,14 +263,22 @@ class Steps : public Case {
         return {rule, values[0], {values.begin() + 1, values.end()}, options};
     }
 
-    static engine::Item item(Parameter& parameter, std::size_t step) {
+    engine::Item item(Parameter& parameter, std::size_t step) const {
         std::vector<engine::Operand> operands;
         std::size_t gradients = 0;
         for (auto& [role, array] : parameter.arrays) {
             if (role == engine::Role::gradient && gradients++ != step) continue;
-            operands.push_back(
-                {role, array.format(), array.data(), array.strides.data(), array.components()});
+            if (role == engine::Role::master) {
+                const auto bits =
+                    array.item_size == 2 ? numbers::Master::float32 : numbers::Master::float24;
+                operands.push_back(
+                    {role, numbers::DType::bfloat16, array.data(), array.strides.data(), 1, bits});
+            } else {
+                operands.push_back(
+                    {role, array.format(), array.data(), array.strides.data(), array.components()});
+            }
         }
+        operands[0].at_random = rounds_at_random_;
         return {parameter.group, parameter.arrays[0].array.shape, operands};
     }
 
@@ -286,7 +298,9 @@ class Steps : public Case {
         });
     }
 
-    std::vector<double> lrs_;  // of the groups
+    bool rounds_at_random_ = false;  // the parameters
+    std::size_t before_ = 0;         // elements of a parameter that rests, in front of the others
+    std::vector<double> lrs_;        // of the groups
     std::vector<Expected> steps_;
     std::vector<Parameter> parameters_;
     engine::Step step_;

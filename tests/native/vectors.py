@@ -20,15 +20,18 @@ import numpy as np
 
 from schuss import _core, reference
 from schuss._arrays import computed_dtype
+from schuss.reference._masters import MASTERS
 from schuss.reference._numbers import round_into, scale_and_clip, widen, widen_grad
+from schuss.reference._square_code import block_dtype, encode
 from support.arrays import LAYOUTS, Array, empty_like_layout, laid_out, numbers
 from support.optimizers import OPTIMIZERS, OTHER_VALUES, Kind
 from support.shuffling import SplitMix64, shuffled
 
 FLOAT32, FLOAT64, FLOAT16 = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.float16)
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-NUMBERS = [FLOAT32, FLOAT64, FLOAT16, BFLOAT16]  # the order of numbers::DType, before raw bytes
-ROLES = ["parameter", "gradient", "state", "average", "copy"]  # the order of engine::Role
+NUMBERS = [FLOAT32, FLOAT64, FLOAT16, BFLOAT16]  # the order of numbers::DType, before blocks
+BLOCKS, BYTES = len(NUMBERS), len(NUMBERS) + 1  # of 8-bit state, and what is no number
+ROLES = ["parameter", "gradient", "state", "master", "average", "copy"]  # the order of engine::Role
 DECAYS = ["none", "coupled", "decoupled"]
 SIZES = [(0, 3), (), (1,), (3,), (17,), (65,), (130,)]
 
@@ -91,7 +94,13 @@ def rule_of(name: str, decay: str, t: int) -> Callable[..., None]:
     if decay == "decoupled" and can_shrink:
         options["decoupled"] = True
 
-    def step(param: Array, grad: Array, *states: Array, **treatment: Any) -> None:
+    def step(
+        param: Array,
+        grad: Array,
+        *states: Array,
+        store: Callable[[Array, Array], None] = round_into,
+        **treatment: Any,
+    ) -> None:
         wide = widen(param)
         if decay == "decoupled" and not can_shrink:  # no optimizer has this, but the sweep does
             keep = wide.dtype.type(1 - values["lr"] * WEIGHT_DECAY)
@@ -99,7 +108,7 @@ def rule_of(name: str, decay: str, t: int) -> Callable[..., None]:
                 wide[...] = wide * keep
         named = dict(zip(_core.states(name), states, strict=True))
         rule(wide, grad, **named, **options, **treatment)
-        round_into(param, wide)
+        store(param, wide)
 
     return step
 
@@ -137,7 +146,8 @@ class Case:
     def array(self, snapshot: Snapshot) -> None:
         array = snapshot.array
         number = array.real.dtype if array.dtype.kind == "c" else array.dtype
-        self.integers(NUMBERS.index(number) if number in NUMBERS else len(NUMBERS))
+        other = BLOCKS if array.dtype.names == block_dtype(False).names else BYTES
+        self.integers(NUMBERS.index(number) if number in NUMBERS else other)
         self.integers(array.itemsize, array.ndim, *array.shape, *array.strides, snapshot.first)
         self.bytes(snapshot.before)
         self.bytes(array.tobytes())  # afterwards, in C order
@@ -148,7 +158,8 @@ def steps(
     params: Sequence[Array],
     grads: Sequence[Sequence[Array]],
     *,
-    bfloat16_state: bool = False,
+    state_dtype: np.dtype[Any] | str | None = None,
+    rounding: str = "nearest",
     moduli: bool = False,
     average: bool = False,
     copies: np.dtype[Any] | None = None,
@@ -156,30 +167,40 @@ def steps(
     clip_value: float | None = None,
     clear_grads: bool = False,
     scale: float = 1.0,
+    before: int = 0,
 ) -> Case:
-    """Make a step with each list of gradients. Parameter i is in group i modulo their number."""
+    """Make a step with each list of gradients. Parameter i is in group i modulo their number.
+
+    state_dtype: "8bit" for blocks. rounding: of bfloat16 parameters, to "nearest" or at "random",
+    or the format of their values with a master. before: the elements of a parameter that rests, in
+    front of the others.
+    """
     members = [i % len(groups) for i in range(len(params))]
     wide = [computed_dtype(p) for p in params]
     names, moments = _core.states(groups[0][0]), _core.nonnegative_states(groups[0][0])
-    states = [
-        [
-            np.zeros_like(p.real)
-            if moduli and name in moments
-            else np.zeros_like(p, BFLOAT16 if bfloat16_state else dtype)
-            for name in names
-        ]
-        for p, dtype in zip(params, wide, strict=True)
-    ]
+
+    def state(param: Array, nonnegative: bool) -> Array:
+        if state_dtype == "8bit":
+            return encode(np.zeros(param.size, np.float32), nonnegative)
+        if moduli and nonnegative:
+            return np.zeros_like(param.real)
+        return np.zeros_like(param, state_dtype or computed_dtype(param))
+
+    states = [[state(p, name in moments) for name in names] for p in params]
+    masters = None
+    if rounding in MASTERS:
+        masters = [np.zeros_like(p, MASTERS[rounding]) for p in params]
     averages = [p.astype(dtype) for p, dtype in zip(params, wide, strict=True)] if average else None
     copied = [np.zeros(p.shape, copies) for p in params] if copies else None
     snapshots = [
         [("parameter", Snapshot(p)), *(("gradient", Snapshot(each[i])) for each in grads)]
         + [("state", Snapshot(state)) for state in states[i]]
+        + ([("master", Snapshot(masters[i]))] if masters else [])
         + ([("average", Snapshot(averages[i]))] if averages else [])
         + ([("copy", Snapshot(copied[i]))] if copied else [])
         for i, p in enumerate(params)
     ]
-    dtypes = f"{params[-1].dtype} {grads[0][-1].dtype} {'bfloat16 state' * bfloat16_state}"
+    dtypes = f"{params[-1].dtype} {grads[0][-1].dtype}, state {state_dtype}, {rounding}"
     case = Case("steps", f"{' '.join(map('/'.join, groups))} {dtypes}")
     case.integers(len(groups))
     for name, decay in groups:
@@ -190,15 +211,17 @@ def steps(
             case.bytes(key.encode())
             case.floats(value)
     seed, beta = 3, 0.9
-    case.integers(seed, clear_grads, average, len(grads))
+    case.integers(seed, clear_grads, average, rounding == "random", before, len(grads))
     limits = [np.inf if limit is None else limit for limit in (clip_norm, clip_value)]
     case.floats(*limits, beta)
+    resting = [np.broadcast_to(np.zeros((), params[0].dtype), before)] if before else []
+    none = [None] * len(resting)
     for t, each in enumerate(grads, start=1):
         norm, _, _ = reference.step(
-            [rule_of(*groups[member], t) for member in members],
-            params,
-            each,
-            states,
+            [rule_of(*groups[member], t) for member in [0] * len(resting) + members],
+            [*resting, *params],
+            [*none, *each],
+            [*([] for _ in resting), *states],
             step=t,
             scale=scale,
             clip_norm=clip_norm,
@@ -207,6 +230,8 @@ def steps(
             averages=averages,
             beta=beta if t > 1 else 0.0,
             copies=copied,
+            masters=[*none, *masters] if masters else None,
+            round_params="random" if rounding == "random" else "nearest",
             seed=seed,
         )
         case.floats(scale, norm)
@@ -240,7 +265,7 @@ def of_formats(special: bool) -> Iterator[Callable[[], Case]]:
             [group],
             [numbers(rng, shape, of_param, special=special) for shape in SIZES],
             [[numbers(rng, s, of_grad, special=special) for s in SIZES] for _ in range(2)],
-            bfloat16_state=bfloat16_state,
+            state_dtype=BFLOAT16 if bfloat16_state else None,
             average=updates and i % 3 == 0,
             copies=BFLOAT16 if updates and i % 2 and of_param == FLOAT32 else None,
             clip_norm=3.0 if takes_gradients and i % 4 == 0 else None,
@@ -301,7 +326,7 @@ def of_layouts(special: bool) -> Iterator[Callable[[], Case]]:
             [[("adam", "none"), ("adam", "decoupled")], [("momentum", "coupled")]][i % 3 == 0],
             [laid_out(make(shape), of_param) for shape in shapes],
             [[laid_out(make(shape), of_grad) for shape in shapes] for _ in range(2)],
-            bfloat16_state=dense and number == FLOAT32,
+            state_dtype=BFLOAT16 if dense and number == FLOAT32 else None,
             average=i % 5 == 0,
             clip_norm=1.0 if i % 4 == 0 else None,
             clear_grads=i % 7 < 3,
@@ -316,6 +341,50 @@ def of_layouts(special: bool) -> Iterator[Callable[[], Case]]:
         yield partial(case, i, *layouts)
     yield partial(large, "adam", FLOAT32)
     yield partial(large, "sgd", FLOAT64)
+
+
+def of_few_bits(special: bool) -> Iterator[Callable[[], Case]]:
+    """Every rule with 8-bit state, with masters, and with parameters rounded at random."""
+
+    def case(i: int, rule: str, state_dtype: Any, rounding: str) -> Case:
+        rng = np.random.default_rng(i)
+        of_param = BFLOAT16 if rounding != "nearest" else [FLOAT32, FLOAT16, BFLOAT16][i % 3]
+        of_grad = [FLOAT32, BFLOAT16, FLOAT16][i // 3 % 3]
+        shapes = [(), (0, 3), (21, 40), (3, 1, 70), (130, 3)]
+
+        def make(shape: tuple[int, ...], dtype: Any, layout: str) -> Array:
+            return laid_out(numbers(rng, shape, dtype, special=special), layout if shape else "c")
+
+        layouts = LAYOUTS[i % len(LAYOUTS)], LAYOUTS[i * 2 % len(LAYOUTS)]
+        return steps(
+            [(rule, "none" if i % 2 else "decoupled")],
+            [make(shape, of_param, layouts[0]) for shape in shapes],
+            [[make(shape, of_grad, layouts[1]) for shape in shapes] for _ in range(2)],
+            state_dtype=state_dtype,
+            rounding=rounding,
+            average=i % 3 == 0,
+            clip_norm=3.0 if i % 4 == 0 else None,
+            clear_grads=i % 7 < 3,
+            scale=[1.0, 0.3, tiny_scale((rule, ""), special)][i % 3],
+        )
+
+    def across_streams(state_dtype: Any, rounding: str, layout: str) -> Case:
+        rng, of_param = np.random.default_rng(2), BFLOAT16 if rounding != "nearest" else FLOAT32
+        params = [laid_out(numbers(rng, (40, 30), of_param, special=False), layout)]
+        grads = [numbers(rng, (40, 30), of_param, special=False)]
+        options = {"state_dtype": state_dtype, "rounding": rounding, "before": 2**32 - 333}
+        return steps([("adam", "none")], params, [grads], **options)
+
+    roundings = "nearest", *MASTERS, "random"
+    for few in product((BFLOAT16, "8bit"), roundings, ("c", "sliced")):
+        yield partial(across_streams, *few)
+    for i, few in enumerate(product(UPDATES, (None, BFLOAT16, "8bit"), roundings)):
+        rule, state_dtype, rounding = few
+        if (state_dtype is None or _core.states(rule)) and (state_dtype, rounding) not in (
+            (None, "nearest"),
+            (BFLOAT16, "nearest"),
+        ):
+            yield partial(case, i, *few)
 
 
 def others(special: bool) -> Iterator[Callable[[], Case]]:
@@ -366,7 +435,7 @@ def others(special: bool) -> Iterator[Callable[[], Case]]:
 
 def write(path: Path, *, every: int = 1, special: bool = True) -> int:
     """Write every n-th case, n being `every`; return their number."""
-    generators = of_formats, of_complex, of_layouts, others
+    generators = of_formats, of_complex, of_layouts, of_few_bits, others
     cases = [case for cases_of in generators for case in cases_of(special)][::every]
     with path.open("wb") as file:
         for case in cases:

@@ -310,6 +310,7 @@ def assert_same(optimizer: Any, expected: Any) -> None:
     for ours, theirs in (
         (optimizer.average, expected.average),
         (optimizer.copies, expected.copies),
+        (optimizer.master, expected.master),
     ):
         assert (ours is None) == (theirs is None)
         assert theirs is None or equal(leaves(ours), leaves(theirs))
