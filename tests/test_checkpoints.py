@@ -233,6 +233,15 @@ def test_state_in_8_bits_is_not_loaded_into_bfloat16(tmp_path: Path) -> None:
         other.load_state_dict(optimizer.state_dict())
 
 
+def test_second_moments_in_8_bits_are_not_loaded_from_negative_numbers() -> None:
+    w = np.zeros(5000, np.float32)
+    saved, optimizer = schuss.Adam(w).state_dict(), schuss.Adam(w, state_dtype="8bit")
+    saved["state"]["v"][7] = -0.5
+    words = "a state that is never negative has -0.5, expected numbers >= 0"
+    with pytest.raises(ValueError, match=rf"^Adam\.load_state_dict: {words}"):
+        optimizer.load_state_dict(saved)
+
+
 def test_other_programs_can_read_8_bit_state_and_it_takes_a_quarter_of_the_file(
     tmp_path: Path,
 ) -> None:

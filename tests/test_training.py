@@ -859,8 +859,9 @@ def test_it_stops_on_a_maximum_and_from_an_epoch_on(
 
 
 def test_restore_best_brings_back_the_masters_of_the_best_epoch(tmp_path: Path) -> None:
-    value, after = iter([3.0, 1.0, 2.0, 2.0]), []
-    w = np.ones(3, ml_dtypes.bfloat16)
+    value, after = iter([3.0, 1.0, 2.0, 2.0]), list[Any]()
+    w: Any = np.ones(3, ml_dtypes.bfloat16)
+    optimizer: Any
     options: dict[str, Any] = {"restore_best": True, "checkpoint": tmp_path / "c"}
     options["callbacks"] = lambda h: after.append(optimizer.master.tolist())
     options["validation"] = lambda p: next(value)

@@ -41,6 +41,7 @@ class TilePass {
     void join(std::byte* const* at, std::size_t count, float* to) const;
     void load_parameter(std::byte* const* at, std::size_t count, double* to) const;
     void clear_gradient(std::byte* const* at, std::size_t count) const;
+    std::uint64_t place_of(std::byte* const* at) const;
 
     const Layout& layout_;
     const Pass& pass_;
@@ -111,7 +112,7 @@ void TilePass::run_box(std::size_t tile, std::byte* const* data, Scratch& scratc
     } else {
         std::byte* at[max_arrays];
         std::copy_n(dense, operands(), at);
-        run_contiguous(at, box.elements, 0);
+        run_contiguous(at, box.elements, place_of(at));
     }
 
     for (std::size_t k = 0; k < operands(); ++k) {
@@ -166,7 +167,7 @@ void TilePass::run_rows(const Box& box, std::byte* const* dense) const {
     for (;;) {
         std::byte* at[max_arrays];
         std::copy_n(row, operands(), at);
-        run_contiguous(at, box.size[inner], 0);
+        run_contiguous(at, box.size[inner], place_of(at));
 
         std::size_t next = inner;  // the axis along which the next row follows
         while (next > 0 && ++index[next - 1] == box.size[next - 1]) index[--next] = 0;
@@ -279,6 +280,15 @@ void TilePass::clear_gradient(std::byte* const* at, std::size_t count) const {
     std::memset(at[gradient], 0, count * layout_.operand(gradient).item_size);
 }
 
+/// The place of an element of a box in the order of the parameter's memory, if states are rounded
+/// at random.
+std::uint64_t TilePass::place_of(std::byte* const* at) const {
+    if (layout_.rounded_state() == nullptr) return 0;
+    constexpr std::size_t state = rules::first_state_operand;
+    const auto bytes = static_cast<std::size_t>(at[state] - layout_.rounded_state());
+    return bytes / layout_.operand(state).item_size;
+}
+
 }  // namespace
 
 void run_pass(const Layout& layout, std::size_t first, std::size_t last, std::byte* const* data,
@@ -287,7 +297,7 @@ void run_pass(const Layout& layout, std::size_t first, std::size_t last, std::by
     const TilePass all(layout, pass);
     if (layout.is_flat()) return all.run_flat(first, last, data);
     for (std::size_t tile = first; tile < last; ++tile) {
-        if (layout.rounds_at_random()) {
+        if (layout.has_runs()) {
             all.run_run(tile, data, scratch);
         } else {
             all.run_box(tile, data, scratch);

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from schuss import _core, reference
-from schuss._arrays import computed_dtype
+from schuss._arrays import computed_dtype, zeros_like_strided
 from schuss.reference._masters import MASTERS
 from schuss.reference._numbers import round_into, scale_and_clip, widen, widen_grad
 from schuss.reference._square_code import block_dtype, encode
@@ -184,12 +184,12 @@ def steps(
             return encode(np.zeros(param.size, np.float32), nonnegative)
         if moduli and nonnegative:
             return np.zeros_like(param.real)
-        return np.zeros_like(param, state_dtype or computed_dtype(param))
+        return zeros_like_strided(param, 1, state_dtype or computed_dtype(param))
 
     states = [[state(p, name in moments) for name in names] for p in params]
     masters = None
     if rounding in MASTERS:
-        masters = [np.zeros_like(p, MASTERS[rounding]) for p in params]
+        masters = [zeros_like_strided(p, 1, MASTERS[rounding]) for p in params]
     averages = [p.astype(dtype) for p, dtype in zip(params, wide, strict=True)] if average else None
     copied = [np.zeros(p.shape, copies) for p in params] if copies else None
     snapshots = [
