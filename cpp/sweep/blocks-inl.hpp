@@ -340,8 +340,9 @@ std::size_t update_blocks(std::size_t block, std::size_t end, bool prefetches,
 
 /// Updates all elements in order, from the first of a block on.
 template <class Rule, Decay decay, class... States>
-void update_all_blocks(std::size_t n, bool prefetches, const Coefficients<Rule, float>& c,
-                       const Stream* streams, BlockArrays& arrays, States&... states) {
+void update_all_blocks(std::size_t n, [[maybe_unused]] bool prefetches,
+                       const Coefficients<Rule, float>& c, const Stream* streams,
+                       BlockArrays& arrays, States&... states) {
     for (std::size_t block = 0; block * square_block < n; ++block) {
 #if defined(SCHUSS_HAS_VECTORS)
         block = update_blocks<Rule, decay>(block, n / square_block, prefetches, c, streams, arrays,
@@ -364,7 +365,7 @@ template <class Rule, Decay decay>
     using S0 = BlockState<0, kept[0].nonnegative>;
     using S1 = BlockState<1, kept[1].nonnegative>;
     using S2 = BlockState<2, kept[2].nonnegative>;
-    const auto run = [&](auto... state) {
+    const auto run = [&](auto&&... state) {
         update_all_blocks<Rule, decay>(n, prefetches, c, streams, arrays, state...);
     };
     if constexpr (states == 1) run(S0(operands));

@@ -147,9 +147,9 @@ void with_random_bits(const Stream& stream, std::size_t count, [[maybe_unused]] 
         Words lanes;
         for (std::uint32_t k = 0; k < width; ++k) lanes[k] = k * RandomBits::stride;
         for (; in_vectors && i + at_a_time <= end; i += at_a_time) {
-            const Words first = lanes + counter;
-            store_vector(
-                i, WordPair{random.all(first), random.all(first + width * RandomBits::stride)});
+            const Words own = lanes + counter;
+            store_vector(i,
+                         WordPair{random.all(own), random.all(own + width * RandomBits::stride)});
             counter += 2 * width * RandomBits::stride;
         }
 #endif
@@ -191,16 +191,19 @@ void split_all(const float* values, std::size_t count, const Stream& stream, std
 inline void round_at_random(const float* values, std::size_t count, const Stream& stream,
                             std::byte* parameter) {
     auto* const p = reinterpret_cast<Bfloat16*>(parameter);
-    with_random_bits(
-        stream, count, true,
-        [=](std::size_t i, std::uint32_t random) {
-            store_at_random(p[i], values[i], random >> 16);
-        },
-        [=](std::size_t i, auto random) {
-            const WordPair bits = read_words(values + i);
-            write_as(p + i, upper_halves(rounded_at_random(bits.first, random.first),
-                                         rounded_at_random(bits.last, random.last)));
-        });
+    const auto round_one = [=](std::size_t i, std::uint32_t random) {
+        store_at_random(p[i], values[i], random >> 16);
+    };
+#if defined(SCHUSS_HAS_VECTORS)
+    const auto round_pair = [=](std::size_t i, const WordPair& random) {
+        const WordPair bits = read_words(values + i);
+        write_as(p + i, upper_halves(rounded_at_random(bits.first, random.first),
+                                     rounded_at_random(bits.last, random.last)));
+    };
+#else
+    const int round_pair = 0;
+#endif
+    with_random_bits(stream, count, true, round_one, round_pair);
 }
 
 inline void load_floats(DType dtype, const std::byte* from, std::size_t count, float* to) {
