@@ -1,5 +1,7 @@
 """The 8-bit code of state: its values, its rounding, its random bits."""
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -39,14 +41,14 @@ def in_exact_arithmetic(blocks: Array) -> npt.NDArray[np.float64]:
 
 
 def test_codes_are_roots_of_the_share_of_the_largest_element() -> None:
-    signed = encode(np.array([2, -0.5, -0.125, 1e-9, 0], np.float32), nonnegative=False)
-    # 127/2 = 63.5 becomes even; 127/4 = 31.75.
-    assert signed["codes"][0, :6].tolist() == [127, -64, -32, 0, 0, 0]
-    positive = encode(np.array([2, 0.5, 0.125, 1e-9, 0], np.float32), nonnegative=True)
-    assert positive["codes"][0, :6].tolist() == [255, 128, 64, 1, 0, 0]
+    # 127*sqrt(0.15) = 49.19; 127/4 = 31.75; 255*sqrt(0.15) = 98.76; 255/4 = 63.75.
+    signed = encode(np.array([2, -0.3, -0.125, 1e-9, 0], np.float32), nonnegative=False)
+    assert signed["codes"][0, :6].tolist() == [127, -49, -32, 0, 0, 0]
+    positive = encode(np.array([2, 0.3, 0.125, 1e-9, 0], np.float32), nonnegative=True)
+    assert positive["codes"][0, :6].tolist() == [255, 99, 64, 1, 0, 0]
     assert signed["scale"] == positive["scale"] == 2
-    expected = np.array([127**2, -(64**2), -(32**2), 0, 0]) * (2 / 127**2)
-    np.testing.assert_allclose(decode(signed, 5), expected, rtol=3e-7)
+    expected = np.array([127**2, -(49**2), -(32**2), 0, 0]) * (2 / 127**2)
+    np.testing.assert_allclose(decode(signed, 5), expected, rtol=2e-6)
 
 
 @with_and_without_sign
@@ -58,10 +60,11 @@ def test_a_block_has_its_scale_and_132_bytes(nonnegative: bool, count: int) -> N
         assert blocks.shape == (-(-count // BLOCK),)
         assert blocks.itemsize == 4 + BLOCK
         starts = range(0, count, BLOCK)
-        assert blocks["scale"].tolist() == [abs(values[i : i + BLOCK]).max() for i in starts]
+        largest = [abs(values[i : i + BLOCK]).max() for i in starts]
+        np.testing.assert_allclose(blocks["scale"], largest, rtol=0 if stream == 0 else 0.02)
         assert not blocks["codes"].reshape(-1)[count:].any()
         np.testing.assert_allclose(
-            decode(blocks, count), in_exact_arithmetic(blocks)[:count], rtol=4e-7
+            decode(blocks, count), in_exact_arithmetic(blocks)[:count], rtol=2e-6
         )
 
 
@@ -103,7 +106,7 @@ def test_a_block_with_a_nan_or_an_infinity_is_nan(nonnegative: bool, value: floa
         blocks = encode(values, nonnegative, stream)
         decoded = decode(blocks, values.size).reshape(3, BLOCK)
         assert np.isnan(decoded[1]).all()
-        assert (decoded[[0, 2]] == 1).all()
+        np.testing.assert_allclose(decoded[[0, 2]], 1, rtol=2e-6)
         assert blocks["scale"].view(np.uint32)[1] == 0x7FC00000
         assert not blocks["codes"][1].any()
 
@@ -138,7 +141,7 @@ def test_the_mean_of_many_roundings_has_the_signs_and_sizes_of_the_elements() ->
         ]
     ).astype(np.float64)
     errors = draws.mean(axis=0) - values
-    assert (abs(errors) <= 5 * draws.std(axis=0) / np.sqrt(len(draws)) + 1e-6).all()
+    assert (abs(errors) <= 5 * draws.std(axis=0) / np.sqrt(len(draws)) + 1e-5).all()
 
 
 def test_a_nonnegative_element_above_0_never_becomes_0() -> None:
@@ -149,12 +152,24 @@ def test_a_nonnegative_element_above_0_never_becomes_0() -> None:
             assert ((others > 0) == (share > 0)).all()
 
 
-def test_zeros_and_the_largest_element_are_not_moved_at_random() -> None:
-    for nonnegative in (False, True):
-        values = blocks_of_one_value(0)
-        for t in range(20):
-            blocks = encode(values, nonnegative, stream=random_stream(0, t, 0))
-            assert same_bits(decode(blocks, values.size), values)
+@with_and_without_sign
+def test_zeros_are_not_moved_at_random(nonnegative: bool) -> None:
+    values = blocks_of_one_value(0)
+    for t in range(20):
+        blocks = encode(values, nonnegative, stream=random_stream(0, t, 0))
+        assert not blocks["codes"][:, 1:].any()
+
+
+@with_and_without_sign
+def test_the_largest_elements_are_themselves_on_average(nonnegative: bool) -> None:
+    """No code is beyond the largest, and the one below it is rare."""
+    largest = LARGEST[nonnegative]
+    values = np.linspace(1, 2, 1 << 18, dtype=np.float32).repeat(BLOCK)[: 1 << 20]
+    codes = encode(values, nonnegative, stream=random_stream(0, 1, 0))["codes"]
+    assert set(np.unique(codes)) == {largest - 1, largest}
+    assert (codes < largest).mean() < 2e-4
+    mean = decode(encode(values, nonnegative, stream=random_stream(0, 1, 0)), values.size)
+    np.testing.assert_allclose(mean.mean(dtype=float), values.mean(dtype=float), rtol=1e-6)
 
 
 # What was decoded.
@@ -177,7 +192,7 @@ def test_decoded_values_are_encoded_exactly(nonnegative: bool) -> None:
 
 @with_and_without_sign
 def test_the_scale_is_found_again_for_every_mantissa(nonnegative: bool) -> None:
-    mantissas = np.arange(0, 1 << 23, 97, dtype=np.uint32)
+    mantissas = np.arange(0, 1 << 23, 997, dtype=np.uint32)
     for exponent in (127, 63, 64, 3, 200):
         dtype = encode(np.zeros(1, np.float32), nonnegative).dtype
         blocks = np.zeros(len(mantissas), dtype)
@@ -205,37 +220,43 @@ def test_what_is_not_blocks_of_these_elements_is_refused() -> None:
 
 @with_and_without_sign
 def test_codes_do_not_depend_on_how_the_elements_are_cut(nonnegative: bool) -> None:
-    values = some_values(np.random.default_rng(5), 10 * BLOCK + 17, nonnegative=nonnegative)
+    values = some_values(np.random.default_rng(5), (1 << 20) + 300, nonnegative=nonnegative)
     for first in (0, 5, (1 << 32) - 3 * BLOCK - 1):
         whole = encode(values, nonnegative, 9, first)
-        parts = [
-            encode(values[i : i + 2 * BLOCK], nonnegative, 9, first + i)
-            for i in range(0, values.size, 2 * BLOCK)
-        ]
+        cuts = [0, 2 * BLOCK, 4 * BLOCK, 100 * BLOCK, values.size]
+        parts = [encode(values[a:b], nonnegative, 9, first + a) for a, b in pairwise(cuts)]
         assert np.array_equal(np.concatenate(parts), whole)
 
 
-def rounded_up(count: int, stream: int, *, nonnegative: bool = False) -> Array:
+def rounded_up(stream: int, *, nonnegative: bool = False, is_second: bool = False) -> Array:
     """Return 1 for elements that were rounded up, and -1 for the others, each with chance 1/2."""
-    code = 40
+    code, count = 40, 1 << 17
     half = (code**2 + code + 0.5) / LARGEST[nonnegative] ** 2
-    blocks = encode(blocks_of_one_value(half, count // BLOCK), nonnegative, stream)
-    ups = np.where(blocks["codes"] > code, 1.0, -1.0)
-    ups[:, 0] = np.random.default_rng(stream % 99).choice([-1.0, 1.0], len(ups))  # the largest
+    values = blocks_of_one_value(half, count // BLOCK)
+    codes = encode(values, nonnegative, stream, is_second=is_second)["codes"]
+    ups = np.where(codes > code, 1.0, -1.0)
+    ups[:, 0] = np.random.default_rng(stream).choice([-1.0, 1.0], len(ups))  # the largest ones
     return ups.ravel()
 
 
-def test_random_bits_near_each_other_are_not_correlated() -> None:
-    count = 1 << 17
-    draws = np.stack([rounded_up(count, random_stream(0, t, 0)) for t in range(1, 9)])
+@pytest.mark.parametrize("is_second", [False, True])
+def test_random_bits_near_each_other_are_not_correlated(is_second: bool) -> None:
+    first = [rounded_up(random_stream(0, t, 0), is_second=is_second) for t in range(1, 9)]
+    draws = np.stack(first)
+    count = draws.shape[1]
     for lag in (*range(1, 70), BLOCK, 2 * BLOCK, 1024, 4096):
         correlation = (draws[:, :-lag] * draws[:, lag:]).mean(axis=1)
         assert abs(correlation).max() < 6 / np.sqrt(count - lag), lag
-    others = [
-        rounded_up(count, random_stream(0, 1, 1)),
-        rounded_up(count, random_stream(0, 1, 2), nonnegative=True),
-        rounded_up(count, random_stream(1, 1, 0)),
-    ]
-    both = np.stack([*draws, *others])
-    between = both @ both.T / count - np.eye(len(both))
-    assert abs(between).max() < 6 / np.sqrt(count)
+
+
+def test_random_bits_of_other_steps_states_and_seeds_are_not_correlated() -> None:
+    draws = np.stack(
+        [
+            *(rounded_up(random_stream(0, t, 0)) for t in range(1, 9)),
+            *(rounded_up(random_stream(0, t, 0), is_second=True) for t in (1, 2)),
+            rounded_up(random_stream(0, 1, 2), nonnegative=True),
+            rounded_up(random_stream(1, 1, 0)),
+        ]
+    )
+    between = draws @ draws.T / draws.shape[1] - np.eye(len(draws))
+    assert abs(between).max() < 6 / np.sqrt(draws.shape[1])

@@ -269,6 +269,13 @@ class Job:
 
 
 CLIPPING = {"clip_norm": 3.0, "clip_value": 0.02, "track_norms": True}
+OF_8_BITS: list[tuple[str, str, tuple[str, ...], Mapping[str, Any]]] = [
+    ("Momentum", "float32", ("float32", "float32"), {"bounds": (-0.5, 0.75)}),
+    ("Adam", "float32", ("bfloat16", "float32"), {"maximize": True}),
+    ("Adam", "float16", ("float16", "float16"), {"amsgrad": True}),
+    ("RMSprop", "bfloat16", ("float32",), {"centered": True, "momentum": 0.5}),
+    ("Adagrad", "bfloat16", ("bfloat16",), {"round_params": "random"}),
+]
 JOBS = {
     "clip the norm of float32": Job(options={"clip_norm": 1.0}),
     "clip the norm of float64": Job(options={"clip_norm": 1.0}, of_params="float64"),
@@ -340,13 +347,7 @@ JOBS = {
             of_grads=of_grads,
             groups=({}, {"lr": 0.5}),
         )
-        for name, of_params, of_grads, more in [
-            ("Momentum", "float32", ("float32", "float32"), {"bounds": (-0.5, 0.75)}),
-            ("Adam", "float32", ("bfloat16", "float32"), {"maximize": True}),
-            ("Adam", "float16", ("float16", "float16"), {"amsgrad": True}),
-            ("RMSprop", "bfloat16", ("float32",), {"centered": True, "momentum": 0.5}),
-            ("Adagrad", "bfloat16", ("bfloat16",), {"round_params": "random"}),
-        ]
+        for name, of_params, of_grads, more in OF_8_BITS
     },
     "accumulate for state of 8 bits, with NaN": Job(
         "AdamW", options={"state_dtype": "8bit"}, accumulates=True, special=True

@@ -5,7 +5,7 @@ import os
 import pickle
 import sys
 from collections.abc import Callable
-from copy import deepcopy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +166,14 @@ def moments(rng: np.random.Generator, shape: Any, layout: str, **options: Any) -
     return optimizer
 
 
+def assert_similar(optimizer: Any, other: Any) -> None:
+    """Assert that states in 8 bits are equal, to rounding: the codes are those of the roots."""
+    for name, most in (("m", 127), ("v", 255)):
+        states = optimizer.state[name], other.state[name]
+        a, b = (np.sign(state) * np.sqrt(abs(state)) for state in states)
+        assert (abs(a - b) <= abs(a).max() / most).all()
+
+
 @every_way
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("into", ["c", "fortran", "half reversed"])
@@ -176,18 +184,27 @@ def test_state_in_8_bits_goes_from_any_memory_layout_to_any_other(
     optimizer = moments(rng, shape, layout, state_dtype="8bit")
     other = schuss.Adam(laid_out(np.zeros(shape, np.float32), into), state_dtype="8bit")
     bring(optimizer, other, how, tmp_path / "c")
-    for name, most in (("m", 127), ("v", 255)):
-        # The code is that of the root. Elsewhere, an element has other neighbours in its block.
-        was, now = (
-            np.sign(x) * np.sqrt(abs(x)) for x in (optimizer.state[name], other.state[name])
-        )
-        assert (abs(was - now) <= abs(was).max() / most).all()
+    assert_similar(other, optimizer)
     back = schuss.Adam(laid_out(np.zeros(shape, np.float32), layout), state_dtype="8bit")
     bring(optimizer, back, how, tmp_path / "c")
     grad = rng.standard_normal(shape).astype(np.float32)
     for each in (optimizer, back):
         each.step(grad)
     assert snapshot(back) == snapshot(optimizer)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("how", [copy, deepcopy, lambda it: pickle.loads(pickle.dumps(it))])
+def test_copies_of_an_optimizer_have_its_state_in_8_bits(how: Any, layout: str) -> None:
+    """Copies of the parameters can have another memory layout."""
+    optimizer = moments(np.random.default_rng(0), (70, 61), layout, state_dtype="8bit")
+    other = how(optimizer)
+    assert_similar(other, optimizer)
+    if other.params.strides == optimizer.params.strides:
+        assert contents(other.state) == contents(optimizer.state)
+    before = contents(optimizer.state)
+    other.step(np.ones((70, 61), np.float32))
+    assert contents(optimizer.state) == before
 
 
 @every_way
@@ -214,6 +231,15 @@ def test_state_in_8_bits_is_not_loaded_into_bfloat16(tmp_path: Path) -> None:
     check_load_is_refused(words, tmp_path / "c", other)
     with pytest.raises(ValueError, match=rf"^Adam\.load_state_dict: {words}"):
         other.load_state_dict(optimizer.state_dict())
+
+
+def test_second_moments_in_8_bits_are_not_loaded_from_negative_numbers() -> None:
+    w = np.zeros(5000, np.float32)
+    saved, optimizer = schuss.Adam(w).state_dict(), schuss.Adam(w, state_dtype="8bit")
+    saved["state"]["v"][7] = -0.5
+    words = "a state that is never negative has -0.5, expected numbers >= 0"
+    with pytest.raises(ValueError, match=rf"^Adam\.load_state_dict: {words}"):
+        optimizer.load_state_dict(saved)
 
 
 def test_other_programs_can_read_8_bit_state_and_it_takes_a_quarter_of_the_file(

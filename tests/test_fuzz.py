@@ -86,6 +86,10 @@ def settings(max_examples: int, **others: Any) -> hypothesis.settings:
 
 HALVES = ["float16", *(["bfloat16"] if find_spec("ml_dtypes") else [])]
 
+# Formats of the parameters of one optimizer, and how those in bfloat16 are rounded.
+FORMATS = [["float32", "float64", *HALVES], ["float32", *HALVES], ["float32", HALVES[-1]]]
+ROUNDED = [{}, {"master": "float32"}, {"master": "float24"}, {"round_params": "random"}]
+
 # Hyperparameters of groups.
 OF_GROUPS: list[dict[str, Any]] = [
     *({}, {"lr": 0.5}, {"weight_decay": 0.25}),
@@ -97,7 +101,9 @@ def bound_to(arrays: list[Array], optimizer: reference.Optimizer) -> reference.O
     """Return a copy of the optimizer whose parameters are these arrays."""
     own = leaves(optimizer.params)
     memo: dict[int, Any] = {id(old): new for old, new in zip(own, arrays, strict=True)}
-    return copy.deepcopy(optimizer, memo)
+    bound = copy.deepcopy(optimizer, memo)
+    bound.load_state(optimizer.state)  # blocks of it are in the order of the arrays
+    return bound
 
 
 def write(arrays: list[Array], values: list[Array]) -> None:
@@ -250,12 +256,14 @@ class Training(RuleBasedStateMachine):
         self.complex = (
             None if self.copies else data.draw(st.sampled_from([None, *modes]), "complex")
         )
-        names = ["float32"] if self.copies else ["float32", "float64", *HALVES]
-        names += ["complex64", "complex128"] * (self.complex is not None)
+        names = ["float32"] if self.copies else data.draw(st.sampled_from(FORMATS), "formats")
+        names = names + ["complex64", "complex128"] * (self.complex is not None)
         dtypes = [data.draw(st.sampled_from(names), "dtype") for _ in shapes]
-        can_be_half = "bfloat16" in HALVES and {"float32", *HALVES}.issuperset(dtypes)
-        is_half = can_be_half and data.draw(st.booleans(), "bfloat16 state")
-        self.state_dtype = "bfloat16" if is_half else None
+        can_be_low = "bfloat16" in HALVES and {"float32", *HALVES}.issuperset(dtypes)
+        of_state = [None, "bfloat16", "8bit"] if can_be_low else [None]
+        self.formats = {"state_dtype": data.draw(st.sampled_from(of_state), "state_dtype")}
+        if "bfloat16" in dtypes and {"float32", "bfloat16"}.issuperset(dtypes):
+            self.formats |= data.draw(st.sampled_from(ROUNDED), "rounding")
         arrays = [some_array(rng, s, dtype_of(d)) for s, d in zip(shapes, dtypes, strict=True)]
         self.params = data.draw(structures(arrays), "structure")
         last = len(OF_GROUPS) - 1 - bool(self.complex)  # complex numbers have no bounds
@@ -275,7 +283,7 @@ class Training(RuleBasedStateMachine):
             self.kind,
             params,
             copies=self.copies,
-            state_dtype=self.state_dtype,
+            **self.formats,
             complex=self.complex or "components",
             groups=lambda name: OF_GROUPS[self.group_of[name]],
             **given,
@@ -427,11 +435,23 @@ class Training(RuleBasedStateMachine):
     def write_into_all(self, seed: int, special: bool) -> None:
         """Users may write to the arrays between steps."""
         rng, optimizer, model = np.random.default_rng(seed), self.optimizer, self.model
-        pairs = list(zip(leaves(self.params), leaves(model.params), strict=True))
-        for name, states in model.state.items():
-            pairs += zip(leaves(optimizer.state[name]), leaves(states), strict=True)
-        for array, other in pairs:
-            array[...] = other[...] = abs(numbers(rng, array.shape, array.dtype, special=special))
+
+        def values(tree: Any) -> list[Array]:
+            arrays = leaves(tree)
+            return [abs(numbers(rng, each.shape, each.dtype, special=special)) for each in arrays]
+
+        new = values(self.params)
+        write(leaves(self.params), new)
+        write(leaves(model.params), new)
+        state = {name: values(tree) for name, tree in model.state.items()}
+        trees = {name: in_structure(self.params, iter(each)) for name, each in state.items()}
+        model.load_state(trees)
+        if self.formats["state_dtype"] == "8bit":
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": trees})
+            model.write_copies()
+            return
+        for name, arrays in state.items():
+            write(leaves(optimizer.state[name]), arrays)
 
     @rule(
         threads=st.integers(1, 4),

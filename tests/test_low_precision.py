@@ -183,6 +183,82 @@ def test_low_precision_has_the_references_bits_in_every_layout(
             assert not grad.any()
 
 
+# What an optimizer shows.
+
+
+def ones(size: int) -> Array:
+    return np.ones(size, BFLOAT16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("Adam(w)", 8),
+        ("Adam(w, state_dtype='bfloat16')", 4),
+        ("Adam(w, state_dtype='8bit')", 2.0625),
+        ("Adam(w, state_dtype='8bit', amsgrad=True)", 3.09375),
+        ("Momentum(ones(w.size), state_dtype='8bit', master='float32')", 3.03125),
+        ("SGD(ones(w.size), master='float32')", 2),
+        ("SGD(ones(w.size), master='float24')", 1),
+        ("SGD(ones(w.size), state_dtype='8bit', round_params='random')", 0),
+        ("Momentum([w, ones(w.size)], state_dtype='8bit', master='float32')", 2 * 1.03125 + 2),
+    ],
+)
+def test_the_bytes_of_state_are_those_of_its_format(kind: str, expected: float) -> None:
+    w = np.zeros(128 * 64, np.float32)
+    optimizer = eval(kind, {**vars(schuss), "w": w, "ones": ones})
+    assert (optimizer.state_bytes / w.size, type(optimizer.state_bytes)) == (expected, int)
+    for option in ("state_dtype", "master", "round_params"):
+        assert (f"{option}=" in repr(optimizer)) == (option in kind)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_state_in_8_bits_is_shown_as_values_that_cannot_be_written(layout: str) -> None:
+    param = laid_out(np.zeros((64, 64), np.float32), layout)
+    optimizer = schuss.Momentum(param, lr=0.0, beta=0.0, state_dtype="8bit")
+    grad = np.full((64, 64), -1, np.float32)
+    grad[3, 5] = 4
+    optimizer.step(grad)
+    state = optimizer.state["velocity"]
+    assert (state.dtype, state.shape, state.flags.writeable) == (np.float32, (64, 64), False)
+    assert np.argsort(np.abs(state.strides)).tolist() == np.argsort(np.abs(param.strides)).tolist()
+    np.testing.assert_allclose(state, grad, rtol=0.02)  # a quarter is between (63/127)**2 and 64's
+    assert state[3, 5] == pytest.approx(4)
+    assert optimizer.state_dtype == "8bit"
+
+
+def test_small_parameters_keep_state_in_float32() -> None:
+    params = {"small": np.zeros((63, 65), np.float32), "large": np.zeros((64, 64), np.float32)}
+    optimizer = schuss.Momentum(params, state_dtype="8bit")
+    optimizer.state["velocity"]["small"][...] = 1  # a view
+    assert optimizer.state["velocity"]["small"].all()
+    saved = optimizer.state_dict()["state"]["velocity"]
+    assert saved["small"].dtype == np.float32
+    assert saved["large"].dtype.names == ("scale", "codes")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("master", ["float32", "float24"])
+def test_the_values_of_masters_are_float32_in_the_structure_of_the_parameters(
+    master: Any, layout: str
+) -> None:
+    param, w = laid_out(ones(12).reshape(4, 3), layout), np.ones(2, np.float32)
+    optimizer = schuss.SGD([param, {"w": w}], lr=2**-12, master=master, average=0.5)
+    for t in range(1, 4):
+        optimizer.step([np.ones((4, 3), np.float32), {"w": np.ones(2, np.float32)}])
+        values, others = optimizer.master[0], optimizer.master[1]["w"]
+        assert (values.dtype, others.dtype) == (np.float32, np.float32)
+        assert not np.shares_memory(others, w)
+        assert (values == 1 - t * 2**-12).all()
+        assert (others == 1 - t * 2**-12).all()
+    assert (param == 1).all()
+    optimizer.average = None
+    optimizer.average = 0.5
+    averages: Any = optimizer.average  # begin with the values
+    assert (averages[0] == 1 - 3 * 2**-12).all()
+    assert schuss.SGD(param).master is None
+
+
 # Random rounding.
 
 

@@ -711,6 +711,18 @@ def test_what_a_group_has_cannot_be_deleted() -> None:
 # Saved states.
 
 DROP = object()
+BLOCKS: dict[str, Any] = {"code": "square8", "elements": 128, "orders": [None] * 3}
+# What describes blocks: an entry, a wrong value, and how the message goes on.
+BAD_BLOCKS: list[tuple[str, Any, type[Exception], str]] = [
+    ("code", "cube8", ValueError, "['code'] is 'cube8', expected 'square8' as it is here"),
+    ("elements", 64, ValueError, "['elements'] is 64, expected 128 as it is here"),
+    ("orders", None, ValueError, "['orders'] is None, expected a list of 3"),
+    ("orders", [None], ValueError, "['orders'] is [None], expected a list of 3"),
+    *(
+        ("orders", [bad, None, None], ValueError, f"['orders'][0] is {bad!r}, expected axes in an")
+        for bad in (0, [0], [0, 0], [0, ~0], [0, 2], [0, True], [0, "1"])
+    ),
+]
 # A path in a saved state of Adam with amsgrad and an average, the value that is put there (DROP
 # removes what is there), and how the message goes on after "state_dict" and the path.
 BAD_STATES: list[tuple[str, Any, type[Exception], str]] = [
@@ -757,23 +769,7 @@ BAD_STATES: list[tuple[str, Any, type[Exception], str]] = [
     ),
     ("master", [None], ValueError, " is given, expected None: the optimizer has no master"),
     ("blocks", 1, TypeError, " is a int, expected a mapping"),
-    *(
-        ("blocks", {"code": "square8", "elements": 128, "orders": [None] * 3} | wrong, *error)
-        for wrong, *error in [
-            (
-                {"code": "cube8"},
-                ValueError,
-                "['code'] is 'cube8', expected 'square8' as it is here",
-            ),
-            ({"elements": 64}, ValueError, "['elements'] is 64, expected 128 as it is here"),
-            ({"orders": None}, ValueError, "['orders'] is None, expected a list of 3"),
-            ({"orders": [None]}, ValueError, "['orders'] is [None], expected a list of 3"),
-            *(
-                ({"orders": [order, None, None]}, ValueError, f"['orders'][0] is {order!r}, expect")
-                for order in (0, [0], [0, 0], [0, ~0], [0, 2], [0, True], [0, "1"])
-            ),
-        ]
-    ),
+    *(("blocks", BLOCKS | {name: value}, error, words) for name, value, error, words in BAD_BLOCKS),
     ("average", None, ValueError, " "),
     ("average weights", None, ValueError, " is None, expected two numbers"),
     ("average weights", (1.0,), ValueError, " is (1.0,), expected two numbers"),

@@ -242,7 +242,7 @@ def test_an_added_group_continues_as_one_that_was_frozen_until_then(
     dtype = dtype_of("bfloat16") if is_rounded else np.dtype(np.float32)
     rng, options = np.random.default_rng(3), {"lr": 0.1, **options}
     shapes = [(5000,), (70, 61)] if is_8bit else [(3,), (2, 5)]
-    params = [np.ones(shape, dtype) for shape in shapes]
+    params: list[Any] = [np.ones(shape, dtype) for shape in shapes]
     frozen: Any = {"0": {}, "1": {"frozen": True, "weight_decay": 0.5}}
     expected = make_reference(name, copy.deepcopy(params), groups=frozen.get, **options)
     optimizer = make_optimizer(name, [{"params": params[0]}], **options)

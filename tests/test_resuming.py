@@ -552,6 +552,26 @@ def test_fit_says_when_its_checkpoint_is_of_another_training(name: str, tmp_path
     assert path.read_bytes() == before
 
 
+def test_a_training_goes_on_only_with_the_formats_that_it_began_with(tmp_path: Path) -> None:
+    def train(**options: Any) -> None:
+        w: Any = np.zeros(2, ml_dtypes.bfloat16)
+        optimizer, path = schuss.Adam(w, **options), tmp_path / "c"
+        schuss.fit(lambda w, x: (0.0, w.copy()), w, optimizer, X, epochs=1, rng=0, checkpoint=path)
+
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    train(state_dtype="8bit", master="float32")
+    for options, words in (
+        ({"state_dtype": "8bit"}, r"optimizer\.master 'float32', expected None"),
+        ({"master": "float32"}, r"optimizer\.state_dtype '8bit', expected None"),
+        (
+            {"state_dtype": "8bit", "round_params": "random"},
+            r"optimizer\.round_params None, expected 'random'",
+        ),
+    ):
+        with pytest.raises(ValueError, match=rf"^fit: .* began with .*{words}"):
+            train(**options)
+
+
 def fit_one(x: Any, path: Path, rng: Any = 0, epochs: int = 1) -> int:
     w = np.zeros(1)
     options: dict[str, Any] = {"rng": rng, "epochs": epochs, "checkpoint": path}

@@ -858,6 +858,20 @@ def test_it_stops_on_a_maximum_and_from_an_epoch_on(
     assert bits(p) == after[(best or epochs) - 1]
 
 
+def test_restore_best_brings_back_the_masters_of_the_best_epoch(tmp_path: Path) -> None:
+    value, after = iter([3.0, 1.0, 2.0, 2.0]), list[Any]()
+    w: Any = np.ones(3, ml_dtypes.bfloat16)
+    optimizer: Any
+    options: dict[str, Any] = {"restore_best": True, "checkpoint": tmp_path / "c"}
+    options["callbacks"] = lambda h: after.append(optimizer.master.tolist())
+    options["validation"] = lambda p: next(value)
+    for epochs in (3, 4):  # the second resumes from the first
+        optimizer = schuss.SGD(w, lr=2**-10, master="float32")
+        schuss.fit(lambda p, x: (0.0, np.ones_like(p)), w, optimizer, X, epochs=epochs, **options)
+        assert optimizer.master.tolist() == after[1] != after[2]
+    assert len(after) == 4
+
+
 @pytest.mark.parametrize(("restore", "frozen"), [(False, False), (True, False), (True, True)])
 def test_restore_best_brings_back_the_parameters_of_the_best_epoch_but_not_the_frozen(
     restore: bool, frozen: bool

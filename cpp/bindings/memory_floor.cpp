@@ -61,7 +61,7 @@ void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle
         }
         for (int i = 0; i < repeats; ++i) {
             kernel(operands_of_part.data(), std::min(size - begin, part), values, nullptr,
-                   prefetches);
+                   prefetches, nullptr);
         }
     };
     using Add = decltype(add);

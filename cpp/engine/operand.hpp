@@ -42,8 +42,10 @@ struct Operand {
 
     /// Whether elements are rounded at random when they are written.
     bool is_rounded_at_random() const {
-        const bool is_wider = role == Role::state && dtype != numbers::compute_dtype(dtype);
-        return is_wider || at_random || master == numbers::Master::float24;
+        return is_rounded_state() || at_random || master == numbers::Master::float24;
+    }
+    bool is_rounded_state() const {
+        return role == Role::state && dtype != numbers::compute_dtype(dtype);
     }
 };
 

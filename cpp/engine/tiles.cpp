@@ -22,8 +22,18 @@ constexpr std::size_t crossing_run = 64;
 // axes of operands differ, it has more, so that the other operands still have rows of some length.
 constexpr std::size_t box_tiles = 4, crossing_tiles = 8;
 
+/// The lowest address among the elements of an array.
+const std::byte* lowest_address(const Operand& array, const std::vector<std::size_t>& shape) {
+    const std::byte* lowest = array.data;
+    for (std::size_t i = 0; i < shape.size(); ++i) {
+        if (array.strides[i] >= 0) continue;
+        lowest += static_cast<std::ptrdiff_t>(shape[i] - 1) * array.strides[i];
+    }
+    return lowest;
+}
+
 // A run is at most this many flat tiles long where that lets whole cache lines be read.
-constexpr std::size_t longest_run_tiles = 16;
+constexpr std::size_t longest_run_tiles = 128;
 
 }  // namespace
 
@@ -51,11 +61,13 @@ Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>
                         .master = operand.master};
         has_extras_ = has_extras_ || operand.role == Role::average || operand.role == Role::copy;
         rounds_at_random_ = rounds_at_random_ || operand.is_rounded_at_random();
+        const bool is_in_boxes = operand.is_rounded_state() && operand.block() == 1;
+        has_runs_ = has_runs_ || (operand.is_rounded_at_random() && !is_in_boxes);
         if (operand.role == Role::master) master_ = k;
         block_ = std::max(block_, operand.block());
     }
     if (std::find(shape.begin(), shape.end(), 0) != shape.end()) return;
-    if (rounds_at_random_) {
+    if (has_runs_) {
         cut_into_runs(shape, operands, tile_elements);
     } else {
         cut_into_boxes(shape, operands, tile_elements);
@@ -87,6 +99,10 @@ void Layout::cut_into_runs(const std::vector<std::size_t>& shape,
 
 void Layout::cut_into_boxes(const std::vector<std::size_t>& shape,
                             const std::vector<Operand>& operands, std::size_t tile_elements) {
+    if (operand_count_ > rules::first_state_operand &&
+        operands[rules::first_state_operand].is_rounded_state()) {
+        rounded_state_ = lowest_address(operands[rules::first_state_operand], shape);
+    }
     axes_.reserve(shape.size());
     for (std::size_t i = 0; i < shape.size(); ++i) {
         if (shape[i] == 1) continue;
@@ -176,7 +192,10 @@ Access Layout::choose_access(std::size_t operand, bool is_aligned) const {
     if (is_contiguous) return Access::contiguous;
     const TileAxis& row = axes_.back();
     const bool has_contiguous_rows = row.strides[operand] == item_size;
-    return has_contiguous_rows && row.box >= shortest_row ? Access::rowwise : Access::buffered;
+    // The random bits of an element depend on its address in a state, so that is never copied.
+    const bool is_rounded = operands_[operand].role == Role::state && rounded_state_ != nullptr;
+    return has_contiguous_rows && (row.box >= shortest_row || is_rounded) ? Access::rowwise
+                                                                          : Access::buffered;
 }
 
 }  // namespace schuss::engine

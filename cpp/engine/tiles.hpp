@@ -7,8 +7,9 @@
 // each array. Arrays that the kernel cannot read in place are copied into the dense order of the
 // box. If they are written, they are copied back.
 //
-// Where elements are rounded at random, which depends on their index in the parameter's memory, and
-// where a state has blocks, a tile is a run of elements in that order instead, and of whole blocks.
+// Where a state has blocks, which have the order of the parameter's memory, a tile is a run of
+// elements in that order instead, and of whole blocks. The same where the parameter is rounded at
+// random, which depends on the index of an element in that order.
 #pragma once
 
 #include <array>
@@ -103,14 +104,21 @@ class Layout {
     /// Whether elements are rounded at random when they are written.
     bool rounds_at_random() const { return rounds_at_random_; }
 
-    /// The elements of a tile, but for the last, if tiles are runs in the order of the parameter's
-    /// memory: where the layout is flat, and where elements are rounded at random.
+    /// The lowest address of the first state if states are rounded at random and tiles are boxes;
+    /// otherwise nullptr. All states of a parameter have the same strides then, so the address of
+    /// an element of this state determines its index.
+    const std::byte* rounded_state() const { return rounded_state_; }
+
+    /// Whether tiles are runs in the order of the parameter's memory.
+    bool has_runs() const { return has_runs_; }
+
+    /// The elements of a tile, but for the last, if tiles are runs or the layout is flat.
     std::size_t run() const { return run_; }
 
     /// Whether a run can be cut only at multiples of a block.
     bool has_blocks() const { return block_ > 1; }
 
-    /// The order of the elements of an operand that is buffered, if elements are rounded at random.
+    /// The order of the elements of an operand, if tiles are runs and it is buffered.
     const MemoryOrder& order(std::size_t operand) const { return orders_[operand]; }
 
     /// The operand that is the master; `operands()` if there is none.
@@ -137,7 +145,9 @@ class Layout {
     std::size_t run_ = 0;
     std::size_t block_ = 1;  // the largest block of an operand
     std::vector<MemoryOrder> orders_;
+    const std::byte* rounded_state_ = nullptr;
     bool rounds_at_random_ = false;
+    bool has_runs_ = false;
     bool is_flat_ = true;
     bool has_rows_ = false;
     bool has_extras_ = false;

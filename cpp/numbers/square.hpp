@@ -96,7 +96,8 @@ Floats load_codes(const std::uint8_t* codes) {
                                           : _mm256_cvtepi8_epi32(bytes));
 }
 inline void store_codes(std::uint8_t* codes, Floats with_codes) {
-    const __m128i first = _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    const __m128i first =
+        _mm_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
     const __m256i low = _mm256_shuffle_epi8(__builtin_bit_cast(__m256i, with_codes),
                                             _mm256_broadcastsi128_si256(first));
     const __m128i bytes =

@@ -60,6 +60,58 @@ inline Float16s narrowed(Floats x) {
 }
 #endif
 
+/// The words of two vectors as their lower halves and their upper halves, in the same order.
+using Halves [[gnu::vector_size(vector_bytes)]] = std::uint16_t;
+
+#if defined(__AVX512F__)
+/// The numbers 0, 1, 2... as halves, in which the compiler recognises constants.
+inline Halves lane_numbers() {
+    Halves result;
+    for (int i = 0; i < vector_bytes / 2; ++i) result[i] = static_cast<std::uint16_t>(i);
+    return result;
+}
+inline Halves selected(Halves x, Halves lanes, Halves y) {
+    return __builtin_bit_cast(Halves, _mm512_permutex2var_epi16(__builtin_bit_cast(__m512i, x),
+                                                                __builtin_bit_cast(__m512i, lanes),
+                                                                __builtin_bit_cast(__m512i, y)));
+}
+inline Words first_words(Halves lower, Halves upper) {
+    const Halves i = lane_numbers();
+    return __builtin_bit_cast(Words, selected(lower, (i >> 1) | ((i & 1) << 5), upper));
+}
+inline Words last_words(Halves lower, Halves upper) {
+    const Halves i = lane_numbers();
+    return __builtin_bit_cast(Words, selected(lower, (i >> 1) | ((i & 1) << 5) | 16, upper));
+}
+inline Halves lower_halves(Words x, Words y) {
+    return selected(__builtin_bit_cast(Halves, x), lane_numbers() << 1,
+                    __builtin_bit_cast(Halves, y));
+}
+inline Halves upper_halves(Words x, Words y) {
+    return selected(__builtin_bit_cast(Halves, x), (lane_numbers() << 1) | 1,
+                    __builtin_bit_cast(Halves, y));
+}
+#else
+inline Words first_words(Halves lower, Halves upper) {
+    const __m256i x = __builtin_bit_cast(__m256i, lower), y = __builtin_bit_cast(__m256i, upper);
+    return __builtin_bit_cast(Words, _mm256_permute2x128_si256(_mm256_unpacklo_epi16(x, y),
+                                                               _mm256_unpackhi_epi16(x, y), 0x20));
+}
+inline Words last_words(Halves lower, Halves upper) {
+    const __m256i x = __builtin_bit_cast(__m256i, lower), y = __builtin_bit_cast(__m256i, upper);
+    return __builtin_bit_cast(Words, _mm256_permute2x128_si256(_mm256_unpacklo_epi16(x, y),
+                                                               _mm256_unpackhi_epi16(x, y), 0x31));
+}
+inline Halves upper_halves(Words x, Words y) {
+    const __m256i packed = _mm256_packus_epi32(__builtin_bit_cast(__m256i, x >> 16),
+                                               __builtin_bit_cast(__m256i, y >> 16));
+    return __builtin_bit_cast(Halves, _mm256_permute4x64_epi64(packed, 0xd8));
+}
+inline Halves lower_halves(Words x, Words y) {
+    return upper_halves(x << 16, y << 16);
+}
+#endif
+
 template <>
 struct Vector<float, width_of<float>> {
     using Type = Floats;

@@ -70,8 +70,8 @@ class BlockState {
         const float unit = (plain ? from.scale : from.scale * lift) / largest_square<nonnegative>;
         const float drop = plain ? 1 : 1 / lift;
         for (std::size_t i = 0; i < square_block; ++i) {
-            const std::int32_t code = nonnegative ? std::int32_t{from.codes[i]}
-                                                  : static_cast<std::int8_t>(from.codes[i]);
+            const std::int32_t code =
+                nonnegative ? std::int32_t{from.codes[i]} : static_cast<std::int8_t>(from.codes[i]);
             values_[i] = decoded<nonnegative>(static_cast<float>(code), unit) * drop;
         }
         return reinterpret_cast<std::byte*>(values_);
@@ -100,15 +100,110 @@ class BlockState {
     alignas(cache_line) float values_[square_block];
 };
 
+// The conversions of master-inl.hpp and pieces-inl.hpp.
+void load_gradient(const Call& call, const std::byte* gradient, std::size_t count, float* to);
+void load_parameter(const Call& call, const std::byte* parameter, const std::byte* low,
+                    std::size_t count, float* to);
+void store_parameter(const Call& call, float* values, std::size_t count, const Stream& stream,
+                     std::byte* parameter, std::byte* low);
+
+/// Whether a kernel of blocks can convert the arrays of a call.
+inline bool converts_in_blocks(const Call& call) {
+    const bool is_bounded = call.is_bounded && call.formats.master != Master::none;
+    return call.formats.state == DType::square8 && !is_bounded;
+}
+
+/// The arrays of an update of blocks, apart from the states.
+class BlockArrays {
+  public:
+    /// converted: nullptr if the arrays are in float32.
+    BlockArrays(std::byte* const* operands, const Call* converted, const Stream* streams)
+        : operands_(operands), call_(converted) {
+        if (call_ == nullptr) return;
+        stream_ = streams[rules::max_states];
+        if (call_->formats.master != Master::none) {
+            low_ = operands[rules::first_state_operand + count(*call_->states)];
+        }
+    }
+
+    bool are_in_place() const { return call_ == nullptr; }
+
+    /// Where the elements of a block are in float32.
+    struct Block {
+        float* parameters;
+        float* gradients;
+    };
+    Block at(std::size_t block) {
+        if (call_ == nullptr) {
+            const std::size_t first = block * square_block;
+            return {reinterpret_cast<float*>(operands_[rules::parameter_operand]) + first,
+                    reinterpret_cast<float*>(operands_[rules::gradient_operand]) + first};
+        }
+        return {parameters_[block % slots], gradients_[block % slots]};
+    }
+
+    /// Converts a block before it is updated, and back. In a loop, the next block is converted
+    /// before one is updated, and the one before it is converted back: so none waits for the
+    /// results of another.
+    void load(std::size_t block, std::size_t count, bool prefetches) {
+        if (call_ != nullptr) convert(block, count, prefetches);
+    }
+    void store(std::size_t block, std::size_t count) {
+        if (call_ != nullptr) convert_back(block, count);
+    }
+
+  private:
+    std::byte* parameter(std::size_t i) const {
+        return operands_[rules::parameter_operand] + i * numbers::size_of(call_->formats.parameter);
+    }
+    std::byte* gradient(std::size_t i) const {
+        return operands_[rules::gradient_operand] + i * numbers::size_of(call_->formats.gradient);
+    }
+    std::byte* low(std::size_t i) const {
+        return low_ + i * numbers::size_of(call_->formats.master);
+    }
+
+    [[gnu::noinline]] void convert(std::size_t block, std::size_t count, bool prefetches) {
+        const std::size_t first = block * square_block;
+        const auto [p, g] = at(block);
+        if (prefetches) {
+            const std::size_t end = first + count;
+            prefetch_between(parameter(first), parameter(end));
+            prefetch_between(gradient(first), gradient(end));
+            prefetch_between(low(first), low(end));
+        }
+        load_parameter(*call_, parameter(first), low(first), count, p);
+        load_gradient(*call_, gradient(first), count, g);
+    }
+    [[gnu::noinline]] void convert_back(std::size_t block, std::size_t count) {
+        const std::size_t first = block * square_block;
+        const Stream own = {stream_.key, stream_.first + first};
+        store_parameter(*call_, at(block).parameters, count, own, parameter(first), low(first));
+    }
+    static void prefetch_between(const std::byte* begin, const std::byte* end) {
+        prefetch(begin, block_distance, static_cast<std::size_t>(end - begin));
+    }
+
+    std::byte* const* operands_;
+    const Call* call_;
+    std::byte* low_ = nullptr;  // of the parameter, if there is a master
+    Stream stream_ = {};        // of the parameter
+    static constexpr std::size_t slots = 4;
+    alignas(cache_line) float parameters_[slots][square_block];
+    alignas(cache_line) float gradients_[slots][square_block];
+};
+
 /// Updates one block by the kernel for states in float32.
-template <class Rule, Decay decay, class... BlockStates>
+template <class Rule, Decay decay, class... States>
 void update_block(std::size_t block, std::size_t n, const Coefficients<Rule, float>& c,
-                  const Stream* streams, float* p, float* g, BlockStates&... states) {
-    const std::size_t first = block * square_block, count = smallest(n - first, square_block);
-    std::byte* const operands[] = {reinterpret_cast<std::byte*>(p + first),
-                                   reinterpret_cast<std::byte*>(g + first),
+                  const Stream* streams, BlockArrays& arrays, States&... states) {
+    const std::size_t count = smallest(n - block * square_block, square_block);
+    arrays.load(block, count, false);
+    const auto [p, g] = arrays.at(block);
+    std::byte* const operands[] = {reinterpret_cast<std::byte*>(p), reinterpret_cast<std::byte*>(g),
                                    states.decode(block)...};
-    kernel<Rule, decay, float, float, float, float>(operands, count, &c, nullptr, false);
+    kernel<Rule, decay, float, float, float, float>(operands, count, &c, nullptr, false, nullptr);
+    arrays.store(block, count);
     (states.encode(block, count, streams), ...);
 }
 
@@ -135,11 +230,13 @@ class BlockVectors {
         Element(const BlockVectors& all, std::size_t i)
             : all_(all),
               i_(i),
-              value_(decoded<nonnegative>(load_codes<nonnegative>(all.next_->codes + i),
-                                          all.unit_)) {}
+              value_(
+                  decoded<nonnegative>(load_codes<nonnegative>(all.next_->codes + i), all.unit_)) {}
         ~Element() {
             write<width_of<float>>(all_.values_ + i_, value_, All{});
-            const Words bits = bits_of(magnitude(value_));
+            // Of a nonnegative state, only a NaN can have the sign bit set, and is the largest
+            // then.
+            const Words bits = bits_of(nonnegative ? value_ : magnitude(value_));
             all_.largest_ = bits > all_.largest_ ? bits : all_.largest_;
         }
         Element(const Element&) = delete;
@@ -161,8 +258,7 @@ class BlockVectors {
     }
 
     void end() {
-        inverse_ =
-            filled<Floats>(set_scale<nonnegative>(*next_, largest_of(largest_), values_));
+        inverse_ = filled<Floats>(set_scale<nonnegative>(*next_, largest_of(largest_), values_));
         last_ = next_;
         float* const free = before_;
         before_ = values_;
@@ -185,10 +281,9 @@ class BlockVectors {
 /// another key of random bits. Returns that block.
 template <class Rule, Decay decay, class... States>
 std::size_t update_blocks(std::size_t block, std::size_t end, bool prefetches,
-                          const Coefficients<Rule, float>& scalars, const Stream* streams, float* p,
-                          const float* g, const States&... states) {
+                          const Coefficients<Rule, float>& scalars, const Stream* streams,
+                          BlockArrays& arrays, const States&... states) {
     constexpr int width = width_of<float>, pairs = (sizeof...(States) + 1) / 2;
-    constexpr std::size_t in_line = cache_line / sizeof(float);
     alignas(cache_line) float values[sizeof...(States)][2][square_block] = {};
     Square8 ignored = {};  // what is before the first block
     const auto c = filled<Floats>(scalars);
@@ -197,7 +292,8 @@ std::size_t update_blocks(std::size_t block, std::size_t end, bool prefetches,
     for (int k = 0; k < pairs; ++k) {
         bits[k] = BlockBits(streams[2 * k], block * square_block);
         for (std::uint32_t i = 0; i < width; ++i) {
-            counters[k][i] = bits[k].counter + (i - std::uint32_t{square_block}) * RandomBits::stride;
+            counters[k][i] =
+                bits[k].counter + (i - std::uint32_t{square_block}) * RandomBits::stride;
         }
     }
     const auto update_all = [&](auto... vectors) __attribute__((always_inline)) {
@@ -214,21 +310,27 @@ std::size_t update_blocks(std::size_t block, std::size_t end, bool prefetches,
             const bool has_key = (streams->first + b * square_block) >> 32 == key;
             return b < end && has_key && (states.is_plain(b) && ...);
         };
+        const bool in_place = prefetches && arrays.are_in_place();
         std::size_t b = block;
+        if (b < end) arrays.load(b, square_block, prefetches);
         for (; is_next(b); ++b) {
-            float* const parameter = p + b * square_block;
-            const float* const gradient = g + b * square_block;
+            if (b + 1 < end) arrays.load(b + 1, square_block, prefetches);
+            if (b > block) arrays.store(b - 1, square_block);
+            const auto [p, g] = arrays.at(b);
+            const ParameterArray<width, float> parameters = {p};
+            const GradientArray<width, float> gradients = {g};
             (vectors.begin(b, prefetches), ...);
             for (std::size_t i = 0; i < square_block; i += width) {
-                if (prefetches && i % in_line == 0) {
-                    prefetch(parameter + i, block_distance, cache_line);
-                    prefetch(gradient + i, block_distance, cache_line);
+                if (in_place && i * sizeof(float) % cache_line == 0) {
+                    prefetch(p + i, block_distance, cache_line);
+                    prefetch(g + i, block_distance, cache_line);
                 }
-                update<Rule, decay, width>(i, All{}, c, parameter, gradient, vectors...);
+                update<Rule, decay>(i, All{}, c, parameters, gradients, vectors...);
                 encode(i);
             }
             (vectors.end(), ...);
         }
+        if (b > block) arrays.store(b - 1, square_block);
         for (std::size_t i = 0; i < square_block; i += width) encode(i);
         return b;
     };
@@ -238,15 +340,16 @@ std::size_t update_blocks(std::size_t block, std::size_t end, bool prefetches,
 
 /// Updates all elements in order, from the first of a block on.
 template <class Rule, Decay decay, class... States>
-void update_all_blocks(std::size_t n, bool prefetches, const Coefficients<Rule, float>& c,
-                       const Stream* streams, float* p, float* g, States&&... states) {
+void update_all_blocks(std::size_t n, [[maybe_unused]] bool prefetches,
+                       const Coefficients<Rule, float>& c, const Stream* streams,
+                       BlockArrays& arrays, States&... states) {
     for (std::size_t block = 0; block * square_block < n; ++block) {
 #if defined(SCHUSS_HAS_VECTORS)
-        block = update_blocks<Rule, decay>(block, n / square_block, prefetches, c, streams, p, g,
+        block = update_blocks<Rule, decay>(block, n / square_block, prefetches, c, streams, arrays,
                                            states...);
         if (block * square_block >= n) return;
 #endif
-        update_block<Rule, decay>(block, n, c, streams, p, g, states...);
+        update_block<Rule, decay>(block, n, c, streams, arrays, states...);
     }
 }
 
@@ -254,17 +357,16 @@ void update_all_blocks(std::size_t n, bool prefetches, const Coefficients<Rule, 
 template <class Rule, Decay decay>
 [[gnu::noinline]] void block_kernel(std::byte* const* operands, std::size_t n,
                                     const void* coefficients, const Stream* streams,
-                                    bool prefetches) {
+                                    bool prefetches, const Call* converted) {
     const auto c = *static_cast<const Coefficients<Rule, float>*>(coefficients);
-    float* const p = reinterpret_cast<float*>(operands[rules::parameter_operand]);
-    float* const g = reinterpret_cast<float*>(operands[rules::gradient_operand]);
+    constexpr int states = count(Rule::states);
+    BlockArrays arrays(operands, converted, streams);
     constexpr const State* kept = Rule::states.at;
     using S0 = BlockState<0, kept[0].nonnegative>;
     using S1 = BlockState<1, kept[1].nonnegative>;
     using S2 = BlockState<2, kept[2].nonnegative>;
-    constexpr int states = count(Rule::states);
     const auto run = [&](auto&&... state) {
-        update_all_blocks<Rule, decay>(n, prefetches, c, streams, p, g, state...);
+        update_all_blocks<Rule, decay>(n, prefetches, c, streams, arrays, state...);
     };
     if constexpr (states == 1) run(S0(operands));
     if constexpr (states == 2) run(S0(operands), S1(operands));

@@ -30,6 +30,7 @@ namespace {
 using numbers::Bfloat16;
 using numbers::DType;
 using numbers::Float16;
+using numbers::Master;
 using rules::Decay;
 using rules::Names;
 using rules::State;
@@ -122,14 +123,35 @@ struct StateArray {
     StoreState<width, Stored> store;
 };
 
+/// The parameters of a kernel, of which `width` are updated at a time.
+template <int width, typename P>
+struct ParameterArray {
+    template <typename Part>
+    Scoped<width, P, Part, ToNearest> at(std::size_t i, Part part) const {
+        return {memory + i, part, nearest};
+    }
+
+    P* memory;
+    ToNearest nearest = {};
+};
+
+template <int width, typename G>
+struct GradientArray {
+    template <typename Part>
+    auto at(std::size_t i, Part part) const {
+        return loaded(read<width>(memory + i, part));
+    }
+
+    const G* memory;
+};
+
 /// Updates `width` elements, or the first of them: the body and the tail of every loop.
-template <class Rule, Decay decay, int width, class C, typename Part, typename P, typename G,
+template <class Rule, Decay decay, class C, typename Part, typename P, typename G,
           typename... States>
-[[gnu::always_inline]] inline void update(std::size_t i, Part part, const C& c, P* p, const G* g,
-                                          const States&... states) {
-    constexpr ToNearest nearest;
-    Scoped<width, P, Part, ToNearest> parameter(p + i, part, nearest);
-    auto gradient = loaded(read<width>(g + i, part));
+[[gnu::always_inline]] inline void update(std::size_t i, Part part, const C& c, const P& p,
+                                          const G& g, const States&... states) {
+    auto&& parameter = p.at(i, part);
+    auto gradient = g.at(i, part);
     if constexpr (Rule::takes_gradients) {
         gradient = GradientTransform::transform(gradient, c.gradient);
     }
@@ -189,8 +211,10 @@ template <class Rule, Decay decay, int width, typename T, typename P, typename G
 void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& scalars, P* p,
           const G* g, States... states) {
     const auto c = filled<typename Vector<T, width>::Type>(scalars);
+    const ParameterArray<width, P> parameters = {p};
+    const GradientArray<width, G> gradients = {g};
     const auto step = [&](std::size_t i, auto part) __attribute__((always_inline)) {
-        update<Rule, decay, width>(i, part, c, p, g, states...);
+        update<Rule, decay>(i, part, c, parameters, gradients, states...);
         (states.store.next(), ...);
     };
     constexpr std::size_t chunk =
@@ -230,7 +254,7 @@ constexpr bool is_left_to_compiler<Bfloat16> = true;
 
 template <class Rule, Decay decay, typename T, typename P, typename G, typename S>
 [[gnu::noinline]] void kernel(std::byte* const* operands, std::size_t n, const void* coefficients,
-                              const Stream* streams, bool prefetches) {
+                              const Stream* streams, bool prefetches, const Call*) {
     static_assert(sizeof(Coefficients<Rule, T>) <= rules::max_coefficients * sizeof(T));
     // A copy: the compiler then knows that stores through T* do not change it.
     const auto c = *static_cast<const Coefficients<Rule, T>*>(coefficients);
@@ -275,7 +299,7 @@ constexpr Kernel kernel_for() {
         if constexpr (has_blocks) return &block_kernel<Rule, decay>;
         return nullptr;
     } else if constexpr (Rule::updates_parameters ||
-                  (decay == Decay::decoupled && formats.parameter == compute)) {
+                         (decay == Decay::decoupled && formats.parameter == compute)) {
         constexpr bool may_round = Rule::updates_parameters && count(Rule::states) > 0;
         return &kernel<Rule, decay, typename StoredAs<compute>::Type,
                        typename StoredAs<formats.parameter>::Type,

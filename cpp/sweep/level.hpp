@@ -16,14 +16,17 @@ struct Stream {
     std::uint64_t key, first;
 };
 
+struct Call;
+
 /// Updates count elements. `operands` are the parameter, the gradient and the states of the rule;
 /// each is aligned and contiguous, and none overlaps another. `coefficients` are values of the
 /// compute type in the order of rules::coefficients; the power of the scale and `fine` are not
 /// used. `streams` has one entry for each state if states are rounded stochastically; none crosses
 /// a multiple of 2^32. `prefetches`: whether the operands' memory is fetched ahead, which may reach
-/// past their ends.
+/// past their ends. converted: only for kernels whose states are blocks of codes, which compute in
+/// float32: the call whose parameters or gradients have another format; nullptr for others.
 using Kernel = void (*)(std::byte* const* operands, std::size_t count, const void* coefficients,
-                        const Stream* streams, bool prefetches);
+                        const Stream* streams, bool prefetches, const Call* converted);
 
 /// The kernels of one rule.
 struct Kernels {
@@ -140,7 +143,7 @@ struct Level {
             const numbers::DType compute = numbers::compute_dtype(call.formats.parameter);
             run_in_pieces[static_cast<int>(compute)](call, operands, count, streams);
         } else {
-            call.kernel(operands, count, call.coefficients, streams, call.prefetches);
+            call.kernel(operands, count, call.coefficients, streams, call.prefetches, nullptr);
         }
         // With a master, the bounds were applied to the values before they were rounded.
         if (!call.is_bounded || call.formats.master != numbers::Master::none) return;

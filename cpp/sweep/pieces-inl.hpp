@@ -33,7 +33,7 @@ template <typename T>
     __builtin_memcpy(rest, &neutral, sizeof neutral);
     std::byte* from_zero[rules::max_operands] = {reinterpret_cast<std::byte*>(update), operands[1]};
     for (int k = 0; k < count(*call.states); ++k) from_zero[2 + k] = operands[2 + k];
-    call.decoupled(from_zero, n, rest, streams, call.prefetches);
+    call.decoupled(from_zero, n, rest, streams, call.prefetches, nullptr);
     for (std::size_t i = 0; i < values; ++i) parameter[i] = parameter[i] + update[i] * c.fine;
     loops_of(call.read.parameter).store(parameter, operands[0], values);
 }
@@ -59,6 +59,9 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
     const Convert widen = load_as<T>(formats_of.gradient);
     Common<T> c;
     __builtin_memcpy(&c, call.coefficients, sizeof c);
+    if (c.gradient.power == 1 && c.fine == 1 && converts_in_blocks(call)) {
+        return call.kernel(operands, n, call.coefficients, streams, call.prefetches, &call);
+    }
     Piece<T> scratch;
     const std::size_t longest = piece_size / components;
     for (std::size_t done = 0; done < n; done += longest) {
@@ -92,7 +95,7 @@ void run_in_pieces(const Call& call, std::byte* const* operands, std::size_t n,
             }
         }
         if (c.fine == 1) {
-            call.kernel(piece, left, call.coefficients, stream, call.prefetches);
+            call.kernel(piece, left, call.coefficients, stream, call.prefetches, nullptr);
         } else {
             update_finely(call, c, piece, left, stream);
         }

@@ -14,7 +14,7 @@ from schuss._arrays import Array
 from schuss._batch_sources import ArrayBatches, BatchSource
 from schuss._hyperparameters import shown
 from schuss._json import Function
-from schuss._saved import own_hyperparameters
+from schuss._saved import low_precision_of, own_hyperparameters
 from schuss._user_state import UserState
 from schuss.batches import MiniBatches, generator_of, generator_states, slicing_of
 from schuss.loss_scale import DynamicLossScale, settings_text
@@ -107,7 +107,8 @@ class Arguments:
         hyperparameters, groups = own_hyperparameters(self._optimizer)
         if self._schedule is not None:
             hyperparameters = {**hyperparameters, "lr": self._schedule}
-        return _of_hyperparameters(hyperparameters, groups, text)
+        formats = low_precision_of(self._optimizer)
+        return _of_hyperparameters({**hyperparameters, **formats}, groups, text)
 
     def _continues_generator(
         self, there: str, checkpoint: checkpoints.Checkpoint, most_epochs: int

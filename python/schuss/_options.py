@@ -155,15 +155,16 @@ class Options(Configurable):
     or bfloat16, for any real dtype of their parameter.
 
     State in 8 bits is stored in blocks of 128 elements, which are neighbours in memory: a scale
-    ``a`` in float32, the largest magnitude in the block, and a code of one byte for each element.
-    ``x = a * (q/255)**2`` for states that are never negative, as second moments are, and
-    ``x = sign * a * (q/127)**2`` for others. ``q`` is ``floor(sqrt(X - u*(1 - u)) + u)``, where
-    ``X = 255**2 * x/a`` or ``127**2 * abs(x)/a`` and u is a random number in [0, 1): the mean of
-    ``q**2`` is ``X``. A second moment above 0 never becomes 0. A block with a NaN or an infinity
-    becomes NaN as a whole. Parameters of fewer than 4,096 elements keep state in float32. The
-    attribute `state` returns the values, and `state_bytes` the number of bytes. With `beta2` of
-    0.999, ``v`` falls by a thousandth in a step at most: state that is rounded to nearest would
-    never follow.
+    ``a`` in float32, the largest magnitude in the block, and for each element a code of one byte,
+    ``q``. The element is ``q**2 * a/Q``, with the sign of the code. Second moments, which are never
+    negative, have codes up to 255 and ``Q = 65024.9375``; others have codes up to 127 and
+    ``Q = 16128.984375``. These are the squares of the largest codes, less what rounding can add.
+    A code is ``floor(sqrt(X - u*(1 - u)) + u)``, where ``X = abs(x) * Q/a``, and u is a random
+    number in [0, 1): the mean of ``q**2`` is ``X``. A second moment above 0 never becomes 0. A
+    block with a NaN or an infinity becomes NaN as a whole. Parameters of fewer than 4,096 elements
+    keep state in float32. The attribute `state` returns the values, and `state_bytes` the number of
+    bytes. With `beta2` of 0.999, ``v`` falls by at most a thousandth in a step: if it were rounded
+    to nearest, it would never fall.
 
     A parameter in bfloat16 with a master is ``(b + 0x8000) >> 16``, where b are the bits of the
     float32 value; the master is ``b - (parameter << 16)`` as an integer of 16 bits. "float24" first

@@ -123,6 +123,17 @@ def own_hyperparameters(optimizer: Configurable) -> tuple[dict[str, Any], list[O
     return internals.settings, internals.groups
 
 
+def low_precision_of(optimizer: Configurable) -> dict[str, str]:
+    """Return the options of 8-bit state, masters and random rounding that an optimizer uses."""
+    internals = internals_of(optimizer)
+    formats = {"state_dtype": internals.format.dtype, **vars(internals.rounding)}
+    return {
+        name: value
+        for name, value in formats.items()
+        if isinstance(value, str) and value != "nearest"
+    }
+
+
 def busy(optimizer: Configurable, call: str) -> AbstractContextManager[None]:
     """Return a context in which calls that change the optimizer are refused."""
     return internals_of(optimizer).busy(call)
@@ -225,25 +236,8 @@ def checked(
     with_values: whether the settings have arrays too, as a state dict does. They are not checked.
     """
     internals = internals_of(optimizer)
-    memo: Memo = {}
-    values = {"values": anything} if with_values else {}
-    sums = record(count=partial(count, least=1), without=partial(_indices, internals), **values)
-
-    def check_sums(call: str, name: str, given: Any) -> dict[str, Any]:
-        return sums(call, name, _with_defaults(given, without=[]))
-
-    known = record(
-        optimizer=same(internals.call),
-        steps=_from_zero,
-        skipped=_from_zero,
-        hyperparameters=partial(_checked_hyperparameters, internals, memo),
-        groups=partial(_checked_groups, internals, memo),
-        average=optional(record(weights=_weights, **values)),
-        accumulated=optional(check_sums),
-        master=optional(partial(_checked_master, internals, with_values)),
-        blocks=partial(conversions, internals.arrays),
-        **({"state": anything} if with_values else {}),
-    )(call, name, _with_defaults(given, master=None, blocks=None))
+    check = _check_of(internals, with_values)
+    known = check(call, name, _with_defaults(given, master=None, blocks=None))
     rested = [
         count(call, f"{name}['groups'][{index}]['rested']", steps, least=0, most=known["steps"])
         for index, (_, steps) in enumerate(known["groups"])
@@ -259,13 +253,11 @@ def checked(
             "have it"
         )
     states, averages = internals.arrays_for(call, settings, groups)
-    others: dict[str, Sequence[Array | None]] = {}
-    if averages is not None:
-        others["average"] = averages
-    if accumulated is not None:
-        others["accumulated"] = new_sums(internals.arrays)
-    if internals.masters is not None and known["master"] is not None:
-        others["master"] = internals.masters
+    others = {
+        "average": averages,
+        "accumulated": None if accumulated is None else new_sums(internals.arrays),
+        "master": None if known["master"] is None else internals.masters,
+    }
     return Checked(
         call=call,
         steps=known["steps"],
@@ -277,9 +269,32 @@ def checked(
         accumulated=0 if accumulated is None else accumulated["count"],
         without_sum=[] if accumulated is None else accumulated["without"],
         states=states,
-        others=others,
+        others={key: arrays for key, arrays in others.items() if arrays is not None},
         conversions=known["blocks"],
         nonnegative=second_moments(internals.kind, {**settings, **groups[0]}),
+    )
+
+
+def _check_of(internals: Internals, with_values: bool) -> Check[dict[str, Any]]:
+    """Return a check of saved settings."""
+    memo: Memo = {}
+    values = {"values": anything} if with_values else {}
+    sums = record(count=partial(count, least=1), without=partial(_indices, internals), **values)
+
+    def check_sums(call: str, name: str, given: Any) -> dict[str, Any]:
+        return sums(call, name, _with_defaults(given, without=[]))
+
+    return record(
+        optimizer=same(internals.call),
+        steps=_from_zero,
+        skipped=_from_zero,
+        hyperparameters=partial(_checked_hyperparameters, internals, memo),
+        groups=partial(_checked_groups, internals, memo),
+        average=optional(record(weights=_weights, **values)),
+        accumulated=optional(check_sums),
+        master=optional(partial(_checked_master, internals, with_values)),
+        blocks=partial(conversions, internals.arrays),
+        **({"state": anything} if with_values else {}),
     )
 
 

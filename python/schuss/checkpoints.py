@@ -79,8 +79,8 @@ def save(
         complex dtype. They must not change while they are saved.
     optimizer : Optimizer, optional
         An optimizer of schuss of all or some of these parameters. Its state, counts,
-        hyperparameters, groups, schedules, averages and accumulated gradients are saved. Its
-        `copies` are not: they are rewritten when it is loaded.
+        hyperparameters, groups, schedules, averages, masters and accumulated gradients are saved.
+        Its `copies` are not: they are rewritten when it is loaded.
     batches : MiniBatches, optional
         The state of the generator, and the number of batches of the current epoch that were handed
         out. So save after the step with the last one of them.
@@ -114,7 +114,11 @@ def save(
     The safetensors format: huggingface/safetensors, README.md, "Format". The checksum in the
     metadata is a SHA-256 of the header and of the CRC-32 of each 4 MiB of each tensor. Complex
     arrays are stored as their real and imaginary parts along a last axis of 2, since most readers
-    have no complex dtype; the metadata have their names.
+    have no complex dtype; the metadata have their names. State in 8 bits is stored as rows of 132
+    bytes, one for each block: its scale in float32, then 128 codes, which are int8, or uint8 for
+    second moments; see `schuss.optimizers.Options`. The entry ``blocks`` of the optimizer's
+    settings has the order of the elements, as `Optimizer.state_dict` describes it. The tensors
+    ``optimizer/master/...`` have the missing bits of the parameters.
 
     Examples
     --------
@@ -165,9 +169,10 @@ def load(
         values that were saved.
     optimizer : Optimizer, optional
         An optimizer of the same class, of all or some of these parameters, with the same number of
-        groups. Everything that was saved of the optimizer is loaded. Without it, only the
-        parameters are loaded: optimizers with low-precision `copies` of them rewrite these, and
-        keep their state and averages.
+        groups. Everything that was saved of the optimizer is loaded. State in 8 bits can be loaded
+        into state in float32, and the other way round, then rounded to nearest. Without it, only
+        the parameters are loaded: optimizers with low-precision `copies` of them rewrite these, and
+        keep their state, masters and averages.
     batches : MiniBatches, optional
         Mini-batches with the same number of examples and the same settings. The next iteration
         resumes the epoch that was under way, or starts the next epoch.

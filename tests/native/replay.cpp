@@ -178,6 +178,7 @@ class Steps : public Case {
         options.clear_grads = in.integer() != 0;
         step_.set_has_average(in.integer() != 0);
         rounds_at_random_ = in.integer() != 0;
+        before_ = in.integer();
         steps_.resize(in.integer());
         for (double* value : {&options.clip_norm, &options.clip_value, &options.average}) {
             *value = in.real();
@@ -218,6 +219,7 @@ class Steps : public Case {
     void prepare(std::size_t i) {
         step_.set_lrs(lrs_.data(), lrs_.size(), step_.lr_version());
         step_.plan.items.clear();
+        if (before_ > 0) step_.plan.items.push_back(engine::Item::resting(0, {before_}, 1, {}));
         for (Parameter& parameter : parameters_) step_.plan.items.push_back(item(parameter, i));
         step_.plan.invalidate();
         step_.prepare(engine::Nonfinite::propagate);
@@ -297,6 +299,7 @@ class Steps : public Case {
     }
 
     bool rounds_at_random_ = false;  // the parameters
+    std::size_t before_ = 0;         // elements of a parameter that rests, in front of the others
     std::vector<double> lrs_;        // of the groups
     std::vector<Expected> steps_;
     std::vector<Parameter> parameters_;

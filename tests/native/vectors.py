@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from schuss import _core, reference
-from schuss._arrays import computed_dtype
+from schuss._arrays import computed_dtype, zeros_like_strided
 from schuss.reference._masters import MASTERS
 from schuss.reference._numbers import round_into, scale_and_clip, widen, widen_grad
 from schuss.reference._square_code import block_dtype, encode
@@ -167,11 +167,13 @@ def steps(
     clip_value: float | None = None,
     clear_grads: bool = False,
     scale: float = 1.0,
+    before: int = 0,
 ) -> Case:
     """Make a step with each list of gradients. Parameter i is in group i modulo their number.
 
     state_dtype: "8bit" for blocks. rounding: of bfloat16 parameters, to "nearest" or at "random",
-    or the format of their values with a master.
+    or the format of their values with a master. before: the elements of a parameter that rests, in
+    front of the others.
     """
     members = [i % len(groups) for i in range(len(params))]
     wide = [computed_dtype(p) for p in params]
@@ -182,12 +184,12 @@ def steps(
             return encode(np.zeros(param.size, np.float32), nonnegative)
         if moduli and nonnegative:
             return np.zeros_like(param.real)
-        return np.zeros_like(param, state_dtype or computed_dtype(param))
+        return zeros_like_strided(param, 1, state_dtype or computed_dtype(param))
 
     states = [[state(p, name in moments) for name in names] for p in params]
     masters = None
     if rounding in MASTERS:
-        masters = [np.zeros_like(p, MASTERS[rounding]) for p in params]
+        masters = [zeros_like_strided(p, 1, MASTERS[rounding]) for p in params]
     averages = [p.astype(dtype) for p, dtype in zip(params, wide, strict=True)] if average else None
     copied = [np.zeros(p.shape, copies) for p in params] if copies else None
     snapshots = [
@@ -209,15 +211,17 @@ def steps(
             case.bytes(key.encode())
             case.floats(value)
     seed, beta = 3, 0.9
-    case.integers(seed, clear_grads, average, rounding == "random", len(grads))
+    case.integers(seed, clear_grads, average, rounding == "random", before, len(grads))
     limits = [np.inf if limit is None else limit for limit in (clip_norm, clip_value)]
     case.floats(*limits, beta)
+    resting = [np.broadcast_to(np.zeros((), params[0].dtype), before)] if before else []
+    none = [None] * len(resting)
     for t, each in enumerate(grads, start=1):
         norm, _, _ = reference.step(
-            [rule_of(*groups[member], t) for member in members],
-            params,
-            each,
-            states,
+            [rule_of(*groups[member], t) for member in [0] * len(resting) + members],
+            [*resting, *params],
+            [*none, *each],
+            [*([] for _ in resting), *states],
             step=t,
             scale=scale,
             clip_norm=clip_norm,
@@ -226,7 +230,7 @@ def steps(
             averages=averages,
             beta=beta if t > 1 else 0.0,
             copies=copied,
-            masters=masters,
+            masters=[*none, *masters] if masters else None,
             round_params="random" if rounding == "random" else "nearest",
             seed=seed,
         )
@@ -364,7 +368,16 @@ def of_few_bits(special: bool) -> Iterator[Callable[[], Case]]:
             scale=[1.0, 0.3, tiny_scale((rule, ""), special)][i % 3],
         )
 
+    def across_streams(state_dtype: Any, rounding: str, layout: str) -> Case:
+        rng, of_param = np.random.default_rng(2), BFLOAT16 if rounding != "nearest" else FLOAT32
+        params = [laid_out(numbers(rng, (40, 30), of_param, special=False), layout)]
+        grads = [numbers(rng, (40, 30), of_param, special=False)]
+        options = {"state_dtype": state_dtype, "rounding": rounding, "before": 2**32 - 333}
+        return steps([("adam", "none")], params, [grads], **options)
+
     roundings = "nearest", *MASTERS, "random"
+    for few in product((BFLOAT16, "8bit"), roundings, ("c", "sliced")):
+        yield partial(across_streams, *few)
     for i, few in enumerate(product(UPDATES, (None, BFLOAT16, "8bit"), roundings)):
         rule, state_dtype, rounding = few
         if (state_dtype is None or _core.states(rule)) and (state_dtype, rounding) not in (

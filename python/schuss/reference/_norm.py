@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array, components
+from schuss._arrays import Array, components, in_order, memory_order
 from schuss._core import subnormals_are_zero
 from schuss.reference._numbers import Wide, wide, widen
 
@@ -159,10 +158,7 @@ def in_memory_order(array: Array, param: Array) -> Array:
 
     The array has the parameter's shape.
     """
-    directions: Any = (*(slice(None, None, -1 if n < 0 else 1) for n in param.strides), ...)
-    forward: Array = array[directions]
-    axes = np.argsort([-abs(stride) for stride in param.strides], kind="stable")
-    return forward.transpose(axes.astype(int))
+    return in_order(array, memory_order(param))
 
 
 def clip_factor(norm: float, clip_norm: float) -> float:

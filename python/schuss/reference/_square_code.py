@@ -86,7 +86,6 @@ def encode(
     nonnegative: bool,
     stream: int | None = None,
     first: int = 0,
-    *,
     is_second: bool = False,
 ) -> Array:
     """Return blocks of the 8-bit code for values.
@@ -107,8 +106,8 @@ def encode(
     first : int
         The index of the first element among the elements of all parameters.
     is_second : bool
-        Whether the random bits are the other half: the states 0 and 1 of a rule share the stream
-        of state 0.
+        Whether the halves of the random bits are exchanged, for the second state of a rule, which
+        has the stream of the first one.
 
     Returns
     -------
@@ -174,7 +173,7 @@ def _random(rows: _Rows, stream: int, first: int, is_second: bool) -> _Rows:
 
     All of a block belong to the 2**32 indices to which its first index belongs.
     """
-    bits = random_bits(rows.size, stream, first, run=BLOCK).reshape(rows.shape)
+    bits: Array = random_bits(rows.size, stream, first, run=BLOCK).reshape(rows.shape)
     if is_second:
         bits = bits << 16 | bits >> 16
     return bits.view(np.int32).astype(np.float32) * np.float32(2.0**-32)
@@ -231,17 +230,13 @@ def _codes(rows: _Rows, scale: _Scales, most: int, random: _Rows | None = None) 
 def _exact(rows: _Rows, scale: _Scales, most: int) -> tuple[_Scales, _Rows]:
     """Return scales and codes to nearest, with exactly the values of the rows where there are such.
 
-    In a decoded block, the largest element has the largest code or the next one, and is that code's
-    value of the scale, to rounding.
+    In a decoded block, the largest element is the value of the largest code or of the next one, and
+    the scale is that which gives this value, to rounding.
     """
-    largest, by_next = (
-        (scale * (float(_square(most)) / code**2)).astype(np.float32) for code in (most, most - 1)
-    )
-    guesses = [
-        np.nextafter(guess, np.float32(towards)) if towards is not None else guess
-        for guess in (largest, by_next)
-        for towards in (None, 0, np.inf)
-    ]
+    guesses = []
+    for code in (most, most - 1):
+        near = (scale.astype(np.float64) * (float(_square(most)) / code**2)).astype(np.float32)
+        guesses += [near, *(np.nextafter(near, np.float32(towards)) for towards in (0, np.inf))]
     scale, codes = scale.copy(), _codes(rows, scale, most)
     left = np.arange(len(rows))
     for guess in guesses:

@@ -31,8 +31,7 @@ class Rounding:
         if is_blocks(state):
             is_second = number % 2 == 1
             stream = random_stream(self._seed, self._step, number - is_second)
-            random = {"stream": stream, "first": self._first, "is_second": is_second}
-            state[...] = encoded_like(state, values, self._param, **random)
+            state[...] = encoded_like(state, values, self._param, stream, self._first, is_second)
             return
         stream = random_stream(self._seed, self._step, number)
         ordered = in_memory_order(values, self._param)
@@ -89,10 +88,17 @@ def is_blocks(state: Array) -> bool:
     return state.dtype.names is not None
 
 
-def encoded_like(blocks: Array, values: Array, param: Array, **random: int) -> Array:
+def encoded_like(
+    blocks: Array,
+    values: Array,
+    param: Array,
+    stream: int | None = None,
+    first: int = 0,
+    is_second: bool = False,
+) -> Array:
     """Return the values of a parameter's state in blocks like these; see `encode`."""
     nonnegative = bool(blocks["codes"].dtype == np.uint8)
-    return encode(in_memory_order(values, param).ravel(), nonnegative, **random)
+    return encode(in_memory_order(values, param).ravel(), nonnegative, stream, first, is_second)
 
 
 def state_values(state: Array, param: Array) -> Array:

@@ -8,7 +8,14 @@ import torch
 from schuss._arrays import Array
 from schuss.reference._masters import join
 from schuss.reference._square_code import FEWEST
-from schuss.torch._state8bit import State8bit, array_of_blocks, dense_stride
+from schuss.torch._state8bit import (
+    State8bit,
+    array_of_blocks,
+    dense_stride,
+    encoded,
+    filled,
+    is_for,
+)
 from schuss.torch._tensors import array_of, computed_dtype
 
 BITS = "master_bits"
@@ -30,7 +37,7 @@ class Formats:
     def new_state(self, param: Any, first: float, *, nonnegative: bool) -> Any:
         """Return a new state of a parameter, filled with its first value."""
         if self._is_8bit(param):
-            return State8bit.filled(first, param, nonnegative=nonnegative)
+            return filled(first, param, nonnegative=nonnegative)
         dtype = self._dtype(param)
         return torch.full_like(param, first, dtype=dtype, requires_grad=False)
 
@@ -45,19 +52,19 @@ class Formats:
                 f"{name} is {state.dtype} of shape {tuple(state.shape)}, expected a floating "
                 f"point tensor of shape {tuple(param.shape)}, as its parameter is"
             )
-        if not (isinstance(state, State8bit) and state.is_like(param, nonnegative=nonnegative)):
-            return State8bit.encoded(state, param, nonnegative=nonnegative)
+        if not is_for(param, state, nonnegative=nonnegative):
+            return encoded(state, param, nonnegative=nonnegative, name=name)
         return state.clone() if copy else state
 
-    def missing_bits(self, bits: Any, param: Any, *, copy: bool = False) -> Any:
+    def missing_bits(self, name: str, bits: Any, param: Any, *, copy: bool = False) -> Any:
         """Return the bits that a parameter misses of its master: given ones, or else zeros.
 
-        None if there is no master.
+        None if there is no master. `name` begins messages.
         """
         if self.master is None or param.dtype is not torch.bfloat16:
             return None
-        bits = converted_bits(bits, _MISSING[self.master])
-        if bits is None or bits.shape != param.shape:
+        bits = converted_bits(name, bits, _MISSING[self.master], param.shape)
+        if bits is None:
             return torch.zeros_like(param, dtype=_MISSING[self.master], requires_grad=False)
         if copy or bits.stride() != dense_stride(param):
             return torch.empty_like(param, dtype=bits.dtype, requires_grad=False).copy_(bits)
@@ -71,15 +78,18 @@ class Formats:
         return self.state_dtype if is_dtype else computed_dtype(param)
 
 
-def converted_bits(bits: Any, dtype: Any) -> Any:
+def converted_bits(name: str, bits: Any, dtype: Any, shape: Any) -> Any:
     """Return the bits that a parameter misses in a dtype, int16 or int8, rounded to nearest.
 
     None if there are none. There are none after `torch.optim` has converted them to the dtype of
-    the parameter; it has then also trained the parameter without them.
+    the parameter; it has then also trained the parameter without them. `name` begins messages.
     """
-    known = getattr(bits, "dtype", None)
-    if known is dtype or known not in _MISSING.values():
-        return bits if known is dtype else None
+    if getattr(bits, "dtype", None) not in _MISSING.values():
+        return None
+    if bits.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(bits.shape)}, expected {tuple(shape)}")
+    if bits.dtype is dtype:
+        return bits
     wide = bits.to(torch.int32)
     wide = wide << 8 if dtype is torch.int16 else ((wide + 128) >> 8).clamp(max=127)
     return wide.to(dtype)

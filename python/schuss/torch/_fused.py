@@ -249,16 +249,16 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         formats, tensors = self._extras.formats, {}
         nonnegative = nonnegative_states(self._rule)
         given = {key: value for key, value in state.items() if value is not None}
+        name = f"{type(self).__name__}.load_state_dict: {name}"
         for key in given.keys() & {*RULES[self._rule].states.values()}:
-            call = f"{type(self).__name__}.load_state_dict: {name}[{key!r}]"
             is_nonnegative = key in nonnegative
             tensors[key] = formats.converted(
-                call, given[key], param, nonnegative=is_nonnegative, copy=True
+                f"{name}[{key!r}]", given[key], param, nonnegative=is_nonnegative, copy=True
             )
         others = {PRODUCT} if self._extras.average is None else {AVERAGE, PRODUCT}
         for key in given.keys() & others:
             tensors[key] = given[key].to(param.device, computed_dtype(param), copy=True)
-        bits = formats.missing_bits(given.get(BITS), param, copy=True)
+        bits = formats.missing_bits(f"{name}[{BITS!r}]", given.get(BITS), param, copy=True)
         return tensors if bits is None else tensors | {BITS: bits}
 
     def _drop_averages(self) -> None:

@@ -63,38 +63,6 @@ class State8bit(torch.Tensor):  # type: ignore[misc]  # Any, as mypy has no torc
         made.blocks, made.nonnegative = blocks, nonnegative
         return made
 
-    @classmethod
-    def encoded(cls, values: Any, like: Any, *, nonnegative: bool) -> Self:
-        """Return values in 8 bits, rounded to nearest, in the order of the memory of `like`.
-
-        Values of blocks in the same order stay exactly as they are.
-        """
-        stride = dense_stride(like)
-        ordered = torch.empty_strided(like.shape, stride, dtype=torch.float32).copy_(values)
-        flat = ordered.as_strided((ordered.numel(),), (1,))
-        if nonnegative and (flat < 0).any():
-            raise ValueError("State8bit: an element is less than 0, expected none in this state")
-        array = encode(flat.numpy(), nonnegative)
-        blocks = torch.from_numpy(array.view("u1").reshape(len(array), array.itemsize))
-        return cls(blocks.to(like.device), like.shape, stride, nonnegative)
-
-    @classmethod
-    def filled(cls, value: float, like: Any, *, nonnegative: bool) -> Self:
-        """Return a state whose elements all have one value."""
-        if value != 0:
-            return cls.encoded(torch.full_like(like, value), like, nonnegative=nonnegative)
-        dtype = block_dtype(nonnegative)
-        shape = (blocks_of(like.numel()), dtype.itemsize)
-        blocks = torch.zeros(shape, dtype=torch.uint8, device=like.device)
-        return cls(blocks, like.shape, dense_stride(like), nonnegative)
-
-    def is_like(self, param: Any, *, nonnegative: bool) -> bool:
-        """Return whether a parameter has the same shape and order in memory."""
-        strides = zip(self.stride(), dense_stride(param), param.shape, strict=False)
-        is_same_order = all(own == stride for own, stride, size in strides if size > 1)
-        is_same_kind = self.nonnegative == nonnegative and self.device == param.device
-        return self.shape == param.shape and is_same_order and is_same_kind
-
     def dequantize(self) -> torch.Tensor:
         """Return the values as a new tensor.
 
@@ -158,7 +126,7 @@ class State8bit(torch.Tensor):  # type: ignore[misc]  # Any, as mypy has no torc
         result = func(*tree_map(value, args), **tree_map(value, kwargs))
         written = [each for each in _written(func, args, kwargs) if isinstance(each, State8bit)]
         for state in written:
-            again = cls.encoded(values[id(state)], state, nonnegative=state.nonnegative)
+            again = encoded(values[id(state)], state, nonnegative=state.nonnegative)
             state.blocks.copy_(again.blocks)
         originals = {id(values[id(state)]): state for state in written}
         return tree_map(lambda each: originals.get(id(each), each), result)
@@ -169,6 +137,42 @@ class State8bit(torch.Tensor):  # type: ignore[misc]  # Any, as mypy has no torc
 
 State8bit.__module__ = "schuss.torch"  # pickles name the public module
 torch.serialization.add_safe_globals([State8bit])
+
+
+def encoded(
+    values: Any, like: Any, *, nonnegative: bool, name: str = "a state in 8 bits"
+) -> State8bit:
+    """Return values in 8 bits, rounded to nearest, in the order of the memory of `like`.
+
+    Values of blocks in the same order stay exactly as they are. `name` begins messages.
+    """
+    stride = dense_stride(like)
+    ordered = torch.empty_strided(like.shape, stride, dtype=torch.float32).copy_(values)
+    flat = ordered.as_strided((ordered.numel(),), (1,))
+    if nonnegative and (flat < 0).any():
+        raise ValueError(f"{name} has elements less than 0, expected none in a second moment")
+    array = encode(flat.numpy(), nonnegative)
+    blocks = torch.from_numpy(array.view("u1").reshape(len(array), array.itemsize))
+    return State8bit(blocks.to(like.device), like.shape, stride, nonnegative)
+
+
+def filled(value: float, like: Any, *, nonnegative: bool) -> State8bit:
+    """Return a state whose elements all have one value."""
+    if value != 0:
+        return encoded(torch.full_like(like, value), like, nonnegative=nonnegative)
+    shape = (blocks_of(like.numel()), block_dtype(nonnegative).itemsize)
+    blocks = torch.zeros(shape, dtype=torch.uint8, device=like.device)
+    return State8bit(blocks, like.shape, dense_stride(like), nonnegative)
+
+
+def is_for(param: Any, state: Any, *, nonnegative: bool) -> bool:
+    """Return whether a tensor is a state in 8 bits in the order of a parameter's memory."""
+    if not isinstance(state, State8bit) or state.shape != param.shape:
+        return False
+    strides = zip(state.stride(), dense_stride(param), param.shape, strict=True)
+    is_same_order = all(own == stride for own, stride, size in strides if size > 1)
+    is_same_kind = state.nonnegative == nonnegative and state.device == param.device
+    return is_same_order and is_same_kind
 
 
 def dense_stride(tensor: Any) -> tuple[int, ...]:

@@ -280,16 +280,11 @@ class _StateReader:
     def read_bits(self, key: Any, target: npt.NDArray[np.signedinteger]) -> None:
         """Write the bits that a parameter misses of its master, or zeros if there are none."""
         name, state = self._state(key)
-        bits = converted_bits(state.get(BITS), torch.from_numpy(target).dtype)
-        if bits is None:
-            target[...] = 0
-            return
-        if bits.shape != target.shape:
-            raise ValueError(
-                f"{self.call}: {name}[{BITS!r}] has shape {tuple(bits.shape)}, expected "
-                f"{target.shape}"
-            )
-        target[...] = bits.numpy(force=True)
+        dtype = torch.from_numpy(target).dtype
+        bits = converted_bits(
+            f"{self.call}: {name}[{BITS!r}]", state.get(BITS), dtype, target.shape
+        )
+        target[...] = 0 if bits is None else bits.numpy(force=True)
 
     def steps(self, keys: list[Any]) -> int:
         """Return the number of steps of the parameters of a group: 0 if none has a state."""

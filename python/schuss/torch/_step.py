@@ -303,7 +303,8 @@ class StepPlan:
             else:
                 name = f"{self.call}.step: the state {key!r}"
                 own[key] = formats.converted(name, state, param, nonnegative=is_nonnegative)
-        bits = formats.missing_bits(own.pop(BITS, None), param)
+        name = f"{self.call}.step: the state {BITS!r}"
+        bits = formats.missing_bits(name, own.pop(BITS, None), param)
         own |= {} if bits is None else {BITS: bits}
         if self.extras.average is not None:
             average = own.get(AVERAGE, param.detach())
