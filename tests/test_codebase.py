@@ -56,7 +56,7 @@ def test_the_examples_in_the_docstrings_run(name: str) -> None:
 PUBLIC = ["checkpoints", "kernels", "landscapes", "optimizers", "reference", "schedules"]
 PUBLIC += ["sklearn", "torch"]
 # The library alone makes these; their attributes have docstrings.
-MADE_FOR_USERS = ("History", "Last", "MiniBatches", "SklearnPatch")
+MADE_FOR_USERS = ("History", "Last", "MiniBatches", "SklearnPatch", "State8bit")
 SECTION = re.compile(r"^(\w[\w ]*)\n-+\n", re.MULTILINE)
 OF_FORMULAS = "averages|checkpoints|kernels|optimizers|reference|schedules|torch"
 

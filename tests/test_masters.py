@@ -56,6 +56,13 @@ def test_a_parameter_and_its_master_are_every_float32() -> None:
     assert not low[~np.isfinite(values)].any()
 
 
+@pytest.mark.parametrize("low", [FLOAT32, FLOAT24])
+def test_a_parameter_that_was_set_to_zero_is_zero(low: np.dtype[np.signedinteger]) -> None:
+    rest = np.arange(-128, 0, dtype=low)
+    assert same_bits(join(np.zeros(128, BFLOAT16), rest), np.zeros(128, np.float32))
+    assert same_bits(join(-np.zeros(128, BFLOAT16), rest), -np.zeros(128, np.float32))
+
+
 def test_a_master_of_8_bits_makes_numbers_of_24_bits() -> None:
     values = every_kind_of_float32()
     high, low = split(values, FLOAT24, stream=1)

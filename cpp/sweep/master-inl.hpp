@@ -20,7 +20,10 @@ struct Low<Master::float24> {
 template <Master master>
 float joined(Bfloat16 high, typename Low<master>::Type low) {
     const std::int32_t rest = std::int32_t{low} * (1 << Low<master>::shift);
-    return float_of((std::uint32_t{high.bits} << 16) + static_cast<std::uint32_t>(rest));
+    // A 0 never has a rest below 0, unless the user wrote it; their sum would be a NaN.
+    const bool is_written_zero = (high.bits & 0x7fff) == 0 && low < 0;
+    const auto kept = static_cast<std::uint32_t>(is_written_zero ? 0 : rest);
+    return float_of((std::uint32_t{high.bits} << 16) + kept);
 }
 
 /// Rounds to the nearest bfloat16, ties away from zero. The rest may be negative, and is 0 for

@@ -75,7 +75,8 @@ class Internals:
             raise ValueError(
                 f"{call}: complex is 'modulus', expected 'components': {call} has no second moment"
             )
-        self.rounding = rounding(call, master, round_params, self.arrays, copies)
+        dtypes = [array.dtype.name for array in self.arrays]
+        self.rounding = rounding(call, master, round_params, dtypes, copies)
         self.copies = copies_for(call, copies, self.core)
         self.masters = self.rounding.new_masters(self.arrays)
         self.reconfigure(self.settings, groups, {}, first=True)

@@ -43,9 +43,12 @@ class Rounding:
 
 
 def rounding(
-    call: str, master: Any, round_params: Any, params: Sequence[Array], copies: Any
+    call: str, master: Any, round_params: Any, dtypes: Sequence[str], copies: Any
 ) -> Rounding:
-    """Return the rounding that the arguments ask for, or raise TypeError or ValueError."""
+    """Return the rounding that the arguments ask for, or raise TypeError or ValueError.
+
+    dtypes: the names of those of the parameters.
+    """
     master = _checked_master(call, "master", master)
     round_params = choice(call, "round_params", round_params, among=("nearest", "random"))
     result, is_random = Rounding(master, round_params), round_params == "random"
@@ -62,20 +65,20 @@ def rounding(
             f"{call}: copies are given where {given}, expected only one of them: parameters that "
             "have a master are the low-precision copies"
         )
-    for param in params:
-        if param.dtype.name in ("bfloat16", "float32"):
+    for dtype in dtypes:
+        if dtype in ("bfloat16", "float32"):
             continue
         why = "it drops no bits"
-        if param.dtype == np.float16:
+        if dtype == "float16":
             why = (
                 "float16 is not the upper half of a float32: keep parameters in float32, and pass "
                 "copies='float16'"
             )
         raise ValueError(
-            f"{call}: {given} where a parameter is {param.dtype}, expected parameters in bfloat16, "
+            f"{call}: {given} where a parameter is {dtype}, expected parameters in bfloat16, "
             f"and others in float32 only ({why})"
         )
-    if all(param.dtype == np.float32 for param in params):
+    if all(dtype == "float32" for dtype in dtypes):
         raise ValueError(
             f"{call}: {given} where no parameter is bfloat16, expected some: those in float32 drop "
             "no bits"

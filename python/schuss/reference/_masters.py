@@ -15,6 +15,8 @@ MASTERS: dict[str, np.dtype[Any]] = {"float32": np.dtype(np.int16), "float24": n
 def join(high: Array, low: Array) -> npt.NDArray[np.float32]:
     """Return the float32 values of bfloat16 parameters and their master.
 
+    A parameter that was set to 0 between steps is 0: bits below those of a 0 are dropped.
+
     Parameters
     ----------
     high : array of bfloat16
@@ -29,6 +31,7 @@ def join(high: Array, low: Array) -> npt.NDArray[np.float32]:
     """
     lower = low.astype(np.int32) << 16 - 8 * low.itemsize
     upper = np.ascontiguousarray(high).view(np.uint16).astype(np.uint32) << 16
+    lower = np.where((upper << 1 == 0) & (lower < 0), np.int32(0), lower)
     return (upper + lower.view(np.uint32)).view(np.float32).reshape(high.shape)
 
 

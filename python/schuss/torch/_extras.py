@@ -1,12 +1,14 @@
 """The options of schuss that the classes of `torch.optim` lack, and the low-precision copies."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from schuss._masters import rounding
 from schuss._options import Options
+from schuss.torch._formats import Formats
 from schuss.torch._tensors import HALVES, computed_dtype
 
 
@@ -17,31 +19,39 @@ class Extras:
     clip_norm: float | None = None
     average: float | None = None
     """The decay rate of the averages."""
-    state_dtype: Any = None
-
-    def dtype_of_state(self, param: Any) -> Any:
-        """Return the dtype of the state of a parameter."""
-        return self.state_dtype or computed_dtype(param)
+    formats: Formats = field(default_factory=Formats)
 
 
 def checked(call: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return options, checked, or raise TypeError or ValueError."""
-    checks = {
-        "clip_norm": Options.clip_norm.check,
-        "average": Options.average.check,
-        "state_dtype": _state_dtype,
-    }
+    checks = {"clip_norm": Options.clip_norm.check, "average": Options.average.check}
     return {name: checks[name](call, name, value) for name, value in values.items()}
 
 
-def check_state_dtype(call: str, dtype: Any, params: list[Any]) -> None:
-    """Raise ValueError unless states of these parameters can have a dtype."""
+def checked_formats(
+    call: str,
+    params: list[Any],
+    *,
+    state_dtype: Any,
+    master: Any,
+    round_params: Any,
+    copies: Any = None,
+) -> Formats:
+    """Return the formats that the arguments ask for, or raise TypeError or ValueError."""
+    if state_dtype is not None and state_dtype != "8bit":
+        dtypes = (torch.float32, torch.bfloat16)
+        state_dtype = _dtype(call, "state_dtype", state_dtype, dtypes, "'8bit'")
     for param in params:
-        if dtype is not None and computed_dtype(param) is not torch.float32:
+        if state_dtype is not None and computed_dtype(param) is not torch.float32:
             raise ValueError(
-                f"{call}: state_dtype is {_name(dtype)!r} where a parameter is {param.dtype}, "
-                "expected parameters in float32, float16 or bfloat16"
+                f"{call}: state_dtype is {_name(state_dtype)!r} where a parameter is "
+                f"{param.dtype}, expected parameters in float32, float16 or bfloat16"
             )
+    if isinstance(master, torch.dtype):
+        master = _name(master)
+    names = [_name(param.dtype) for param in params]
+    rounded = rounding(call, master, round_params, names, copies)
+    return Formats(state_dtype, rounded.master, rounded.round_params)
 
 
 def copies_for(call: str, copies: Any, params: list[Any]) -> dict[Any, Any] | None:
@@ -101,21 +111,17 @@ def _given(call: str, copies: Any, params: list[Any]) -> list[Any]:
     return given
 
 
-def _state_dtype(call: str, name: str, value: Any) -> Any:
-    return None if value is None else _dtype(call, name, value, (torch.float32, torch.bfloat16))
-
-
-def _dtype(call: str, name: str, given: Any, among: tuple[Any, ...]) -> Any:
+def _dtype(call: str, name: str, given: Any, among: tuple[Any, ...], *others: str) -> Any:
     """Return a dtype of PyTorch for itself or its name."""
     for dtype in among:
         if given is dtype or given == _name(dtype):
             return dtype
-    raise ValueError(f"{call}: {name} is {given!r}, expected {_names(among)}")
+    raise ValueError(f"{call}: {name} is {given!r}, expected {_names((*among, *others))}")
 
 
 def _name(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _names(dtypes: tuple[Any, ...]) -> str:
+def _names(dtypes: tuple[object, ...]) -> str:
     return " or ".join(map(str, dtypes))

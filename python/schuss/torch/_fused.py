@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 
-from schuss.torch._extras import Extras, check_state_dtype, checked, copies_for, write
-from schuss.torch._groups import RULES
+from schuss.torch._extras import Extras, checked, checked_formats, copies_for, write
+from schuss.torch._formats import BITS, float32_value, memory_of
+from schuss.torch._groups import RULES, nonnegative_states
+from schuss.torch._loading import converting
 from schuss.torch._step import AVERAGE, PRODUCT, Members, StepPlan
 from schuss.torch._tensors import array_of, computed_dtype
 
@@ -42,14 +44,22 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         average: float | None = None,
         copies: Any = None,
         state_dtype: Any = None,
+        master: Any = None,
+        round_params: str = "nearest",
         **options: Any,
     ) -> None:
         call = type(self).__name__
-        given = {"clip_norm": clip_norm, "average": average, "state_dtype": state_dtype}
-        extras = Extras(**checked(call, given))
+        extras = Extras(**checked(call, {"clip_norm": clip_norm, "average": average}))
         super().__init__(params, *args, **options)
-        check_state_dtype(call, extras.state_dtype, self._params())
-        self._extras = extras
+        formats = checked_formats(
+            call,
+            self._params(),
+            state_dtype=state_dtype,
+            master=master,
+            round_params=round_params,
+            copies=copies,
+        )
+        self._extras = replace(extras, formats=formats)
         self._copies = copies_for(call, copies, self._params())
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -128,9 +138,9 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         Raises
         ------
         TypeError, ValueError
-            As `torch.optim.Optimizer.add_param_group`; if `state_dtype` does not go with a
-            parameter; and if there are copies: they are those of the parameters that the optimizer
-            was made with.
+            As `torch.optim.Optimizer.add_param_group`; if `state_dtype`, `master` or `round_params`
+            does not go with a parameter; and if there are copies: they are those of the parameters
+            that the optimizer was made with.
         """
         call = f"{type(self).__name__}.add_param_group"
         if self._copies is not None:
@@ -140,7 +150,7 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
             )
         super().add_param_group(param_group)
         try:
-            check_state_dtype(call, self._extras.state_dtype, self.param_groups[-1]["params"])
+            checked_formats(call, self._params(), **vars(self._extras.formats))
         except ValueError:
             self.param_groups.pop()
             raise
@@ -151,28 +161,19 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
         Parameters
         ----------
         state_dict : dict
-            The result of ``state_dict()``. States are converted to `state_dtype`. Averages are left
-            out if this optimizer keeps none.
+            The result of ``state_dict()``. States are converted to `state_dtype`, by rounding to
+            nearest; 8 bits stay as they are. Averages are left out if this optimizer keeps none,
+            and so are the bits that bfloat16 parameters miss of their masters.
 
         Raises
         ------
         ValueError
-            If it is the state of other groups.
+            If it is the state of other groups, or a state in 8 bits does not go with a parameter.
+            Nothing is changed then.
         """
-        super().load_state_dict(state_dict)
-        # torch.optim has rounded the states to the dtypes of the parameters.
-        keys = (key for group in state_dict["param_groups"] for key in group["params"])
-        for key, param in zip(keys, self._params(), strict=True):
-            dtypes = dict.fromkeys((AVERAGE, PRODUCT), computed_dtype(param))
-            for name in RULES[self._rule].states.values():
-                dtypes[name] = self._extras.dtype_of_state(param)
-            saved = state_dict["state"].get(key, {})
-            for name in dtypes.keys() & saved.keys():
-                if saved[name] is not None:
-                    tensor = saved[name].to(param.device, dtypes[name], copy=True)
-                    self.state[param][name] = tensor
-        if self._extras.average is None:
-            self._drop_averages()
+        hidden = {*RULES[self._rule].states.values(), AVERAGE, BITS}
+        with converting(self, self._converted, hidden):
+            super().load_state_dict(state_dict)
 
     def write_copies(self) -> None:
         """Write the parameters to `copies`, if there are any, after they were changed by hand."""
@@ -215,12 +216,50 @@ class Fused(torch.optim.Optimizer):  # type: ignore[misc]  # Any, as mypy has no
 
     @property
     def state_dtype(self) -> Any:
-        """The dtype of the state; None if it is the dtype that is computed in."""
-        return self._extras.state_dtype
+        """The dtype of the state, or "8bit"; None if it is the dtype that is computed in."""
+        return self._extras.formats.state_dtype
+
+    @property
+    def state_bytes(self) -> int:
+        """The number of bytes of all states, and of the bits of masters, so far."""
+        keys = (*RULES[self._rule].states.values(), BITS)
+        given = (state.get(key) for state in self.state.values() for key in keys)
+        return sum(memory_of(each).nbytes for each in given if each is not None)
+
+    @property
+    def master(self) -> list[Any] | None:
+        """The float32 values of the parameters, in new tensors; None if there is no master."""
+        if self._extras.formats.master is None:
+            return None
+        return [
+            float32_value(param, self.state.get(param, {}).get(BITS)) for param in self._params()
+        ]
+
+    @property
+    def round_params(self) -> str:
+        """Whether bfloat16 parameters without a master are rounded to "nearest" or at "random"."""
+        return self._extras.formats.round_params
 
     def _set(self, name: str, value: Any) -> None:
         self._extras = replace(self._extras, **checked(type(self).__name__, {name: value}))
         self._plan = None
+
+    def _converted(self, param: Any, name: str, state: dict[str, Any]) -> dict[str, Any]:
+        """Return the tensors of a state to load, in the formats of this optimizer."""
+        formats, tensors = self._extras.formats, {}
+        nonnegative = nonnegative_states(self._rule)
+        given = {key: value for key, value in state.items() if value is not None}
+        name = f"{type(self).__name__}.load_state_dict: {name}"
+        for key in given.keys() & {*RULES[self._rule].states.values()}:
+            is_nonnegative = key in nonnegative
+            tensors[key] = formats.converted(
+                f"{name}[{key!r}]", given[key], param, nonnegative=is_nonnegative, copy=True
+            )
+        others = {PRODUCT} if self._extras.average is None else {AVERAGE, PRODUCT}
+        for key in given.keys() & others:
+            tensors[key] = given[key].to(param.device, computed_dtype(param), copy=True)
+        bits = formats.missing_bits(f"{name}[{BITS!r}]", given.get(BITS), param, copy=True)
+        return tensors if bits is None else tensors | {BITS: bits}
 
     def _drop_averages(self) -> None:
         for state in self.state.values():

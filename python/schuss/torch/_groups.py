@@ -2,9 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
+from schuss import optimizers
 from schuss._hyperparameters import real
+from schuss._rules import second_moments, spec_of
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,14 @@ _FLAGS = ("amsgrad", "centered", "decoupled_weight_decay", "nesterov")
 def rule_of(kind: str) -> str:
     """Return the name of the class of torch.optim for a class of schuss."""
     return "SGD" if kind == "Momentum" else kind
+
+
+@cache
+def nonnegative_states(rule: str) -> set[str]:
+    """Return the keys in torch.optim of the states that are never less than 0."""
+    kind = getattr(optimizers, "Momentum" if rule == "SGD" else rule)
+    all_states = dict.fromkeys(spec_of(kind).suffixes, True)
+    return {RULES[rule].states[name] for name in second_moments(kind, all_states)}
 
 
 def number(call: str, name: str, value: Any) -> float:

@@ -15,7 +15,7 @@ class SGD(Fused, torch.optim.SGD):  # type: ignore[misc]
         bfloat16.
     lr, momentum, dampening, weight_decay, nesterov, maximize, foreach, differentiable, fused
         As in `torch.optim.SGD`; `foreach` and `fused` are ignored.
-    clip_norm, average, copies, state_dtype
+    clip_norm, average, copies, state_dtype, master, round_params
         Options of schuss; see `schuss.torch`.
 
     Raises
@@ -54,7 +54,7 @@ class RMSprop(Fused, torch.optim.RMSprop):  # type: ignore[misc]
         As in `torch.optim.RMSprop`.
     capturable, foreach, differentiable
         As there; `foreach` is ignored, and the others are refused.
-    clip_norm, average, copies, state_dtype
+    clip_norm, average, copies, state_dtype, master, round_params
         Options of schuss; see `schuss.torch`.
 
     Raises
@@ -92,7 +92,7 @@ class Adam(Fused, torch.optim.Adam):  # type: ignore[misc]
         As in `torch.optim.Adam`.
     foreach, capturable, differentiable, fused
         As there; `foreach` and `fused` are ignored, and the others are refused.
-    clip_norm, average, copies, state_dtype
+    clip_norm, average, copies, state_dtype, master, round_params
         Options of schuss; see `schuss.torch`.
 
     Raises
@@ -130,7 +130,7 @@ class AdamW(Fused, torch.optim.AdamW):  # type: ignore[misc]
         As in `torch.optim.AdamW`.
     foreach, capturable, differentiable, fused
         As there; `foreach` and `fused` are ignored, and the others are refused.
-    clip_norm, average, copies, state_dtype
+    clip_norm, average, copies, state_dtype, master, round_params
         Options of schuss; see `schuss.torch`.
 
     Raises
@@ -168,7 +168,7 @@ class Adagrad(Fused, torch.optim.Adagrad):  # type: ignore[misc]
         As in `torch.optim.Adagrad`.
     foreach, differentiable, fused
         As there; `foreach` and `fused` are ignored, and `differentiable` is refused.
-    clip_norm, average, copies, state_dtype
+    clip_norm, average, copies, state_dtype, master, round_params
         Options of schuss; see `schuss.torch`.
 
     Raises
@@ -207,7 +207,7 @@ class Adadelta(Fused, torch.optim.Adadelta):  # type: ignore[misc]
         As in `torch.optim.Adadelta`.
     foreach, capturable, differentiable
         As there; `foreach` is ignored, and the others are refused.
-    clip_norm, average, copies, state_dtype
+    clip_norm, average, copies, state_dtype, master, round_params
         Options of schuss; see `schuss.torch`.
 
     Raises
@@ -246,7 +246,7 @@ class Adamax(Fused, torch.optim.Adamax):  # type: ignore[misc]
         As in `torch.optim.Adamax`.
     foreach, differentiable, capturable
         As there; `foreach` is ignored, and the others are refused.
-    clip_norm, average, copies, state_dtype
+    clip_norm, average, copies, state_dtype, master, round_params
         Options of schuss; see `schuss.torch`.
 
     Raises
@@ -285,7 +285,7 @@ class NAdam(Fused, torch.optim.NAdam):  # type: ignore[misc]
         As in `torch.optim.NAdam`.
     foreach, capturable, differentiable
         As there; `foreach` is ignored, and the others are refused.
-    clip_norm, average, copies, state_dtype
+    clip_norm, average, copies, state_dtype, master, round_params
         Options of schuss; see `schuss.torch`.
 
     Raises
@@ -331,7 +331,7 @@ class RAdam(Fused, torch.optim.RAdam):  # type: ignore[misc]
         As in `torch.optim.RAdam`.
     foreach, capturable, differentiable
         As there; `foreach` is ignored, and the others are refused.
-    clip_norm, average, copies, state_dtype
+    clip_norm, average, copies, state_dtype, master, round_params
         Options of schuss; see `schuss.torch`.
 
     Raises

@@ -6,6 +6,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from schuss._arrays import Array, computed_dtype
@@ -14,6 +15,7 @@ from schuss._hyperparameters import check_keys, mapping
 from schuss._internals import internals_of
 from schuss._rules import initial_values, spec_of, states
 from schuss.optimizers import Optimizer
+from schuss.torch._formats import BITS, converted_bits
 from schuss.torch._groups import KINDS, RULES, Correspondence, from_torch, number, rule_of, to_torch
 
 
@@ -26,7 +28,8 @@ def state_dict(optimizer: Optimizer) -> dict[str, Any]:
         An optimizer of schuss of a class that `torch.optim` has too, or `Momentum`, with parameters
         of any shape and dtype. Schedules are replaced by the current rates (``lr_now`` of each
         group). Options that `torch.optim` lacks (`bounds`, `clip_norm`, averages, copies and so on)
-        are left out.
+        are left out. State in 8 bits is decoded to float32; loaded again, it is the same 8 bits.
+        The bits of masters are the entries ``"master_bits"``, which `torch.optim` does not use.
 
     Returns
     -------
@@ -76,34 +79,47 @@ def _param_states(
 ) -> dict[int, dict[str, Any]]:
     """Return the state of each parameter by its index; an empty dict before the first step."""
     tree, steps = internals_of(optimizer).core.tree, saved["steps"]
-    rule = RULES[rule_of(kind)]
+    rule, group_of = RULES[rule_of(kind)], internals_of(optimizer).group_of
     arrays = {
         rule.states[name]: tree.flatten_arrays(state, call, name)
-        for name, state in saved["state"].items()
+        for name, state in optimizer.state.items()
     }
     # A velocity can come from a state without a number of steps. Without a state, Adagrad of
     # torch.optim begins with the value that it was made with.
     is_new = steps == 0 and not spec_of(type(optimizer)).initial
     if is_new and not any(array.any() for each in arrays.values() for array in each):
         return {}
-    groups = internals_of(optimizer).group_of
     counts = [group.steps for group in optimizer.param_groups]
     result: dict[int, dict[str, Any]] = {}
-    for i, each in enumerate(zip(*arrays.values(), strict=True)):
-        result[i] = {
-            key: torch.tensor(array.astype(computed_dtype(array), copy=False))
-            for key, array in zip(arrays, each, strict=True)
+    for i, bits in enumerate(_master_bits(call, optimizer, saved)):
+        state = {
+            key: torch.tensor(each[i].astype(computed_dtype(each[i]), copy=False))
+            for key, each in arrays.items()
         }
-        steps = counts[groups[i]]
+        if bits is not None:
+            state[BITS] = torch.tensor(bits)
+        steps = counts[group_of[i]]
         if rule.counts_steps:
             # float32 as in torch.optim, except for a number that it cannot represent.
             dtype = torch.float32 if steps <= 1 << 24 else torch.float64
-            result[i]["step"] = torch.tensor(float(steps), dtype=dtype)
+            state["step"] = torch.tensor(float(steps), dtype=dtype)
         if rule.momentum is not None:
-            values = optimizer.param_groups[groups[i]]
+            values = optimizer.param_groups[group_of[i]]
             momenta = (rule.momentum(values, t) for t in range(1, steps + 1))
-            result[i]["mu_product"] = torch.tensor(prod(momenta, start=1.0))
+            state["mu_product"] = torch.tensor(prod(momenta, start=1.0))
+        if state:
+            result[i] = state
     return result
+
+
+def _master_bits(
+    call: str, optimizer: Optimizer, saved: Mapping[str, Any]
+) -> list[npt.NDArray[np.signedinteger] | None]:
+    """Return the saved bits that each parameter misses of its master; None if there are none."""
+    tree = internals_of(optimizer).core.tree
+    if saved["master"] is None:
+        return [None] * len(tree.leaves)
+    return tree.flatten_arrays(saved["master"], call, "master", gaps=True)
 
 
 def _param_groups(
@@ -146,7 +162,9 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     state_dict : mapping
         The result of ``state_dict()`` of an optimizer of `torch.optim` or of `schuss.torch`. That
         of SGD has no number of steps: `optimizer.steps` is unchanged then. The tensors can be on
-        any device. They are rounded to nearest to the dtype of the existing state, as in PyTorch.
+        any device. They are rounded to nearest to the dtype of the existing state, as in PyTorch,
+        and to its 8 bits. Where there are masters but no ``"master_bits"``, the parameters are
+        taken for the exact values.
 
     Raises
     ------
@@ -198,6 +216,9 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
     values = groups[0]["hyperparameters"]
     names = states(type(optimizer), {**internals.settings, **values})
     reader = _StateReader(call, kind, param_states)
+    for key, bits in zip(ids, _master_bits(call, optimizer, saved), strict=True):
+        if bits is not None:
+            reader.read_bits(key, bits)
     trees: dict[str, list[Array]] = {name: [] for name in names}
     counts = []
     for group in groups:
@@ -206,11 +227,12 @@ def load_state_dict(optimizer: Optimizer, state_dict: Mapping[str, Any]) -> None
         initial = initial_values(type(optimizer), own)
         for i in group["members"]:
             param = internals.arrays[i]
-            dtype = optimizer.state_dtype or computed_dtype(param)
+            given = optimizer.state_dtype
+            dtype = given if isinstance(given, np.dtype) else computed_dtype(param)
             for name, array in reader.read(ids[i], own, names, is_complex=np.iscomplexobj(param)):
                 first = initial.get(name, 0.0)
                 if array is None:
-                    array = internals.format.new(param, 1, first, is_second_moment=False)
+                    array = np.full(param.shape, first)
                 trees[name].append(array.astype(dtype, copy=False))
     if len(groups) == 1 and internals.groups_given is None:
         groups[0]["hyperparameters"] = {}
@@ -254,6 +276,15 @@ class _StateReader:
                     "expected it: torch.optim does not dampen the first step"
                 )
             yield own, array
+
+    def read_bits(self, key: Any, target: npt.NDArray[np.signedinteger]) -> None:
+        """Write the bits that a parameter misses of its master, or zeros if there are none."""
+        name, state = self._state(key)
+        dtype = torch.from_numpy(target).dtype
+        bits = converted_bits(
+            f"{self.call}: {name}[{BITS!r}]", state.get(BITS), dtype, target.shape
+        )
+        target[...] = 0 if bits is None else bits.numpy(force=True)
 
     def steps(self, keys: list[Any]) -> int:
         """Return the number of steps of the parameters of a group: 0 if none has a state."""

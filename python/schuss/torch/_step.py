@@ -13,7 +13,8 @@ from schuss._arrays import Array
 from schuss._hyperparameters import FINITE
 from schuss._rules import formula, initial_values, states
 from schuss.torch._extras import Extras
-from schuss.torch._groups import RULES, from_torch, number
+from schuss.torch._formats import BITS, array_of_state, memory_of
+from schuss.torch._groups import RULES, from_torch, nonnegative_states, number
 from schuss.torch._tensors import array_of, computed_dtype
 
 # The keys of scalars and of the average in the state of a parameter.
@@ -101,28 +102,31 @@ class _Bucket:
         self.members.append(self.groups.index(group))
         self.states.append(state)
 
-    def prepare(
-        self, options: _core.StepOptions, *, keeps_average: bool, is_only_one: bool
-    ) -> None:
+    def prepare(self, options: _core.StepOptions, extras: Extras, *, is_only_one: bool) -> None:
         """Prepare for steps, after all parameters were added."""
         self.is_only_one = is_only_one
         arrays = self._arrays("parameter", self.params)
         # The keys are the indices that messages name.
         parameters = arrays if is_only_one else dict(zip(self.indices, arrays, strict=True))
-        self.core = _core.Optimizer(self.call, parameters)
-        self.options = options
-        keys = [*self.keys.values(), *[AVERAGE] * keeps_average]
-        self.tensors = {key: [state[key] for state in self.states] for key in keys}
+        at_random = extras.formats.round_params == "random"
+        self.core = _core.Optimizer(self.call, parameters, round_at_random=at_random)
+        self.options, keeps_average = options, extras.average is not None
+        has_bits = any(BITS in state for state in self.states)
+        keys = [*self.keys.values(), *[AVERAGE] * keeps_average, *[BITS] * has_bits]
+        self.tensors = {key: [state.get(key) for state in self.states] for key in keys}
         self.aux_arrays: _core.AuxArrays | None = _core.AuxArrays(
-            {name: self._arrays("state", self.tensors[key]) for name, key in self.keys.items()},
-            self._arrays("state", self.tensors[AVERAGE]) if keeps_average else None,
+            {name: self._state_arrays(key) for name, key in self.keys.items()},
+            self._state_arrays(AVERAGE) if keeps_average else None,
             self._arrays("copy", self.copies) if self.copies else None,
+            self._state_arrays(BITS) if has_bits else None,
         )
         if RULES[self.rule].counts_steps:
             self.counts = self._shared(COUNT)
             self.core.steps = int(self.counts[0])
         if RULES[self.rule].momentum is not None:
             self.products = self._shared(PRODUCT)
+        tensors = (each for tensors in self.tensors.values() for each in tensors)
+        self.memory = [memory_of(each) for each in tensors if each is not None]
         self.pointers = self._pointers()
 
     def is_current(self, state: Any) -> bool:
@@ -228,8 +232,12 @@ class _Bucket:
     def _arrays(self, what: str, tensors: list[Any]) -> list[Array]:
         return [array_of(f"{self.call}.step", what, tensor) for tensor in tensors]
 
+    def _state_arrays(self, key: str) -> list[Any]:
+        call = f"{self.call}.step"
+        return [None if each is None else array_of_state(call, each) for each in self.tensors[key]]
+
     def _pointers(self) -> list[int]:
-        return [tensor.data_ptr() for tensors in self.tensors.values() for tensor in tensors]
+        return [tensor.data_ptr() for tensor in self.memory]
 
 
 def _settings(rule: str, group: dict[str, Any]) -> list[Any]:
@@ -255,7 +263,8 @@ class StepPlan:
         state: Any,
         extras: Extras,
     ) -> None:
-        self.members, self.layout, self.extras = members, members.layout(), extras
+        self.call, self.rule, self.extras = call, rule, extras
+        self.members, self.layout = members, members.layout()
         keeps_average = extras.average is not None
         buckets: dict[Any, _Bucket] = {}
         for i, (param, group) in enumerate(zip(members.params, members.groups, strict=True)):
@@ -281,16 +290,22 @@ class StepPlan:
             clip_norm=None if self.clips else extras.clip_norm, average=extras.average
         )
         for bucket in self.buckets:
-            bucket.prepare(options, keeps_average=keeps_average, is_only_one=is_only_one)
+            bucket.prepare(options, extras, is_only_one=is_only_one)
 
     def _add_states(self, own: dict[str, Any], param: Any, group_formula: _GroupFormula) -> None:
-        """Add the states that a parameter lacks, and convert those that are of another dtype."""
-        dtype = self.extras.dtype_of_state(param)
+        """Add the states that a parameter lacks, and convert those of another format."""
+        formats, nonnegative = self.extras.formats, nonnegative_states(self.rule)
         for key in group_formula.keys.values():
-            if own.get(key) is None:
+            state, is_nonnegative = own.get(key), key in nonnegative
+            if state is None:
                 first = group_formula.initial.get(key, 0.0)
-                own[key] = torch.full_like(param, first, dtype=dtype, requires_grad=False)
-            own[key] = own[key].to(dtype)
+                own[key] = formats.new_state(param, first, nonnegative=is_nonnegative)
+            else:
+                name = f"{self.call}.step: the state {key!r}"
+                own[key] = formats.converted(name, state, param, nonnegative=is_nonnegative)
+        name = f"{self.call}.step: the state {BITS!r}"
+        bits = formats.missing_bits(name, own.pop(BITS, None), param)
+        own |= {} if bits is None else {BITS: bits}
         if self.extras.average is not None:
             average = own.get(AVERAGE, param.detach())
             own[AVERAGE] = average.to(computed_dtype(param), copy=AVERAGE not in own)
