@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import numpy as np
@@ -103,10 +104,7 @@ def curves(trainings: Mapping[str, Ways]) -> Figure:
     for axes, (name, ways) in _panels(drawn, trainings):
         shown = {way.name: ways[way.name] for way in CURVES if way.name in ways}
         lines |= _draw_means(axes, shown, "loss")
-        axes.set(title=TRAININGS[name], xlabel="steps", yscale="log")
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.tick_params(axis="y", which="both", labelsize="small")
+        axes.set(title=TRAININGS[name], xlabel="steps")
     drawn.legend(lines.values(), lines, loc="outside lower center", ncols=len(CURVES))
     return drawn
 
@@ -116,9 +114,10 @@ def final_losses(trainings: Mapping[str, Ways]) -> Figure:
     drawn = figure(5.6, "The final loss, less that of float32 with the same seed")
     for axes, (name, ways) in _panels(drawn, trainings, sharey=True):
         names = [way for way in ways if way != FLOAT32.name]
-        deviation = float(np.std(last(ways[FLOAT32.name], "loss")))
+        losses = last(ways[FLOAT32.name], "loss")
+        deviation = stdev(losses) if len(losses) > 1 else 0.0
         axes.axvspan(-deviation, deviation, color="0.5", alpha=0.15, linewidth=0)
-        limit = WIDTH * deviation or np.inf  # 0 for a single seed
+        limit = WIDTH * deviation or np.inf  # equal losses, or a single one
         if np.isfinite(limit):
             axes.set_xlim(-limit, limit)
         for row, way in enumerate(names):
