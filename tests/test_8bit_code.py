@@ -111,6 +111,16 @@ def test_a_block_with_a_nan_or_an_infinity_is_nan(nonnegative: bool, value: floa
         assert not blocks["codes"][1].any()
 
 
+@with_and_without_sign
+def test_the_largest_number_stays_finite(nonnegative: bool) -> None:
+    largest = np.finfo(np.float32).max
+    values = np.full(BLOCK, largest)
+    for stream in (None, *range(20)):
+        decoded = decode(encode(values, nonnegative, stream), BLOCK)
+        assert np.isfinite(decoded).all()
+        np.testing.assert_allclose(decoded, largest, rtol=0.02)
+
+
 # Rounding.
 
 

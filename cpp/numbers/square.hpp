@@ -16,6 +16,10 @@ constexpr float largest_square = nonnegative ? 65024.9375f : 16128.984375f;
 /// unit would be infinite.
 constexpr float smallest_unlifted = 0x1p-40f, lift = 0x1p86f;
 
+/// A larger scale is set to this one, and so are larger elements: the largest code of such a block
+/// would be infinite.
+constexpr float largest_scale = 0x1.ffffd6p127f;
+
 /// A block with a smaller scale has a unit that may be subnormal.
 constexpr float smallest_plain = 0x1p-100f;
 

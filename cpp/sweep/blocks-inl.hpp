@@ -18,23 +18,30 @@ struct BlockBits {
 };
 
 /// Sets the scale of a block by the bits of its largest magnitude. Returns 2^64 divided by the
-/// unit. Changes the values if they cannot be encoded with it: if they are very small, or if one is
-/// not finite. Then the scale becomes NaN, and with it every element.
+/// unit. Changes the values if they cannot be encoded with it: if they are very small or very
+/// large, or if one is not finite. Then the scale becomes NaN, and with it every element.
 template <bool nonnegative>
 [[gnu::noinline]] float set_special_scale(Square8& block, float* values) {
     const float largest = block.scale;
-    const bool is_finite = largest < HUGE_VALF, is_small = is_finite && largest > 0;
-    for (std::size_t i = 0; i < square_block; ++i) values[i] = is_small ? values[i] * lift : 0.0f;
-    if (is_small) return largest_square<nonnegative> * 0x1p64f / (largest * lift);
-    block.scale = is_finite ? 0 : float_of(0x7fc00000u);
-    return 0;
+    const bool is_small = largest<smallest_unlifted, is_large = largest> largest_scale;
+    const bool is_finite = largest < HUGE_VALF, is_number = is_finite && largest > 0;
+    if (is_large) block.scale = largest_scale;
+    if (!is_number) block.scale = is_finite ? 0 : float_of(0x7fc00000u);
+    for (std::size_t i = 0; i < square_block; ++i) {
+        const float x = values[i];
+        if (is_small) values[i] = x * lift;
+        if (x > largest_scale) values[i] = largest_scale;
+        if (x < -largest_scale) values[i] = -largest_scale;
+        if (!is_number) values[i] = 0;
+    }
+    const float scale = is_small ? largest * lift : block.scale;
+    return is_number ? largest_square<nonnegative> * 0x1p64f / scale : 0;
 }
 template <bool nonnegative>
 float set_scale(Square8& block, std::uint32_t largest, float* values) {
-    constexpr std::uint32_t infinity = 0x7f800000u;
-    const std::uint32_t least = bits_of(smallest_unlifted);
+    const std::uint32_t least = bits_of(smallest_unlifted), most = bits_of(largest_scale);
     block.scale = float_of(largest);
-    if (largest - least >= infinity - least) return set_special_scale<nonnegative>(block, values);
+    if (largest - least > most - least) return set_special_scale<nonnegative>(block, values);
     return largest_square<nonnegative> * 0x1p64f / block.scale;
 }
 

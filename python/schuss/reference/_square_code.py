@@ -17,6 +17,7 @@ FEWEST = 4096
 _Scales: TypeAlias = Array  # float32, one for each block
 _Rows: TypeAlias = Array  # float32, a row for each block
 _AT_ONCE = 1 << 13  # blocks, which bounds the memory of temporary arrays
+_LARGEST = np.float32(float.fromhex("0x1.ffffd6p127"))  # scale, of which no code is infinite
 _SAMPLE = 8  # elements of a block that tell most scales apart
 
 
@@ -190,6 +191,7 @@ def _encoded(rows: _Rows, dtype: np.dtype[Any], random: _Rows | None) -> Array:
     if random is None:
         scale, codes = _exact(rows, scale, most)
     else:
+        rows, scale = np.clip(rows, -_LARGEST, _LARGEST), np.minimum(scale, _LARGEST)
         codes = _codes(rows, scale, most, random)
     blocks["scale"] = np.where(is_finite, scale, np.float32(np.nan))
     blocks["codes"] = codes.astype(codes_dtype)
@@ -237,7 +239,8 @@ def _exact(rows: _Rows, scale: _Scales, most: int) -> tuple[_Scales, _Rows]:
     for code in (most, most - 1):
         near = (scale.astype(np.float64) * (float(_square(most)) / code**2)).astype(np.float32)
         guesses += [near, *(np.nextafter(near, np.float32(towards)) for towards in (0, np.inf))]
-    scale, codes = scale.copy(), _codes(rows, scale, most)
+    scale = np.minimum(scale, _LARGEST)
+    codes = _codes(rows, scale, most)
     left = np.arange(len(rows))
     for guess in guesses:
         sample = rows[left, :_SAMPLE], guess[left]
