@@ -69,19 +69,21 @@ inline void write_words(float* memory, const WordPair& x) {
     write_as(memory + width_of<float>, x.last);
 }
 
-/// Signed halves that are added to words.
-inline WordPair sum(Halves upper, const std::int16_t* low) {
-    const Halves lower = read_as<Halves>(low);
+/// Signed halves that are added to words, except for those below a 0: see `joined`.
+inline WordPair sum(Halves upper, Halves lower) {
+    const auto is_written_zero = ((upper << 1) == 0) & ((lower >> 15) != 0);
+    lower &= ~__builtin_bit_cast(Halves, is_written_zero);
     const Halves carried = upper - (lower >> 15);  // the sign of the lower half, extended
     return {first_words(lower, carried), last_words(lower, carried)};
+}
+inline WordPair sum(Halves upper, const std::int16_t* low) {
+    return sum(upper, read_as<Halves>(low));
 }
 inline WordPair sum(Halves upper, const std::int8_t* low) {
     using Bytes [[gnu::vector_size(vector_bytes / 2)]] = std::int8_t;
     using SignedHalves [[gnu::vector_size(vector_bytes)]] = std::int16_t;
     const auto wide = __builtin_convertvector(read_as<Bytes>(low), SignedHalves);
-    const Halves lower = __builtin_bit_cast(Halves, wide) << 8;
-    const Halves carried = upper - (lower >> 15);
-    return {first_words(lower, carried), last_words(lower, carried)};
+    return sum(upper, __builtin_bit_cast(Halves, wide) << 8);
 }
 #endif
 
