@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from benchmarks.report import FOOTNOTE, environment, markdown_table, rich_table
 from benchmarks.suite import BENCHMARKS
 
 FILE_WIDTH = 160
+STATE = "state"
 
 
 def _positive(text: str) -> int:
@@ -28,6 +30,7 @@ def _sizes(text: str) -> list[int]:
 
 def _parser() -> argparse.ArgumentParser:
     summary = "; ".join(f"{name}: {run.__doc__}" for name, run in BENCHMARKS.items())
+    summary += f"; {STATE}, alone: trainings by the number format of state, with options of its own"
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__, epilog=summary)
     add = parser.add_argument
     names = [*BENCHMARKS, "all"]
@@ -44,12 +47,25 @@ def _parser() -> argparse.ArgumentParser:
         help="elements an array; for layout, rows and columns; for batches, examples; "
         "for train, epochs; for sklearn, the width of two layers",
     )
+    add(
+        "--only",
+        default="",
+        metavar="TEXT",
+        help="only cases whose labels, with commas between them, contain this, such as 8bit; "
+        "for step, rules, layout, whole and dtypes",
+    )
     add("--quick", action="store_true", help="--sizes 64 --rounds 3, unless given")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the benchmarks that the command line names."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == [STATE]:  # not times: it has options of its own
+        from benchmarks.state.command import main as state
+
+        state(arguments[1:])
+        return
     parser = _parser()
     options = parser.parse_args(arguments)
     names = list(BENCHMARKS) if "all" in options.names else options.names
@@ -59,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = Settings(
         sizes=options.sizes or ([64] if options.quick else []),
         rounds=Rounds(least=count, most=count) if count else Rounds(),
+        only=options.only,
     )
     machine = environment()
     console = Console()
@@ -70,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in names:
         results[name] = BENCHMARKS[name](settings)
         if not results[name]:
-            print(f"\n{name}: no contender is installed")
+            print(f"\n{name}: no contender is installed, or no case has {options.only!r}")
             continue
         title = f"{name}: {BENCHMARKS[name].__doc__}"
         if options.markdown:

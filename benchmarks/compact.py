@@ -4,7 +4,8 @@
     python -m benchmarks.compact FIGURES.json ... --into README.md
 
 prints all tables, or replaces those of a file that stand between `<!-- table: TITLE -->` and
-`<!-- end -->`. Most have a row per contender and a column per case.
+`<!-- end -->`. Most have a row per contender and a column per case. Several files make one table if
+each has some of its cases.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.harness import LIMITS, PLAIN, Record
+from benchmarks.harness import LIMITS, PLAINS, Record
 from benchmarks.report import case_value, markdown_lines, markdown_rows, three_digits
 from benchmarks.sklearn import UNPATCHED
 
@@ -68,7 +69,7 @@ def _name(record: Record) -> str:
 
 
 def _in_rows(records: Sequence[Record]) -> str:
-    return markdown_lines([r for r in records if r["contender"] not in (*LIMITS, PLAIN)])
+    return markdown_lines([r for r in records if r["contender"] not in (*LIMITS, *PLAINS)])
 
 
 def _pivot(corner: str, cells: Iterable[tuple[str, str, str]]) -> str:
@@ -122,11 +123,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("figures", nargs="+", type=Path, metavar="FIGURES.json")
     parser.add_argument("--into", type=Path, metavar="FILE.md", help="replace its marked tables")
     options = parser.parse_args(arguments)
-    tables: dict[str, str] = {}
+    results: dict[str, list[Record]] = {}
     for path in options.figures:
         for name, records in json.loads(path.read_text())["benchmarks"].items():
-            if records:
-                tables |= compact_tables(name, records)
+            results.setdefault(name, []).extend(records)
+    tables: dict[str, str] = {}
+    for name, records in results.items():
+        tables |= compact_tables(name, records) if records else {}
     if options.into:
         options.into.write_text(put_into(options.into.read_text(), tables))
     else:

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from benchmarks.contenders import IN_PLACE_WHOLE
 from benchmarks.dtypes import COMBINATIONS
-from benchmarks.testing import WHOLE
+from benchmarks.whole import CONTENDERS_OF
 
 
 @pytest.fixture(autouse=True)
@@ -13,6 +14,8 @@ def _no_peers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the commands to schuss and NumPy; peers have tests of their own."""
     monkeypatch.setattr("benchmarks.suite.PEERS", ())
     monkeypatch.setattr("benchmarks.overhead.PEERS", ())
-    monkeypatch.setattr("benchmarks.whole.CONTENDERS", WHOLE)
-    alone = [replace(formats, peer=None) for formats in COMBINATIONS]
+    monkeypatch.setattr("benchmarks.whole.CONTENDERS", (IN_PLACE_WHOLE,))
+    nobody: dict[str, tuple[()]] = dict.fromkeys(CONTENDERS_OF, ())
+    monkeypatch.setattr("benchmarks.whole.CONTENDERS_OF", nobody)
+    alone = [replace(formats, peers=()) for formats in COMBINATIONS]
     monkeypatch.setattr("benchmarks.dtypes.COMBINATIONS", alone)

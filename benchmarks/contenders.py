@@ -5,6 +5,7 @@ A new contender is a step function per rule, and its name in the lists of the be
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,9 +13,11 @@ import numpy as np
 
 import schuss
 from benchmarks.harness import (
+    FORMAT_OPTIONS,
     LIMIT,
     LIMIT_OF_ONE,
     PLAIN,
+    PLAIN_OF_ONE,
     Array,
     Contender,
     Problem,
@@ -87,11 +90,12 @@ def fused(
     for name, value in hyperparameters.items():
         setattr(optimizer, name, value)
 
-    def tell_norm() -> None:
+    def tell() -> None:
+        problem.state_bytes[...] = optimizer.state_bytes
         if "clip_norm" in problem.options and optimizer.last is not None:
             problem.norm[...] = optimizer.last.grad_norm
 
-    problem.write_backs.append(tell_norm)
+    problem.write_backs.append(tell)
     if not problem.more_grads:
         return partial(optimizer.step, one_or_list(problem.grads))
     parts = [one_or_list(grads) for grads in (problem.grads, *problem.more_grads)]
@@ -222,7 +226,9 @@ def in_order(parts: Sequence[Step]) -> Step:
     return step
 
 
-def in_place_whole(problem: Problem, **hyperparameters: float) -> Step:
+def in_place_whole(
+    problem: Problem, adam: Callable[..., Step] = in_place_adam, **hyperparameters: float
+) -> Step:
     """Make Adam's step with the options; gradients accumulate in the first ones."""
     options = problem.options
     arrays = _with_scratch(problem)
@@ -259,7 +265,7 @@ def in_place_whole(problem: Problem, **hyperparameters: float) -> Step:
         for copy, param in zip(problem.copies, problem.params, strict=True):
             copy[...] = param
 
-    parts = [in_place_adam(problem, **hyperparameters)]
+    parts = [adam(problem, **hyperparameters)]
     if "clip_norm" in options:
         parts.insert(0, clip)
     if problem.more_grads:
@@ -349,15 +355,38 @@ def limit(problem: Problem, threads: int | None = None) -> Run:
     return lambda repeats: schuss._core.memory_floor(repeats, count, *arrays)
 
 
-def plain_step(problem: Problem) -> Run:
+def plain_step(problem: Problem, by: Contender = SCHUSS) -> Run:
     """Return schuss's step of the rule on a float32 problem of the same size, in new arrays."""
     size = sum(param.size for param in problem.params)
     plain = Problem(problem.rule, [ordinary(size)], [ordinary(size)])
     for state in plain.states[0]:
         np.copyto(state, plain.params[0])
-    return repeated(SCHUSS.prepare(plain))
+    run = repeated(by.prepare(plain))
+
+    def with_setting(repeats: int) -> None:
+        with by.setting():
+            run(repeats)
+
+    return with_setting
+
+
+def _in_float32(problem: Problem) -> Problem:
+    """Return the problem that trains the same model by float32 arrays, with copies in bfloat16."""
+    given = problem.options
+    options = {name: given[name] for name in given if name not in FORMAT_OPTIONS}
+    arrays = ([a.astype(np.float32) for a in each] for each in (problem.params, problem.grads))
+    return Problem(problem.rule, *arrays, options={**options, "copies": "bfloat16"})
+
+
+def in_float32(contender: Contender) -> Contender:
+    """Return the contender for models in bfloat16 that it trains by float32 parameters."""
+    return replace(contender, name=f"{contender.name}, float32 and cast", instead=_in_float32)
 
 
 YARDSTICKS: Mapping[str, Yardstick] = {LIMIT: limit}
 BOTH_LIMITS: Mapping[str, Yardstick] = {LIMIT: limit, LIMIT_OF_ONE: partial(limit, threads=1)}
-WITH_PLAIN: Mapping[str, Yardstick] = {**BOTH_LIMITS, PLAIN: plain_step}
+WITH_PLAIN: Mapping[str, Yardstick] = {
+    **BOTH_LIMITS,
+    PLAIN: plain_step,
+    PLAIN_OF_ONE: partial(plain_step, by=ONE_THREAD),
+}

@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from dataclasses import dataclass, field
 from itertools import repeat
 from time import perf_counter, process_time, sleep
 from typing import Any, Literal, TypeAlias, TypeVar, get_args
@@ -29,14 +28,23 @@ Times: TypeAlias = Mapping[str, npt.NDArray[np.float64]]
 _Case = TypeVar("_Case")
 
 LIMITS = LIMIT, LIMIT_OF_ONE = "limit", "limit, 1 thread"
-PLAIN = "plain float32 step"
-"""A yardstick that may move a different number of bytes: only ratios to its time count."""
+PLAINS = PLAIN, PLAIN_OF_ONE = "plain float32 step", "plain float32 step, 1 thread"
+"""Yardsticks that may move a different number of bytes: only ratios to their times count."""
+EIGHT_BITS = "8bit"
+FORMAT_OPTIONS = ("state_dtype", "master", "round_params")
+"""Options that tell in what formats an optimizer keeps its numbers."""
 
 CHECK_STEPS = 5
 CHECK_ULPS, CHECK_ULPS_OF_HALVES = 32, 4
 """The tolerance for 16-bit formats is smaller, because their spacing is larger."""
 TINY_GRADIENT = 1e-8
 """Close to eps: such gradients show whether a contender omits eps or adds it elsewhere."""
+MEAN_OFF, TYPICALLY_OFF, MOST_OFF = 0.001, 0.03, 0.15
+"""How far a training with state of 8 bits may be from one with float32, relative to the root mean
+square of the change of all parameters. Codes of 8 bits are about a hundredth of a block's maximum
+apart, so single parameters deviate by that much, but not all in the same direction."""
+STATE_BYTES = 1.05
+"""The bytes of a contender's 8-bit state, relative to those of schuss, at most."""
 
 CLOCK_SECONDS = 0.002
 """The shortest measurement: the cost of reading the clock is negligible in it."""
@@ -63,11 +71,6 @@ class Rule:
     hyperparameters: Mapping[str, float]
     counts_steps: bool = False
 
-    def at(self, t: int) -> Callable[..., None]:
-        """Return the reference's step t."""
-        count = {"step": t} if self.counts_steps else {}
-        return partial(self.reference, **count, **self.hyperparameters)
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -83,29 +86,36 @@ class Problem:
     optimizer: schuss.optimizers.Optimizer = field(init=False)
     states: Sequence[Sequence[Array]] = field(init=False)
     """For each parameter its state arrays. These are the optimizer's, so all contenders work in the
-    same memory. So are averages and copies, if the options ask for them."""
+    same memory. So are averages and copies, if the options ask for them. None for 8 bits."""
     averages: Sequence[Array] = field(init=False)
     copies: Sequence[Array] = field(init=False)
     norm: Array = field(init=False)
     """Receives the norm of the last gradients, if the options clip by it."""
+    state_bytes: Array = field(init=False)
+    """Receives the size of the contender's state, if it has 8 bits."""
     write_backs: list[Callable[[], None]] = field(init=False, default_factory=list)
     """Called to copy results into these arrays, for contenders that keep their own."""
 
     def __post_init__(self) -> None:
         optimizer = self.rule.optimizer(one_or_list(self.params), **self.options)
 
-        def arrays_of(tree: Any) -> list[Array]:
-            return [] if tree is None else [tree] if len(self.params) == 1 else list(tree)
-
-        states = list(zip(*map(arrays_of, optimizer.state.values()), strict=True))
+        count = len(self.params)
+        trees = () if self.in_8_bits else optimizer.state.values()
+        states = list(zip(*(_list_of(tree, count) for tree in trees), strict=True))
         for name, value in {
             "optimizer": optimizer,
-            "states": states,
-            "averages": arrays_of(optimizer.average),
-            "copies": arrays_of(optimizer.copies),
+            "states": states or [()] * count,
+            "averages": _list_of(optimizer.average, count),
+            "copies": _list_of(optimizer.copies, count),
             "norm": np.zeros((), np.float32),
+            "state_bytes": np.zeros((), np.int64),
         }.items():
             object.__setattr__(self, name, value)
+
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether the state has 8 bits an element. Each contender then has its own."""
+        return bool(self.options.get("state_dtype") == EIGHT_BITS)
 
     @property
     def plain(self) -> bool:
@@ -125,18 +135,20 @@ class Problem:
         def size(arrays: Sequence[Array]) -> int:
             return sum(array.nbytes for array in arrays)
 
-        states = [state for of_param in self.states for state in of_param]
         passes = 1 + ("clip_norm" in self.options) + bool(self.options.get("clear_grads"))
         passes += 2 * len(self.more_grads)
         return (
-            2 * size([*self.params, *states, *self.averages])
+            2 * (size([*self.params, *self.averages]) + self.optimizer.state_bytes)
             + passes * size(self.grads)
             + sum(map(size, self.more_grads))
             + size(self.copies)
         )
 
     def keeper(self) -> Step:
-        """Return a function that restores the present values of params, states and gradients."""
+        """Return a function that restores the present values of params, states and gradients.
+
+        State of 8 bits goes on as it is: no value of it changes the work of a step.
+        """
         states = [state for of_param in self.states for state in of_param]
         # The gradients come last, as they would from a backward pass.
         arrays = [*self.params, *states, *self.grads]
@@ -172,9 +184,15 @@ class Contender:
     """A context to run in: a number of threads, an instruction set."""
     eps_elsewhere: str = ""
     """Where it adds eps, if not to the corrected root; the check then avoids small gradients."""
+    instead: Callable[[Problem], Problem] | None = None
+    """Returns the problem that it solves in place of the given one, which it does not know."""
 
     def knows(self, case: "Case") -> bool:
         return case.rule.name in self.steps and case.dtype in self.dtypes
+
+    def own(self, problem: Problem) -> Problem:
+        """Return the problem that it solves."""
+        return self.instead(problem) if self.instead else problem
 
     def prepare(self, problem: Problem) -> Step:
         return self.steps[problem.rule.name](problem, **problem.rule.hyperparameters)
@@ -192,6 +210,12 @@ class Case:
     restores: bool = False
     """Whether each turn begins with the original values, because a step changes the work of the
     next one."""
+    contenders: Sequence[Contender] = ()
+    """Those that take part in this case only."""
+
+    @property
+    def title(self) -> str:
+        return ", ".join(f"{value}" for value in self.labels.values())
 
 
 @dataclass(frozen=True)
@@ -216,6 +240,8 @@ class Settings:
 
     sizes: Sequence[int] = ()
     rounds: Rounds = field(default_factory=Rounds)
+    only: str = ""
+    """A part of the titles of the cases to run."""
 
 
 def ordinary(*shape: int, dtype: DType = "float32") -> Array:
@@ -233,86 +259,104 @@ def one_or_list(arrays: Sequence[Array]) -> Array | list[Array]:
     return arrays[0] if len(arrays) == 1 else list(arrays)
 
 
+def _list_of(tree: Any, count: int) -> list[Array]:
+    """Return the arrays of a tree that one_or_list made; none of None."""
+    return [] if tree is None else [tree] if count == 1 else list(tree)
+
+
 def check(contender: Contender, problem: Problem) -> None:
     """Compare a few steps with the reference; gradients differ from step to step.
 
-    Every second gradient is about as small as eps.
+    Every second gradient is about as small as eps. Contenders whose state has 8 bits are compared
+    with a training in float32, unless they are exact, by gradients that differ less.
 
     Raises
     ------
     WrongResultError
         If a parameter, an average, a copy, a cleared gradient or the norm is not what the reference
-        computes: exactly, or within rounding.
+        computes: exactly, or within rounding. If state of 8 bits takes more memory than that.
     """
-    expected_problem, rng = _copy_of(problem), np.random.default_rng(1)
+    in_float32 = problem.in_8_bits and not contender.exact
+    reference, rng = _reference(problem, in_float32=in_float32), np.random.default_rng(1)
+    starts = [param.copy() for param in problem.params]
+    all_grads = (problem.grads, *problem.more_grads)
     with contender.setting():
         step = contender.prepare(problem)
         for t in range(1, CHECK_STEPS + 1):
-            for grad, same in zip(_gradients(problem), _gradients(expected_problem), strict=True):
-                values = rng.standard_normal(grad.shape)
-                if contender.eps_elsewhere:
-                    values += np.copysign(1, values)
-                else:
-                    values[..., ::2] *= TINY_GRADIENT
-                grad[...] = same[...] = values
-            _reference_step(expected_problem, t)
+            for grads in all_grads:
+                for grad in grads:
+                    values = rng.standard_normal(grad.shape)
+                    if contender.eps_elsewhere or in_float32:
+                        values += np.copysign(1, values)
+                    else:
+                        values[..., ::2] *= TINY_GRADIENT
+                    grad[...] = values / t if in_float32 else values
+                reference.accumulate(one_or_list([grad.copy(order="K") for grad in grads]))
+            reference.step()
             step()
     for write_back in problem.write_backs:
         write_back()
     who, exact = contender.name, contender.exact
-    for param, expected in zip(problem.params, expected_problem.params, strict=True):
-        check_values(f"{who}: {problem.rule.name} on {param.dtype}", param, expected, exact=exact)
-    for average, expected in zip(problem.averages, expected_problem.averages, strict=True):
-        check_values(f"{who}: the average", average, expected, exact=exact)
+    for what, arrays, tree in (
+        (f"{problem.rule.name} on {problem.params[0].dtype}", problem.params, reference.params),
+        ("the average", problem.averages, reference.average),
+    ):
+        all_expected = _list_of(tree, len(problem.params))
+        for array, expected, start in zip(arrays, all_expected, starts, strict=bool(arrays)):
+            if in_float32:
+                start = start.astype(np.float64)
+                check_changes(f"{who}: {what}", array - start, expected - start)
+            else:
+                check_values(f"{who}: {what}", array, expected, exact=exact)
     for copy, param in zip(problem.copies, problem.params, strict=bool(problem.copies)):
         # Copies of the contender's own parameters: rounding to nearest leaves no choice.
         check_values(f"{who}: the copy", copy, param.astype(copy.dtype), exact=True)
     if problem.options.get("clear_grads"):
         for grad in problem.grads:
             check_values(f"{who}: the cleared gradient", grad, np.zeros_like(grad), exact=True)
-    if "clip_norm" in problem.options:
-        check_values(f"{who}: the norm", problem.norm, expected_problem.norm, exact=exact)
+    if "clip_norm" in problem.options and reference.last is not None:
+        norm = np.asarray(reference.last.grad_norm, np.float32)
+        check_values(f"{who}: the norm", problem.norm, norm, exact=exact)
+    if problem.in_8_bits:
+        _check_state_bytes(who, problem)
 
 
-def _gradients(problem: Problem) -> list[Array]:
-    return [grad for grads in (problem.grads, *problem.more_grads) for grad in grads]
+def _check_state_bytes(who: str, problem: Problem) -> None:
+    if not 0 < problem.state_bytes <= STATE_BYTES * problem.optimizer.state_bytes:
+        expected = problem.optimizer.state_bytes
+        raise WrongResultError(
+            f"{who}: its state has {problem.state_bytes:,} bytes, expected about {expected:,}"
+        )
 
 
-def _copy_of(problem: Problem) -> Problem:
-    """Return a copy of the problem."""
-
-    def references(arrays: Sequence[Array]) -> list[Array]:
-        return [array.copy(order="K") for array in arrays]
-
-    expected_problem = replace(
-        problem,
-        params=references(problem.params),
-        grads=references(problem.grads),
-        more_grads=list(map(references, problem.more_grads)),
-    )
-    for ours, theirs in zip(expected_problem.states, problem.states, strict=True):
-        for our, their in zip(ours, theirs, strict=True):
-            np.copyto(our, their)
-    return expected_problem
+def _reference(problem: Problem, *, in_float32: bool) -> schuss.reference.Optimizer:
+    """Return the optimizer that does in NumPy what the problem asks for, in arrays of its own."""
+    params = [param.copy(order="K") for param in problem.params]
+    settings: dict[str, Any] = {**problem.rule.hyperparameters, **problem.options}
+    if in_float32:
+        params = [param.astype(np.float32) for param in params]
+        settings = {name: settings[name] for name in settings if name not in FORMAT_OPTIONS}
+    kind = problem.rule.optimizer.__name__.lower()
+    return schuss.reference.Optimizer(kind, one_or_list(params), **settings)
 
 
-def _reference_step(problem: Problem, t: int) -> None:
-    options = dict(problem.options)
-    for arrays in ("average", "copies", "state_dtype", "complex"):
-        options.pop(arrays, None)
-    norm, _, _ = schuss.reference.step(
-        [problem.rule.at(t)] * len(problem.params),
-        problem.params,
-        [reduce(np.add, grads) for grads in zip(problem.grads, *problem.more_grads, strict=True)],
-        problem.states,
-        step=t,
-        averages=problem.averages or None,
-        # The averages start with the parameters after the first step.
-        beta=problem.options.get("average", 0.0) if t > 1 else 0.0,
-        copies=problem.copies or None,
-        **options,
-    )
-    problem.norm[...] = norm
+def check_changes(
+    what: str, changes: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]
+) -> None:
+    """Raise WrongResultError unless the changes are as state of 8 bits allows.
+
+    The mean is the slope of their regression on the expected ones.
+    """
+    off, square = changes - expected, np.mean(expected * expected)
+    for how, figure, allowed in (
+        ("on average", abs(np.mean(off * expected)) / square, MEAN_OFF),
+        ("typically", np.sqrt(np.mean(off * off) / square), TYPICALLY_OFF),
+        ("at most", np.max(np.abs(off)) / np.sqrt(square), MOST_OFF),
+    ):
+        if not figure <= allowed:
+            raise WrongResultError(
+                f"{what} is {how} {figure:.2%} off a training in float32, expected {allowed:.2%}"
+            )
 
 
 def check_values(
@@ -414,44 +458,47 @@ def compare(
     """Check the contenders that know the rule, time them with the yardsticks, return the figures.
 
     Shares are of the memory limit with at most the same number of threads, if it was timed. Ratios
-    are to the other yardsticks and to the first contender.
+    are to the other yardsticks, also with the same number of threads, and to the first contender.
     """
-    entrants = {c.name: c for c in contenders if c.knows(case) and c.present()}
+    everyone = (*contenders, *case.contenders)
+    entrants = {c.name: c for c in everyone if c.knows(case) and c.present()}
     for contender in entrants.values():
-        check(contender, case.pose_small())
+        check(contender, contender.own(case.pose_small()))
     problem = case.pose()
     before = problem.keeper() if case.restores else None
     stopwatches = {
         name: Stopwatch(make(problem), before=before) for name, make in yardsticks.items()
     }
     for name, contender in entrants.items():
+        own = contender.own(problem)
         with contender.setting():
-            run = repeated(contender.prepare(problem))
-        stopwatches[name] = Stopwatch(run, contender.setting, before=before)
+            run = repeated(contender.prepare(own))
+        restore = before if own is problem or before is None else own.keeper()
+        stopwatches[name] = Stopwatch(run, contender.setting, before=restore)
     times = interleave(stopwatches, rounds)
-    rivals = [name for name in yardsticks if name not in LIMITS] + [next(iter(entrants))]
+    rivals = [name for name in yardsticks if name not in (*LIMITS, PLAIN_OF_ONE)]
+    rivals.append(next(iter(entrants)))
+    of_one_thread = {LIMIT_OF_ONE, PLAIN_OF_ONE, *(c.name for c in everyone if c.one_thread)}
 
     def limit_of(name: str) -> npt.NDArray[np.float64]:
         limit, of_one = (times.get(each) for each in LIMITS)
         assert limit is not None
-        one_thread = name == LIMIT_OF_ONE or (name in entrants and entrants[name].one_thread)
         if of_one is None or name == LIMIT:
             return limit
         # A contender with several threads may use only one, which is faster for few elements.
-        return of_one if one_thread else np.minimum(limit, of_one)
+        return of_one if name in of_one_thread else np.minimum(limit, of_one)
 
-    def traffic(name: str) -> Record:
-        if name == PLAIN:
-            return {}
-        return {
-            "gigabytes_per_second": problem.bytes_moved / float(np.median(times[name])) / 1e9,
-            "share_of_limit": ratio(limit_of(name), times[name]),
-        }
+    def figures(name: str) -> Record:
+        record = line(case.labels, name, times, "microseconds", rivals)
+        if name in of_one_thread and PLAIN_OF_ONE in times:
+            record["times"][PLAIN] = ratio(times[name], times[PLAIN_OF_ONE])
+        if name in PLAINS or (name in entrants and entrants[name].instead):
+            return record  # other bytes than the problem's
+        speed = problem.bytes_moved / float(np.median(times[name])) / 1e9
+        share = ratio(limit_of(name), times[name])
+        return {**record, "gigabytes_per_second": speed, "share_of_limit": share}
 
-    return [
-        {**line(case.labels, name, times, "microseconds", rivals), **traffic(name)}
-        for name in times
-    ]
+    return [figures(name) for name in times]
 
 
 def compare_all(
@@ -461,10 +508,10 @@ def compare_all(
     contenders: Sequence[Contender],
     yardsticks: Mapping[str, Yardstick],
 ) -> list[Record]:
-    """Compare the contenders in each case."""
+    """Compare the contenders in each case that the settings choose."""
     return [
         record
-        for case in tracked(name, cases)
+        for case in tracked(name, [case for case in cases if settings.only in case.title])
         for record in compare(case, contenders, yardsticks, settings.rounds)
     ]
 

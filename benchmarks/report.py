@@ -29,6 +29,7 @@ FOOTNOTE = """\
 - benchmarks/README.md says what each benchmark does, and what differs between contenders."""
 
 PEERS = (
+    "bitsandbytes",
     "deepspeed",
     "jax",
     "ml_dtypes",
@@ -42,6 +43,7 @@ PEERS = (
     "thinc",
     "threadpoolctl",
     "torch",
+    "torchao",
 )
 DISTRIBUTIONS = {"sklearn": "scikit-learn"}
 """The distributions that have another name than what is imported."""

@@ -38,8 +38,8 @@ from benchmarks.peers import PEERS
 from benchmarks.processes import Process
 from benchmarks.shapes import Shape, gpt2_small, resnet50
 from benchmarks.tasks import Peer
-from benchmarks.testing import WHOLE, installed, name_of, needs, nothing, records_of
-from benchmarks.whole import ACCUMULATE, OVERWRITING, WORKS
+from benchmarks.testing import installed, name_of, needs, nothing, records_of
+from benchmarks.whole import ACCUMULATE, CONTENDERS_OF, OVERWRITING, WORKS
 
 OF_MANY = [*contenders.BOTH_LIMITS, *map(name_of, (SCHUSS, ONE_THREAD, IN_PLACE, TEXTBOOK))]
 OF_STEP = [*OF_MANY[:-2], *map(name_of, contenders.LEVELS), *OF_MANY[-2:]]
@@ -49,7 +49,7 @@ def crossed(cases: Iterable[tuple[Any, ...]], names: Sequence[str]) -> list[tupl
     return [(*case, name) for case in cases for name in names]
 
 
-OF_WHOLE = [*contenders.WITH_PLAIN, *map(name_of, WHOLE)]
+OF_SCHUSS = [*contenders.WITH_PLAIN, *map(name_of, (SCHUSS, ONE_THREAD))]
 # The labels of the cases of each benchmark, and their contenders.
 EVERY: dict[str, list[tuple[Any, ...]]] = {
     "step": crossed(
@@ -60,11 +60,14 @@ EVERY: dict[str, list[tuple[Any, ...]]] = {
     "whole": [
         (work, 64, name)
         for work in WORKS
-        for name in (*OF_WHOLE, *[OVERWRITING.name] * (work == ACCUMULATE))
+        for name in (
+            *OF_SCHUSS,
+            *[IN_PLACE.name] * (work not in CONTENDERS_OF),
+            *[OVERWRITING.name] * (work == ACCUMULATE),
+        )
     ],
     "dtypes": crossed(
-        ((*each.labels.values(), each.posed(1).bytes_moved, 64) for each in COMBINATIONS),
-        [*contenders.WITH_PLAIN, "schuss", "schuss, 1 thread"],
+        ((*each.labels.values(), each.bytes_moved(64), 64) for each in COMBINATIONS), OF_SCHUSS
     ),
     "mapped": crossed([(64,)], [*mapped.WORKS]),
     "overhead": [
@@ -121,6 +124,11 @@ def test_every_benchmark_times_every_contender_in_every_case(name: str, tmp_path
         assert record.get("share_of_limit", 1) > 0
 
 
+def test_a_part_of_the_labels_chooses_cases(tmp_path: Path) -> None:
+    records = records_of("step", tmp_path, 64, only="Adam, float64")
+    assert {tuple(record["case"].values()) for record in records} == {("Adam", "float64", 64)}
+
+
 def test_average_times_every_peer_of_each_form(tmp_path: Path) -> None:
     records = records_of("average", tmp_path)
     assert [(*record["case"].values(), record["contender"]) for record in records] == [
@@ -157,8 +165,8 @@ def test_a_wrong_contender_is_refused_before_any_is_timed(
     for module in (harness, loop):
         monkeypatch.setattr(module, "Stopwatch", lambda *_, **__: pytest.fail("timed"))
     idle = Contender("impostor", {"Adam": nothing})
-    monkeypatch.setattr("benchmarks.whole.CONTENDERS", (SCHUSS, idle))
-    halves = Formats("bfloat16", "bfloat16", "bfloat16", peer=idle)
+    monkeypatch.setattr("benchmarks.whole.CONTENDERS", (idle,))
+    halves = Formats("bfloat16", "bfloat16", "bfloat16", peers=[idle])
     monkeypatch.setattr("benchmarks.dtypes.COMBINATIONS", [halves])
     monkeypatch.setattr(data, "BY_ROWS", (*BY_COLUMNS, Peer("impostor", READY_ORDER.prepare)))
     with pytest.raises(WrongResultError, match="impostor"):

@@ -32,21 +32,31 @@ from benchmarks.contenders import (
     TEXTBOOK,
 )
 from benchmarks.data import AVERAGES, BY_COLUMNS, BY_ROWS, Examples, Series
-from benchmarks.dtypes import COMBINATIONS, FAST, Formats
+from benchmarks.dtypes import CHECK_SIZE_OF_BLOCKS, COMBINATIONS, FAST, Formats
 from benchmarks.harness import Array, Case, Contender, Problem, Step, WrongResultError, check
-from benchmarks.peers import PEERS, TORCH_WHOLE
+from benchmarks.peers import PEERS
 from benchmarks.tasks import Peer
 from benchmarks.testing import (
     OF_SCHUSS,
     QUICK,
-    WHOLE,
     adam_case,
     name_of,
     needs,
     nothing,
     pose,
 )
-from benchmarks.whole import ACCUMULATE, OVERWRITING, SUBNORMAL_MOMENT, WORKS, posed, posed_to_check
+from benchmarks.whole import (
+    ACCUMULATE,
+    CAST,
+    CONTENDERS,
+    CONTENDERS_OF,
+    OVERWRITING,
+    SUBNORMAL_MOMENT,
+    WORKS,
+    needs_ml_dtypes,
+    posed,
+    posed_to_check,
+)
 
 # What is timed is right.
 
@@ -182,17 +192,27 @@ def test_values_stay_ordinary_however_long_it_runs() -> None:
                 assert np.all(np.abs(array) > 1e-6)
 
 
-@pytest.mark.parametrize("contender", [*WHOLE, OVERWRITING, TORCH_WHOLE], ids=name_of)
-@pytest.mark.parametrize("work", [*WORKS, "many arrays"])
+@pytest.mark.parametrize(
+    ("work", "contender"),
+    [
+        (work, contender)
+        for work in WORKS
+        for contender in (SCHUSS, ONE_THREAD, OVERWRITING, *CONTENDERS_OF.get(work, CONTENDERS))
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_every_contender_does_the_whole_work(work: str, contender: Contender) -> None:
-    needs(contender, WORKS.get(work, {}).get("copies", ""))
-    if work == "many arrays":
-        lists = [[harness.ordinary(17), harness.ordinary(3, 5)] for _ in range(3)]
-        options = {"clip_norm": 1.0, "average": 0.9, "clear_grads": True}
-        check(contender, Problem(ADAM, *lists[:2], options=options, more_grads=lists[2:]))
-    else:
-        for size in (37, 1_003):
-            check(contender, posed_to_check(work, size))
+    needs(contender, "bfloat16" if needs_ml_dtypes(work) else "")
+    for size in (37, 1_003) if "8bit" not in work else (CHECK_SIZE_OF_BLOCKS,):
+        check(contender, contender.own(posed_to_check(work, size)))
+
+
+@pytest.mark.parametrize("contender", [SCHUSS, ONE_THREAD, OVERWRITING, *CONTENDERS], ids=name_of)
+def test_every_contender_does_the_whole_work_of_many_arrays(contender: Contender) -> None:
+    needs(contender)
+    lists = [[harness.ordinary(17), harness.ordinary(3, 5)] for _ in range(3)]
+    options = {"clip_norm": 1.0, "average": 0.9, "clear_grads": True}
+    check(contender, Problem(ADAM, *lists[:2], options=options, more_grads=lists[2:]))
 
 
 def _with_others(more_grads: int | None = None, **options: Any) -> Callable[..., Step]:
@@ -234,7 +254,7 @@ def _cut_off(problem: Problem) -> None:
     problem.copies[0][...] = bits.view(np.float32)
 
 
-CLIP, CLEAR, CAST = (work for work in WORKS if work.startswith("clip"))
+CLIP, CLEAR = "clip, step", "clip, step, average, clear"
 SPOILT: Mapping[str, tuple[str, Callable[..., Step], str]] = {
     "does not clip": (CLIP, _with_others(clip_norm=1e9), "Adam on float32"),
     "clips to another norm": (CLIP, _with_others(clip_norm=1.0), "Adam on float32"),
@@ -273,17 +293,17 @@ def test_a_subnormal_moment_is_one_when_the_step_begins_and_the_plain_step_is_of
     [
         (formats, contender)
         for formats in COMBINATIONS
-        for contender in (SCHUSS, ONE_THREAD, formats.peer)
-        if contender
+        for contender in (SCHUSS, ONE_THREAD, *formats.peers)
     ],
     ids=lambda value: "-".join(value.labels.values()) if isinstance(value, Formats) else value.name,
 )
-def test_schuss_and_its_peer_step_in_every_combination_of_formats(
+def test_schuss_and_its_peers_step_in_every_combination_of_formats(
     formats: Formats, contender: Contender
 ) -> None:
-    needs(contender, *formats.labels.values())
-    for size in (37, 1_003):
-        check(contender, formats.posed(size, FAST))
+    needs(contender, "bfloat16" if formats.needs_ml_dtypes else "")
+    in_8_bits = formats.state == harness.EIGHT_BITS
+    for size in (CHECK_SIZE_OF_BLOCKS,) if in_8_bits else (37, 1_003):
+        check(contender, contender.own(formats.posed_to_check(size)))
 
 
 def _twice(problem: Problem, *, lr: float, **others: float) -> Step:

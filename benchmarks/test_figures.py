@@ -85,6 +85,17 @@ def test_compact_tables_replace_those_of_a_text(tmp_path: Path) -> None:
     assert text.read_text() == old.replace("old", new, 1)
 
 
+def test_compact_tables_have_the_cases_of_all_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "first.json", tmp_path / "second.json"]
+    for size, path in enumerate(paths):
+        results = {"step": [record({"size": size}, "schuss", 1.0)], "loop": []}
+        path.write_text(json.dumps({"benchmarks": results}))
+    compact.main([str(path) for path in paths])
+    assert "| step (µs) | 0 | 1 |\n" in capsys.readouterr().out
+
+
 def test_the_marked_tables_of_the_readme_are_of_benchmarks() -> None:
     text = (Path(compact.__file__).parent / "README.md").read_text()
     titles = [title for _, title, _ in compact.MARKED.findall(text)]

@@ -23,7 +23,7 @@ from benchmarks.contenders import (
 from benchmarks.dtypes import COMBINATIONS
 from benchmarks.harness import Array, Case, Contender, Problem, Step
 from benchmarks.testing import QUICK, adam_case, pose
-from benchmarks.whole import WORKS, posed, posed_to_check
+from benchmarks.whole import WORKS, needs_ml_dtypes, posed, posed_to_check
 
 CLEAR = "clip, step, average, clear"
 
@@ -41,11 +41,11 @@ def test_the_limit_runs_over_the_arrays_of_the_problem() -> None:
 def test_the_limit_of_a_whole_moves_as_many_bytes(
     work: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "copies" in WORKS[work]:
+    if needs_ml_dtypes(work):
         pytest.importorskip("ml_dtypes")
     given: list[Any] = []
     monkeypatch.setattr("schuss._core.memory_floor", lambda *arguments: given.extend(arguments))
-    problem = posed_to_check(work, 1_400)
+    problem = posed_to_check(work, 179_200)  # 28 times the bytes of all works, and full blocks
     contenders.limit(problem)(5)
     _, _, param, grad, *states = given
     assert {array.dtype for array in (param, grad, *states)} == {np.dtype(np.float32)}
@@ -130,6 +130,35 @@ def test_a_share_is_of_the_limit_of_as_many_threads_at_most(
     assert [list(record["times"]) for record in records] == [["schuss"]] * 4
 
 
+def test_a_ratio_to_the_plain_step_is_to_one_of_as_many_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = {"limit": 1, "schuss": 4, "schuss, 1 thread": 12}
+    plain = dict(zip(harness.PLAINS, (2, 3), strict=True))
+    times = {name: np.array([value]) for name, value in {**seconds, **plain}.items()}
+    monkeypatch.setattr(harness, "interleave", lambda measures, rounds: times)
+    records = harness.compare(adam_case(), [SCHUSS, ONE_THREAD], contenders.WITH_PLAIN, QUICK)
+    ratios = {record["contender"]: record["times"] for record in records}
+    assert ratios["schuss"] == {"plain float32 step": 2, "schuss": 1}
+    assert ratios["schuss, 1 thread"] == {"plain float32 step": 4, "schuss": 3}
+
+
+def test_who_solves_another_problem_is_checked_on_it_and_has_no_share_of_the_limit() -> None:
+    posed: list[Problem] = []
+
+    def smaller(problem: Problem) -> Problem:
+        posed.append(pose(ADAM, problem.params[0].size // 2))
+        return posed[-1]
+
+    other = replace(SCHUSS, name="other", instead=smaller)
+    case = replace(adam_case(), contenders=[other])
+    *_, record = harness.compare(case, [SCHUSS], contenders.YARDSTICKS, QUICK)
+    assert [problem.optimizer.steps > 0 for problem in posed] == [True, True]
+    assert record["contender"] == "other"
+    assert record["times"].keys() == {"schuss"}
+    assert not {"share_of_limit", "gigabytes_per_second"} & record.keys()
+
+
 def test_who_does_not_know_the_rule_stays_out() -> None:
     newcomer = Contender("newcomer", {"RMSprop": TEXTBOOK.steps["RMSprop"]})
     absent = replace(TEXTBOOK, name="absent", present=lambda: False)
@@ -144,14 +173,18 @@ def test_who_does_not_know_the_rule_stays_out() -> None:
     [
         *zip([partial(pose, rule) for rule in RULES], (28, 20, 20), strict=True),
         *zip([partial(pose, rule) for rule in FURTHER_RULES], (20, 20, 28, 28), strict=True),
-        *zip([partial(posed, work) for work in WORKS], (28, 32, 44, 46, 64, 28), strict=True),
+        *zip(
+            [partial(posed, work) for work in WORKS],
+            (28, 32, 44, 46, 64, 28, 32.125, 26.125),
+            strict=True,
+        ),
         *zip(
             [formats.posed for formats in COMBINATIONS],
-            (28, 26, 26, 22, 22, 20, 14, 30, 56, 56, 48),
+            (28, 26, 26, 22, 22, 20, 14, 30, 26, 16.125, 14.125, 12.125, 10.125, 56, 56, 48),
             strict=True,
         ),
     ],
 )
 def test_bytes_moved_count_reads_and_writes(problem: Any, per_element: float) -> None:
     pytest.importorskip("ml_dtypes")
-    assert problem(size=10).bytes_moved == 10 * per_element
+    assert problem(size=12_800).bytes_moved == 12_800 * per_element

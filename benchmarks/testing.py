@@ -23,7 +23,6 @@ from benchmarks.report import PEERS as PACKAGES
 from benchmarks.tasks import Peer
 
 OF_SCHUSS = (SCHUSS, ONE_THREAD, contenders.SHARED_THREADS, *contenders.LEVELS)
-WHOLE = (SCHUSS, ONE_THREAD, contenders.IN_PLACE_WHOLE)
 QUICK = harness.Rounds(least=1, most=1)
 
 
@@ -42,11 +41,11 @@ def adam_case() -> Case:
     return Case({"size": 64}, ADAM, partial(pose, ADAM, 64), partial(pose, ADAM))
 
 
-def records_of(name: str, tmp_path: Path, *sizes: int) -> list[dict[str, Any]]:
+def records_of(name: str, tmp_path: Path, *sizes: int, only: str = "") -> list[dict[str, Any]]:
     """Run the benchmark, briefly if no sizes are given, and return what it measured."""
     path = tmp_path / "figures.json"
     how = ["--sizes", *map(str, sizes)] if sizes else ["--quick"]
-    main([name, *how, "--rounds", "1", "--json", str(path)])
+    main([name, *how, "--rounds", "1", "--only", only, "--json", str(path)])
     figures = json.loads(path.read_text())
     basics = {
         "date",

@@ -1,5 +1,7 @@
 """The 8-bit code of state: its values, its rounding, its random bits."""
 
+from itertools import pairwise
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -218,13 +220,11 @@ def test_what_is_not_blocks_of_these_elements_is_refused() -> None:
 
 @with_and_without_sign
 def test_codes_do_not_depend_on_how_the_elements_are_cut(nonnegative: bool) -> None:
-    values = some_values(np.random.default_rng(5), 10 * BLOCK + 17, nonnegative=nonnegative)
+    values = some_values(np.random.default_rng(5), (1 << 20) + 300, nonnegative=nonnegative)
     for first in (0, 5, (1 << 32) - 3 * BLOCK - 1):
         whole = encode(values, nonnegative, 9, first)
-        parts = [
-            encode(values[i : i + 2 * BLOCK], nonnegative, 9, first + i)
-            for i in range(0, values.size, 2 * BLOCK)
-        ]
+        cuts = [0, 2 * BLOCK, 4 * BLOCK, 100 * BLOCK, values.size]
+        parts = [encode(values[a:b], nonnegative, 9, first + a) for a, b in pairwise(cuts)]
         assert np.array_equal(np.concatenate(parts), whole)
 
 

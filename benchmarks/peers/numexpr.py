@@ -1,9 +1,11 @@
 """numexpr: NumPy's expressions, evaluated in blocks on threads."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from benchmarks.contenders import in_place_whole
 from benchmarks.harness import Array, Contender, Problem, Step
 from benchmarks.peers.packages import installed
 
@@ -77,3 +79,5 @@ NUMEXPR = Contender(
     {"Adam": numexpr_adam, "momentum": numexpr_momentum, "RMSprop": numexpr_rmsprop},
     present=partial(installed, "numexpr"),
 )
+NUMEXPR_WHOLE = replace(NUMEXPR, steps={"Adam": partial(in_place_whole, adam=numexpr_adam)})
+"""With NumPy's operations for the rest."""

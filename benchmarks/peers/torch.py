@@ -31,9 +31,9 @@ def _tensors(problem: Problem) -> tuple[list[Any], list[Any], list[list[Any]]]:
 
 
 def started_optimizer(
-    problem: Problem, make: Callable[[list[Any]], Any], names: tuple[str, ...], **more: float
+    problem: Problem, make: Callable[[list[Any]], Any], names: tuple[str, ...] = (), **more: float
 ) -> Any:
-    """Start an optimizer of torch with the problem's states, under these names."""
+    """Start an optimizer of torch with the problem's states, under these names, or its own."""
     import torch
 
     params, grads, states = _tensors(problem)
@@ -47,7 +47,7 @@ def started_optimizer(
 
 
 def _torch_adam(
-    problem: Problem, way: str, *, lr: float, beta1: float, beta2: float, eps: float
+    problem: Problem, *, way: str, lr: float, beta1: float, beta2: float, eps: float
 ) -> Any:
     from torch.optim import Adam
 
@@ -56,11 +56,7 @@ def _torch_adam(
 
 
 def torch_adam(way: str) -> Callable[..., Step]:
-    def prepare(problem: Problem, **hyperparameters: float) -> Step:
-        step: Step = _torch_adam(problem, way, **hyperparameters).step
-        return step
-
-    return prepare
+    return step_of(partial(_torch_adam, way=way))
 
 
 def _torch_average(params: list[Any], averages: list[Any], beta: float) -> Step:
@@ -80,41 +76,55 @@ def _torch_average(params: list[Any], averages: list[Any], beta: float) -> Step:
     return partial(averaged.update_parameters, model)
 
 
-def torch_whole(problem: Problem, **hyperparameters: float) -> Step:
-    """Make Adam's step and a call per option; gradients accumulate in the first ones."""
-    import torch
-    from torch.nn.utils import clip_grad_norm_
+def step_of(make: Callable[..., Any]) -> Callable[..., Step]:
+    """Return what prepares a step; make(problem, **hyperparameters) starts the optimizer."""
 
-    options = problem.options
-    optimizer = _torch_adam(problem, "fused", **hyperparameters)
-    params = optimizer.param_groups[0]["params"]
-    grads = [param.grad for param in params]
-    more_grads = [tensors_of(of_all) for of_all in problem.more_grads]
-    averages, copies = tensors_of(problem.averages), tensors_of(problem.copies)
+    def prepare(problem: Problem, **hyperparameters: float) -> Step:
+        step: Step = make(problem, **hyperparameters).step
+        return step
 
-    def add_up() -> None:
-        for of_all in more_grads:
-            torch._foreach_add_(grads, of_all)
+    return prepare
 
-    def clip() -> None:
-        problem.norm[...] = clip_grad_norm_(params, options["clip_norm"]).item()
 
-    def cast() -> None:
-        for copy, param in zip(copies, params, strict=True):
-            copy.copy_(param)
+def whole(make: Callable[..., Any]) -> Callable[..., Step]:
+    """Return what prepares a step with a call per option, which accumulates in the first grads."""
 
-    parts: list[Step] = [optimizer.step]
-    if "clip_norm" in options:
-        parts.insert(0, clip)
-    if more_grads:
-        parts.insert(0, add_up)
-    if averages:
-        parts.append(_torch_average(params, averages, options["average"]))
-    if options.get("clear_grads"):
-        parts.append(partial(optimizer.zero_grad, set_to_none=False))
-    if copies:
-        parts.append(cast)
-    return in_order(parts)
+    def prepare(problem: Problem, **hyperparameters: float) -> Step:
+        import torch
+        from torch.nn.utils import clip_grad_norm_
+
+        options = problem.options
+        optimizer = make(problem, **hyperparameters)
+        params = optimizer.param_groups[0]["params"]
+        grads = [param.grad for param in params]
+        more_grads = [tensors_of(of_all) for of_all in problem.more_grads]
+        averages, copies = tensors_of(problem.averages), tensors_of(problem.copies)
+
+        def add_up() -> None:
+            for of_all in more_grads:
+                torch._foreach_add_(grads, of_all)
+
+        def clip() -> None:
+            problem.norm[...] = clip_grad_norm_(params, options["clip_norm"]).item()
+
+        def cast() -> None:
+            for copy, param in zip(copies, params, strict=True):
+                copy.copy_(param)
+
+        parts: list[Step] = [optimizer.step]
+        if "clip_norm" in options:
+            parts.insert(0, clip)
+        if more_grads:
+            parts.insert(0, add_up)
+        if averages:
+            parts.append(_torch_average(params, averages, options["average"]))
+        if options.get("clear_grads"):
+            parts.append(partial(optimizer.zero_grad, set_to_none=False))
+        if copies:
+            parts.append(cast)
+        return in_order(parts)
+
+    return prepare
 
 
 def torch_momentum(way: str) -> Callable[..., Step]:
@@ -189,7 +199,7 @@ TORCH_FUSED = _torch(
         "Adagrad": torch_other("Adagrad", "fused", "sum"),
     },
 )
-TORCH_WHOLE = _torch("torch", {"Adam": torch_whole})
+TORCH_WHOLE = _torch("torch", {"Adam": whole(partial(_torch_adam, way="fused"))})
 TORCH_CAST = _torch("torch fused, copy_", TORCH_WHOLE.steps)
 TORCH_HALF = _torch("torch fused, state to nearest", {"Adam": torch_adam("fused")})
 """PyTorch has one dtype for all arrays of a parameter, and no stochastic rounding."""

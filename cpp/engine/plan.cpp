@@ -166,13 +166,13 @@ void Plan::run(const Run& run) noexcept {
                 average =
                     all.average->call({computed, item.averaged(), computed}, plan.prefetches_);
             }
-            sweep::Call update;
-            if (item.rests && average) update = *average;
-            if (!item.rests && all.groups != nullptr) {
-                update = all.groups[item.group].call(item.formats, plan.prefetches_);
-            }
+            const Update* const update =
+                item.rests || all.groups == nullptr ? nullptr : &all.groups[item.group];
             const Pass pass{.level = table,
-                            .update = update,
+                            .update = update != nullptr
+                                          ? update->call(item.formats, plan.prefetches_)
+                                      : item.rests && average ? *average
+                                                              : sweep::Call{},
                             .average = average ? &*average : nullptr,
                             .clear_gradients = all.clear_gradients && !item.rests,
                             .first = plan.first_[at.item],

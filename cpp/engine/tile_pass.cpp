@@ -38,7 +38,8 @@ class TilePass {
     void run_piece(std::byte* const* at, std::size_t count, std::uint64_t begin) const;
     void update(std::byte* const* at, std::size_t count, std::uint64_t begin) const;
     void update_average(std::byte* average, std::byte* const* at, std::size_t count) const;
-    void join(std::byte* const* at, std::size_t count, float* to) const;
+    template <class Use>
+    void with_joined(std::byte* const* at, std::size_t count, const Use& use) const;
     void load_parameter(std::byte* const* at, std::size_t count, double* to) const;
     void clear_gradient(std::byte* const* at, std::size_t count) const;
     std::uint64_t place_of(std::byte* const* at) const;
@@ -221,24 +222,28 @@ void TilePass::run_piece(std::byte* const* at, std::size_t count, std::uint64_t 
     norms->update.add(norms->after, values);
 }
 
-/// The values of a parameter that has a master.
-void TilePass::join(std::byte* const* at, std::size_t count, float* to) const {
+/// Calls use(values) with the values of a parameter that has a master. Not inline: other steps need
+/// no such space on the stack.
+template <class Use>
+[[gnu::noinline]] void TilePass::with_joined(std::byte* const* at, std::size_t count,
+                                             const Use& use) const {
+    float values[elements_per_piece];
     const std::size_t master = layout_.master();
     const auto kind = static_cast<std::size_t>(layout_.operand(master).master);
-    pass_.level.join[kind](at[pass_.parameter()], at[master], to, count);
+    pass_.level.join[kind](at[pass_.parameter()], at[master], values, count);
+    use(reinterpret_cast<std::byte*>(values));
 }
 
 void TilePass::load_parameter(std::byte* const* at, std::size_t count, double* to) const {
-    numbers::DType dtype = layout_.operand(pass_.parameter()).dtype;
-    const void* from = at[pass_.parameter()];
-    float joined[elements_per_piece];
+    const auto load = [&](numbers::DType dtype, const std::byte* from) {
+        constexpr auto to_double = static_cast<int>(numbers::DType::float64);
+        pass_.level.format(dtype).load[to_double](from, to, count * layout_.components());
+    };
     if (layout_.has_master()) {
-        join(at, count, joined);
-        from = joined;
-        dtype = numbers::DType::float32;
+        return with_joined(
+            at, count, [&load](const std::byte* values) { load(numbers::DType::float32, values); });
     }
-    const auto load = pass_.level.format(dtype).load[static_cast<int>(numbers::DType::float64)];
-    load(from, to, count * layout_.components());
+    load(layout_.operand(pass_.parameter()).dtype, at[pass_.parameter()]);
 }
 
 /// Runs the kernel, and writes the average and the copy.
@@ -266,13 +271,12 @@ void TilePass::update(std::byte* const* at, std::size_t count, std::uint64_t beg
 }
 
 void TilePass::update_average(std::byte* average, std::byte* const* at, std::size_t count) const {
-    std::byte* averaged[] = {average, at[pass_.parameter()]};
-    float joined[elements_per_piece];
-    if (layout_.has_master()) {
-        join(at, count, joined);
-        averaged[1] = reinterpret_cast<std::byte*>(joined);
-    }
-    pass_.level.run(*pass_.average, averaged, count * layout_.components(), nullptr);
+    const auto update = [&](std::byte* values) {
+        std::byte* const averaged[] = {average, values};
+        pass_.level.run(*pass_.average, averaged, count * layout_.components(), nullptr);
+    };
+    if (layout_.has_master()) return with_joined(at, count, update);
+    update(at[pass_.parameter()]);
 }
 
 void TilePass::clear_gradient(std::byte* const* at, std::size_t count) const {

@@ -145,18 +145,20 @@ struct GradientArray {
     const G* memory;
 };
 
-/// Updates `width` elements, or the first of them: the body and the tail of every loop.
-template <class Rule, Decay decay, class C, typename Part, typename P, typename G,
+/// Updates `width` elements, or the first of them: the body and the tail of every loop. is_plain:
+/// whether the step neither scales nor clips the gradients, and has no weight decay.
+template <class Rule, Decay decay, bool is_plain, class C, typename Part, typename P, typename G,
           typename... States>
 [[gnu::always_inline]] inline void update(std::size_t i, Part part, const C& c, const P& p,
                                           const G& g, const States&... states) {
     auto&& parameter = p.at(i, part);
     auto gradient = g.at(i, part);
-    if constexpr (Rule::takes_gradients) {
+    if constexpr (Rule::takes_gradients && !is_plain) {
         gradient = GradientTransform::transform(gradient, c.gradient);
     }
-    if constexpr (Rule::updates_parameters)
+    if constexpr (Rule::updates_parameters && !is_plain) {
         WeightDecay::apply<decay>(*parameter, gradient, c.decay);
+    }
     Rule::update(*parameter, gradient, *states.at(i, part)..., c.rule);
 }
 
@@ -214,7 +216,7 @@ void loop(std::size_t count, bool prefetches, const Coefficients<Rule, T>& scala
     const ParameterArray<width, P> parameters = {p};
     const GradientArray<width, G> gradients = {g};
     const auto step = [&](std::size_t i, auto part) __attribute__((always_inline)) {
-        update<Rule, decay>(i, part, c, parameters, gradients, states...);
+        update<Rule, decay, false>(i, part, c, parameters, gradients, states...);
         (states.store.next(), ...);
     };
     constexpr std::size_t chunk =

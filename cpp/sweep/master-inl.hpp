@@ -69,21 +69,21 @@ inline void write_words(float* memory, const WordPair& x) {
     write_as(memory + width_of<float>, x.last);
 }
 
-/// Signed halves that are added to words, except for those below a 0: see `joined`.
+/// The words of upper halves and of signed lower halves that are added to them; see `joined`.
 inline WordPair sum(Halves upper, Halves lower) {
-    const auto is_written_zero = ((upper << 1) == 0) & ((lower >> 15) != 0);
-    lower &= ~__builtin_bit_cast(Halves, is_written_zero);
-    const Halves carried = upper - (lower >> 15);  // the sign of the lower half, extended
-    return {first_words(lower, carried), last_words(lower, carried)};
+    const auto is_negative = lower >> 15 != 0, is_zero = upper << 1 == 0;
+    const Halves rest = is_negative & is_zero ? Halves{} : lower;
+    const Halves borrowed = upper - (rest >> 15);  // the sign of the lower half, extended
+    return {first_words(rest, borrowed), last_words(rest, borrowed)};
 }
-inline WordPair sum(Halves upper, const std::int16_t* low) {
-    return sum(upper, read_as<Halves>(low));
+inline Halves read_low(const std::int16_t* low) {
+    return read_as<Halves>(low);
 }
-inline WordPair sum(Halves upper, const std::int8_t* low) {
+inline Halves read_low(const std::int8_t* low) {
     using Bytes [[gnu::vector_size(vector_bytes / 2)]] = std::int8_t;
     using SignedHalves [[gnu::vector_size(vector_bytes)]] = std::int16_t;
     const auto wide = __builtin_convertvector(read_as<Bytes>(low), SignedHalves);
-    return sum(upper, __builtin_bit_cast(Halves, wide) << 8);
+    return __builtin_bit_cast(Halves, wide) << 8;
 }
 #endif
 
@@ -106,7 +106,7 @@ void join_all(const void* high, const void* low, float* out, std::size_t count) 
     std::size_t i = 0;
 #if defined(SCHUSS_HAS_VECTORS)
     for (; i + at_a_time <= count; i += at_a_time) {
-        write_words(out + i, sum(read_as<Halves>(h + i), l + i));
+        write_words(out + i, sum(read_as<Halves>(h + i), read_low(l + i)));
     }
 #endif
     for (; i < count; ++i) out[i] = joined<master>(h[i], l[i]);

@@ -217,7 +217,7 @@ class Options(Configurable):
     >>> w = np.zeros(100_000, np.float32)
     >>> opt = schuss.Adam(w, state_dtype="8bit")
     >>> opt.step(np.ones_like(w))
-    >>> opt.state["m"][:2], opt.state_bytes
+    >>> opt.state["m"][:2].round(6), opt.state_bytes
     (array([0.1, 0.1], dtype=float32), 206448)
 
     Parameters in bfloat16 that keep what their format drops:
