@@ -343,7 +343,7 @@ def _checked_master(
     """Return a saved master, or its format, or raise ValueError if there is none here."""
     here = internals.rounding.master
     if here is None:
-        was = "given" if has_values else repr(given)
+        was = "given" if has_values else shown(given)
         raise ValueError(f"{call}: {name} is {was}, expected None: the optimizer has no master")
     return given if has_values else same(here)(call, name, given)
 
