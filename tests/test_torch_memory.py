@@ -162,6 +162,15 @@ def test_24_bits_are_close_to_float32_ones() -> None:
     assert {bits.dtype for bits in state_of(optimizer, params, "master_bits")} == {torch.int8}
 
 
+def test_a_pickle_of_before_there_were_8_bits_still_loads() -> None:
+    optimizer = schuss_torch.Adam(parameters(), state_dtype=torch.bfloat16)
+    extras = optimizer.__getstate__()["_extras"]
+    del extras.__dict__["formats"]
+    extras.__setstate__({"clip_norm": 0.5, "average": None, "state_dtype": torch.bfloat16})
+    assert (extras.clip_norm, extras.formats.state_dtype) == (0.5, torch.bfloat16)
+    assert "state_dtype" not in vars(extras)
+
+
 def test_a_parameter_that_was_set_to_zero_is_zero() -> None:
     params = parameters(torch.bfloat16)
     optimizer = schuss_torch.SGD(params, lr=0.1, master="float32")

@@ -17,8 +17,9 @@ struct Bfloat16 {
     std::uint16_t bits;
 };
 
-/// The elements of a block in memory, each in one byte: q * |q| * scale / Q^2 for the code q, an
-/// int8 with Q = 127, or a uint8 with Q = 255 if no element is negative. Only states have it.
+/// The elements of a block in memory, each in one byte: q * |q| times a unit for the code q, an
+/// int8, or a uint8 if no element is negative. The unit is the scale divided by nearly the square
+/// of the largest code (square.hpp). Only states have it.
 struct Square8 {
     float scale;
     std::uint8_t codes[128];

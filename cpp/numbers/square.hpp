@@ -17,11 +17,11 @@ constexpr float largest_square = nonnegative ? 65024.9375f : 16128.984375f;
 constexpr float smallest_unlifted = 0x1p-40f, lift = 0x1p86f;
 
 /// A larger scale is set to this one, and so are larger elements: the largest code of such a block
-/// would be infinite.
+/// would decode to infinity.
 constexpr float largest_scale = 0x1.ffffd6p127f;
 
 /// A block with a smaller scale has a unit that may be subnormal.
-constexpr float smallest_plain = 0x1p-100f;
+constexpr float smallest_plain = 0x1p-109f;
 
 /// x if it is larger, otherwise y, also if one is NaN.
 inline float larger(float x, float y) {
@@ -131,7 +131,8 @@ V with_code(V x, V inverse, V random) {
     constexpr float quarter = 0x1p62f, integers = 0x1.8p23f * 0x1p32f;
     const V shifted = random * random - quarter;
     if constexpr (nonnegative) {
-        // A positive element has no code 0: an update may divide by its root. The root is NaN where
+        // A positive element has no code 0: an update may divide by its root. (Code 1 still decodes
+        // to 0 where that is subnormal, below a scale of 2^-110.) The root is NaN where
         // the sum is negative.
         return at_least_one(square_root(x * inverse + shifted) + random, x) + integers;
     } else {

@@ -24,7 +24,8 @@ template <bool nonnegative>
 [[gnu::noinline]] float set_special_scale(Square8& block, float* values) {
     const float largest = block.scale;
     const bool is_small = largest<smallest_unlifted, is_large = largest> largest_scale;
-    const bool is_finite = largest < HUGE_VALF, is_number = is_finite && largest > 0;
+    const bool is_finite = largest >= 0 && largest < HUGE_VALF,
+               is_number = is_finite && largest > 0;
     if (is_large) block.scale = largest_scale;
     if (!is_number) block.scale = is_finite ? 0 : float_of(0x7fc00000u);
     for (std::size_t i = 0; i < square_block; ++i) {
@@ -360,6 +361,10 @@ void update_all_blocks(std::size_t n, [[maybe_unused]] bool prefetches,
     for (std::size_t block = 0; block * square_block < n; ++block) {
 #if defined(SCHUSS_HAS_VECTORS)
         const std::size_t whole = n / square_block;
+        if (!(states.is_plain(block) && ...)) {
+            update_block<Rule, decay>(block, n, c, streams, arrays, states...);
+            continue;
+        }
         block = is_plain(decay, c) ? update_blocks<Rule, decay, true>(block, whole, prefetches, c,
                                                                       streams, arrays, states...)
                                    : update_blocks<Rule, decay, false>(block, whole, prefetches, c,

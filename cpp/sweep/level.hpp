@@ -22,9 +22,10 @@ struct Call;
 /// each is aligned and contiguous, and none overlaps another. `coefficients` are values of the
 /// compute type in the order of rules::coefficients; the power of the scale and `fine` are not
 /// used. `streams` has one entry for each state if states are rounded stochastically; none crosses
-/// a multiple of 2^32. `prefetches`: whether the operands' memory is fetched ahead, which may reach
-/// past their ends. converted: only for kernels whose states are blocks of codes, which compute in
-/// float32: the call whose parameters or gradients have another format; nullptr for others.
+/// a multiple of 2^32, except for blocks. `prefetches`: whether the operands' memory is fetched
+/// ahead, which may reach past their ends. converted: only for kernels whose states are blocks of
+/// codes, which compute in float32: the call whose parameters or gradients have another format;
+/// nullptr for others.
 using Kernel = void (*)(std::byte* const* operands, std::size_t count, const void* coefficients,
                         const Stream* streams, bool prefetches, const Call* converted);
 

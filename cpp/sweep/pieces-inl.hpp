@@ -1,6 +1,6 @@
-// Updates that a kernel cannot do alone: gradients in another format than the computation, and with
-// blocks of codes parameters too, parameters with a master or rounded at random, a gradient scale
-// that T cannot hold, and a learning rate that T cannot hold. They are run piece by piece on copies
+// Updates that a kernel cannot do alone: gradients in another format than the computation (with
+// blocks, also parameters), parameters with a master or rounded at random, a gradient scale that T
+// cannot hold, and a learning rate that T cannot hold. They are run piece by piece on copies
 // that stay in the first-level cache. Included by level-inl.hpp in its anonymous namespace.
 #pragma once
 

@@ -21,6 +21,13 @@ class Extras:
     """The decay rate of the averages."""
     formats: Formats = field(default_factory=Formats)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a pickle, also one of before there were formats."""
+        known = dict(state)
+        if "state_dtype" in known:
+            known["formats"] = Formats(known.pop("state_dtype"))
+        self.__dict__.update(known)
+
 
 def checked(call: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """Return options, checked, or raise TypeError or ValueError."""
