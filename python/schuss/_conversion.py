@@ -49,8 +49,8 @@ class Conversion:
         """Return a saved array in the format of the state; itself if it has that."""
         if has_blocks(saved) and ((saved["scale"] < 0) | np.isinf(saved["scale"])).any():
             raise ValueError(
-                f"{self.call}: a block of a state has a negative or infinite scale, expected blocks "
-                "that an optimizer of schuss wrote"
+                f"{self.call}: a block of a state has a negative or infinite scale, expected "
+                "blocks that an optimizer of schuss wrote"
             )
         if not self.is_needed(saved, state):
             return saved

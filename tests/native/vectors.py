@@ -365,7 +365,8 @@ def of_few_bits(special: bool) -> Iterator[Callable[[], Case]]:
             average=i % 3 == 0,
             clip_norm=3.0 if i % 4 == 0 else None,
             clear_grads=i % 7 < 3,
-            scale=[1.0, 0.3, tiny_scale((rule, ""), special)][i % 3],
+            # Products with a tiny scale are subnormal before bfloat16 state is rounded.
+            scale=[1.0, 0.3, tiny_scale((rule, ""), special) if special else 2.0][i % 3],
         )
 
     def across_streams(state_dtype: Any, rounding: str, layout: str) -> Case:
