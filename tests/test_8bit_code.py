@@ -135,7 +135,7 @@ def test_the_values_of_codes_at_random_are_the_elements_on_average(
     below = np.floor(np.sqrt(x))
     above = (x - below**2) / (2 * below + 1)  # the probability of the code above
     if nonnegative and below == 0:
-        assert set(codes) == {1}  # whatever the probability
+        assert set(codes) == {1}  # with any probability
         return
     assert set(codes) == {below, below + 1}
     deviation = np.sqrt(above * (1 - above) / codes.size)

@@ -375,7 +375,8 @@ void update_all_blocks(std::size_t n, [[maybe_unused]] bool prefetches,
     }
 }
 
-/// A kernel whose states are blocks of codes, and whose other arrays are in float32.
+/// A kernel whose states are blocks of codes. It computes in float32, and converts the parameters
+/// and gradients of the call `converted`.
 template <class Rule, Decay decay>
 [[gnu::noinline]] void block_kernel(std::byte* const* operands, std::size_t n,
                                     const void* coefficients, const Stream* streams,
