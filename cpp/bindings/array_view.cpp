@@ -220,14 +220,23 @@ std::size_t ArrayView::size() const {
 }
 
 py::array ArrayView::plain() const {
+    return new_array(data_, shape_, strides_);
+}
+
+py::array ArrayView::part(std::byte* first, std::size_t count) const {
+    return new_array(first, {count}, {static_cast<std::ptrdiff_t>(itemsize())});
+}
+
+py::array ArrayView::new_array(std::byte* data, const std::vector<std::size_t>& shape,
+                               const std::vector<std::ptrdiff_t>& strides) const {
     const auto& numpy = npy::get();
-    const std::vector<Py_intptr_t> shape(shape_.begin(), shape_.end());
+    const std::vector<Py_intptr_t> sizes(shape.begin(), shape.end());
     static const Py_intptr_t none = 0;  // for an array without axes; nullptr means default strides
-    const Py_intptr_t* const strides = strides_.empty() ? &none : strides_.data();
     const py::tuple base = py::make_tuple(array_, owner_, hold_);
     auto array = py::reinterpret_steal<py::array>(numpy.PyArray_NewFromDescr_(
-        numpy.PyArray_Type_, py::dtype(dtype_).release().ptr(), static_cast<int>(ndim()),
-        shape.data(), strides, data_, writeable_ ? npy::NPY_ARRAY_WRITEABLE_ : 0, nullptr));
+        numpy.PyArray_Type_, py::dtype(dtype_).release().ptr(), static_cast<int>(shape.size()),
+        sizes.data(), strides.empty() ? &none : strides.data(), data,
+        writeable_ ? npy::NPY_ARRAY_WRITEABLE_ : 0, nullptr));
     if (!array) throw py::error_already_set();
     if (numpy.PyArray_SetBaseObject_(array.ptr(), py::object(base).release().ptr()) != 0) {
         throw py::error_already_set();

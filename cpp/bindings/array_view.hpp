@@ -85,6 +85,9 @@ class ArrayView {
     /// A new ndarray of this memory, which keeps the memory alive too.
     py::array plain() const;
 
+    /// The same for contiguous elements of it, as an array with one axis.
+    py::array part(std::byte* first, std::size_t count) const;
+
     /// Whether the array and its owner still have this memory: `__setstate__` gives an array other
     /// memory and frees the old. Runs no Python code.
     bool is_in_place() const;
@@ -103,6 +106,9 @@ class ArrayView {
     int traverse(visitproc visit, void* arg) const;
 
   private:
+    py::array new_array(std::byte* data, const std::vector<std::size_t>& shape,
+                        const std::vector<std::ptrdiff_t>& strides) const;
+
     py::object object_;
     py::array array_;
     py::array owner_;    // of the memory, as far as NumPy knows

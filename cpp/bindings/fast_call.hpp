@@ -50,6 +50,7 @@ class Arguments {
         throw py::error_already_set();
     }
 
+    Py_ssize_t count() const { return count_; }
     py::handle operator[](Py_ssize_t i) const { return values_[i]; }
 
     /// An argument, or else its default.

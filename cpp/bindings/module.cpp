@@ -25,9 +25,11 @@ PYBIND11_MODULE(core, module) {
     schuss::bindings::register_busy_guard(module);
     schuss::bindings::register_copy_bytes(module);
     schuss::bindings::register_ewma(module);
+    schuss::bindings::register_flat_arrays(module);
     schuss::bindings::register_formula(module);
     schuss::bindings::register_kernels(module);
     schuss::bindings::register_memory_floor(module);
+    schuss::bindings::register_memory_order(module);
     schuss::bindings::register_options(module);
     schuss::bindings::register_runtime(module);
     schuss::bindings::register_small_update(module);

@@ -1,4 +1,4 @@
-// Work on series and mini-batches, shared by the threads of the pool.
+// Work on data, shared by the threads of the pool.
 #pragma once
 
 #include <cstddef>

@@ -145,23 +145,23 @@ void GradientStats::run_chunk(const sweep::Level& level, std::size_t chunk,
 }
 
 void GradientStats::run(const sweep::Level& level, bool wake_workers, bool backwards) noexcept {
-    wake_workers_ = wake_workers;
-    backwards_ = backwards;
-    sum(level, 0);
+    sum(level, 0, wake_workers, backwards);
     const bool is_safe = sum_ >= safe_sum && sum_ <= std::numeric_limits<double>::max();
     if (is_safe || first_nonfinite_ < gradients_.size()) return;
     // The squares of other formats are within the range of double.
     const bool has_float64 = std::any_of(
         gradients_.begin(), gradients_.end(),
         [](const Gradient& gradient) { return gradient.dtype == numbers::DType::float64; });
-    if (has_float64) sum(level, sum_ < 1 ? safe_power : -safe_power);
+    const int power = sum_ < 1 ? safe_power : -safe_power;
+    if (has_float64) sum(level, power, wake_workers, backwards);
 }
 
 numbers::Wide GradientStats::norm() const {
     return numbers::Wide(std::sqrt(sum_), -power_);
 }
 
-void GradientStats::sum(const sweep::Level& level, int power) noexcept {
+void GradientStats::sum_blocks(const sweep::Level& level, int power, bool wake_workers,
+                               bool backwards) noexcept {
     power_ = power;
     const std::size_t chunks = (sums_.size() + blocks_per_chunk_ - 1) / blocks_per_chunk_;
     struct Job {
@@ -173,12 +173,17 @@ void GradientStats::sum(const sweep::Level& level, int power) noexcept {
         const runtime::SubnormalsAreZero mode;
         stats.run_chunk(table, task, stats.scratch_[slot].data());
     };
-    runtime::parallel_for({run_task, &job, chunks, wake_workers_, backwards_}, threads_);
+    runtime::parallel_for({run_task, &job, chunks, wake_workers, backwards}, threads_);
 
     first_nonfinite_ = gradients_.size();
     for (std::size_t i = segments_.size(); i-- > 0;) {
         if (!segments_[i].is_finite) first_nonfinite_ = segments_[i].gradient;
     }
+}
+
+void GradientStats::sum(const sweep::Level& level, int power, bool wake_workers,
+                        bool backwards) noexcept {
+    sum_blocks(level, power, wake_workers, backwards);
     sum_ = sum_in_pairs(sums_);
 }
 

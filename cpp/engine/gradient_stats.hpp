@@ -38,6 +38,13 @@ class GradientStats {
     /// Reads all gradients, from the first or from the last.
     void run(const sweep::Level& level, bool wake_workers, bool backwards) noexcept;
 
+    /// Computes the sum of the squares of each block. The elements are multiplied by 2^power first.
+    void sum_blocks(const sweep::Level& level, int power, bool wake_workers,
+                    bool backwards) noexcept;
+
+    /// These sums. After `run`, they are lost.
+    const std::vector<double>& block_sums() const { return sums_; }
+
     /// The norm of all gradients together. It is not finite if an element is not.
     numbers::Wide norm() const;
 
@@ -51,7 +58,7 @@ class GradientStats {
         bool is_finite;
     };
 
-    void sum(const sweep::Level& level, int power) noexcept;
+    void sum(const sweep::Level& level, int power, bool wake_workers, bool backwards) noexcept;
     std::size_t run_whole_blocks(const sweep::Level& level, std::size_t first,
                                  std::size_t last) noexcept;
     void run_chunk(const sweep::Level& level, std::size_t chunk, std::byte* scratch) noexcept;
@@ -63,7 +70,6 @@ class GradientStats {
     std::vector<Scratch> scratch_;
     std::size_t scratch_bytes_ = 0;
     std::size_t threads_ = 1;
-    bool wake_workers_ = false, backwards_ = false;
     std::size_t blocks_per_chunk_ = 1;
     bool in_pairs_ = true;
     double sum_ = 0;

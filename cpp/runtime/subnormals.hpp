@@ -12,16 +12,14 @@
 
 namespace schuss::runtime {
 
-/// Sets this thread's floating-point mode (round to nearest, no traps, subnormal operands and
-/// results are zero), and restores the caller's mode when it is destroyed.
-class SubnormalsAreZero {
+/// The floating-point mode of this thread: round to nearest, no traps, and how it treats subnormal
+/// operands and results. The caller's mode is restored when it is destroyed.
+class FloatingPointMode {
   public:
-    SubnormalsAreZero() : callers_(mode()) { set_mode(kernel_mode); }
-    ~SubnormalsAreZero() { set_mode(callers_); }
-    SubnormalsAreZero(const SubnormalsAreZero&) = delete;
-    SubnormalsAreZero& operator=(const SubnormalsAreZero&) = delete;
+    FloatingPointMode(const FloatingPointMode&) = delete;
+    FloatingPointMode& operator=(const FloatingPointMode&) = delete;
 
-  private:
+  protected:
 #if defined(__aarch64__)
     using Mode = std::uint64_t;
     static constexpr Mode kernel_mode = Mode{1} << 24;  // FPCR: FZ
@@ -40,14 +38,30 @@ class SubnormalsAreZero {
     static void set_mode(Mode value) { _mm_setcsr(value); }
 #endif
 
-    Mode callers_;
+    explicit FloatingPointMode(Mode own) : callers_(mode()) { set_mode(own); }
+    ~FloatingPointMode() { set_mode(callers_); }
 
     friend void use_default_mode();
+
+  private:
+    Mode callers_;
+};
+
+/// The mode of kernels.
+class SubnormalsAreZero : FloatingPointMode {
+  public:
+    SubnormalsAreZero() : FloatingPointMode(kernel_mode) {}
+};
+
+/// The mode that programs start with, where a library may have changed it.
+class SubnormalsAreKept : FloatingPointMode {
+  public:
+    SubnormalsAreKept() : FloatingPointMode(default_mode) {}
 };
 
 /// Sets this thread's mode to the one that programs start with.
 inline void use_default_mode() {
-    SubnormalsAreZero::set_mode(SubnormalsAreZero::default_mode);
+    FloatingPointMode::set_mode(FloatingPointMode::default_mode);
 }
 
 }  // namespace schuss::runtime

@@ -136,6 +136,9 @@ class Optimizer:
 
     `step`, `params` and `grads` are what messages call the method and its arguments.
     `round_at_random`: whether bfloat16 parameters without a master are rounded at random.
+    `first` has the index of each parameter's first element among all elements, two for each complex
+    number, of which these parameters may be a part: random rounding depends on it. Without `first`,
+    the parameters follow each other.
     """
 
     def __init__(
@@ -146,6 +149,7 @@ class Optimizer:
         params: str = "params",
         grads: str = "grads",
         round_at_random: bool = False,
+        first: Sequence[int] | None = None,
     ) -> None: ...
     @property
     def tree(self) -> Tree:
@@ -226,6 +230,17 @@ class Optimizer:
         Then the norms of the update, and of the parameters before it.
         """
 
+    @property
+    def norm_parts(self) -> npt.NDArray[np.uint64]:
+        """The exact norms of the last step's update and parameters, as integers.
+
+        ValueError unless that step measured norms. The parts of optimizers with other parameters
+        can be added, those of up to 2**20: the sum has the norms of all.
+        """
+
+    def set_norms(self, parts: npt.NDArray[np.uint64]) -> None:
+        """Set both norms of `last` from the sum of such parts."""
+
     def keep_last_of(self, other: Optimizer) -> None:
         """Make `last` that of another optimizer."""
 
@@ -249,6 +264,16 @@ class Optimizer:
     def check_source(self, grads: GradTree) -> None:
         """Raise ValueError unless there are either these gradients or accumulated ones."""
 
+    def read(self, grads: GradTree, call: str) -> list[npt.NDArray[Any] | None]:
+        """Check gradients as `step` does, or (None) the accumulated ones, and change nothing.
+
+        Return new arrays of their memory, in their own dtypes and layouts; None for parameters
+        without a gradient. `call` is what messages call the caller.
+        """
+
+    def check_params(self, call: str) -> None:
+        """Raise ValueError if parameters or copies were replaced."""
+
     def step(
         self,
         grads: GradTree,
@@ -257,6 +282,9 @@ class Optimizer:
         expected_step: int = 0,
         skip_nonfinite: bool = False,
         lr_version: int | None = None,
+        statistics: tuple[float, int, int] | None = None,
+        ends: Sequence[int] | None = None,
+        begin: Callable[[int], Sequence[npt.NDArray[Any]] | None] | None = None,
         /,
     ) -> None:
         """Make a step with these gradients, or (None) with the accumulated ones.
@@ -264,6 +292,22 @@ class Optimizer:
         `lrs` has one learning rate, or one for each group. They were computed for `expected_step`
         (RuntimeError if another thread has made it; 0 if they are those of every step), when
         `lr_version` was that: if it has changed since, `last_lrs` stays None.
+
+        `statistics` is ``(digits, power, first)``: the norm of all gradients, which are not scaled,
+        is ``digits * 2**-power``, and `first` is the index of the first parameter whose gradient is
+        not finite, or -1. They replace those of these gradients, which may be a part of all, where
+        an option needs statistics.
+
+        With `ends`, the step is made in pieces: piece k has the elements up to ``ends[k]``, counted
+        over all parameters one after another (a complex number is one element). Each end is a
+        multiple of 4,096 elements from the beginning of a parameter, or the end of one; the last is
+        the number of elements. All arrays must be contiguous with one axis (ValueError).
+        ``begin(k)`` is called before piece k is read or written, and ``begin(len(ends))`` at the
+        end, before the step is counted. A step that is skipped or refused calls nothing. Where a
+        piece lies within one parameter, `begin` may return its states: contiguous arrays in their
+        order, with the items of the piece alone, used in place of the parameter's own until the
+        next call. They must not share memory with other arrays of the step. If `begin` raises, the
+        exception goes on: the pieces before are updated, and the step is not counted.
         """
 
     @property
@@ -320,6 +364,55 @@ class Optimizer:
     def average_weights(self, arg1: tuple[float, float], /) -> None: ...
     def check_copies(self, call: str) -> None:
         """Raise ValueError unless the copies can be written."""
+
+class MemoryOrder:
+    """The elements of a parameter in the order of its memory, the fastest axis last.
+
+    The methods take arrays of its shape, of any dtype with 1, 2, 4, 8 or 16 bytes.
+    """
+
+    def __init__(self, param: ArrayLike) -> None: ...
+    def flat(self, array: ArrayLike) -> npt.NDArray[Any] | None:
+        """Return a view, with one axis, of an array whose elements lie dense in this order.
+
+        None if they do not, or if the array is not aligned.
+        """
+
+    def gather(self, array: ArrayLike, begin: int, out: npt.NDArray[Any]) -> None:
+        """Copy elements of an array from `begin` on, in this order, to `out`."""
+
+    def scatter(self, values: npt.NDArray[Any], begin: int, array: ArrayLike) -> None:
+        """Copy values to the elements of an array from `begin` on."""
+
+def convert(source: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+    """Convert elements, rounded to nearest; both are contiguous with one axis.
+
+    From 16 bits to 32 or 64, from 32 to 16 or 64, from 64 to 32. Subnormal numbers are kept.
+    """
+
+def add(
+    arrays: Sequence[npt.NDArray[Any]],
+    out: npt.NDArray[Any],
+    weights: Sequence[float] | None = None,
+) -> None:
+    """Write the sum of arrays, ``((w0*a0) + w1*a1) + ...``, in one pass over memory.
+
+    Each weight, product and sum is rounded to the dtype of `out`, which is float32, float64 or
+    complex; subnormal numbers count as zero: the bits of ``accumulate(a0, scale=w0)`` and so on.
+    All are contiguous with one axis. The arrays have the dtype of `out`, or float16 or bfloat16
+    where that is real. `out` may be one of them.
+    """
+
+def square_sums(
+    arrays: Sequence[npt.NDArray[Any]], power: int = 0
+) -> tuple[npt.NDArray[np.float64], int]:
+    """Return sums of squares, and the index of the first array that is not finite, or -1.
+
+    Each sum is of 4,096 components of all arrays one after another, multiplied by ``2**power``;
+    the last one may have fewer. Subnormal numbers count as zero. Summed in pairs, pairs of pairs
+    and so on, they are the square of the norm that a step computes. It takes `power` 0, and with
+    float64 arrays 600 if the sum is below ``2**-900``, or -600 if it overflows.
+    """
 
 def update(
     call: str,
