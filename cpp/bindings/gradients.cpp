@@ -83,9 +83,10 @@ void Gradients::rest_frozen() {
     for (const std::size_t i : frozen_) rest(i);
 }
 
-std::vector<py::object> Gradients::hold() const {
+std::vector<py::object> Gradients::hold(bool always) const {
     std::vector<py::object> held;
-    if (plan_.elements() < gil_release_threshold || !has_other_threads()) return held;
+    const bool is_short = plan_.elements() < gil_release_threshold;
+    if (!always && (is_short || !has_other_threads())) return held;
     held.reserve(arrays_.size());
     for (std::size_t i = 0; i < arrays_.size(); ++i) held.push_back(bindings::hold(array(i)));
     return held;
@@ -132,6 +133,15 @@ Gradients::Views Gradients::bind(const std::string& call, bool must_clear, bool 
         invalidate_on_error->valid = true;
     }
     return views;
+}
+
+py::list Gradients::arrays(const std::string& call) const {
+    py::list result;
+    for (std::size_t i = 0; i < arrays_.size(); ++i) {
+        result.append(rests(i) ? py::object(py::none())
+                               : py::object(ArrayView(array(i), {call, name(i)}).plain()));
+    }
+    return result;
 }
 
 WriteSet Gradients::release() noexcept {

@@ -76,8 +76,8 @@ class Gradients {
 
     /// Keeps NumPy from resizing the gradients while other threads run. The first step does not
     /// know the number of elements yet and holds nothing here, but `bind` returns views of all
-    /// gradients.
-    std::vector<py::object> hold() const;
+    /// gradients. always: also if no other thread runs now.
+    std::vector<py::object> hold(bool always = false) const;
 
     /// Views of the gradients whose metadata differ from the step before, with their indices.
     using Views = std::vector<std::pair<std::size_t, ArrayView>>;
@@ -87,6 +87,9 @@ class Gradients {
     /// reads the parameters that rest; call `invalidate` where that changes. The returned views
     /// must live until the step is over. After the last check, no user code runs.
     Views bind(const std::string& call, bool must_clear, bool reads_all = false);
+
+    /// New arrays of the gradients' memory; None for parameters that rest.
+    py::list arrays(const std::string& call) const;
 
     /// For Python's cycle collector.
     int traverse(visitproc visit, void* arg) const { return written_.traverse(visit, arg); }

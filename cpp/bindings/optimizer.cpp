@@ -5,12 +5,8 @@
 #include <algorithm>
 #include <utility>
 
-#include "bindings/collectable.hpp"
-#include "bindings/fast_call.hpp"
 #include "bindings/formula.hpp"
-#include "bindings/free_threads.hpp"
 #include "bindings/gil.hpp"
-#include "bindings/register.hpp"
 
 namespace schuss::bindings {
 namespace {
@@ -33,7 +29,8 @@ auto with_lrs(py::handle lrs, std::size_t groups, const Function& function) {
 }  // namespace
 
 Optimizer::Optimizer(const std::string& call, py::handle parameters, const std::string& step,
-                     const std::string& params, std::string grads, bool round_at_random)
+                     const std::string& params, std::string grads, bool round_at_random,
+                     const std::optional<std::vector<std::uint64_t>>& first)
     : call_(call),
       step_call_(call + "." + step),
       params_(params),
@@ -42,6 +39,13 @@ Optimizer::Optimizer(const std::string& call, py::handle parameters, const std::
       gradients_(tree_, parameters_, step_.plan, std::move(grads)),
       sums_(call, tree_, parameters_, gradients_) {
     gradients_.set_written(write_set(parameters_));
+    if (!first) return;
+    if (first->size() != parameters_.size()) {
+        throw py::value_error(call + ": first has " + std::to_string(first->size()) +
+                              " numbers, expected one for each of the " +
+                              std::to_string(parameters_.size()) + " parameters");
+    }
+    step_.plan.set_first(*first);
 }
 
 py::object Optimizer::tree() {
@@ -178,23 +182,30 @@ void Optimizer::check_lrs(py::handle lrs) const {
 }
 
 void Optimizer::check_source(py::handle grads) const {
+    require_source(grads, step_call_);
+}
+
+void Optimizer::require_source(py::handle grads, const std::string& call) const {
     if (!grads.is_none()) {
         if (accumulated() == 0) return;
-        throw py::value_error(step_call_ + ": " + gradients_.argument() +
+        throw py::value_error(call + ": " + gradients_.argument() +
                               " are given while others are accumulated, expected only one of them");
     }
     if (accumulated() > 0) return;
-    throw py::value_error(step_call_ + ": there are no gradients, expected " +
-                          gradients_.argument() + ", or some accumulated");
+    throw py::value_error(call + ": there are no gradients, expected " + gradients_.argument() +
+                          ", or some accumulated");
 }
 
-void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_t expected_step,
-                     bool skip_nonfinite, std::optional<std::uint64_t> lr_version) {
-    const BusyGuard guard(busy_, step_call_, call_);
-    check_source(grads);
-    if (expected_step != 0 && expected_step != steps() + 1) throw_busy(step_call_, call_);
+void Optimizer::step(py::handle grads, py::handle lrs, const StepCall& call) {
+    const bool is_in_pieces = call.pieces != nullptr;
+    // A child that is forked between two pieces must refuse the optimizer.
+    const BusyGuard guard(busy_, step_call_, call_, is_in_pieces);
+    require_source(grads, step_call_);
+    if (call.expected_step != 0 && call.expected_step != steps() + 1) {
+        throw_busy(step_call_, call_);
+    }
     check_count(std::max(steps(), skipped()), step_call_);
-    const std::uint64_t version = lr_version.value_or(step_.lr_version());
+    const std::uint64_t version = call.lr_version.value_or(step_.lr_version());
     const std::size_t groups = step_.groups().size();
     refuse_misfit(with_lrs(lrs, groups,
                            [&](const double* values, std::size_t count) {
@@ -202,33 +213,46 @@ void Optimizer::step(py::handle grads, py::handle lrs, double scale, std::int64_
                            }),
                   step_call_, groups > 1);
     step_.plan.wake_threads();
-    // The conversions come first, since they may run user code. The checks after them would not
-    // hold if user code ran again.
     const Gradients::Session session(gradients_);
-    if (grads.is_none()) {
-        sums_.read_into(gradients_, step_call_);
-    } else {
-        gradients_.read(grads, step_call_);
-    }
-    tree_.check_unchanged(step_call_);
-    if (copies_) tree_.check_unchanged(*copies_, step_call_);
-    parameters_.check_shown_memory(step_call_);
-    const std::vector<py::object> held = gradients_.hold();
+    read_gradients(grads, step_call_);
+    const std::vector<py::object> held = gradients_.hold(is_in_pieces);
     const engine::StepOptions& options = step_.options();
     const Gradients::Views views =
         gradients_.bind(step_call_, options.clear_grads, options.track_norms);
-    make_step(scale, skip_nonfinite ? engine::Nonfinite::skip : options.nonfinite, grads.is_none());
+    make_step(call, grads.is_none());
     if (grads.is_none()) sums_.drop_given();
 }
 
-void Optimizer::make_step(double scale, engine::Nonfinite nonfinite, bool uses_sums) {
-    step_.prepare(nonfinite);
+/// Reads the gradients of a session, or (None) the accumulated ones.
+void Optimizer::read_gradients(py::handle grads, const std::string& call) {
+    // The conversions come first, since they may run user code. The checks after them would not
+    // hold if user code ran again.
+    if (grads.is_none()) {
+        sums_.read_into(gradients_, call);
+    } else {
+        gradients_.read(grads, call);
+    }
+    check_params(call);
+}
+
+void Optimizer::check_params(const std::string& call) const {
+    tree_.check_unchanged(call);
+    if (copies_) tree_.check_unchanged(*copies_, call);
+    parameters_.check_shown_memory(call);
+}
+
+void Optimizer::make_step(const StepCall& call, bool uses_sums) {
+    step_.prepare(call.skip_nonfinite ? engine::Nonfinite::skip : step_.options().nonfinite);
     engine::Outcome outcome;
-    run_without_gil(step_.plan.elements(), [&]() noexcept {
-        outcome = step_.run(scale);
-        // A fork may follow the run at once: the child must not use the sums again.
-        if (uses_sums && !outcome.raises) sums_.forget();
-    });
+    if (call.pieces != nullptr) {
+        outcome = run_pieces(call, uses_sums);
+    } else {
+        run_without_gil(step_.plan.elements(), [&]() noexcept {
+            outcome = step_.run(call.scale, call.statistics);
+            // A fork may follow the run at once: the child must not use the sums again.
+            if (uses_sums && !outcome.raises) sums_.forget();
+        });
+    }
     if (outcome.raises) {
         const std::string message = step_call_ + ": " + gradients_.name(*outcome.first_nonfinite) +
                                     " has a NaN or an infinity, expected finite numbers";
@@ -358,90 +382,6 @@ WriteSet Optimizer::write_set(const Parameters& parameters) const {
     std::vector<NamedArray> arrays;
     parameters.append_written(arrays);
     return {call_, std::move(arrays)};
-}
-
-namespace {
-
-PyObject* step(PyObject* self, PyObject* const* values, Py_ssize_t count) {
-    return call_from_python([&]() -> py::object {
-        const Arguments arguments("step", values, count, 2, 6);
-        const ObjectLock lock(self);
-        self_of<Optimizer>(self).step(
-            arguments[0], arguments[1], arguments.number(2, 1), arguments.value<std::int64_t>(3, 0),
-            arguments.value(4, false), arguments.value(5, std::optional<std::uint64_t>()));
-        return py::none();
-    });
-}
-
-PyMethodDef step_method = fast_definition(
-    "step", &step,
-    "step($self, grads, lrs, scale=1.0, expected_step=0, skip_nonfinite=False, lr_version=None, "
-    "/)\n--\n\n");
-
-}  // namespace
-
-void register_optimizer(py::module_& module) {
-    using States = std::vector<std::pair<std::string, AuxArrays::List>>;
-    py::class_<AuxArrays>(module, "AuxArrays", py::custom_type_setup(make_collectable<AuxArrays>))
-        .def(py::init([](const py::dict& states, std::optional<AuxArrays::List> averages,
-                         std::optional<AuxArrays::List> copies,
-                         std::optional<AuxArrays::List> masters) {
-                 States by_name;
-                 for (const auto& [name, arrays] : states) {
-                     by_name.emplace_back(name.cast<std::string>(), arrays.cast<AuxArrays::List>());
-                 }
-                 return AuxArrays{std::move(by_name), std::move(averages), std::move(copies),
-                                  std::move(masters)};
-             }),
-             py::arg("states"), py::arg("averages") = py::none(), py::arg("copies") = py::none(),
-             py::arg("masters") = py::none());
-    py::class_<Optimizer> optimizer(module, "Optimizer",
-                                    py::custom_type_setup(make_collectable<Optimizer>));
-    optimizer
-        .def(py::init<const std::string&, py::handle, const std::string&, const std::string&,
-                      std::string, bool>(),
-             py::arg("call"), py::arg("parameters"), py::arg("step") = "step",
-             py::arg("params") = "params", py::arg("grads") = "grads",
-             py::arg("round_at_random") = false)
-        .def_property_readonly("tree", locked(&Optimizer::tree))
-        .def_property_readonly("users_arrays", locked(&Optimizer::users_arrays))
-        .def_property_readonly("users_copies", locked(&Optimizer::users_copies))
-        .def_property_readonly("arrays", locked(&Optimizer::arrays))
-        .def_property_readonly("copies", locked(&Optimizer::copies))
-        .def_property_readonly("values", locked(&Optimizer::values))
-        .def("hold_groups", locked(&Optimizer::hold_groups), py::arg("groups"))
-        .def("hold_copies", locked(&Optimizer::hold_copies), py::arg("copies"), py::arg("call"))
-        .def("configure", locked(&Optimizer::configure), py::arg("formulas"), py::arg("members"),
-             py::arg("options"), py::arg("arrays") = py::none(),
-             py::arg("frozen") = std::vector<std::size_t>())
-        .def("busy", &Optimizer::busy, py::arg("call"), py::arg("changes") = false)
-        .def("retire", locked(&Optimizer::retire))
-        .def_property("steps", locked(&Optimizer::steps), locked(&Optimizer::set_steps))
-        .def_property("rested", locked(&Optimizer::rested), locked(&Optimizer::set_rested))
-        .def_property("skipped", locked(&Optimizer::skipped), locked(&Optimizer::set_skipped))
-        .def_property_readonly("last", locked(&Optimizer::last))
-        .def("keep_last_of", locked(&Optimizer::keep_last_of), py::arg("other"))
-        .def_property_readonly("last_lrs", locked(&Optimizer::last_lrs))
-        .def_property_readonly("lr_version", locked(&Optimizer::lr_version))
-        .def("forget_lrs", locked(&Optimizer::forget_lrs))
-        .def("check_lrs", locked(&Optimizer::check_lrs), py::arg("lrs"))
-        .def("check_source", locked(&Optimizer::check_source), py::arg("grads"))
-        .def("hold_sums", locked(&Optimizer::hold_sums), py::arg("sums"))
-        .def("take_sums", locked(&Optimizer::take_sums), py::arg("sums"), py::arg("other"))
-        .def("accumulate", locked(&Optimizer::accumulate), py::arg("grads"), py::arg("scale"),
-             py::arg("overwrite_grads"), py::arg("new_sums"))
-        .def_property("accumulated", locked(&Optimizer::accumulated),
-                      locked(&Optimizer::set_accumulated))
-        .def("clear_accumulated", locked(&Optimizer::clear_accumulated))
-        .def_property_readonly("has_sums", locked(&Optimizer::has_sums))
-        .def_property("without_sum", locked(&Optimizer::without_sum),
-                      locked(&Optimizer::set_without_sum))
-        .def_property_readonly("sums", locked(&Optimizer::sums))
-        .def("average", locked(&Optimizer::average))
-        .def_property("average_weights", locked(&Optimizer::average_weights),
-                      locked(&Optimizer::set_average_weights))
-        .def("check_copies", locked(&Optimizer::check_copies), py::arg("call"));
-    add_method(optimizer, step_method);
 }
 
 }  // namespace schuss::bindings

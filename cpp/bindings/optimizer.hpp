@@ -1,6 +1,7 @@
 // The optimizer of the core: parameters in the user's structure, their states, and the steps made.
 #pragma once
 
+#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include "bindings/busy_guard.hpp"
 #include "bindings/gradients.hpp"
 #include "bindings/parameter.hpp"
+#include "bindings/pieces.hpp"
 #include "bindings/sums.hpp"
 #include "bindings/tree.hpp"
 #include "engine/step.hpp"
@@ -22,9 +24,12 @@ namespace schuss::bindings {
 class Optimizer {
   public:
     /// step, params, grads: what messages call the method and its arguments. round_at_random:
-    /// whether parameters in bfloat16 without a master are rounded at random.
+    /// whether parameters in bfloat16 without a master are rounded at random. first: where each
+    /// parameter begins among all elements, of which these may be a part; without it, they follow
+    /// each other.
     Optimizer(const std::string& call, py::handle parameters, const std::string& step,
-              const std::string& params, std::string grads, bool round_at_random);
+              const std::string& params, std::string grads, bool round_at_random,
+              const std::optional<std::vector<std::uint64_t>>& first);
 
     /// A copy of the tree of the parameters.
     py::object tree();
@@ -78,6 +83,12 @@ class Optimizer {
     /// The norm of the last step's gradients, whether they were clipped, whether it was skipped,
     /// and the norms of the update and of the parameters before it.
     py::object last() const;
+
+    /// The norms of the update and of the parameters of the last step as integers, to be added to
+    /// those of optimizers with other parameters; and sets both norms of `last` from such sums.
+    /// ValueError if that step measured none.
+    py::array_t<std::uint64_t> norm_parts() const;
+    void set_norms(const py::array_t<std::uint64_t, py::array::c_style>& parts);
     void keep_last_of(const Optimizer& other) { step_.set_last(other.step_.last()); }
 
     /// The learning rate of each group in the last step; None before any, and after `forget_lrs`.
@@ -91,13 +102,34 @@ class Optimizer {
     /// ValueError unless the next step has gradients: either these or accumulated ones.
     void check_source(py::handle grads) const;
 
+    /// Checks gradients as a step does, or (None) the accumulated ones, and changes nothing.
+    /// Returns new arrays of their memory; None for parameters that rest. call: what messages call
+    /// the caller.
+    py::list read(py::handle grads, const std::string& call);
+    /// ValueError if parameters or copies were replaced. call: what messages call the caller.
+    void check_params(const std::string& call) const;
+
+    /// What a step takes besides its gradients and learning rates.
+    struct StepCall {
+        double scale = 1;
+        // The number of the step for which the caller computed the learning rates, or 0 for any
+        // step; RuntimeError if another thread has made that step. And their version then.
+        std::int64_t expected_step = 0;
+        bool skip_nonfinite = false;
+        std::optional<std::uint64_t> lr_version = {};
+        // Replace the statistics of the gradients, if the parameters are a part of others.
+        const engine::Statistics* statistics = nullptr;
+        const Pieces* pieces = nullptr;  // nullptr: the step is made at once
+    };
+
     /// Makes a step. grads: None for the accumulated gradients, which are used up. lrs: one
-    /// learning rate, or a tuple with one for each group. expected_step: the number of the step for
-    /// which the caller computed the learning rates, or 0 for any step; RuntimeError if another
-    /// thread has made that step. lr_version: the version of the learning rates when the caller
-    /// computed them.
-    void step(py::handle grads, py::handle lrs, double scale, std::int64_t expected_step,
-              bool skip_nonfinite, std::optional<std::uint64_t> lr_version);
+    /// learning rate, or a tuple with one for each group.
+    void step(py::handle grads, py::handle lrs, const StepCall& call);
+
+    /// The pieces of a step; see there.
+    Pieces pieces(py::handle ends, py::handle begin) const {
+        return {ends, begin, parameters_, step_call_};
+    }
 
     /// The gradients that are accumulated for the next step.
     bool has_sums() const { return sums_.have_own(); }
@@ -133,9 +165,13 @@ class Optimizer {
     void release();
 
   private:
+    void require_norms() const;
     std::int64_t in_range(std::int64_t count, const std::string& name) const;
     void check_count(std::int64_t count, const std::string& call) const;
-    void make_step(double scale, engine::Nonfinite nonfinite, bool uses_sums);
+    void require_source(py::handle grads, const std::string& call) const;
+    void read_gradients(py::handle grads, const std::string& call);
+    void make_step(const StepCall& call, bool uses_sums);
+    engine::Outcome run_pieces(const StepCall& call, bool uses_sums);
     py::object corrected_average() const;
     WriteSet write_set(const Parameters& parameters) const;
 

@@ -2,6 +2,7 @@
 
 #include <bit>
 #include <cmath>
+#include <limits>
 
 #include "numbers/wide.hpp"
 
@@ -19,6 +20,11 @@ constexpr std::uint64_t exponent_of_half = 1022;
 /// The square of a double in [0.5, 1) times this is an integer.
 constexpr double square_unit = 0x1p54;
 constexpr int root_of_unit = 27;
+
+/// The lower half of the lower half of a sum is one part, its upper half another, so that sums of
+/// parts fit them.
+constexpr int half_bits = 32;
+constexpr std::uint64_t half_mask = (std::uint64_t{1} << half_bits) - 1;
 
 }  // namespace
 
@@ -52,6 +58,30 @@ double ExactNorm::value() const noexcept {
     int power = static_cast<int>(largest) - static_cast<int>(exponent_of_half) - root_of_unit;
     for (; sum.high != 0; ++power) sum.divide_by_four();
     return numbers::Wide(std::sqrt(static_cast<double>(sum.low)), power).value();
+}
+
+void ExactNorm::write_parts(std::uint64_t* parts) const noexcept {
+    for (const Sum& sum : squares_) {
+        *parts++ = sum.low & half_mask;
+        *parts++ = sum.low >> half_bits;
+        *parts++ = sum.high;
+    }
+    *parts++ = std::isnan(nonfinite_) ? 1 : 0;
+    *parts = std::isinf(nonfinite_) ? 1 : 0;
+}
+
+ExactNorm ExactNorm::from_parts(const std::uint64_t* parts) noexcept {
+    ExactNorm result;
+    for (Sum& sum : result.squares_) {
+        sum = {*parts++, 0};
+        const std::uint64_t middle = *parts++, high = *parts++;
+        sum.add({middle << half_bits, middle >> half_bits});
+        sum.add({0, high});
+    }
+    using Limits = std::numeric_limits<double>;
+    if (parts[1] != 0) result.nonfinite_ = Limits::infinity();
+    if (parts[0] != 0) result.nonfinite_ = Limits::quiet_NaN();
+    return result;
 }
 
 }  // namespace schuss::engine

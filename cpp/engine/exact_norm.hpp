@@ -23,6 +23,12 @@ class ExactNorm {
     /// The norm: NaN with a NaN, otherwise infinite with an infinity.
     double value() const noexcept;
 
+    /// The norm as integers. Those of up to 2^20 norms can be added one by one: together they are
+    /// the norm of all their numbers.
+    static constexpr std::size_t part_count = 2048 * 3 + 2;
+    void write_parts(std::uint64_t* parts) const noexcept;
+    static ExactNorm from_parts(const std::uint64_t* parts) noexcept;
+
   private:
     /// An integer of 128 bits.
     struct Sum {

@@ -38,6 +38,9 @@ void Step::configure(std::vector<Group>&& groups, std::vector<Update>&& updates,
     groups_ = std::move(groups);
     updates_ = std::move(updates);
     options_ = options;
+    run_ = {.clear_gradients = options.clear_grads,
+            .measure_norms = options.track_norms,
+            .seed = options.seed};
 }
 
 const std::vector<double>* Step::last_lrs() const {
@@ -78,19 +81,30 @@ void Step::prepare(Nonfinite nonfinite) {
     if (options_.track_norms) plan.prepare_norms();
 }
 
-Outcome Step::run(double scale) noexcept {
+Outcome Step::run(double scale, const Statistics* given) noexcept {
+    Outcome outcome = begin(scale, given);
+    if (outcome.skipped()) return outcome;
+    plan.run(run_);
+    end(outcome);
+    return outcome;
+}
+
+void Step::end_ranges(Outcome& outcome) noexcept {
+    if (run_.measure_norms) plan.add_norms();
+    end(outcome);
+}
+
+Outcome Step::begin(double scale, const Statistics* given) noexcept {
     Outcome outcome;
     numbers::Wide factor(scale);
     if (needs_statistics()) {
-        const GradientStats& statistics = plan.statistics();
-        const numbers::Wide norm = numbers::Wide(std::fabs(scale)) * statistics.norm();
+        const Statistics statistics = given != nullptr ? *given : compute_statistics();
+        const numbers::Wide norm = numbers::Wide(std::fabs(scale)) * statistics.norm;
         outcome.grad_norm = norm.value();
-        if (nonfinite_ != Nonfinite::propagate &&
-            statistics.first_nonfinite() < plan.items.size()) {
-            outcome.first_nonfinite = statistics.first_nonfinite();
+        if (nonfinite_ != Nonfinite::propagate && statistics.first_nonfinite < plan.items.size()) {
+            outcome.first_nonfinite = statistics.first_nonfinite;
             outcome.raises = nonfinite_ == Nonfinite::raise;
-            const bool has_run = options_.clear_grads || options_.track_norms;
-            if (has_run && !outcome.raises) run_plan({}, outcome);
+            if (!outcome.raises) skip(outcome);
             return outcome;
         }
         const numbers::Wide clip = options_.clip_factor(norm);
@@ -98,27 +112,39 @@ Outcome Step::run(double scale) noexcept {
         factor = factor * clip;
     }
     for (Update& update : updates_) update.set_scale(factor);
-    Run run{.groups = updates_.data(),
-            .seed = options_.seed,
-            .step = static_cast<std::uint64_t>(steps_ + 1)};
+    run_.groups = updates_.data();
+    run_.step = static_cast<std::uint64_t>(steps_ + 1);
+    run_.average = nullptr;
     if (has_average_) {
         average_update_ = average_.next(options_.average, options_.average_from_zero);
-        run.average = &average_update_;
+        run_.average = &average_update_;
     }
-    run_plan(run, outcome);
-    ++steps_;
-    if (plan.some_rest()) count_rests();
     return outcome;
 }
 
-/// Runs the plan with the options that do not depend on the update.
-void Step::run_plan(Run run, Outcome& outcome) noexcept {
-    run.clear_gradients = options_.clear_grads;
-    run.measure_norms = options_.track_norms;
-    plan.run(run);
-    if (!options_.track_norms) return;
-    outcome.update_norm = plan.update_norm();
-    outcome.param_norm = plan.parameter_norm();
+Statistics Step::compute_statistics() noexcept {
+    const GradientStats& statistics = plan.statistics();
+    return {statistics.norm(), statistics.first_nonfinite()};
+}
+
+/// Does what a step that is skipped does.
+void Step::skip(Outcome& outcome) noexcept {
+    const bool has_work = run_.clear_gradients || run_.measure_norms;
+    if (!has_work) return;
+    plan.run({.clear_gradients = run_.clear_gradients, .measure_norms = run_.measure_norms});
+    set_norms(outcome);
+}
+
+void Step::end(Outcome& outcome) noexcept {
+    set_norms(outcome);
+    ++steps_;
+    if (plan.some_rest()) count_rests();
+}
+
+void Step::set_norms(Outcome& outcome) const noexcept {
+    if (!run_.measure_norms) return;
+    outcome.update_norm = plan.norms()->update.value();
+    outcome.param_norm = plan.norms()->parameter.value();
 }
 
 /// Counts a step for the groups in which every parameter rested.

@@ -64,6 +64,12 @@ struct Outcome {
     bool skipped() const { return first_nonfinite.has_value(); }
 };
 
+/// The statistics of gradients on which a step depends.
+struct Statistics {
+    numbers::Wide norm;           // of all gradients, which are not scaled
+    std::size_t first_nonfinite;  // the index of a gradient; the number of gradients if all are
+};
+
 class Step {
   public:
     /// The arrays of the parameters.
@@ -92,6 +98,12 @@ class Step {
     const std::optional<Outcome>& last() const { return last_; }
     void set_last(const std::optional<Outcome>& outcome) { last_ = outcome; }
 
+    /// Sets the norms of the last step, which must have measured some.
+    void set_norms_of_last(double update, double parameter) {
+        last_->update_norm = update;
+        last_->param_norm = parameter;
+    }
+
     /// The learning rate of each group in the last step; nullptr before any, and after
     /// `forget_lrs`.
     const std::vector<double>* last_lrs() const;
@@ -112,15 +124,26 @@ class Step {
     /// Prepares the run. nonfinite: replaces the option in this step.
     void prepare(Nonfinite nonfinite);
 
-    /// Makes the step. scale: multiplies the gradients.
-    Outcome run(double scale) noexcept;
+    /// Makes the step. scale: multiplies the gradients. given: replaces the statistics of the
+    /// plan's gradients, which may be a part of all.
+    Outcome run(double scale, const Statistics* given = nullptr) noexcept;
+
+    /// The same in ranges: `begin`, then, unless the step is skipped, `run_range` for each range
+    /// and `end_ranges`. Begins, and makes the whole step if it is skipped. To give a step up that
+    /// has begun, set the weights of the average that it had before.
+    Outcome begin(double scale, const Statistics* given) noexcept;
+    void run_range(const Plan::Range& range) noexcept { plan.run_range(run_, range); }
+    void end_ranges(Outcome& outcome) noexcept;
 
     /// Counts a run.
     void record(const Outcome& outcome) noexcept;
 
   private:
+    Statistics compute_statistics() noexcept;
+    void skip(Outcome& outcome) noexcept;
+    void end(Outcome& outcome) noexcept;
+    void set_norms(Outcome& outcome) const noexcept;
     void count_rests() noexcept;
-    void run_plan(Run run, Outcome& outcome) noexcept;
     bool needs_statistics() const {
         return nonfinite_ != Nonfinite::propagate || options_.clip_norm != no_limit;
     }
@@ -139,6 +162,7 @@ class Step {
     ParameterAverage average_;
     Update average_update_;  // of the step under way, if there are averages
     bool has_average_ = false;
+    Run run_;  // of the next step, or the one under way
     std::atomic<std::int64_t> steps_ = 0;
     std::int64_t skipped_ = 0;
     std::optional<Outcome> last_;

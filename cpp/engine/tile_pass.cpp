@@ -17,7 +17,7 @@ class TilePass {
   public:
     TilePass(const Layout& layout, const Pass& pass) : layout_(layout), pass_(pass) {}
 
-    void run_flat(std::size_t first, std::size_t last, std::byte* const* data) const;
+    void run_flat(std::size_t begin, std::size_t end, std::byte* const* data) const;
     void run_run(std::size_t tile, std::byte* const* data, Scratch& scratch) const;
     void run_box(std::size_t tile, std::byte* const* data, Scratch& scratch) const;
 
@@ -62,13 +62,12 @@ bool TilePass::is_written(std::size_t operand) const {
     return pass_.updates() && !(role == Role::master && pass_.rests);
 }
 
-void TilePass::run_flat(std::size_t first, std::size_t last, std::byte* const* data) const {
-    const std::size_t begin = first * layout_.run();
+void TilePass::run_flat(std::size_t begin, std::size_t end, std::byte* const* data) const {
     std::byte* at[max_arrays];
     for (std::size_t k = 0; k < operands(); ++k) {
         at[k] = data[k] + layout_.operand(k).bytes(begin);
     }
-    run_contiguous(at, std::min(last * layout_.run(), layout_.elements()) - begin, begin);
+    run_contiguous(at, end - begin, begin);
 }
 
 void TilePass::run_run(std::size_t tile, std::byte* const* data, Scratch& scratch) const {
@@ -299,7 +298,10 @@ void run_pass(const Layout& layout, std::size_t first, std::size_t last, std::by
               const Pass& pass, Scratch& scratch) noexcept {
     if (first == last) return;
     const TilePass all(layout, pass);
-    if (layout.is_flat()) return all.run_flat(first, last, data);
+    if (layout.is_flat()) {
+        const std::size_t run = layout.run();
+        return all.run_flat(first * run, std::min(last * run, layout.elements()), data);
+    }
     for (std::size_t tile = first; tile < last; ++tile) {
         if (layout.has_runs()) {
             all.run_run(tile, data, scratch);
@@ -307,6 +309,11 @@ void run_pass(const Layout& layout, std::size_t first, std::size_t last, std::by
             all.run_box(tile, data, scratch);
         }
     }
+}
+
+void run_elements(const Layout& layout, std::size_t first, std::size_t last, std::byte* const* data,
+                  const Pass& pass) noexcept {
+    if (first < last) TilePass(layout, pass).run_flat(first, last, data);
 }
 
 }  // namespace schuss::engine

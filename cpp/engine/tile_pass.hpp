@@ -46,4 +46,9 @@ struct Pass {
 void run_pass(const Layout& layout, std::size_t first, std::size_t last, std::byte* const* data,
               const Pass& pass, Scratch& scratch) noexcept;
 
+/// Does a pass over the elements from `first` to before `last` of a flat layout, of which complex
+/// numbers count once. Blocks are whole.
+void run_elements(const Layout& layout, std::size_t first, std::size_t last, std::byte* const* data,
+                  const Pass& pass) noexcept;
+
 }  // namespace schuss::engine

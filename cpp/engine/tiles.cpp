@@ -134,7 +134,9 @@ void Layout::cut_into_boxes(const std::vector<std::size_t>& shape,
         operand.access = choose_access(k, bits % operands[k].alignment() == 0);
         has_rows_ = has_rows_ || operand.access == Access::rowwise;
         // A tile of one element is contiguous with any stride; several of them need not be.
-        const bool has_run = axes_[0].box > 1 || axes_[0].size == 1;
+        const TileAxis& axis = axes_[0];
+        const bool has_run = axis.box > 1 || axis.size == 1 ||
+                             axis.strides[k] == static_cast<std::ptrdiff_t>(operand.item_size);
         is_flat_ = is_flat_ && operand.access == Access::contiguous && axes_.size() == 1 && has_run;
         if (operand.access != Access::buffered) continue;
         scratch_bytes_ += whole_cache_lines(box_elements * operand.item_size);
