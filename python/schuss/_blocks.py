@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from schuss._arrays import Array, Order, in_order, memory_order, zero_bytes
-from schuss.reference._square_code import BLOCK, FEWEST, block_dtype, blocks_of, decode, encode
+from schuss.reference._square_code import BLOCK, block_dtype, blocks_of, decode, encode
 
 _SIGNED, _UNSIGNED = block_dtype(False), block_dtype(True)
 
@@ -16,21 +16,17 @@ def has_blocks(array: Any) -> bool:
     return isinstance(array, np.ndarray) and array.dtype in (_SIGNED, _UNSIGNED)
 
 
-def new_blocks(param: Array, slot: int, initial: float, *, nonnegative: bool) -> Array | None:
-    """Return blocks for the elements of a parameter; None for a small one, which has none.
-
-    initial: the value of all elements.
-    """
-    if param.size < FEWEST:
-        return None
-    dtype, count = block_dtype(nonnegative), blocks_of(param.size)
-    blocks: Array = zero_bytes(param, slot, count * dtype.itemsize).view(dtype)
-    if initial != 0:
-        with np.errstate(all="ignore"):  # the core refuses a value that float32 cannot hold
-            value = np.full(BLOCK, initial, np.float32)
-        blocks[:] = encode(value, nonnegative)
-        blocks[-1:] = encode(value[: (param.size - 1) % BLOCK + 1], nonnegative)
+def new_blocks(param: Array, slot: int, dtype: np.dtype[Any]) -> Array:
+    """Return blocks of zeros for the elements of a parameter."""
+    blocks: Array = zero_bytes(param, slot, blocks_of(param.size) * dtype.itemsize).view(dtype)
     return blocks
+
+
+def start_blocks(blocks: Array, size: int, initial: float) -> None:
+    """Set that many elements, all that are in blocks of zeros, to a value."""
+    nonnegative, value = blocks.dtype == _UNSIGNED, np.full(BLOCK, initial, np.float32)
+    blocks[:] = encode(value, nonnegative)
+    blocks[-1:] = encode(value[: (size - 1) % BLOCK + 1], nonnegative)
 
 
 def values_of(state: Array, param: Array) -> Array:
@@ -57,7 +53,7 @@ def encoded(values: Array, order: Order, *, nonnegative: bool) -> Array:
 
 def as_bytes(array: Array) -> Array:
     """Return blocks as rows of bytes, as files have them; another array as it is."""
-    return array.view(np.uint8).reshape(len(array), -1) if has_blocks(array) else array
+    return array.view(np.uint8).reshape(len(array), array.itemsize) if has_blocks(array) else array
 
 
 def of_bytes(array: Array, dtype: np.dtype[Any]) -> Array:

@@ -3,17 +3,18 @@
 Other modules of the package use them; users see `Optimizer`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from schuss import _core
 from schuss._arrays import Array, ArrayTree, GradTree
 from schuss._groups import Groups, Overrides, members_of
-from schuss._hyperparameters import FINITE, NON_NEGATIVE, Rate, flag
+from schuss._hyperparameters import FINITE, flag
 from schuss._interrupts import defer_signals
+from schuss._learning_rates import LearningRates
 from schuss._masters import rounding
 from schuss._rules import formula, initial_values, second_moments, spec_of, states_of_groups
 from schuss._settings import (
@@ -25,18 +26,24 @@ from schuss._settings import (
     untyped_internals,
 )
 from schuss._state import (
+    Pieces,
     States,
     averages_for,
     copies_for,
     is_dtype,
     new_sums,
+    start_averages,
     state_format,
     with_names,
 )
 
 
-class Internals:
-    """Everything that an optimizer knows; its core makes the steps."""
+class Internals(LearningRates):
+    """Everything that an optimizer knows; its core makes the steps.
+
+    states: existing ones, which may lack parameters at the end. pieces: returns the pieces of the
+    parameters that the core steps, given the core of all.
+    """
 
     def __init__(
         self,
@@ -51,23 +58,35 @@ class Internals:
         round_params: Any,
         copies: Any,
         groups_given: Any = None,
+        states: States | None = None,
+        pieces: Callable[[_core.Optimizer], Pieces] | None = None,
     ) -> None:
         self.kind, call = kind, kind.__name__
         self.settings = checked_settings(kind, call, settings)
         spec_of(kind)
-        self.core = _core.Optimizer(call, params, round_at_random=round_params == "random")
+        at_random = round_params == "random"
+        # The core of the parameters as users know them. It checks and accumulates the gradients,
+        # and has the copies.
+        self.whole = _core.Optimizer(call, params, round_at_random=at_random)
         if groups_given is not None:
-            self.core.hold_groups(groups_given)
+            self.whole.hold_groups(groups_given)
+        self.pieces = None if pieces is None else pieces(self.whole)
+        # The core that makes the steps.
+        self.core = self.whole
+        if self.pieces is not None:
+            structure = self.whole.tree.unflatten([*self.pieces.arrays])
+            self.core = _core.Optimizer(
+                call, structure, round_at_random=at_random, first=self.pieces.first
+            )
         # The user's own objects: a copy of the optimizer sees what the user replaces in them.
         self.params, self.groups_given = params, groups_given
         self.copies_given = None if is_dtype(copies) else copies
-        self.groups: list[Overrides]
-        self.states: States = {}
+        self.states: States = states or {}
         self.averages: list[Array] | None = None
         self.has_group_lrs = False
         # The learning rates of every step with these settings, if no schedule is among them.
         self.constant_lrs: tuple[Mapping[str, Any], float | tuple[float, ...]] = {}, 0.0
-        groups, self.group_of = grouping(self.core.tree.names)
+        groups, self.group_of = grouping(self.whole.tree.names)
         self.members = members_of(self.group_of, len(groups))
         self.settings, groups = self.promoted(self.settings, groups)
         self.format = state_format(call, state_dtype, complex, self.arrays)
@@ -77,15 +96,10 @@ class Internals:
             )
         dtypes = [array.dtype.name for array in self.arrays]
         self.rounding = rounding(call, master, round_params, dtypes, copies)
-        self.copies = copies_for(call, copies, self.core)
-        self.masters = self.rounding.new_masters(self.arrays)
+        self.copies = copies_for(call, copies, self.whole)
+        self.masters = self.rounding.new_masters(self.core.arrays)
         self.reconfigure(self.settings, groups, {}, first=True)
         self.write_copies()
-
-    @property
-    def call(self) -> str:
-        """The name of the class, with which messages begin."""
-        return self.kind.__name__
 
     @property
     def formats(self) -> dict[str, Any]:
@@ -100,7 +114,12 @@ class Internals:
     @property
     def arrays(self) -> list[Array]:
         """The parameters."""
-        return self.core.arrays
+        return self.whole.arrays
+
+    @property
+    def bounds(self) -> Sequence[tuple[int, int] | None]:
+        """The elements of each parameter that are stepped; None for all."""
+        return [None] * len(self.arrays) if self.pieces is None else self.pieces.bounds
 
     def busy(self, call: str, *, changes: bool = False) -> AbstractContextManager[None]:
         """Return a context in which no other call uses the optimizer.
@@ -108,6 +127,10 @@ class Internals:
         changes: whether the caller changes it, other than by a step.
         """
         return self.core.busy(f"{self.call}.{call}", changes)
+
+    def remade(self, params: ArrayTree, **arguments: Any) -> Self:
+        """Return new internals with these settings and formats for other parameters."""
+        return type(self)(self.kind, params, self.settings, **self.formats, **arguments)
 
     # Steps.
 
@@ -121,7 +144,7 @@ class Internals:
         settings = self.settings
         # The core refuses the step if another thread makes it while a schedule runs.
         t, version = core.steps + 1, core.lr_version
-        lrs, are_constant = self._lrs_of_step(t)
+        lrs, are_constant = self.lrs_of_step(t)
         if are_constant:
             self.constant_lrs = settings, lrs
         core.step(grads, lrs, scale, t, skip_nonfinite, version)
@@ -131,102 +154,60 @@ class Internals:
         call = f"{self.call}.accumulate"
         scale = FINITE(call, "scale", scale)
         overwrite_grads = flag(call, "overwrite_grads", overwrite_grads)
-        self.core.accumulate(grads, scale, overwrite_grads, lambda: new_sums(self.arrays))
+        self.whole.accumulate(grads, scale, overwrite_grads, lambda: new_sums(self.arrays))
 
     def hold_sums(self) -> None:
         """Allocate arrays for the sums of accumulated gradients, if there are none."""
-        if not self.core.has_sums:
-            self.core.hold_sums(new_sums(self.arrays))
+        if not self.whole.has_sums:
+            self.whole.hold_sums(new_sums(self.arrays))
 
     def sums(self) -> list[Array]:
         """Return the sums of accumulated gradients; zeros for parameters without a sum."""
         return [
             new_sums([array])[0] if known is None else known
-            for array, known in zip(self.arrays, self.core.sums, strict=True)
+            for array, known in zip(self.arrays, self.whole.sums, strict=True)
         ]
+
+    def average(self) -> Any:
+        """Return the averages, in the structure of the parameters; None if there are none."""
+        return self.core.average()
+
+    def values(self) -> Any:
+        """Return the parameters with their masters, in their structure."""
+        with self.busy("master"):
+            return self.core.tree.unflatten(self.core.values)
 
     # Copies.
 
     def users_copies(self) -> Any:
         """Return the copies, in the structure of the parameters; None if there are none."""
-        return None if self.copies is None else self.core.tree.unflatten(self.core.users_copies)
+        return None if self.copies is None else self.whole.tree.unflatten(self.whole.users_copies)
 
     def check_copies(self, call: str) -> None:
         """Raise ValueError if a copy cannot be written."""
         if self.copies is not None:
-            self.core.check_copies(call)
+            self.whole.check_copies(call)
 
-    def write_copies(self) -> None:
-        """Write the parameters to their copies, if there are any."""
+    def write_copies(self, moved: Sequence[bool] | None = None) -> None:
+        """Write the parameters to their copies, if there are any; moved: which have changed."""
         if self.copies is None:
             return
         with np.errstate(all="ignore"):
-            for copy, array in zip(self.core.copies, self.arrays, strict=True):
-                copy[...] = array
+            for i, (copy, array) in enumerate(zip(self.whole.copies, self.arrays, strict=True)):
+                if moved is None or moved[i]:
+                    copy[...] = array
 
-    # Learning rates.
-
-    def uses(self, name: str) -> bool:
-        """Return whether a group uses the optimizer's value of this hyperparameter.
-
-        The only group does, since its own value is the optimizer's too.
-        """
-        # The sum exhausts its generator: a KeyboardInterrupt is lost in one that is closed early.
-        return len(self.groups) == 1 or sum(name not in own for own in self.groups) > 0
-
-    def lr_now(self, group: int | None = None) -> float:
-        """Return the learning rate that a group uses.
-
-        None stands for the first group without its own `lr`, or else for the first group.
-        """
-        if group is None and not self.has_group_lrs:
-            group = 0
-        elif group is None:
-            shared = [index for index, own in enumerate(self.groups) if "lr" not in own]
-            group = shared[0] if shared else 0
-        lr = self._lr(group)
-        if not callable(lr):
-            return lr
-        lrs = self.core.last_lrs
-        if lrs is None:
-            return self._scheduled("lr_now", group, max(self.core.steps, 1))
-        return lrs[group]
-
-    def _lr(self, group: int) -> Rate:
-        """Return the rate or schedule of a group: its own, or else the optimizer's."""
-        lr: Rate = self.groups[group].get("lr", self.settings["lr"])
-        return lr
-
-    def _scheduled(self, call: str, group: int, t: int) -> float:
-        """Return the rate that the schedule of a group returns for step t, checked."""
-        name = f"param_groups[{group}]['lr']" if "lr" in self.groups[group] else "lr"
-        schedule: Any = self._lr(group)
-        return NON_NEGATIVE(f"{self.call}.{call}", name, schedule(t))
-
-    def _lrs_of_step(self, t: int) -> tuple[float | tuple[float, ...], bool]:
-        """Return the rate of step t, or one for each group if some have their own.
-
-        Also return whether every step has these rates, as long as no setting changes.
-        """
-        rates: dict[int, float] = {}  # by the id of the schedule: groups can share one
-
-        def lr_of(group: int) -> float:
-            lr = self._lr(group)
-            if not callable(lr):
-                return lr
-            if id(lr) not in rates:
-                rates[id(lr)] = self._scheduled("step", group, t)
-            return rates[id(lr)]
-
-        own = self.has_group_lrs
-        lrs = tuple(map(lr_of, range(len(self.groups)))) if own else lr_of(0)
-        return lrs, not rates
+    def restart(self) -> None:
+        """Let averages and copies begin with the parameters, whose values have changed."""
+        if self.averages is not None and not self.settings["average_bias_correction"]:
+            start_averages(self.averages, self.core)
+        self.write_copies()
 
     # Groups.
 
     def params_of(self, group: int) -> list[Array]:
         """Return the parameters of a group."""
-        arrays = self.core.users_arrays
+        arrays = self.whole.users_arrays
         return [arrays[index] for index in self.members[group]]
 
     def hyperparameters_of(self, group: int) -> dict[str, Any]:
@@ -309,10 +290,15 @@ class Internals:
         new_states, averages = self.arrays_for(self.call, settings, groups)
         formulas = [formula(self.kind, settings | own) for own in groups]
         options = {name: settings[name] for name in declaration_of(self.kind).options}
+        has_pieces = self.pieces is not None
+        if has_pieces:
+            of_whole = _core.StepOptions(clear_grads=options.pop("clear_grads"))
         step_options = _core.StepOptions(**options)
         arrays = None
         if first or new_states is not self.states or averages is not self.averages:
-            arrays = _core.AuxArrays(new_states, averages, self.copies, self.masters)
+            copies = None if has_pieces else self.copies
+            arrays = _core.AuxArrays(new_states, averages, copies, self.masters)
+        copies_alone = _core.AuxArrays({}, copies=self.copies) if first else None
         group_lrs = [own["lr"] for own in groups if "lr" in own]
         frozen = [index for index, own in enumerate(groups) if own.get(FROZEN)]
         new_settings = {**self.settings, **changes}
@@ -320,6 +306,9 @@ class Internals:
         def commit() -> None:
             # The core changes all or nothing, if memory runs out. The rest needs no memory.
             self.core.configure(formulas, self.group_of, step_options, arrays, frozen)
+            if has_pieces:
+                rules = [_core.Formula("sgd")] * len(groups)
+                self.whole.configure(rules, self.group_of, of_whole, copies_alone, frozen)
             self.states, self.averages = new_states, averages
             self.groups, self.has_group_lrs = groups, bool(group_lrs)
             if "lr" not in changes:  # another thread may have set it
@@ -339,7 +328,9 @@ class Internals:
         initial = [initial_values(self.kind, {**settings, **own}) for own in groups]
         of_params = [initial[group] for group in self.group_of]
         moments = second_moments(self.kind, {**settings, **groups[0]})
-        new_states = with_names(self.states, names, moments, self.format, self.arrays, of_params)
+        new_states = with_names(
+            self.states, names, moments, self.format, self.core.arrays, of_params, self.pieces
+        )
         averages = averages_for(self.averages, self.core, settings, before=self.settings)
         return new_states, averages
 

@@ -1,10 +1,10 @@
 """The optimizer as users see it. `schuss.optimizers` declares the classes of optimizers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from itertools import chain
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -16,10 +16,11 @@ from schuss._groups import Params, assign_groups, split_groups
 from schuss._hyperparameters import FINITE
 from schuss._internals import Internals
 from schuss._param_groups import Grouped
-from schuss._settings import checked_overrides, declaration_of
+from schuss._settings import Configurable, checked_overrides, declaration_of
 from schuss._state import StateDtype
 
 _UNSCALED = 1.0
+_Internals = TypeVar("_Internals", bound=Internals)
 
 
 @dataclass(frozen=True, repr=False)
@@ -45,6 +46,35 @@ class Last:
         return f"Last({', '.join(f'{name}={value!r}' for name, value in values.items())})"
 
 
+def new_internals(
+    kind: type[Configurable],
+    params: Params,
+    given: Mapping[str, Any],
+    make: Callable[..., _Internals] = Internals,  # type: ignore[assignment]
+) -> _Internals:
+    """Return the internals of a new optimizer.
+
+    given: the arguments besides the parameters, by name.
+    """
+    call = kind.__name__
+    settings, fixed = declaration_of(kind).with_defaults(call, given)
+    structure, items = split_groups(params)
+    return make(
+        kind,
+        structure,
+        settings,
+        grouping=partial(
+            assign_groups,
+            call=call,
+            items=items,
+            groups=fixed["groups"],
+            check=partial(checked_overrides, kind),
+        ),
+        **{name: value for name, value in fixed.items() if name != "groups"},
+        groups_given=None if items is None else params,
+    )
+
+
 class Optimizer(Grouped):
     """What all optimizers share. It is abstract: use a subclass, such as `Adam`.
 
@@ -54,23 +84,7 @@ class Optimizer(Grouped):
     __slots__ = ()
 
     def __init__(self, params: Params, **given: Any) -> None:
-        kind, call = type(self), type(self).__name__
-        settings, fixed = declaration_of(kind).with_defaults(call, given)
-        structure, items = split_groups(params)
-        self._internals = Internals(
-            kind,
-            structure,
-            settings,
-            grouping=partial(
-                assign_groups,
-                call=call,
-                items=items,
-                groups=fixed["groups"],
-                check=partial(checked_overrides, kind),
-            ),
-            **{name: value for name, value in fixed.items() if name != "groups"},
-            groups_given=None if items is None else params,
-        )
+        self._internals = new_internals(type(self), params, given)
         register(self._internals)
 
     @property
@@ -114,10 +128,7 @@ class Optimizer(Grouped):
         They are in the structure of `params`. None if there are no masters.
         """
         internals = self._internals
-        if internals.masters is None:
-            return None
-        with internals.busy("master"):
-            return internals.core.tree.unflatten(internals.core.values)
+        return None if internals.masters is None else internals.values()
 
     @property
     def steps(self) -> int:
@@ -151,7 +162,7 @@ class Optimizer(Grouped):
     @property
     def accumulated(self) -> int:
         """The number of gradients that wait for the next step."""
-        return self._internals.core.accumulated
+        return self._internals.whole.accumulated
 
     @property
     def lr_now(self) -> float:
@@ -259,7 +270,7 @@ class Optimizer(Grouped):
     def zero_grad(self) -> None:
         """Drop the gradients that were accumulated."""
         with self._internals.busy("zero_grad"):
-            self._internals.core.clear_accumulated()
+            self._internals.whole.clear_accumulated()
 
     def step(self, grads: GradTree = None, *, scale: float = _UNSCALED) -> None:
         """Update all parameters in place, in one pass over memory.

@@ -39,7 +39,7 @@ class _Average(Setting[float | None]):
     @overload
     def __get__(self, optimizer: Configurable, owner: type) -> Any: ...
     def __get__(self, optimizer: Configurable | None, owner: type) -> Any:
-        return self if optimizer is None else internals_of(optimizer).core.average()
+        return self if optimizer is None else internals_of(optimizer).average()
 
 
 @declared

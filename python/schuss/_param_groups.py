@@ -3,12 +3,9 @@
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any
 
-from schuss._added_group import with_group
-from schuss._hyperparameters import mapping
+from schuss._added_group import replace, with_group
 from schuss._internals import Internals
-from schuss._interrupts import defer_signals
 from schuss._options import Options
-from schuss._settings import checked_overrides
 
 
 class ParamGroup(MutableMapping[str, Any]):
@@ -107,26 +104,5 @@ class Grouped(Options):
         (array([0.8, 0.8]), array([0.99, 0.99]))
         """
         internals, call = self._internals, f"{type(self).__name__}.add_group"
-        own = {**mapping(call, "group", group)}
-        if internals.groups_given is None:
-            raise ValueError(
-                f"{call}: the optimizer has no list of groups, expected one that was made with "
-                f"{type(self).__name__}([{{'params': params}}])"
-            )
-        if "params" not in own:
-            raise ValueError(f"{call}: group has no key 'params', expected it")
-        params = own.pop("params")
-        own = checked_overrides(type(self), call, "group", own)
-        try:
-            with internals.busy("add_group", changes=True):
-                internals.check_copies(call)
-                grown, core = with_group(internals, group, params, own), internals.core
-
-                def commit() -> None:
-                    vars(internals).update(vars(grown))
-                    core.retire()  # another thread may be about to step it
-
-                defer_signals(commit)
-        except (TypeError, ValueError) as error:
-            text = str(error).replace(f"{type(self).__name__}:", f"{call}:", 1)
-            raise type(error)(text) from None
+        with internals.busy("add_group", changes=True):
+            replace(internals, with_group(internals, call, group))

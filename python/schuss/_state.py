@@ -1,6 +1,6 @@
 """The arrays that an optimizer keeps along its parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -15,8 +15,9 @@ from schuss._arrays import (
     parse_dtype,
     zeros_like_strided,
 )
-from schuss._blocks import new_blocks
+from schuss._blocks import has_blocks, new_blocks, start_blocks
 from schuss._hyperparameters import choice
+from schuss.reference._square_code import FEWEST, block_dtype, blocks_of
 
 States: TypeAlias = dict[str, list[Array]]
 """Arrays by name, each list in the order of the parameters."""
@@ -25,6 +26,27 @@ Arrays: TypeAlias = Mapping[str, Sequence[Array | None]]
 
 StateDtype: TypeAlias = np.dtype[Any] | Literal["8bit"] | None
 """The dtype of states, or "8bit"; None: the dtype in which each parameter is computed."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces of the parameters that an optimizer steps, and keeps state for.
+
+    A piece has consecutive elements of a parameter, in the order of its memory. It begins at a
+    block of 8-bit state.
+    """
+
+    arrays: Sequence[Array]
+    """One for each parameter, of one dimension and without gaps; it may be empty."""
+    bounds: Sequence[tuple[int, int]]
+    """Where each begins and ends in its parameter, in elements."""
+    sizes: Sequence[int]
+    """The numbers of elements of the whole parameters."""
+    first: Sequence[int]
+    """Where each piece begins among all elements; complex numbers count as two."""
+    new_zeros: Callable[[str, Sequence[tuple[int, np.dtype[Any]]]], list[Array]] | None = None
+    """Returns zeros for the states of a name, of the size and dtype of each; None: in memory."""
+
 
 # A rule keeps up to three states. The averages, then the masters, follow them in memory.
 _MAX_STATES = 3
@@ -38,22 +60,15 @@ class StateFormat:
     complex: str
     """Whether second moments of complex parameters are of the "components" or the "modulus"."""
 
-    def new(self, param: Array, index: int, initial: float, *, is_second_moment: bool) -> Array:
-        """Return a new state of a parameter; `index` counts its states from 1."""
-        dtype = computed_dtype(param)
+    def of(self, param: Array, size: int, *, is_second_moment: bool) -> np.dtype[Any]:
+        """Return the dtype of a state of a parameter, which is a piece of one of that size."""
         if isinstance(self.dtype, str):
-            blocks = new_blocks(param, index, initial, nonnegative=is_second_moment)
-            if blocks is not None:
-                return blocks
-        elif self.dtype is not None:
-            dtype = self.dtype
+            has_blocks = size >= FEWEST
+            return block_dtype(is_second_moment) if has_blocks else computed_dtype(param)
+        dtype = computed_dtype(param) if self.dtype is None else self.dtype
         if is_second_moment and self.complex == "modulus":
             dtype = dtype.type(0).real.dtype
-        state = zeros_like_strided(param, index, dtype)
-        if initial != 0:
-            with np.errstate(all="ignore"):  # the core refuses a value that the dtype cannot hold
-                components(state)[...] = initial
-        return state
+        return dtype
 
 
 def state_format(call: str, dtype: Any, complex: str, params: Sequence[Array]) -> StateFormat:
@@ -81,21 +96,58 @@ def with_names(
     format: StateFormat,
     params: Sequence[Array],
     initial: Sequence[Mapping[str, float]],
+    pieces: Pieces | None,
 ) -> States:
     """Return the states of these names: the existing ones, and new ones for the others.
 
-    initial: for each parameter, the first values of states that do not begin with zeros.
+    states: they may lack parameters at the end. initial: for each parameter, the first values of
+    states that do not begin with zeros. pieces: describes the parameters, if they are pieces of
+    others.
     """
-    if list(states) == names:
+    if list(states) == names and all(len(each) == len(params) for each in states.values()):
         return states
-    return {
-        name: states.get(name)
-        or [
-            format.new(param, index, values.get(name, 0.0), is_second_moment=name in second_moments)
-            for param, values in zip(params, initial, strict=True)
+    sizes = [param.size for param in params] if pieces is None else pieces.sizes
+
+    def of(name: str, slot: int) -> list[Array]:
+        known = states.get(name, [])
+        added = slice(len(known), None)
+        dtypes = [
+            format.of(param, size, is_second_moment=name in second_moments)
+            for param, size in zip(params[added], sizes[added], strict=True)
         ]
-        for index, name in enumerate(names, start=1)
-    }
+        new = list(zip(params[added], dtypes, strict=True))
+        if pieces is None or pieces.new_zeros is None:
+            new_zeros = [_zeros(*each, slot) for each in new]
+        else:
+            new_zeros = pieces.new_zeros(name, [(_length(*each), each[1]) for each in new])
+        for state, param, values in zip(new_zeros, params[added], initial[added], strict=True):
+            _start(state, param, values.get(name, 0.0))
+        return known + new_zeros
+
+    return {name: of(name, slot) for slot, name in enumerate(names, start=1)}
+
+
+def _length(param: Array, dtype: np.dtype[Any]) -> int:
+    """Return the number of items of a state."""
+    return param.size if dtype.names is None else blocks_of(param.size)
+
+
+def _zeros(param: Array, dtype: np.dtype[Any], slot: int) -> Array:
+    """Return a state of zeros; `slot` counts those of a parameter from 1."""
+    if dtype.names is None:
+        return zeros_like_strided(param, slot, dtype)
+    return new_blocks(param, slot, dtype)
+
+
+def _start(state: Array, param: Array, initial: float) -> None:
+    """Set all elements of a state of zeros to a value."""
+    if initial == 0:
+        return
+    with np.errstate(all="ignore"):  # the core refuses a value that the dtype cannot hold
+        if has_blocks(state):
+            start_blocks(state, param.size, initial)
+        else:
+            components(state)[...] = initial
 
 
 def averages_for(
@@ -115,10 +167,15 @@ def averages_for(
         zeros_like_strided(param, _MAX_STATES + 1, computed_dtype(param)) for param in core.arrays
     ]
     if not from_zero:
-        has_low = any(param.dtype.itemsize == 2 for param in core.arrays)
-        for average, values in zip(new, core.values if has_low else core.arrays, strict=True):
-            np.copyto(average, values)
+        start_averages(new, core)
     return new
+
+
+def start_averages(averages: list[Array], core: _core.Optimizer) -> None:
+    """Set averages to the values of the parameters."""
+    has_low = any(param.dtype.itemsize == 2 for param in core.arrays)
+    for average, values in zip(averages, core.values if has_low else core.arrays, strict=True):
+        np.copyto(average, values)
 
 
 def new_sums(params: Sequence[Array]) -> list[Array]:
