@@ -2,9 +2,11 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from time import monotonic
 from types import FrameType
 
@@ -13,10 +15,21 @@ from hypothesis import HealthCheck, settings
 
 import schuss
 from support.execution import execution
+from support.ranks import shared, world_size
 
 # No deadline: how long an example takes depends on the machine.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+# On several ranks, all draw the same examples.
+untimed = settings.get_profile("untimed")
+settings.register_profile("ranks", untimed, derandomize=True, database=None)
+settings.load_profile("untimed" if world_size() is None else "ranks")
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """Return the folder of the test; on several ranks, all have that of rank 0."""
+    folder: Path = shared(tmp_path)
+    return folder
 
 
 @pytest.fixture(params=schuss.available_simd())
@@ -45,6 +58,28 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Do not wait for the disk: on a slow one, many saves would take half an hour."""
     for name in ("fsync", "fdatasync"):
         monkeypatch.setattr(os, name, lambda descriptor: None, raising=False)
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder on a disk of 1 MiB."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this user may not mount a small disk")
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.fixture
+def limited_files(tmp_path: Path) -> Iterator[Path]:
+    """Return a folder in which files can grow to 1 MiB."""
+    resource = pytest.importorskip("resource", reason="there are no limits of files")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    yield tmp_path
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture

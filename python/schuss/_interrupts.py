@@ -56,6 +56,10 @@ class Deferred:
         elif number not in self._pending:
             self._pending.append(number)
 
+    def is_pending(self, number: int) -> bool:
+        """Return whether a signal has arrived whose handler was not called yet."""
+        return number in self._pending
+
     def run_handlers(self) -> None:
         """Call the handlers of the signals that have arrived; their errors are raised."""
         numbers = []
@@ -94,6 +98,17 @@ class Deferred:
         for number, before in self._before.items():
             if _signal.getsignal(number) is self:
                 _signal.signal(number, before)
+
+
+class DeferredOnce(Deferred):
+    """A context that defers the first signal of each number; the second one is not deferred."""
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Defer a signal, or call the handlers of those that were deferred."""
+        is_second = self.is_pending(number)
+        super().__call__(number, frame)
+        if is_second:
+            self.run_handlers()
 
 
 def raised_within(error: BaseException) -> bool:
