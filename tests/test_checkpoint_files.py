@@ -2,7 +2,6 @@
 
 import _thread
 import errno
-import io
 import json
 import os
 import random
@@ -14,7 +13,7 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import chdir
 from copy import deepcopy
@@ -29,7 +28,7 @@ import numpy as np
 import pytest
 
 import schuss
-from schuss import _digest, _files
+from schuss import _digest
 from support.arrays import leaves
 from support.checkpoints import check_load_is_refused, refused, small_training, snapshot
 from support.interruption import Interruption
@@ -397,28 +396,6 @@ def test_a_process_that_is_killed_leaves_a_whole_checkpoint(tmp_path: Path) -> N
 
 
 @pytest.fixture
-def full_disk(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder on a disk of 1 MiB."""
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
-    try:
-        subprocess.run(mount, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this user may not mount a small disk")
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
-
-
-@pytest.fixture
-def limited_files(tmp_path: Path) -> Iterator[Path]:
-    """Return a folder in which files can grow to 1 MiB."""
-    resource = pytest.importorskip("resource", reason="there are no limits of files")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
-    yield tmp_path
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-@pytest.fixture
 def failing_sync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder on a disk that fails at the last moment."""
 
@@ -488,10 +465,6 @@ def test_file_systems_without_locks_or_syncs_that_write_in_parts_have_checkpoint
 ) -> None:
     import fcntl
 
-    class InParts(io.FileIO):
-        def write(self, data: Any) -> int:
-            return super().write(data[:700])
-
     def fails(number: int) -> Callable[..., None]:
         def fail(*_: Any) -> None:
             raise OSError(number, os.strerror(number))
@@ -501,8 +474,8 @@ def test_file_systems_without_locks_or_syncs_that_write_in_parts_have_checkpoint
     def in_parts(descriptor: int, memory: list[memoryview], start: int) -> int:
         return os.readv(descriptor, [memory[0][:700]]) if os.lseek(descriptor, start, 0) >= 0 else 0
 
-    values = np.arange(1000.0)
-    monkeypatch.setattr(_files, "FileIO", InParts)
+    values, pwrite = np.arange(1000.0), os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda d, data, start: pwrite(d, data[:700], start))
     monkeypatch.setattr(fcntl, "flock", fails(errno.ENOLCK))
     monkeypatch.setattr(os, "fsync", fails(errno.EINVAL))
     monkeypatch.setattr(os, "preadv", in_parts, raising=False)

@@ -301,8 +301,8 @@ def test_a_fork_leaves_parent_and_child_multiplying() -> None:
 FORKS_WHILE_HASHING = """
     import os, sys, tempfile
     import numpy as np, schuss
-    from schuss import _safetensors
-    _safetensors._PIECE = 256
+    from schuss import _safetensors, _tensor_reader, _tensor_writer
+    _safetensors.PIECE = 256
     folder = tempfile.TemporaryDirectory()
     path = folder.name + "/c"
     w, into = np.arange(1000.0), np.zeros(1000)
@@ -313,18 +313,18 @@ FORKS_WHILE_HASHING = """
         if child:  # the child finishes before the parent continues
             status = os.waitpid(child, 0)[1]
             assert status == 0, status
-    def blocks(arrays, real=_safetensors._blocks):
+    def blocks(arrays, real=_tensor_writer._blocks):
         for i, block in enumerate(real(arrays)):
             if i == 9: fork()
             yield block
-    def read_at(*arguments, reads=iter(range(99)), real=_safetensors._read_at):
+    def read_at(*arguments, reads=iter(range(99)), real=_tensor_reader._read_at):
         if next(reads) == 9: fork()
         return real(*arguments)
     def fsync(descriptor, calls=[], real=os.fsync):
         calls.append(None)
         if len(calls) == 1: fork()
         real(descriptor)
-    _safetensors.{name} = {own}
+    {name} = {own}
     try:
         {call}
     except RuntimeError as error:
@@ -345,8 +345,8 @@ FORKED = "save: the process was forked while it saved, expected only the parent 
 @pytest.mark.parametrize(
     ("name", "own", "call", "printed"),
     [
-        ("_read_at", "read_at", "schuss.load(path, into)", ""),
-        ("_blocks", "blocks", "schuss.save(path, w)", FORKED),
+        ("_tensor_reader._read_at", "read_at", "schuss.load(path, into)", ""),
+        ("_tensor_writer._blocks", "blocks", "schuss.save(path, w)", FORKED),
         ("os.fsync", "fsync", "schuss.save(path, w)", FORKED),
     ],
 )

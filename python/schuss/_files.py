@@ -1,7 +1,8 @@
 """Regular files: opened safely for reading, and replaced atomically.
 
-A file is written under a temporary name next to its path, synced, and renamed. If anything raises,
-or the process is killed, the path still names the old file or already names the new one.
+A file is written under a temporary name next to its path, by one or several processes, synced, and
+renamed. If anything raises, or a process is killed, the path still names the old file or already
+names the new one.
 """
 
 import errno
@@ -20,10 +21,13 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-# The page cache is dropped after this many bytes. A new file is seldom read soon, and finding
-# memory for it can take three times as long as the disk: on a virtual machine that has returned
-# the pages of the previous file to the host.
-_CACHED = 1 << 27
+# Each time this many bytes have been written, the system is advised that it does not need them in
+# the page cache: it starts to write them to the disk, and drops those that are there. A new file is
+# seldom read soon, and finding memory for it can take three times as long as the disk: on a virtual
+# machine that has returned the pages of the previous file to the host.
+_DROPPED = 1 << 23
+# After this many bytes, a process waits for the disk, so that a slow one does not fill the cache.
+_SYNCED = 1 << 30
 
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -86,13 +90,19 @@ def _check_is_regular(call: str, path: str, mode: int) -> None:
 
 
 class NewFile:
-    """A file that only the process that created it writes to, and that only its owner can read."""
+    """A file that this process writes to, and that only its owner can read.
 
-    def __init__(self, call: str, path: str) -> None:
-        self._call, self.path, self._process = call, path, os.getpid()
-        self.file = FileIO(path, "x", opener=_opener(_NO_LINKS))
+    created: whether this process creates it; otherwise another one has done so.
+    """
+
+    def __init__(self, call: str, path: str, *, created: bool = True) -> None:
+        self.call, self.path, self._process = call, path, os.getpid()
+        mode, flags = ("x", _NO_LINKS) if created else ("r+", _NO_LINKS | _NO_WAIT)
+        self.file = FileIO(path, mode, opener=_opener(flags))
         self.descriptor = self.file.fileno()
-        self._cached = 0  # bytes
+        self.kept = False
+        """Whether the file stays after an error."""
+        self._written = 0  # bytes
 
     @property
     def is_ours(self) -> bool:
@@ -100,29 +110,53 @@ class NewFile:
         return os.getpid() == self._process
 
     def check_is_ours(self) -> None:
-        """Raise RuntimeError in a child process: parent and child share the file position."""
+        """Raise RuntimeError in a child process: parent and child would write the same file."""
         if not self.is_ours:
             raise RuntimeError(
-                f"{self._call}: the process was forked while it saved, expected only the parent "
+                f"{self.call}: the process was forked while it saved, expected only the parent "
                 "to go on"
             )
 
-    def write(self, data: bytes | memoryview) -> None:
-        """Write all data, in several system calls if necessary."""
+    def write_at(self, start: int, data: bytes | memoryview) -> None:
+        """Write all data at a position, in several system calls if necessary."""
         self.check_is_ours()
         rest = memoryview(data)
         while rest:
-            rest = rest[self.file.write(rest) :]
-        self._cached += len(data)
-        if self._cached >= _CACHED and hasattr(os, "posix_fadvise"):
-            _sync(self.descriptor)
+            count = _write_at(self.file, start, rest)
+            start, rest = start + count, rest[count:]
+        before, self._written = self._written, self._written + len(data)
+        if before // _SYNCED < self._written // _SYNCED:
+            self.sync()
+        if before // _DROPPED < self._written // _DROPPED and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-            self._cached = 0
 
-    def rewind(self) -> None:
-        """Move to the start of the file."""
-        self.check_is_ours()
-        self.file.seek(0)
+    def sync(self) -> None:
+        """Wait until the disk has what was written."""
+        _sync(self.descriptor)
+
+
+def _write_at(file: FileIO, start: int, memory: memoryview) -> int:
+    if hasattr(os, "pwrite"):
+        return os.pwrite(file.fileno(), memory, start)
+    file.seek(start)
+    return file.write(memory)
+
+
+@contextmanager
+def shared(call: str, path: str) -> Iterator[NewFile]:
+    """Open a new file that another process has created, and will rename."""
+    try:
+        new = NewFile(call, path, created=False)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            error.errno,
+            f"{call}: the ranks do not see the same folder, expected one that they share (or a "
+            "path that ends in '.safetensors.index.json', for a file of each rank)",
+            os.path.dirname(path),
+        ) from None
+    with new.file:
+        _check_is_regular(call, path, os.fstat(new.descriptor).st_mode)
+        yield new
 
 
 @contextmanager
@@ -133,12 +167,12 @@ def replacing(call: str, path: str) -> Iterator[NewFile]:
     path = os.path.realpath(path)
     folder, name = os.path.split(path)
     prefix = f".schuss-{sha256(os.fsencode(name)).hexdigest()[:16]}-"
-    _remove_stale_temps(folder, prefix)
-    new = _create_locked_temp(call, folder, prefix)
+    remove_left_behind(folder, lambda name: name.startswith(prefix))
+    new = _create_locked(call, lambda: _temp_path(folder, prefix))
     try:
         with new.file:
             yield new
-            _sync(new.descriptor)
+            new.sync()
             if os.name == "posix":
                 _copy_rights(call, new.descriptor, path, prefix)
             new.check_is_ours()
@@ -151,6 +185,39 @@ def replacing(call: str, path: str) -> Iterator[NewFile]:
             with suppress(OSError):
                 os.unlink(new.path)
         raise
+    _sync_folder(folder)
+
+
+@contextmanager
+def created(call: str, path: str, like: str) -> Iterator[NewFile]:
+    """Yield a new file of this path, which is deleted if anything raises, unless it is `kept`.
+
+    like: the file from which it gets its rights, if that exists. As long as the context lasts, no
+    other process takes the file for one that a killed process left behind.
+    """
+    new = _create_locked(call, lambda: path)
+    try:
+        with new.file:
+            if os.name == "posix":
+                _copy_rights(call, new.descriptor, os.path.realpath(like), f"{path}-")
+            _sync_folder(os.path.dirname(path))
+            yield new
+    except BaseException:
+        if new.is_ours and not new.kept:
+            with suppress(OSError):
+                os.unlink(path)
+        raise
+
+
+def remove_left_behind(folder: str, is_stale: Callable[[str], bool]) -> None:
+    """Delete files of these names that no process is writing."""
+    for name in os.listdir(folder):
+        if is_stale(name):
+            with suppress(OSError):  # in use, or deleted meanwhile
+                _remove_if_stale(os.path.join(folder, name))
+
+
+def _sync_folder(folder: str) -> None:
     if os.name == "posix":  # other systems write directory entries at once
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -177,9 +244,9 @@ def _temp_path(folder: str, prefix: str) -> str:
     return os.path.join(folder, f"{prefix}{os.urandom(8).hex()}.tmp")
 
 
-def _create_locked_temp(call: str, folder: str, prefix: str) -> NewFile:
+def _create_locked(call: str, new_path: Callable[[], str]) -> NewFile:
     while True:
-        new = NewFile(call, _temp_path(folder, prefix))
+        new = NewFile(call, new_path())
         is_locked_by_other = False
         if fcntl is not None:
             try:
@@ -191,13 +258,6 @@ def _create_locked_temp(call: str, folder: str, prefix: str) -> NewFile:
         if not is_locked_by_other and os.path.lexists(new.path):
             return new
         new.file.close()  # another process has just deleted it as stale
-
-
-def _remove_stale_temps(folder: str, prefix: str) -> None:
-    for name in os.listdir(folder):
-        if name.startswith(prefix):
-            with suppress(OSError):  # in use, or deleted meanwhile
-                _remove_if_stale(os.path.join(folder, name))
 
 
 def _remove_if_stale(path: str) -> None:

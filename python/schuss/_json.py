@@ -10,7 +10,8 @@ import numpy as np
 from schuss import schedules
 from schuss._arrays import Array
 from schuss._hyperparameters import Rate, check_keys, count, shown
-from schuss._safetensors import File, dtype_in_file
+from schuss._safetensors import dtype_in_file
+from schuss._tensor_reader import File
 
 SECTION = "settings"  # that of the tensors that settings contain
 _SCHEDULE, _SAME, _FUNCTION, _ARRAY = (

@@ -101,6 +101,24 @@ class Checked:
             )
         ]
 
+    def likes(self, name: str) -> list[Array | None]:
+        """Return arrays like the saved ones of a name of `others`."""
+        if name == "accumulated":  # whole, even if the optimizer has pieces of the states
+            return [*self.others[name]]
+        return [
+            None if array is None else convert.like(array)
+            for convert, array in zip(self.conversions, self.others[name], strict=True)
+        ]
+
+    def pieces(self, name: str, saved: Sequence[Array | None]) -> list[Array | None]:
+        """Return what the optimizer keeps of saved arrays of a name of `others`."""
+        if name == "accumulated":
+            return [*saved]
+        return [
+            values if values is None or convert.bounds is None else convert.piece(values)
+            for convert, values in zip(self.conversions, saved, strict=True)
+        ]
+
     def converted(self, name: str, saved: Sequence[Array]) -> list[Array]:
         """Return saved states of a name in the formats of those of the optimizer."""
         return [
@@ -114,7 +132,7 @@ class Checked:
 def saved(optimizer: Configurable) -> Saved:
     """Return what is to be saved of an optimizer."""
     internals = internals_of(optimizer)
-    return Saved(_settings(internals), _arrays(internals), internals.core.tree.names)
+    return Saved(_settings(internals), _arrays(internals), internals.whole.tree.names)
 
 
 def own_hyperparameters(optimizer: Configurable) -> tuple[dict[str, Any], list[Overrides]]:
@@ -191,8 +209,8 @@ def restore_pickled(optimizer: Configurable, state: Mapping[str, Any]) -> None:
 
 def _settings(internals: Internals) -> dict[str, Any]:
     """Return what a state dict has except for arrays: not copied, but in a new dict."""
-    weights, accumulated = internals.core.average_weights, internals.core.accumulated
-    without = internals.core.without_sum
+    weights, accumulated = internals.core.average_weights, internals.whole.accumulated
+    without = internals.whole.without_sum
     return {
         "optimizer": internals.call,
         "steps": internals.core.steps,
@@ -216,7 +234,7 @@ def _arrays(internals: Internals) -> dict[str, Sequence[Array | None]]:
     arrays: dict[str, Sequence[Array | None]] = {**internals.states}
     if internals.averages is not None:
         arrays["average"] = internals.averages
-    if internals.core.accumulated:
+    if internals.whole.accumulated:
         arrays["accumulated"] = internals.sums()
     if internals.masters is not None:
         arrays["master"] = internals.masters
@@ -293,7 +311,7 @@ def _check_of(internals: Internals, with_values: bool) -> Check[dict[str, Any]]:
         average=optional(record(weights=_weights, **values)),
         accumulated=optional(check_sums),
         master=optional(partial(_checked_master, internals, with_values)),
-        blocks=partial(conversions, internals.arrays),
+        blocks=partial(conversions, internals.arrays, internals.bounds),
         **({"state": anything} if with_values else {}),
     )
 
@@ -375,10 +393,12 @@ def restore(
     fill: Callable[[Arrays], None],
     *,
     prefix: str,
+    ready: Callable[[], object] = lambda: None,
 ) -> None:
     """Use checked settings, and call `fill` with the arrays for them, in one transaction.
 
-    prefix: that of an error about numbers that the parameters' dtype does not hold.
+    prefix: that of an error about numbers that the parameters' dtype does not hold. ready: is
+    called before anything changes.
     """
     internals = internals_of(optimizer)
     with internals.busy(call, changes=True):
@@ -387,19 +407,20 @@ def restore(
             internals.hold_sums()
 
         def on_commit() -> None:
-            internals.core.clear_accumulated()
-            internals.core.accumulated = known.accumulated
+            internals.whole.clear_accumulated()
+            internals.whole.accumulated = known.accumulated
             arrays = _arrays(internals)
             if "master" not in known.others:
                 clear(arrays.pop("master", ()))
             fill(arrays)
-            internals.core.without_sum = known.without_sum
+            internals.whole.without_sum = known.without_sum
             internals.core.rested = known.rested
             internals.core.average_weights = known.average_weights
             internals.core.skipped = known.skipped
             internals.core.steps = known.steps
             internals.write_copies()
 
+        ready()
         try:
             internals.reconfigure(known.settings, known.groups, known.settings, on_commit=on_commit)
         except ValueError as error:

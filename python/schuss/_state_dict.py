@@ -13,7 +13,7 @@ from schuss._hyperparameters import check_keys
 from schuss._internals import internals_of
 from schuss._saved import Checked, Memo, checked, copied_schedules, restore, saved
 from schuss._settings import Configurable
-from schuss._state import copied, fill
+from schuss._state import Arrays, copied, fill
 
 # Entries that have arrays as values, besides other fields.
 _WITH_VALUES = ("average", "accumulated")
@@ -24,43 +24,53 @@ def state_dict(optimizer: Configurable) -> dict[str, Any]:
     internals = internals_of(optimizer)
     with internals.busy("state_dict"):
         known = saved(optimizer)
-        settings = known.settings
-        trees = {
-            name: internals.core.tree.unflatten(copied(arrays))
-            for name, arrays in known.arrays.items()
-        }
-        for name in _WITH_VALUES:
-            if name in trees:
-                settings[name] |= {"values": trees.pop(name)}
-        settings["master"] = trees.pop("master", None)
-        memo: Memo = {}
-        return settings | {
-            "hyperparameters": copied_schedules(settings["hyperparameters"], memo),
-            "groups": [
-                group | {"hyperparameters": copied_schedules(group["hyperparameters"], memo)}
-                for group in settings["groups"]
-            ],
-            "state": trees,
-        }
+        arrays = {name: copied(each) for name, each in known.arrays.items()}
+        return with_arrays(known.settings, arrays, internals.whole.tree)
+
+
+def with_arrays(settings: dict[str, Any], arrays: Arrays, tree: Tree) -> dict[str, Any]:
+    """Return a state dict of saved settings and arrays of the whole parameters."""
+    trees = {name: tree.unflatten([*each]) for name, each in arrays.items()}
+    for name in _WITH_VALUES:
+        if name in trees:
+            settings[name] |= {"values": trees.pop(name)}
+    settings["master"] = trees.pop("master", None)
+    memo: Memo = {}
+    return settings | {
+        "hyperparameters": copied_schedules(settings["hyperparameters"], memo),
+        "groups": [
+            group | {"hyperparameters": copied_schedules(group["hyperparameters"], memo)}
+            for group in settings["groups"]
+        ],
+        "state": trees,
+    }
 
 
 def load_state_dict(optimizer: Configurable, given: Mapping[str, Any]) -> None:
     """Load what `state_dict` returned; see `Optimizer.load_state_dict`."""
-    call, name = f"{type(optimizer).__name__}.load_state_dict", "state_dict"
+    call = f"{type(optimizer).__name__}.load_state_dict"
+    known, values = read(optimizer, call, given)
+    restore(optimizer, "load_state_dict", known, partial(fill, values=values), prefix=call)
+
+
+def read(optimizer: Configurable, call: str, given: Mapping[str, Any]) -> tuple[Checked, Arrays]:
+    """Return a state dict, checked, and the values of the arrays of the optimizer."""
+    name = "state_dict"
     known = checked(optimizer, call, name, given, with_values=True)
     check_keys(call, f"{name}['state']", given["state"], tuple(known.states))
-    reader = _Reader(call, internals_of(optimizer).core.tree)
+    reader = _Reader(call, internals_of(optimizer).whole.tree)
     # Copied first: the values given may be the state itself, in another order.
     values: dict[str, Sequence[Array | None]] = {}
     for key in known.states:
         argument = f"{name}['state'][{key!r}]"
         values[key] = copied(reader.states(given["state"][key], argument, known, key))
-    for key, like in known.others.items():
+    for key in known.others:
         structure, argument = given[key], f"{name}[{key!r}]"
         if key in _WITH_VALUES:
             structure, argument = structure["values"], f"{argument}['values']"
-        values[key] = copied(reader.arrays(structure, argument, like, key))
-    restore(optimizer, "load_state_dict", known, partial(fill, values=values), prefix=call)
+        arrays = reader.arrays(structure, argument, known.likes(key), key)
+        values[key] = copied(known.pieces(key, arrays))
+    return known, values
 
 
 class _Reader:

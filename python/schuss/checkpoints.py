@@ -1,8 +1,8 @@
 """Checkpoints: training that was interrupted resumes with the same bits.
 
-A checkpoint is one file in the safetensors format, which cannot contain code. Other programs can
-read it: the parameters are the tensors ``params/...``, the state of the optimizer is
-``optimizer/m/...``, and so on.
+A checkpoint is one file in the safetensors format, which cannot contain code, or one file of each
+process and an index. Other programs can read it: the parameters are the tensors ``params/...``, the
+state of the optimizer is ``optimizer/m/...``, and so on.
 """
 
 import os
@@ -14,16 +14,28 @@ from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import numpy as np
 
-from schuss import _core, _files, _json, _safetensors
+from schuss import _core, _files, _json, _safetensors, _tensor_files
 from schuss._arrays import Array, ArrayTree, arrays_of, check_holds
-from schuss._blocks import as_bytes, of_bytes, shape_in_bytes
+from schuss._blocks import as_bytes, shape_in_bytes
+from schuss._checkpoint_parts import (
+    PartsToRead,
+    drop_sums,
+    names_of_all,
+    of_first_rank,
+    ranks_of,
+    saved_of_all,
+    shares,
+    state_parts,
+)
+from schuss._collective import Collective
 from schuss._copies import writer_of_copies
 from schuss._errors import wrong_type
 from schuss._hyperparameters import Check, Rate, mapping, optional, record, shown
-from schuss._interrupts import defer_signals
 from schuss._listing import public_names
 from schuss._saved import busy, checked, own_hyperparameters, restore, saved
 from schuss._state import Arrays
+from schuss._tensor_reader import File
+from schuss._tensor_writer import AnyPart
 from schuss.batches import MiniBatches, State, parse_state, set_state
 from schuss.optimizers import Optimizer
 
@@ -67,23 +79,37 @@ def save(
     system refuses some of this, fewer users can access the file. If `path` is a symbolic link, its
     target is replaced. Other hard links keep the old file.
 
-    Signal handlers, that of Ctrl-C included, run between pieces of 4 MiB, or after saving.
+    Signal handlers, that of Ctrl-C included, run between pieces of 4 MiB, or after saving. While a
+    rank waits for others, a second Ctrl-C ends the wait; the ranks cannot communicate then.
+
+    With a sharded optimizer (`schuss.mpi`), all ranks call this. The file has the same bytes as
+    that of one process; each rank writes its own part of it. An error of one rank is raised by all.
+    Any number of ranks can load it, and so can an optimizer of one process.
 
     Parameters
     ----------
     path : str or os.PathLike
         The file, which is replaced if it exists. Folders, devices, FIFOs and sockets are refused.
-        The usual extension is ".safetensors".
+        The usual extension is ".safetensors". All ranks need to see the same folder, on a disk that
+        keeps what several machines write to one file at the same time, such as Lustre, GPFS or a
+        disk of one machine; NFS does not. If the path ends in ".safetensors.index.json", each rank
+        writes a file of its own to the folder of the path, and the path becomes an index of these
+        files. Use that on NFS. It also works without a shared folder, but nothing can be loaded, by
+        `fit` neither, until every machine has all files. The files of the previous save are
+        deleted.
     params : array, or sequence or mapping of arrays, nested as you like
         The parameters, of any shape and memory layout, in any boolean, integer, floating point or
         complex dtype. They must not change while they are saved.
     optimizer : Optimizer, optional
         An optimizer of schuss of all or some of these parameters. Its state, counts,
         hyperparameters, groups, schedules, averages, masters and accumulated gradients are saved.
-        Its `copies` are not: they are rewritten when it is loaded.
+        Its `copies` are not: they are rewritten when it is loaded. The gradients that the ranks of
+        a sharded optimizer have accumulated are saved as what a step would take of them: their mean
+        or sum. All ranks must have accumulated as many.
     batches : MiniBatches, optional
         The state of the generator, and the number of batches of the current epoch that were handed
-        out. So save after the step with the last one of them.
+        out. So save after the step with the last one of them. Of several ranks, that of rank 0 is
+        saved, and so are its `extra` and those of its `params` that the optimizer does not have.
     extra : mapping, optional
         Other values to save: those that JSON can represent, with str as keys, and arrays of any
         shape in the dtypes of NumPy that parameters can have, such as
@@ -99,7 +125,8 @@ def save(
         combines a `schedules.ReduceOnPlateau`, which changes, and a function of your own.
     ValueError
         If the optimizer has other parameters, two arrays have the same name, everything except the
-        arrays takes more than 100 MB, or `path` is not the name of a regular file.
+        arrays takes more than 100 MB, or `path` is not the name of a regular file; if the ranks
+        save under other names, or have accumulated other numbers of gradients.
     RuntimeError
         If a step of the optimizer is under way, or in a child process that was forked meanwhile.
     OSError
@@ -107,7 +134,8 @@ def save(
 
     If anything is raised, also by a signal handler, `path` holds what it held before. The only
     exception is an error after the rename, for example when the folder is synced: then `path` holds
-    the new checkpoint, complete.
+    the new checkpoint, complete. New files that an index does not name can stay in its folder; the
+    next save deletes them.
 
     References
     ----------
@@ -119,6 +147,10 @@ def save(
     second moments; see `schuss.optimizers.Options`. The entry ``blocks`` of the optimizer's
     settings has the order of the elements, as `Optimizer.state_dict` describes it. The tensors
     ``optimizer/master/...`` have the missing bits of the parameters.
+
+    An index has the keys ``metadata`` and ``weight_map``, as those of model hubs. A tensor of which
+    several ranks have elements is in their files as ``name[begin:end]``: these elements, in C
+    order, on one axis.
 
     Examples
     --------
@@ -139,11 +171,12 @@ def save(
     >>> folder.cleanup()
     """
     call = "save"
-    path = _files.check_path(call, "path", path)
-    _check_batches(call, batches)
-    extra = {} if extra is None else mapping(call, "extra", extra)
-    state = None if batches is None else batches.state_dict()
-    write(call, path, params, optimizer, batches=state, extra=extra)
+    with Collective(call, ranks_of(optimizer)) as together:
+        path = _files.check_path(call, "path", path)
+        _check_batches(call, batches)
+        extra = {} if extra is None else mapping(call, "extra", extra)
+        state = None if batches is None else batches.state_dict()
+        write(call, path, params, optimizer, together, batches=state, extra=extra)
 
 
 def load(
@@ -159,10 +192,14 @@ def load(
     needs as much memory as is loaded, and other processes that write to the file cannot change what
     is loaded.
 
+    With a sharded optimizer (`schuss.mpi`), all ranks call this. They share the reading: each keeps
+    the parameters and its part of the state. It does not matter how many ranks have saved it. An
+    error of one rank is raised by all.
+
     Parameters
     ----------
     path : str or os.PathLike
-        The file.
+        The file, or the index of several.
     params : array, or sequence or mapping of arrays, nested as you like
         The parameters, in the structure, shapes and dtypes that were saved, in any memory layout.
         They are compared with the file before it is read in full. A read-only array must have the
@@ -172,7 +209,8 @@ def load(
         groups. Everything that was saved of the optimizer is loaded. State in 8 bits can be loaded
         into state in float32, and the other way round, then rounded to nearest. Without it, only
         the parameters are loaded: optimizers with low-precision `copies` of them rewrite these, and
-        keep their state, masters and averages.
+        keep their state, masters and averages. Accumulated gradients become those of each rank if
+        its optimizer takes the mean over the ranks, and those of rank 0 if it takes the sum.
     batches : MiniBatches, optional
         Mini-batches with the same number of examples and the same settings. The next iteration
         resumes the epoch that was under way, or starts the next epoch.
@@ -188,7 +226,8 @@ def load(
         If an argument has a wrong type.
     ValueError
         If the file is cut short, was altered, is not a checkpoint or has another version, or holds
-        other arrays, another optimizer or other mini-batches than those given; if a read-only array
+        other arrays, another optimizer or other mini-batches than those given; if the ranks read
+        different files; if a read-only array
         differs from what was saved; if `params` returns new arrays at each access, so that nothing
         would be loaded; or if `path` is a device, a FIFO or a socket.
     RuntimeError
@@ -210,11 +249,12 @@ def load(
     See `save`.
     """
     call = "load"
-    path = _files.check_path(call, "path", path)
-    _check_batches(call, batches)
-    checkpoint = opened(call, path, params, optimizer)
-    checkpoint.restore(params, optimizer, batches)
-    return checkpoint.extra
+    with Collective(call, ranks_of(optimizer)) as together:
+        path = _files.check_path(call, "path", path)
+        _check_batches(call, batches)
+        checkpoint = opened(call, path, params, optimizer, together)
+        checkpoint.restore(params, optimizer, batches, together)
+        return checkpoint.extra
 
 
 # For `fit` too, which saves more.
@@ -225,6 +265,7 @@ def write(
     path: str,
     params: ArrayTree,
     optimizer: Optimizer | None,
+    together: Collective,
     *,
     batches: Mapping[str, Any] | None,
     extra: Mapping[str, Any] | None = None,
@@ -236,29 +277,50 @@ def write(
 
     extra_name: the argument that `extra` comes from.
     """
-    tensors = _named_params(call, params)
+    if not together.vote(os.fsencode(os.path.basename(path))):
+        raise ValueError(f"{call}: path is {path!r}, expected the same name on all ranks")
+    arrays = _named_params(call, params)
     if optimizer is not None:
         _check_optimizer(call, params, optimizer)
     with nullcontext() if optimizer is None else busy(optimizer, call):
-        state = None if optimizer is None else saved(optimizer)
-        encoder = _json.Encoder(call, tensors)
-        settings = {"optimizer": state and state.settings, "batches": batches, "training": training}
+        state = None if optimizer is None else saved_of_all(call, optimizer, together)
+        encoder = _json.Encoder(call, known := {**arrays})
+        settings = {
+            "optimizer": state and state.settings,
+            "batches": batches,
+            "training": training,
+        }
         values = encoder.extra(extra or {}, extra_name)
         text = f'{encoder.settings(settings)[:-1]}, "extra": {values}}}'
-        if state is not None:
-            for name, arrays in state.arrays.items():
-                tensors |= _named(call, f"optimizer/{name}", state.names, arrays)
-        tensors |= {f"training/{name}": array for name, array in (series or {}).items()}
-        tensors = {name: _core.held(as_bytes(array)) for name, array in tensors.items()}
-        for name, array in tensors.items():
-            if _safetensors.dtype_in_file(array) is None:
-                raise TypeError(
-                    f"{call}: {name} has dtype {array.dtype}, expected booleans, integers, real "
-                    "numbers of up to 64 bits or complex numbers of up to 128 bits, in native byte "
-                    "order"
-                )
+        of_settings = {name: known[name] for name in known if name not in arrays}
+        of_all = names_of_all(arrays, optimizer)
+        parts = shares(arrays, of_all, together) | of_first_rank(of_settings, together)
+        if optimizer is not None and state is not None:
+            for name, each in state.arrays.items():
+                own = state_parts(optimizer, each)
+                parts |= _named(call, f"optimizer/{name}", state.names, own)
+        of_training = {f"training/{name}": array for name, array in (series or {}).items()}
+        best = {name: of_training.pop(name) for name in [*of_training] if _is_best(name)}
+        copies_of_all = set(best) if len(of_all) == len(arrays) else set()
+        parts |= of_first_rank(of_training, together) | shares(best, copies_of_all, together)
+        _check_dtypes(call, parts)
         metadata = {"format": _FORMAT, "version": _VERSION, "settings": text}
-        _safetensors.write(call, path, tensors, metadata)
+        _tensor_files.write(call, path, parts, metadata, together)
+
+
+def _is_best(name: str) -> bool:
+    """Return whether a tensor is a copy of a parameter that `fit` keeps."""
+    return name.startswith("training/best/")
+
+
+def _check_dtypes(call: str, parts: Mapping[str, AnyPart]) -> None:
+    for name, (values, *_) in parts.items():
+        if _safetensors.dtype_in_file(values) is None:
+            raise TypeError(
+                f"{call}: {name} has dtype {values.dtype}, expected booleans, integers, real "
+                "numbers of up to 64 bits or complex numbers of up to 128 bits, in native byte "
+                "order"
+            )
 
 
 def opened(
@@ -266,6 +328,7 @@ def opened(
     path: str,
     params: ArrayTree,
     optimizer: Optimizer | None,
+    together: Collective,
     *,
     with_training: bool = False,
 ) -> "Checkpoint":
@@ -276,8 +339,8 @@ def opened(
         unused.append("optimizer")
     else:
         _check_optimizer(call, params, optimizer)
-    with _safetensors.reading(call, path) as file:
-        return Checkpoint(call, path, file, targets, unused)
+    with _tensor_files.reading(call, path, together) as file:
+        return Checkpoint(call, path, file, targets, unused, optimizer)
 
 
 @contextmanager
@@ -299,9 +362,10 @@ class Checkpoint:
         self,
         call: str,
         path: str,
-        file: _safetensors.File,
+        file: File,
         params: dict[str, Array],
         unused: list[str],
+        optimizer: Optimizer | None,
     ) -> None:
         self._call, self._file = call, file
         self._name = f"{call}: {os.fspath(path)!r}"
@@ -312,11 +376,16 @@ class Checkpoint:
             file.refuse(f"is a checkpoint of version {str(version)[:50]}, expected {_VERSION}")
         # Before all is read: the header alone shows whether the parameters match.
         self._check_sections(params)
-        file.read_tensors(lambda name: _section(name) not in unused)
+        file.check_digests()
         call = f"{self._name} has settings that schuss.save does not write"
         with _type_errors_as_value_errors():
-            text = file.metadata.get("settings")
-            settings = _SETTINGS(call, "settings", _json.parse(call, text))
+            settings = _SETTINGS(call, "settings", _json.parse(call, file.metadata.get("settings")))
+            self._parts = PartsToRead(call, optimizer, settings["optimizer"])
+            file.read_tensors(
+                lambda name, tensor: (
+                    None if _section(name) in unused else self._parts.wanted(name, tensor)
+                )
+            )
             arrays = _json.ArrayDecoder(call, file)
             self._optimizer, self.training = settings["optimizer"], settings["training"]
             self._batches = arrays.decode("batches", settings["batches"])
@@ -328,6 +397,7 @@ class Checkpoint:
         params: ArrayTree,
         optimizer: Optimizer | None,
         batches: MiniBatches[Any] | None,
+        together: Collective,
         lr: Rate | None = None,
         others: AbstractContextManager[None] | None = None,
     ) -> None:
@@ -347,7 +417,7 @@ class Checkpoint:
         write_copies = writer_of_copies(self._call, targets.values(), besides=optimizer)
         fill_params: Callable[[], None] = partial(self._fill, targets)
         if optimizer is not None:
-            fill_params = self._for_optimizer(params, optimizer, lr, fill_params)
+            fill_params = self._for_optimizer(params, optimizer, lr, fill_params, together.vote)
         actions = [fill_params, write_copies]
         if batches is not None:
             actions.append(partial(set_state, batches, self.batches_state(batches)))
@@ -357,7 +427,7 @@ class Checkpoint:
                 for action in actions:
                     action()
 
-        defer_signals(run)
+        run()
 
     def optimizer(self) -> dict[str, Any] | None:
         """Return the settings of the optimizer with new schedules, otherwise unchecked."""
@@ -420,7 +490,7 @@ class Checkpoint:
             section = _section(name)
             if section not in _SECTIONS:
                 self.refuse(f"holds {name}, expected nothing of that name")
-            like_param = section == "optimizer" or name.startswith("training/best/")
+            like_param = section == "optimizer" or _is_best(name)
             is_blocks = tensor.dtype == "U8" and tensor.shape in of_blocks
             if like_param and not is_blocks and tensor.shape not in shapes:
                 self.refuse(f"holds {name} of shape {tensor.shape}, expected that of a parameter")
@@ -433,8 +503,12 @@ class Checkpoint:
         optimizer: Optimizer,
         lr: Rate | None,
         fill_params: Callable[[], None],
+        ready: Callable[[], object],
     ) -> Callable[[], None]:
-        """Check the settings of the optimizer; return what loads it, and the parameters."""
+        """Check the settings of the optimizer; return what loads it, and the parameters.
+
+        ready: is called when all checks have been made.
+        """
         call = self._call
         _check_optimizer(call, params, optimizer)
         settings = self.optimizer()
@@ -458,11 +532,12 @@ class Checkpoint:
             return [tensor is not None and tensor.dtype == "U8" for tensor in tensors]
 
         in_file = named({name: state.sources(name, in_blocks(name)) for name in state.states})
-        self._matched(in_file | named(state.others), "optimizer")
+        others = named({name: state.likes(name) for name in state.others})
+        self._matched(in_file | others, "optimizer")
         targets = named(state.states)
         conversions = dict(zip(targets, cycle(state.conversions)))
         converted = {
-            name: conversions[name](of_bytes(self._file.read(name), array.dtype), targets[name])
+            name: self._parts.converted(self._file, name, array, targets[name], conversions[name])
             for name, array in in_file.items()
             if conversions[name].is_needed(array, targets[name])
         }
@@ -473,8 +548,9 @@ class Checkpoint:
             for name, values in converted.items():
                 np.copyto(targets.pop(name), values)
             self._fill(targets)
+            drop_sums(optimizer, arrays)
 
-        return lambda: restore(optimizer, call, state, fill, prefix=self._name)
+        return lambda: restore(optimizer, call, state, fill, prefix=self._name, ready=ready)
 
     def _matched(self, arrays: dict[str, Array], prefix: str) -> dict[str, Array]:
         """Return the arrays, if the file has the same names, shapes and dtypes for the prefix."""
@@ -509,11 +585,9 @@ def _named_params(call: str, params: ArrayTree, *, writes: bool = False) -> dict
     return _named(call, "params", tree.names, tree.arrays)
 
 
-def _named(
-    call: str, prefix: str, names: list[str], arrays: Sequence[Array | None]
-) -> dict[str, Array]:
+def _named(call: str, prefix: str, names: list[str], arrays: Sequence[_T | None]) -> dict[str, _T]:
     """Return the arrays by the names of their tensors, or raise ValueError if two are equal."""
-    named: dict[str, Array] = {}
+    named: dict[str, _T] = {}
     for name, array in zip(names, arrays, strict=True):
         if array is None:
             continue
