@@ -31,7 +31,7 @@ from schuss.loss_scale import DynamicLossScale
 from schuss.optimizers import *  # noqa: F403  # every optimizer that is declared there
 
 if TYPE_CHECKING:
-    from schuss import checkpoints, landscapes, schedules
+    from schuss import checkpoints, landscapes, mpi, schedules
     from schuss import sklearn as sklearn  # for type checkers: they are not in __all__
     from schuss import torch as torch
     from schuss.checkpoints import load, save
@@ -51,6 +51,7 @@ __all__ = [
     "landscapes",
     "load",
     "minibatches",
+    "mpi",
     "num_threads",
     "optimizers",
     "reference",
@@ -80,6 +81,7 @@ _INTEGRATIONS = ("sklearn", "torch")
 _LATER = {
     "checkpoints": "schuss.checkpoints",
     "landscapes": "schuss.landscapes",
+    "mpi": "schuss.mpi",
     "schedules": "schuss.schedules",
     **{name: f"schuss.{name}" for name in _INTEGRATIONS},
     **dict.fromkeys(("load", "save"), "schuss.checkpoints"),
