@@ -10,6 +10,7 @@ import numpy.typing as npt
 from schuss import _core
 from schuss._arrays import Array
 from schuss._hyperparameters import axis_of
+from schuss._parts import Part
 
 # Several batches are gathered in one call. Of rows, this many bytes, to save calls. Of columns,
 # more: each cache line holds elements of several examples, and reading it once for all of them is
@@ -36,13 +37,20 @@ class Source:
         return {**self.__dict__, "_free": []}
 
     def slices(
-        self, order: npt.NDArray[np.int64] | None, size: int, first: int, end: int, *, copy: bool
+        self,
+        order: npt.NDArray[np.int64] | None,
+        size: int,
+        first: int,
+        end: int,
+        part: Part,
+        *,
+        copy: bool,
     ) -> Iterator[Array]:
-        """Yield the batches of an epoch, with the examples along the array's own axis.
+        """Yield a part of each batch of an epoch, with the examples along the array's own axis.
 
         Without an order and without `copy`, batches are views of the array.
         """
-        batches = self._batches(order, size, first, min(end, self.examples))
+        batches = self._batches(order, size, first, min(end, self.examples), part)
         if copy:
             batches = (batch.copy() for batch in batches)
         if self.axis == 0:
@@ -51,28 +59,29 @@ class Source:
         return (batch.transpose(axes) for batch in batches)
 
     def _batches(
-        self, order: npt.NDArray[np.int64] | None, size: int, first: int, end: int
+        self, order: npt.NDArray[np.int64] | None, size: int, first: int, end: int, part: Part
     ) -> Iterator[Array]:
-        if order is None:
-            yield from (self.array[start : start + size] for start in range(first, end, size))
-            return
-        if type(self.array) not in (np.ndarray, np.memmap) or self.array.dtype.hasobject:
+        is_gathered = type(self.array) in (np.ndarray, np.memmap) and not self.array.dtype.hasobject
+        if order is None or not is_gathered:
             for start in range(first, end, size):
-                yield self.array[order[start : min(start + size, end)]]
+                share = slice(*part.within(start, min(start + size, end)))
+                yield self.array[share if order is None else order[share]]
             return
         at_once, bytes_each = ROWS_AT_ONCE, self.array.nbytes // self.examples
         if self._lies_in_columns():
             at_once, bytes_each = COLUMNS_AT_ONCE, bytes_each + SORTING
-        step = max(at_once // (size * max(bytes_each, 1)), 1) * size
+        each = part.size(size)
+        step = max(at_once // max(each * bytes_each, 1), 1) * size
         for start in range(first, end, step):
-            chosen = order[start : min(start + step, end)]
+            batches = order[start : min(start + step, end)]
+            chosen = part.of(batches, size)
             buffer = self._buffer(len(chosen))
             _core.gather(self.array, chosen, buffer)
-            full, rest = divmod(len(chosen), size)
+            full, rest = divmod(len(batches), size)
             # An iteration takes half the time of slices.
-            yield from buffer[: full * size].reshape(full, size, *buffer.shape[1:])
+            yield from buffer[: full * each].reshape(full, each, *buffer.shape[1:])
             if rest:
-                yield buffer[full * size :]
+                yield buffer[full * each :]
 
     def _buffer(self, examples: int) -> Array:
         """Return memory for examples, pooled: touching new memory takes as long as filling it."""

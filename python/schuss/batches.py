@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Generator, Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from numbers import Integral
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
@@ -18,6 +18,7 @@ from schuss._generators import checked_state, state_of
 from schuss._hints import OF_BATCHES, plain, with_hints
 from schuss._hyperparameters import count, flag, optional, record, same, shown
 from schuss._listing import public_names
+from schuss._parts import Part, parse_part
 from schuss._prefetch import prefetched
 from schuss._slices import Source
 
@@ -49,6 +50,7 @@ class Slicing:
     single: bool  # a batch is an array, not a tuple
     shuffle: bool
     drop_last: bool
+    part: Part  # not in a state: any number of ranks may go on
     indices: bool
     reuse_buffers: bool
     prefetch: int
@@ -74,11 +76,13 @@ class Slicing:
         first = epoch.position * size
         # Prefetched views are copied: otherwise the examples are read by the thread that uses them.
         copy = not self.reuse_buffers or (order is None and self.prefetch > 0)
-        slices = [source.slices(order, size, first, end, copy=copy) for source in self.sources]
+        slices = [
+            source.slices(order, size, first, end, self.part, copy=copy) for source in self.sources
+        ]
         for start, *parts in zip(range(first, end, size), *slices, strict=True):
             if self.indices:
-                stop = min(start + size, self.examples)
-                parts.append(np.arange(start, stop) if order is None else order[start:stop].copy())
+                share = self.part.within(start, min(start + size, self.examples))
+                parts.append(np.arange(*share) if order is None else order[slice(*share)].copy())
             yield parts[0] if self.single and not self.indices else tuple(parts)
 
     def parse_epoch(self, call: str, name: str, value: Any) -> Epoch:
@@ -125,12 +129,15 @@ class MiniBatches(Generic[_Batch]):
 
     def __iter__(self) -> Iterator[_Batch]:
         """Return the batches of a new epoch, or the rest of an epoch that was loaded."""
+        return self._begin(self._slicing)
+
+    def _begin(self, slicing: Slicing) -> Iterator[_Batch]:
         epoch, self._to_resume = self._to_resume, None
         if epoch is None:
             # The seed is drawn now, not at the first batch. So the order of epochs that run
             # at the same time does not depend on how they take turns.
-            epoch = Epoch(_draw_seed(self._rng) if self._slicing.shuffle else None)
-        iterator: EpochIterator[_Batch] = EpochIterator(partial(self._slicing.remaining, epoch))
+            epoch = Epoch(_draw_seed(self._rng) if slicing.shuffle else None)
+        iterator: EpochIterator[_Batch] = EpochIterator(partial(slicing.remaining, epoch))
         self._latest = ref(iterator), epoch
         return iterator
 
@@ -197,6 +204,9 @@ class MiniBatches(Generic[_Batch]):
     def __repr__(self) -> str:
         """Return how the examples are cut, and what "auto" chose."""
         order = "shuffled" if self._slicing.shuffle else "in order"
+        part = self._slicing.part
+        if part.ranks > 1:
+            order += f", part {part.rank} of {part.ranks}"
         return (
             f"<MiniBatches: {self.examples:,} example{'s' * (self.examples != 1)} in {len(self):,} "
             f"batch{'es' * (len(self) != 1)} of {self.batch_size:,}{self._slicing.chosen}, {order}>"
@@ -209,6 +219,12 @@ class MiniBatches(Generic[_Batch]):
 def slicing_of(batches: MiniBatches[Any]) -> Slicing:
     """Return how examples are cut into these mini-batches."""
     return batches._slicing
+
+
+def epoch_of(batches: MiniBatches[_Batch], part: Part) -> Iterator[_Batch]:
+    """Return a part of the batches of an epoch, as an iteration over all of them does."""
+    slicing = batches._slicing
+    return iter(batches) if part == slicing.part else batches._begin(replace(slicing, part=part))
 
 
 def generator_of(batches: MiniBatches[Any]) -> "np.random.Generator | None":
@@ -345,6 +361,7 @@ def minibatches(
     rng: Seed = None,
     axis: int = 0,
     drop_last: bool = False,
+    part: tuple[int, int] = (0, 1),
     indices: bool = False,
     memory: int | None = None,
     prefetch: int = 0,
@@ -376,8 +393,16 @@ def minibatches(
         an array with one axis, such as labels of shape (m,), is cut along that axis.
     drop_last : bool
         Leave out a last batch that is smaller than the others.
+    part : tuple of int
+        Which share of each batch to yield, ``(rank, ranks)``, where several processes train
+        together: rank 0 has the first examples of the batch, and so on, as `numpy.array_split` cuts
+        it. The sizes of the shares differ by at most one. If a batch has fewer examples than there
+        are ranks, the last ranks get arrays of length 0. With the same examples, settings and `rng`
+        on all ranks, their shares joined are the batches of one process. `fit` with a sharded
+        optimizer sets `part` itself.
     indices : bool
-        Also yield the indices of the examples, as the last element of each batch.
+        Also yield the indices of the examples, as the last element of each batch; with `part`,
+        those of the share.
     memory : int, optional
         The bytes that "auto" may use for a batch; by default 64 MiB, or the size of 64 examples if
         that is larger.
@@ -394,17 +419,18 @@ def minibatches(
     -------
     MiniBatches
         Each iteration over it is an epoch of batches: ``x`` alone, or pairs ``(x, y)``, or tuples
-        like the one given. Its length is the number of batches in an epoch. The arrays are not
-        copied, and must not change during an epoch: some examples are read ahead. In a forked
-        child, an epoch under way continues with its remaining batches.
+        like the one given. Its length is the number of batches in an epoch; `examples` and
+        `batch_size` are those of whole batches, also with `part`. The arrays are not copied, and
+        must not change during an epoch: some examples are read ahead. In a forked child, an epoch
+        under way continues with its remaining batches.
 
     Raises
     ------
     TypeError
         If an argument has a wrong type, or `y` is given and `x` is a tuple.
     ValueError
-        If the arrays differ in their number of examples, if there are none, if `axis` is out of
-        range, `batch_size` below 1, or `memory` too small for 64 examples.
+        If the arrays differ in their number of examples, if there are none, if `axis` or `part` is
+        out of range, `batch_size` below 1, or `memory` too small for 64 examples.
 
     References
     ----------
@@ -416,6 +442,9 @@ def minibatches(
     >>> batches = schuss.minibatches(np.arange(10), batch_size=4, shuffle=False)
     >>> len(batches), [batch.tolist() for batch in batches]
     (3, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]])
+    >>> share = schuss.minibatches(np.arange(10), batch_size=4, shuffle=False, part=(1, 3))
+    >>> [batch.tolist() for batch in share]  # the second of three processes
+    [[2], [6], [9]]
     >>> x, y = np.zeros((50, 5_000_000), np.int8), np.zeros(5_000_000)
     >>> schuss.minibatches(x, y, axis=1, batch_size="auto")
     <MiniBatches: 5,000,000 examples in 4,883 batches of 1,024 (auto: 59,392 bytes), shuffled>
@@ -431,6 +460,7 @@ def minibatches(
         single=y is None and not isinstance(x, tuple),
         shuffle=flag(call, "shuffle", shuffle),
         drop_last=flag(call, "drop_last", drop_last),
+        part=parse_part(call, "part", part),
         indices=flag(call, "indices", indices),
         reuse_buffers=flag(call, "reuse_buffers", reuse_buffers),
         prefetch=count(call, "prefetch", prefetch, least=0),
