@@ -85,12 +85,12 @@ def arrays_of(call: str, name: str, tree: ArrayTree, *, written: bool = False) -
 
 def check_holds(call: str, params: ArrayTree, stepped: list[Array]) -> None:
     """Raise ValueError unless the arrays that an optimizer updates are among the parameters."""
-    given = {_layout(array) for array in arrays_of(call, "params", params)}
-    if not given.issuperset(map(_layout, stepped)):
+    given = {layout_of(array) for array in arrays_of(call, "params", params)}
+    if not given.issuperset(map(layout_of, stepped)):
         raise ValueError(f"{call}: optimizer.params are other arrays, expected those of params")
 
 
-def _layout(array: Array) -> tuple[Any, ...]:
+def layout_of(array: Array) -> tuple[Any, ...]:
     """Return the address of an array and its memory layout."""
     return array.__array_interface__["data"], array.shape, array.strides
 

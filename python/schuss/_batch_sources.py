@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeAlias
 
+from schuss._fit_ranks import OneProcess
 from schuss._hints import comes_from
 from schuss._hyperparameters import axis_of, count
-from schuss.batches import MiniBatches, minibatches, position_of, slicing_of
+from schuss.batches import MiniBatches, epoch_of, minibatches, position_of, slicing_of
 from schuss.checkpoints import Checkpoint
 
 # What makes an object an array of examples, or a matrix, although it can be iterated over.
@@ -16,17 +17,31 @@ _OF_ARRAYS = ("shape", "__array__", "__array_interface__", "__array_struct__", "
 class ArrayBatches:
     """Mini-batches that are cut from arrays."""
 
-    def __init__(self, batches: MiniBatches[Any]) -> None:
+    def __init__(self, batches: MiniBatches[Any], ranks: OneProcess) -> None:
         if len(batches) == 0:
             raise ValueError(
                 f"fit: x has {batches.examples} examples and drop_last leaves out all of them, "
                 f"expected at least one batch of {batches.batch_size}"
             )
-        self.batches = batches
+        self.batches, self._part = batches, ranks.part_of("x", batches)
         self.batch_size, self.length = batches.batch_size, len(batches)
         self._examples = min(batches.examples, self.length * self.batch_size)  # of an epoch
         self.axis = slicing_of(batches).sources[0].axis
+        smallest, part = self._size(self.length - 1), self._part
+        self._full = self._examples // self.batch_size  # batches, whose parts have as many examples
+        self._of_part = part.size(self.batch_size)
+        if part.size(smallest) == 0 and part != ranks.part:
+            raise ValueError(
+                f"fit: x is part {part.rank} of {part.ranks} of its mini-batches, which has no "
+                f"example of a batch of {smallest}, expected at least one (drop_last leaves out a "
+                "smaller last batch)"
+            )
         self._epoch: dict[str, Any] | None = None  # the epoch under way, as a state dict has it
+
+    def facts(self) -> dict[str, str]:
+        """Return what must be the same on all ranks."""
+        config = slicing_of(self.batches).config()
+        return {"x": "examples", **{name: repr(value) for name, value in config.items()}}
 
     def check_start(self) -> None:
         """Raise ValueError if the mini-batches are in the middle of an epoch."""
@@ -41,18 +56,25 @@ class ArrayBatches:
 
         saves: whether `state` is called during this epoch.
         """
-        epoch: Iterator[Any] = iter(self.batches)
+        epoch: Iterator[Any] = epoch_of(self.batches, self._part)
         if saves:
             self._epoch = self.batches.state_dict()["epoch"]
         return epoch
 
     def examples_in(self, batch: Any, position: int) -> int:
-        """Return the number of examples of the batch that follows `position` others."""
+        """Return the number of examples in this process's part of a batch, after `position`."""
         if position >= self.length:
             raise ValueError(
                 f"fit: x yields more than {self.length} batches in an epoch, expected as many as "
                 "its length"
             )
+        return self._of_part if position < self._full else self._part.size(self._size(position))
+
+    def examples_of_all(self, examples: int | None, position: int) -> int | None:
+        """Return the number of examples of a batch on all ranks together."""
+        return self._size(position)
+
+    def _size(self, position: int) -> int:
         return min(self.batch_size, self._examples - position * self.batch_size)
 
     def check_end(self, position: int) -> None:
@@ -89,7 +111,7 @@ class IterableBatches:
     batches = None  # a checkpoint has no state of them
     batch_size = None
 
-    def __init__(self, x: Any, axis: int, *, epochs: int) -> None:
+    def __init__(self, x: Any, axis: int, ranks: OneProcess, *, epochs: int) -> None:
         kind = type(x).__name__
         if isinstance(x, Iterator) and epochs > 1:
             raise ValueError(
@@ -97,8 +119,12 @@ class IterableBatches:
                 "expected batches that can be iterated over in each epoch (a list, a DataLoader, "
                 "or the function that makes the iterator, without calling it)"
             )
-        self.x, self.axis = x, axis
+        self.x, self.axis, self._ranks = x, axis, ranks.part.ranks
         self.length = _length(x)
+
+    def facts(self) -> dict[str, str]:
+        """Return what must be the same on all ranks, each of which has its own batches."""
+        return {"x": "mini-batches", "the number of mini-batches of x": repr(self.length)}
 
     def check_start(self) -> None:
         """Accept any: each epoch is iterated over from its beginning."""
@@ -125,6 +151,10 @@ class IterableBatches:
     def examples_in(self, batch: Any, position: int) -> int | None:
         """Return the number of examples of a batch, or None if it has no array."""
         return examples_in("x", batch, self.axis)
+
+    def examples_of_all(self, examples: int | None, position: int) -> int | None:
+        """Return the number of examples on all ranks, if each has as many."""
+        return None if examples is None else examples * self._ranks
 
     def check_end(self, position: int) -> None:
         """Raise ValueError if an epoch had no batches."""
@@ -159,14 +189,16 @@ def examples_in(name: str, batch: Any, axis: int) -> int | None:
 BatchSource: TypeAlias = ArrayBatches | IterableBatches
 
 
-def batch_source(x: Any, y: Any, options: dict[str, Any], *, epochs: int) -> BatchSource:
+def batch_source(
+    x: Any, y: Any, options: dict[str, Any], ranks: OneProcess, *, epochs: int
+) -> BatchSource:
     """Return the source of mini-batches for arguments of `fit`: the options are those given."""
     ready = isinstance(x, MiniBatches)
     if not ready and not is_iterable_of_batches(x):
         if comes_from("torch.utils.data", x):
             kind = type(x).__name__
             raise TypeError(f"fit: x is a {kind}, expected mini-batches (a DataLoader of it)")
-        return ArrayBatches(minibatches(x, y, **options))
+        return ArrayBatches(minibatches(x, y, **options), ranks)
     axis = 0 if ready else options.pop("axis", 0)
     if y is not None:
         options = {"y": y}
@@ -175,8 +207,8 @@ def batch_source(x: Any, y: Any, options: dict[str, Any], *, epochs: int) -> Bat
         was, kind = repr(value) if simple else f"a {type(value).__name__}", type(x).__name__
         raise ValueError(f"fit: {name} is {was}, expected it to be unset, as x is a {kind}")
     if ready:
-        return ArrayBatches(x)
-    return IterableBatches(x, count("fit", "axis", axis, least=-(2**63)), epochs=epochs)
+        return ArrayBatches(x, ranks)
+    return IterableBatches(x, count("fit", "axis", axis, least=-(2**63)), ranks, epochs=epochs)
 
 
 def is_iterable_of_batches(x: Any) -> bool:

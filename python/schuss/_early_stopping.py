@@ -7,6 +7,7 @@ import numpy as np
 
 from schuss._arrays import Array, ArrayTree, arrays_of
 from schuss._copies import writer_of_copies
+from schuss._fit_ranks import OneProcess
 from schuss.checkpoints import Checkpoint
 from schuss.history import Recorder
 
@@ -22,11 +23,12 @@ class EarlyStopping:
         start_from_epoch: int,
         params: ArrayTree | None,
         masters: list[Array],
+        ranks: OneProcess,
     ) -> None:
         self._patience, self._min_delta, self._ignored = patience, min_delta, start_from_epoch
         self._worst = -inf if mode == "max" else inf
         # None if the best parameters are not to be restored. Masters have the rest of their bits.
-        self._params, self._masters = params, masters
+        self._params, self._masters, self._ranks = params, masters, ranks
         # Arrays that are read-only at the start are not trained.
         self._trained = [array.flags.writeable for array in self._all_arrays()]
         self._value, self._waited = self._worst, 0
@@ -57,7 +59,10 @@ class EarlyStopping:
     def to_save(self) -> tuple[dict[str, Any], list[Array]]:
         """Return the settings and the arrays that a checkpoint keeps."""
         settings = {"epoch": self.best_epoch, "value": self._value, "waited": self._waited}
-        return settings, [] if self._best is None else self._best[1]
+        if self._best is None:
+            return settings, []
+        params, masters = self._split(self._best[1])
+        return settings, params + self._ranks.whole(masters)
 
     def resume(self, checkpoint: Checkpoint, best: dict[str, Any], recorder: Recorder) -> None:
         """Load what a checkpoint kept, or raise ValueError if its history contradicts it."""
@@ -72,10 +77,21 @@ class EarlyStopping:
         expected = self._worst if epoch is None else recorder.scores[epoch - 1]
         if best["value"] != expected:
             checkpoint.refuse(f"has training best['value'] {best['value']}, expected {expected}")
-        copies = [] if epoch is None else [np.empty_like(array) for array in self._arrays()]
-        checkpoint.fill("best", copies)
-        self._best = None if epoch is None else (epoch, copies)
+        self._best = None if epoch is None else (epoch, self._copies_in(checkpoint))
         self._value, self._waited = best["value"], best["waited"]
+
+    def _copies_in(self, checkpoint: Checkpoint) -> list[Array]:
+        """Return the copies of the best epoch that a checkpoint has."""
+        params, masters = self._split(self._arrays())
+        wholes = [np.empty_like(array) for array in params + self._ranks.whole(masters)]
+        checkpoint.fill("best", wholes)
+        params, masters = self._split(wholes)
+        return params + self._ranks.own(masters)
+
+    def _split(self, arrays: list[Array]) -> tuple[list[Array], list[Array]]:
+        """Return the arrays of the parameters, and the masters that follow them."""
+        params = len(arrays) - len(self._masters)
+        return arrays[:params], arrays[params:]
 
     def restore(self) -> None:
         """Copy the best parameters back, and rewrite the optimizers' low-precision copies."""

@@ -54,6 +54,13 @@ def _loss_scale(call: str, name: str, value: Any) -> DynamicLossScale | float:
     return value if isinstance(value, DynamicLossScale) else checked_scale(call, name, value)
 
 
+# The settings that are the same on all ranks, if several share a training.
+_SHARED = (
+    *("epochs", "accumulate", "schedule_by", "l2", "loss_scale", "patience", "min_delta", "mode"),
+    *("start_from_epoch", "restore_best", "checkpoint_every"),
+)
+
+
 @dataclass(slots=True, kw_only=True)
 class Settings:
     """The settings of a training, checked."""
@@ -85,6 +92,16 @@ class Settings:
         for each in fields(self):
             value = each.metadata["check"]("fit", each.name, getattr(self, each.name))
             setattr(self, each.name, value)
+
+    def facts(self) -> dict[str, str]:
+        """Return what must be the same on all ranks that share a training."""
+        facts = {name: repr(getattr(self, name)) for name in _SHARED}
+        for name in ("checkpoint", "schedule", "state"):
+            facts[name] = "None" if getattr(self, name) is None else "given"
+        is_function = callable(self.validation)
+        return facts | {
+            "validation": "a function" if is_function else f"a {type(self.validation).__name__}"
+        }
 
 
 def check_optimizer(optimizer: Any, settings: Settings) -> None:

@@ -5,6 +5,8 @@ from time import perf_counter
 from typing import Any
 
 from schuss._arrays import ArrayTree
+from schuss._batch_sources import BatchSource
+from schuss._fit_ranks import OneProcess, no_gradients
 from schuss._fit_settings import Settings
 from schuss._hyperparameters import real
 from schuss._interrupts import defer_signals
@@ -25,12 +27,14 @@ class Stepping:
         optimizer: Any,
         recorder: Recorder,
         settings: Settings,
+        source: BatchSource,
+        ranks: OneProcess,
         *,
         stepped: ArrayTree,
     ) -> None:
         self._loss_and_grad, self._params = loss_and_grad, params
         self._optimizer, self._stepped = optimizer, stepped  # the parameters that it updates
-        self._recorder = recorder
+        self._recorder, self._source, self._ranks = recorder, source, ranks
         self._group, self._loss_scale = settings.accumulate, settings.loss_scale
         l2 = L2("fit", settings.l2, loss_scale=self._loss_scale)
         self._l2 = l2 if settings.l2 else None
@@ -65,23 +69,37 @@ class Stepping:
         return self._optimizer.accumulated if isinstance(self._optimizer, Optimizer) else 0
 
     def use(self, batch: Any, examples: int | None) -> tuple[float, float] | None:
-        """Use a mini-batch; return the cost of a step and when it ended, if one was made."""
-        optimizer, start = self._optimizer, perf_counter()
-        cost, grads = evaluate("fit", self._loss_and_grad, self._params, batch)
-        if self._l2 is not None:
-            clear = getattr(optimizer, "clear_grads", False) is True
-            cost, grads = self._l2.add(self._stepped, cost, grads, examples, clear=clear)
+        """Use a mini-batch; return the cost of a step and when it ended, if one was made.
+
+        examples: the number of those in this process's part of the mini-batch.
+        """
+        start = perf_counter()
+        cost, grads = self._evaluate(batch, examples)
         between = perf_counter()
-        self._recorder.add_batch(cost, examples, between - start)
+        cost, of_all, weight, scale = self._ranks.joined(cost, examples)
+        self._recorder.add_batch(cost, of_all, between - start)
         if self._group == 1:
-            return self._step(grads, between)
-        optimizer.accumulate(grads)
+            return self._step(grads, between, weight)
+        if weight == 0:
+            grads = no_gradients(self._optimizer)
+        self._optimizer.accumulate(grads, scale=scale)
         if self._l2 is not None:
             self._l2.clear()
         if self._waiting == self._group:
             return self._step(None, between)
         self._recorder.add_seconds(perf_counter() - between)
         return None
+
+    def _evaluate(self, batch: Any, examples: int | None) -> tuple[float, Any]:
+        """Return the cost and the gradients of a part of a mini-batch, and those of L2."""
+        if examples == 0:
+            return 0.0, None
+        cost, grads = evaluate("fit", self._loss_and_grad, self._params, batch)
+        if self._l2 is None:
+            return cost, grads
+        clear = getattr(self._optimizer, "clear_grads", False) is True
+        of_all = self._source.examples_of_all(examples, self.position)
+        return self._l2.add(self._stepped, cost, grads, of_all, clear=clear)
 
     def use_waiting(self, *, least: int) -> tuple[float, float] | None:
         """Make the step of the mini-batches that wait for one, if there are as many."""
@@ -102,19 +120,23 @@ class Stepping:
             self._optimizer.zero_grad()
             self._recorder.keep_batches(0)
 
-    def _step(self, grads: Any, start: float) -> tuple[float, float]:
-        """Make and record a step, of accumulated gradients if there are none."""
+    def _step(self, grads: Any, start: float, weight: int | None = None) -> tuple[float, float]:
+        """Make and record a step, of accumulated gradients if there are none.
+
+        weight: that of the gradients of this rank, if the ranks' weights differ.
+        """
         skipped = self._skipped()
         self._under_way = self._recorder.history.steps, self._made(skipped), skipped, start
         optimizer, scaler = self._optimizer, self._loss_scale
         scale = 1.0 if self._group == 1 else 1 / self._waiting
-        if self._group == 1 and scaler is None:
+        if self._group == 1 and scaler is None and weight is None:
             optimizer.step(grads)
         elif isinstance(scaler, DynamicLossScale):
             # Not one without the other: the next step would have the wrong scale.
-            defer_signals(lambda: _scaled_step(scaler, optimizer, grads, scale))
+            defer_signals(lambda: _scaled_step(scaler, optimizer, grads, scale, weight))
         else:
-            optimizer.step(grads, scale=scale / (scaler or 1.0))
+            of_rank = {} if weight is None else {"weight": weight}
+            optimizer.step(grads, scale=scale / (scaler or 1.0), **of_rank)
         if self._l2 is not None:
             self._l2.clear()
         end = perf_counter()
@@ -136,6 +158,8 @@ class Stepping:
         return skipped if isinstance(skipped, int) else 0
 
 
-def _scaled_step(scaler: DynamicLossScale, optimizer: Any, grads: Any, scale: float) -> None:
-    scaler.step(optimizer, grads, scale=scale)
+def _scaled_step(
+    scaler: DynamicLossScale, optimizer: Any, grads: Any, scale: float, weight: int | None
+) -> None:
+    scaler.step(optimizer, grads, scale=scale, weight=weight)
     scaler.update()

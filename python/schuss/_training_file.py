@@ -9,7 +9,10 @@ from schuss import _files, checkpoints
 from schuss._arguments import Arguments, checked_texts
 from schuss._arrays import ArrayTree
 from schuss._batch_sources import BatchSource
+from schuss._checkpoint_parts import ranks_of
+from schuss._collective import Collective
 from schuss._early_stopping import EarlyStopping
+from schuss._fit_ranks import OneProcess
 from schuss._fit_settings import Settings
 from schuss._hyperparameters import (
     Rate,
@@ -54,13 +57,14 @@ class TrainingFile:
         source: BatchSource,
         schedule: Rate | None,
         settings: Settings,
+        ranks: OneProcess,
         *,
         recorder: Recorder,
         early_stopping: EarlyStopping,
         stepping: Stepping,
     ) -> None:
         self._params, self._optimizer, self._source = params, optimizer, source
-        self._schedule, self._settings = schedule, settings
+        self._schedule, self._settings, self._ranks = schedule, settings, ranks
         self._path, self._state = settings.checkpoint, settings.state
         self._recorder, self._early_stopping, self._stepping = recorder, early_stopping, stepping
         # The user's state after the last mini-batch, and the counts there.
@@ -79,10 +83,12 @@ class TrainingFile:
     def resume(self) -> None:
         """Continue from the file, or make the first one."""
         optimizer, schedule = self._optimizer, self._schedule
-        if self._path is not None and _files.exists(self._path):
-            self._load(
-                checkpoints.opened("fit", self._path, self._params, optimizer, with_training=True)
-            )
+        if self._path is not None and self._ranks.any(_files.exists(self._path)):
+            with Collective("fit", ranks_of(optimizer)) as together:
+                found = checkpoints.opened(
+                    "fit", self._path, self._params, optimizer, together, with_training=True
+                )
+                self._load(found, together)
             return
         self._source.check_start()
         self._stepping.check_start()
@@ -136,31 +142,35 @@ class TrainingFile:
         training |= {
             "best": best,
             "loss_scale": scaler.state_dict() if isinstance(scaler, DynamicLossScale) else None,
-            "arguments": self._arguments.texts,
+            # A file has those of the first rank alone: the mini-batches of the others are theirs.
+            "arguments": self._arguments.texts if self._ranks.is_first else {},
         }
-        checkpoints.write(
-            "fit",
-            self._path,
-            self._params,
-            self._optimizer,
-            batches=self._source.state(self._stepping.position if in_epoch else None),
-            extra=extra,
-            extra_name="state",
-            training=training,
-            series=series | {f"best/{index}": copy for index, copy in enumerate(copies)},
-        )
+        with Collective("fit", ranks_of(self._optimizer)) as together:
+            checkpoints.write(
+                "fit",
+                self._path,
+                self._params,
+                self._optimizer,
+                together,
+                batches=self._source.state(self._stepping.position if in_epoch else None),
+                extra=extra,
+                extra_name="state",
+                training=training,
+                series=series | {f"best/{index}": copy for index, copy in enumerate(copies)},
+            )
 
     def _counts(self) -> tuple[int, int]:
         return self._recorder.history.steps, self._recorder.waiting
 
-    def _load(self, checkpoint: checkpoints.Checkpoint) -> None:
+    def _load(self, checkpoint: checkpoints.Checkpoint, together: Collective) -> None:
         """Continue from a checkpoint, if it is of this training."""
         if checkpoint.training is None:
             checkpoint.refuse("was saved by schuss.save, expected a checkpoint of fit")
         saved = checkpoint.check("training", _SAVED, checkpoint.training)
         recorder, epochs = self._recorder, self._settings.epochs
         recorder.check_validated(checkpoint, saved["validated"])
-        self._arguments.resume(checkpoint, saved["arguments"], epochs)
+        if self._ranks.is_first:
+            self._arguments.resume(checkpoint, saved["arguments"], epochs)
         recorder.resume(checkpoint, saved["best_epoch"])
         started = recorder.history.epochs + (recorder.steps_of_epoch + recorder.waiting > 0)
         if started > epochs:
@@ -172,9 +182,8 @@ class TrainingFile:
         checkpoint.check_accumulated(recorder.waiting, most=self._settings.accumulate)
         self._source.check_position(checkpoint, self._stepping.position)
         states = self._states(checkpoint, saved["loss_scale"])
-        checkpoint.restore(
-            self._params, self._optimizer, self._source.batches, self._schedule, states
-        )
+        batches = self._source.batches
+        checkpoint.restore(self._params, self._optimizer, batches, together, self._schedule, states)
 
     def _states(
         self, checkpoint: checkpoints.Checkpoint, of_scale: Any

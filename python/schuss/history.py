@@ -237,6 +237,11 @@ class Recorder:
         history = self.history
         return history._validation if history._validated else history.epoch_cost.tolist()
 
+    @property
+    def seconds(self) -> Series:
+        """The times of the loss and of the optimizer by step, which may be replaced."""
+        return self.history._record[_LOSS_SECONDS : _STEP_SECONDS + 1, : self.history.steps]
+
     # A step counts once it is ended. So an interruption leaves no incomplete step.
 
     def add_batch(self, cost: float, examples: int | None, loss_seconds: float) -> None:

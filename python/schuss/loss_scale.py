@@ -131,7 +131,12 @@ class DynamicLossScale:
         return scaled * self.value  # type: ignore[no-any-return]
 
     def step(
-        self, optimizer: Optimizer, grads: ArrayTree | None = None, *, scale: float = 1.0
+        self,
+        optimizer: Optimizer,
+        grads: ArrayTree | None = None,
+        *,
+        scale: float = 1.0,
+        weight: float | None = None,
     ) -> bool:
         """Make a step with gradients of the scaled loss, unless one of them is not finite.
 
@@ -146,6 +151,8 @@ class DynamicLossScale:
             that the optimizer has accumulated.
         scale : float
             Another factor of the gradients, such as ``1 / optimizer.accumulated``.
+        weight : float, optional
+            The weight of this rank's gradients, if the optimizer is sharded (`schuss.mpi.Sharded`).
 
         Returns
         -------
@@ -155,7 +162,8 @@ class DynamicLossScale:
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            As `step` of the optimizer; nothing is changed then. ValueError also if `fit` has added
+            As `step` of the optimizer; nothing is changed then. TypeError also if `weight` is given
+            and the optimizer is not sharded, ValueError if `fit` has added
             an L2 cost to the gradients: it would be divided by the scale.
         """
         if not isinstance(optimizer, Optimizer):
@@ -166,7 +174,8 @@ class DynamicLossScale:
         if grads is not None:
             self._refuse_l2_of_fit(optimizer, grads)
         scale = FINITE(f"{type(self).__name__}.step", "scale", scale)
-        internals_of(optimizer).step(grads, scale / self.value, skip_nonfinite=True)
+        of_rank = {} if weight is None else {"weight": weight}
+        internals_of(optimizer).step(grads, scale / self.value, skip_nonfinite=True, **of_rank)
         last = optimizer.last
         skipped = last is not None and last.skipped
         self._found_nonfinite = bool(self._found_nonfinite) or skipped

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from schuss._arrays import ArrayTree
-from schuss._batch_sources import BatchSource, batch_source, examples_in
+from schuss._batch_sources import BatchSource, batch_source
 from schuss._early_stopping import EarlyStopping
+from schuss._fit_ranks import OneProcess, ranks_of
 from schuss._fit_settings import (
     Function,
     Settings,
@@ -21,15 +22,16 @@ from schuss._fit_settings import (
     rates_in_use,
 )
 from schuss._hints import OF_BATCHES, with_hints
-from schuss._hyperparameters import Rate, real
+from schuss._hyperparameters import Rate
 from schuss._listing import public_names
-from schuss._loss import Loss, check_function, evaluate
+from schuss._loss import Loss, check_function
 from schuss._progress import ProgressBar, tqdm_if_wanted
 from schuss._stepping import Stepping
 from schuss._training_file import TrainingFile
-from schuss.batches import BatchSize, Seed
+from schuss._validation import validate
+from schuss.batches import BatchSize, MiniBatches, Seed
 from schuss.checkpoints import Path
-from schuss.history import History, Recorder, Stop, mean_cost
+from schuss.history import History, Recorder, Stop
 from schuss.l2 import with_l2
 from schuss.loss_scale import DynamicLossScale
 from schuss.schedules import PerEpoch, feed
@@ -99,10 +101,10 @@ def fit(
         The parameters, of any shape and memory layout and in the dtypes of the optimizer; updated
         in place.
     optimizer : Optimizer
-        An optimizer of these parameters. Any object with a method ``step(grads)`` works, except
-        with `accumulate`, `loss_scale` and `checkpoint`. Without ``lr_now`` it leaves no learning
-        rates in the history. `fit` passes the cost to schedules that are its ``lr``, or the ``lr``
-        of its ``param_groups``.
+        An optimizer of these parameters, also one that is sharded among processes (see Notes). Any
+        object with a method ``step(grads)`` works, except with `accumulate`, `loss_scale` and
+        `checkpoint`. Without ``lr_now`` it leaves no learning rates in the history. `fit` passes
+        the cost to schedules that are its ``lr``, or the ``lr`` of its ``param_groups``.
     x : array, tuple of arrays, MiniBatches, or iterable of mini-batches
         The examples, of any shape and dtype, as `minibatches` takes them. Or else mini-batches: a
         `MiniBatches`, a DataLoader of PyTorch, a list of tuples of arrays, a function that returns
@@ -184,7 +186,7 @@ def fit(
         overwriting the parameters and the state of the optimizer, until `epochs` in total. The
         results have the same bits as those of an uninterrupted training, if all other random
         numbers that it draws start over with each step, or are in `state`. If nothing is left to
-        do, `fit` warns. See `save` for what is kept.
+        do, `fit` warns. See `save` for what is kept, and Notes for several ranks.
 
         The arguments must be the same as when the training began, except for `epochs` and
         `patience`, which may be larger, and those that do not affect the result. `fit` compares the
@@ -231,14 +233,43 @@ def fit(
         accumulated gradients, an argument about mini-batches is given with mini-batches, `x` can be
         iterated over once and `epochs` is larger, `schedule` is given and each group has its own
         ``lr``, a `schedules.ReduceOnPlateau` has another mode, the checkpoint is damaged or of
-        another training, or it began more epochs than `epochs`; nothing is changed then. If an
-        epoch has no mini-batches, or the epoch to resume fewer than were used.
+        another training, it began more epochs than `epochs`, or an argument is not the same on all
+        ranks; nothing is changed then. If an epoch has no mini-batches, the epoch to resume fewer
+        than were used, or a rank fewer than another.
     ImportError
         If `progress` is True and tqdm is not installed.
     OSError
         If the checkpoint cannot be read or written.
 
     Errors that the loss, the optimizer or a callback raises are not caught.
+
+    Notes
+    -----
+    With a sharded optimizer (`schuss.mpi.Sharded`), all ranks call `fit` with the same arguments,
+    and with all examples. `fit` cuts each mini-batch among the ranks, as `minibatches` does with
+    `part`, in the order that the `rng` of rank 0 gives. The loss is that of the rank's share; a
+    rank without examples in a mini-batch does not call it. Steps, costs and the L2 cost are those
+    of the whole mini-batch, where each rank weighs as much as it has examples. So all ranks return
+    the same history, with the times of the slowest one. The optimizer's `reduction` must be "mean".
+
+    Of mini-batches of your own, each rank uses its own. Their sizes may differ; an epoch must have
+    the same number of them on all ranks. To keep the examples of each rank apart, pass a function
+    that returns an iterator over them.
+
+    Of a `validation` on examples, each rank computes its share. Mini-batches are dealt to the ranks
+    in turn. Pass all examples or all mini-batches on every rank, not a share of the rank's own:
+    `fit` compares only how many there are. A `MiniBatches` with the rank's `part` is used whole. A
+    function is called on all ranks, and the mean of what it returns counts. `callbacks` and
+    `on_step` are called on all ranks, and may differ: if one returns True on one rank, all stop.
+    What is raised on one rank is raised on all. Ctrl-C on any rank ends all of them at the same
+    step; it takes effect when the loss or the callback returns, and a second Ctrl-C does not wait
+    for the other ranks. Rank 0 shows the bar.
+
+    The ranks write the checkpoint together. It is that of one process, so any number of ranks
+    continues from it. `state` is that of rank 0, which all ranks load. So if each rank draws random
+    numbers of its own, such as those of dropout, from a generator in `state`, the ranks draw equal
+    ones when the training resumes. To resume with the same bits, make the generator of each step
+    from the rank and the step: ``numpy.random.default_rng((rank, optimizer.steps))``.
 
     References
     ----------
@@ -263,26 +294,32 @@ def fit(
     (160, 'finished', array([[3.]]), array([-1.]))
     """
     given = locals()  # the arguments by name
-    check_function("fit", "loss_and_grad", loss_and_grad)
-    settings = Settings(**{each.name: given[each.name] for each in fields(Settings)})
-    check_optimizer(optimizer, settings)
-    names = ("batch_size", "shuffle", "rng", "axis", "drop_last", "prefetch")
-    options = {name: given[name] for name in names if given[name] is not _UNSET}
-    source = batch_source(x, y, options, epochs=settings.epochs)
-    training = _Training(loss_and_grad, params, optimizer, source, settings)
-    training.file.resume()
-    if reason := training.nothing_left:
-        warnings.warn(reason, stacklevel=3)  # of the caller of the decorated function
-    # Python runs signal handlers at calls and loops, so Ctrl-C cannot interrupt the assignments.
-    try:
-        training.run()
-    except KeyboardInterrupt:
-        training.history.stopped = "interrupted"
-    try:
-        training.finalize()
-    except KeyboardInterrupt:
-        training.history.stopped = "interrupted"
-        training.finalize()  # it can run twice
+    ranks = ranks_of(optimizer)
+    with ranks.deferring_signals():
+        with ranks.together():
+            check_function("fit", "loss_and_grad", loss_and_grad)
+            settings = Settings(**{each.name: given[each.name] for each in fields(Settings)})
+            check_optimizer(optimizer, settings)
+            names = ("batch_size", "shuffle", "rng", "axis", "drop_last", "prefetch")
+            options = {name: given[name] for name in names if given[name] is not _UNSET}
+            source = batch_source(x, y, options, ranks, epochs=settings.epochs)
+            training = _Training(loss_and_grad, params, optimizer, source, settings, ranks)
+            training.prepare()
+        if ranks.is_first and (reason := training.nothing_left):
+            warnings.warn(reason, stacklevel=3)  # of the caller of the decorated function
+        # Python runs signal handlers at calls and loops, so Ctrl-C cannot interrupt assignments.
+        try:
+            with ranks.together():
+                training.run()
+        except KeyboardInterrupt:
+            training.history.stopped = "interrupted"
+        try:
+            with ranks.together():
+                training.finalize()
+        except KeyboardInterrupt:
+            training.history.stopped = "interrupted"
+            with ranks.together():
+                training.finalize()  # it can run twice
     return training.history
 
 
@@ -296,12 +333,14 @@ class _Training:
         optimizer: Any,
         source: BatchSource,
         settings: Settings,
+        ranks: OneProcess,
     ) -> None:
+        self.ranks = ranks
         self.loss_and_grad, self.params, self.optimizer = loss_and_grad, params, optimizer
         stepped = optimizer_params(optimizer, params)
         self.source, self.settings = source, settings
         self.steps_per_epoch = source.length and -(-source.length // settings.accumulate)
-        self.tqdm = tqdm_if_wanted("fit", settings.progress)
+        self.tqdm = tqdm_if_wanted("fit", settings.progress) if ranks.is_first else None
         validated = settings.validation is not None
         self.history = History(source.batch_size, self.steps_per_epoch, validated=validated)
         self.recorder = Recorder(self.history)
@@ -312,9 +351,17 @@ class _Training:
             settings.start_from_epoch,
             params if settings.restore_best else None,
             masters_of(optimizer) if settings.restore_best else [],
+            ranks,
         )
         self.stepping = Stepping(
-            loss_and_grad, params, optimizer, self.recorder, settings, stepped=stepped
+            loss_and_grad,
+            params,
+            optimizer,
+            self.recorder,
+            settings,
+            source,
+            ranks,
+            stepped=stepped,
         )
         self.file = TrainingFile(
             params,
@@ -322,12 +369,25 @@ class _Training:
             source,
             _schedule(settings, self.steps_per_epoch),
             settings,
+            ranks,
             recorder=self.recorder,
             early_stopping=self.early_stopping,
             stepping=self.stepping,
         )
+        self.has_on_step = False  # whether a rank has functions to call after each step
         self.in_epoch = False  # whether the steps of an epoch are being made
         self.exhausted = False  # whether the epoch under way has no more mini-batches
+
+    def prepare(self) -> None:
+        """Begin the training, or continue that of the checkpoint."""
+        self.ranks.check_same({**self.settings.facts(), **self.source.facts()})
+        if self.source.batches is not None:
+            self.ranks.equalize(self.source.batches)
+        if isinstance(self.settings.validation, MiniBatches):
+            self.ranks.part_of("validation", self.settings.validation)
+            self.ranks.equalize(self.settings.validation)
+        self.has_on_step = self.ranks.any(bool(self.settings.on_step))
+        self.file.resume()
 
     @property
     def nothing_left(self) -> str | None:
@@ -364,6 +424,7 @@ class _Training:
             self.early_stopping.update(self.recorder.scores[-1], history.epochs)
         history.best_epoch = self.early_stopping.best_epoch
         self.early_stopping.restore()
+        self.recorder.seconds[:] = self.ranks.slowest(self.recorder.seconds)
 
     def _run_epochs(self, bar: ProgressBar | None) -> Stop:
         history, every = self.history, self.settings.checkpoint_every
@@ -397,6 +458,7 @@ class _Training:
                     return True
                 self.file.note()
         source.check_end(stepping.position)
+        self.ranks.end_epoch()
         made = stepping.use_waiting(least=1)
         self.exhausted = True
         return made is not None and self._after_step(bar, *made)
@@ -406,7 +468,7 @@ class _Training:
         history, every = self.history, self.settings.checkpoint_every
         if bar is not None:
             bar.update(history.epochs + 1, history.steps, cost, end)
-        if self.settings.on_step and _should_stop(self.settings.on_step, history):
+        if self.has_on_step and self._should_stop(self.settings.on_step):
             return True
         is_last = self.recorder.steps_of_epoch == self.steps_per_epoch or self.exhausted
         if every is not None and history.steps % every == 0 and not is_last:
@@ -420,28 +482,28 @@ class _Training:
         history, recorder = self.history, self.recorder
         recorder.end_epoch(exhausted=True)
         if self.settings.validation is not None:
-            recorder.add_validation(self._validate(self.settings.validation))
+            value = validate(
+                self.settings.validation,
+                self.loss_and_grad,
+                self.params,
+                self.ranks,
+                self.source.axis,
+            )
+            recorder.add_validation(value)
         value = recorder.scores[-1]
         feed(rates_in_use(self.optimizer), value)
         self.early_stopping.update(value, history.epochs)
         history.best_epoch = self.early_stopping.best_epoch
-        should_stop = _should_stop(self.settings.callbacks, history)
+        should_stop = self._should_stop(self.settings.callbacks)
         return (
             "early" if self.early_stopping.out_of_patience else "callback" if should_stop else None
         )
 
-    def _validate(self, validation: Any) -> float:
-        if callable(validation):
-            return real("fit", "validation(params)", validation(self.params))
-        if isinstance(validation, tuple):
-            return evaluate("fit", self.loss_and_grad, self.params, validation)[0]
-        costs, sizes = [], []
-        for batch in validation:
-            costs.append(evaluate("fit", self.loss_and_grad, self.params, batch)[0])
-            sizes.append(examples_in("validation", batch, self.source.axis) or 1)
-        if not costs:
-            raise ValueError("fit: validation yields no batches, expected at least one")
-        return mean_cost(np.array(costs), np.array(sizes) / max(sizes))
+    def _should_stop(self, functions: Sequence[Function]) -> bool:
+        """Call functions of the history; return whether one stops the training, on any rank."""
+        answers = [function(self.history) for function in functions]  # all are called
+        stop = any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
+        return self.ranks.any(stop)
 
 
 def _schedule(settings: Settings, steps_per_epoch: int | None) -> Rate | None:
@@ -454,8 +516,3 @@ def _schedule(settings: Settings, steps_per_epoch: int | None) -> Rate | None:
             "steps in an epoch is not known"
         )
     return PerEpoch(settings.schedule, steps_per_epoch)
-
-
-def _should_stop(functions: Sequence[Function], history: History) -> bool:
-    answers = [function(history) for function in functions]  # all are called
-    return any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
