@@ -10,7 +10,7 @@ from rich.console import Console
 
 from benchmarks.harness import Rounds, Settings
 from benchmarks.history import record_run
-from benchmarks.report import FOOTNOTE, environment, markdown_table, rich_table
+from benchmarks.report import FOOTNOTE, by_labels, environment, markdown_table, rich_table
 from benchmarks.suite import BENCHMARKS
 
 FILE_WIDTH = 160
@@ -90,10 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"\n{name}: no contender is installed, or no case has {options.only!r}")
             continue
         title = f"{name}: {BENCHMARKS[name].__doc__}"
-        if options.markdown:
-            print(f"\n{markdown_table(title, results[name])}")
-        else:
-            console.print("", rich_table(title, results[name]))
+        for records in by_labels(results[name]):
+            if options.markdown:
+                print(f"\n{markdown_table(title, records)}")
+            else:
+                console.print("", rich_table(title, records))
     print(f"\n{FOOTNOTE}")
     if options.json:
         figures = {"environment": machine, "benchmarks": results}

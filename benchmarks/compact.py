@@ -37,6 +37,7 @@ IN_ROWS = (
     "batches",
     "checkpoints",
     "mapped",
+    "files",
     "overhead",
     "startup",
 )
@@ -51,6 +52,8 @@ def compact_tables(name: str, records: Sequence[Record]) -> dict[str, str]:
         return {name: _in_rows(records)}
     if name == "sklearn":
         return _times_as_fast(records)
+    if name == "mpi":
+        return _measured_and_on_paper(records)
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(_title(name, record["case"]), []).append(record)
@@ -105,6 +108,27 @@ def _times_as_fast(records: Sequence[Record]) -> dict[str, str]:
                 (row, case["dtype"], f"{ratio:.2f}")
             )
     return {title: _pivot("hidden layers, batch", each) for title, each in cells.items()}
+
+
+def _measured_and_on_paper(records: Sequence[Record]) -> dict[str, str]:
+    """Return the measured figures, and the seconds and gigabytes of the estimates."""
+    measured = [record for record in records if "network" not in record["case"]]
+    seconds, gigabytes = [], []
+    for record in records:
+        case, who = record["case"], record["contender"]
+        if "network" not in case:
+            continue
+        model = f"{case['parameters']}, {case['machines']:,}"
+        in_seconds = three_digits(record["milliseconds"] / 1e3)
+        seconds.append((f"{model}, {case['network']}", who, in_seconds))
+        for key, state in (("gigabytes", ""), ("gigabytes_8bit", ", 8-bit state")):
+            if key in record:
+                gigabytes.append((model, who + state, three_digits(record[key])))
+    return {
+        "mpi": _in_rows(measured),
+        "mpi, seconds on paper": _pivot("parameters, machines, network", seconds),
+        "mpi, gigabytes on paper": _pivot("parameters, machines", gigabytes),
+    }
 
 
 def put_into(text: str, tables: Mapping[str, str]) -> str:

@@ -30,6 +30,8 @@ YARDSTICKS = (
     "np.take, order ready",
     "plain write and read",
     "plain read and write",
+    "direct read and write",
+    "Allreduce, full step",
     "scikit-learn",
     "the loop by hand",
     "moments alone",

@@ -19,12 +19,18 @@ PARTING_SECONDS = 10.0
 
 
 class Process:
-    """A process that runs a module, which calls `serve` for a contender."""
+    """A process that runs a module, which calls `serve` for a contender.
 
-    def __init__(self, module: str, contender: str) -> None:
+    A launcher, a command that starts Python with these arguments, may start it in several
+    processes, of which one serves.
+    """
+
+    def __init__(
+        self, module: str, contender: str, launcher: Sequence[str] = (sys.executable,)
+    ) -> None:
         self.contender = contender
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, contender],
+            [*launcher, "-m", module, contender],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path(__file__).parents[1],

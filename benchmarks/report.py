@@ -20,7 +20,8 @@ from benchmarks.harness import Record
 
 FOOTNOTE = """\
 - Contenders take turns in one process; in loop, train, torch_loop and checkpoints each has its own.
-  A turn begins when the threads of the previous contender are idle.
+  In mpi, they take turns in the same processes. A turn begins when the threads of the previous
+  contender are idle.
 - Times are medians over rounds. Ratios ("vs schuss") and shares of the limit are medians of the
   ratios within a round. A contender that takes 2 s or more runs in the first 3 rounds only.
 - The limit is the memory limit: a compiled loop of additions over the same bytes. A step cannot be
@@ -33,6 +34,7 @@ PEERS = (
     "deepspeed",
     "jax",
     "ml_dtypes",
+    "mpi4py",
     "numba",
     "numexpr",
     "optax",
@@ -140,11 +142,23 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "quartiles": ("quartiles", lambda pair: " - ".join(map(three_digits, pair))),
     "gigabytes_per_second": ("GB/s", three_digits),
     "share_of_limit": ("of limit", "{:.1%}".format),
+    "state_megabytes": ("state MB", three_digits),
+    "state_share": ("of whole state", "{:.1%}".format),
     "peak_megabytes": ("peak MB", three_digits),
+    "gigabytes": ("GB a machine", three_digits),
+    "gigabytes_8bit": ("GB with 8-bit state", three_digits),
     "accuracy": ("accuracy", "{:.1%}".format),
 }
 TEXTS = frozenset({"rule", "work", "dtype", "param", "grad", "state", "copies"})
-TEXTS |= {"average", "layout", "list", "solver", "hidden", "contender"}
+TEXTS |= {"average", "layout", "list", "solver", "hidden", "network", "contender"}
+
+
+def by_labels(records: Sequence[Record]) -> list[Sequence[Record]]:
+    """Return the records by the labels of their cases: a table for each."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        groups.setdefault(tuple(record["case"]), []).append(record)
+    return [*groups.values()]
 
 
 def case_value(value: Any) -> str:

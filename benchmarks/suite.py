@@ -25,6 +25,7 @@ from benchmarks.contenders import (
 )
 from benchmarks.data import average, batches
 from benchmarks.dtypes import dtypes
+from benchmarks.files import files
 from benchmarks.harness import (
     Array,
     Case,
@@ -44,6 +45,7 @@ from benchmarks.harness import (
 )
 from benchmarks.loop import loop
 from benchmarks.mapped import mapped
+from benchmarks.mpi.command import mpi
 from benchmarks.overhead import overhead
 from benchmarks.peers import PEERS, TORCH_COMPILED
 from benchmarks.shapes import Shape, gpt2_small, resnet50
@@ -200,6 +202,8 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "batches": batches,
     "checkpoints": checkpoints,
     "mapped": mapped,
+    "files": files,
+    "mpi": mpi,
     "overhead": overhead,
     "startup": startup,
 }

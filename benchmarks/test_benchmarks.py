@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from benchmarks import (
     checkpoints,
     contenders,
     data,
+    files,
     harness,
     loop,
     mapped,
@@ -34,6 +36,8 @@ from benchmarks.contenders import (
 from benchmarks.data import AVERAGES, BY_COLUMNS, BY_ROWS, READY_ORDER
 from benchmarks.dtypes import COMBINATIONS, Formats
 from benchmarks.harness import Contender, WrongResultError
+from benchmarks.mpi import command as mpi
+from benchmarks.mpi.paper import MACHINES, MODELS, NETWORKS
 from benchmarks.peers import PEERS
 from benchmarks.processes import Process
 from benchmarks.shapes import Shape, gpt2_small, resnet50
@@ -49,6 +53,7 @@ def crossed(cases: Iterable[tuple[Any, ...]], names: Sequence[str]) -> list[tupl
     return [(*case, name) for case in cases for name in names]
 
 
+ON_PAPER = ["Allreduce, full step", "schuss.mpi", "schuss.mpi, bfloat16 on the wire"]
 OF_SCHUSS = [*contenders.WITH_PLAIN, *map(name_of, (SCHUSS, ONE_THREAD))]
 # The labels of the cases of each benchmark, and their contenders.
 EVERY: dict[str, list[tuple[Any, ...]]] = {
@@ -70,6 +75,18 @@ EVERY: dict[str, list[tuple[Any, ...]]] = {
         ((*each.labels.values(), each.bytes_moved(64), 64) for each in COMBINATIONS), OF_SCHUSS
     ),
     "mapped": crossed([(64,)], [*mapped.WORKS]),
+    "files": [(state, 64, name) for state in files.CONTENDERS for name in files.CONTENDERS[state]],
+    "mpi": [
+        *crossed(
+            [(count, 64) for count in mpi.SIZES],
+            [way.name for way in mpi.ALL_WAYS if way.present()],
+        ),
+        *crossed(
+            [("64", 2, "this machine"), *product(MODELS, MACHINES, [n.name for n in NETWORKS])],
+            ON_PAPER,
+        ),
+    ]
+    * mpi.present(),
     "overhead": [
         *crossed(
             ((overhead.ONE, rule.name, 64) for rule in RULES),
