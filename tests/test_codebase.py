@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import schuss
+from support.mpi import mpiexec, needs_mpi
 
 ROOT = Path(__file__).parent.parent
 LEVEL_OBJECTS = sorted(ROOT.glob("build/**/level_*.dir/**/*.o"))
@@ -53,7 +54,7 @@ def test_the_examples_in_the_docstrings_run(name: str) -> None:
     assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
-PUBLIC = ["checkpoints", "kernels", "landscapes", "optimizers", "reference", "schedules"]
+PUBLIC = ["checkpoints", "kernels", "landscapes", "mpi", "optimizers", "reference", "schedules"]
 PUBLIC += ["sklearn", "torch"]
 # The library alone makes these; their attributes have docstrings.
 MADE_FOR_USERS = ("History", "Last", "MiniBatches", "SklearnPatch", "State8bit")
@@ -163,12 +164,14 @@ def promised(block: str) -> str:
 # README and docs: ```python blocks follow each other, and each prints its last comment.
 WITH_OUTPUT = [pytest.param(page, id=page.stem) for page in PAGES if blocks(page, "python")]
 # ```py blocks stand alone and need another library; those without imports are no programs.
-OF_PEERS = [
+PROGRAMS = [
     pytest.param(block, id=f"{page.stem} {i}")
     for page in PAGES
     for i, block in enumerate(blocks(page, "py"))
     if block.startswith("import ")
 ]
+OF_RANKS = [program for program in PROGRAMS if "MPI.COMM_WORLD" in str(program.values[0])]
+OF_PEERS = [program for program in PROGRAMS if program not in OF_RANKS]
 
 
 @pytest.mark.parametrize("page", WITH_OUTPUT)
@@ -198,8 +201,17 @@ def test_the_documentations_code_for_other_libraries_runs(
     assert capsys.readouterr().out.strip() in ("", promised(block))
 
 
+@needs_mpi
+@pytest.mark.parametrize("ranks", [1, 4])
+@pytest.mark.parametrize("block", OF_RANKS)
+def test_the_documentations_code_for_several_processes_runs(block: str, ranks: int) -> None:
+    status, printed, stderr = mpiexec(ranks, block)
+    assert (status, printed.strip()) == (0, promised(block)), stderr
+
+
 def test_there_is_code_to_run_in_the_readme_and_in_the_docs() -> None:
     assert {"README", "index", "start", "groups"} <= {page.id for page in WITH_OUTPUT}
+    assert "many-machines 0" in {block.id for block in OF_RANKS}
     of_peers = {"README 0", "README 1", "torch 0", "jax 0", "autograd 0", "flax 1", "quantum 1"}
     assert of_peers <= {block.id for block in OF_PEERS}
 
