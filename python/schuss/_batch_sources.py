@@ -28,7 +28,7 @@ class ArrayBatches:
         self._examples = min(batches.examples, self.length * self.batch_size)  # of an epoch
         self.axis = slicing_of(batches).sources[0].axis
         smallest, part = self._size(self.length - 1), self._part
-        self._full = self._examples // self.batch_size  # batches, whose parts have as many examples
+        self._full = self._examples // self.batch_size  # batches of this size
         self._of_part = part.size(self.batch_size)
         if part.size(smallest) == 0 and part != ranks.part:
             raise ValueError(
@@ -153,7 +153,7 @@ class IterableBatches:
         return examples_in("x", batch, self.axis)
 
     def examples_of_all(self, examples: int | None, position: int) -> int | None:
-        """Return the number of examples on all ranks, if each has as many."""
+        """Return the number of examples on all ranks, if each has the same number."""
         return None if examples is None else examples * self._ranks
 
     def check_end(self, position: int) -> None:

@@ -51,7 +51,7 @@ def names_of_all(arrays: Mapping[str, Array], optimizer: object) -> set[str]:
 def shares(
     arrays: Mapping[str, Array], of_all: Set[str], together: Collective
 ) -> dict[str, AnyPart]:
-    """Return the parts of arrays: of those that all ranks have, each writes as many bytes.
+    """Return the parts of arrays: each rank writes an equal share of those that all ranks have.
 
     of_all: the names of these arrays. The first rank writes the others. Shares end at pieces.
     """
@@ -122,7 +122,7 @@ def saved_of_all(call: str, optimizer: Configurable, together: Collective) -> Sa
         if number != numbers[0]:
             raise ValueError(
                 f"{call}: rank 0 has accumulated {numbers[0]} gradients, rank {rank} {number}, "
-                "expected as many on all ranks"
+                "expected the same number on all ranks"
             )
     if own is None:
         return known

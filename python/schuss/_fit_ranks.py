@@ -28,7 +28,7 @@ Joined: TypeAlias = tuple[float, int | None, int | None, float]
 
 The mean of the costs, each with the number of its rank's examples; the number of all examples, None
 if the mini-batch has no array; the weight of this rank, its number of examples, None if all ranks
-have as many; and this weight over the mean weight.
+have the same number; and this weight over the mean weight.
 """
 
 
@@ -189,7 +189,7 @@ class ManyRanks(OneProcess):
         own = 1 if examples is None else examples
         mean, total, squares = self._mean(cost, own)
         of_all = None if examples is None else total
-        if squares * self.part.ranks == total * total:  # all ranks have as many
+        if squares * self.part.ranks == total * total:  # all ranks have the same number
             return mean, of_all, None, 1.0
         return mean, of_all, own, own * self.part.ranks / total
 
@@ -227,7 +227,7 @@ class ManyRanks(OneProcess):
         return self.part.size(whole.examples), share
 
     def dealt(self, batches: Iterable[Any], size: Callable[[Any], int]) -> Iterator[Sized]:
-        """Yield every mini-batch whose turn it is: as many apart as there are ranks."""
+        """Yield the mini-batches of this rank: ranks take turns."""
         if isinstance(batches, MiniBatches):
             batches = epoch_of(batches, Part())  # whole ones, also of a part
         count = total = 0

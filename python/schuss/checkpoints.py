@@ -105,7 +105,7 @@ def save(
         hyperparameters, groups, schedules, averages, masters and accumulated gradients are saved.
         Its `copies` are not: they are rewritten when it is loaded. The gradients that the ranks of
         a sharded optimizer have accumulated are saved as what a step would take of them: their mean
-        or sum. All ranks must have accumulated as many.
+        or sum. All ranks must have accumulated the same number.
     batches : MiniBatches, optional
         The state of the generator, and the number of batches of the current epoch that were handed
         out. So save after the step with the last one of them. Of several ranks, that of rank 0 is

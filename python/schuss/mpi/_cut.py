@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 
 BLOCK = 128
-"""Parts end at multiples of so many elements of an array: the blocks of 8-bit state stay whole."""
+"""Parts end at multiples of this number of elements, so that blocks of 8-bit state stay whole."""
 TILE = 4096
-"""Buckets end at multiples of so many elements of a piece."""
+"""Buckets end at multiples of this number of elements of a piece."""
 _MIN_BUCKET = 4096  # bytes
 
 
@@ -55,7 +55,7 @@ class Cut:
         return int(owned @ np.array(self.itemsizes, np.int64))
 
     def buckets(self, bucket_bytes: int) -> list[Bucket]:
-        """Cut all parts into the same number of pieces, of about so many bytes.
+        """Cut all parts into the same number of pieces, of about this size in bytes.
 
         They have at least about 4096 bytes. Within an array, they end at multiples of `TILE`
         elements of what the rank owns of it.

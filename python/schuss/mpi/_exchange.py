@@ -24,11 +24,11 @@ SLOTS = 2
 MAX_PAIRWISE = 8
 """With more ranks, the library's collective functions are used, unless the order matters."""
 LARGE = 1 << 16
-"""A rank's piece of a parameter with so many bytes is sent from its own memory."""
+"""Pieces of at least this number of bytes are sent from their own memory."""
 BUFFERS = 2 * SLOTS
-"""With more ranks than `MAX_PAIRWISE`, about so many have the bytes of a bucket of all ranks."""
+"""Buffers with more ranks than `MAX_PAIRWISE`, each of the size of a bucket of all ranks."""
 _ROUTES = 8
-"""How many are kept, where the parameters that have gradients change from step to step."""
+"""The routes that are kept, as the parameters that have gradients may change at each step."""
 
 _Dtype = np.dtype[Any]
 
@@ -36,8 +36,8 @@ _Dtype = np.dtype[Any]
 def bucket_bytes_for(ranks: int, nbytes: int, most: int = BUCKET_BYTES) -> int:
     """Return the bytes of a rank's parameters in a bucket.
 
-    With more ranks than `MAX_PAIRWISE`, a bucket of all ranks has as many bytes as one of
-    `MAX_PAIRWISE` ranks has, or 1/32 of the parameters if those are more, and 64 KiB of each rank.
+    With more ranks than `MAX_PAIRWISE`, a bucket of all ranks has the size that it has with
+    `MAX_PAIRWISE` ranks, 1/32 of the parameters, or 64 KiB for each rank: the largest of the three.
 
     nbytes: of all parameters. most: the bytes with fewer ranks.
     """

@@ -110,7 +110,7 @@ class Memory:
         self._arrays: dict[tuple[int, ...], Array] = {}
 
     def __call__(self, size: int, *key: int) -> Array:
-        """Return the array of a key, with at least so many bytes."""
+        """Return the array of a key, with at least this number of bytes."""
         array = self._arrays.get(key)
         if array is None or array.size < size:
             space = np.zeros(size + LINE, np.uint8)

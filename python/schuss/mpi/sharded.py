@@ -31,8 +31,8 @@ class Sharded(Optimizer):
     Each process, or rank, computes gradients of its own, as of its share of a mini-batch. A step
     takes their mean over the ranks. Each rank sums a part of the gradients, keeps the state of this
     part alone and steps it, and sends the stepped parameters to the others. So the state, and the
-    time of a step without its communication, are divided by the number of ranks, and as many bytes
-    are sent as by an all-reduce of the gradients.
+    time of a step without its communication, are divided by the number of ranks. The bytes
+    that are sent are those of an all-reduce of the gradients.
 
     The object is an instance of `kind` too, with all its attributes and methods, and works with
     `schuss.fit`, `schuss.save` and `schuss.load`. All ranks make it, and make the same calls in the
