@@ -17,10 +17,14 @@ struct Adagrad {
         T step_size, eps, initial;
     };
     static constexpr Names origins{"lr", "eps", "initial_accumulator_value"};
+    static constexpr Coefficients<Extreme> widest{largest, least, largest};
+    static constexpr bool keeps_states = true;  // while the gradients are zero
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         return {h.lr / (1 + (t - 1) * h.lr_decay), h.eps, h.initial_accumulator_value};
     }
+
+    static Fall fall(Coefficients<double>& c) { return {.ratio = 0, .floor = c.eps}; }
 
     template <typename T, typename V>
     static void update(V& p, V g, T& s, const Coefficients<T>& c) {

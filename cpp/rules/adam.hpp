@@ -22,6 +22,8 @@ struct Adam {
     };
     static constexpr Names origins{"beta1", "beta1", "beta2",    "beta2",
                                    "lr",    "beta2", "eps_root", "eps+eps_hat"};
+    static constexpr Coefficients<Extreme> widest{largest, largest, least, largest,
+                                                  largest, least,   least, least};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const bool corrected = h.bias_correction != 0;
@@ -29,6 +31,12 @@ struct Adam {
         const double bias2 = corrected ? Bias::correction(h.beta2, t) : 1;
         return {h.beta1,      1 - h.beta1, h.beta2,    1 - h.beta2,
                 h.lr / bias1, 1 / bias2,   h.eps_root, h.eps + h.eps_hat / ::sqrt(bias2)};
+    }
+
+    static Fall fall(Coefficients<double>& c) {
+        const double floor = (c.eps + ::sqrt(c.eps_root)) / ::sqrt(c.inv_bias2);
+        if (amsgrad) return {.ratio = c.beta1, .floor = floor};
+        return Moments::fall(c.beta1, ::sqrt(c.beta2), floor, c.beta2);
     }
 
     template <typename T, typename V>

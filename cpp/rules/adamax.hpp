@@ -16,9 +16,14 @@ struct Adamax {
         T step_size, beta1, one_minus_beta1, beta2, eps;
     };
     static constexpr Names origins{"lr", "beta1", "beta1", "beta2", "eps"};
+    static constexpr Coefficients<Extreme> widest{largest, largest, largest, least, least};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         return {h.lr / Bias::correction(h.beta1, t), h.beta1, 1 - h.beta1, h.beta2, h.eps};
+    }
+
+    static Fall fall(Coefficients<double>& c) {
+        return Moments::fall(c.beta1, c.beta2, c.eps, c.beta2);
     }
 
     template <typename T, typename V>

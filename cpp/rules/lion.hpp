@@ -16,9 +16,14 @@ struct Lion {
         T lr, beta1, one_minus_beta1, beta2, one_minus_beta2;
     };
     static constexpr Names origins{"lr", "beta1", "beta1", "beta2", "beta2"};
+    static constexpr Coefficients<Extreme> widest{largest, largest, largest, largest, largest};
 
     static Coefficients<double> coefficients(const Hyper& h, double) {
         return {h.lr, h.beta1, 1 - h.beta1, h.beta2, 1 - h.beta2};
+    }
+
+    static Fall fall(Coefficients<double>&) {
+        return {.ratio = 1, .floor = 1, .only_to_zero = true};
     }
 
     template <typename T, typename V>

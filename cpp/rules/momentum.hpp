@@ -19,6 +19,7 @@ struct Momentum {
         T step_size, beta, gradient_weight, fine;  // fine completes a tiny rate in the weight
     };
     static constexpr Names origins{"lr", "beta", "lr", "fine"};
+    static constexpr Coefficients<Extreme> widest{largest, largest, largest, largest};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const double inv_bias = h.bias_correction != 0 ? 1 / Bias::correction(h.beta, t) : 1;
@@ -28,6 +29,8 @@ struct Momentum {
         if (sign != 0) return {sign * inv_bias, h.beta, sign * one_minus_dampening * h.lr, 1};
         return {h.lr * inv_bias, h.beta, one_minus_dampening, 1};
     }
+
+    static Fall fall(Coefficients<double>& c) { return {.ratio = c.beta, .floor = 1}; }
 
     template <typename T, typename V>
     static void update(V& p, V g, V& v, const Coefficients<T>& c) {

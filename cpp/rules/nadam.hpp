@@ -19,6 +19,8 @@ struct NAdam {
     };
     static constexpr Names origins{"lr",    "beta1", "beta1", "beta2",      "beta2",
                                    "beta1", "beta1", "beta2", "eps+eps_hat"};
+    static constexpr Coefficients<Extreme> widest{largest, largest, largest, least, largest,
+                                                  largest, largest, least,   least};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const double bias2 = Bias::correction(h.beta2, t);
@@ -33,6 +35,10 @@ struct NAdam {
                 next / (1 - product * next),
                 1 / bias2,
                 h.eps + h.eps_hat / ::sqrt(bias2)};
+    }
+
+    static Fall fall(Coefficients<double>& c) {
+        return Moments::fall(c.beta1, ::sqrt(c.beta2), c.eps / ::sqrt(c.inv_bias2), c.beta2);
     }
 
     static double momentum(const Hyper& h, double t) {

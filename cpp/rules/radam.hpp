@@ -18,6 +18,8 @@ struct RAdam {
         T step_size, beta1, one_minus_beta1, beta2, one_minus_beta2, adapts, eps;
     };
     static constexpr Names origins{"lr", "beta1", "beta1", "beta2", "beta2", "", "eps"};
+    static constexpr Coefficients<Extreme> widest{largest, largest, largest, least,
+                                                  largest, largest, least};
 
     static Coefficients<double> coefficients(const Hyper& h, double t) {
         const double power2 = ::pow(h.beta2, t), bias2 = 1 - power2;
@@ -37,11 +39,24 @@ struct RAdam {
                 h.eps};
     }
 
+    static Fall fall(Coefficients<double>& c) {
+        return Moments::fall(c.beta1, ::sqrt(c.beta2), c.eps, c.beta2);
+    }
+
     template <typename T, typename V>
     static void update(V& p, V g, V& m, T& v, const Coefficients<T>& c) {
         m = c.beta1 * m + c.one_minus_beta1 * g;
         v = c.beta2 * v + c.one_minus_beta2 * square(g);
         const T root = square_root(v) + c.eps;
         p = p - c.step_size * m / (c.adapts != 0 ? root : filled<T>(1.0f));
+    }
+
+    /// A bound on the updates of zero gradients, whether steps divide by the root or not.
+    template <typename T, typename V>
+    static void bound(V& p, V g, V& m, T& v, const Coefficients<T>& c) {
+        m = c.beta1 * m + c.one_minus_beta1 * g;
+        v = c.beta2 * v + c.one_minus_beta2 * square(g);
+        const T root = square_root(v) + c.eps, one = filled<V>(1.0f);
+        p = p - c.step_size * m / (root > 1 ? one : root);
     }
 };

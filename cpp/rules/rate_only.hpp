@@ -12,6 +12,9 @@ struct RateOnly {
         T lr;
     };
     static constexpr Names origins{"lr"};
+    static constexpr Coefficients<Extreme> widest{largest};
 
     static Coefficients<double> coefficients(const Hyper& h, double) { return {h.lr}; }
+
+    static Fall fall(Coefficients<double>&) { return {.ratio = 0, .floor = 1}; }
 };

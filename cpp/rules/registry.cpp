@@ -9,12 +9,15 @@
 namespace schuss::rules {
 namespace {
 
+using enum Extreme;
+
 #include "rules/arithmetic.hpp"
 #include "rules/complex.hpp"
 
 #include "rules/bias.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
+#include "rules/moments.hpp"
 #include "rules/rate_only.hpp"
 #define SCHUSS_RULE(name, ...)
 #include "rules/rules.def"
@@ -62,12 +65,50 @@ void fill(const double* hyperparameters, double t, Coefficients& coefficients) {
 }
 
 template <class Rule>
+Fall fall(Coefficients& coefficients) {
+    typename Rule::template Coefficients<double> values;
+    std::memcpy(&values, coefficients.data() + index::own, sizeof values);
+    const Fall result = Rule::fall(values);
+    std::memcpy(coefficients.data() + index::own, &values, sizeof values);
+    return result;
+}
+
+template <class Rule>
+ZeroUpdates zero_updates() {
+    ZeroUpdates result;
+    if constexpr (Rule::updates_parameters) {
+        std::memcpy(result.widest.data() + index::own, &Rule::widest, sizeof Rule::widest);
+        result.widest[index::decay_factor] = Extreme::least;
+        result.fall = &fall<Rule>;
+    }
+    return result;
+}
+
+template <class Rule, typename T>
+void update_row(void* state, double mean_square, void* coefficients) {
+    typename Rule::template Coefficients<T> values;
+    T* const own = static_cast<T*>(coefficients) + index::own;
+    std::memcpy(&values, own, sizeof values);
+    Rule::update_row(*static_cast<T*>(state), static_cast<T>(mean_square), values);
+    std::memcpy(own, &values, sizeof values);
+}
+
+template <class Rule>
+std::array<UpdateRow, compute_types> row_updates() {
+    constexpr bool has_rows = requires { &Rule::template update_row<float>; };
+    if constexpr (has_rows) return {&update_row<Rule, float>, &update_row<Rule, double>};
+    return {};
+}
+
+template <class Rule>
 RuleInfo entry(const char* name) {
     return {name,
             list(Rule::states),
             list(Rule::hyperparameters),
             list(Rule::origins),
             rates_of(list(Rule::origins)),
+            zero_updates<Rule>(),
+            row_updates<Rule>(),
             &fill<Rule>};
 }
 

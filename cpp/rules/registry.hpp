@@ -34,6 +34,21 @@ struct Rate {
 };
 using Rates = std::array<Rate, 2>;
 
+/// What bounds the updates of several steps with zero gradients. fall: how they fall, for the
+/// widest coefficients, of which it may lower those whose least value is the widest. It is null for
+/// a rule that updates no parameters.
+struct ZeroUpdates {
+    std::array<Extreme, max_coefficients> widest = {};
+    Fall (*fall)(Coefficients& coefficients) = nullptr;
+};
+
+/// Updates the number that a rule of rows keeps for a row, and completes the coefficients, which
+/// are those of a step in the compute type of the number.
+using UpdateRow = void (*)(void* state, double mean_square, void* coefficients);
+
+/// The dtypes that updates are computed in: float32 and float64.
+inline constexpr std::size_t compute_types = 2;
+
 /// One line of rules.def. Its index in the registry is its index in every level's table.
 struct RuleInfo {
     std::string_view name;
@@ -41,6 +56,8 @@ struct RuleInfo {
     std::vector<std::string_view> hyperparameters;
     std::vector<std::string_view> origins;
     Rates rates;
+    ZeroUpdates zero_updates;
+    std::array<UpdateRow, compute_types> update_row;  // nullptr unless it is a rule of rows
     void (*fill)(const double* hyperparameters, double t, Coefficients& coefficients);
 };
 

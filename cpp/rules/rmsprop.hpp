@@ -23,9 +23,14 @@ struct RMSprop {
         T beta, one_minus_beta, momentum, lr, eps, eps_root;
     };
     static constexpr Names origins{"beta", "beta", "momentum", "lr", "eps", "eps_root"};
+    static constexpr Coefficients<Extreme> widest{largest, largest, largest, largest, least, least};
 
     static Coefficients<double> coefficients(const Hyper& h, double) {
         return {h.beta, 1 - h.beta, h.momentum, h.lr, h.eps, h.eps_root};
+    }
+
+    static Fall fall(Coefficients<double>& c) {
+        return {.ratio = buffered ? c.momentum : 0, .floor = c.eps + ::sqrt(c.eps_root)};
     }
 
     template <typename T, typename V>
@@ -61,5 +66,18 @@ struct RMSprop {
     static void update(V& p, V g, T& s, const Coefficients<T>& c) {
         V unused = {};
         update(p, g, s, unused, unused, c);
+    }
+
+    /// The states of an element at rest: a zero over a root is the zero.
+    template <typename T, typename V>
+    static void rest(V g, T& s, V& second, const Coefficients<T>& c) {
+        s = c.beta * s + c.one_minus_beta * square(g);
+        second = centered ? c.beta * second + c.one_minus_beta * g : c.momentum * second + g;
+    }
+
+    template <typename T, typename V>
+    static void rest(V g, T& s, V& mean, V& buffer, const Coefficients<T>& c) {
+        rest(g, s, mean, c);
+        buffer = c.momentum * buffer + g;
     }
 };

@@ -21,6 +21,14 @@
 // update is plain scalar arithmetic in the order of schuss.reference. Every operation rounds, so
 // this order decides the bits.
 //
+// A rule of rows, which keeps one number for each row of a parameter, is such a struct without
+// states, and has
+//     update_row(s, mean_square, c)
+//                         updates the number of the row, given the mean of the squares of its
+//                         gradient, and sets the coefficients that differ between rows
+// Another rule has the update of a row of a single element, with that number as its state and with
+// the same first coefficients.
+//
 // Each file that compiles the rules includes them inside an anonymous namespace: the linker must
 // never choose the AVX-512 copy of a rule for an older processor. Therefore the rule files include
 // nothing themselves. This header has the types that they share with the rest of the library.
@@ -58,5 +66,16 @@ struct States {
 /// without weight decay is decoupled: its factor is 1.
 enum class Decay { coupled, decoupled };
 inline constexpr int decay_count = 2;
+
+/// Which value of a coefficient, among those of several steps, makes the update of a parameter
+/// largest if the gradient is zero. Where the value makes no difference, it is `largest`.
+enum class Extreme : bool { largest, least };
+
+/// How the updates of a parameter fall while its gradients are zero.
+struct Fall {
+    double ratio;  // of an update to the one before it, at most
+    double floor;  // what a divisor never falls below, if it has the scale of the root of a state
+    bool only_to_zero = false;  // whether the ratio says nothing until the update is zero
+};
 
 }  // namespace schuss::rules

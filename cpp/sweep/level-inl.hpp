@@ -32,9 +32,12 @@ using numbers::DType;
 using numbers::Float16;
 using numbers::Master;
 using rules::Decay;
+using rules::Extreme;
+using rules::Fall;
 using rules::Names;
 using rules::State;
 using rules::States;
+using enum rules::Extreme;
 
 #include "rules/arithmetic.hpp"
 #include "rules/complex.hpp"
@@ -49,6 +52,7 @@ using rules::States;
 #include "rules/bounds.hpp"
 #include "rules/decay.hpp"
 #include "rules/gradient.hpp"
+#include "rules/moments.hpp"
 #include "rules/rate_only.hpp"
 #define SCHUSS_RULE(name, ...)
 #include "rules/rules.def"
@@ -335,11 +339,17 @@ constexpr void fill(Kernels& kernels) {
     }
 }
 
+template <typename T>
+constexpr DType compute_dtype = sizeof(T) == sizeof(float) ? DType::float32 : DType::float64;
+
+#include "sweep/replay-inl.hpp"
+
 template <class Rule>
 constexpr Kernels kernels_of() {
-    Kernels kernels = {Rule::states, {}, {}};
+    Kernels kernels = {Rule::states, {}, {}, {}};
     fill<Rule, Decay::coupled>(kernels);
     fill<Rule, Decay::decoupled>(kernels);
+    add_replays<Rule>(kernels);
     return kernels;
 }
 
@@ -438,6 +448,33 @@ void load_all(const void* from, void* to, std::size_t count) {
 }
 
 template <typename T, typename Stored>
+void sum_rows(const std::byte* elements, std::size_t stride, const std::uint32_t* rows,
+              std::size_t row_count, std::size_t count, void* to) {
+    constexpr int width = conversion_width<T, Stored>;
+    using V = typename Vector<T, width>::Type;
+    T* const y = static_cast<T*>(to);
+    const auto row = [=](std::size_t k) {
+        return reinterpret_cast<const Stored*>(elements + rows[k] * stride);
+    };
+    if constexpr (width > 1) {
+        in_vectors<width>(0, count, [=](std::size_t i, auto part) {
+            V sum = {};
+            for (std::size_t k = 0; k < row_count; ++k) {
+                sum = sum + static_cast<V>(loaded(read<width>(row(k) + i, part)));
+            }
+            write<width>(y + i, sum, part);
+        });
+    } else {
+        for (std::size_t i = 0; i < count; ++i) y[i] = 0;
+        for (std::size_t k = 0; k < row_count; ++k) {
+            const Stored* const x = row(k);
+            in_vectors<1>(0, count,
+                          [=](std::size_t i, auto) { y[i] = y[i] + static_cast<T>(loaded(x[i])); });
+        }
+    }
+}
+
+template <typename T, typename Stored>
 void store_all(const void* from, void* to, std::size_t count) {
     const T* const x = static_cast<const T*>(from);
     Stored* const y = static_cast<Stored*>(to);
@@ -512,27 +549,27 @@ constexpr Format format() {
                      {},
                      &store_all<T, Stored>,
                      &stream_all<T, Stored>,
-                     &put_between<T, Stored>};
+                     &put_between<T, Stored>,
+                     {}};
     if constexpr (sizeof(T) <= sizeof(float)) {
         result.load[static_cast<int>(DType::float32)] = &load_all<float, Stored>;
+        result.sum_rows[static_cast<int>(DType::float32)] = &sum_rows<float, Stored>;
     }
     result.load[static_cast<int>(DType::float64)] = &load_all<double, Stored>;
+    result.sum_rows[static_cast<int>(DType::float64)] = &sum_rows<double, Stored>;
     return result;
 }
 
 /// Blocks of a state are converted with their random bits, in blocks-inl.hpp.
 template <>
 constexpr Format format<DType::square8, numbers::Square8>() {
-    return {sizeof(numbers::Square8), nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr};
+    return {sizeof(numbers::Square8), nullptr, nullptr, nullptr, {}, nullptr, nullptr, nullptr, {}};
 }
 
 constexpr Format formats[] = {
 #define SCHUSS_FORMAT(name, ...) format<DType::name>(),
 #include "numbers/formats.def"
 };
-
-template <typename T>
-constexpr DType compute_dtype = sizeof(T) == sizeof(float) ? DType::float32 : DType::float64;
 
 inline const Format& loops_of(DType dtype) {
     return formats[static_cast<int>(dtype)];

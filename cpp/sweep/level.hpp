@@ -29,11 +29,41 @@ struct Call;
 using Kernel = void (*)(std::byte* const* operands, std::size_t count, const void* coefficients,
                         const Stream* streams, bool prefetches, const Call* converted);
 
+/// Consecutive steps with zero gradients and the same coefficients, which are those of a kernel.
+/// Their scale is 1, -1 or NaN: a zero becomes 0, -0 or NaN.
+struct ZeroSteps {
+    const void* coefficients;
+    std::uint64_t steps;
+};
+
+/// How many steps to make before it is tested whether elements are at rest, and at rest before it
+/// is tested again.
+struct Looks {
+    std::uint64_t first, at_rest;
+};
+
+/// When elements are at rest: an update with these coefficients and a zero gradient bounds that of
+/// every step to come (see engine::RestBound).
+template <typename T>
+struct Rest : Looks {
+    T coefficients[rules::max_coefficients];
+    T reach;   // a parameter rests if its magnitude exceeds this many times the update
+    T lowest;  // and is not below this: it must not become zero while it decays
+};
+
+/// Makes many steps with zero gradients of count elements, which stay in registers: the bits are
+/// those of a call of the kernel for each step, for arrays in the compute type. `operands` are a
+/// kernel's; the gradient is not read. rest: a Rest of the compute type for all of `runs`, nullptr
+/// if there is none. What provably changes no bits is left out then.
+using Replay = void (*)(std::byte* const* operands, std::size_t count, const ZeroSteps* runs,
+                        std::size_t run_count, const Looks* rest);
+
 /// The kernels of one rule.
 struct Kernels {
     rules::States states;
     Kernel at[rules::decay_count][numbers::combinations.count];
     Kernel of_moduli[rules::decay_count][numbers::compute_dtype_count];
+    Replay replay[rules::decay_count][numbers::compute_dtype_count];  // nullptr without parameters
 
     /// The kernel for the formats; nullptr if there is none.
     Kernel of(rules::Decay decay, const numbers::Formats& formats) const {
@@ -103,6 +133,11 @@ static inline double sum_of_lanes(double* lanes) {
 /// Converts count elements.
 using Convert = void (*)(const void* from, void* to, std::size_t count);
 
+/// Writes count elements in a compute type: zero plus those of each row, one after the other. The
+/// rows are `stride` bytes apart.
+using SumRows = void (*)(const std::byte* elements, std::size_t stride, const std::uint32_t* rows,
+                         std::size_t row_count, std::size_t count, void* to);
+
 /// Puts count elements between bounds, which are rounded to the compute type. NaN stays NaN.
 using PutBetween = void (*)(void* elements, std::size_t count, double low, double high);
 
@@ -115,6 +150,7 @@ struct Format {
     Convert store;                               // from the compute type
     Convert stream;  // the same, but memory that is not in the cache is not read first
     PutBetween put_between;
+    SumRows sum_rows[numbers::compute_dtype_count];  // in the types of `load`
 };
 
 /// Whether the AVX-512 level computes square roots by multiplications, where those are faster than
