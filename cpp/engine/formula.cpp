@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
@@ -40,6 +41,23 @@ void Coefficients::set_scale(const numbers::Wide& scale) {
     };
     set(float32_);
     set(float64_);
+}
+
+void Coefficients::set_zero_gradient() {
+    const auto set = [](auto& typed) {
+        using T = std::remove_reference_t<decltype(typed[0])>;
+        T& scale = typed[rules::index::scale];
+        typed[rules::index::power] = 1;
+        scale =
+            std::isfinite(scale) ? std::copysign(T{1}, scale) : std::numeric_limits<T>::quiet_NaN();
+    };
+    set(float32_);
+    set(float64_);
+}
+
+bool Coefficients::equal(const Coefficients& other, numbers::DType dtype) const {
+    const std::size_t size = count_ * numbers::size_of(dtype);
+    return count_ == other.count_ && std::memcmp(as(dtype), other.as(dtype), size) == 0;
 }
 
 std::optional<Coefficients::Unrepresentable> Coefficients::first_unrepresentable(
@@ -93,9 +111,36 @@ bool Coefficients::are_ordinary(numbers::DType dtype) const {
     return dtype == numbers::DType::float32 ? are(float32_) : are(float64_);
 }
 
-sweep::Call Update::call(const numbers::Formats& formats, bool prefetches) const {
+bool Coefficients::keep_squares(numbers::DType dtype) const {
+    const auto keep = [](const auto& typed) {
+        return typed[rules::index::power] == 1 && std::fabs(typed[rules::index::scale]) == 1 &&
+               std::isinf(typed[rules::index::limit]);
+    };
+    return dtype == numbers::DType::float32 ? keep(float32_) : keep(float64_);
+}
+
+Coefficients Coefficients::of_gradient() const {
+    Coefficients result = *this;
+    result.float64_[rules::index::fine] = 1;
+    result.float32_[rules::index::fine] = 1;
+    return result;
+}
+
+void Coefficients::scale_by_weight_decay() {
+    const auto set = [](auto& typed) {
+        using T = std::remove_reference_t<decltype(typed[0])>;
+        typed[rules::index::power] = 1;
+        typed[rules::index::scale] = typed[rules::index::weight_decay];
+        typed[rules::index::limit] = std::numeric_limits<T>::infinity();
+    };
+    set(float32_);
+    set(float64_);
+}
+
+sweep::Call Update::call(const sweep::Kernels& of, const numbers::Formats& formats,
+                         bool prefetches) const {
     const numbers::DType computed = numbers::compute_dtype(formats.parameter);
-    sweep::Call call{.states = &kernels->states,
+    sweep::Call call{.states = &of.states,
                      .decay = decay,
                      .formats = formats,
                      .coefficients = coefficients.as(computed),
@@ -103,17 +148,17 @@ sweep::Call Update::call(const numbers::Formats& formats, bool prefetches) const
                      .is_bounded = bounds.exist(),
                      .low = bounds.low,
                      .high = bounds.high};
-    call.kernel = kernels->of(decay, formats);
+    call.kernel = of.of(decay, formats);
     const bool are_ordinary = coefficients.are_ordinary(computed);
     call.in_pieces = call.kernel == nullptr || !are_ordinary;
     if (call.in_pieces) {
         call.read = numbers::converted(formats);
-        call.copies_gradients = !are_ordinary || kernels->of(decay, call.read) == nullptr;
+        call.copies_gradients = !are_ordinary || of.of(decay, call.read) == nullptr;
         if (call.copies_gradients) call.read.gradient = computed;
-        call.kernel = kernels->of(decay, call.read);
+        call.kernel = of.of(decay, call.read);
         numbers::Formats finely = call.read;
         finely.parameter = computed;
-        call.decoupled = kernels->of(rules::Decay::decoupled, finely);
+        call.decoupled = of.of(rules::Decay::decoupled, finely);
     }
     return call;
 }
@@ -123,13 +168,20 @@ Formula::Formula(std::string_view rule, double per_step, const std::vector<doubl
     : index_(rules::find_rule(rule)), options_(options), values_{per_step} {
     // Otherwise 0 * parameter would be added, which is NaN for an infinite parameter.
     if (options_.weight_decay == 0) options_.decay = rules::Decay::decoupled;
+    if (!options_.row_rule.empty()) row_index_ = rules::find_rule(options_.row_rule);
     values_.insert(values_.end(), others.begin(), others.end());
 }
 
 Update Formula::update(std::int64_t t, double limit) const noexcept {
+    const rules::RuleInfo& info = rule();
     return {
-        &sweep::level().rules[index_], options_.decay, options_.maximize, options_.bounds,
-        Coefficients(rule(), values_.data(), options_.weight_decay, static_cast<double>(t), limit)};
+        &info,
+        &sweep::level().rules[index_],
+        row_index_,
+        options_.decay,
+        options_.maximize,
+        options_.bounds,
+        Coefficients(info, values_.data(), options_.weight_decay, static_cast<double>(t), limit)};
 }
 
 std::optional<Formula::Misfit> Formula::first_misfit(const Update& update, double limit,

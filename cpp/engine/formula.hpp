@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <limits>
 #include <optional>
+#include <string>
 #include <string_view>
 #include <tuple>
 #include <vector>
@@ -32,6 +33,13 @@ class Coefficients {
     /// Multiplies the gradients of the step by a scale.
     void set_scale(const numbers::Wide& scale);
 
+    /// Sets the scale of a step whose gradients are zeros. Of the scale set before, only the sign
+    /// matters to them, and whether it is finite.
+    void set_zero_gradient();
+
+    /// Whether the values of one rule are the same in a compute dtype, bit for bit.
+    bool equal(const Coefficients& other, numbers::DType dtype) const;
+
     struct Unrepresentable {
         std::size_t index;
         double value;
@@ -40,6 +48,15 @@ class Coefficients {
     /// The first coefficient that the dtype rounds to zero or infinity although it is neither.
     std::optional<Unrepresentable> first_unrepresentable(rules::Decay decay,
                                                          numbers::DType dtype) const;
+
+    /// Whether the squares of the gradients stay as they are.
+    bool keep_squares(numbers::DType dtype) const;
+
+    /// Those of a rule that only transforms gradients.
+    Coefficients of_gradient() const;
+
+    /// Lets such a rule multiply by the weight decay, and nothing else.
+    void scale_by_weight_decay();
 
     /// The values in a compute dtype, as the kernels read them.
     const void* as(numbers::DType dtype) const;
@@ -58,6 +75,7 @@ class Coefficients {
 struct Bounds {
     double low = -no_limit, high = no_limit;
 
+    bool operator==(const Bounds&) const = default;
     bool exist() const { return low > -no_limit || high < no_limit; }
 
     /// The first bound that the compute dtype rounds to zero, or that excludes all its numbers.
@@ -69,7 +87,9 @@ struct Bounds {
 
 /// A rule, ready for one step.
 struct Update {
+    const rules::RuleInfo* rule = nullptr;
     const sweep::Kernels* kernels = nullptr;
+    std::optional<std::size_t> row_rule;  // the index of the rule of rows, if it is row-wise
     rules::Decay decay = rules::Decay::decoupled;
     bool maximize = false;
     Bounds bounds;
@@ -81,15 +101,22 @@ struct Update {
     }
 
     /// The update of arrays in these formats. It refers to the coefficients.
-    sweep::Call call(const numbers::Formats& formats, bool prefetches) const;
+    sweep::Call call(const numbers::Formats& formats, bool prefetches) const {
+        return call(*kernels, formats, prefetches);
+    }
+
+    /// The same by the kernels of another rule that has the same coefficients.
+    sweep::Call call(const sweep::Kernels& of, const numbers::Formats& formats,
+                     bool prefetches) const;
 };
 
 /// What the parameters of one group have besides their rule.
 struct FormulaOptions {
     rules::Decay decay = rules::Decay::decoupled;
     double weight_decay = 0;
-    bool maximize = false;  // whether a step goes along the gradient, not against it
-    Bounds bounds;          // of the parameters
+    bool maximize = false;      // whether a step goes along the gradient, not against it
+    Bounds bounds;              // of the parameters
+    std::string row_rule = {};  // updates rows of several elements; "": they are as other elements
 };
 
 /// A rule with the values of its hyperparameters. The ranges of the values are the caller's to
@@ -105,6 +132,9 @@ class Formula {
     const rules::RuleInfo& rule() const { return rules::registry()[index_]; }
     double per_step() const { return values_[0]; }
     const Bounds& bounds() const { return options_.bounds; }
+
+    /// Whether the states of the rule have one number for each row.
+    bool is_row_wise() const { return row_index_.has_value(); }
     void set_per_step(double value) { values_[0] = value; }
 
     /// The update of step t, with a gradient scale of 1. limit: the largest magnitude of an element
@@ -126,6 +156,7 @@ class Formula {
 
   private:
     std::size_t index_;
+    std::optional<std::size_t> row_index_;
     FormulaOptions options_;
     std::vector<double> values_;
 };

@@ -30,52 +30,68 @@ constexpr std::size_t largest_in_pairs = std::size_t{1} << 22;
 constexpr double safe_sum = 0x1p-900;
 constexpr int safe_power = 600;
 
-/// Sums the values in a fixed order, as pairs, pairs of pairs and so on. Overwrites them.
-double sum_in_pairs(std::vector<double>& sums) noexcept {
-    std::size_t left = sums.size();
-    while (left > 1) {
-        for (std::size_t i = 0; i + 1 < left; i += 2) sums[i / 2] = sums[i] + sums[i + 1];
-        if (left % 2 == 1) sums[left / 2] = sums[left - 1];
-        left = (left + 1) / 2;
-    }
-    return sums.empty() ? 0 : sums[0];
-}
-
 }  // namespace
 
 void GradientStats::lay_out(std::vector<Gradient> gradients) {
     gradients_ = std::move(gradients);
     segments_.clear();
     blocks_.clear();
+    indices_.clear();
     std::size_t bytes = 0;
-    std::size_t left = 0;  // elements that the last block has room for
+    std::size_t at = 0;  // the index of an element among all
+    scratch_bytes_ = 0;
     for (std::size_t i = 0; i < gradients_.size(); ++i) {
-        const std::size_t elements = gradients_[i].order->elements();
-        bytes += elements * numbers::size_of(gradients_[i].dtype);
-        for (std::size_t begin = 0; begin < elements;) {
-            if (left == 0) {
-                blocks_.push_back(segments_.size());
-                left = sweep::stats_block;
-            }
-            const std::size_t count = std::min(left, elements - begin);
-            segments_.push_back({i, begin, count, true});
-            begin += count;
-            left -= count;
+        const Gradient& gradient = gradients_[i];
+        const std::size_t size = numbers::size_of(gradient.dtype);
+        if (gradient.rows == nullptr) {
+            add_segments(i, 0, gradient.order->elements(), at);
+            bytes += gradient.order->elements() * size;
+            at += gradient.order->elements();
+            continue;
         }
+        const std::size_t row = gradient.rows->row;
+        for (std::size_t k = 0; k < gradient.rows->count(); ++k) {
+            add_segments(i, k * row, row, at + gradient.rows->index(k) * row);
+        }
+        at += gradient.elements;
+        scratch_bytes_ = std::max(scratch_bytes_, std::min(row, sweep::stats_block) * size);
     }
     sums_.resize(blocks_.size());
+    merged_.resize(blocks_.size());
     blocks_.push_back(segments_.size());
     in_pairs_ = bytes <= largest_in_pairs;
     blocks_per_chunk_ = std::clamp(sums_.size() / chunks_per_pass, min_blocks, max_blocks);
     std::size_t largest_item = 0;  // of the gradients that are copied
     for (const Gradient& gradient : gradients_) {
-        if (gradient.order->contiguous() || gradient.order->elements() == 0) continue;
+        if (gradient.rows != nullptr || gradient.order->contiguous() ||
+            gradient.order->elements() == 0) {
+            continue;
+        }
         largest_item = std::max(largest_item, numbers::size_of(gradient.dtype));
         const std::size_t blocks = rows_per_chunk * gradient.order->row() / sweep::stats_block;
         blocks_per_chunk_ = std::clamp(blocks, blocks_per_chunk_, max_copied_blocks);
     }
     // The other component of the first number and of the last one may be outside the chunk.
-    scratch_bytes_ = largest_item * (blocks_per_chunk_ * sweep::stats_block + 2);
+    scratch_bytes_ =
+        std::max(scratch_bytes_, largest_item * (blocks_per_chunk_ * sweep::stats_block + 2));
+}
+
+/// Adds the parts of some elements of a gradient. at: the index of the first among all elements.
+void GradientStats::add_segments(std::size_t gradient, std::size_t begin, std::size_t count,
+                                 std::size_t at) {
+    while (count > 0) {
+        const std::size_t block = at / sweep::stats_block;
+        if (indices_.empty() || indices_.back() != block) {
+            indices_.push_back(block);
+            blocks_.push_back(segments_.size());
+        }
+        const std::size_t part = std::min(count, (block + 1) * sweep::stats_block - at);
+        const auto place = static_cast<std::uint16_t>(at % sweep::stats_block);
+        segments_.push_back({gradient, begin, part, place, true});
+        begin += part;
+        at += part;
+        count -= part;
+    }
 }
 
 void GradientStats::prepare(std::size_t threads) {
@@ -88,9 +104,12 @@ void GradientStats::prepare(std::size_t threads) {
 std::size_t GradientStats::run_whole_blocks(const sweep::Level& level, std::size_t first,
                                             std::size_t last) noexcept {
     const Segment& segment = segments_[blocks_[first]];
-    const auto& [dtype, order, data] = gradients_[segment.gradient];
+    const auto& [dtype, order, data, rows, elements] = gradients_[segment.gradient];
+    if (rows != nullptr) return 0;
+    // Untouched rows, which have no segments, may come before the first segment of a block.
+    const bool is_whole = segment.count == sweep::stats_block;
+    if (power_ != 0 || !order->contiguous() || !is_whole) return 0;
     const std::size_t left = order->elements() - segment.begin;
-    if (power_ != 0 || !order->contiguous() || left < sweep::stats_block) return 0;
     const std::size_t blocks = std::min(last - first, left / sweep::stats_block);
     const sweep::Format& loops = level.format(dtype);
     const std::byte* values = order->at(data, segment.begin);
@@ -118,18 +137,21 @@ void GradientStats::run_chunk(const sweep::Level& level, std::size_t chunk,
         block += run_whole_blocks(level, block, last);
         if (block == last) return;
         double lanes[sweep::stats_lanes] = {};
-        std::size_t done = 0;
         for (std::size_t i = blocks_[block]; i < blocks_[block + 1]; ++i) {
-            auto& [index, begin, count, is_finite] = segments_[i];
-            const auto& [dtype, order, data] = gradients_[index];
+            auto& [index, begin, count, place, is_finite] = segments_[i];
+            const auto& [dtype, order, data, rows, elements] = gradients_[index];
             const std::byte* values = data;
-            if (order->contiguous()) {
+            if (rows != nullptr) {
+                rows->sum(begin / rows->row, begin % rows->row, count, level, scratch);
+                values = scratch;
+                buffered = gradients_.size();
+            } else if (order->contiguous()) {
                 values = order->at(data, begin);
             } else {
                 if (buffered != index) {
                     buffered = index;
                     buffered_from = begin - begin % order->components();
-                    const std::size_t room = (last - block) * sweep::stats_block - done;
+                    const std::size_t room = (last - block) * sweep::stats_block - place;
                     const std::size_t end = std::min(begin + room, order->elements());
                     order->gather(data, buffered_from, end - buffered_from, scratch);
                 }
@@ -137,8 +159,7 @@ void GradientStats::run_chunk(const sweep::Level& level, std::size_t chunk,
             }
             const sweep::Format& loops = level.format(dtype);
             const auto sum_squares = power_ == 0 ? loops.sum_squares : loops.sum_squares_scaled;
-            is_finite = sum_squares(values, count, done % sweep::stats_lanes, lanes, scale);
-            done += count;
+            is_finite = sum_squares(values, count, place % sweep::stats_lanes, lanes, scale);
         }
         sums_[block] = sweep::sum_of_lanes(lanes);
     }
@@ -184,7 +205,28 @@ void GradientStats::sum_blocks(const sweep::Level& level, int power, bool wake_w
 void GradientStats::sum(const sweep::Level& level, int power, bool wake_workers,
                         bool backwards) noexcept {
     sum_blocks(level, power, wake_workers, backwards);
-    sum_ = sum_in_pairs(sums_);
+    sum_ = sum_in_pairs();
+}
+
+/// Sums the sums of the blocks in a fixed order, as pairs, pairs of pairs and so on. Overwrites
+/// them. Those of blocks that are left out are 0, which changes no sum.
+double GradientStats::sum_in_pairs() noexcept {
+    std::copy(indices_.begin(), indices_.end(), merged_.begin());
+    std::size_t left = sums_.size();
+    while (left > 1) {
+        std::size_t pairs = 0;
+        for (std::size_t i = 0; i < left; ++i) {
+            const std::size_t pair = merged_[i] / 2;
+            if (pairs > 0 && merged_[pairs - 1] == pair) {
+                sums_[pairs - 1] = sums_[pairs - 1] + sums_[i];
+            } else {
+                merged_[pairs] = pair;
+                sums_[pairs++] = sums_[i];
+            }
+        }
+        left = pairs;
+    }
+    return sums_.empty() ? 0 : sums_[0];
 }
 
 }  // namespace schuss::engine

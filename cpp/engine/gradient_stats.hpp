@@ -8,9 +8,11 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <vector>
 
 #include "engine/memory_order.hpp"
+#include "engine/row_gradient.hpp"
 #include "engine/scratch.hpp"
 #include "numbers/dtype.hpp"
 #include "numbers/wide.hpp"
@@ -24,6 +26,11 @@ class GradientStats {
         numbers::DType dtype;
         const MemoryOrder* order;
         const std::byte* data;  // the element at index zero
+
+        // If only some rows are given, the others are zero: `elements` in all, and the dtype is
+        // that of the sums. Neither order nor data is used then.
+        const RowGradient* rows = nullptr;
+        std::size_t elements = 0;
     };
 
     /// Sets what is to be read, and allocates what runs need.
@@ -52,11 +59,16 @@ class GradientStats {
     std::size_t first_nonfinite() const { return first_nonfinite_; }
 
   private:
-    /// The part of a block that belongs to one gradient.
+    /// The part of a block that belongs to one gradient. Of a gradient with some rows, to one row:
+    /// `begin` is its place where these rows are one after the other.
     struct Segment {
         std::size_t gradient, begin, count;
+        std::uint16_t place;  // in the block
         bool is_finite;
     };
+
+    void add_segments(std::size_t gradient, std::size_t begin, std::size_t count, std::size_t at);
+    double sum_in_pairs() noexcept;
 
     void sum(const sweep::Level& level, int power, bool wake_workers, bool backwards) noexcept;
     std::size_t run_whole_blocks(const sweep::Level& level, std::size_t first,
@@ -65,8 +77,9 @@ class GradientStats {
 
     std::vector<Gradient> gradients_;
     std::vector<Segment> segments_;
-    std::vector<std::size_t> blocks_;  // the first segment of each block, and the end
-    std::vector<double> sums_;         // of each block
+    std::vector<std::size_t> blocks_;            // the first segment of each block, and the end
+    std::vector<double> sums_;                   // of each block
+    std::vector<std::size_t> indices_, merged_;  // of these blocks among all; while pairs are added
     std::vector<Scratch> scratch_;
     std::size_t scratch_bytes_ = 0;
     std::size_t threads_ = 1;

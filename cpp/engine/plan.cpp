@@ -1,23 +1,16 @@
 #include "engine/plan.hpp"
 
 #include <algorithm>
-#include <atomic>
-#include <optional>
 #include <utility>
 
+#include "engine/sharing.hpp"
+#include "engine/streams.hpp"
 #include "runtime/cpu.hpp"
 #include "runtime/subnormals.hpp"
 #include "sweep/dispatch.hpp"
 
 namespace schuss::engine {
 namespace {
-
-#include "numbers/random.hpp"
-
-/// Threads share a step that takes one thread this many nanoseconds for each of them if the workers
-/// are awake, and `waking_factor` times as long in all if they must be woken.
-constexpr double waking_factor = 250;
-std::atomic<double> parallel_threshold = 1000;
 
 /// Reading the clock would cost shorter steps too much. One thread makes them.
 constexpr std::size_t timed_bytes = std::size_t{1} << 16;
@@ -33,59 +26,7 @@ std::size_t elements_per_share(std::size_t elements) {
     return std::clamp(tiles, std::size_t{1}, max_tiles) * tile_size;
 }
 
-/// How many threads share work, and whether they must be woken.
-struct Sharing {
-    std::size_t threads;
-    bool wakes;
-};
-
-/// time: the nanoseconds that one thread needs. most: the maximum number of threads.
-Sharing sharing_of(double time, std::size_t most) {
-    const double threshold = parallel_threshold.load(std::memory_order_relaxed);
-    std::size_t threads = most;
-    while (threads > 1 && time < static_cast<double>(threads) * threshold) --threads;
-    return {threads, time >= waking_factor * threshold};
-}
-
 }  // namespace
-
-double set_parallel_threshold(double nanoseconds) {
-    return parallel_threshold.exchange(nanoseconds, std::memory_order_relaxed);
-}
-
-Item::Item(std::size_t group_index, const std::vector<std::size_t>& shape,
-           const std::vector<Operand>& operands)
-    : group(group_index) {
-    const Operand& parameter = operands[rules::parameter_operand];
-    const Operand& gradient = operands[rules::gradient_operand];
-    const std::size_t numbers_per_tile = tile_elements() / parameter.components;
-    layout = Layout(shape, operands, std::max(numbers_per_tile, std::size_t{1}));
-    formats = {.parameter = parameter.dtype,
-               .gradient = gradient.dtype,
-               .state = numbers::compute_dtype(parameter.dtype),
-               .rounds_parameter = parameter.at_random};
-    for (std::size_t i = 0; i < operands.size(); ++i) {
-        if (operands[i].role == Role::state) {
-            formats.state = operands[i].dtype;
-            formats.moduli = formats.moduli || operands[i].components < parameter.components;
-        }
-        if (operands[i].role == Role::master) formats.master = operands[i].master;
-        data[i] = const_cast<std::byte*>(operands[i].data) + layout.offset(i);
-    }
-    gradient_order = MemoryOrder(shape, parameter, gradient);
-    elements = layout.elements() * layout.components();
-}
-
-Item Item::resting(std::size_t group_index, const std::vector<std::size_t>& shape,
-                   std::size_t components, const std::vector<Operand>& operands) {
-    Item item = operands.empty() ? Item() : Item(group_index, shape, operands);
-    item.group = group_index;
-    item.gradient_order = MemoryOrder();
-    item.elements = components;
-    for (const std::size_t size : shape) item.elements *= size;
-    item.rests = true;
-    return item;
-}
 
 void Plan::build() {
     statistics_laid_out_ = false;
@@ -132,15 +73,19 @@ void Plan::prepare() {
     for (Scratch& scratch : scratch_) scratch.reserve(scratch_bytes_);
 }
 
-void Plan::prepare_statistics() {
-    if (!statistics_laid_out_) {
+void Plan::prepare_statistics(const std::vector<const RowGradient*>& rows) {
+    if (!statistics_laid_out_ || !rows.empty()) {
         std::vector<GradientStats::Gradient> gradients;
-        for (const Item& item : items) {
+        for (std::size_t i = 0; i < items.size(); ++i) {
             // The order of a parameter that rests has no elements.
-            gradients.push_back({item.formats.gradient, &item.gradient_order, nullptr});
+            gradients.push_back({items[i].formats.gradient, &items[i].gradient_order, nullptr});
+            if (i >= rows.size() || rows[i] == nullptr) continue;
+            gradients[i].dtype = rows[i]->computed;
+            gradients[i].rows = rows[i];
+            gradients[i].elements = items[i].elements;
         }
         statistics_.lay_out(std::move(gradients));
-        statistics_laid_out_ = true;
+        statistics_laid_out_ = rows.empty();
     }
     for (std::size_t i = 0; i < items.size(); ++i) statistics_.set_data(i, items[i].gradient());
     statistics_.prepare(threads_);
@@ -163,9 +108,7 @@ const GradientStats& Plan::statistics() noexcept {
 /// A run under way.
 struct Plan::Job {
     Job(Plan& of, const Run& under_way) : plan(of), run(under_way), level(sweep::level()) {
-        for (std::uint64_t k = 0; plan.stochastic_ && k <= rules::max_states; ++k) {
-            streams[k] = splitmix64(splitmix64(splitmix64(run.seed) ^ run.step) ^ k);
-        }
+        if (plan.stochastic_) streams = Streams(run.seed, run.step);
     }
 
     Norms* norms_of(std::size_t slot) const {
@@ -178,30 +121,19 @@ struct Plan::Job {
     void with_pass(std::size_t index, Norms* norms, const Use& use) const {
         const Item& item = plan.items[index];
         if (item.rests && run.average == nullptr && norms == nullptr) return;
-        const numbers::DType computed = numbers::compute_dtype(item.formats.parameter);
-        std::optional<sweep::Call> average;
-        if (run.average != nullptr) {
-            average = run.average->call({computed, item.averaged(), computed}, plan.prefetches_);
-        }
-        const Update* const update =
-            item.rests || run.groups == nullptr ? nullptr : &run.groups[item.group];
-        const Pass pass{.level = level,
-                        .update = update != nullptr ? update->call(item.formats, plan.prefetches_)
-                                  : item.rests && average ? *average
-                                                          : sweep::Call{},
-                        .average = average ? &*average : nullptr,
-                        .clear_gradients = run.clear_gradients && !item.rests,
-                        .first = plan.first_[index],
-                        .streams = streams,
-                        .norms = norms,
-                        .rests = item.rests};
-        use(item, pass);
+        const Update* const update = run.groups == nullptr ? nullptr : &run.groups[item.group];
+        ItemPass all(item, update, run.average, level, plan.prefetches_);
+        all.pass.clear_gradients = run.clear_gradients && !item.rests;
+        all.pass.first = plan.first_[index];
+        all.pass.streams = streams.keys;
+        all.pass.norms = norms;
+        use(item, all.pass);
     }
 
     Plan& plan;
     const Run& run;
     const sweep::Level& level;
-    std::uint64_t streams[rules::max_states + 1] = {};
+    Streams streams;
 };
 
 void Plan::run(const Run& run) noexcept {

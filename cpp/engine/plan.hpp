@@ -9,55 +9,14 @@
 
 #include "engine/formula.hpp"
 #include "engine/gradient_stats.hpp"
-#include "engine/memory_order.hpp"
+#include "engine/item.hpp"
 #include "engine/pace.hpp"
 #include "engine/scratch.hpp"
 #include "engine/tile_pass.hpp"
-#include "engine/tiles.hpp"
 #include "numbers/dtype.hpp"
-#include "rules/registry.hpp"
 #include "runtime/thread_pool.hpp"
 
 namespace schuss::engine {
-
-/// The arrays of one parameter: the parameter, its gradient, its states, its master, its average
-/// and its copy.
-struct Item {
-    numbers::Formats formats;
-    std::size_t group = 0;  // whose hyperparameters it has
-    Layout layout;
-    std::byte* data[max_arrays] = {};  // where the traversal of each array begins
-    MemoryOrder gradient_order;
-    std::size_t elements = 0;  // of the parameter, two for each complex number
-    bool rests = false;        // the parameter has no gradient in this step
-
-    Item() = default;
-
-    /// A parameter that rests. operands: its average and the parameter itself, of which steps
-    /// update the average; without an average, the parameter twice, which steps only read; its
-    /// master if there is one. None if they do not read it.
-    static Item resting(std::size_t group_index, const std::vector<std::size_t>& shape,
-                        std::size_t components, const std::vector<Operand>& operands);
-
-    /// Lays out arrays of one shape: the parameter, its gradient, its states, its master, its
-    /// average, its copy.
-    Item(std::size_t group_index, const std::vector<std::size_t>& shape,
-         const std::vector<Operand>& operands);
-
-    /// The format in which the average reads the parameter: if that has a master, its values.
-    numbers::DType averaged() const {
-        if (formats.master != numbers::Master::none) return numbers::DType::float32;
-        return rests ? formats.gradient : formats.parameter;
-    }
-
-    /// The address of the gradient's element at index zero.
-    const std::byte* gradient() const {
-        return data[rules::gradient_operand] - layout.offset(rules::gradient_operand);
-    }
-    void set_gradient(std::byte* first) {
-        data[rules::gradient_operand] = first + layout.offset(rules::gradient_operand);
-    }
-};
 
 /// What one pass over all items does.
 struct Run {
@@ -67,10 +26,6 @@ struct Run {
     bool measure_norms = false;
     std::uint64_t seed = 0, step = 0;  // determine the bits of stochastic rounding
 };
-
-/// Sets how long a step must take one thread for each thread that shares it, and returns the
-/// previous time. Results do not depend on it.
-double set_parallel_threshold(double nanoseconds);
 
 class Plan {
   public:
@@ -83,6 +38,9 @@ class Plan {
         has_own_first_ = true;
         invalidate();
     }
+
+    /// That index, of an item. The plan must be prepared.
+    std::uint64_t first(std::size_t item) const { return first_[item]; }
 
     /// Call this before the layout of an item changes.
     void invalidate() { built_ = false; }
@@ -101,8 +59,9 @@ class Plan {
     /// Whether a parameter rests in the next run.
     bool some_rest() const { return some_rest_; }
 
-    /// Call this after `prepare`, before `statistics`.
-    void prepare_statistics();
+    /// Call this after `prepare`, before `statistics`. rows: the gradients of items that rest
+    /// otherwise, nullptr for other items; empty if there are none.
+    void prepare_statistics(const std::vector<const RowGradient*>& rows = {});
 
     /// Reads all gradients.
     const GradientStats& statistics() noexcept;

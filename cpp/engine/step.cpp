@@ -77,14 +77,17 @@ std::optional<Formula::Misfit> Step::check_lrs(const double* lrs, std::size_t co
 void Step::prepare(Nonfinite nonfinite) {
     nonfinite_ = nonfinite;
     plan.prepare();
-    if (needs_statistics()) plan.prepare_statistics();
+    if (!rows.is_empty()) rows.prepare();
+    if (needs_statistics()) plan.prepare_statistics(rows.gradients());
     if (options_.track_norms) plan.prepare_norms();
 }
 
 Outcome Step::run(double scale, const Statistics* given) noexcept {
     Outcome outcome = begin(scale, given);
     if (outcome.skipped()) return outcome;
+    if (!rows.is_empty()) rows.flush_before(plan, run_);
     plan.run(run_);
+    if (!rows.is_empty()) rows.run(plan, run_);
     end(outcome);
     return outcome;
 }
@@ -150,8 +153,10 @@ void Step::set_norms(Outcome& outcome) const noexcept {
 /// Counts a step for the groups in which every parameter rested.
 void Step::count_rests() noexcept {
     for (Group& group : groups_) group.moved = false;
-    for (const Item& item : plan.items) {
-        if (!item.rests) groups_[item.group].moved = true;
+    const std::vector<const RowGradient*>& by_rows = rows.gradients();
+    for (std::size_t i = 0; i < plan.items.size(); ++i) {
+        const bool has_rows = i < by_rows.size() && by_rows[i] != nullptr;
+        if (!plan.items[i].rests || has_rows) groups_[plan.items[i].group].moved = true;
     }
     for (Group& group : groups_) {
         if (!group.moved) ++group.rested;

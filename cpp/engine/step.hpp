@@ -14,6 +14,7 @@
 #include "engine/formula.hpp"
 #include "engine/parameter_average.hpp"
 #include "engine/plan.hpp"
+#include "engine/row_tables.hpp"
 #include "numbers/dtype.hpp"
 #include "numbers/wide.hpp"
 
@@ -75,6 +76,9 @@ class Step {
     /// The arrays of the parameters.
     Plan plan;
 
+    /// Those of parameters that are updated by rows.
+    RowTables rows;
+
     /// Sets what the next steps do. updates: the checked updates of the next step. Cannot fail.
     void configure(std::vector<Group>&& groups, std::vector<Update>&& updates,
                    const StepOptions& options) noexcept;
@@ -134,6 +138,12 @@ class Step {
     Outcome begin(double scale, const Statistics* given) noexcept;
     void run_range(const Plan::Range& range) noexcept { plan.run_range(run_, range); }
     void end_ranges(Outcome& outcome) noexcept;
+
+    /// Brings all rows up to date, or some rows of a parameter. Call `rows.prepare` before.
+    void flush_rows() noexcept { rows.flush(plan, options_.seed); }
+    void catch_up(std::size_t parameter, const RowOrder& order) noexcept {
+        rows.catch_up(plan, options_.seed, parameter, order);
+    }
 
     /// Counts a run.
     void record(const Outcome& outcome) noexcept;

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "engine/copy.hpp"
+#include "engine/rowwise.hpp"
 
 namespace schuss::engine {
 namespace {
@@ -35,6 +36,7 @@ class TilePass {
     CopyAxes copy_axes(const Box& box, std::size_t operand, bool from_scratch) const;
     void run_rows(const Box& box, std::byte* const* dense) const;
     void run_contiguous(std::byte** at, std::size_t count, std::uint64_t begin) const;
+    void run_by_row(std::byte** at, std::size_t count, std::uint64_t begin) const;
     void run_piece(std::byte* const* at, std::size_t count, std::uint64_t begin) const;
     void update(std::byte* const* at, std::size_t count, std::uint64_t begin) const;
     void update_average(std::byte* average, std::byte* const* at, std::size_t count) const;
@@ -189,6 +191,7 @@ void TilePass::run_rows(const Box& box, std::byte* const* dense) const {
 /// Runs along contiguous memory, piece by piece. begin: the place of the first element in the order
 /// of the parameter's memory, if elements are rounded at random. Advances the pointers.
 void TilePass::run_contiguous(std::byte** at, std::size_t count, std::uint64_t begin) const {
+    if (pass_.row_states.exist() && pass_.updates()) return run_by_row(at, count, begin);
     const bool joins = pass_.rests && layout_.has_master();
     for (;;) {
         std::size_t piece = count;
@@ -204,6 +207,21 @@ void TilePass::run_contiguous(std::byte** at, std::size_t count, std::uint64_t b
         if (count == 0) return;
         begin += piece;
         for (std::size_t k = 0; k < operands(); ++k) at[k] += layout_.operand(k).bytes(piece);
+    }
+}
+
+/// The same for whole rows, by a row-wise rule.
+[[gnu::noinline]] void TilePass::run_by_row(std::byte** at, std::size_t count,
+                                            std::uint64_t begin) const {
+    RowwiseUpdate update(layout_, pass_);
+    const TilePass of_row(layout_, update.pass());
+    const std::size_t row = pass_.row_states.row;
+    for (std::size_t done = 0; done < count; done += row) {
+        update.begin_row(at, begin + done);
+        std::byte* moving[max_arrays];
+        std::copy_n(at, operands(), moving);
+        of_row.run_contiguous(moving, row, begin + done);
+        for (std::size_t k = 0; k < operands(); ++k) at[k] += layout_.operand(k).bytes(row);
     }
 }
 

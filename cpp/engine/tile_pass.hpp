@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "engine/exact_norm.hpp"
+#include "engine/formula.hpp"
 #include "engine/scratch.hpp"
 #include "engine/tiles.hpp"
 #include "sweep/level.hpp"
@@ -22,16 +23,27 @@ struct Norms {
     double before[elements_per_piece], after[elements_per_piece];
 };
 
+/// What a row-wise rule keeps: a number for each row, in the compute dtype.
+struct RowStates {
+    std::byte* data = nullptr;  // nullptr: there are none
+    std::size_t row = 1;        // the elements of a row
+
+    bool exist() const { return data != nullptr; }
+};
+
 /// The work on the tiles of one parameter.
 struct Pass {
     const sweep::Level& level;
-    sweep::Call update;            // without a kernel, parameters stay
-    const sweep::Call* average;    // nullptr: none
-    bool clear_gradients;          // after the kernel has read them
-    std::uint64_t first;           // the index of the parameter's first element in memory
-    const std::uint64_t* streams;  // the keys of the random bits of each state and the parameter
-    Norms* norms;                  // to which the parameter is added; nullptr: to none
-    bool rests;                    // the parameter is where its gradient is otherwise
+    sweep::Call update = {};                 // without a kernel, parameters stay
+    const sweep::Call* average = nullptr;    // nullptr: none
+    bool clear_gradients = false;            // after the kernel has read them
+    std::uint64_t first = 0;                 // the index of the parameter's first element in memory
+    const std::uint64_t* streams = nullptr;  // the keys of the random bits of each state and the
+                                             // parameter
+    Norms* norms = nullptr;                  // to which the parameter is added; nullptr: to none
+    bool rests = false;                      // the parameter is where its gradient is otherwise
+    RowStates row_states = {};               // tiles have whole rows if they exist
+    const Update* formula = nullptr;         // to which `update` belongs
 
     bool updates() const { return update.kernel != nullptr; }
 

@@ -49,8 +49,8 @@ std::size_t set_tile_elements(std::size_t elements) {
 }
 
 Layout::Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>& operands,
-               std::size_t tile_elements)
-    : operand_count_(operands.size()), master_(operands.size()) {
+               std::size_t tile_elements, std::size_t row)
+    : operand_count_(operands.size()), master_(operands.size()), row_(row), has_runs_(row > 1) {
     for (std::size_t k = 0; k < operand_count_; ++k) {
         const Operand& operand = operands[k];
         operands_[k] = {.role = operand.role,
@@ -91,7 +91,8 @@ void Layout::cut_into_runs(const std::vector<std::size_t>& shape,
         const std::size_t most = longest_run_tiles * tile_elements;
         run = std::max({run, box_tiles * tile_elements, std::min(orders_[k].whole_lines(), most)});
     }
-    run_ = (run + block_ - 1) / block_ * block_;
+    const std::size_t unit = std::max(block_, row_);  // state in blocks has no rows
+    run_ = (run + unit - 1) / unit * unit;
     tiles_ = (elements_ + run_ - 1) / run_;
     const std::size_t longest = std::min(run_, elements_);
     scratch_bytes_ = whole_cache_lines(longest * buffered_item_sizes) + operand_count_ * cache_line;

@@ -9,7 +9,7 @@
 //
 // Where a state has blocks, which have the order of the parameter's memory, a tile is a run of
 // elements in that order instead, and of whole blocks. The same where the parameter is rounded at
-// random, which depends on the index of an element in that order.
+// random, which depends on the index of an element in that order, and where it is updated by rows.
 #pragma once
 
 #include <array>
@@ -70,9 +70,10 @@ class Layout {
     Layout() = default;
 
     /// Operands are those of the kernel, in its order, and then the master, the average and the
-    /// copy. The first, the parameter, has stride 0 only along axes of length 1.
+    /// copy. The first, the parameter, has stride 0 only along axes of length 1. row: tiles are
+    /// runs of a multiple of this many elements; 1: they need not be.
     Layout(const std::vector<std::size_t>& shape, const std::vector<Operand>& operands,
-           std::size_t tile_elements);
+           std::size_t tile_elements, std::size_t row = 1);
 
     std::size_t tiles() const { return tiles_; }
     std::size_t elements() const { return elements_; }
@@ -144,6 +145,7 @@ class Layout {
     std::size_t master_ = 0;
     std::size_t run_ = 0;
     std::size_t block_ = 1;  // the largest block of an operand
+    std::size_t row_ = 1;    // of whose multiples a run has elements
     std::vector<MemoryOrder> orders_;
     const std::byte* rounded_state_ = nullptr;
     bool rounds_at_random_ = false;

@@ -34,6 +34,7 @@
 #include "data/sharing.hpp"
 #include "data/shuffle.hpp"
 #include "engine/copy.hpp"
+#include "engine/sharing.hpp"
 #include "engine/step.hpp"
 #include "rules/registry.hpp"
 #include "runtime/cpu.hpp"

@@ -48,6 +48,16 @@ def _sum(total: Array, grad: Array, *, first: bool, clip_value: Any, **_: Any) -
         total[...] = clipped if first else total + clipped
 
 
+def _of_row(
+    param: Array, grad: Array, *, step: int, lr: float, lr_decay: float, clip_value: Any, **_: Any
+) -> None:
+    """Step a row whose divisor is 1: the engine sets that of each row."""
+    clipped = scale_and_clip(param, grad, 1.0, clip_value)
+    rate = param.dtype.type(lr / (1 + (step - 1) * lr_decay))
+    with _core.subnormals_are_zero(), np.errstate(all="ignore"):
+        param[...] = param - rate * clipped
+
+
 def _memory_floor(param: Array, grad: Array, **states: Any) -> None:
     with _core.subnormals_are_zero(), np.errstate(all="ignore"):
         for array in (param, *(states[name] for name in ("first", "second") if name in states)):
@@ -72,6 +82,7 @@ RULES: dict[str, tuple[Callable[..., None], dict[str, float]]] = {
 }
 UPDATES = list(RULES)
 RULES |= {
+    "rowwise_adagrad": (_of_row, RULES["adagrad"][1]),
     "average": (_average, {"beta": 0.98}),
     "accumulation_first": (partial(_sum, first=True), RATE),
     "accumulation": (partial(_sum, first=False), RATE),
