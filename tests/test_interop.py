@@ -212,7 +212,6 @@ HIDDEN = "is a Tensor that does not export its memory"
         ("ones(3, requires_grad=True) * 2", "detach"),
         ("nn.Parameter(ones(3))", "detach"),
         ("ones(3, device='meta')", HIDDEN),
-        ("ones(3).to_sparse()", HIDDEN),
         ("ones(3, dtype=complex64).conj()", HIDDEN),
         ("full((3,), 1j, dtype=complex64).conj().imag", HIDDEN),
         ("ones(3, dtype=bfloat16, requires_grad=True)", "detach"),

@@ -35,9 +35,11 @@ class ArrayCache {
     void store(std::size_t i, const ArrayView& gradient, const AddressRange& free_range);
     void invalidate(std::size_t i) { entries_[i].gradient_dtype = nullptr; }
 
-    /// Stores that parameter i has no gradient: no gradient matches it.
-    void store_rest(std::size_t i) { entries_[i].gradient_dtype = Py_None; }
-    bool rests(std::size_t i) const { return entries_[i].gradient_dtype == Py_None; }
+    /// Stores that parameter i has no gradient: no gradient matches it. apart: how its item rests.
+    void store_rest(std::size_t i, bool apart) { entries_[i].gradient_dtype = resting(apart); }
+    bool rests(std::size_t i, bool apart) const {
+        return entries_[i].gradient_dtype == resting(apart);
+    }
 
     /// Prefetches the memory that comparisons of parameters after i read.
     void prefetch(std::size_t i, const std::vector<py::object>& gradients) const;
@@ -47,7 +49,7 @@ class ArrayCache {
         PyObject* parameter;
         char* data;
         PyObject* dtype;
-        PyObject* gradient_dtype;  // nullptr if the gradient is not known, None if there is none
+        PyObject* gradient_dtype;  // nullptr if the gradient is not known, or `resting`
         std::size_t min_first;     // bounds on the address of the gradient's first element
         std::size_t max_first;
         std::uint32_t misalignment;  // of the first element, modulo item_size
@@ -56,6 +58,7 @@ class ArrayCache {
         std::uint32_t first_axis;  // its index in axes_
     };
 
+    static PyObject* resting(bool apart) { return apart ? Py_Ellipsis : Py_None; }
     bool same_layout(const Entry& entry, const py::array& gradient) const;
 
     std::vector<Entry> entries_;

@@ -18,8 +18,12 @@ std::string type_name(py::handle object) {
 [[noreturn]] void refuse_object(py::handle object, const Name& name, const std::string& why) {
     // The parameters of a PyTorch module.
     const bool requires_grad = py::getattr(object, "requires_grad", py::none()).is(py::bool_(true));
-    const std::string remedy =
-        requires_grad ? " (tensor.detach() is one, or use schuss.torch)" : "";
+    std::string remedy;
+    if (requires_grad) {
+        remedy = " (tensor.detach() is one, or use schuss.torch)";
+    } else if (has_attribute(object, "to_dense")) {
+        remedy = " (its to_dense() makes one)";
+    }
     throw py::type_error(name.text() + " is a " + type_name(object) + why +
                          ", expected a NumPy array, or an object that exports its memory by "
                          "__dlpack__ or the buffer protocol" +

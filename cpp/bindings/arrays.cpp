@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <complex>
+#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -16,23 +17,11 @@ std::string text(py::handle object) {
     return py::str(object).cast<std::string>();
 }
 
-std::string text(const std::vector<std::size_t>& shape) {
-    py::tuple numbers(shape.size());
-    for (std::size_t i = 0; i < shape.size(); ++i) numbers[i] = shape[i];
-    return text(numbers);
-}
-
-[[noreturn]] void refuse_dtype(const ArrayView& array, const Name& name,
-                               const std::string& expected) {
-    throw py::type_error(name.text() + " has dtype " + text(array.dtype()) + ", expected " +
-                         expected);
-}
-
 void check_shape(const ArrayView& array, const Name& name, const ArrayView& other,
                  const std::string& other_name) {
     if (array.shape() == other.shape()) return;
-    throw py::value_error(name.text() + " has shape " + text(array.shape()) + ", expected " +
-                          text(other.shape()) + " (the shape of " + other_name + ")");
+    throw py::value_error(name.text() + " has shape " + text_of(array.shape()) + ", expected " +
+                          text_of(other.shape()) + " (the shape of " + other_name + ")");
 }
 
 constexpr ElementType complex64{numbers::DType::float32, 2};
@@ -62,11 +51,6 @@ std::optional<ElementType> find_type(const py::dtype& dtype) {
 std::string name_of(const ElementType& type) {
     if (type == complex64) return "complex64";
     return type == complex128 ? "complex128" : numbers::dtype_name(type.dtype);
-}
-
-bool is_native(const py::dtype& dtype) {
-    const char order = dtype.byteorder();
-    return order == '=' || order == '|' || dtype.attr("isnative").cast<bool>();
 }
 
 /// The types that the rule allows for an array that goes with a parameter, the first preferred.
@@ -153,7 +137,39 @@ py::array array_of_number(py::handle number, const Name& name, const py::dtype& 
     return {py::dtype("f4"), shape, &as_float};
 }
 
+/// Sets the elements along the axes from `axis` on to zero.
+void set_to_zero(const ArrayView& array, std::byte* first, std::size_t axis) noexcept {
+    const std::size_t size = array.itemsize();
+    if (axis == array.ndim()) {
+        std::memset(first, 0, size);
+        return;
+    }
+    const std::size_t count = array.shape()[axis];
+    const std::ptrdiff_t stride = array.strides()[axis];
+    if (axis + 1 == array.ndim() && stride == static_cast<std::ptrdiff_t>(size)) {
+        std::memset(first, 0, count * size);
+        return;
+    }
+    for (std::size_t i = 0; i < count; ++i, first += stride) set_to_zero(array, first, axis + 1);
+}
+
 }  // namespace
+
+std::string text_of(const std::vector<std::size_t>& shape) {
+    py::tuple numbers(shape.size());
+    for (std::size_t i = 0; i < shape.size(); ++i) numbers[i] = shape[i];
+    return text(numbers);
+}
+
+bool is_native(const py::dtype& dtype) {
+    const char order = dtype.byteorder();
+    return order == '=' || order == '|' || dtype.attr("isnative").cast<bool>();
+}
+
+void refuse_dtype(const ArrayView& array, const Name& name, const std::string& expected) {
+    throw py::type_error(name.text() + " has dtype " + text(array.dtype()) + ", expected " +
+                         expected);
+}
 
 ElementType element_type_of(const ArrayView& array, const Name& name) {
     const std::optional<ElementType> found = find_type(array.dtype());
@@ -179,8 +195,8 @@ void check_like(const ArrayView& array, const Name& name, const ArrayView& other
     check_shape(array, name, other, other_name);
 }
 
-ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
-                             const ArrayView& parameter, const std::string& parameter_name) {
+ElementType check_dtype(const ArrayView& array, const Name& name, DtypeRule rule,
+                        const ArrayView& parameter, const std::string& parameter_name) {
     const ElementType of_parameter = find_type(parameter.dtype()).value();
     const std::optional<ElementType> found = find_type(array.dtype());
     // The usual case needs no list of what is expected.
@@ -207,8 +223,14 @@ ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule
         if (has_blocks(array)) names += " (optimizers have 8-bit state: state_dtype='8bit')";
         refuse_dtype(array, name, names);
     }
-    check_shape(array, name, parameter, parameter_name);
     return *found;
+}
+
+ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
+                             const ArrayView& parameter, const std::string& parameter_name) {
+    const ElementType type = check_dtype(array, name, rule, parameter, parameter_name);
+    check_shape(array, name, parameter, parameter_name);
+    return type;
 }
 
 bool has_blocks(const ArrayView& array) {
@@ -229,8 +251,8 @@ ElementType check_blocks(const ArrayView& array, const Name& name, bool nonnegat
     constexpr std::size_t block = numbers::block_of(numbers::DType::square8);
     const std::size_t blocks = (parameter.size() + block - 1) / block;
     if (array.shape() != std::vector{blocks}) {
-        throw py::value_error(name.text() + " has shape " + text(array.shape()) + ", expected " +
-                              text(std::vector{blocks}) + " (a block for each " +
+        throw py::value_error(name.text() + " has shape " + text_of(array.shape()) + ", expected " +
+                              text_of(std::vector{blocks}) + " (a block for each " +
                               std::to_string(block) + " elements of " + parameter_name + ")");
     }
     const auto size = static_cast<std::ptrdiff_t>(array.itemsize());
@@ -242,6 +264,38 @@ ElementType check_blocks(const ArrayView& array, const Name& name, bool nonnegat
                               "(np.array(x) copies it)");
     }
     return {numbers::DType::square8};
+}
+
+ElementType check_row_state(const ArrayView& array, const Name& name, const ArrayView& parameter,
+                            const std::string& parameter_name) {
+    const ElementType of_parameter = find_type(parameter.dtype()).value();
+    if (of_parameter.is_complex()) {
+        throw py::value_error(name.call + ": " + parameter_name + " is " + name_of(of_parameter) +
+                              ", expected real numbers for state by row (view it as such: "
+                              "x.view(np.float32) or np.float64)");
+    }
+    if (!is_c_contiguous(parameter, 1)) {
+        throw py::value_error(name.call + ": " + parameter_name +
+                              " is not C-contiguous, expected rows one after the other for state "
+                              "by row (np.ascontiguousarray(x) copies it)");
+    }
+    const ElementType expected{numbers::compute_dtype(of_parameter.dtype)};
+    if (find_type(array.dtype()) != expected || !is_native(array.dtype())) {
+        refuse_dtype(array, name, name_of(expected));
+    }
+    std::vector<std::size_t> shape;
+    if (parameter.ndim() > 0) shape.push_back(parameter.shape()[0]);
+    if (array.shape() != shape) {
+        throw py::value_error(name.text() + " has shape " + text_of(array.shape()) + ", expected " +
+                              text_of(shape) + " (a number for each row of " + parameter_name +
+                              ")");
+    }
+    if (!is_c_contiguous(array, array.itemsize())) {
+        throw py::value_error(name.text() +
+                              " has gaps or is not aligned, expected a contiguous, aligned array "
+                              "(np.array(x) copies it)");
+    }
+    return expected;
 }
 
 void check_master(const ArrayView& array, const Name& name, const ArrayView& parameter,
@@ -264,6 +318,21 @@ py::array as_gradient(py::handle object, const Name& name, const ArrayView& para
         return array;
     }
     return as_array(object, name);
+}
+
+bool is_c_contiguous(const ArrayView& array, std::size_t alignment) {
+    if (array.size() == 0) return true;
+    auto stride = static_cast<std::ptrdiff_t>(array.itemsize());
+    for (std::size_t axis = array.ndim(); axis-- > 0;) {
+        if (array.shape()[axis] == 1) continue;
+        if (array.strides()[axis] != stride) return false;
+        stride *= static_cast<std::ptrdiff_t>(array.shape()[axis]);
+    }
+    return reinterpret_cast<std::uintptr_t>(array.data()) % alignment == 0;
+}
+
+void set_to_zero(const ArrayView& array) noexcept {
+    if (array.size() > 0) set_to_zero(array, array.data(), 0);
 }
 
 void check_writable(const ArrayView& array, const Name& name) {

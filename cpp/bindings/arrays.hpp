@@ -20,6 +20,15 @@ struct ElementType {
     bool is_complex() const { return components == 2; }
 };
 
+/// A shape as messages show it.
+std::string text_of(const std::vector<std::size_t>& shape);
+
+bool is_native(const py::dtype& dtype);
+
+/// TypeError for the dtype of an array.
+[[noreturn]] void refuse_dtype(const ArrayView& array, const Name& name,
+                               const std::string& expected);
+
 /// TypeError unless the array has a supported dtype in native byte order.
 ElementType element_type_of(const ArrayView& array, const Name& name);
 
@@ -41,6 +50,10 @@ enum class DtypeRule {
     nonnegative,  // for a complex parameter: its dtype, or that of its components
 };
 
+/// TypeError unless the array has such a dtype.
+ElementType check_dtype(const ArrayView& array, const Name& name, DtypeRule rule,
+                        const ArrayView& parameter, const std::string& parameter_name);
+
 /// TypeError or ValueError unless the array has such a dtype and the shape of the parameter.
 ElementType check_compatible(const ArrayView& array, const Name& name, DtypeRule rule,
                              const ArrayView& parameter, const std::string& parameter_name);
@@ -52,6 +65,11 @@ bool has_blocks(const ArrayView& array);
 /// nonnegative: whether the codes are uint8; otherwise they are int8.
 ElementType check_blocks(const ArrayView& array, const Name& name, bool nonnegative,
                          const ArrayView& parameter, const std::string& parameter_name);
+
+/// TypeError or ValueError unless the array has a number for each row of the parameter, which must
+/// have its rows one after the other.
+ElementType check_row_state(const ArrayView& array, const Name& name, const ArrayView& parameter,
+                            const std::string& parameter_name);
 
 /// TypeError or ValueError unless the array can be the master of the parameter.
 void check_master(const ArrayView& array, const Name& name, const ArrayView& parameter,
@@ -65,6 +83,12 @@ inline numbers::Master master_kind(const ArrayView& array) {
 /// A gradient of an array as an array, without a copy; a Python or NumPy number, for an array
 /// without axes, as a new array of that dtype. TypeError if the object is neither.
 py::array as_gradient(py::handle object, const Name& name, const ArrayView& parameter);
+
+/// Whether the elements are contiguous in C order, and their addresses multiples of an alignment.
+bool is_c_contiguous(const ArrayView& array, std::size_t alignment);
+
+/// Sets all elements to zero.
+void set_to_zero(const ArrayView& array) noexcept;
 
 /// ValueError unless the array is writeable and no two elements of it overlap.
 void check_writable(const ArrayView& array, const Name& name);

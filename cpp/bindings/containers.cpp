@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "bindings/rows.hpp"
+
 namespace schuss::bindings {
 namespace {
 
@@ -78,8 +80,11 @@ py::object field_at(py::handle object, py::handle name) {
 }
 
 bool is_leaf(py::handle object) {
-    return PyDict_Check(object.ptr()) == 0 && PyType_Check(object.ptr()) == 0 &&
-           is_array_like(object);
+    if (PyDict_Check(object.ptr()) != 0) {  // SciPy's DOK arrays inherit from dict
+        return PyDict_CheckExact(object.ptr()) == 0 &&
+               has_attribute(py::type::handle_of(object), "tocoo");
+    }
+    return PyType_Check(object.ptr()) == 0 && (is_array_like(object) || is_rows(object));
 }
 
 bool is_plain_dict(py::handle object) {

@@ -31,9 +31,9 @@ std::vector<py::object> fields_of(py::handle object);
 /// The value of a field; null if it has none.
 py::object field_at(py::handle object, py::handle name);
 
-/// Whether the object is an array or exports one. A dict is not, although its keys may be readable
-/// as attributes, such as `__dlpack__`. A class is not, although it has the attributes of its
-/// instances.
+/// Whether the object is an array or exports one, or has some rows of one. A dict is not, although
+/// its keys may be readable as attributes, such as `__dlpack__`. A class is not, although it has
+/// the attributes of its instances.
 bool is_leaf(py::handle object);
 
 /// Whether the object is a dict, or a list or tuple, whose access methods are those of the built-in

@@ -39,7 +39,7 @@ std::vector<std::string> nonnegative_states(const std::string& rule) {
 
 engine::Formula make_formula(const std::string& rule, const py::dict& values, double per_step,
                              const std::string& decay, double weight_decay, bool maximize,
-                             const std::optional<Limits>& bounds) {
+                             const std::optional<Limits>& bounds, const std::string& row_rule) {
     const auto& names = rules::registry()[rules::find_rule(rule)].hyperparameters;
     std::vector<double> others;
     for (std::size_t i = 1; i < names.size(); ++i) {
@@ -50,7 +50,8 @@ engine::Formula make_formula(const std::string& rule, const py::dict& values, do
         .decay = decay_called(decay),
         .weight_decay = weight_decay,
         .maximize = maximize,
-        .bounds = {low.value_or(-engine::no_limit), high.value_or(engine::no_limit)}};
+        .bounds = {low.value_or(-engine::no_limit), high.value_or(engine::no_limit)},
+        .row_rule = row_rule};
     return {rule, per_step, others, options};
 }
 
@@ -74,7 +75,7 @@ void register_formula(py::module_& module) {
         .def(py::init(&make_formula), py::arg("rule"), py::arg("values") = py::dict(),
              py::arg("per_step") = 0.0, py::arg("decay") = "decoupled",
              py::arg("weight_decay") = 0.0, py::arg("maximize") = false,
-             py::arg("bounds") = py::none())
+             py::arg("bounds") = py::none(), py::arg("row_rule") = "")
         .def_property_readonly("per_step", &engine::Formula::per_step);
     module.def("states", &state_names, py::arg("rule"));
     module.def("nonnegative_states", &nonnegative_states, py::arg("rule"));

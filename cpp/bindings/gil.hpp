@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <optional>
 #include <thread>
 
 #include "runtime/fork.hpp"
@@ -41,6 +42,17 @@ inline constexpr std::size_t gil_release_threshold = 0;
 #else
 inline constexpr std::size_t gil_release_threshold = std::size_t{1} << 14;
 #endif
+
+/// Releases the GIL for its lifetime, if work on this many elements deserves it.
+class ReleaseGilFor {
+  public:
+    explicit ReleaseGilFor(std::size_t elements) {
+        if (elements >= gil_release_threshold) released_.emplace();
+    }
+
+  private:
+    std::optional<ReleaseGil> released_;
+};
 
 /// Does the work of a step of this many elements, which cannot fail.
 template <class Work>

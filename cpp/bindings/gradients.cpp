@@ -60,16 +60,44 @@ void Gradients::convert(const std::string& call) {
         if (arrays_[i].is_none() && has_path(i)) {
             rest(i);
         } else {
-            arrays_[i] = as_gradient(arrays_[i], {call, name(i)}, parameters_[i].array());
+            convert_leaf(i, {call, name(i)});
         }
     }
 }
 
-void Gradients::read(const Parameters& sums, const engine::Accumulator& accumulator) {
+void Gradients::convert_leaf(std::size_t i, const Name& name) {
+    if (rows_ != nullptr && is_rows(arrays_[i])) {
+        return take_rows(i, py::object(arrays_[i]), name);
+    }
+    try {
+        arrays_[i] = as_gradient(arrays_[i], name, parameters_[i].array());
+    } catch (const py::type_error&) {
+        const py::object rows = rows_ != nullptr ? rows_of_sparse(arrays_[i], name) : py::object();
+        if (!rows) throw;
+        take_rows(i, rows, name);
+    }
+}
+
+void Gradients::take_rows(std::size_t i, py::handle rows, const Name& name) {
+    has_rows_ = true;
+    py::object array = rows_->take(i, rows, name, written_);
+    if (array) {
+        arrays_[i] = std::move(array);
+    } else {
+        rest(i);
+    }
+}
+
+void Gradients::read(const Parameters& sums, const engine::Accumulator& accumulator,
+                     const RowSums& of_rows, const std::string& call) {
     for (const Parameter& sum : sums) arrays_.push_back(sum.array().array());
     rest_frozen();
     for (std::size_t i = 0; i < arrays_.size(); ++i) {
-        if (!accumulator.has(i)) rest(i);
+        if (of_rows.has(i) && !rests(i)) {
+            take_rows(i, of_rows.rows(i), {call, name(i)});
+        } else if (!accumulator.has(i)) {
+            rest(i);
+        }
     }
 }
 
@@ -101,11 +129,13 @@ Gradients::Views Gradients::bind(const std::string& call, bool must_clear, bool 
         if (checks_resting_ || !rests(i)) check_parameter(i, call);
         engine::Item& item = plan_.items[i];
         if (rests(i)) {
-            if (cache_.rests(i)) continue;
+            const bool apart = rows_ != nullptr && rows_->is_apart(i);
+            if (cache_.rests(i, apart)) continue;
             if (!invalidate_on_error) invalidate_on_error.emplace(*this);
             plan_.invalidate();
-            item = parameters_[i].resting_item(item.group, reads_all);
-            cache_.store_rest(i);
+            item = apart ? parameters_[i].apart_item(item.group)
+                         : parameters_[i].resting_item(item.group, reads_all);
+            cache_.store_rest(i, apart);
             continue;
         }
         if (std::byte* const first = cache_.matches(i, array(i)); first != nullptr) {
@@ -122,7 +152,7 @@ Gradients::Views Gradients::bind(const std::string& call, bool must_clear, bool 
         item = parameters_[i].item(views.back().second, gradient_name, item.group);
     }
     if (!views.empty()) learn(views, call);
-    const bool check_clearing = must_clear && !(views.empty() && all_at_same_address);
+    const bool check_clearing = must_clear && !(views.empty() && all_at_same_address && !has_rows_);
     if (check_clearing) {
         if (!invalidate_on_error) invalidate_on_error.emplace(*this);
         check_can_be_cleared(views, call);
@@ -132,6 +162,7 @@ Gradients::Views Gradients::bind(const std::string& call, bool must_clear, bool 
         check_nothing_changed(call);
         invalidate_on_error->valid = true;
     }
+    if (has_rows_) rows_->bind(call);
     return views;
 }
 
@@ -190,6 +221,7 @@ void Gradients::check_can_be_cleared(const Views& views, const std::string& call
         check_writable(view, gradient_name);
         named.push_back({view, gradient_name.argument});
     }
+    if (has_rows_) rows_->append_cleared(named, call);
     check_disjoint(call, named);
 }
 

@@ -12,6 +12,8 @@
 #include "bindings/array_view.hpp"
 #include "bindings/overlap.hpp"
 #include "bindings/parameter.hpp"
+#include "bindings/row_gradients.hpp"
+#include "bindings/row_sums.hpp"
 #include "bindings/tree.hpp"
 #include "engine/plan.hpp"
 #include "engine/step.hpp"
@@ -34,6 +36,11 @@ class Gradients {
     /// `written`: the caller decides when they are dropped, which may run user code.
     void set_written(WriteSet&& written) noexcept;
 
+    /// Whether gradients of the step under way are rows.
+    bool has_rows() const { return has_rows_; }
+
+    const WriteSet& written() const { return written_; }
+
     /// ValueError if a parameter or its copy changed. Runs no Python code unless it raises.
     void check_parameter(std::size_t i, const std::string& call) const;
 
@@ -43,6 +50,10 @@ class Gradients {
     /// Sets the parameters that rest even if they have gradients, in ascending order.
     void set_frozen(std::vector<std::size_t> frozen) noexcept { frozen_ = std::move(frozen); }
     const std::vector<std::size_t>& frozen() const { return frozen_; }
+
+    /// Sets what takes the gradients that are rows; without it, they are refused. The reference
+    /// must stay valid.
+    void set_rows(RowGradients& rows) noexcept { rows_ = &rows; }
 
     /// Sets whether parameters that rest are checked for changes.
     void set_checks_resting(bool checks) noexcept { checks_resting_ = checks; }
@@ -59,6 +70,7 @@ class Gradients {
         void clear() {
             gradients_.arrays_.clear();
             gradients_.some_rest_ = false;
+            if (std::exchange(gradients_.has_rows_, false)) gradients_.rows_->drop();
         }
         Gradients& gradients_;
     };
@@ -72,7 +84,8 @@ class Gradients {
               const std::vector<std::size_t>& resting);
 
     /// Uses the sums of accumulated gradients.
-    void read(const Parameters& sums, const engine::Accumulator& accumulator);
+    void read(const Parameters& sums, const engine::Accumulator& accumulator,
+              const RowSums& of_rows, const std::string& call);
 
     /// Keeps NumPy from resizing the gradients while other threads run. The first step does not
     /// know the number of elements yet and holds nothing here, but `bind` returns views of all
@@ -104,6 +117,8 @@ class Gradients {
     bool has_path(std::size_t i) const { return name(i) != argument_; }
     bool rests(std::size_t i) const { return some_rest_ && rests_[i]; }
     void convert(const std::string& call);
+    void convert_leaf(std::size_t i, const Name& name);
+    void take_rows(std::size_t i, py::handle rows, const Name& name);
     void rest(std::size_t i);
     void rest_frozen();
     void learn(const Views& views, const std::string& call);
@@ -119,6 +134,8 @@ class Gradients {
     std::vector<bool> rests_;         // in the step under way, if some_rest_
     bool some_rest_ = false;
     bool checks_resting_ = true;
+    RowGradients* rows_ = nullptr;
+    bool has_rows_ = false;  // whether it has taken some in the step under way
     std::vector<std::size_t> frozen_;
     WriteSet written_;
     ArrayCache cache_;

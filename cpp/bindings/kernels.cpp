@@ -42,7 +42,7 @@ void update(const std::string& call, const engine::Formula& formula, std::int64_
     std::vector<Parameter::AuxArray> aux_arrays;
     for (std::size_t i = 1; i < arrays.size(); ++i) {
         aux_arrays.push_back({engine::Role::state, arrays[i].array, arrays[i].argument,
-                              rule.states[i - 1].nonnegative});
+                              rule.states[i - 1].nonnegative, formula.is_row_wise()});
     }
     // Not in bfloat16, since there is no seed for stochastic rounding.
     parameter.set_aux_arrays(std::move(aux_arrays), call, DtypeRule::compute);

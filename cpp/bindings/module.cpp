@@ -31,6 +31,7 @@ PYBIND11_MODULE(core, module) {
     schuss::bindings::register_memory_floor(module);
     schuss::bindings::register_memory_order(module);
     schuss::bindings::register_options(module);
+    schuss::bindings::register_rows(module);
     schuss::bindings::register_runtime(module);
     schuss::bindings::register_small_update(module);
     schuss::bindings::register_tree(module);

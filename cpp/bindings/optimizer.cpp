@@ -30,7 +30,8 @@ auto with_lrs(py::handle lrs, std::size_t groups, const Function& function) {
 
 Optimizer::Optimizer(const std::string& call, py::handle parameters, const std::string& step,
                      const std::string& params, std::string grads, bool round_at_random,
-                     const std::optional<std::vector<std::uint64_t>>& first)
+                     const std::optional<std::vector<std::uint64_t>>& first,
+                     const std::string& rows)
     : call_(call),
       step_call_(call + "." + step),
       params_(params),
@@ -39,6 +40,11 @@ Optimizer::Optimizer(const std::string& call, py::handle parameters, const std::
       gradients_(tree_, parameters_, step_.plan, std::move(grads)),
       sums_(call, tree_, parameters_, gradients_) {
     gradients_.set_written(write_set(parameters_));
+    if (rows != "none") {
+        rows_.emplace(rows == "lazy" ? RowMode::lazy : RowMode::exact, parameters_, step_.rows);
+        gradients_.set_rows(*rows_);
+        sums_.set_rows(*rows_);
+    }
     if (!first) return;
     if (first->size() != parameters_.size()) {
         throw py::value_error(call + ": first has " + std::to_string(first->size()) +
@@ -109,6 +115,7 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
                           const std::vector<std::size_t>& members,
                           const engine::StepOptions& options, const AuxArrays* arrays,
                           const std::vector<std::size_t>& frozen) {
+    if (arrays != nullptr) flush();  // while the rows are in the arrays that they missed steps in
     std::vector<engine::Group> groups;
     const std::vector<std::int64_t> rested = this->rested();
     for (const engine::Formula& formula : formulas) {
@@ -132,8 +139,7 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
     Parameters parameters;
     WriteSet written;
     if (arrays != nullptr) {
-        parameters =
-            parameters_.with_aux_arrays(*arrays, formulas.at(0).rule().states, tree_, call_);
+        parameters = parameters_.with_aux_arrays(*arrays, formulas.at(0), tree_, call_);
         written = write_set(parameters);
     }
     Sums::Change of_sums = sums_.prepare(arrays != nullptr ? &parameters : nullptr, resting);
@@ -142,6 +148,7 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
         if (!parameters_.have_these_averages(arrays->averages)) step_.average().reset();
         std::swap(parameters_, parameters);
         gradients_.set_written(std::move(written));
+        if (rows_) rows_->forget_layouts();
         step_.set_has_average(parameters_.have_averages());
     }
     for (std::size_t i = 0; i < parameters_.size(); ++i) step_.plan.items[i].group = members[i];
@@ -152,6 +159,7 @@ void Optimizer::configure(const std::vector<engine::Formula>& formulas,
         sums_.invalidate();
     }
     if (options.track_norms != step_.options().track_norms) gradients_.invalidate();
+    if (rows_) rows_->set_measured(options.track_norms);
     step_.configure(std::move(groups), std::move(updates), options);
 }
 
@@ -247,8 +255,13 @@ void Optimizer::make_step(const StepCall& call, bool uses_sums) {
     if (call.pieces != nullptr) {
         outcome = run_pieces(call, uses_sums);
     } else {
-        run_without_gil(step_.plan.elements(), [&]() noexcept {
+        const bool has_rows = gradients_.has_rows();
+        const std::size_t of_rows = has_rows ? rows_->elements() : 0;
+        run_without_gil(step_.plan.elements() + of_rows, [&]() noexcept {
             outcome = step_.run(call.scale, call.statistics);
+            if (step_.options().clear_grads && has_rows && !outcome.raises) {
+                rows_->clear_values();
+            }
             // A fork may follow the run at once: the child must not use the sums again.
             if (uses_sums && !outcome.raises) sums_.forget();
         });
@@ -275,7 +288,9 @@ void Optimizer::accumulate(py::handle grads, double scale, bool overwrite_grads,
 }
 
 void Optimizer::set_accumulated(std::int64_t count) {
-    sums_.set_count(in_range(count, "accumulated"));
+    count = in_range(count, "accumulated");
+    sums_.drop_rows();
+    sums_.set_count(count);
 }
 
 void Optimizer::clear_accumulated() {
@@ -299,7 +314,7 @@ py::list Optimizer::sums() const {
     sums_.check_unchanged(call_);
     py::list result;
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-        result.append(sums_.has(i) ? py::object(sums_.array(i).plain()) : py::none());
+        result.append(sums_.has(i) ? py::object(sums_.array(i)) : py::none());
     }
     return result;
 }
@@ -365,6 +380,7 @@ void Optimizer::release() {
         std::make_tuple(gradients_.release(), tree_.release(), std::exchange(tree_object_, {}),
                         std::exchange(copies_, std::nullopt),
                         std::exchange(parameters_, Parameters()), sums_.release());
+    step_.rows.clear();
 }
 
 std::int64_t Optimizer::in_range(std::int64_t count, const std::string& name) const {

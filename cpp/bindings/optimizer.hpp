@@ -15,6 +15,7 @@
 #include "bindings/gradients.hpp"
 #include "bindings/parameter.hpp"
 #include "bindings/pieces.hpp"
+#include "bindings/row_gradients.hpp"
 #include "bindings/sums.hpp"
 #include "bindings/tree.hpp"
 #include "engine/step.hpp"
@@ -26,10 +27,10 @@ class Optimizer {
     /// step, params, grads: what messages call the method and its arguments. round_at_random:
     /// whether parameters in bfloat16 without a master are rounded at random. first: where each
     /// parameter begins among all elements, of which these may be a part; without it, they follow
-    /// each other.
+    /// each other. rows: "exact", "lazy", or "none" if no gradient may be rows.
     Optimizer(const std::string& call, py::handle parameters, const std::string& step,
               const std::string& params, std::string grads, bool round_at_random,
-              const std::optional<std::vector<std::uint64_t>>& first);
+              const std::optional<std::vector<std::uint64_t>>& first, const std::string& rows);
 
     /// A copy of the tree of the parameters.
     py::object tree();
@@ -126,6 +127,17 @@ class Optimizer {
     /// learning rate, or a tuple with one for each group.
     void step(py::handle grads, py::handle lrs, const StepCall& call);
 
+    /// The parameters of which rows may have missed a step.
+    std::vector<std::size_t> pending() const;
+
+    /// Brings all rows up to date. The caller must have the optimizer for itself.
+    void flush();
+
+    /// Brings rows up to date, and returns new arrays of them, in the structure of the parameters.
+    /// indices: integer arrays of any shape; None for parameters that are left out. call: what
+    /// messages call the caller.
+    py::object rows(py::handle indices, const std::string& call);
+
     /// The pieces of a step; see there.
     Pieces pieces(py::handle ends, py::handle begin) const {
         return {ends, begin, parameters_, step_call_};
@@ -183,6 +195,7 @@ class Optimizer {
     Parameters parameters_;
     engine::Step step_;
     Gradients gradients_;
+    std::optional<RowGradients> rows_;
     Sums sums_;
 };
 

@@ -85,10 +85,12 @@ void register_optimizer(py::module_& module) {
                                     py::custom_type_setup(make_collectable<Optimizer>));
     optimizer
         .def(py::init<const std::string&, py::handle, const std::string&, const std::string&,
-                      std::string, bool, const std::optional<std::vector<std::uint64_t>>&>(),
+                      std::string, bool, const std::optional<std::vector<std::uint64_t>>&,
+                      const std::string&>(),
              py::arg("call"), py::arg("parameters"), py::arg("step") = "step",
              py::arg("params") = "params", py::arg("grads") = "grads",
-             py::arg("round_at_random") = false, py::arg("first") = py::none())
+             py::arg("round_at_random") = false, py::arg("first") = py::none(),
+             py::arg("rows") = "none")
         .def_property_readonly("tree", locked(&Optimizer::tree))
         .def_property_readonly("users_arrays", locked(&Optimizer::users_arrays))
         .def_property_readonly("users_copies", locked(&Optimizer::users_copies))
@@ -113,6 +115,9 @@ void register_optimizer(py::module_& module) {
         .def_property_readonly("lr_version", locked(&Optimizer::lr_version))
         .def("forget_lrs", locked(&Optimizer::forget_lrs))
         .def("check_lrs", locked(&Optimizer::check_lrs), py::arg("lrs"))
+        .def_property_readonly("pending", locked(&Optimizer::pending))
+        .def("flush", locked(&Optimizer::flush))
+        .def("rows", locked(&Optimizer::rows), py::arg("indices"), py::arg("call"))
         .def("check_source", locked(&Optimizer::check_source), py::arg("grads"))
         .def("read", locked(&Optimizer::read), py::arg("grads"), py::arg("call"))
         .def("check_params", locked(&Optimizer::check_params), py::arg("call"))

@@ -25,13 +25,13 @@ DtypeRule dtype_rule(engine::Role role, DtypeRule of_states) {
 
 /// An array that belongs to a parameter. If it belonged to it before, the same view is used again.
 Parameter::AuxArray aux_array(const Parameter& parameter, engine::Role role, py::handle array,
-                              const Name& name, bool nonnegative) {
+                              const Name& name) {
     for (const Parameter::AuxArray& known : parameter.aux_arrays()) {
-        if (known.array.object().is(array)) return {role, known.array, name.argument, nonnegative};
+        if (known.array.object().is(array)) return {role, known.array, name.argument};
     }
     ArrayView view(array, name);
     check_shows_its_memory(view, name);
-    return {role, std::move(view), name.argument, nonnegative};
+    return {role, std::move(view), name.argument};
 }
 
 }  // namespace
@@ -72,6 +72,7 @@ ElementType Parameter::check_aux_array(const AuxArray& aux, const Name& name,
         check_master(aux.array, name, array_, name_);
         return type_;
     }
+    if (aux.by_row) return check_row_state(aux.array, name, array_, name_);
     const DtypeRule rule =
         aux.nonnegative && is_complex() ? DtypeRule::nonnegative : dtype_rule(aux.role, of_states);
     const bool may_have_blocks =
@@ -102,6 +103,11 @@ void Parameter::set_aux_arrays(std::vector<AuxArray> arrays, const std::string& 
         check_like(aux.array, name, first_nonnegative->array, first_nonnegative->name);
     }
     for (const AuxArray& aux : arrays) check_writable(aux.array, {call, aux.name});
+    for (const AuxArray& aux : arrays) {
+        if (!aux.by_row) continue;
+        row_strides_ = aux.array.strides();
+        row_strides_.resize(array_.ndim());
+    }
     aux_arrays_ = std::move(arrays);
     aux_types_ = std::move(types);
 }
@@ -165,6 +171,27 @@ void Parameter::refuse_change(const std::string& call) const {
 engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::size_t group) const {
     const ElementType gradient_type =
         check_compatible(gradient, name, DtypeRule::convertible, array_, name_);
+    return {group, array_.shape(),
+            operands({engine::Role::gradient, gradient_type.dtype, gradient.data(),
+                      gradient.strides().data(), gradient_type.components}),
+            row_states()};
+}
+
+bool Parameter::lay_out(engine::RowTables& tables, std::size_t index) const {
+    // The gradient of a row is contiguous, in the compute dtype.
+    std::vector<std::ptrdiff_t> strides(array_.ndim());
+    auto stride = static_cast<std::ptrdiff_t>(numbers::size_of(compute_dtype())) * type_.components;
+    for (std::size_t axis = strides.size(); axis-- > 0;) {
+        strides[axis] = stride;
+        stride *= static_cast<std::ptrdiff_t>(array_.shape()[axis]);
+    }
+    return tables.lay_out(index, array_.shape(),
+                          operands({engine::Role::gradient, compute_dtype(), array_.data(),
+                                    strides.data(), type_.components}),
+                          row_states());
+}
+
+std::vector<engine::Operand> Parameter::operands(const engine::Operand& gradient) const {
     std::vector<engine::Operand> operands;
     const auto add = [&operands](engine::Role role, ElementType type, const ArrayView& array) {
         operands.push_back(
@@ -173,14 +200,28 @@ engine::Item Parameter::item(const ArrayView& gradient, const Name& name, std::s
     add(engine::Role::parameter, type_, array_);
     operands[0].at_random =
         rounds_at_random_ && type_.dtype == numbers::DType::bfloat16 && master() == nullptr;
-    add(engine::Role::gradient, gradient_type, gradient);
+    operands.push_back(gradient);
+    const bool has_rows = row_states().exist();
     for (std::size_t i = 0; i < aux_arrays_.size(); ++i) {
+        if (aux_arrays_[i].by_row && has_rows) continue;
         add(aux_arrays_[i].role, aux_types_[i], aux_arrays_[i].array);
+        if (aux_arrays_[i].by_row) operands.back().strides = row_strides_.data();
         if (aux_arrays_[i].role == engine::Role::master) {
             operands.back().master = master_kind(aux_arrays_[i].array);
         }
     }
-    return {group, array_.shape(), operands};
+    return operands;
+}
+
+/// The state that has a number for each row, if there is one and rows have several elements: it is
+/// not among the operands.
+engine::RowStates Parameter::row_states() const {
+    for (const AuxArray& aux : aux_arrays_) {
+        const std::size_t rows = aux.array.size();
+        if (!aux.by_row || rows == 0 || array_.size() <= rows) continue;
+        return {aux.array.data(), array_.size() / rows};
+    }
+    return {};
 }
 
 engine::Item Parameter::resting_item(std::size_t group, bool is_read) const {
@@ -276,9 +317,9 @@ bool Parameters::have_these_averages(const std::optional<AuxArrays::List>& avera
     return true;
 }
 
-Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
-                                       const std::vector<rules::State>& states, const Tree& tree,
-                                       const std::string& call) const {
+Parameters Parameters::with_aux_arrays(const AuxArrays& arrays, const engine::Formula& formula,
+                                       const Tree& tree, const std::string& call) const {
+    const std::vector<rules::State>& states = formula.rule().states;
     Parameters result = *this;
     result.have_averages_ = arrays.averages.has_value();
     result.have_copies_ = arrays.copies.has_value();
@@ -287,13 +328,15 @@ Parameters Parameters::with_aux_arrays(const AuxArrays& arrays,
         std::vector<Parameter::AuxArray> own;
         own.reserve(states.size() + 1 + result.have_averages_ + result.have_copies_);
         const auto add = [&](engine::Role role, const AuxArrays::List& list,
-                             const std::string& name, bool nonnegative = false) {
+                             const std::string& name) {
             const Name own_name{call, tree.name(name, i)};
-            own.push_back(aux_array(parameter, role, list.at(i), own_name, nonnegative));
+            own.push_back(aux_array(parameter, role, list.at(i), own_name));
         };
         for (const rules::State& state : states) {
             add(engine::Role::state, arrays.state(state.name),
-                "state['" + std::string(state.name) + "']", state.nonnegative);
+                "state['" + std::string(state.name) + "']");
+            own.back().nonnegative = state.nonnegative;
+            own.back().by_row = formula.is_row_wise();
         }
         if (arrays.masters && !arrays.masters->at(i).is_none()) {
             add(engine::Role::master, *arrays.masters, "master");

@@ -12,6 +12,7 @@
 #include "bindings/overlap.hpp"
 #include "bindings/tree.hpp"
 #include "engine/plan.hpp"
+#include "engine/row_tables.hpp"
 
 namespace schuss::bindings {
 
@@ -29,6 +30,7 @@ class Parameter {
         ArrayView array;
         std::string name;          // in messages
         bool nonnegative = false;  // whether it is a state whose elements are never less than 0
+        bool by_row = false;       // whether it is a state that has a number for each row
     };
 
     /// TypeError or ValueError unless the array can be a parameter.
@@ -80,15 +82,26 @@ class Parameter {
     /// go with the parameter.
     engine::Item item(const ArrayView& gradient, const Name& name, std::size_t group) const;
 
+    /// Lays the arrays out for steps by rows, as the parameter with this index. False if they
+    /// cannot be stepped so.
+    bool lay_out(engine::RowTables& tables, std::size_t index) const;
+
     /// Lays the arrays out for a step in which the parameter has no gradient. is_read: whether
     /// the step reads the parameter even if it has no average.
     engine::Item resting_item(std::size_t group, bool is_read) const;
+
+    /// The same for a step that leaves its arrays alone, since it is stepped apart.
+    engine::Item apart_item(std::size_t group) const {
+        return engine::Item::resting(group, array_.shape(), type_.components, {});
+    }
 
     /// For Python's cycle collector.
     int traverse(visitproc visit, void* arg) const;
 
   private:
     const ArrayView* find(engine::Role role) const;
+    std::vector<engine::Operand> operands(const engine::Operand& gradient) const;
+    engine::RowStates row_states() const;
     const ArrayView* master() const { return find(engine::Role::master); }
     ElementType check_aux_array(const AuxArray& aux, const Name& name, DtypeRule of_states) const;
 
@@ -99,6 +112,7 @@ class Parameter {
     bool rounds_at_random_ = false;
     std::vector<AuxArray> aux_arrays_;
     std::vector<ElementType> aux_types_;
+    std::vector<std::ptrdiff_t> row_strides_;  // of states by row, for the axes of the parameter
 };
 
 /// Arrays that belong to parameters, by role: each a list with one array for each parameter. The
@@ -142,7 +156,8 @@ class Parameters {
     bool have_these_averages(const std::optional<AuxArrays::List>& averages) const;
 
     /// The same parameters with other arrays. TypeError or ValueError unless they go together.
-    Parameters with_aux_arrays(const AuxArrays& arrays, const std::vector<rules::State>& states,
+    /// formula: whose states they have.
+    Parameters with_aux_arrays(const AuxArrays& arrays, const engine::Formula& formula,
                                const Tree& tree, const std::string& call) const;
 
     /// The same parameters without the arrays that belong to them.

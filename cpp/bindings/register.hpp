@@ -19,6 +19,7 @@ void register_memory_floor(pybind11::module_& module);
 void register_memory_order(pybind11::module_& module);
 void register_optimizer(pybind11::module_& module);
 void register_options(pybind11::module_& module);
+void register_rows(pybind11::module_& module);
 void register_runtime(pybind11::module_& module);
 void register_small_update(pybind11::module_& module);
 void register_tree(pybind11::module_& module);

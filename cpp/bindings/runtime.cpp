@@ -10,7 +10,8 @@
 
 #include "bindings/register.hpp"
 #include "data/sharing.hpp"
-#include "engine/plan.hpp"
+#include "engine/sharing.hpp"
+#include "engine/tiles.hpp"
 #include "runtime/cpu.hpp"
 #include "runtime/openblas.hpp"
 #include "runtime/subnormals.hpp"

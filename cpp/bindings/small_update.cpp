@@ -135,8 +135,9 @@ std::optional<engine::Formula> formula_of(std::string_view name, const py::dict&
     if (!weight_decay) return std::nullopt;
     const auto decay = is_decoupled ? rules::Decay::decoupled : rules::Decay::coupled;
     const auto end = numbers.begin() + static_cast<std::ptrdiff_t>(hyperparameters.size());
-    return engine::Formula(name, numbers[0], {numbers.begin() + 1, end},
-                           {.decay = decay, .weight_decay = *weight_decay, .bounds = {}});
+    return engine::Formula(
+        name, numbers[0], {numbers.begin() + 1, end},
+        {.decay = decay, .weight_decay = *weight_decay, .bounds = {}, .row_rule = {}});
 }
 
 /// Makes a step and returns whether it did: all arguments must be ordinary, so that none needs a

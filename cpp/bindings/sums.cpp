@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "bindings/arrays.hpp"
@@ -32,9 +33,10 @@ void Sums::set_own(const std::vector<py::object>& arrays) {
 void Sums::take(const std::vector<py::object>& arrays, const Sums& others) {
     Parameters sums(arrays, tree_, call_, accumulated);
     for (std::size_t i = 0; i < others.parameters_.size(); ++i) {
-        if (!others.has(i) || !is_given(others.used()->arrays[i])) continue;
+        if (!others.has_array(i) || !is_given(others.used()->arrays[i])) continue;
         const Name name{call_, tree_.name(accumulated, i)};
-        sums.replace(i, {ArrayView(others.array(i).object(), name), name, since_first_gradient});
+        const py::object& array = others.used()->arrays[i].array().object();
+        sums.replace(i, {ArrayView(array, name), name, since_first_gradient});
     }
     given_ = set_of(std::move(sums), call_, {});
     given_->accumulator.set_count(others.count());
@@ -45,13 +47,27 @@ void Sums::add(py::handle grads, double scale, bool overwrite, bool clear_grads,
     const std::string call = call_ + ".accumulate";
     std::vector<py::object> leaves;
     tree_.flatten(grads, call, of_steps_.argument(), leaves, &accumulated, Tree::Gaps::allowed);
+    if (count() == 0) of_rows_.drop();
+    RowLeaves rows{RowSums::Addition(of_rows_, scale)};
+    // The zeros of a negative multiple are negative too, so they must be in an array, unless rows
+    // without a gradient rest.
+    if (rows_ != nullptr) {
+        const bool needs_zeros = std::signbit(scale) && !rows_->is_lazy();
+        take_rows(leaves, needs_zeros, clear_grads, call, rows);
+    }
     std::vector<std::size_t> given;  // the parameters whose gradients become sums
-    std::unique_ptr<Set> other = set_for(leaves, overwrite, call, new_arrays, given);
+    std::unique_ptr<Set> other =
+        set_for(leaves, overwrite, call, new_arrays, rows.converted, given);
     Set& set = other ? *other : *used();
     engine::Accumulator& accumulator = set.accumulator;
+    for (const std::size_t i : rows.converted) {
+        set.arrays[i].array().plain()[py::ellipsis()] = of_rows_.dense(i);
+    }
 
     const Gradients::Session session(set.gradients);
-    set.gradients.read(std::move(leaves), call, given);
+    std::vector<std::size_t> resting = given;
+    resting.insert(resting.end(), rows.added.begin(), rows.added.end());
+    set.gradients.read(std::move(leaves), call, resting);
     set.arrays.check_shown_memory(call);
     const std::vector<py::object> held = set.gradients.hold();
     const Gradients::Views views = set.gradients.bind(call, clear_grads);
@@ -62,29 +78,67 @@ void Sums::add(py::handle grads, double scale, bool overwrite, bool clear_grads,
         scaled.items.push_back(sum.item(sum.array(), {call, sum.name()}, 0));
     }
     scaled.prepare();
+    rows.addition.prepare();
+    for (const auto& [name, cleared] : rows.cleared) rows_in(cleared).check_in_place(name);
 
     if (other) {  // dropped at the end, since that may run user code
         if (own_) own_->accumulator.set_count(0);
         std::swap(given_, other);
     }
-    run_without_gil(accumulator.plan.elements() + scaled.elements(), [&]() noexcept {
+    const std::size_t elements =
+        accumulator.plan.elements() + scaled.elements() + rows.addition.elements();
+    run_without_gil(elements, [&]() noexcept {
+        for (const std::size_t i : rows.converted) accumulator.set_has(i, true);
         accumulator.scale(scaled, scale);
         accumulator.run(scale, clear_grads);
         for (const std::size_t i : given) accumulator.set_has(i, true);
+        rows.addition.run(of_rows_);
+        for (const auto& [name, cleared] : rows.cleared) set_to_zero(rows_in(cleared).values());
     });
+}
+
+/// Takes the gradients that are rows out of the leaves: None is left there, or an array of the same
+/// values, where the sum is an array or becomes one.
+void Sums::take_rows(std::vector<py::object>& leaves, bool needs_zeros, bool clear_grads,
+                     const std::string& call, RowLeaves& rows) {
+    const std::vector<std::size_t>& frozen = of_steps_.frozen();
+    for (std::size_t i = 0; i < leaves.size(); ++i) {
+        if (leaves[i].is_none() || std::binary_search(frozen.begin(), frozen.end(), i)) continue;
+        const Name name{call, of_steps_.name(i)};
+        const py::object leaf = as_rows(leaves[i], name);
+        if (has_rows(i) && (!leaf || needs_zeros)) {
+            rows.converted.push_back(i);
+            rows.addition.drop(i);
+        }
+        if (!leaf) continue;
+        engine::RowOrder order;
+        const SortedRows sorted = rows_->read(i, leaf, name, order, of_steps_.written());
+        if (clear_grads) {
+            check_writable(sorted.rows().values(), {call, name.argument + ".values"});
+            rows.cleared.emplace_back(name, leaf);
+        }
+        if (has_array(i) || needs_zeros) {
+            leaves[i] = sorted.dense(parameters_[i]);
+        } else {
+            rows.addition.add(i, sorted);
+            rows.added.push_back(i);
+            leaves[i] = py::none();
+        }
+    }
 }
 
 /// Other arrays than those in use, if the gradients need them; otherwise nullptr. Appends to
 /// `given` the indices of the gradients that become sums.
 std::unique_ptr<Sums::Set> Sums::set_for(const std::vector<py::object>& leaves, bool overwrite,
                                          const std::string& call, py::handle new_arrays,
+                                         const std::vector<std::size_t>& converted,
                                          std::vector<std::size_t>& given) {
     const std::vector<std::size_t>& frozen = of_steps_.frozen();
     std::vector<std::size_t> copied;  // to own arrays that are not in use yet
     for (std::size_t i = 0; i < leaves.size(); ++i) {
-        if (has(i) || leaves[i].is_none()) continue;
+        if (has_array(i) || leaves[i].is_none()) continue;
         if (std::binary_search(frozen.begin(), frozen.end(), i)) continue;
-        if (overwrite) {
+        if (overwrite && !std::binary_search(converted.begin(), converted.end(), i)) {
             given.push_back(i);
         } else if (!own_ || used() != own_.get()) {
             copied.push_back(i);
@@ -99,7 +153,7 @@ std::unique_ptr<Sums::Set> Sums::set_for(const std::vector<py::object>& leaves, 
     for (const std::size_t i : given) arrays.replace(i, first_gradient(i, leaves[i], call));
     std::unique_ptr<Set> set = set_of(std::move(arrays), call, given);
     set->accumulator.set_count(count());
-    for (std::size_t i = 0; i < leaves.size(); ++i) set->accumulator.set_has(i, has(i));
+    for (std::size_t i = 0; i < leaves.size(); ++i) set->accumulator.set_has(i, has_array(i));
     return set;
 }
 
@@ -157,7 +211,7 @@ void Sums::set_count(std::int64_t count) noexcept {
 
 void Sums::read_into(Gradients& gradients, const std::string& call) const {
     check_unchanged(call);
-    gradients.read(used()->arrays, used()->accumulator);
+    gradients.read(used()->arrays, used()->accumulator, of_rows_, call);
 }
 
 void Sums::check_unchanged(const std::string& call) const {
@@ -165,7 +219,7 @@ void Sums::check_unchanged(const std::string& call) const {
     if (set == nullptr || set != given_.get()) return;
     set->arrays.check_shown_memory(call);
     for (std::size_t i = 0; i < parameters_.size(); ++i) {
-        if (has(i)) set->gradients.check_parameter(i, call);
+        if (has_array(i)) set->gradients.check_parameter(i, call);
     }
 }
 
@@ -204,7 +258,7 @@ int Sums::traverse(visitproc visit, void* arg) const {
         if (const int result = set->arrays.traverse(visit, arg); result != 0) return result;
         if (const int result = set->gradients.traverse(visit, arg); result != 0) return result;
     }
-    return 0;
+    return of_rows_.traverse(visit, arg);
 }
 
 }  // namespace schuss::bindings

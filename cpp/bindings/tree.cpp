@@ -10,6 +10,7 @@
 #include "bindings/containers.hpp"
 #include "bindings/free_threads.hpp"
 #include "bindings/register.hpp"
+#include "bindings/rows.hpp"
 
 namespace schuss::bindings {
 namespace {
@@ -25,6 +26,11 @@ void prefetch_item(py::handle items, std::size_t i) {
     const ObjectLock lock(items);
     if (i >= static_cast<std::size_t>(PySequence_Fast_GET_SIZE(items.ptr()))) return;
     __builtin_prefetch(PySequence_Fast_ITEMS(items.ptr())[i]);
+}
+
+/// Whether an object is a leaf, which is known without a call into Python. The usual arrays first.
+inline bool is_usual_leaf(py::handle object) {
+    return is_plain_array(object) || py::isinstance<py::array>(object) || is_rows(object);
 }
 
 /// The keys that a message shows: " (it has 'dW1', 'db1')".
@@ -65,7 +71,8 @@ class Tree::Flattener {
 
     void flatten(const Node& node, py::handle other) {
         if (node.kind == Node::Kind::leaf) {
-            if (!other.is_none() && !is_leaf(other) && is_container(other)) {
+            if (!is_usual_leaf(other) && !other.is_none() && !is_leaf(other) &&
+                is_container(other)) {
                 refuse(node, "is " + kind_of(other), "an array");
             }
             out_.push_back(py::reinterpret_borrow<py::object>(other));
@@ -111,7 +118,7 @@ class Tree::Flattener {
             prefetch_item(items, i + prefetch_distance);
             py::object item = item_at(items, i);
             if (!item) refuse(node, "changed its length", "it to stay as it is");
-            if (node.leaves_only && py::isinstance<py::array>(item)) {
+            if (node.leaves_only && is_usual_leaf(item)) {
                 out_.push_back(std::move(item));
             } else {
                 flatten(node.children[i], item);
@@ -157,7 +164,7 @@ class Tree::Flattener {
         if (!node.leaves_only) return false;
         const std::size_t before = out_.size();
         OrderedValues values(dict.ptr(), node.keys);
-        while (values.next() && py::isinstance<py::array>(values.value)) {
+        while (values.next() && is_usual_leaf(values.value)) {
             out_.push_back(py::reinterpret_borrow<py::object>(values.value));
         }
         if (out_.size() - before == node.keys.size()) return true;

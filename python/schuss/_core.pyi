@@ -78,12 +78,45 @@ class Tree:
         It has dicts, lists and tuples, and shallow copies of objects with fields.
         """
 
+class Rows:
+    """A gradient that is zero but for some rows: ``values[i]`` is added to row ``indices[i]``.
+
+    `indices` is an int32 or int64 array with one axis, and `values` an array with a row for each
+    index. Both are kept, not copied, and each step reads them again. `length` is the number of rows
+    of the whole gradient, which each step compares with the parameter's; None if it is not known.
+    """
+
+    def __init__(
+        self, indices: ArrayLike, values: ArrayLike, length: int | None = None
+    ) -> None: ...
+    def __len__(self) -> int:
+        """Return the number of indices."""
+
+    @property
+    def indices(self) -> npt.NDArray[Any]:
+        """The array that was given, or that the object given exported."""
+
+    @property
+    def values(self) -> npt.NDArray[Any]:
+        """The same for the values."""
+
+    @property
+    def length(self) -> int | None: ...
+
+def set_sparse_reader(reader: Callable[[Any, str], Rows | None]) -> None:
+    """Set the function that makes rows of sparse arrays of other libraries.
+
+    It is called for gradients that are neither arrays nor export one, and for sums of gradients
+    that are no NumPy arrays. It returns None for what it does not know.
+    """
+
 class Formula:
     """A rule with the values of its hyperparameters.
 
     `per_step` is the rule's first hyperparameter, which each step sets: lr, or the beta of an
     average. `values` has the others by name; other keys are ignored. `decay` is "coupled"
-    or "decoupled"; a weight decay of 0 is always decoupled.
+    or "decoupled"; a weight decay of 0 is always decoupled. `row_rule` is the rule of rows of
+    several elements; "" if the rule keeps its states for each element.
     """
 
     def __init__(
@@ -95,6 +128,7 @@ class Formula:
         weight_decay: float = 0.0,
         maximize: bool = False,
         bounds: tuple[float | None, float | None] | None = None,
+        row_rule: str = "",
     ) -> None: ...
     @property
     def per_step(self) -> float: ...
@@ -138,7 +172,9 @@ class Optimizer:
     `round_at_random`: whether bfloat16 parameters without a master are rounded at random.
     `first` has the index of each parameter's first element among all elements, two for each complex
     number, of which these parameters may be a part: random rounding depends on it. Without `first`,
-    the parameters follow each other.
+    the parameters follow each other. `rows`: whether gradients may be `Rows`, and what becomes of
+    the rows that those do not have: "exact", they are stepped with a gradient of zero, if later;
+    "lazy", they rest; "none", such gradients are refused.
     """
 
     def __init__(
@@ -150,6 +186,7 @@ class Optimizer:
         grads: str = "grads",
         round_at_random: bool = False,
         first: Sequence[int] | None = None,
+        rows: str = "none",
     ) -> None: ...
     @property
     def tree(self) -> Tree:
@@ -261,6 +298,20 @@ class Optimizer:
     def check_lrs(self, lrs: float | tuple[float, ...]) -> None:
         """Raise ValueError unless a step can be made with these learning rates."""
 
+    @property
+    def pending(self) -> list[int]:
+        """The parameters of which rows may have missed steps that they must still make."""
+
+    def flush(self) -> None:
+        """Bring all rows up to date. The caller has made the optimizer busy."""
+
+    def rows(self, indices: Any, call: str) -> Any:
+        """Bring rows up to date, and return them in new arrays: ``param[indices]``.
+
+        `indices` are int32 or int64 arrays of any shape, in the structure of the parameters; None
+        for parameters of which no rows are returned. `call` is what messages call the caller.
+        """
+
     def check_source(self, grads: GradTree) -> None:
         """Raise ValueError unless there are either these gradients or accumulated ones."""
 
@@ -322,7 +373,10 @@ class Optimizer:
 
     @property
     def sums(self) -> list[npt.NDArray[Any] | None]:
-        """New arrays of the sums' memory; None for parameters without a sum."""
+        """New arrays of the sums' memory; None for parameters without a sum.
+
+        Those of sums of `Rows` have their values, zero elsewhere.
+        """
 
     @property
     def without_sum(self) -> list[int]:
@@ -339,7 +393,8 @@ class Optimizer:
     ) -> None:
         """Add gradients to the sums.
 
-        `overwrite_grads`: whether first gradients become the sums; otherwise they are copied.
+        `overwrite_grads`: whether first gradients become the sums; otherwise they are copied, as
+        `Rows` always are.
         `new_sums` is called for arrays of the optimizer's own, where there are none yet.
         """
 
@@ -453,6 +508,13 @@ def multiply_for_roots(multiply: bool) -> bool: ...
 def memory_floor(
     repeats: int,
     threads: int,
+    param: npt.NDArray[np.float32 | np.float64],
+    grad: npt.NDArray[np.float32 | np.float64],
+    *states: npt.NDArray[np.float32 | np.float64],
+) -> None: ...
+def memory_floor_of_rows(
+    threads: int,
+    rows: npt.NDArray[np.int64],
     param: npt.NDArray[np.float32 | np.float64],
     grad: npt.NDArray[np.float32 | np.float64],
     *states: npt.NDArray[np.float32 | np.float64],
