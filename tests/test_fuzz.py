@@ -222,6 +222,13 @@ def some_array(rng: np.random.Generator, shape: Any, dtype: Any, *, special: boo
     return laid_out(numbers(rng, shape, dtype, special=special), layout)
 
 
+def copied(grad: Any) -> Any:
+    """Return a copy of a gradient: an array, rows, or None."""
+    if isinstance(grad, schuss.Rows):
+        return schuss.Rows(grad.indices, grad.values.copy())
+    return None if grad is None else copy_in_order(grad)
+
+
 def has_second_moment(kind: str) -> bool:
     return bool(SECOND_MOMENTS.intersection(OPTIMIZERS[kind].states))
 
@@ -296,7 +303,7 @@ class Training(RuleBasedStateMachine):
         return st.none() if self.complex and name in ORDERED else HYPERPARAMETERS[name]
 
     def grads(self, seed: int, special: bool, *, gaps: bool = True) -> tuple[Any, Any]:
-        """Return gradients, and a copy of them for the reference; with gaps, some are None."""
+        """Return gradients, and a copy for the reference; with gaps, some are None or rows."""
         rng = np.random.default_rng(seed)
         arrays: list[Any] = []
         for param in leaves(self.params):
@@ -307,13 +314,19 @@ class Training(RuleBasedStateMachine):
             if param.dtype.kind == "c":
                 dtypes = ["complex64", param.dtype.name]
             dtype = dtype_of(str(rng.choice(dtypes)))
-            arrays.append(some_array(rng, param.shape, dtype, special=special))
-        copies = (None if array is None else copy_in_order(array) for array in arrays)
+            if gaps and param.ndim and rng.random() < 0.2:
+                indices = rng.integers(0, len(param), rng.integers(4) * bool(len(param)))
+                shape = len(indices), *param.shape[1:]
+                values = some_array(rng, shape, dtype, special=special)
+                arrays.append(schuss.Rows(indices, values))
+            else:
+                arrays.append(some_array(rng, param.shape, dtype, special=special))
+        copies = map(copied, arrays)
         return in_structure(self.params, iter(arrays)), in_structure(self.params, copies)
 
     def assert_same_grads(self, grads: Any, copies: Any) -> None:
         some, others = ([grad for grad in leaves(t) if grad is not None] for t in (grads, copies))
-        assert equal(some, others)
+        assert equal(*([getattr(grad, "values", grad) for grad in each] for each in (some, others)))
 
     # Steps.
 
@@ -526,6 +539,7 @@ class Training(RuleBasedStateMachine):
 
     @invariant()
     def is_its_model(self) -> None:
+        self.optimizer.flush()
         assert_same(self.optimizer, self.model)
         assert_same_outcome(self.optimizer, self.model)
         optimizer, model = self.optimizer, self.model

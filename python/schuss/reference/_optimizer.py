@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from schuss._arrays import Array, ArrayTree, GradTree, components, computed_dtype
-from schuss._core import subnormals_are_zero
+from schuss._arrays import Array, ArrayTree, GradTree
+from schuss.reference._gradients import Gradient, GradientSums, RestingRows, gradient_of
 from schuss.reference._kinds import KINDS, SECOND_MOMENTS
 from schuss.reference._norm import update_norms
-from schuss.reference._numbers import apply_scale, round_into, wide, widen, widen_grad
+from schuss.reference._numbers import round_into, widen
 from schuss.reference._parameter_averages import ParameterAverages
 from schuss.reference._step import step
 from schuss.reference._storage import (
@@ -72,6 +72,8 @@ class Optimizer:
         How parameters in bfloat16 without a master are rounded.
     complex : {"components", "modulus"}
         "modulus": average the squared moduli of complex gradients, in real states.
+    rows : {"exact", "lazy"}
+        "lazy": rows of which a `schuss.Rows` has no gradient rest.
     **settings
         Other hyperparameters, and the options `maximize`, `bounds`, `clip_norm`, `clip_value`,
         `nonfinite`, `clear_grads`, `average`, `average_bias_correction`, `seed` and `track_norms`.
@@ -107,7 +109,7 @@ class Optimizer:
         "_averages",
         "_copies",
         "_group_of",
-        "_has_sum",
+        "_is_lazy",
         "_kind",
         "_leaves",
         "_masters",
@@ -138,11 +140,14 @@ class Optimizer:
         master: str | None = None,
         round_params: str = "nearest",
         complex: str = "components",
+        rows: str = "exact",
         **settings: Any,
     ) -> None:
         call = "reference.Optimizer"
         if kind not in KINDS:
             raise ValueError(f"{call}: kind is {kind!r}, expected one of {', '.join(KINDS)}")
+        if rows not in ("exact", "lazy"):
+            raise ValueError(f"{call}: rows is {rows!r}, expected 'exact' or 'lazy'")
         self._kind = KINDS[kind]
         self.settings = {"lr": lr, **self._kind.hyperparameters(), "maximize": False, **_OPTIONS}
         for name in settings:
@@ -154,7 +159,7 @@ class Optimizer:
         self.params: Any = params
         self._leaves = [leaf for _, leaf in named_leaves(params)]
         self.state_dtype = _state_dtype(state_dtype)
-        self.complex, self.round_params = complex, round_params
+        self.complex, self.round_params, self._is_lazy = complex, round_params, rows == "lazy"
         self._states: dict[str, list[Array]] = {}
         self._averages: ParameterAverages | None = None
         self._masters = self._new_masters(master)
@@ -162,8 +167,7 @@ class Optimizer:
         if copies is not None:
             self._copies = [np.zeros(param.shape, _dtype(copies)) for param in self._leaves]
             self.write_copies()
-        self._sums = [np.zeros(each.shape, computed_dtype(each)) for each in self._leaves]
-        self._has_sum = [False] * len(self._leaves)
+        self._sums = GradientSums(self._leaves)
         self.steps = self.skipped = self.accumulated = 0
         self.last: Outcome | None = None
         overrides = [dict(groups(name) or {}) if groups else {} for name, _ in named_leaves(params)]
@@ -256,21 +260,18 @@ class Optimizer:
         ValueError
             If a gradient does not have its parameter's shape.
         """
-        for i, (total, grad) in enumerate(zip(self._sums, self._grads_of(grads), strict=True)):
+        for i, grad in enumerate(self._grads_of(grads)):
             if grad is None:
                 continue
-            total = components(total)
-            term = apply_scale(total, widen_grad(components(grad), total), wide(scale))
-            with subnormals_are_zero(), np.errstate(all="ignore"):
-                total[...] = total + term if self._has_sum[i] else term
-            self._has_sum[i] = True
+            self._sums.add(i, grad, scale)
             if self.settings["clear_grads"]:
-                grad[...] = 0
+                grad.clear()
         self.accumulated += 1
 
     def zero_grad(self) -> None:
         """Drop the accumulated gradients."""
-        self.accumulated, self._has_sum = 0, [False] * len(self._leaves)
+        self.accumulated = 0
+        self._sums.drop()
 
     def step(self, grads: GradTree = None, *, scale: float = 1.0) -> None:
         """Update all parameters in place.
@@ -293,6 +294,7 @@ class Optimizer:
         if (grads is None) != (self.accumulated > 0):
             raise ValueError("reference.Optimizer.step: expected grads, or some accumulated")
         leaves = self._sum() if grads is None else self._grads_of(grads)
+        resting = self._resting_rows(leaves)
         settings, t = self.settings, self.steps + 1
         rules = [
             self._kind.rule_of(settings | own, t, t - rested)
@@ -304,7 +306,7 @@ class Optimizer:
         norm, clipped, skipped = step(
             [rules[group] for group in self._group_of],
             self._leaves,
-            leaves,
+            [None if grad is None else grad.values for grad in leaves],
             list(zip(*self._states.values(), strict=True)) or [()] * len(leaves),
             step=t,
             scale=scale,
@@ -315,6 +317,11 @@ class Optimizer:
             round_params=self.round_params,
             **{name: settings[name] for name in _STEP_OPTIONS},
         )
+        resting.restore()
+        if settings["clear_grads"]:
+            for grad in leaves:
+                if grad is not None:
+                    grad.clear()
         self.zero_grad()
         needs_norm = settings["clip_norm"] is not None or settings["nonfinite"] != "propagate"
         moved = [
@@ -359,17 +366,52 @@ class Optimizer:
         for low, param in zip(self._copies or [], self._leaves, strict=False):  # none, or all
             round_into(low, widen(param))
 
-    def _grads_of(self, grads: GradTree) -> list[Array | None]:
-        """Return the gradient of each parameter; None for one that rests."""
-        leaves = list(leaves_like(self.params, grads))
-        return [None if self._is_frozen(i) else grad for i, grad in enumerate(leaves)]
+    def flush(self) -> None:
+        """Do nothing: all rows are up to date after each step."""
 
-    def _sum(self) -> list[Array | None]:
-        """Return the sum of the accumulated gradients of each parameter."""
+    def rows(self, indices: Any) -> Any:
+        """Return rows of the parameters.
+
+        Parameters
+        ----------
+        indices : array of integers, or list, tuple or dict of arrays
+            The indices of rows, in the structure of `params`; None for parameters to leave out.
+
+        Returns
+        -------
+        array, or list, tuple or dict of arrays
+            Copies of the rows, in the structure of `params`.
+
+        Raises
+        ------
+        IndexError
+            If a parameter has no such row.
+        """
+        leaves = zip(self._leaves, leaves_like(self.params, indices), strict=True)
+        rows: list[Any] = [None if i is None else param[np.asarray(i)] for param, i in leaves]
+        return unflatten(self.params, rows)
+
+    def _grads_of(self, grads: GradTree) -> list[Gradient | None]:
+        """Return the gradient of each parameter; None for one that rests."""
         return [
-            total if has and not self._is_frozen(i) else None
-            for i, (total, has) in enumerate(zip(self._sums, self._has_sum, strict=True))
+            None if grad is None or self._is_frozen(i) else gradient_of(self._leaves[i], grad)
+            for i, grad in enumerate(leaves_like(self.params, grads))
         ]
+
+    def _sum(self) -> list[Gradient | None]:
+        """Return the sum of the accumulated gradients of each parameter."""
+        return [None if self._is_frozen(i) else self._sums[i] for i in range(len(self._leaves))]
+
+    def _resting_rows(self, grads: list[Gradient | None]) -> RestingRows:
+        """Return the rows that these gradients leave as they are."""
+        resting = RestingRows()
+        kept: list[Any] = [self._leaves, *self._states.values()]
+        kept += [] if self._averages is None else [self._averages.arrays]
+        kept += [arrays for arrays in (self._masters, self._copies) if arrays is not None]
+        for i, grad in enumerate(grads):
+            if self._is_lazy and grad is not None and grad.rows is not None:
+                resting.keep([arrays[i] for arrays in kept], grad.rows, len(self._leaves[i]))
+        return resting
 
     def _is_frozen(self, parameter: int) -> bool:
         return bool(self.groups[self._group_of[parameter]].get("frozen"))
@@ -399,6 +441,7 @@ class Optimizer:
                 initial(i),
                 nonnegative=nonnegative,
                 modulus=nonnegative and self.complex == "modulus",
+                by_row=self._kind.by_row,
             )
             for i, param in enumerate(self._leaves)
         ]

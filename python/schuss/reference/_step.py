@@ -118,7 +118,7 @@ def step(
                 round_into(copies[i], widen(p))
         if averages is not None and not skipped:
             if beta == 0:
-                with subnormals_are_zero():
+                with subnormals_are_zero(), np.errstate(all="ignore"):
                     averages[i][...] = param_values(p, low) * np.ones((), averages[i].dtype)
             else:
                 average(averages[i], param_values(p, low), beta=beta)

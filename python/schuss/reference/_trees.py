@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
 from schuss._arrays import Array, ArrayTree
 
 
@@ -19,13 +17,13 @@ def named_leaves(tree: ArrayTree, name: str = "") -> Iterator[tuple[str, Array]]
         yield from named_leaves(child, f"{name}/{key}" if name else str(key))
 
 
-def leaves_like(tree: Any, grads: Any) -> Iterator[Array | None]:
-    """Yield the gradient of each array of a structure; None for those that do not exist."""
+def leaves_like(tree: Any, grads: Any) -> Iterator[Any]:
+    """Yield what belongs to each array of a structure, such as its gradient, or None."""
     if isinstance(tree, dict | list | tuple):
         for key, child in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from leaves_like(child, None if grads is None else grads[key])
     elif tree is not None:
-        yield None if grads is None else np.asarray(grads)
+        yield grads
 
 
 def unflatten(tree: ArrayTree, leaves: list[Array]) -> Any:
