@@ -26,6 +26,9 @@ class RuleSpec:
         name of the hyperparameter that decides.
     initial : dict
         For each state that does not begin with zeros, the hyperparameter that has its first value.
+    row_rule : str
+        The name of the rule of rows of several elements, if the states have one number for each
+        row; `name` is the rule of rows of a single element then.
     """
 
     name: str
@@ -33,6 +36,7 @@ class RuleSpec:
     fallbacks: Mapping[str, str] = field(default_factory=dict)
     decoupled: bool | str = False
     initial: Mapping[str, str] = field(default_factory=dict)
+    row_rule: str = ""
 
     def form(self, hyperparameters: Mapping[str, Any]) -> str:
         """Return the name of the rule in the form that the hyperparameters select."""
@@ -73,6 +77,7 @@ def formula(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> _co
         weight_decay=values["weight_decay"],
         maximize=values["maximize"],
         bounds=values["bounds"],
+        row_rule=spec.row_rule,
     )
 
 
@@ -86,6 +91,11 @@ def initial_values(
 def states(kind: type[Configurable], hyperparameters: Mapping[str, Any]) -> list[str]:
     """Return the names of the states that a class keeps with these hyperparameters."""
     return _core.states(spec_of(kind).form(hyperparameters))
+
+
+def has_state_by_row(kind: type[Configurable]) -> bool:
+    """Return whether the states of a class have one number for each row of a parameter."""
+    return spec_of(kind).row_rule != ""
 
 
 def states_of_groups(

@@ -97,12 +97,14 @@ def with_names(
     params: Sequence[Array],
     initial: Sequence[Mapping[str, float]],
     pieces: Pieces | None,
+    *,
+    by_row: bool,
 ) -> States:
     """Return the states of these names: the existing ones, and new ones for the others.
 
     states: they may lack parameters at the end. initial: for each parameter, the first values of
     states that do not begin with zeros. pieces: describes the parameters, if they are pieces of
-    others.
+    others. by_row: whether states have a number for each row of a parameter.
     """
     if list(states) == names and all(len(each) == len(params) for each in states.values()):
         return states
@@ -116,7 +118,9 @@ def with_names(
             for param, size in zip(params[added], sizes[added], strict=True)
         ]
         new = list(zip(params[added], dtypes, strict=True))
-        if pieces is None or pieces.new_zeros is None:
+        if by_row:
+            new_zeros = [np.zeros(param.shape[:1], dtype) for param, dtype in new]
+        elif pieces is None or pieces.new_zeros is None:
             new_zeros = [_zeros(*each, slot) for each in new]
         else:
             new_zeros = pieces.new_zeros(name, [(_length(*each), each[1]) for each in new])

@@ -1,13 +1,13 @@
 """One optimizer step on your own arrays, with state that you keep.
 
 Each function updates `param` and its state in place, in one pass over memory, and returns nothing.
-`param`, `grad` and the state arrays have the same shape. `param` is float32, float64, float16,
-bfloat16 (from ml_dtypes), complex64 or complex128. `grad` has the same dtype or, for a real
-`param`, is float32, float16 or bfloat16, which are widened as they are read; complex64 gradients of
-a complex128 `param` are widened too. The state has the
-dtype of `param`, but float32 for float16 and bfloat16. Any memory layout works. All arrays except
-`grad` must be writeable. Objects that export their memory through ``__dlpack__`` or the buffer
-protocol are used without a copy.
+`param`, `grad` and the state arrays have the same shape; only the state of `rowwise_adagrad` has a
+number for each row. `param` is float32, float64, float16, bfloat16 (from ml_dtypes), complex64 or
+complex128. `grad` has the same dtype or, for a real `param`, is float32, float16 or bfloat16, which
+are widened as they are read; complex64 gradients of a complex128 `param` are widened too. The state
+has the dtype of `param`, but float32 for float16 and bfloat16. Any memory layout works. All arrays
+except `grad` must be writeable. Objects that export their memory through ``__dlpack__`` or the
+buffer protocol are used without a copy.
 
 The states of a complex `param` that are made of squares or magnitudes (`v`, `v_max`, `u`,
 `square_average`, `square_sum`, `delta_average`) may be real: these are then those of ``abs(g)``.
@@ -44,6 +44,7 @@ __all__ = [
     "nadam",
     "radam",
     "rmsprop",
+    "rowwise_adagrad",
     "sgd",
 ]
 
@@ -410,6 +411,85 @@ def adagrad(
     _update(call, "adagrad", values, (param, grad, square_sum), scale, clip_value, bounds, step=t)
 
 
+def rowwise_adagrad(
+    param: ArrayLike,
+    grad: ArrayLike,
+    square_sum: ArrayLike,
+    *,
+    step: int,
+    lr: float = 0.01,
+    lr_decay: float = 0.0,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
+    bounds: Bounds | None = None,
+) -> None:
+    """Take one step of row-wise Adagrad, ``s = s + mean(g*g); p = p - lr*g/(sqrt(s) + eps)``.
+
+    Parameters
+    ----------
+    param, grad : array
+        The parameter, which must be real and C-contiguous, and its gradient, of the same shape and
+        dtype.
+    square_sum : array
+        For each row ``param[i]``, the sum over the steps of the mean of its squared gradients
+        (before the first step, zeros or another start): of shape ``param.shape[:1]``, contiguous,
+        in the dtype of `param`, or in float32 for float16 and bfloat16.
+    step : int
+        The number of this step, counted from 1, for `lr_decay`.
+    lr : float
+        The learning rate, at least 0.
+    lr_decay : float
+        Makes the learning rate ``lr/(1 + (step-1)*lr_decay)``; at least 0.
+    eps : float
+        Added to the root; at least 0.
+    weight_decay : float
+        Adds ``weight_decay * param`` to the gradient (an L2 cost); at least 0.
+    scale, clip_value : float
+        First, the gradient is multiplied by `scale`, and its elements are clipped to the range from
+        ``-clip_value`` to ``clip_value`` (at least 0; None does not clip). A negative `scale`
+        maximizes.
+    bounds : (float or None, float or None), optional
+        Last, the parameter is put between the lowest and the highest value; None where there is
+        none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As described for the module; nothing is changed then.
+
+    References
+    ----------
+    See `schuss.RowwiseAdagrad`.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> w, s = np.ones((2, 2)), np.zeros(2)
+    >>> grad = np.array([[3.0, 4.0], [1.0, 1.0]])
+    >>> schuss.kernels.rowwise_adagrad(w, grad, s, step=1, lr=0.5)
+    >>> w.round(3), s
+    (array([[0.576, 0.434],
+           [0.5  , 0.5  ]]), array([12.5,  1. ]))
+    """
+    call, values = "kernels.rowwise_adagrad", {"lr": lr, "lr_decay": lr_decay, "eps": eps}
+    values |= {"weight_decay": weight_decay, "initial_accumulator_value": 0.0}
+    t = count(call, "step", step, least=1)
+    arrays = (param, grad, square_sum)
+    _update(
+        call,
+        "adagrad",
+        values,
+        arrays,
+        scale,
+        clip_value,
+        bounds,
+        step=t,
+        row_rule="rowwise_adagrad",
+    )
+
+
 def adadelta(
     param: ArrayLike,
     grad: ArrayLike,
@@ -766,10 +846,13 @@ def _update(
     *,
     step: int | None = None,
     decoupled: bool = False,
+    row_rule: str = "",
 ) -> None:
     """Check the arguments of a step, and take it. Without a number of the step, correct no bias."""
-    if bounds is None and _core.update_small(
-        rule, hyperparameters, decoupled, step, scale, clip_value, arrays
+    if (
+        bounds is None
+        and not row_rule
+        and _core.update_small(rule, hyperparameters, decoupled, step, scale, clip_value, arrays)
     ):
         return
     limit = inf if clip_value is None else NON_NEGATIVE(call, "clip_value", clip_value)
@@ -783,6 +866,12 @@ def _update(
     t = 1 if step is None else count(call, "step", step, least=1)
     decay = "decoupled" if decoupled else "coupled"
     formula = _core.Formula(
-        rule, values, values["lr"], decay, values["weight_decay"], bounds=bounds
+        rule,
+        values,
+        values["lr"],
+        decay,
+        values["weight_decay"],
+        bounds=bounds,
+        row_rule=row_rule,
     )
     _core.update(call, formula, t, scale, limit, *arrays)

@@ -8,11 +8,12 @@ from typing import Any, Literal, NoReturn, Self
 
 from schuss._added_group import replace, with_group
 from schuss._arrays import GradTree, parse_dtype
-from schuss._copies import register
 from schuss._errors import wrong_type
 from schuss._groups import Params
 from schuss._hyperparameters import POSITIVE, choice, count, flag
 from schuss._optimizer import Optimizer, new_internals
+from schuss._registry import register
+from schuss._rules import has_state_by_row
 from schuss.mpi import _state_dict
 from schuss.mpi._agreement import agree_on
 from schuss.mpi._exchange import BUCKET_BYTES
@@ -184,6 +185,11 @@ class Sharded(Optimizer):
         try:
             if not _is_kind(kind):
                 raise wrong_type(_CALL, "kind", kind, "a class of optimizers such as schuss.Adam")
+            if has_state_by_row(kind):
+                raise ValueError(
+                    f"{_CALL}: kind is schuss.{kind.__name__}, expected one that keeps its state "
+                    "for each element, such as schuss.Adagrad"
+                )
             ranks.timeout = POSITIVE(_CALL, "timeout", timeout)
             sharing = Sharing(
                 choice(_CALL, "reduction", reduction, among=("mean", "sum")),

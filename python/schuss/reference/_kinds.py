@@ -17,6 +17,7 @@ from schuss.reference._rules import (
     nadam,
     radam,
     rmsprop,
+    rowwise_adagrad,
     sgd,
 )
 
@@ -35,6 +36,8 @@ class Kind:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     initial: Mapping[str, str] = field(default_factory=dict)
     """The states that do not begin with zeros, each with the hyperparameter of its first value."""
+    by_row: bool = False
+    """Whether the states have a number for each row of a parameter."""
 
     def states_with(self, hyperparameters: Mapping[str, Any]) -> list[str]:
         """Return the names of the states that these hyperparameters need."""
@@ -97,6 +100,13 @@ KINDS = {
         ("square_sum",),
         defaults={"initial_accumulator_value": 0.0},
         initial={"square_sum": "initial_accumulator_value"},
+    ),
+    "rowwiseadagrad": Kind(
+        rowwise_adagrad,
+        ("square_sum",),
+        defaults={"initial_accumulator_value": 0.0},
+        initial={"square_sum": "initial_accumulator_value"},
+        by_row=True,
     ),
     "adadelta": Kind(adadelta, ("square_average", "delta_average")),
     "adamax": Kind(adamax, ("m", "u")),

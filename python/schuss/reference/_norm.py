@@ -76,17 +76,27 @@ def _sum_of_squares(elements: npt.NDArray[np.float64]) -> float:
         blocks = -(-len(elements) // 4096)
         padded = np.zeros(blocks * 4096)
         padded[: len(elements)] = elements
-        sums = np.zeros((blocks, 16))
-        for sixteen in padded.reshape(blocks, 256, 16).swapaxes(0, 1):
-            sums = sums + sixteen * sixteen
-        while sums.shape[1] > 1:
-            half = sums.shape[1] // 2
-            sums = sums[:, :half] + sums[:, half:]
-        block_sums = sums[:, 0]
+        block_sums = sums_of_squares(padded.reshape(blocks, 4096))
         while len(block_sums) > 1:
             odd = block_sums[len(block_sums) // 2 * 2 :]
             block_sums = np.concatenate([block_sums[:-1:2] + block_sums[1::2], odd])
     return float(block_sums[0]) if len(block_sums) else 0.0
+
+
+def sums_of_squares(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the sum of the squares of each row, from 16 sums that every sixteenth is added to."""
+    count, width = rows.shape
+    sixteens = -(-width // 16)
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        padded = np.zeros((count, sixteens * 16))
+        padded[:, :width] = rows
+        sums = np.zeros((count, 16))
+        for sixteen in padded.reshape(count, sixteens, 16).swapaxes(0, 1):
+            sums = sums + sixteen * sixteen
+        while sums.shape[1] > 1:
+            half = sums.shape[1] // 2
+            sums = sums[:, :half] + sums[:, half:]
+    return sums[:, 0]
 
 
 def update_norms(before: Sequence[Array], after: Sequence[Array | None]) -> tuple[float, float]:

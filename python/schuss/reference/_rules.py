@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from schuss._core import subnormals_are_zero
 from schuss._hyperparameters import Bounds
+from schuss.reference._norm import sums_of_squares
 from schuss.reference._numbers import (
     Float,
     cast,
@@ -29,6 +30,7 @@ __all__ = [
     "nadam",
     "radam",
     "rmsprop",
+    "rowwise_adagrad",
     "sgd",
 ]
 
@@ -210,6 +212,41 @@ def adagrad(
             g = g + weight_decay * p
         s[...] = s + square(g, s)
         p[...] = p - rate * g / (np.sqrt(s) + eps) * fine
+
+
+@widened
+def rowwise_adagrad(
+    param: npt.NDArray[Float],
+    grad: npt.NDArray[Float],
+    square_sum: npt.NDArray[Float],
+    *,
+    step: int,
+    lr: float = 0.01,
+    lr_decay: float = 0.0,
+    eps: float = 1e-10,
+    weight_decay: float = 0.0,
+    scale: float = 1.0,
+    clip_value: float | None = None,
+    bounds: Bounds | None = None,
+) -> None:
+    """Take one step of row-wise Adagrad; see `schuss.kernels.rowwise_adagrad`."""
+    p = param
+    g = scale_and_clip(param, grad, scale, clip_value)
+    s = square_sum
+    lr, lr_decay, weight_decay = floats(lr, lr_decay, weight_decay)
+    decays = weight_decay != 0
+    (weight_decay,) = cast(p, weight_decay)
+    rate, fine = rate_of(p, lr / (1 + (int(step) - 1) * lr_decay))
+    (eps,) = cast(p, eps)
+    row = max(p.size // max(s.size, 1), 1)  # the elements of a row
+    with subnormals_are_zero(), np.errstate(all="ignore"):
+        if decays:
+            g = g + weight_decay * p
+        if p.size > 0:
+            squares = sums_of_squares(g.reshape(s.size, row).astype(np.float64))
+            s[...] = s + (squares / row).astype(p.dtype).reshape(s.shape)
+        root = np.reshape(np.sqrt(s) + eps, s.shape + (1,) * (p.ndim - s.ndim))
+        p[...] = p - rate * g / root * fine
 
 
 @widened

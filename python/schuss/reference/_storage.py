@@ -53,15 +53,17 @@ class Rounding:
 
 
 def new_state(
-    param: Array, dtype: Any, initial: float, *, nonnegative: bool, modulus: bool
+    param: Array, dtype: Any, initial: float, *, nonnegative: bool, modulus: bool, by_row: bool
 ) -> Array:
     """Return a state of a parameter in that dtype, by default the one of the computation.
 
-    Large ones of "8bit" are blocks. modulus: whether a complex parameter has a real state.
+    Large ones of "8bit" are blocks. modulus: whether a complex parameter has a real state. by_row:
+    whether the state has a number for each row.
     """
     is_8bit = dtype == "8bit"
     state: Array = np.zeros(
-        param.shape, computed_dtype(param) if is_8bit or dtype is None else dtype
+        param.shape[:1] if by_row else param.shape,
+        computed_dtype(param) if is_8bit or dtype is None else dtype,
     )
     state = state.real.copy() if modulus else state
     components(state)[...] = initial
