@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 0
-    return _demo(options)
+    return _run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -42,34 +42,53 @@ def _parser() -> argparse.ArgumentParser:
         "averages, learning-rate decay and landscapes.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    demo.add_argument(
-        "--out", type=Path, default="schuss-demo", metavar="FOLDER", help="where the pictures go"
-    )
     demo.add_argument("--epochs", type=_integer(1), default=30, metavar="N", help="epochs to train")
-    demo.add_argument(
-        "--seed",
-        type=_integer(0, 2**32 - 1),
-        default=0,
-        metavar="N",
-        help="random seed for the split, the initial weights and the order of the batches",
+    embeddings = commands.add_parser(
+        "embeddings",
+        help="learn word vectors by steps of rows, and draw them",
+        description="Learn word vectors from the source of installed packages, by skip-gram with "
+        "negative sampling: with dense steps of Adam, exact steps of rows and lazy ones. Print "
+        "tables, and draw the losses and the cosines between words. Takes about a minute.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    embeddings.add_argument(
+        "--steps", type=_integer(1), default=3000, metavar="N", help="steps of each training"
+    )
+    for command in (demo, embeddings):
+        command.add_argument(
+            "--out",
+            type=Path,
+            default="schuss-demo",
+            metavar="FOLDER",
+            help="where the pictures go",
+        )
+        command.add_argument(
+            "--seed",
+            type=_integer(0, 2**32 - 1),
+            default=0,
+            metavar="N",
+            help="random seed for the data, the initial weights and the batches",
+        )
     return parser
 
 
-def _demo(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> int:
+    name = f"schuss {options.command}"
     try:
         from schuss import demo
     except ModuleNotFoundError as error:
         return _failed(
-            f"schuss demo needs {error.name}, which is missing; from the checkout of schuss: "
+            f"{name} needs {error.name}, which is missing; from the checkout of schuss: "
             'pip install ".[demo]"'
         )
     refusal = _refusal_to_write(options.out)  # before the training, which takes long
     if refusal is not None:
         return _failed(
-            f"schuss demo: --out is {str(options.out)!r}, expected a folder to write to: "
+            f"{name}: --out is {str(options.out)!r}, expected a folder to write to: "
             f"{refusal.strerror}"
         )
+    if options.command == "embeddings":
+        return demo.embeddings.run(out=options.out, steps=options.steps, seed=options.seed)
     return demo.run(out=options.out, epochs=options.epochs, seed=options.seed)
 
 

@@ -1,7 +1,7 @@
 """The demo: a network learns handwritten digits with each optimizer, and pictures are drawn.
 
 Each picture has a module: `batch_size`, `optimizers`, `averages`, `decay` and `landscapes`. A new
-picture is a module and a line in `PICTURES`.
+picture is a module and a line in `PICTURES`. Word vectors are a demo of their own, `embeddings`.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from rich.console import Console
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from schuss.demo import averages, batch_size, decay, landscapes, optimizers
+from schuss.demo import averages, batch_size, decay, embeddings, landscapes, optimizers
 from schuss.demo.digits import BATCH_SIZE, LAYERS, TEST_EXAMPLES, TRAINING_EXAMPLES, Digits
 from schuss.demo.style import save
 
-__all__ = ["PICTURES", "run"]
+__all__ = ["PICTURES", "embeddings", "run"]
 
 BATCH_SIZE_EPOCHS = 6  # at most: each is 22 passes of batch and of mini-batch descent
 
