@@ -645,8 +645,8 @@ def test_the_declared_arguments_are_those_of_type_checkers_and_of_inspect() -> N
     assert list(inspect.signature(Tagged).parameters) == ["params", "tag"]
     parameters = inspect.signature(schuss.AdamW).parameters
     assert list(parameters)[:3] == ["params", "lr", "beta1"]
-    fixed = ["state_dtype", "master", "round_params", "complex", "copies", "groups"]
-    assert list(parameters)[-6:] == fixed
+    fixed = ["state_dtype", "master", "round_params", "complex", "rows", "copies", "groups"]
+    assert list(parameters)[-7:] == fixed
     defaults = [parameters[name].default for name in ("lr", "beta2", "weight_decay", "nonfinite")]
     assert defaults == [0.001, 0.999, 0.01, "propagate"]
 

@@ -29,6 +29,7 @@ from schuss.config import (
 )
 from schuss.loss_scale import DynamicLossScale
 from schuss.optimizers import *  # noqa: F403  # every optimizer that is declared there
+from schuss.rows import Rows
 
 if TYPE_CHECKING:
     from schuss import checkpoints, landscapes, mpi, schedules
@@ -42,6 +43,7 @@ __all__ = [
     "ExponentialAverage",
     "History",
     "MiniBatches",
+    "Rows",
     "__version__",
     "available_simd",
     "checkpoints",

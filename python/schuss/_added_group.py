@@ -35,6 +35,7 @@ def with_group(internals: _I, call: str, group: Any) -> _I:
         raise ValueError(f"{call}: group has no key 'params', expected it")
     params = own.pop("params")
     own = checked_overrides(internals.kind, call, "group", own)
+    internals.check_sums("add_group")
     try:
         internals.check_copies(call)
         return _grown(internals, group, params, own)

@@ -46,7 +46,13 @@ ArrayTree: TypeAlias = (
 )
 """One array, or sequences, mappings and fields of them, nested as the user likes."""
 GradTree: TypeAlias = (
-    ArrayLike | float | _Fields | Sequence["GradTree"] | Mapping[Any, "GradTree"] | None
+    ArrayLike
+    | _core.Rows
+    | float
+    | _Fields
+    | Sequence["GradTree"]
+    | Mapping[Any, "GradTree"]
+    | None
 )
 """Gradients of an `ArrayTree`: None where there is none, numbers for arrays without axes."""
 

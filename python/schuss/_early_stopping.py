@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from schuss._arrays import Array, ArrayTree, arrays_of
-from schuss._copies import writer_of_copies
 from schuss._fit_ranks import OneProcess
+from schuss._registry import writer_of_copies
 from schuss.checkpoints import Checkpoint
 from schuss.history import Recorder
 

@@ -4,7 +4,6 @@ Other modules of the package use them; users see `Optimizer`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Self
 
 import numpy as np
@@ -16,7 +15,15 @@ from schuss._hyperparameters import FINITE, flag
 from schuss._interrupts import defer_signals
 from schuss._learning_rates import LearningRates
 from schuss._masters import rounding
-from schuss._rules import formula, initial_values, second_moments, spec_of, states_of_groups
+from schuss._pending_rows import PendingRows, row_mode
+from schuss._rules import (
+    formula,
+    has_state_by_row,
+    initial_values,
+    second_moments,
+    spec_of,
+    states_of_groups,
+)
 from schuss._settings import (
     FROZEN,
     Configurable,
@@ -38,7 +45,7 @@ from schuss._state import (
 )
 
 
-class Internals(LearningRates):
+class Internals(LearningRates, PendingRows):
     """Everything that an optimizer knows; its core makes the steps.
 
     states: existing ones, which may lack parameters at the end. pieces: returns the pieces of the
@@ -56,6 +63,7 @@ class Internals(LearningRates):
         complex: str,
         master: Any,
         round_params: Any,
+        rows: Any,
         copies: Any,
         groups_given: Any = None,
         states: States | None = None,
@@ -65,9 +73,11 @@ class Internals(LearningRates):
         self.settings = checked_settings(kind, call, settings)
         spec_of(kind)
         at_random = round_params == "random"
+        self.row_mode = row_mode(call, rows, is_sharded=pieces is not None)
         # The core of the parameters as users know them. It checks and accumulates the gradients,
         # and has the copies.
-        self.whole = _core.Optimizer(call, params, round_at_random=at_random)
+        by_rows = self.row_mode if pieces is None else "none"
+        self.whole = _core.Optimizer(call, params, round_at_random=at_random, rows=by_rows)
         if groups_given is not None:
             self.whole.hold_groups(groups_given)
         self.pieces = None if pieces is None else pieces(self.whole)
@@ -94,6 +104,11 @@ class Internals(LearningRates):
             raise ValueError(
                 f"{call}: complex is 'modulus', expected 'components': {call} has no second moment"
             )
+        if has_state_by_row(kind) and self.format.dtype is not None:
+            raise ValueError(
+                f"{call}: state_dtype is {state_dtype!r}, expected None: the state is one number "
+                "for each row"
+            )
         dtypes = [array.dtype.name for array in self.arrays]
         self.rounding = rounding(call, master, round_params, dtypes, copies)
         self.copies = copies_for(call, copies, self.whole)
@@ -109,6 +124,7 @@ class Internals(LearningRates):
             "complex": self.format.complex,
             "master": self.rounding.master,
             "round_params": self.rounding.round_params,
+            "rows": self.row_mode,
         }
 
     @property
@@ -117,16 +133,14 @@ class Internals(LearningRates):
         return self.whole.arrays
 
     @property
+    def arrays_behind(self) -> list[Array]:
+        """The parameters of which rows may have missed steps."""
+        return [self.arrays[index] for index in self.core.pending]
+
+    @property
     def bounds(self) -> Sequence[tuple[int, int] | None]:
         """The elements of each parameter that are stepped; None for all."""
         return [None] * len(self.arrays) if self.pieces is None else self.pieces.bounds
-
-    def busy(self, call: str, *, changes: bool = False) -> AbstractContextManager[None]:
-        """Return a context in which no other call uses the optimizer.
-
-        changes: whether the caller changes it, other than by a step.
-        """
-        return self.core.busy(f"{self.call}.{call}", changes)
 
     def remade(self, params: ArrayTree, **arguments: Any) -> Self:
         """Return new internals with these settings and formats for other parameters."""
@@ -155,6 +169,7 @@ class Internals(LearningRates):
         scale = FINITE(call, "scale", scale)
         overwrite_grads = flag(call, "overwrite_grads", overwrite_grads)
         self.whole.accumulate(grads, scale, overwrite_grads, lambda: new_sums(self.arrays))
+        self.note_rows(grads)
 
     def hold_sums(self) -> None:
         """Allocate arrays for the sums of accumulated gradients, if there are none."""
@@ -170,11 +185,12 @@ class Internals(LearningRates):
 
     def average(self) -> Any:
         """Return the averages, in the structure of the parameters; None if there are none."""
+        self.flush("average")
         return self.core.average()
 
     def values(self) -> Any:
         """Return the parameters with their masters, in their structure."""
-        with self.busy("master"):
+        with self.up_to_date("master"):
             return self.core.tree.unflatten(self.core.values)
 
     # Copies.
@@ -218,7 +234,9 @@ class Internals(LearningRates):
     def assign_in_group(self, group: int, name: str, value: Any) -> None:
         """Set a hyperparameter of one group."""
         own = checked_overrides(self.kind, self.call, f"param_groups[{group}]", {name: value})
-        with self.busy(f"param_groups[{group}][{name!r}]", changes=True):
+        # A rate is a part of each step, of which rows that are behind know all.
+        use = self.busy if own.keys() == {"lr"} else self.up_to_date
+        with use(f"param_groups[{group}][{name!r}]", changes=True):
             groups = list(self.groups)
             groups[group] = groups[group] | own
             settings, groups = self.promoted(self.settings, groups)
@@ -259,7 +277,7 @@ class Internals(LearningRates):
         elif name == "lr":  # a step reads it at its start: a change need not wait for its end
             self._assign_lr(changes)
             return
-        with self.busy(name, changes=True):
+        with self.up_to_date(name, changes=True):
             self.reconfigure(self.settings | changes, groups, changes)
 
     def _assign_lr(self, changes: dict[str, Any]) -> None:
@@ -329,7 +347,14 @@ class Internals(LearningRates):
         of_params = [initial[group] for group in self.group_of]
         moments = second_moments(self.kind, {**settings, **groups[0]})
         new_states = with_names(
-            self.states, names, moments, self.format, self.core.arrays, of_params, self.pieces
+            self.states,
+            names,
+            moments,
+            self.format,
+            self.core.arrays,
+            of_params,
+            self.pieces,
+            by_row=has_state_by_row(self.kind),
         )
         averages = averages_for(self.averages, self.core, settings, before=self.settings)
         return new_states, averages

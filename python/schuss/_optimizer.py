@@ -11,11 +11,11 @@ import numpy as np
 from schuss import _saved, _state_dict
 from schuss._arrays import GradTree
 from schuss._blocks import values_of
-from schuss._copies import register
+from schuss._by_rows import ByRows
 from schuss._groups import Params, assign_groups, split_groups
 from schuss._hyperparameters import FINITE
 from schuss._internals import Internals
-from schuss._param_groups import Grouped
+from schuss._registry import flush_rows, register
 from schuss._settings import Configurable, checked_overrides, declaration_of
 from schuss._state import StateDtype
 
@@ -59,6 +59,7 @@ def new_internals(
     call = kind.__name__
     settings, fixed = declaration_of(kind).with_defaults(call, given)
     structure, items = split_groups(params)
+    flush_rows(call, "params", structure)  # those that another optimizer has left behind
     return make(
         kind,
         structure,
@@ -75,7 +76,7 @@ def new_internals(
     )
 
 
-class Optimizer(Grouped):
+class Optimizer(ByRows):
     """What all optimizers share. It is abstract: use a subclass, such as `Adam`.
 
     See `schuss.optimizers.Options` for the arguments that they share, and for the errors.
@@ -97,9 +98,11 @@ class Optimizer(Grouped):
         """The state by name, each in the structure of `params`: views of the arrays in use.
 
         State in 8 bits is decoded into new arrays in float32, which are read-only.
-        `load_state_dict` changes it.
+        `load_state_dict` changes it. Steps with gradients of `schuss.Rows` leave rows behind in the
+        views, until `state` is read again or `flush` is called.
         """
         internals = self._internals
+        internals.flush("state")
         if self.state_dtype == "8bit":
             with internals.busy("state"):
                 params = internals.arrays
@@ -142,6 +145,7 @@ class Optimizer(Grouped):
         The steps of this optimizer write them, and so do `load` and `fit`. If you change parameters
         in another way (in place, by `kernels`, by another optimizer), call `write_copies`.
         """
+        self._internals.flush("copies")
         return self._internals.users_copies()
 
     @property
@@ -209,7 +213,7 @@ class Optimizer(Grouped):
         >>> opt.copies
         array([1., 2.], dtype=float16)
         """
-        with self._internals.busy("write_copies", changes=True):
+        with self._internals.up_to_date("write_copies", changes=True):
             self._internals.check_copies(f"{type(self).__name__}.write_copies")
             self._internals.write_copies()
 
@@ -232,7 +236,8 @@ class Optimizer(Grouped):
             writeable array in the dtype of the sum (that of the parameter; float32 for float16 and
             bfloat16), in any memory layout. Until the step, its memory, shape and dtype must stay,
             and later gradients must be in other memory. It holds the sum then, or zeros if
-            `clear_grads` is set. Gradients of parameters that have a sum already are only read.
+            `clear_grads` is set. Gradients of parameters that have a sum already are only read, and
+            those of some rows are copied.
 
         Raises
         ------
@@ -285,8 +290,9 @@ class Optimizer(Grouped):
             read, or has the dtype of its parameter; those of complex parameters are complex. For
             parameters without axes, they may be Python and NumPy numbers. They are only read,
             unless `clear_grads` is set. None in place of a gradient, or of a container of some:
-            those parameters rest. By default, the gradients that `accumulate` has summed, which are
-            used up by the step.
+            those parameters rest. `schuss.Rows`, sparse tensors of PyTorch and sparse arrays of
+            SciPy are gradients of some rows. By default, the gradients that `accumulate` has
+            summed, which are used up by the step.
         scale : float
             The factor that the gradients are multiplied by as they are read, before anything else:
             one over the scale of the loss, the number of summed gradients, or that of workers.
@@ -351,6 +357,8 @@ class Optimizer(Grouped):
 
         Raises
         ------
+        ValueError
+            If gradients of some rows are accumulated, and `rows` is "lazy".
         RuntimeError
             If a step of this optimizer is under way, on another thread.
         """
@@ -408,12 +416,14 @@ class Optimizer(Grouped):
 
         Raises
         ------
+        ValueError
+            If gradients of some rows are accumulated, and `rows` is "lazy".
         RuntimeError
             If a step of this optimizer is under way, on another thread.
         """
-        with self._internals.busy("__getstate__"):
+        with self._internals.being_saved("__getstate__") as behind:
             # Arrays are copied: a pickle may be written after further steps.
-            return _saved.pickled(self, copy_arrays=True)
+            return _saved.pickled(self, copy_arrays=True, behind=behind)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the optimizer around the parameters of the pickle or the copy."""
@@ -426,6 +436,6 @@ class Optimizer(Grouped):
     def __copy__(self) -> Self:
         """Return an optimizer of the same parameters, with its own copy of the state."""
         other = type(self).__new__(type(self))
-        with self._internals.busy("__copy__"):
+        with self._internals.being_saved("__copy__"):
             other.__setstate__(_saved.pickled(self, copy_arrays=False))
         return other

@@ -27,6 +27,7 @@ from schuss._settings import Configurable, Setting, argument, declared, hyperpar
 _Complex = Literal["components", "modulus"]
 _Master = Literal["float32", "float24"]
 _RoundParams = Literal["nearest", "random"]
+_Rows = Literal["exact", "lazy"]
 _Nonfinite = Literal["propagate", "raise", "skip"]
 _nonfinite = cast(Check[_Nonfinite], partial(choice, among=("propagate", "raise", "skip")))
 
@@ -46,7 +47,7 @@ class _Average(Setting[float | None]):
 class Options(Configurable):
     """The arguments that all optimizers share.
 
-    `lr` and the options are attributes too, which can be assigned between steps; the last six
+    `lr` and the options are attributes too, which can be assigned between steps; the last seven
     arguments cannot be changed. Groups of parameters may have `lr`, `maximize` and `bounds` of
     their own.
 
@@ -81,7 +82,8 @@ class Options(Configurable):
         add one to `skipped`.
     clear_grads : bool
         Set the gradients to zero in the same pass, also if the step is skipped. Those of frozen
-        groups are not read, and stay as they are.
+        groups are not read, and stay as they are. Sparse gradients whose values a step must copy
+        are refused: all but COO tensors with one sparse dimension.
     average : float, optional
         Keep an exponential average of the parameters, ``a = a + (1-average)*(p - a)`` after each
         step, in the same pass; in [0, 1). The attribute `average` is the averages, in the
@@ -122,6 +124,14 @@ class Options(Configurable):
         imaginary parts are updated as if they were two real numbers. "modulus", as in optax: one
         real second moment for each number, the average of ``abs(g)**2``, which scales both parts
         alike; not for rules without a second moment. See the notes for the gradients.
+    rows : {"exact", "lazy"}
+        What a step does with the other rows of a parameter whose gradient is `schuss.Rows`. With
+        "exact", the bits are those of the gradient with zeros elsewhere,
+        ``gradient.to_dense(dtype=...)`` in the dtype of the computation. But other rows are left
+        for later: a row makes the steps that it has missed before its next update, or when `rows`
+        or `flush` is called. With "lazy", other rows rest: neither they nor their state change.
+        PyTorch's SparseAdam is `Adam` with "lazy", ``eps=0`` and ``eps_hat=1e-8``, to rounding. See
+        the notes.
     copies : array, or sequence or mapping of arrays; or dtype or str; optional
         Low-precision copies of float32 parameters: arrays like the parameters in float16 or
         bfloat16, or one of these dtypes for new arrays. Each step also writes the parameters to
@@ -174,6 +184,20 @@ class Options(Configurable):
     The gradient of a complex parameter is complex, in PyTorch's convention: the direction of
     steepest ascent, ``dL/d(real) + 1j * dL/d(imag)``. `jax.grad` returns its conjugate: give the
     step ``np.conj(g)``. The norm of `clip_norm` counts ``abs(g)**2``.
+
+    With gradients of `schuss.Rows`, and ``rows="exact"``, the array of a parameter is behind where
+    rows have missed steps. Read the rows of the next forward pass by ``opt.rows(indices)``, and
+    call ``opt.flush()`` before you read or change the array yourself, drop the optimizer, or step
+    the array by another optimizer or `schuss.kernels`, which do not notice that rows are behind.
+    Changes of hyperparameters and options, except for `lr`, flush all rows. A parameter is stepped
+    by rows if it and all arrays that belong to it are contiguous in C order; with state in 8 bits,
+    also if its rows have a multiple of 128 elements; and without `track_norms`. Otherwise, "exact"
+    makes a step of the whole parameter, and "lazy" is refused. While gradients of rows are
+    accumulated, a "lazy" optimizer is neither saved nor copied, and takes no group: call `step` or
+    `zero_grad` first. A checkpoint of `fit` that an interruption writes is from before the
+    mini-batches that wait for a step, which are used again. `clip_norm` and `nonfinite` concern
+    the sums of the rows, and the norm has the same bits as that of the whole gradient. A step of
+    all rows by a dense gradient flushes its parameter.
 
     Hyperparameters, and the coefficients that a step derives from them, are rounded to the dtype of
     the computation. Each must be 0 or a normal number there. A learning rate may be smaller;
@@ -249,5 +273,6 @@ class Options(Configurable):
     _master: InitVar[_Master | None] = argument(alias="master", default=None)
     _round_params: InitVar[_RoundParams] = argument(alias="round_params", default="nearest")
     _complex: InitVar[_Complex] = argument(alias="complex", default="components")
+    _rows: InitVar[_Rows] = argument(alias="rows", default="exact")
     _copies: InitVar[ArrayTree | npt.DTypeLike | None] = argument(alias="copies", default=None)
     _groups: InitVar[GroupOf | None] = argument(alias="groups", default=None)

@@ -104,5 +104,5 @@ class Grouped(Options):
         (array([0.8, 0.8]), array([0.99, 0.99]))
         """
         internals, call = self._internals, f"{type(self).__name__}.add_group"
-        with internals.busy("add_group", changes=True):
+        with internals.up_to_date("add_group", changes=True):
             replace(internals, with_group(internals, call, group))

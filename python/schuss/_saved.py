@@ -152,16 +152,22 @@ def low_precision_of(optimizer: Configurable) -> dict[str, str]:
     }
 
 
-def busy(optimizer: Configurable, call: str) -> AbstractContextManager[None]:
-    """Return a context in which calls that change the optimizer are refused."""
-    return internals_of(optimizer).busy(call)
+def busy(optimizer: Configurable, call: str) -> AbstractContextManager[object]:
+    """Return a context in which calls that change the optimizer are refused.
+
+    All rows of its parameters are up to date in it.
+    """
+    return internals_of(optimizer).being_saved(call)
 
 
-def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
+def pickled(
+    optimizer: Configurable, *, copy_arrays: bool, behind: Sequence[int] = ()
+) -> dict[str, Any]:
     """Return what a pickle or a copy of a busy optimizer needs, attributes of a subclass included.
 
     It keeps the parameters by reference: an optimizer that is pickled or copied together with them
-    is bound to the same copies.
+    is bound to the same copies. Those may have been made before the call, when the rows of the
+    parameters `behind` were not up to date.
     """
     internals = internals_of(optimizer)
     arrays: Arrays = _arrays(internals)
@@ -176,6 +182,7 @@ def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
         **internals.formats,
         "copies": internals.users_copies() if given is None else given,
         "arrays": arrays,
+        "up_to_date": {index: internals.arrays[index].copy() for index in behind},
         "attributes": getattr(optimizer, "__dict__", {}),
     }
 
@@ -183,7 +190,7 @@ def pickled(optimizer: Configurable, *, copy_arrays: bool) -> dict[str, Any]:
 def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
     """Return internals around the parameters of a pickle or a copy, with new state."""
     groups, group_of = state["groups"]
-    return Internals(
+    internals = Internals(
         kind,
         state["params"],
         _with_later(kind, state["settings"]["hyperparameters"]),
@@ -192,9 +199,13 @@ def unpickled(kind: type[Configurable], state: Mapping[str, Any]) -> Internals:
         complex=state.get("complex", "components"),
         master=state.get("master"),
         round_params=state.get("round_params", "nearest"),
+        rows=state.get("rows", "exact"),
         copies=state["copies"],
         groups_given=state["groups_given"],
     )
+    for index, values in state.get("up_to_date", {}).items():
+        np.copyto(internals.arrays[index], values)
+    return internals
 
 
 def restore_pickled(optimizer: Configurable, state: Mapping[str, Any]) -> None:
@@ -401,13 +412,14 @@ def restore(
     called before anything changes.
     """
     internals = internals_of(optimizer)
-    with internals.busy(call, changes=True):
+    with internals.up_to_date(call, changes=True):
         internals.check_copies(f"{internals.call}.{call}")
         if known.accumulated:
             internals.hold_sums()
 
         def on_commit() -> None:
             internals.whole.clear_accumulated()
+            internals.sums_have_rows = False
             internals.whole.accumulated = known.accumulated
             arrays = _arrays(internals)
             if "master" not in known.others:

@@ -22,7 +22,7 @@ _WITH_VALUES = ("average", "accumulated")
 def state_dict(optimizer: Configurable) -> dict[str, Any]:
     """Return a copy of what an optimizer knows; see `Optimizer.state_dict`."""
     internals = internals_of(optimizer)
-    with internals.busy("state_dict"):
+    with internals.being_saved("state_dict"):
         known = saved(optimizer)
         arrays = {name: copied(each) for name, each in known.arrays.items()}
         return with_arrays(known.settings, arrays, internals.whole.tree)

@@ -9,6 +9,7 @@ from schuss._batch_sources import BatchSource
 from schuss._fit_ranks import OneProcess, no_gradients
 from schuss._fit_settings import Settings
 from schuss._hyperparameters import real
+from schuss._internals import internals_of
 from schuss._interrupts import defer_signals
 from schuss._loss import Loss, evaluate
 from schuss.history import Recorder
@@ -113,6 +114,12 @@ class Stepping:
         if not is_recorded and made is not None and self._made(self._skipped()) == made + 1:
             self._end_step(perf_counter() - start)
         self._recorder.keep_batches(self._waiting)
+
+    @property
+    def must_drop_rest(self) -> bool:
+        """Whether gradients wait that a checkpoint cannot have."""
+        optimizer = self._optimizer
+        return isinstance(optimizer, Optimizer) and internals_of(optimizer).has_unsaved_rows
 
     def drop_rest(self) -> None:
         """Drop the gradients that wait for a step that will not be made."""

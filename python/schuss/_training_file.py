@@ -122,7 +122,8 @@ class TrainingFile:
 
     def note(self) -> None:
         """Remember the user's state, for a save after the next mini-batch was interrupted."""
-        if self._state is not None:
+        # A checkpoint without the mini-batches that wait has the state before them.
+        if self._state is not None and not self._stepping.must_drop_rest:
             self._noted = self._counts(), self._state.get()
 
     def save(self, *, in_epoch: bool = False, interrupted: bool = False) -> None:

@@ -17,6 +17,7 @@ from schuss._arrays import (
 )
 from schuss._hyperparameters import UNIT, axis_of, flag, real
 from schuss._listing import public_names
+from schuss._registry import flush_rows
 
 __all__ = ["ExponentialAverage", "ewma"]
 
@@ -199,14 +200,17 @@ class ExponentialAverage:
         RuntimeError
             If another update is under way, on another thread; nothing is changed then.
         """
+        call = f"{type(self).__name__}.update"
         if isinstance(values, Real):
             if self._of_arrays is not None:
                 self._refuse(values, "arrays")
-            x = real(f"{type(self).__name__}.update", "values", values)
+            x = real(call, "values", values)
             updates, average = self._of_numbers
             self._of_numbers = updates + 1, _moved(average, x, self._beta)
-        elif self._of_arrays is not None:
-            arrays: Any = values  # or an object that the core refuses
+            return
+        arrays: Any = values  # or an object that the core refuses
+        flush_rows(call, "values", arrays)
+        if self._of_arrays is not None:
             self._of_arrays.step(arrays, self._beta)
         elif self.updates > 0:
             self._refuse(values, "a number")

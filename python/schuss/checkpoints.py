@@ -28,10 +28,10 @@ from schuss._checkpoint_parts import (
     state_parts,
 )
 from schuss._collective import Collective
-from schuss._copies import writer_of_copies
 from schuss._errors import wrong_type
 from schuss._hyperparameters import Check, Rate, mapping, optional, record, shown
 from schuss._listing import public_names
+from schuss._registry import flush_rows, writer_of_copies
 from schuss._saved import busy, checked, own_hyperparameters, restore, saved
 from schuss._state import Arrays
 from schuss._tensor_reader import File
@@ -126,7 +126,9 @@ def save(
     ValueError
         If the optimizer has other parameters, two arrays have the same name, everything except the
         arrays takes more than 100 MB, or `path` is not the name of a regular file; if the ranks
-        save under other names, or have accumulated other numbers of gradients.
+        save under other names, or have accumulated other numbers of gradients; if the optimizer has
+        accumulated gradients of rows, and its `rows` is "lazy" (call its `step` or `zero_grad`
+        first).
     RuntimeError
         If a step of the optimizer is under way, or in a child process that was forked meanwhile.
     OSError
@@ -282,6 +284,7 @@ def write(
     arrays = _named_params(call, params)
     if optimizer is not None:
         _check_optimizer(call, params, optimizer)
+    flush_rows(call, "params", params)
     with nullcontext() if optimizer is None else busy(optimizer, call):
         state = None if optimizer is None else saved_of_all(call, optimizer, together)
         encoder = _json.Encoder(call, known := {**arrays})
@@ -414,6 +417,7 @@ class Checkpoint:
                     f"{self._call}: {name} is read-only, expected a writeable array, or the one "
                     "that was saved"
                 )
+        flush_rows(self._call, "params", params)
         write_copies = writer_of_copies(self._call, targets.values(), besides=optimizer)
         fill_params: Callable[[], None] = partial(self._fill, targets)
         if optimizer is not None:
@@ -486,13 +490,16 @@ class Checkpoint:
         self._matched(params, "params")
         shapes = {array.shape for array in params.values()}
         of_blocks = {*map(shape_in_bytes, shapes)}
+        of_rows = {shape[:1] for shape in shapes}
         for name, tensor in self._file.tensors.items():
             section = _section(name)
             if section not in _SECTIONS:
                 self.refuse(f"holds {name}, expected nothing of that name")
-            like_param = section == "optimizer" or _is_best(name)
+            is_state = section == "optimizer"
+            like_param = is_state or _is_best(name)
             is_blocks = tensor.dtype == "U8" and tensor.shape in of_blocks
-            if like_param and not is_blocks and tensor.shape not in shapes:
+            has_rows = is_state and tensor.shape in of_rows
+            if like_param and not (is_blocks or has_rows) and tensor.shape not in shapes:
                 self.refuse(f"holds {name} of shape {tensor.shape}, expected that of a parameter")
             if section == "training" and not like_param and name not in _SERIES:
                 self.refuse(f"holds {name}, expected nothing of that name")

@@ -14,7 +14,9 @@ from schuss._hyperparameters import NON_NEGATIVE, POSITIVE, axis_of, flag
 from schuss._interrupts import raised_within
 from schuss._listing import public_names
 from schuss._loss import Loss, check_function, evaluate
+from schuss._registry import flush_rows
 from schuss.loss_scale import DynamicLossScale, with_l2_of_fit
+from schuss.rows import as_rows
 
 __all__ = ["with_l2"]
 
@@ -56,10 +58,11 @@ class L2:
                 "number of examples"
             )
         tree, is_weight, arrays = self._flattened(params)
-        leaves = self._flattened_grads(tree, arrays, grads)
+        leaves = self._flattened_grads(tree, is_weight, arrays, grads)
         factor, scale = self._strength / examples, self._loss_scale
         scaled = factor * (scale.value if isinstance(scale, DynamicLossScale) else scale or 1.0)
         weights = [index for index, chosen in enumerate(is_weight) if chosen]
+        flush_rows(self._call, "params", [arrays[index] for index in weights])
         moving = [index for index in weights if leaves[index] is not None]
         self._to_clear = [leaves[index] for index in moving] if clear else []
         if not all(leaf.flags.writeable for leaf in self._to_clear):
@@ -82,12 +85,33 @@ class L2:
         self._to_clear = []
 
     def _flattened_grads(
-        self, tree: _core.Tree, arrays: list[Array], grads: ArrayTree
+        self, tree: _core.Tree, is_weight: list[bool], arrays: list[Array], grads: ArrayTree
     ) -> list[Any]:
         """Return the gradients, in the dtypes and shapes that a step takes, or raise.
 
-        None stays None: the parameter rests.
+        None stays None: the parameter rests. So do the rows of parameters that are no weights.
         """
+        leaves = tree.flatten(grads, self._call, "grads")
+        found = {index: as_rows(leaf) for index, leaf in enumerate(leaves)}
+        rows = {index: each for index, each in found.items() if each is not None}
+        for index in rows:
+            if is_weight[index]:
+                where = f"grads[{tree.names[index]!r}]" if tree.names[index] else "grads"
+                raise TypeError(
+                    f"{self._call}: {where} is a gradient of some rows, expected an array, as that "
+                    "of an L2 cost is in all rows (the weight_decay of an optimizer takes "
+                    "schuss.Rows)"
+                )
+        others = [None if index in rows else leaf for index, leaf in enumerate(leaves)]
+        if rows and not any(leaf is not None for leaf in others):
+            return leaves
+        dense = self._flattened_arrays(tree, arrays, tree.unflatten(others) if rows else grads)
+        return [rows.get(index, leaf) for index, leaf in enumerate(dense)]
+
+    def _flattened_arrays(
+        self, tree: _core.Tree, arrays: list[Array], grads: ArrayTree
+    ) -> list[Any]:
+        """Return the gradients that are not of some rows."""
         flatten = partial(tree.flatten_arrays, grads, self._call, "grads", gaps=True)
         try:
             return flatten(arrays, "params")

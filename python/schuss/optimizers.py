@@ -30,6 +30,7 @@ __all__ = [
     "Options",
     "RAdam",
     "RMSprop",
+    "RowwiseAdagrad",
 ]
 
 __dir__ = public_names(__name__)
@@ -351,6 +352,78 @@ class Adagrad(Optimizer):
     __slots__ = ()
 
     _rule_spec = RuleSpec("adagrad", initial={"square_sum": "initial_accumulator_value"})
+
+    lr: Setting[Rate] = hyperparameter(rate, default=0.01, kw_only=False)
+    lr_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+    eps: Setting[float] = hyperparameter(NON_NEGATIVE, default=1e-10)
+    initial_accumulator_value: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+    weight_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)
+
+
+@declared
+class RowwiseAdagrad(Optimizer):
+    """Adagrad with one sum for each row, ``s = s + mean(g*g); p = p - lr*g/(sqrt(s) + eps)``.
+
+    A row of a parameter is ``param[i]``: the vector of a word in a table of embeddings. ``s`` has
+    one number for each, and the mean is over the row. So the state of a table of n rows takes n
+    numbers in the dtype of the computation, not as much memory as the table. A parameter with one
+    axis has elements as rows, for which this is `Adagrad`; one without axes is a row.
+
+    Its state is ``square_sum``, of shape ``param.shape[:1]``.
+
+    Parameters
+    ----------
+    params, lr
+        The parameters and the learning rate; see `schuss.optimizers.Options`. The parameters must
+        be real and C-contiguous.
+    lr_decay : float
+        Makes the learning rate of step ``t`` ``lr/(1 + (t-1)*lr_decay)``; at least 0.
+    eps : float
+        Added to the root; at least 0.
+    initial_accumulator_value : float
+        The value with which ``s`` begins; at least 0. It is used where the state is made: a later
+        change does nothing.
+    weight_decay : float
+        Adds ``weight_decay * p`` to the gradient (an L2 cost); at least 0.
+    **options
+        Options that all optimizers share; see `schuss.optimizers.Options`. `state_dtype` must be
+        None, as the state is small.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See `schuss.optimizers.Options`. ValueError too if a parameter is complex or not
+        C-contiguous, or if `state_dtype` is given.
+
+    Notes
+    -----
+    The squares of a row are added in double precision as those of a block in
+    `schuss.reference.grad_norm`: 16 sums, then their sum. Their mean is rounded to the dtype of the
+    computation. `schuss.mpi.Sharded`, which may cut rows in two, refuses this class.
+
+    References
+    ----------
+    Gupta, Bengio & Weston, "Training highly multiclass classifiers", 2014, for one learning rate
+    for each row. The formula is that of FBGEMM's EXACT_ROWWISE_ADAGRAD; the defaults are those of
+    TorchRec's RowWiseAdagrad.
+
+    Examples
+    --------
+    >>> import numpy as np, schuss
+    >>> table = np.ones((3, 2))
+    >>> opt = schuss.RowwiseAdagrad(table, lr=0.5)
+    >>> opt.step(np.array([[3.0, 4.0], [0.0, 0.0], [1.0, 1.0]]))
+    >>> opt.state["square_sum"]
+    array([12.5,  0. ,  1. ])
+    >>> table.round(3)
+    array([[0.576, 0.434],
+           [1.   , 1.   ],
+           [0.5  , 0.5  ]])
+    """
+
+    __slots__ = ()
+
+    _rule_spec = replace(Adagrad._rule_spec, row_rule="rowwise_adagrad")
 
     lr: Setting[Rate] = hyperparameter(rate, default=0.01, kw_only=False)
     lr_decay: Setting[float] = hyperparameter(NON_NEGATIVE, default=0.0)

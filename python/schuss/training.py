@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import fields
 from typing import Any
 
@@ -26,6 +26,7 @@ from schuss._hyperparameters import Rate
 from schuss._listing import public_names
 from schuss._loss import Loss, check_function
 from schuss._progress import ProgressBar, tqdm_if_wanted
+from schuss._registry import flush_rows
 from schuss._stepping import Stepping
 from schuss._training_file import TrainingFile
 from schuss._validation import validate
@@ -34,6 +35,7 @@ from schuss.checkpoints import Path
 from schuss.history import History, Recorder, Stop
 from schuss.l2 import with_l2
 from schuss.loss_scale import DynamicLossScale
+from schuss.optimizers import Optimizer
 from schuss.schedules import PerEpoch, feed
 
 __all__ = ["History", "fit", "with_l2"]
@@ -94,7 +96,8 @@ def fit(
     ----------
     loss_and_grad : callable
         ``loss_and_grad(params, x, y) -> (loss, gradients)``: the mean loss over a mini-batch, and
-        its gradients in the structure of `params`. It is called with all arrays of a mini-batch:
+        its gradients in the structure of `params`. Where they are `schuss.Rows`, it reads the rows
+        that it uses by ``optimizer.rows(indices)``. It is called with all arrays of a mini-batch:
         without `y`, as ``loss_and_grad(params, x)``. With `loss_scale`, the gradients, but not the
         loss, are those of the scaled loss.
     params : array, or sequence or mapping of arrays, nested as you like
@@ -143,6 +146,7 @@ def fit(
         mini-batches with a length.
     l2 : float
         The strength of an L2 cost of the optimizer's parameters with two axes or more; at least 0.
+        Their gradients cannot be `schuss.Rows`: use the optimizer's `weight_decay` for that.
         With `with_l2` you can choose the parameters, but must pass it `axis` as you do to `fit`,
         and the loss scale. With `accumulate`, each mini-batch has this cost.
     loss_scale : DynamicLossScale or float, optional
@@ -177,7 +181,8 @@ def fit(
         the training.
     on_step : callable, or sequence of callables
         The same after each step. If one stops the training, the rest of the epoch and its
-        validation are left out.
+        validation are left out. One that reads parameters whose gradients are `schuss.Rows` calls
+        ``optimizer.flush()`` first; `fit` itself does so before the validation and `callbacks`.
     progress : bool, optional
         Whether to show a bar on standard error, with the smoothed cost (needs tqdm). None means: if
         standard error is a terminal and tqdm is installed.
@@ -387,6 +392,7 @@ class _Training:
             self.ranks.part_of("validation", self.settings.validation)
             self.ranks.equalize(self.settings.validation)
         self.has_on_step = self.ranks.any(bool(self.settings.on_step))
+        flush_rows("fit", "params", self.params)
         self.file.resume()
 
     @property
@@ -404,16 +410,29 @@ class _Training:
             f"{self.history.epochs} epochs, {why}"
         )
 
+    def flush(self) -> None:
+        """Bring all rows of the parameters up to date, if gradients are `schuss.Rows`."""
+        if isinstance(self.optimizer, Optimizer):
+            self.optimizer.flush()
+
     def run(self) -> None:
         """Train until a reason to stop occurs."""
         bar = self.tqdm and ProgressBar(self.tqdm, self.settings.epochs, self.steps_per_epoch)
-        with bar or nullcontext():
-            self.history.stopped = self._run_epochs(bar)
+        try:
+            with bar or nullcontext():
+                self.history.stopped = self._run_epochs(bar)
+        except BaseException:
+            with suppress(ValueError, RuntimeError):  # the first error is the one to know
+                self.flush()  # who catches it sees the parameters after the last step
+            raise
 
     def finalize(self) -> None:
         """Record what an interruption left unrecorded, save, and restore the best parameters."""
         history = self.history
+        self.flush()
         self.stepping.finalize()
+        if self.stepping.must_drop_rest:
+            self.stepping.drop_rest()  # a training that resumes uses these mini-batches again
         if self.in_epoch:  # otherwise the end of the last epoch was saved
             self.file.save(in_epoch=True, interrupted=True)
             self.in_epoch = False
@@ -479,6 +498,7 @@ class _Training:
         """Validate, adapt the rates, and call the callbacks; return why to stop, if so."""
         # Raises if the optimizer's parameters are not those of the loss any more.
         optimizer_params(self.optimizer, self.params)
+        self.flush()
         history, recorder = self.history, self.recorder
         recorder.end_epoch(exhausted=True)
         if self.settings.validation is not None:

@@ -142,6 +142,11 @@ class ShardedInternals(Internals):
         with self.alone("accumulate"):  # a step sends the sums while it is under way
             super().accumulate(grads, scale, overwrite_grads=overwrite_grads)
 
+    def rows(self, indices: GradTree) -> Any:
+        """Return copies of rows of the whole parameters."""
+        with self.alone("rows"):
+            return super().rows(indices)
+
     def arrays_for(
         self, call: str, settings: Mapping[str, Any], groups: list[Overrides]
     ) -> tuple[States, list[Array] | None]:

@@ -34,7 +34,8 @@ def _refusal(call: str, what: str, tensor: Any) -> Exception:
         known = "float32, float64, float16 or bfloat16"
         return TypeError(f"{where} has dtype {tensor.dtype}, expected {known}")
     kind = f"{tensor.layout} on {tensor.device}"
-    return ValueError(f"{where} is {kind}, expected a dense tensor on the CPU")
+    remedy = "" if tensor.layout is torch.strided else " (tensor.to_dense())"
+    return ValueError(f"{where} is {kind}, expected a dense tensor on the CPU{remedy}")
 
 
 def computed_dtype(tensor: Any) -> Any:
