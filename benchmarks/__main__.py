@@ -44,15 +44,15 @@ def _parser() -> argparse.ArgumentParser:
         "--sizes",
         type=_sizes,
         metavar="N,...",
-        help="elements an array; for layout, rows and columns; for batches, examples; "
-        "for train, epochs; for sklearn, the width of two layers",
+        help="elements an array; for layout, rows and columns; for rows, rows of the table; "
+        "for batches, examples; for train, epochs; for sklearn, the width of two layers",
     )
     add(
         "--only",
         default="",
         metavar="TEXT",
         help="only cases whose labels, with commas between them, contain this, such as 8bit; "
-        "for step, rules, layout, whole and dtypes",
+        "for step, rules, layout, rows, whole and dtypes",
     )
     add("--quick", action="store_true", help="--sizes 64 --rounds 3, unless given")
     return parser

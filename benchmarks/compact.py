@@ -52,6 +52,8 @@ def compact_tables(name: str, records: Sequence[Record]) -> dict[str, str]:
         return {name: _in_rows(records)}
     if name == "sklearn":
         return _times_as_fast(records)
+    if name == "rows":
+        return _moving_and_resting(records)
     if name == "mpi":
         return _measured_and_on_paper(records)
     groups: dict[str, list[Record]] = {}
@@ -128,6 +130,22 @@ def _measured_and_on_paper(records: Sequence[Record]) -> dict[str, str]:
         "mpi": _in_rows(measured),
         "mpi, seconds on paper": _pivot("parameters, machines, network", seconds),
         "mpi, gigabytes on paper": _pivot("parameters, machines", gigabytes),
+    }
+
+
+def _moving_and_resting(records: Sequence[Record]) -> dict[str, str]:
+    """Return the times of steps by rows, and of reading rows that rested."""
+    moving, resting = [], []
+    for record in records:
+        case, time = record["case"], three_digits(record["microseconds"])
+        if "draw" in case:
+            row = f"{case['rule']}, {case['draw']}, {case['rows a step']:,}"
+            moving.append((row, _name(record), time))
+        else:
+            resting.append((f"{case['rows read']:,}", case_value(case["steps rested"]), time))
+    return {
+        "rows": _pivot("rule, draw, rows a step (µs)", moving),
+        "rows, rest": _pivot("rows read (µs), by the steps they rested", resting),
     }
 
 

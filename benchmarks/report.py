@@ -150,7 +150,7 @@ COLUMNS: Mapping[str, tuple[str, Callable[[Any], str]]] = {
     "accuracy": ("accuracy", "{:.1%}".format),
 }
 TEXTS = frozenset({"rule", "work", "dtype", "param", "grad", "state", "copies"})
-TEXTS |= {"average", "layout", "list", "solver", "hidden", "network", "contender"}
+TEXTS |= {"average", "draw", "layout", "list", "solver", "hidden", "network", "contender"}
 
 
 def by_labels(records: Sequence[Record]) -> list[Sequence[Record]]:

@@ -48,6 +48,7 @@ from benchmarks.mapped import mapped
 from benchmarks.mpi.command import mpi
 from benchmarks.overhead import overhead
 from benchmarks.peers import PEERS, TORCH_COMPILED
+from benchmarks.rows.command import rows
 from benchmarks.shapes import Shape, gpt2_small, resnet50
 from benchmarks.sklearn import sklearn
 from benchmarks.torch_loop import torch_loop
@@ -198,6 +199,7 @@ BENCHMARKS: dict[str, Callable[[Settings], list[Record]]] = {
     "sklearn": sklearn,
     "train": train,
     "layout": layout,
+    "rows": rows,
     "average": average,
     "batches": batches,
     "checkpoints": checkpoints,
