@@ -14,6 +14,7 @@ def _prepare(
     make: Callable[[list[Any], Rule], Any], rule: Rule, table: Array, batches: Sequence[Batch]
 ) -> Training:
     torch: Any = import_module("torch")
+    torch.sparse.check_sparse_tensor_invariants.disable()  # PyTorch warns if neither is chosen
     param = torch.nn.Parameter(torch.from_numpy(table))
     optimizer = make([param], rule)
 
