@@ -14,6 +14,7 @@
 #include "bindings/arrays.hpp"
 #include "bindings/register.hpp"
 #include "engine/plan.hpp"
+#include "engine/prefetch.hpp"
 #include "rules/registry.hpp"
 #include "runtime/cpu.hpp"
 #include "runtime/subnormals.hpp"
@@ -65,13 +66,10 @@ class Additions {
     }
 
     /// Loads elements into the cache.
-    void prefetch(std::size_t begin, std::size_t count) const {
+    [[gnu::always_inline]] void prefetch(std::size_t begin, std::size_t count) const {
         for (std::size_t i = 0; i < operands_.size(); ++i) {
             if (i == 1) continue;  // the processor foresees an array in order
-            const std::byte* first = operands_[i] + begin * item_size_;
-            for (std::size_t at = 0; at < count * item_size_; at += engine::cache_line) {
-                __builtin_prefetch(first + at, 1);
-            }
+            engine::prefetch(operands_[i] + begin * item_size_, count * item_size_);
         }
     }
 
@@ -122,7 +120,7 @@ void memory_floor(int repeats, std::size_t threads, py::handle param, py::handle
 /// Additions to some rows; grad has a row for each. Each thread has an equal part of them.
 void memory_floor_of_rows(std::size_t threads, const py::array_t<std::int64_t>& rows,
                           py::handle param, py::handle grad, const py::args& states) {
-    constexpr std::size_t ahead = 4;  // rows that are prefetched
+    constexpr std::size_t ahead = 8;  // rows that are prefetched
     const std::string call = "memory_floor_of_rows";
     const Additions additions(call, param, grad, states);
     const auto indices = rows.unchecked<1>();
