@@ -226,6 +226,35 @@ def test_a_containers_quota_is_found(
     assert _cgroups.quota() == expected
 
 
+def test_a_call_uses_no_more_threads_than_it_may_use_now() -> None:
+    code = """
+    import numpy as np, schuss
+    from schuss import _core
+
+    optimizer = schuss.Adam(np.zeros((4000, 500), np.float32), clip_norm=1.0, average=0.5)
+    indices = np.arange(0, 4000, 2)
+    rows = schuss.Rows(indices, np.ones((2000, 500), np.float32))
+    grads = np.ones((4000, 500), np.float32)
+
+    def workers(threads, threshold):
+        schuss.set_num_threads(threads)
+        _core.set_parallel_threshold(threshold)
+        _core.set_sharing_threshold(threshold)
+        for each in (grads, rows, rows):
+            optimizer.step(each)
+        optimizer.rows(indices)
+        optimizer.accumulate(rows)
+        optimizer.accumulate(grads)
+        optimizer.step()
+        optimizer.step(rows)
+        optimizer.flush()
+        return _core.workers()
+
+    print(workers(3, 10**15), workers(1, 0), workers(3, 0))
+    """
+    assert ends_well(code, OPENBLAS_NUM_THREADS="1") == "0 0 2\n"
+
+
 def test_within_a_block_the_number_is_another() -> None:
     before = schuss.num_threads()
     with schuss.threads(before + 3):

@@ -71,8 +71,8 @@ void RowTables::prepare() {
     }
     jobs_.reserve(tables_.size());
     shares_.reserve(shares_per_run + tables_.size());
-    const std::size_t threads = runtime::threads();
-    if (scratch_.size() < threads) scratch_.resize(threads);
+    threads_ = runtime::threads();
+    if (scratch_.size() < threads_) scratch_.resize(threads_);
     for (Scratch& scratch : scratch_) scratch.reserve(bytes);
 }
 
@@ -156,7 +156,7 @@ void RowTables::run_jobs() noexcept {
     };
     const Sharing sharing =
         sharing_of(pace_.estimate(bytes).count(),
-                   std::min(scratch_.size(), std::max(shares_.size(), std::size_t{1})));
+                   std::min(threads_, std::max(shares_.size(), std::size_t{1})));
     const Pace::Clock::time_point start = Pace::Clock::now();
     const std::size_t threads =
         runtime::parallel_for({run_share, this, shares_.size(), sharing.wakes}, sharing.threads);

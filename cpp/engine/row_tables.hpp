@@ -95,7 +95,8 @@ class RowTables {
     bool is_lazy_ = false;
     std::vector<Job> jobs_;
     std::vector<Share> shares_;
-    std::vector<Scratch> scratch_;
+    std::size_t threads_ = 1;       // of a run, at most
+    std::vector<Scratch> scratch_;  // of each thread
     Pace pace_;
 };
 
