@@ -25,19 +25,19 @@ RowwiseUpdate::RowwiseUpdate(const Layout& layout, const Pass& pass)
       dtype_(numbers::compute_dtype(pass.update.formats.parameter)),
       update_row_(
           rules::registry()[*pass.formula->row_rule].update_row[static_cast<std::size_t>(dtype_)]),
-      decays_(pass.formula->decay == rules::Decay::coupled),
-      transforms_(decays_ || !pass.formula->coefficients.keep_squares(dtype_)),
       pass_(pass) {
     const Update& update = *pass.formula;
-    std::memcpy(coefficients_, update.coefficients.as(dtype_), sizeof coefficients_);
+    std::memcpy(coefficients_, update.coefficients.as(dtype_),
+                rules::max_coefficients * numbers::size_of(dtype_));
     pass_.row_states = {};
     pass_.update = update.call(pass.level.rules[*update.row_rule], pass.update.formats,
                                pass.update.prefetches);
     pass_.update.coefficients = coefficients_;
-    if (!transforms_) return;
+    const bool decays = update.decay == rules::Decay::coupled;
+    if (!decays && update.coefficients.keep_squares(dtype_)) return;
     Coefficients coefficients = update.coefficients.of_gradient();
     seen_ = sum("accumulation_first", pass.level, coefficients);
-    if (!decays_) return;
+    if (!decays) return;
     coefficients.scale_by_weight_decay();
     decay_ = sum("accumulation", pass.level, coefficients);
 }
@@ -50,7 +50,7 @@ void RowwiseUpdate::begin_row(std::byte* const* at, std::uint64_t begin) {
 
 double RowwiseUpdate::sum_of_squares(std::byte* const* at) const {
     double lanes[sweep::stats_lanes] = {};
-    if (!transforms_) {
+    if (!seen_) {
         pass_.level.format(pass_.update.formats.gradient)
             .sum_squares(at[rules::gradient_operand], states_.row, 0, lanes, 1);
         return sweep::sum_of_lanes(lanes);
@@ -74,14 +74,14 @@ void RowwiseUpdate::transform(std::byte* const* at, std::size_t begin, std::size
         pass_.level.run(update.call({dtype_, dtype, dtype_}, false), operands, count, nullptr);
     };
     const numbers::Formats& formats = pass_.update.formats;
-    add(seen_, formats.gradient, from(rules::gradient_operand));
-    if (!decays_) return;
+    add(*seen_, formats.gradient, from(rules::gradient_operand));
+    if (!decay_) return;
     std::byte* const parameter = from(rules::parameter_operand);
-    if (!layout_.has_master()) return add(decay_, formats.parameter, parameter);
+    if (!layout_.has_master()) return add(*decay_, formats.parameter, parameter);
     float values[buffered_elements];
     const auto kind = static_cast<std::size_t>(formats.master);
     pass_.level.join[kind](parameter, from(layout_.master()), values, count);
-    add(decay_, dtype_, reinterpret_cast<std::byte*>(values));
+    add(*decay_, dtype_, reinterpret_cast<std::byte*>(values));
 }
 
 }  // namespace schuss::engine

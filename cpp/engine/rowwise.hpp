@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 
 #include "engine/tile_pass.hpp"
 #include "rules/registry.hpp"
@@ -32,9 +33,8 @@ class RowwiseUpdate {
     const RowStates states_;
     const numbers::DType dtype_;  // the compute dtype
     const rules::UpdateRow update_row_;
-    const bool decays_;      // whether weight decay is added to the gradient
-    const bool transforms_;  // whether the rule sees other squares than the gradient's
-    Update seen_, decay_;    // they write the gradient as the rule sees it, if that differs
+    // They write the gradient as the rule sees it, if that differs, and add the weight decay to it.
+    std::optional<Update> seen_, decay_;
     alignas(double) std::byte coefficients_[sizeof(rules::Coefficients)];
     Pass pass_;
 };
