@@ -119,6 +119,11 @@ bool Coefficients::keep_squares(numbers::DType dtype) const {
     return dtype == numbers::DType::float32 ? keep(float32_) : keep(float64_);
 }
 
+bool Coefficients::keep_parameters(numbers::DType dtype) const {
+    constexpr std::size_t factor = rules::index::decay_factor;
+    return dtype == numbers::DType::float32 ? float32_[factor] == 1 : float64_[factor] == 1;
+}
+
 Coefficients Coefficients::of_gradient() const {
     Coefficients result = *this;
     result.float64_[rules::index::fine] = 1;

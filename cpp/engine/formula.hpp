@@ -52,6 +52,9 @@ class Coefficients {
     /// Whether the squares of the gradients stay as they are.
     bool keep_squares(numbers::DType dtype) const;
 
+    /// Whether decoupled weight decay leaves the parameters as they are.
+    bool keep_parameters(numbers::DType dtype) const;
+
     /// Those of a rule that only transforms gradients.
     Coefficients of_gradient() const;
 

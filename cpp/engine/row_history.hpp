@@ -60,6 +60,11 @@ class RowHistory {
     /// bounds or extreme coefficients.
     bool is_plain() const { return is_plain_; }
 
+    /// Whether none of the steps changes anything in a row that has made one of them.
+    bool is_still(numbers::DType dtype) const {
+        return is_plain_ && rest_ && rest_->is_still(dtype);
+    }
+
     /// The runs as a replay reads them, and the bound for it.
     const sweep::ZeroSteps* zero_steps() const { return zero_steps_.data(); }
     const sweep::Looks* rest(numbers::DType dtype) const {

@@ -76,6 +76,8 @@ template <typename T>
 void RestBound::add(Typed<T>& typed, const void* coefficients) {
     const auto* const step = static_cast<const T*>(coefficients);
     const std::size_t count = rules::index::own + rule_->origins.size();
+    subtracts_zero_ = subtracts_zero_ && step[rules::index::scale] > 0 &&
+                      !std::signbit(step[rule_->rates[0].index]);
     const bool existed = is_empty_ || typed.exists;
     typed.exists = existed && is_tame(step, count);
     if (!typed.exists) return;
@@ -97,6 +99,11 @@ const sweep::Looks* RestBound::as(numbers::DType dtype) const {
     if (is_empty_ || !may_rest_) return nullptr;
     if (dtype == numbers::DType::float32) return float32_.exists ? &float32_.rest : nullptr;
     return float64_.exists ? &float64_.rest : nullptr;
+}
+
+bool RestBound::is_still(numbers::DType dtype) const {
+    const bool stay = dtype == numbers::DType::float32 ? float32_.is_still() : float64_.is_still();
+    return stay && !is_empty_ && may_rest_ && subtracts_zero_ && rule_->zero_updates.keep_states;
 }
 
 }  // namespace schuss::engine

@@ -34,18 +34,27 @@ class RestBound {
     /// parameter. It stays at its address, and adding a step changes it.
     const sweep::Looks* as(numbers::DType dtype) const;
 
+    /// Whether none of the steps changes anything in a row that has made one of them.
+    bool is_still(numbers::DType dtype) const;
+
   private:
     template <typename T>
     struct Typed {
         rules::Coefficients extremes = {};
         bool exists = false;
         sweep::Rest<T> rest = {};
+
+        /// Whether updates are zero, which is seen at once, and no parameter decays.
+        bool is_still() const {
+            return exists && rest.first == 0 && extremes[rules::index::decay_factor] == 1;
+        }
     };
     template <typename T>
     void add(Typed<T>& typed, const void* coefficients);
 
     const rules::RuleInfo* rule_;
     bool is_empty_ = true, may_rest_ = true;
+    bool subtracts_zero_ = true;  // whether an update of zero is +0 in all steps: -0 stays then
     Typed<float> float32_;
     Typed<double> float64_;
 };

@@ -69,13 +69,14 @@ class RowTable {
                 std::uint32_t made) noexcept;
     void repeat(const Worker& worker, std::size_t row, std::uint32_t made) noexcept;
     void pass(const Item& item, std::size_t row, std::byte* gradient, const Pass& pass) noexcept;
-    void prefetch(std::size_t row) const noexcept;
+    bool is_still() const;
+    void prefetch(std::size_t row, bool with_arrays) const noexcept;
 
     Item item_;
     std::optional<Item> resting_;     // if there is an average
     std::size_t rows_ = 0, row_ = 0;  // their number, and the elements of one; complex ones once
     std::size_t row_bytes_ = 0;
-    bool replays_ = false;  // whether the formats allow the replay of many steps at once
+    bool is_ordinary_ = false;  // whether steps only write the parameter and states, unrounded
     // How many steps of the history each row has made. Empty if rows never miss one.
     std::vector<std::int32_t> made_;
     RowHistory history_;

@@ -80,6 +80,7 @@ ZeroUpdates zero_updates() {
         std::memcpy(result.widest.data() + index::own, &Rule::widest, sizeof Rule::widest);
         result.widest[index::decay_factor] = Extreme::least;
         result.fall = &fall<Rule>;
+        result.keep_states = rules::keeps_states<Rule>;
     }
     return result;
 }

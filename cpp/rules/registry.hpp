@@ -36,10 +36,11 @@ using Rates = std::array<Rate, 2>;
 
 /// What bounds the updates of several steps with zero gradients. fall: how they fall, for the
 /// widest coefficients, of which it may lower those whose least value is the widest. It is null for
-/// a rule that updates no parameters.
+/// a rule that updates no parameters. keep_states: whether they never change the states.
 struct ZeroUpdates {
     std::array<Extreme, max_coefficients> widest = {};
     Fall (*fall)(Coefficients& coefficients) = nullptr;
+    bool keep_states = false;
 };
 
 /// Updates the number that a rule of rows keeps for a row, and completes the coefficients, which

@@ -71,6 +71,13 @@ inline constexpr int decay_count = 2;
 /// largest if the gradient is zero. Where the value makes no difference, it is `largest`.
 enum class Extreme : bool { largest, least };
 
+/// Whether zero gradients never change the states of a rule: it says so, or has none.
+template <class Rule>
+inline constexpr bool keeps_states = Rule::states.at[0].name == nullptr;
+template <class Rule>
+    requires(Rule::keeps_states)
+inline constexpr bool keeps_states<Rule> = true;
+
 /// How the updates of a parameter fall while its gradients are zero.
 struct Fall {
     double ratio;  // of an update to the one before it, at most

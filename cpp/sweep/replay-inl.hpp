@@ -185,13 +185,6 @@ template <class Rule, typename V, class C, typename... States>
     }
 }
 
-/// Whether zero gradients never change the states that a rule has.
-template <class Rule>
-constexpr bool keeps_states = false;
-template <class Rule>
-    requires(Rule::keeps_states)
-constexpr bool keeps_states<Rule> = true;
-
 /// What the steps ahead may change: anything, no parameter but by its decay, or nothing.
 enum class Outlook { anything, decay, nothing };
 
@@ -224,8 +217,8 @@ Outlook outlook(const void* elements, std::size_t bytes, const void* rest) {
             ((update * reach < size) & is_large) | ((update == 0) & (is_large | is_zero));
         const V moves = rests ? V{} : filled<V>(T{1});
         if (!are_zero(__builtin_bit_cast(typename One::Bits, moves))) return Outlook::anything;
-        changes =
-            changes || !next.has_states_of(now) || !(keeps_states<Rule> || now.has_states_of({}));
+        changes = changes || !next.has_states_of(now) ||
+                  !(rules::keeps_states<Rule> || now.has_states_of({}));
     }
     return changes ? Outlook::decay : Outlook::nothing;
 }
