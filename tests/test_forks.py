@@ -103,6 +103,37 @@ def test_a_fork_finds_a_step_of_another_thread_whole(size: int) -> None:
     assert ends_well(code) == "whole\n"
 
 
+@pytest.mark.parametrize("call", ["rows(indices)", "step(schuss.Rows(indices, values))"])
+def test_a_fork_finds_no_rows_half_sorted(call: str) -> None:
+    code = f"""
+    import os, threading
+    import numpy as np, schuss
+    table = np.zeros((100_000, 1), np.float32)
+    optimizer = schuss.Adam(table, lr=0.1)
+    def step(count): optimizer.step(schuss.Rows(np.arange(count), np.ones((count, 1), np.float32)))
+    step(1)  # so that rows are pending
+    both = np.random.default_rng(0).integers(0, len(table), (2, 2_000_000))
+    values = np.zeros((both.shape[1], 1), np.float32)
+    done = threading.Event()
+    def work():
+        while not done.is_set():
+            for indices in both: optimizer.{call}
+    thread = threading.Thread(target=work)
+    thread.start()
+    statuses = []
+    for _ in range(25):
+        child = os.fork()
+        if child == 0:
+            step(0)
+            optimizer.flush()
+            os._exit(0 if not table[1:].any() else 1)
+        statuses.append(os.waitpid(child, 0)[1])
+    done.set(); thread.join()
+    print(set(statuses))
+    """
+    assert ends_well(code) == "{0}\n"
+
+
 def test_a_fork_finds_accumulated_gradients_used_up_by_the_step_that_took_them() -> None:
     code = """
     import os, threading

@@ -404,6 +404,33 @@ def test_rows_that_are_asked_for_are_up_to_date(name: str) -> None:
     pair.check()
 
 
+@pytest.mark.parametrize("name", ["SGD", "Adagrad", "RowwiseAdagrad", "Adam"])
+@pytest.mark.parametrize("lrs", [(0.1, -0.0, 0.1), (-0.0, 0.1, 0.1), (0.1, 0.1, -0.0)])
+def test_a_negative_zero_for_a_learning_rate_changes_negative_zeros(
+    name: str, lrs: tuple[float, ...]
+) -> None:
+    pair = Pair(name, np.full((6, 5), -0.0, np.float32), lr=lambda t: lrs[t % 3])
+    for row in range(len(lrs)):
+        pair.step(schuss.Rows(np.array([row]), np.zeros((1, 5), np.float32)))
+    pair.check()
+
+
+@pytest.mark.parametrize("stepped", [[5, 2, 5], [2, 5, 5], [5, 3, 5], [5, 2], [5, 2, 5, 7], []])
+def test_a_step_has_the_rows_that_were_just_read_or_others(stepped: list[int]) -> None:
+    pair = Pair(
+        "Adam", numbers(np.random.default_rng(4), (9, 70), np.float32, special=False), lr=0.1
+    )
+    indices = np.zeros(len(stepped), np.int32)
+    values = numbers(np.random.default_rng(5), (len(stepped), 70), np.float32, special=False)
+    for _ in range(3):
+        assert equal([pair.rows.rows(np.array([5, 2, 5]))], [pair.dense.params[[5, 2, 5]]])
+        indices[:] = stepped
+        pair.step(schuss.Rows(indices, values))
+        indices[:] = indices[::-1].copy()  # the same array
+        pair.step(schuss.Rows(indices, values))
+    pair.check()
+
+
 def test_the_rows_of_a_single_parameter_need_no_structure() -> None:
     w = np.arange(6.0).reshape(3, 2)
     optimizer: Any = schuss.SGD(w)

@@ -54,7 +54,7 @@ class ReleaseGilFor {
     std::optional<ReleaseGil> released_;
 };
 
-/// Does the work of a step of this many elements, which cannot fail.
+/// Does work on this many elements that uses no Python. A child process finds it done.
 template <class Work>
 void run_without_gil(std::size_t elements, const Work& work) {
     if (elements < gil_release_threshold) return work();

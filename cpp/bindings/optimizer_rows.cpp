@@ -58,7 +58,7 @@ py::object Optimizer::rows(py::handle indices, const std::string& call) {
         ArrayView given;
         py::array out;
         std::vector<std::int64_t> indices = {};
-        engine::RowOrder order = {};
+        engine::RowOrder* order = nullptr;  // of parameters that have rows to bring up to date
     };
     std::vector<Read> reads;
     py::list result;
@@ -88,18 +88,15 @@ py::object Optimizer::rows(py::handle indices, const std::string& call) {
         read.indices =
             row_indices(read.given, name(read.parameter), parameter.array(), parameter.name());
         elements += static_cast<std::size_t>(read.out.size());
+        if (step_.rows.are_pending(read.parameter)) read.order = &rows_->order(read.parameter);
     }
     step_.rows.prepare();
     const ReleaseGilFor released(elements);
-    for (Read& read : reads) {
-        if (!step_.rows.are_pending(read.parameter)) continue;
-        read.order.sort(read.indices.data(), read.indices.size(),
-                        parameters_[read.parameter].array().shape()[0]);
-    }
     for (const Read& read : reads) {
-        if (step_.rows.are_pending(read.parameter)) {
+        if (read.order != nullptr) {
             const runtime::ForkGuard no_fork;
-            step_.catch_up(read.parameter, read.order);
+            read.order->sort(read.indices, parameters_[read.parameter].array().shape()[0]);
+            step_.catch_up(read.parameter, *read.order);
         }
         gather(parameters_[read.parameter].array(), read.indices,
                static_cast<std::byte*>(const_cast<void*>(read.out.data())));

@@ -33,14 +33,18 @@ void RowGradients::check_can_rest(std::size_t parameter, const Name& name) {
 
 py::object RowGradients::take(std::size_t parameter, py::handle rows, const Name& name,
                               const WriteSet& written) {
-    std::unique_ptr<engine::RowOrder>& order = orders_[parameter];
-    if (!order) order = std::make_unique<engine::RowOrder>();
-    SortedRows sorted = read(parameter, rows, name, *order, written);
+    SortedRows sorted = read(parameter, rows, name, order(parameter), written);
     const bool by_rows = !measured_ && can_step(parameter);
     py::object array;
     if (!by_rows) array = sorted.dense(parameters_[parameter]);
     taken_.push_back({parameter, by_rows, std::move(sorted)});
     return array;
+}
+
+engine::RowOrder& RowGradients::order(std::size_t parameter) {
+    std::unique_ptr<engine::RowOrder>& order = orders_[parameter];
+    if (!order) order = std::make_unique<engine::RowOrder>();
+    return *order;
 }
 
 SortedRows RowGradients::read(std::size_t parameter, py::handle rows, const Name& name,

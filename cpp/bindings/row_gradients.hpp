@@ -43,6 +43,10 @@ class RowGradients {
     py::object take(std::size_t parameter, py::handle rows, const Name& name,
                     const WriteSet& written);
 
+    /// The order of the rows that the last step of a parameter had, or the last reading. Not for
+    /// use while a step is under way.
+    engine::RowOrder& order(std::size_t parameter);
+
     /// Whether rows without a gradient rest.
     bool is_lazy() const { return mode_ == RowMode::lazy; }
 

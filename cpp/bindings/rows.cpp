@@ -32,19 +32,26 @@ void check_integers(const ArrayView& array, const Name& name) {
     refuse_dtype(array, name, expected);
 }
 
-/// Appends the integers along the axes from `axis` on. T: their type.
+/// Copies the integers along the axes from `axis` on, in C order. T: their type. Returns the end of
+/// the copy.
 template <class T>
-void append(const ArrayView& array, const std::byte* first, std::size_t axis,
-            std::vector<std::int64_t>& out) {
-    if (axis == array.ndim()) {
+std::int64_t* copy(const ArrayView& array, const std::byte* first, std::size_t axis,
+                   std::int64_t* to) {
+    const bool has_axis = axis < array.ndim();
+    const std::size_t count = has_axis ? array.shape()[axis] : 1;
+    const std::ptrdiff_t stride = has_axis ? array.strides()[axis] : 0;
+    if (axis + 1 < array.ndim()) {
+        for (std::size_t i = 0; i < count; ++i, first += stride) {
+            to = copy<T>(array, first, axis + 1, to);
+        }
+        return to;
+    }
+    for (std::size_t i = 0; i < count; ++i, first += stride) {
         T value;
         std::memcpy(&value, first, sizeof value);  // it need not be aligned
-        out.push_back(value);
-        return;
+        *to++ = value;
     }
-    for (std::size_t i = 0; i < array.shape()[axis]; ++i, first += array.strides()[axis]) {
-        append<T>(array, first, axis + 1, out);
-    }
+    return to;
 }
 
 /// The position of an element as messages show it: "3", or "(1, 3)".
@@ -138,13 +145,9 @@ std::vector<std::int64_t> row_indices(const ArrayView& array, const Name& name,
                                       const ArrayView& parameter,
                                       const std::string& parameter_name) {
     check_integers(array, name);
-    std::vector<std::int64_t> indices;
-    indices.reserve(array.size());
-    if (array.itemsize() == sizeof(std::int32_t)) {
-        append<std::int32_t>(array, array.data(), 0, indices);
-    } else {
-        append<std::int64_t>(array, array.data(), 0, indices);
-    }
+    std::vector<std::int64_t> indices(array.size());
+    const bool is_narrow = array.itemsize() == sizeof(std::int32_t);
+    (is_narrow ? copy<std::int32_t> : copy<std::int64_t>)(array, array.data(), 0, indices.data());
     const std::size_t rows = parameter.shape()[0];
     const auto wrong = std::find_if(indices.begin(), indices.end(), [rows](std::int64_t index) {
         return static_cast<std::uint64_t>(index) >= rows;

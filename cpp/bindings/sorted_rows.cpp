@@ -21,8 +21,7 @@ void check_rows(const ArrayView& array, const Name& name, const std::string& arr
 }
 
 void sort(engine::RowOrder& order, const std::vector<std::int64_t>& indices, std::size_t rows) {
-    const ReleaseGilFor released(indices.size());
-    order.sort(indices.data(), indices.size(), rows);
+    run_without_gil(indices.size(), [&] { order.sort(indices, rows); });
 }
 
 }  // namespace

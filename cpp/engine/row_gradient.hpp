@@ -18,15 +18,14 @@ struct RowGradient {
     numbers::DType dtype = numbers::DType::float32;
     numbers::DType computed = numbers::DType::float32;  // the dtype of sums
     std::size_t row = 0;              // the elements of a row, two for each complex number
-    const RowOrder* order = nullptr;  // nullptr: every row is given once, in order
-    std::size_t rows = 0;             // the number of rows if they have no order
+    const RowOrder* order = nullptr;  // of the indices
     bool is_sum = false;              // whether no row is given twice, and -0 stays as it is
 
     /// The number of distinct rows.
-    std::size_t count() const { return order != nullptr ? order->count() : rows; }
+    std::size_t count() const { return order->count(); }
 
     /// A row, by its index among the distinct rows.
-    std::size_t index(std::size_t k) const { return order != nullptr ? order->row(k) : k; }
+    std::size_t index(std::size_t k) const { return order->row(k); }
 
     /// Writes elements of the k-th distinct row: zero plus the values of its places, one after the
     /// other. If the rows are sums, the values.
@@ -37,7 +36,7 @@ struct RowGradient {
     [[gnu::always_inline]] void prefetch(std::size_t k) const noexcept {
         const std::size_t bytes = row * numbers::size_of(dtype);
         constexpr std::size_t most_places = 4;
-        const RowOrder::Places given = order != nullptr ? order->places(k) : RowOrder::Places{};
+        const RowOrder::Places given = order->places(k);
         for (std::size_t i = 0; i < std::min(given.count, most_places); ++i) {
             engine::prefetch(values + given.at[i] * bytes, bytes);
         }

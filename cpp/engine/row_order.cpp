@@ -19,17 +19,11 @@ using Counts = std::uint32_t[most_passes][1u << most_digit_bits];
 
 }  // namespace
 
-void RowOrder::sort(const std::int32_t* indices, std::size_t count, std::size_t rows) {
-    sort_any(indices, count, rows);
-}
-
-void RowOrder::sort(const std::int64_t* indices, std::size_t count, std::size_t rows) {
-    sort_any(indices, count, rows);
-}
-
-template <typename Index>
-void RowOrder::sort_any(const Index* indices, std::size_t count, std::size_t rows) {
+void RowOrder::sort(const std::vector<std::int64_t>& indices, std::size_t rows) {
+    const std::size_t count = indices.size();
     if (count > most || rows > most) throw std::length_error("more than 2**32 - 1 rows");
+    if (count > 0 && indices == sorted_) return;
+    sorted_.clear();
     keys_.resize(count);
     bool is_sorted = true;
     std::uint64_t last = 0;
@@ -44,6 +38,7 @@ void RowOrder::sort_any(const Index* indices, std::size_t count, std::size_t row
         sort_keys(static_cast<unsigned>(std::bit_width(rows - 1)));
     }
     find_rows();
+    sorted_ = indices;
 }
 
 /// Sorts the keys by their upper halves, which have this many bits: digit by digit, from the last

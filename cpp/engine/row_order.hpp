@@ -14,9 +14,9 @@ class RowOrder {
     static constexpr std::size_t most = 0xffff'ffff;
 
     /// Sorts indices that are from 0 to below `rows`. May throw. The memory is kept for the next
-    /// call.
-    void sort(const std::int32_t* indices, std::size_t count, std::size_t rows);
-    void sort(const std::int64_t* indices, std::size_t count, std::size_t rows);
+    /// call. Indices that equal those of the last call are not sorted again: the rows of a gradient
+    /// are often those that the forward pass has read.
+    void sort(const std::vector<std::int64_t>& indices, std::size_t rows);
 
     /// The number of distinct rows.
     std::size_t count() const { return rows_.size(); }
@@ -34,11 +34,10 @@ class RowOrder {
     }
 
   private:
-    template <typename Index>
-    void sort_any(const Index* indices, std::size_t count, std::size_t rows);
     void sort_keys(unsigned bits);
     void find_rows();
 
+    std::vector<std::int64_t> sorted_;         // the indices of the last call
     std::vector<std::uint64_t> keys_, other_;  // a row in the upper half, a place in the lower
     std::vector<std::uint32_t> rows_, places_;
     std::vector<std::uint32_t> begins_;  // the first place of each row, and the end

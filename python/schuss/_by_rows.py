@@ -16,7 +16,7 @@ class ByRows(Grouped):
 
         Read the rows that the next forward pass uses with this: steps leave the other rows of a
         parameter for later, if its gradients are `schuss.Rows`; see ``rows`` in
-        `schuss.optimizers.Options`.
+        `schuss.optimizers.Options`. Before you change parameters yourself, call `flush`.
 
         Parameters
         ----------

@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -68,7 +69,9 @@ class Optimizer {
         add(Role::parameter, formats.parameter, formats.components);
         operands_[0].at_random = formats.at_random;
         add(Role::gradient, computed, formats.components);
+        const bool has_row_states = setting.formula.is_row_wise() && setting.row > 1;
         for (const rules::State& state : setting.formula.rule().states) {
+            if (has_row_states) break;
             add(Role::state, formats.state, state.nonnegative ? 1 : formats.components);
         }
         if (formats.master != numbers::Master::none) {
@@ -78,6 +81,7 @@ class Optimizer {
         }
         if (formats.average) add(Role::average, computed, formats.components);
         if (formats.copy) add(Role::copy, DType::bfloat16, formats.components);
+        if (has_row_states) memory_.emplace_back(setting.rows * numbers::size_of(computed));
         for (std::size_t k = 0; k < operands_.size(); ++k) operands_[k].data = memory_[k].data();
         for (const engine::Operand& operand : operands_) {
             const auto size = static_cast<std::ptrdiff_t>(operand.item_size());
@@ -96,14 +100,14 @@ class Optimizer {
 
     bool use_rows(bool is_lazy) {
         step_.rows.set_lazy(is_lazy);
-        return step_.rows.lay_out(1, shape(), operands_);
+        return step_.rows.lay_out(1, shape(), operands_, row_states());
     }
 
     /// A step with a dense gradient of the compute dtype.
     engine::Outcome step(double lr, double scale, const std::vector<std::byte>& gradient) {
         memory_[1] = gradient;
         operands_[1].data = memory_[1].data();
-        return run(lr, scale, engine::Item(0, shape(), operands_));
+        return run(lr, scale, engine::Item(0, shape(), operands_, row_states()));
     }
 
     /// A step with a gradient of rows.
@@ -159,23 +163,33 @@ class Optimizer {
     std::vector<std::size_t> shape() const { return {setting_.rows, setting_.row}; }
     std::size_t elements() const { return setting_.rows * setting_.row; }
 
+    engine::RowStates row_states() {
+        if (memory_.size() == operands_.size()) return {};
+        return {memory_.back().data(), setting_.row};
+    }
+
+    /// The format of an array's elements, if they are numbers.
+    std::optional<DType> number_format(std::size_t k) const {
+        if (k == operands_.size()) return numbers::compute_dtype(setting_.formats.parameter);
+        if (operands_[k].role == Role::master || operands_[k].block() > 1) return std::nullopt;
+        return operands_[k].dtype;
+    }
+
     /// The first byte of an element that differs; the number of bytes if none does.
     std::size_t first_difference(std::size_t k, const Optimizer& other) const {
-        const std::size_t size = numbers::size_of(operands_[k].dtype);
-        const bool has_numbers = operands_[k].role != Role::master && operands_[k].block() == 1;
-        const std::size_t step = has_numbers ? size : 1;
+        const std::optional<DType> dtype = number_format(k);
+        const std::size_t step = dtype ? numbers::size_of(*dtype) : 1;
         for (std::size_t at = 0; at < memory_[k].size(); at += step) {
             const std::byte *a = memory_[k].data() + at, *b = other.memory_[k].data() + at;
             if (std::memcmp(a, b, step) == 0) continue;
-            if (has_numbers && is_nan(a, k) && is_nan(b, k)) continue;
+            if (dtype && is_nan(a, *dtype) && is_nan(b, *dtype)) continue;
             return at;
         }
         return memory_[k].size();
     }
 
-    bool is_nan(const std::byte* element, std::size_t k) const {
+    static bool is_nan(const std::byte* element, DType dtype) {
         double value = 0;
-        const DType dtype = operands_[k].dtype;
         sweep::level().format(dtype).load[static_cast<int>(DType::float64)](element, &value, 1);
         return std::isnan(value);
     }
@@ -187,7 +201,8 @@ class Optimizer {
         memory_.emplace_back(blocks * numbers::size_of(dtype) * components);
     }
 
-    /// Fills the parameter with random numbers. States and masters begin with zeros.
+    /// Fills the parameter with random numbers, among them some that a zero gradient may change:
+    /// -0, and subnormal ones, which steps take for 0. States and masters begin with zeros.
     void fill(std::uint64_t seed) {
         Random random(seed);
         const DType dtype = setting_.formats.parameter;
@@ -198,7 +213,11 @@ class Optimizer {
             const double exponent = static_cast<double>(below(random, 40)) - 30;
             wide[i] =
                 std::ldexp(static_cast<double>(below(random, 2001)) / 1000 - 1, int(exponent));
+            if (happens(random, 0.02)) wide[i] = -0.0;
             values[i] = static_cast<float>(wide[i]);
+            if (!happens(random, 0.02)) continue;
+            wide[i] = std::numeric_limits<double>::denorm_min();
+            values[i] = std::numeric_limits<float>::denorm_min();
         }
         const bool is_wide = dtype == DType::float64;
         sweep::level().format(dtype).store(
@@ -218,7 +237,7 @@ class Optimizer {
 
     Setting setting_;
     std::vector<engine::Operand> operands_;
-    std::vector<std::vector<std::byte>> memory_;
+    std::vector<std::vector<std::byte>> memory_;  // of the operands, and of the states of rows
     std::vector<std::vector<std::ptrdiff_t>> strides_;
     engine::Step step_;
 };
@@ -248,7 +267,7 @@ struct Gradient {
         for (std::size_t i = 0; i < count; ++i) {
             indices.push_back(static_cast<std::int64_t>(below(random, spread)));
         }
-        order.sort(indices.data(), count, setting.rows);
+        order.sort(indices, setting.rows);
         if (computed == DType::float64) {
             make_dense<double>(setting.rows, row);
         } else {
@@ -292,12 +311,18 @@ engine::Formula random_formula(Random& random, const Formats& formats) {
                                  "adam",
                                  "adam_amsgrad",
                                  "adagrad",
+                                 "rowwise_adagrad",
                                  "adadelta",
                                  "adamax",
                                  "nadam",
                                  "radam",
                                  "lion"};
-    const std::string name = names[below(random, std::size(names))];
+    std::string name = names[below(random, std::size(names))];
+    engine::FormulaOptions options;
+    if (name == "rowwise_adagrad") {
+        if (formats.components == 1) options.row_rule = name;
+        name = "adagrad";
+    }
     std::vector<double> others;
     for (const std::string_view key : rules::registry()[rules::find_rule(name)].hyperparameters) {
         if (key == "lr") continue;
@@ -311,7 +336,6 @@ engine::Formula random_formula(Random& random, const Formats& formats) {
         if (key == "dampening") value = happens(random, 0.5) ? 0.9 : 0;
         others.push_back(value);
     }
-    engine::FormulaOptions options;
     if (happens(random, 0.5)) options.weight_decay = happens(random, 0.2) ? 50 : 0.01;
     if (happens(random, 0.3)) options.decay = rules::Decay::coupled;
     options.maximize = happens(random, 0.1);
@@ -369,9 +393,11 @@ bool run_case(std::uint64_t seed) {
     const bool is_long = setting.rows * setting.row < 30 && happens(random, 0.1);
     const std::size_t steps = is_long ? 20'000 : 1 + below(random, happens(random, 0.1) ? 400 : 30);
     const double rest = is_long ? 0.9998 : happens(random, 0.5) ? 0 : 0.9;
+    const double unscaled = happens(random, 0.3) ? 1 : 0.8;  // the probability in each step
     for (std::size_t t = 0; is_right && t < steps; ++t) {
-        if (happens(random, 0.1)) lr = happens(random, 0.1) ? 0 : lr * 0.7;
-        double scale = happens(random, 0.8) ? 1 : happens(random, 0.5) ? -0.5 : 1e-40;
+        if (happens(random, 0.1))
+            lr = happens(random, 0.1) ? happens(random, 0.5) ? 0.0 : -0.0 : lr * 0.7;
+        double scale = happens(random, unscaled) ? 1 : happens(random, 0.5) ? -0.5 : 1e-40;
         if (happens(random, 0.003)) scale = std::numeric_limits<double>::quiet_NaN();
         const double kind = static_cast<double>(below(random, 1000)) / 1000;
         const Gradient gradient(random, setting, !happens(random, 0.02));
@@ -379,7 +405,7 @@ bool run_case(std::uint64_t seed) {
             const std::vector<std::byte> nothing(gradient.dense.size());
             const Gradient empty = [&] {
                 Gradient result = gradient;
-                result.order.sort(result.indices.data(), 0, setting.rows);
+                result.order.sort({}, setting.rows);
                 return result;
             }();
             dense.step(lr, scale, nothing);
@@ -407,10 +433,10 @@ bool run_case(std::uint64_t seed) {
     by_rows.flush();
     is_right = by_rows.equals(dense) && is_right;
     if (is_right) return true;
-    std::printf("wrong: seed %llu, rule %s, %zu rows of %zu, parameter %d, state %d\n",
+    std::printf("wrong: seed %llu, rule %s%s, %zu rows of %zu, parameter %d, state %d\n",
                 static_cast<unsigned long long>(seed), setting.formula.rule().name.data(),
-                setting.rows, setting.row, int(setting.formats.parameter),
-                int(setting.formats.state));
+                setting.formula.is_row_wise() ? " by row" : "", setting.rows, setting.row,
+                int(setting.formats.parameter), int(setting.formats.state));
     return false;
 }
 
