@@ -58,7 +58,7 @@ from support.files import (
     with_digest,
 )
 from support.optimizers import (
-    OPTIMIZERS,
+    KINDS,
     OPTIONS,
     OPTIONS_BY_GROUP,
     assert_same,
@@ -85,6 +85,7 @@ def settings(max_examples: int, **others: Any) -> hypothesis.settings:
     )
 
 
+COMPLEX = ["complex64", "complex128"]
 HALVES = ["float16", *(["bfloat16"] if find_spec("ml_dtypes") else [])]
 
 # Formats of the parameters of one optimizer, and how those in bfloat16 are rounded.
@@ -230,7 +231,7 @@ def copied(grad: Any) -> Any:
 
 
 def has_second_moment(kind: str) -> bool:
-    return bool(SECOND_MOMENTS.intersection(OPTIMIZERS[kind].states))
+    return bool(SECOND_MOMENTS.intersection(KINDS[kind].states))
 
 
 # The machine.
@@ -245,7 +246,7 @@ class Training(RuleBasedStateMachine):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.refuses = kind, KINDS[kind].refuses
         self.saved: list[tuple[Any, reference.Optimizer]] = []
         self.until_teardown = ExitStack()
         self.folder = self.until_teardown.enter_context(tempfile.TemporaryDirectory())
@@ -262,24 +263,26 @@ class Training(RuleBasedStateMachine):
         self.copies = data.draw(st.sampled_from([None, None, *HALVES]), "copies")
         modes = ["components", "modulus"][: 1 + has_second_moment(self.kind)]
         # None: the parameters are real.
+        may_be_complex = not self.copies and self.refuses.isdisjoint(COMPLEX)
         self.complex = (
-            None if self.copies else data.draw(st.sampled_from([None, *modes]), "complex")
+            data.draw(st.sampled_from([None, *modes]), "complex") if may_be_complex else None
         )
         names = ["float32"] if self.copies else data.draw(st.sampled_from(FORMATS), "formats")
-        names = names + ["complex64", "complex128"] * (self.complex is not None)
+        names = names + COMPLEX * (self.complex is not None)
         dtypes = [data.draw(st.sampled_from(names), "dtype") for _ in shapes]
         can_be_low = "bfloat16" in HALVES and {"float32", *HALVES}.issuperset(dtypes)
-        of_state = [None, "bfloat16", "8bit"] if can_be_low else [None]
+        can_be_low = can_be_low and "state_dtype" not in self.refuses
+        of_state = [None, *["bfloat16", "8bit"] * can_be_low]
         self.formats = {"state_dtype": data.draw(st.sampled_from(of_state), "state_dtype")}
         if "bfloat16" in dtypes and {"float32", "bfloat16"}.issuperset(dtypes):
             self.formats |= data.draw(st.sampled_from(ROUNDED), "rounding")
-        arrays = [some_array(rng, s, dtype_of(d)) for s, d in zip(shapes, dtypes, strict=True)]
+        arrays = [self.some_param(rng, s, dtype_of(d)) for s, d in zip(shapes, dtypes, strict=True)]
         self.params = data.draw(structures(arrays), "structure")
         last = len(OF_GROUPS) - 1 - bool(self.complex)  # complex numbers have no bounds
         groups = st.lists(st.integers(0, last), min_size=len(arrays), max_size=len(arrays))
         drawn = data.draw(groups, "groups")
         self.group_of = dict(zip(names_of(self.params), drawn, strict=True))
-        names = [*OPTIMIZERS[self.kind].defaults, *OPTIONS]
+        names = [*KINDS[self.kind].defaults, *OPTIONS]
         settings = {name: self.values_of(name) for name in names}
         given = data.draw(st.fixed_dictionaries({}, optional=settings), "given")
         self.optimizer = self.made(make_optimizer, self.params, given)
@@ -297,6 +300,10 @@ class Training(RuleBasedStateMachine):
             groups=lambda name: OF_GROUPS[self.group_of[name]],
             **given,
         )
+
+    def some_param(self, rng: np.random.Generator, shape: Any, dtype: Any) -> Array:
+        array = some_array(rng, shape, dtype)
+        return np.array(array, order="C") if "strides" in self.refuses else array
 
     def values_of(self, name: str) -> st.SearchStrategy[Any]:
         """Return the values of a setting; complex numbers have no order."""
@@ -431,7 +438,7 @@ class Training(RuleBasedStateMachine):
     @rule(data=st.data())
     def set_in_a_group(self, data: st.DataObject) -> None:
         index = data.draw(st.integers(0, len(self.model.groups) - 1), "group")
-        names = sorted([*OPTIMIZERS[self.kind].defaults, *OPTIONS_BY_GROUP, "frozen"])
+        names = sorted([*KINDS[self.kind].defaults, *OPTIONS_BY_GROUP, "frozen"])
         name = data.draw(st.sampled_from(names), "name")
         value = data.draw(self.values_of(name), "value")
         group = self.optimizer.param_groups[index]
@@ -522,7 +529,7 @@ class Training(RuleBasedStateMachine):
         arrays, last = leaves(self.model.params), self.model.last
         if fresh:
             rng = np.random.default_rng(model.steps)
-            new = [some_array(rng, p.shape, p.dtype) for p in leaves(self.params)]
+            new = [self.some_param(rng, p.shape, p.dtype) for p in leaves(self.params)]
             self.params = in_structure(self.params, iter(new))
             self.optimizer = self.made(make_optimizer, self.params, {})
             arrays, last = list(map(copy_in_order, new)), None
@@ -562,7 +569,7 @@ class Training(RuleBasedStateMachine):
 
 
 @pytest.mark.usefixtures("quick_disk")
-@pytest.mark.parametrize("kind", OPTIMIZERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_optimizer_is_its_reference_after_any_calls(kind: str) -> None:
     make: Any = partial(Training, kind)
     run_state_machine_as_test(make, settings=settings(30, stateful_step_count=30))

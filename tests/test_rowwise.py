@@ -13,6 +13,7 @@ import schuss
 from schuss import reference
 from support.arrays import Array, dtype_of, numbers, same_bits
 from support.execution import execution
+from support.optimizers import assert_same, make_reference
 
 SHAPES = [(), (1,), (7,), (5, 1), (3, 64), (4, 5, 3), (1, 5000), (300, 33), (0, 4), (4, 0)]
 
@@ -27,20 +28,8 @@ def both(
     """Return an optimizer, and the reference of copies of its parameters."""
     return (
         schuss.RowwiseAdagrad(params, lr=lr, **options),
-        reference.Optimizer("rowwiseadagrad", copy.deepcopy(params), lr=lr, **options),
+        make_reference("RowwiseAdagrad", copy.deepcopy(params), lr=lr, **options),
     )
-
-
-def assert_same(opt: Any, ref: Any) -> None:
-    """Compare parameters, state and averages bit for bit."""
-    assert same_bits(opt.params, ref.params)
-    assert same_bits(opt.state["square_sum"], ref.state["square_sum"])
-    if opt.average is not None:
-        assert same_bits(opt.average, ref.average)
-    if opt.copies is not None:
-        assert same_bits(opt.copies, ref.copies)
-    if opt.master is not None:
-        assert same_bits(opt.master, ref.master)
 
 
 def test_worked_numbers() -> None:

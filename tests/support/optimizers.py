@@ -1,7 +1,7 @@
 """The optimizers and what the tests need to know of each: one table, a row for each class."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any
 
@@ -32,6 +32,8 @@ class Kind:
     """Hyperparameters of an optimizer, and those that two of its three groups override."""
     rules: Mapping[str, Options] = field(default_factory=dict)
     """Its rules in `rules.def`, each with the keyword arguments that the reference needs for it."""
+    refuses: frozenset[str] = frozenset()
+    """Options and dtypes that it refuses; and "strides": parameters that are not C-contiguous."""
 
 
 ADAM_DEFAULTS: Options = {
@@ -234,6 +236,17 @@ OPTIMIZERS |= {
     ),
 }
 
+# Those above and row-wise Adagrad, which is apart because most tests of `OPTIMIZERS` draw what it
+# refuses, or expect states with the shapes of the parameters.
+KINDS = OPTIMIZERS | {
+    "RowwiseAdagrad": replace(
+        OPTIMIZERS["Adagrad"],
+        kernel="rowwise_adagrad",
+        rules={},
+        refuses=frozenset({"state_dtype", "complex64", "complex128", "strides"}),
+    )
+}
+
 # The options of every optimizer that can change between steps, and their defaults.
 OPTIONS: Options = {
     "maximize": False,
@@ -298,7 +311,7 @@ def make_optimizer(name: str, params: Any, **options: Any) -> Any:
 
 def make_reference(name: str, params: Any, **options: Any) -> reference.Optimizer:
     """Return the reference for an optimizer of that class."""
-    return reference.Optimizer(name.lower(), params, **{**OPTIMIZERS[name].defaults, **options})
+    return reference.Optimizer(name.lower(), params, **{**KINDS[name].defaults, **options})
 
 
 def assert_same(optimizer: Any, expected: Any) -> None:
