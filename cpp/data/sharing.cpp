@@ -6,7 +6,7 @@ namespace schuss::data {
 namespace {
 
 /// Threads share work from `sharing_threshold` bytes on if the workers are awake, and from
-/// `waking_factor` times that number on if they must be woken, as for steps (engine/plan.cpp).
+/// `waking_factor` times that number on if they must be woken, as for steps (engine/sharing.cpp).
 constexpr std::size_t waking_factor = 8;
 std::atomic<std::size_t> sharing_threshold = std::size_t{1} << 20;
 
