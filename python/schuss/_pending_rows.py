@@ -1,4 +1,4 @@
-"""The rows of parameters that have missed steps, and are made up to date where they are read."""
+"""The rows of parameters that have missed steps, and are brought up to date where they are read."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
